@@ -1,0 +1,170 @@
+//! Announcing: the seam between a move and whoever waits for it.
+//!
+//! For now the transaction itself notifies. PostgreSQL then serializes the commits of all notifying transactions, so
+//! this is the module to replace when a worker does it instead: nothing else knows how an event leaves.
+
+use crate::ffi::jsonb::Jsonb;
+use crate::ffi::notify::{MAX_PAYLOAD, notify};
+use crate::ffi::plan::{Plan, Rows};
+use crate::ffi::uuid::Uuid;
+use crate::ffi::values;
+use chrono::{DateTime, SecondsFormat};
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::pg_sys;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use std::ffi::CStr;
+
+const CHANNEL: &CStr = c"workflow_events";
+
+/// What a NOTIFY on the channel carries.
+#[derive(Clone, Copy, PartialEq, Eq, pgrx::PostgresGucEnum)]
+pub enum Announce {
+    /// Nothing is sent: readers find the events when they poll.
+    Off,
+    /// An empty payload once a transaction: there is something to read.
+    Wakeup,
+    /// Each event as JSON.
+    Events,
+}
+
+static ANNOUNCE: GucSetting<Announce> = GucSetting::<Announce>::new(Announce::Events);
+
+pub fn define_settings() {
+    GucRegistry::define_enum_guc(
+        c"pg_workflow.announce",
+        c"What each move sends on the channel workflow_events.",
+        c"off: nothing; wakeup: an empty payload once a transaction; events: each event as JSON.",
+        &ANNOUNCE,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+}
+
+/// A creation or a move, as the feed tells it.
+pub struct Event<'a> {
+    pub id: i64,
+    pub entity_type: &'a str,
+    pub entity_id: Uuid,
+    pub dag_id: Uuid,
+    pub dag_run_id: Uuid,
+    pub task_id: Option<&'a str>,
+    pub old_state: Option<&'a str>,
+    pub new_state: &'a str,
+    pub version: i64,
+    /// Microseconds since 2000-01-01 UTC.
+    pub changed_at: i64,
+    pub actor: &'a str,
+    pub metadata: Jsonb,
+}
+
+/// Announces `count` events, which `event` makes from their place: only if anybody is to be told what they are.
+pub fn announce<'a>(count: usize, event: impl Fn(usize) -> Event<'a>) {
+    match ANNOUNCE.get() {
+        Announce::Off => {}
+        Announce::Wakeup => notify(CHANNEL, ""),
+        Announce::Events => (0..count).for_each(|i| notify(CHANNEL, &payload(&event(i)))),
+    }
+}
+
+/// Announces the creation of entities.
+#[pgrx::pg_extern(sql = false)]
+fn announce_creation(entity_ids: Option<Vec<pgrx::Uuid>>) {
+    let Some(ids) = entity_ids.filter(|_| ANNOUNCE.get() != Announce::Off) else { return };
+    let ids: Vec<Uuid> = ids.iter().map(|id| Uuid(*id.as_bytes())).collect();
+    let ids = values::uuid_array(ids.iter().map(Uuid::as_datum).collect());
+    CREATIONS.with(|plan| plan.run(&[Some(ids)], |rows| announce(rows.len(), |i| creation(&rows, i))));
+}
+
+thread_local! {
+    static CREATIONS: Plan = Plan::new(
+        "SELECT h.id, h.entity_type, h.entity_id, h.dag_id, h.dag_run_id, h.task_id, h.new_state, h.version, \
+                h.changed_at, h.actor, h.metadata \
+         FROM workflow.state_history AS h \
+         WHERE h.entity_id OPERATOR(pg_catalog.=) ANY ($1) AND h.version OPERATOR(pg_catalog.=) 1 \
+         ORDER BY h.id"
+            .to_owned(),
+        &[pg_sys::UUIDARRAYOID],
+    );
+}
+
+fn creation(rows: &Rows, row: usize) -> Event<'_> {
+    // SAFETY: the types are those of the columns in CREATIONS; the texts live as long as the rows.
+    let uuid = |column| rows.get(row, column).map_or(Uuid([0; 16]), |value| unsafe { Uuid::from_datum(value) });
+    // SAFETY: as above.
+    let text = |column| rows.get(row, column).map(|value| unsafe { values::text(value) });
+    Event {
+        id: rows.get_i64(row, 1),
+        entity_type: text(2).unwrap_or_default(),
+        entity_id: uuid(3),
+        dag_id: uuid(4),
+        dag_run_id: uuid(5),
+        task_id: text(6),
+        old_state: None,
+        new_state: text(7).unwrap_or_default(),
+        version: rows.get_i64(row, 8),
+        changed_at: rows.get_i64(row, 9),
+        actor: text(10).unwrap_or_default(),
+        // SAFETY: as above.
+        metadata: rows.get(row, 11).map_or_else(Jsonb::empty_object, |value| unsafe { Jsonb::from_raw(value) }),
+    }
+}
+
+/// An event as JSON, in the field order of the documentation.
+#[derive(Serialize)]
+struct Payload<'a> {
+    id: i64,
+    entity_type: &'a str,
+    entity_id: String,
+    dag_id: String,
+    dag_run_id: String,
+    task_id: Option<&'a str>,
+    old_state: Option<&'a str>,
+    new_state: &'a str,
+    version: i64,
+    changed_at: String,
+    actor: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    metadata_omitted: bool,
+}
+
+/// The event as JSON; without its metadata where NOTIFY could not carry it, which must not fail the transaction.
+fn payload(event: &Event) -> String {
+    let mut payload = Payload {
+        id: event.id,
+        entity_type: event.entity_type,
+        entity_id: event.entity_id.to_string(),
+        dag_id: event.dag_id.to_string(),
+        dag_run_id: event.dag_run_id.to_string(),
+        task_id: event.task_id,
+        old_state: event.old_state,
+        new_state: event.new_state,
+        version: event.version,
+        changed_at: rfc3339(event.changed_at),
+        actor: event.actor,
+        metadata: None,
+        metadata_omitted: false,
+    };
+    // jsonb is seldom much larger than its text: what is far too large need not be spelled out to be left out.
+    if event.metadata.size() <= 4 * MAX_PAYLOAD {
+        payload.metadata = RawValue::from_string(event.metadata.to_json_text()).ok();
+    }
+    payload.metadata_omitted = payload.metadata.is_none();
+    let json = serde_json::to_string(&payload).unwrap_or_default();
+    if json.len() <= MAX_PAYLOAD {
+        return json;
+    }
+    payload.metadata = None;
+    payload.metadata_omitted = true;
+    serde_json::to_string(&payload).unwrap_or_default()
+}
+
+/// Microseconds since 2000-01-01 UTC as RFC 3339.
+fn rfc3339(microseconds: i64) -> String {
+    const UNIX_TO_POSTGRES_EPOCH: i64 = 946_684_800_000_000;
+    DateTime::from_timestamp_micros(microseconds.saturating_add(UNIX_TO_POSTGRES_EPOCH))
+        .map(|moment| moment.to_rfc3339_opts(SecondsFormat::Micros, true))
+        .unwrap_or_default()
+}

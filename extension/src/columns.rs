@@ -1,0 +1,69 @@
+//! Where the columns of the entity tables are.
+
+use crate::entity::EntityType;
+use crate::ffi::trigger::Trigger;
+use pgrx::pg_sys::Oid;
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+/// Column numbers (from 1) of dag_runs or task_instances.
+#[derive(Clone, Copy)]
+pub struct Columns {
+    pub id: usize,
+    /// The DAG of a run, the run of a task.
+    pub parent: usize,
+    pub state: usize,
+    pub version: usize,
+    pub start_date: usize,
+    pub end_date: usize,
+    pub created_at: usize,
+    pub updated_at: usize,
+    pub task: Option<TaskColumns>,
+}
+
+/// Those that a task has and a run has not.
+#[derive(Clone, Copy)]
+pub struct TaskColumns {
+    pub task_id: usize,
+    pub try_number: usize,
+    pub duration: usize,
+    pub error: usize,
+}
+
+pub const fn parent_name(kind: EntityType) -> &'static str {
+    match kind {
+        EntityType::DagRun => "dag_id",
+        EntityType::TaskInstance => "dag_run_id",
+    }
+}
+
+impl Columns {
+    /// By name, so that the library serves a table of any version; once a table, so that a row costs nothing.
+    pub fn of(kind: EntityType, trigger: Trigger) -> Columns {
+        thread_local! {
+            static KNOWN: RefCell<HashMap<(Oid, i32), Columns>> = RefCell::new(HashMap::new());
+        }
+        let shape = trigger.table_shape();
+        KNOWN.with_borrow_mut(|known| *known.entry(shape).or_insert_with(|| Columns::look_up(kind, trigger)))
+    }
+
+    fn look_up(kind: EntityType, trigger: Trigger) -> Columns {
+        let column = |name| trigger.column(name);
+        Columns {
+            id: column("id"),
+            parent: column(parent_name(kind)),
+            state: column("state"),
+            version: column("version"),
+            start_date: column("start_date"),
+            end_date: column("end_date"),
+            created_at: column("created_at"),
+            updated_at: column("updated_at"),
+            task: (kind == EntityType::TaskInstance).then(|| TaskColumns {
+                task_id: column("task_id"),
+                try_number: column("try_number"),
+                duration: column("duration"),
+                error: column("error"),
+            }),
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! The two kinds of thing that have a state.
+
+/// A kind of entity: its name, and where its rows are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntityType {
+    DagRun,
+    TaskInstance,
+}
+
+impl EntityType {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            EntityType::DagRun => "dag_run",
+            EntityType::TaskInstance => "task_instance",
+        }
+    }
+
+    pub const fn table(self) -> &'static str {
+        match self {
+            EntityType::DagRun => "workflow.dag_runs",
+            EntityType::TaskInstance => "workflow.task_instances",
+        }
+    }
+
+    pub fn parse(name: &str) -> Option<EntityType> {
+        [EntityType::DagRun, EntityType::TaskInstance].into_iter().find(|kind| kind.as_str() == name)
+    }
+}

@@ -1,0 +1,122 @@
+//! The one place that raises errors. Each has a SQLSTATE that drivers know, a message that names the entity and what
+//! was tried, a DETAIL that programs read (JSON) and a HINT with the next step.
+
+use crate::entity::EntityType;
+use crate::ffi::error::raise;
+use crate::ffi::uuid::Uuid;
+use pg_workflow_state_machine::State;
+use pgrx::PgSqlErrorCode as Code;
+use serde_json::{Value, json};
+
+fn names(states: impl IntoIterator<Item = State>) -> String {
+    states.into_iter().map(State::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// 23514: the state machine has no such move.
+pub fn illegal_move(kind: EntityType, id: Uuid, from: State, to: State) -> ! {
+    let next = from.next_states();
+    let hint = if from.is_terminal() {
+        format!("{from} is terminal: nothing follows it.")
+    } else {
+        format!("From {from} it can move to: {}.", names(next.iter().copied()))
+    };
+    raise(
+        Code::ERRCODE_CHECK_VIOLATION,
+        &format!("{} {id} cannot move from {from} to {to}", kind.as_str()),
+        &json!({
+            "entity_type": kind.as_str(), "entity_id": id.to_string(), "from": from.as_str(), "to": to.as_str(),
+            "next_states": next.iter().map(|state| state.as_str()).collect::<Vec<_>>(),
+        }),
+        &hint,
+    )
+}
+
+/// What a caller of `transition` expected of an entity, and what it wanted.
+pub struct Attempt {
+    pub kind: EntityType,
+    pub id: Uuid,
+    pub from: State,
+    pub to: State,
+    pub expected_version: Option<i64>,
+}
+
+/// 40001: the entity is not in the state, or at the version, that the caller expected.
+pub fn stale(attempt: &Attempt, current_state: &str, current_version: i64) -> ! {
+    let Attempt { kind, id, from, to, expected_version } = attempt;
+    let expected = match expected_version {
+        Some(version) => format!("{from} at version {version}"),
+        None => from.to_string(),
+    };
+    raise(
+        Code::ERRCODE_T_R_SERIALIZATION_FAILURE,
+        &format!(
+            "{} {id} is {current_state} at version {current_version}, not {expected}: it was not moved to {to}",
+            kind.as_str()
+        ),
+        &json!({
+            "entity_type": kind.as_str(), "entity_id": id.to_string(), "from": from.as_str(), "to": to.as_str(),
+            "expected_version": expected_version,
+            "current_state": current_state, "current_version": current_version,
+        }),
+        "Somebody else moved it. Decide again from its current state.",
+    )
+}
+
+/// P0002: nothing has this id.
+pub fn missing(kind: &str, id: &str, tried: &str) -> ! {
+    raise(
+        Code::ERRCODE_NO_DATA_FOUND,
+        &format!("there is no {kind} {id}: cannot {tried}"),
+        &json!({ "entity_type": kind, "entity_id": id }),
+        "Check the id; it may have been deleted.",
+    )
+}
+
+/// 22023: an argument makes no sense.
+pub fn invalid(message: &str, detail: &Value, hint: &str) -> ! {
+    raise(Code::ERRCODE_INVALID_PARAMETER_VALUE, message, detail, hint)
+}
+
+/// 22023 for a function's argument, named, with what it may be.
+pub fn invalid_argument(argument: &str, value: &Value, wrong: &str, hint: &str) -> ! {
+    invalid(&format!("{argument} {wrong}"), &json!({ "argument": argument, "value": value }), hint)
+}
+
+/// 22023: no state has this name (or it is null).
+pub fn unknown_state(argument: &str, value: Option<&str>) -> ! {
+    let wrong = match value {
+        Some(value) => format!("is not a state: \"{value}\""),
+        None => "is null".to_owned(),
+    };
+    invalid_argument(argument, &json!(value), &wrong, &format!("States are {}.", names(State::ALL)))
+}
+
+/// 428C9: a column that the database keeps was set by hand.
+pub fn kept_column(kind: &str, id: Uuid, column: &str) -> ! {
+    raise(
+        Code::ERRCODE_GENERATED_ALWAYS,
+        &format!("{kind} {id}: column \"{column}\" cannot be set by hand"),
+        &json!({ "entity_type": kind, "entity_id": id.to_string(), "column": column }),
+        "The database keeps this column. To move the entity, set its state or call workflow.transition().",
+    )
+}
+
+/// 42501: a row inserted directly would have no history.
+pub fn direct_insert(table: &str, instead: &str) -> ! {
+    raise(
+        Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        &format!("cannot insert into workflow.{table} directly"),
+        &json!({ "table": table }),
+        &format!("Call workflow.{instead}(), which writes the history too."),
+    )
+}
+
+/// 23514: another trigger changed the row behind the guard's back.
+pub fn changed_after_guard(kind: EntityType, id: Uuid) -> ! {
+    raise(
+        Code::ERRCODE_CHECK_VIOLATION,
+        &format!("{} {id} was changed by a trigger after the guard had checked it", kind.as_str()),
+        &json!({ "entity_type": kind.as_str(), "entity_id": id.to_string() }),
+        "Give your BEFORE UPDATE trigger a name that sorts before zz_guard.",
+    )
+}

@@ -1,0 +1,31 @@
+//! Raising an error.
+
+use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
+use serde_json::Value;
+use std::ffi::CString;
+
+/// Raises an ERROR by PostgreSQL's own way rather than as a Rust panic, so that DETAIL stays the JSON that it is:
+/// pgrx appends a backtrace to the DETAIL of a panic.
+pub fn raise(code: PgSqlErrorCode, message: &str, detail: &Value, hint: &str) -> ! {
+    let [message, detail, hint] = [message, &detail.to_string(), hint].map(to_palloc);
+    let mut data = pg_sys::ErrorData {
+        elevel: PgLogLevel::ERROR as i32,
+        sqlerrcode: code as i32,
+        message,
+        detail,
+        hint,
+        filename: c"pg_workflow".as_ptr(),
+        funcname: c"pg_workflow".as_ptr(),
+        ..Default::default()
+    };
+    // SAFETY: PostgreSQL copies the strings, which are NUL-terminated and live in the current memory context.
+    unsafe { pg_sys::ThrowErrorData(&mut data) };
+    unreachable!("ThrowErrorData returned from an ERROR")
+}
+
+/// A copy in PostgreSQL's memory, which the error's unwinding frees: no Rust destructor runs for it.
+fn to_palloc(text: &str) -> *mut std::ffi::c_char {
+    let text = CString::new(text.replace('\0', "")).unwrap_or_default();
+    // SAFETY: `text` is NUL-terminated.
+    unsafe { pg_sys::pstrdup(text.as_ptr()) }
+}

@@ -1,0 +1,13 @@
+//! The unsafe ground: everything that touches PostgreSQL's C interface beyond pgrx's safe one.
+//!
+//! Values that come from PostgreSQL are `Datum`s here: a datum taken from a row, a plan or an argument may be handed
+//! to a plan as it is, without being parsed on the way.
+
+pub mod error;
+pub mod jsonb;
+pub mod notify;
+pub mod plan;
+pub mod session;
+pub mod trigger;
+pub mod uuid;
+pub mod values;

@@ -1,0 +1,91 @@
+//! SQL statements, planned once in each backend.
+
+use pgrx::pg_sys::{self, Datum, Oid};
+use std::cell::Cell;
+use std::ffi::CString;
+
+/// A statement with its argument types. The first run plans it, for good: a generic plan, so that no run pays for
+/// planning again. PostgreSQL itself replans after DDL.
+pub struct Plan {
+    sql: String,
+    types: &'static [Oid],
+    plan: Cell<pg_sys::SPIPlanPtr>,
+}
+
+impl Plan {
+    pub fn new(sql: String, types: &'static [Oid]) -> Plan {
+        Plan { sql, types, plan: Cell::new(std::ptr::null_mut()) }
+    }
+
+    /// Runs the statement and hands its rows to `read`. None is SQL null. What `read` returns must not point into
+    /// the rows.
+    pub fn run<R>(&self, args: &[Option<Datum>], read: impl FnOnce(Rows) -> R) -> R {
+        assert_eq!(args.len(), self.types.len());
+        let mut values: Vec<Datum> = args.iter().map(|arg| arg.unwrap_or(Datum::null())).collect();
+        let nulls: Vec<u8> = args.iter().map(|arg| if arg.is_some() { b' ' } else { b'n' }).collect();
+        // SAFETY: values and nulls have as many entries as the plan has arguments, of its types. An error leaves by
+        // unwinding, and the end of the (sub)transaction finishes SPI.
+        unsafe {
+            check(pg_sys::SPI_connect(), "SPI_connect");
+            if self.plan.get().is_null() {
+                self.plan.set(self.prepare());
+            }
+            let (values, nulls) = (values.as_mut_ptr(), nulls.as_ptr().cast());
+            check(pg_sys::SPI_execute_plan(self.plan.get(), values, nulls, false, 0), "SPI_execute_plan");
+            let result = read(Rows { table: pg_sys::SPI_tuptable, count: pg_sys::SPI_processed as usize });
+            pg_sys::SPI_finish();
+            result
+        }
+    }
+
+    unsafe fn prepare(&self) -> pg_sys::SPIPlanPtr {
+        let sql = CString::new(self.sql.as_str()).unwrap_or_default();
+        let mut types = self.types.to_vec();
+        // SAFETY: called between SPI_connect and SPI_finish; keepplan moves the plan to memory that lasts.
+        unsafe {
+            let plan = pg_sys::SPI_prepare_cursor(
+                sql.as_ptr(),
+                types.len() as i32,
+                types.as_mut_ptr(),
+                pg_sys::CURSOR_OPT_GENERIC_PLAN as i32,
+            );
+            let code = pg_sys::SPI_result;
+            assert!(!plan.is_null(), "SPI_prepare failed: {code}");
+            check(pg_sys::SPI_keepplan(plan), "SPI_keepplan");
+            plan
+        }
+    }
+}
+
+fn check(code: i32, what: &str) {
+    assert!(code >= 0, "{what} failed: {code}");
+}
+
+/// What a statement returned.
+pub struct Rows {
+    table: *mut pg_sys::SPITupleTable,
+    count: usize,
+}
+
+impl Rows {
+    /// How many rows the statement returned, or changed.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// The value in a row (from 0) and column (from 1); None where it is null.
+    pub fn get(&self, row: usize, column: i32) -> Option<Datum> {
+        assert!(row < self.count && !self.table.is_null());
+        let mut is_null = false;
+        // SAFETY: the row exists, and a column that doesn't comes back as null.
+        let value = unsafe {
+            let table = &*self.table;
+            pg_sys::SPI_getbinval(*table.vals.add(row), table.tupdesc, column, &mut is_null)
+        };
+        (!is_null).then_some(value)
+    }
+
+    pub fn get_i64(&self, row: usize, column: i32) -> i64 {
+        self.get(row, column).map_or(0, |value| value.value() as i64)
+    }
+}

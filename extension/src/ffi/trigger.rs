@@ -1,0 +1,199 @@
+//! What PostgreSQL passes to a trigger: rows, their columns, and the table.
+
+use super::uuid::Uuid;
+use super::values;
+use pgrx::pg_sys::{self, Datum, Oid};
+use std::ffi::{CStr, CString};
+
+/// A call of a trigger function.
+#[derive(Clone, Copy)]
+pub struct Trigger<'a>(&'a pg_sys::TriggerData);
+
+impl<'a> Trigger<'a> {
+    /// # Safety
+    /// `fcinfo` must be what PostgreSQL passed to the function. Panics where that is not a call as a trigger.
+    pub unsafe fn from_call(fcinfo: pg_sys::FunctionCallInfo) -> Trigger<'a> {
+        // SAFETY: the caller's promise; the context is a TriggerData, which called_as_trigger checks.
+        unsafe {
+            assert!(pgrx::trigger_support::called_as_trigger(fcinfo), "must be called as a trigger");
+            Trigger(&*(*fcinfo).context.cast::<pg_sys::TriggerData>())
+        }
+    }
+
+    /// The first argument in CREATE TRIGGER; empty where there is none.
+    pub fn argument(self) -> &'a str {
+        // SAFETY: tgargs holds tgnargs NUL-terminated texts.
+        unsafe {
+            let trigger = &*self.0.tg_trigger;
+            if trigger.tgnargs == 0 { "" } else { CStr::from_ptr(*trigger.tgargs).to_str().unwrap_or_default() }
+        }
+    }
+
+    /// The table's name, without its schema.
+    pub fn table_name(self) -> String {
+        // SAFETY: the relation is open while the trigger runs.
+        unsafe { CStr::from_ptr((*(*self.0.tg_relation).rd_rel).relname.data.as_ptr()) }.to_string_lossy().into_owned()
+    }
+
+    /// The role that owns the table.
+    pub fn table_owner(self) -> Oid {
+        // SAFETY: as above.
+        unsafe { (*(*self.0.tg_relation).rd_rel).relowner }
+    }
+
+    fn descriptor(self) -> pg_sys::TupleDesc {
+        // SAFETY: as above.
+        unsafe { (*self.0.tg_relation).rd_att }
+    }
+
+    /// What tells one shape of a table from another: its oid and how many columns it has had.
+    pub fn table_shape(self) -> (Oid, i32) {
+        // SAFETY: as above.
+        unsafe { ((*self.0.tg_relation).rd_id, (*self.descriptor()).natts) }
+    }
+
+    /// The number (from 1) of a column.
+    pub fn column(self, name: &str) -> usize {
+        let c_name = CString::new(name).unwrap_or_default();
+        // SAFETY: the descriptor lives while the trigger runs.
+        let number = unsafe { pg_sys::SPI_fnumber(self.descriptor(), c_name.as_ptr()) };
+        assert!(number > 0, "table {} has no column {name}", self.table_name());
+        number as usize
+    }
+
+    /// OLD and NEW of a row trigger on UPDATE.
+    pub fn old_and_new(self) -> (Row, Row) {
+        (self.deform(self.0.tg_trigtuple), self.deform(self.0.tg_newtuple))
+    }
+
+    fn deform(self, tuple: pg_sys::HeapTuple) -> Row {
+        // SAFETY: a row trigger on UPDATE has both tuples, of the table's shape; deforming fills natts entries.
+        unsafe {
+            let width = (*self.descriptor()).natts as usize;
+            let mut row = Row { values: vec![Datum::null(); width], nulls: vec![true; width] };
+            pg_sys::heap_deform_tuple(tuple, self.descriptor(), row.values.as_mut_ptr(), row.nulls.as_mut_ptr());
+            row
+        }
+    }
+
+    /// NEW with these columns (numbers from 1) set, as the trigger's result.
+    pub fn new_with(self, changes: &[(usize, Option<Datum>)]) -> Datum {
+        let mut numbers: Vec<i32> = changes.iter().map(|(number, _)| *number as i32).collect();
+        let mut values: Vec<Datum> = changes.iter().map(|(_, value)| value.unwrap_or(Datum::null())).collect();
+        let mut nulls: Vec<bool> = changes.iter().map(|(_, value)| value.is_none()).collect();
+        // SAFETY: the three arrays have the length given, the values are of their columns' types.
+        Datum::from(unsafe {
+            pg_sys::heap_modify_tuple_by_cols(
+                self.0.tg_newtuple,
+                self.descriptor(),
+                changes.len() as i32,
+                numbers.as_mut_ptr(),
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+            )
+        })
+    }
+
+    /// Shows each updated row of a statement trigger, old and new. The rows are gone after the call of `visit`.
+    pub fn for_each_update(self, mut visit: impl FnMut(&SlotRow, &SlotRow)) {
+        // SAFETY: the trigger is declared with both transition tables, which PostgreSQL fills in step. Minimal
+        // tuple slots fit what they hold. An error leaves the slots to the memory context.
+        unsafe {
+            let [old_rows, new_rows] = [self.0.tg_oldtable, self.0.tg_newtable];
+            assert!(!old_rows.is_null() && !new_rows.is_null(), "the trigger must name both transition tables");
+            let [old, new] = [(); 2]
+                .map(|()| pg_sys::MakeSingleTupleTableSlot(self.descriptor(), &raw const pg_sys::TTSOpsMinimalTuple));
+            pg_sys::tuplestore_rescan(old_rows);
+            pg_sys::tuplestore_rescan(new_rows);
+            while pg_sys::tuplestore_gettupleslot(old_rows, true, false, old)
+                && pg_sys::tuplestore_gettupleslot(new_rows, true, false, new)
+            {
+                visit(&SlotRow(old), &SlotRow(new));
+            }
+            pg_sys::ExecDropSingleTupleTableSlot(old);
+            pg_sys::ExecDropSingleTupleTableSlot(new);
+        }
+    }
+}
+
+/// A row taken apart. Columns are numbered from 1.
+pub struct Row {
+    values: Vec<Datum>,
+    nulls: Vec<bool>,
+}
+
+impl Row {
+    pub fn get(&self, column: usize) -> Option<Datum> {
+        (!self.nulls[column - 1]).then_some(self.values[column - 1])
+    }
+
+    pub fn uuid(&self, column: usize) -> Option<Uuid> {
+        // SAFETY: asked only of uuid columns.
+        self.get(column).map(|value| unsafe { Uuid::from_datum(value) })
+    }
+
+    pub fn text(&self, column: usize) -> Option<&str> {
+        // SAFETY: asked only of text columns; the tuple outlives the row.
+        self.get(column).map(|value| unsafe { values::text(value) })
+    }
+
+    pub fn i64(&self, column: usize) -> Option<i64> {
+        self.get(column).map(|value| value.value() as i64)
+    }
+
+    pub fn i32(&self, column: usize) -> Option<i32> {
+        self.get(column).map(|value| value.value() as i32)
+    }
+}
+
+/// A row of a transition table.
+pub struct SlotRow(*mut pg_sys::TupleTableSlot);
+
+impl SlotRow {
+    fn get(&self, column: usize) -> Datum {
+        // SAFETY: the slot holds a row; deforming it up to the column fills that entry. The columns asked for are
+        // not null by their tables' definition.
+        unsafe {
+            if usize::try_from((*self.0).tts_nvalid).unwrap_or(0) < column {
+                pg_sys::slot_getsomeattrs_int(self.0, column as i32);
+            }
+            *(*self.0).tts_values.add(column - 1)
+        }
+    }
+
+    pub fn uuid(&self, column: usize) -> Uuid {
+        // SAFETY: asked only of uuid columns.
+        unsafe { Uuid::from_datum(self.get(column)) }
+    }
+
+    pub fn text(&self, column: usize) -> &str {
+        // SAFETY: asked only of text columns; the slot holds the row until the next one comes.
+        unsafe { values::text(self.get(column)) }
+    }
+
+    pub fn i64(&self, column: usize) -> i64 {
+        self.get(column).value() as i64
+    }
+}
+
+/// Exports a function `fn(Trigger) -> Datum` under the name that CREATE FUNCTION … LANGUAGE c gives. A trigger's
+/// result is a tuple, or null where it is ignored.
+macro_rules! export_trigger {
+    ($symbol:ident, $info:ident, $function:path) => {
+        #[doc(hidden)]
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $info() -> &'static pgrx::pg_sys::Pg_finfo_record {
+            const V1: pgrx::pg_sys::Pg_finfo_record = pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
+            &V1
+        }
+
+        #[doc(hidden)]
+        #[pgrx::pg_guard]
+        #[unsafe(no_mangle)]
+        pub extern "C-unwind" fn $symbol(fcinfo: pgrx::pg_sys::FunctionCallInfo) -> pgrx::pg_sys::Datum {
+            // SAFETY: PostgreSQL passed it.
+            $function(unsafe { $crate::ffi::trigger::Trigger::from_call(fcinfo) })
+        }
+    };
+}
+pub(crate) use export_trigger;

@@ -1,0 +1,27 @@
+//! UUIDs as PostgreSQL passes them: by a pointer to 16 bytes.
+
+use pgrx::pg_sys::Datum;
+use std::fmt;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Uuid(pub [u8; 16]);
+
+impl Uuid {
+    /// # Safety
+    /// `datum` must be a non-null value of type uuid.
+    pub unsafe fn from_datum(datum: Datum) -> Uuid {
+        // SAFETY: the caller's promise; a uuid has no alignment.
+        Uuid(unsafe { *datum.cast_mut_ptr::<[u8; 16]>() })
+    }
+
+    /// A datum that points to `self`, which must live as long as it.
+    pub fn as_datum(&self) -> Datum {
+        Datum::from(&raw const self.0)
+    }
+}
+
+impl fmt::Display for Uuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        uuid::Uuid::from_bytes(self.0).fmt(f)
+    }
+}

@@ -1,0 +1,26 @@
+//! The PostgreSQL extension `pg_workflow`.
+//!
+//! Its SQL face is hand-written in `sql/`; here are the functions that it names. A move takes this way:
+//! `transition` → one UPDATE → `guard` (may it?) → `record` (what happened) → `announce` (who wants to know).
+//! A plain UPDATE enters at `guard`.
+
+mod announce;
+mod args;
+mod columns;
+mod entity;
+mod errors;
+mod ffi;
+mod guard;
+mod record;
+mod request;
+mod rules;
+mod transition;
+mod transition_many;
+
+::pgrx::pg_module_magic!();
+
+/// Called by PostgreSQL when it loads the library into a backend.
+#[pgrx::pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    announce::define_settings();
+}

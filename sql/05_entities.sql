@@ -1,0 +1,261 @@
+-- Creating and finding entities. The functions that create run, or tasks, are SECURITY DEFINER, because creation
+-- writes history too and ordinary roles may insert into neither table.
+
+CREATE FUNCTION workflow.refuse_argument(message text, detail jsonb, hint text)
+RETURNS void
+LANGUAGE c VOLATILE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'refuse_argument_wrapper';
+COMMENT ON FUNCTION workflow.refuse_argument(text, jsonb, text) IS
+'Internal: raises 22023 for an argument that makes no sense.';
+
+CREATE FUNCTION workflow.refuse_missing(entity_type text, id text, tried text)
+RETURNS void
+LANGUAGE c VOLATILE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'refuse_missing_wrapper';
+COMMENT ON FUNCTION workflow.refuse_missing(text, text, text) IS
+'Internal: raises P0002 for an entity that does not exist.';
+
+CREATE FUNCTION workflow.create_dag(
+    name        text,
+    description text        DEFAULT NULL,
+    schedule    text        DEFAULT NULL,
+    start_date  timestamptz DEFAULT NULL,
+    tags        jsonb       DEFAULT '[]',
+    is_paused   boolean     DEFAULT false
+)
+RETURNS uuid
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    dag_id uuid;
+BEGIN
+    IF name IS NULL OR name !~ '\S' OR char_length(name) > 250 THEN
+        PERFORM workflow.refuse_argument(
+            'cannot create dag: its name is ' || CASE WHEN name IS NULL THEN 'null' WHEN name !~ '\S' THEN 'empty' ELSE 'too long' END,
+            jsonb_build_object('argument', 'name', 'value', left(name, 250)),
+            'A name has 1 to 250 characters, at least one of them visible.');
+    END IF;
+    IF tags IS NULL OR jsonb_typeof(tags) <> 'array' OR jsonb_path_exists(tags, 'strict $[*] ? (@.type() != "string")') THEN
+        PERFORM workflow.refuse_argument(
+            format('cannot create dag "%s": tags is not an array of text', name),
+            jsonb_build_object('argument', 'tags', 'value', tags),
+            'Give tags like ''["etl", "daily"]''.');
+    END IF;
+    IF is_paused IS NULL THEN
+        PERFORM workflow.refuse_argument(
+            format('cannot create dag "%s": is_paused is null', name),
+            jsonb_build_object('argument', 'is_paused', 'value', NULL),
+            'Give true or false.');
+    END IF;
+
+    INSERT INTO workflow.dags (name, description, schedule, start_date, tags, is_paused)
+    VALUES (create_dag.name, create_dag.description, create_dag.schedule, create_dag.start_date, create_dag.tags, create_dag.is_paused)
+    RETURNING id INTO STRICT dag_id;
+    RETURN dag_id;
+END
+$$;
+COMMENT ON FUNCTION workflow.create_dag(text, text, text, timestamptz, jsonb, boolean) IS
+'Creates a DAG and returns its id. Errors: 23505 (dags_name_key) a DAG of that name exists, 22023 bad argument.';
+
+CREATE FUNCTION workflow.set_dag_paused(id uuid, is_paused boolean)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE workflow.dags AS d
+    SET is_paused = set_dag_paused.is_paused
+    WHERE d.id = set_dag_paused.id AND d.is_paused <> set_dag_paused.is_paused;
+    IF FOUND THEN
+        RETURN true;
+    END IF;
+    IF NOT EXISTS (SELECT FROM workflow.dags AS d WHERE d.id = set_dag_paused.id) THEN
+        PERFORM workflow.refuse_missing('dag', id::text, CASE WHEN is_paused THEN 'pause' ELSE 'unpause' END);
+    END IF;
+    RETURN false;
+END
+$$;
+COMMENT ON FUNCTION workflow.set_dag_paused(uuid, boolean) IS
+'Internal: what pause_dag and unpause_dag share.';
+
+CREATE FUNCTION workflow.pause_dag(id uuid)
+RETURNS boolean
+LANGUAGE sql VOLATILE PARALLEL UNSAFE
+AS $$ SELECT workflow.set_dag_paused(id, true) $$;
+COMMENT ON FUNCTION workflow.pause_dag(uuid) IS
+'Sets is_paused; returns whether that changed anything. Errors: P0002 no such dag.';
+
+CREATE FUNCTION workflow.unpause_dag(id uuid)
+RETURNS boolean
+LANGUAGE sql VOLATILE PARALLEL UNSAFE
+AS $$ SELECT workflow.set_dag_paused(id, false) $$;
+COMMENT ON FUNCTION workflow.unpause_dag(uuid) IS
+'Clears is_paused; returns whether that changed anything. Errors: P0002 no such dag.';
+
+CREATE FUNCTION workflow.create_dag_run(
+    dag_id         uuid,
+    execution_date timestamptz DEFAULT pg_catalog.now(),
+    conf           jsonb       DEFAULT '{}'
+)
+RETURNS uuid
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    run_id uuid := workflow.uuid_v7();
+BEGIN
+    IF dag_id IS NULL OR execution_date IS NULL THEN
+        PERFORM workflow.refuse_argument(
+            format('cannot create dag_run: %s is null', CASE WHEN dag_id IS NULL THEN 'dag_id' ELSE 'execution_date' END),
+            jsonb_build_object('argument', CASE WHEN dag_id IS NULL THEN 'dag_id' ELSE 'execution_date' END, 'value', NULL),
+            'Leave execution_date out for the present moment.');
+    END IF;
+    IF conf IS NULL OR jsonb_typeof(conf) <> 'object' THEN
+        PERFORM workflow.refuse_argument(
+            format('cannot create dag_run of dag %s: conf is not a JSON object', dag_id),
+            jsonb_build_object('argument', 'conf', 'value', conf),
+            'Give conf like ''{"day": "2026-11-23"}''.');
+    END IF;
+
+    WITH run AS (
+        INSERT INTO workflow.dag_runs AS r (id, dag_id, execution_date, conf)
+        SELECT run_id, d.id, create_dag_run.execution_date, create_dag_run.conf
+        FROM workflow.dags AS d
+        WHERE d.id = create_dag_run.dag_id
+        RETURNING r.id, r.dag_id, r.state, r.version
+    )
+    INSERT INTO workflow.state_history (entity_type, entity_id, new_state, version, dag_id, dag_run_id)
+    SELECT 'dag_run', run.id, run.state, run.version, run.dag_id, run.id
+    FROM run;
+    IF NOT FOUND THEN
+        PERFORM workflow.refuse_missing('dag', dag_id::text, 'create a dag_run of it');
+    END IF;
+    PERFORM workflow.announce_creation(ARRAY[run_id]);
+    RETURN run_id;
+END
+$$;
+COMMENT ON FUNCTION workflow.create_dag_run(uuid, timestamptz, jsonb) IS
+'Creates a run in state queued, version 1, with its history, and returns its id. Errors: P0002 no such dag, 23505 (dag_runs_dag_id_execution_date_key) the DAG has a run of that date, 22023 bad argument.';
+
+CREATE FUNCTION workflow.create_task_instances(
+    dag_run_id uuid,
+    task_ids   text[],
+    max_tries  integer DEFAULT 1
+)
+RETURNS TABLE (id uuid, task_id text)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+ROWS 100
+AS $$
+#variable_conflict use_column
+DECLARE
+    run workflow.dag_runs;
+    bad text;
+    new_ids uuid[];
+BEGIN
+    IF dag_run_id IS NULL OR task_ids IS NULL OR max_tries IS NULL OR max_tries < 0 THEN
+        bad := CASE WHEN max_tries < 0 THEN 'max_tries' WHEN dag_run_id IS NULL THEN 'dag_run_id' WHEN task_ids IS NULL THEN 'task_ids' ELSE 'max_tries' END;
+        PERFORM workflow.refuse_argument(
+            format('cannot create task_instances: %s is %s', bad, CASE WHEN max_tries < 0 THEN 'negative' ELSE 'null' END),
+            jsonb_build_object('argument', bad, 'value', CASE bad WHEN 'max_tries' THEN max_tries END),
+            'Give the run''s id, an array of task ids, and how often each may be tried (0 or more).');
+    END IF;
+    SELECT t.name INTO bad FROM unnest(task_ids) AS t (name)
+    WHERE t.name IS NULL OR t.name !~ '\S' OR char_length(t.name) > 500
+    LIMIT 1;
+    IF FOUND THEN
+        PERFORM workflow.refuse_argument(
+            format('cannot create task_instances of dag_run %s: a task_id is %s', dag_run_id,
+                CASE WHEN bad IS NULL THEN 'null' WHEN bad !~ '\S' THEN 'empty' ELSE 'too long' END),
+            jsonb_build_object('argument', 'task_ids', 'value', left(bad, 500)),
+            'A task_id has 1 to 500 characters, at least one of them visible.');
+    END IF;
+    SELECT r.* INTO run FROM workflow.dag_runs AS r WHERE r.id = dag_run_id;
+    IF NOT FOUND THEN
+        PERFORM workflow.refuse_missing('dag_run', dag_run_id::text, 'create its task_instances');
+    END IF;
+
+    WITH task AS (
+        INSERT INTO workflow.task_instances AS i (dag_run_id, task_id, max_tries)
+        SELECT run.id, t.name, create_task_instances.max_tries
+        FROM unnest(task_ids) AS t (name)
+        RETURNING i.id, i.task_id, i.state, i.version
+    ), event AS (
+        INSERT INTO workflow.state_history (entity_type, entity_id, new_state, version, dag_id, dag_run_id, task_id)
+        SELECT 'task_instance', task.id, task.state, task.version, run.dag_id, run.id, task.task_id
+        FROM task
+        RETURNING entity_id
+    )
+    SELECT array_agg(event.entity_id) INTO new_ids FROM event;
+    PERFORM workflow.announce_creation(new_ids);
+    RETURN QUERY
+        SELECT i.id, i.task_id
+        FROM unnest(new_ids) WITH ORDINALITY AS created (id, place)
+        JOIN workflow.task_instances AS i ON i.id = created.id
+        ORDER BY created.place;
+END
+$$;
+COMMENT ON FUNCTION workflow.create_task_instances(uuid, text[], integer) IS
+'Creates tasks of a run in state queued, version 1, with their history; returns their ids in the order given. All or none. Errors: P0002 no such dag_run, 23505 (task_instances_dag_run_id_task_id_key) the run has a task of that name, 22023 bad argument.';
+
+CREATE FUNCTION workflow.announce_creation(entity_ids uuid[])
+RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'announce_creation_wrapper';
+COMMENT ON FUNCTION workflow.announce_creation(uuid[]) IS
+'Internal: announces the creation of these entities, as moves are announced.';
+
+CREATE FUNCTION workflow.latest_dag_run(dag_id uuid)
+RETURNS SETOF workflow.dag_runs
+LANGUAGE sql STABLE PARALLEL SAFE
+ROWS 1
+AS $$
+SELECT r.*
+FROM workflow.dag_runs AS r
+WHERE r.dag_id OPERATOR(pg_catalog.=) latest_dag_run.dag_id
+ORDER BY r.execution_date DESC
+LIMIT 1
+$$;
+COMMENT ON FUNCTION workflow.latest_dag_run(uuid) IS
+'The run of this DAG with the latest execution_date; no row where it has none.';
+
+CREATE FUNCTION workflow.append_task_log(
+    task_instance_id uuid,
+    message          text,
+    level            text        DEFAULT 'INFO',
+    logged_at        timestamptz DEFAULT pg_catalog.clock_timestamp()
+)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    log_id bigint;
+BEGIN
+    IF task_instance_id IS NULL OR message IS NULL OR logged_at IS NULL THEN
+        PERFORM workflow.refuse_argument(
+            'cannot append to a task log: ' || CASE WHEN task_instance_id IS NULL THEN 'task_instance_id' WHEN message IS NULL THEN 'message' ELSE 'logged_at' END || ' is null',
+            jsonb_build_object('argument', CASE WHEN task_instance_id IS NULL THEN 'task_instance_id' WHEN message IS NULL THEN 'message' ELSE 'logged_at' END, 'value', NULL),
+            'Give the task instance''s id and the text; leave logged_at out for the present moment.');
+    END IF;
+    IF level IS NULL OR level NOT IN ('DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL') THEN
+        PERFORM workflow.refuse_argument(
+            format('cannot append to the log of task_instance %s: unknown level %s', task_instance_id, coalesce(quote_ident(level), 'null')),
+            jsonb_build_object('argument', 'level', 'value', level),
+            'Levels are DEBUG, INFO, WARNING, ERROR and CRITICAL.');
+    END IF;
+
+    INSERT INTO workflow.task_logs AS l (task_instance_id, try_number, logged_at, level, message)
+    SELECT i.id, i.try_number, append_task_log.logged_at, append_task_log.level, append_task_log.message
+    FROM workflow.task_instances AS i
+    WHERE i.id = append_task_log.task_instance_id
+    RETURNING l.id INTO log_id;
+    IF NOT FOUND THEN
+        PERFORM workflow.refuse_missing('task_instance', task_instance_id::text, 'append to its log');
+    END IF;
+    RETURN log_id;
+END
+$$;
+COMMENT ON FUNCTION workflow.append_task_log(uuid, text, text, timestamptz) IS
+'Adds a line to the log of the task''s present try and returns its id. Errors: P0002 no such task_instance, 22023 bad argument.';

@@ -1,0 +1,20 @@
+-- What belongs to the users: their data is dumped with the database, and what runs with the owner's rights is for
+-- those only whom an administrator grants it to.
+
+SELECT pg_catalog.pg_extension_config_dump('workflow.dags', '');
+SELECT pg_catalog.pg_extension_config_dump('workflow.dag_runs', '');
+SELECT pg_catalog.pg_extension_config_dump('workflow.task_instances', '');
+SELECT pg_catalog.pg_extension_config_dump('workflow.task_logs', '');
+SELECT pg_catalog.pg_extension_config_dump('workflow.task_logs_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('workflow.state_history', '');
+SELECT pg_catalog.pg_extension_config_dump('workflow.state_history_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('workflow.consumers', '');
+
+REVOKE EXECUTE ON FUNCTION
+    workflow.create_dag_run(uuid, timestamptz, jsonb),
+    workflow.create_task_instances(uuid, text[], integer),
+    workflow.create_consumer(text, boolean),
+    workflow.read_events(text, integer),
+    workflow.ack_events(text, bigint),
+    workflow.drop_consumer(text)
+FROM PUBLIC;
