@@ -142,6 +142,7 @@ CREATE TABLE workflow.task_logs (
 CREATE INDEX task_logs_task_instance_id_idx ON workflow.task_logs (task_instance_id, id);
 
 COMMENT ON TABLE workflow.task_logs IS 'What tasks printed; see append_task_log().';
+COMMENT ON SEQUENCE workflow.task_logs_id_seq IS 'Ids of task_logs.';
 COMMENT ON COLUMN workflow.task_logs.id IS 'in the order of arrival';
 COMMENT ON COLUMN workflow.task_logs.task_instance_id IS 'the task';
 COMMENT ON COLUMN workflow.task_logs.try_number IS 'the try that printed it';
@@ -177,7 +178,7 @@ CREATE TABLE workflow.state_history (
 );
 ALTER SEQUENCE workflow.state_history_id_seq OWNED BY workflow.state_history.id;
 -- The event feed: what a transaction that committed late had written.
-CREATE INDEX state_history_transaction_id_idx ON workflow.state_history (transaction_id);
+CREATE INDEX state_history_transaction_id_idx ON workflow.state_history (transaction_id, id);
 
 COMMENT ON TABLE workflow.state_history IS
 'Every creation and every move, written in the transaction that made it: the audit trail and the event feed. It outlives the rows it speaks of.';

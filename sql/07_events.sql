@@ -5,25 +5,32 @@
 -- (the way of PgQ). Within a window events come in the order of their ids, which within an entity is the order
 -- of its versions: the next version cannot be written before the last has committed.
 --
--- Finding a window without reading the table:
---   * a transaction that began after the snapshot draws ids above the sequence's value from before the snapshot
---     (floor_id), so most of the window is a range of the primary key;
---   * a transaction that was in progress in the snapshot is found by its number (state_history_transaction_id_idx).
+-- Finding a window without reading the table. With each snapshot go two numbers: floor_id, the last id drawn before
+-- the snapshot was taken, and next_transaction_id, the first transaction number not yet given out after it.
+--   * A transaction from next_transaction_id on began later, so its ids are above floor_id: most of the window is a
+--     range of the primary key.
+--   * Any other that is not visible in the snapshot was under way: it is in the snapshot's list, or its number is
+--     from the snapshot's xmax (which is the last one that ended, plus one) up to next_transaction_id. There are no
+--     more of those than sessions, and what they wrote is found by their numbers (state_history_transaction_id_idx).
 
 CREATE TABLE workflow.consumers (
-    name               text        NOT NULL,
-    snapshot           pg_snapshot,
-    floor_id           bigint      NOT NULL,
-    window_snapshot    pg_snapshot,
-    window_floor_id    bigint,
-    window_ceiling_id  bigint,
-    acked_id           bigint      NOT NULL DEFAULT 0,
-    system_identifier  bigint      NOT NULL,
-    created_at         timestamptz NOT NULL DEFAULT pg_catalog.now(),
-    updated_at         timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    name                       text        NOT NULL,
+    snapshot                   pg_snapshot,
+    next_transaction_id        xid8,
+    floor_id                   bigint      NOT NULL,
+    window_snapshot            pg_snapshot,
+    window_next_transaction_id xid8,
+    window_floor_id            bigint,
+    window_ceiling_id          bigint,
+    acked_id                   bigint      NOT NULL DEFAULT 0,
+    system_identifier          bigint      NOT NULL,
+    created_at                 timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    updated_at                 timestamptz NOT NULL DEFAULT pg_catalog.now(),
     CONSTRAINT consumers_pkey PRIMARY KEY (name),
+    CONSTRAINT consumers_snapshot_check CHECK ((snapshot IS NULL) OPERATOR(pg_catalog.=) (next_transaction_id IS NULL)),
     CONSTRAINT consumers_window_check CHECK (
-        pg_catalog.num_nulls(window_snapshot, window_floor_id, window_ceiling_id) OPERATOR(pg_catalog.=) ANY ('{0,3}'::integer[])
+        pg_catalog.num_nulls(window_snapshot, window_next_transaction_id, window_floor_id, window_ceiling_id)
+            OPERATOR(pg_catalog.=) ANY ('{0,4}'::integer[])
     )
 -- A row that changes with every batch: leave room to change it in place.
 ) WITH (fillfactor = 10);
@@ -31,8 +38,10 @@ CREATE TABLE workflow.consumers (
 COMMENT ON TABLE workflow.consumers IS 'Readers of the event feed and their places in it; see create_consumer().';
 COMMENT ON COLUMN workflow.consumers.name IS 'unique; 1 to 250 characters, not blank';
 COMMENT ON COLUMN workflow.consumers.snapshot IS 'what is visible in it has been acknowledged; null: what has an id up to floor_id has been';
-COMMENT ON COLUMN workflow.consumers.floor_id IS 'transactions later than the snapshot write ids above it';
+COMMENT ON COLUMN workflow.consumers.next_transaction_id IS 'transactions from this number on began after the snapshot';
+COMMENT ON COLUMN workflow.consumers.floor_id IS 'those transactions'' events have ids above it';
 COMMENT ON COLUMN workflow.consumers.window_snapshot IS 'while a window is being read: what the window reaches to';
+COMMENT ON COLUMN workflow.consumers.window_next_transaction_id IS 'next_transaction_id of the next window';
 COMMENT ON COLUMN workflow.consumers.window_floor_id IS 'floor_id of the next window';
 COMMENT ON COLUMN workflow.consumers.window_ceiling_id IS 'no event of the window has an id above it';
 COMMENT ON COLUMN workflow.consumers.acked_id IS 'the last event of the window that was acknowledged; 0: none';
@@ -55,6 +64,13 @@ AS $$ SELECT coalesce(pg_sequence_last_value('workflow.state_history_id_seq'::re
 COMMENT ON FUNCTION workflow.last_event_id() IS
 'Internal: the highest id drawn so far, by any transaction.';
 
+CREATE FUNCTION workflow.next_transaction_id()
+RETURNS xid8
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'next_transaction_id_wrapper';
+COMMENT ON FUNCTION workflow.next_transaction_id() IS
+'Internal: the first transaction number that has not been given out.';
+
 CREATE FUNCTION workflow.others_snapshot()
 RETURNS pg_snapshot
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -75,6 +91,44 @@ END
 $$;
 COMMENT ON FUNCTION workflow.others_snapshot() IS
 'Internal: the current snapshot, with the calling transaction counted as in progress.';
+
+CREATE FUNCTION workflow.unfinished_transactions(snapshot pg_snapshot, next_transaction_id xid8)
+RETURNS SETOF xid8
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+ROWS 10
+AS $$
+    SELECT pg_snapshot_xip(unfinished_transactions.snapshot)
+    UNION ALL
+    -- Walks the index from one number to the next, whatever each has written.
+    SELECT w.transaction_id
+    FROM (
+        WITH RECURSIVE walk (transaction_id) AS (
+            (
+                SELECT h.transaction_id
+                FROM workflow.state_history AS h
+                WHERE h.transaction_id >= pg_snapshot_xmax(unfinished_transactions.snapshot)
+                    AND h.transaction_id < unfinished_transactions.next_transaction_id
+                ORDER BY h.transaction_id
+                LIMIT 1
+            )
+            UNION ALL
+            SELECT (
+                SELECT h.transaction_id
+                FROM workflow.state_history AS h
+                WHERE h.transaction_id > walk.transaction_id
+                    AND h.transaction_id < unfinished_transactions.next_transaction_id
+                ORDER BY h.transaction_id
+                LIMIT 1
+            )
+            FROM walk
+            WHERE walk.transaction_id IS NOT NULL
+        )
+        SELECT walk.transaction_id FROM walk WHERE walk.transaction_id IS NOT NULL
+    ) AS w
+$$;
+COMMENT ON FUNCTION workflow.unfinished_transactions(pg_snapshot, xid8) IS
+'Internal: the transactions that were under way at a snapshot, and may have written events below its floor_id.';
 
 CREATE FUNCTION workflow.check_consumer_name(name text)
 RETURNS void
@@ -100,6 +154,7 @@ AS $$
 DECLARE
     floor_id bigint := 0;
     snapshot pg_snapshot;
+    next_transaction_id xid8;
 BEGIN
     PERFORM workflow.check_consumer_name(name);
     IF NOT coalesce(from_beginning, false) THEN
@@ -109,9 +164,10 @@ BEGIN
             floor_id := workflow.last_event_id();
         END IF;
         snapshot := workflow.others_snapshot();
+        next_transaction_id := workflow.next_transaction_id();
     END IF;
-    INSERT INTO workflow.consumers (name, snapshot, floor_id, system_identifier)
-    VALUES (create_consumer.name, snapshot, floor_id, workflow.system_identifier())
+    INSERT INTO workflow.consumers (name, snapshot, next_transaction_id, floor_id, system_identifier)
+    VALUES (create_consumer.name, snapshot, next_transaction_id, floor_id, workflow.system_identifier())
     ON CONFLICT ON CONSTRAINT consumers_pkey DO NOTHING;
     RETURN FOUND;
 END
@@ -139,11 +195,13 @@ BEGIN
     -- here. Ids still do: begin again at the lowest that may not have been acknowledged. Some events come twice.
     UPDATE workflow.consumers AS c
     SET snapshot = NULL,
+        next_transaction_id = NULL,
         floor_id = least(c.floor_id, (
             SELECT min(h.id) - 1
-            FROM workflow.state_history AS h
-            WHERE h.transaction_id IN (SELECT pg_snapshot_xip(c.snapshot)))),
-        window_snapshot = NULL, window_floor_id = NULL, window_ceiling_id = NULL, acked_id = 0,
+            FROM workflow.unfinished_transactions(c.snapshot, c.next_transaction_id) AS x (transaction_id)
+            JOIN workflow.state_history AS h ON h.transaction_id = x.transaction_id)),
+        window_snapshot = NULL, window_next_transaction_id = NULL, window_floor_id = NULL, window_ceiling_id = NULL,
+        acked_id = 0,
         system_identifier = workflow.system_identifier(),
         updated_at = clock_timestamp()
     WHERE c.name = locked_consumer.name
@@ -196,6 +254,7 @@ BEGIN
                 ELSE place.floor_id
             END;
             place.window_snapshot := workflow.others_snapshot();
+            place.window_next_transaction_id := workflow.next_transaction_id();
             place.window_ceiling_id := workflow.last_event_id();
         END IF;
 
@@ -205,7 +264,7 @@ BEGIN
             FROM (
                 (
                     SELECT late.*
-                    FROM pg_snapshot_xip(place.snapshot) AS x (transaction_id)
+                    FROM workflow.unfinished_transactions(place.snapshot, place.next_transaction_id) AS x (transaction_id)
                     CROSS JOIN LATERAL (
                         SELECT h.*
                         FROM workflow.state_history AS h
@@ -241,6 +300,7 @@ BEGIN
         IF count > 0 AND NOT was_open THEN
             UPDATE workflow.consumers AS c
             SET window_snapshot = place.window_snapshot,
+                window_next_transaction_id = place.window_next_transaction_id,
                 window_floor_id = place.window_floor_id,
                 window_ceiling_id = place.window_ceiling_id,
                 updated_at = clock_timestamp()
@@ -251,8 +311,10 @@ BEGIN
         -- The window has been read to its end: its snapshot is the new place.
         UPDATE workflow.consumers AS c
         SET snapshot = c.window_snapshot,
+            next_transaction_id = c.window_next_transaction_id,
             floor_id = c.window_floor_id,
-            window_snapshot = NULL, window_floor_id = NULL, window_ceiling_id = NULL, acked_id = 0,
+            window_snapshot = NULL, window_next_transaction_id = NULL, window_floor_id = NULL, window_ceiling_id = NULL,
+            acked_id = 0,
             updated_at = clock_timestamp()
         WHERE c.name = consumer
         RETURNING c.* INTO place;
@@ -335,7 +397,7 @@ CROSS JOIN LATERAL (
             AND pg_catalog.pg_visible_in_snapshot(h.transaction_id, c.snapshot) IS NOT TRUE
         UNION ALL
         SELECT h.id, h.transaction_id, h.changed_at
-        FROM pg_catalog.pg_snapshot_xip(c.snapshot) AS x (transaction_id)
+        FROM workflow.unfinished_transactions(c.snapshot, c.next_transaction_id) AS x (transaction_id)
         JOIN workflow.state_history AS h ON h.transaction_id OPERATOR(pg_catalog.=) x.transaction_id
         WHERE h.id OPERATOR(pg_catalog.<=) c.floor_id
     ) AS h

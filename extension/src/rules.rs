@@ -46,6 +46,12 @@ fn system_identifier() -> i64 {
     session::system_identifier().cast_signed()
 }
 
+#[pg_extern(sql = false)]
+fn next_transaction_id() -> i64 {
+    // xid8 is passed as a 64-bit integer is.
+    session::next_transaction_id().cast_signed()
+}
+
 /// For the functions in SQL, so that they raise errors in the one place too.
 #[pg_extern(sql = false)]
 fn refuse_argument(message: Option<&str>, detail: Option<pgrx::JsonB>, hint: Option<&str>) {

@@ -78,7 +78,8 @@ impl Batch {
         State::ALL.into_iter().filter(wanted).collect()
     }
 
-    /// Moves what can be moved, in the order of the ids, so that two batches never wait for each other in a circle.
+    /// Moves what can be moved. Rows are locked in the order of their ids first, so that two batches never wait for
+    /// each other in a circle: the planner chooses in which order an UPDATE visits them.
     fn update(&self, ids: &[Uuid], metadata: Jsonb) -> HashMap<Uuid, Answer> {
         let sources: Vec<_> = self.sources().into_iter().map(|state| text_datum(state.as_str())).collect();
         if sources.is_empty() || ids.is_empty() {
@@ -145,8 +146,13 @@ impl Plans {
         Plans {
             update: Plan::new(
                 format!(
-                    "UPDATE {table} AS e SET state = $3 FROM pg_catalog.unnest($1) AS wanted (id) \
-                     WHERE e.id OPERATOR(pg_catalog.=) wanted.id AND e.state OPERATOR(pg_catalog.=) ANY ($2) \
+                    "WITH locked AS ( \
+                         SELECT e.id FROM {table} AS e \
+                         WHERE e.id OPERATOR(pg_catalog.=) ANY ($1) AND e.state OPERATOR(pg_catalog.=) ANY ($2) \
+                         ORDER BY e.id FOR NO KEY UPDATE \
+                     ) \
+                     UPDATE {table} AS e SET state = $3 FROM locked \
+                     WHERE e.id OPERATOR(pg_catalog.=) locked.id AND e.state OPERATOR(pg_catalog.=) ANY ($2) \
                      RETURNING e.id, e.version"
                 ),
                 &[pg_sys::UUIDARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTOID],

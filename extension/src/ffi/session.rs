@@ -42,3 +42,9 @@ pub fn system_identifier() -> u64 {
     // SAFETY: reads shared memory that is set before any backend starts.
     unsafe { pg_sys::GetSystemIdentifier() }
 }
+
+/// The first transaction number that has not been given out.
+pub fn next_transaction_id() -> u64 {
+    // SAFETY: reads shared memory under its lock.
+    unsafe { pg_sys::ReadNextFullTransactionId() }.value
+}
