@@ -1,0 +1,86 @@
+//! `workflow-server serve`.
+
+use std::net::SocketAddr;
+
+use anyhow::Context;
+use clap::Args;
+use clap::builder::FalseyValueParser;
+use pg_workflow_client::{http, relay};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Database, usage};
+
+/// Relay events to Redis and answer over HTTP, until SIGTERM or Ctrl-C.
+///
+/// The relay publishes each event as JSON in the channel, at least once, in order for each run and task. It waits for
+/// PostgreSQL and Redis when they are away and goes on where it was.
+///
+/// HTTP is read-only: GET /health, /api/v1/dags, /api/v1/dag-runs, /api/v1/task-instances (each also with /{id}) and
+/// /api/v1/history. There is no authentication: keep it on an address that only those reach who may read.
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    database: Database,
+
+    /// Redis: redis://user:password@host:port. Not needed with --no-relay; given all the same, /health reports on it.
+    #[arg(long, env = "REDIS_URL", hide_env_values = true, value_name = "URL", value_parser = relay::redis_client)]
+    redis_url: Option<redis::Client>,
+
+    /// Where to answer HTTP. Port 0 takes a free one; the log says which.
+    #[arg(long, env = "WORKFLOW_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+
+    /// The relay's name in the event feed, under which the database keeps its place.
+    #[arg(long, env = "WORKFLOW_CONSUMER", default_value = "relay", value_name = "NAME")]
+    consumer: String,
+
+    /// The Redis channel to publish in.
+    #[arg(long, env = "WORKFLOW_CHANNEL", default_value = "workflow:events", value_name = "NAME")]
+    channel: String,
+
+    /// How many database connections the lists share at most. The relay and /health have their own.
+    #[arg(long, env = "WORKFLOW_CONNECTIONS", default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    connections: u32,
+
+    /// Do not relay.
+    #[arg(long, env = "WORKFLOW_NO_RELAY", value_parser = FalseyValueParser::new(), conflicts_with = "no_http")]
+    no_relay: bool,
+
+    /// Do not answer HTTP.
+    #[arg(long, env = "WORKFLOW_NO_HTTP", value_parser = FalseyValueParser::new())]
+    no_http: bool,
+}
+
+pub async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let relay_to = match (&arguments.redis_url, arguments.no_relay) {
+        (_, true) => None,
+        (Some(redis), false) => Some(redis.clone()),
+        (None, false) => usage("the relay needs --redis-url <URL> (or REDIS_URL); --no-relay turns it off"),
+    };
+    let relaying = async {
+        if let Some(redis) = relay_to {
+            let options = relay::Options { consumer: arguments.consumer, channel: arguments.channel };
+            relay::run(&arguments.database.database_url, &redis, &options, shutdown.clone()).await;
+        }
+    };
+    let listener = if arguments.no_http { None } else { Some(bind(arguments.listen).await?) };
+    let answering = async {
+        if let Some(listener) = listener {
+            let database = arguments.database.database_url.clone();
+            http::serve(listener, database, arguments.redis_url, arguments.connections, shutdown.clone()).await;
+        }
+    };
+    tokio::join!(relaying, answering);
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.with_context(|| {
+        format!("cannot listen on {address}; choose another address with --listen (or WORKFLOW_LISTEN)")
+    })?;
+    tracing::info!("listening on http://{}", listener.local_addr()?);
+    Ok(listener)
+}

@@ -1,0 +1,156 @@
+//! Events: one change of one run or task, as it is recorded, relayed and listed.
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, Utc};
+use pg_workflow_state_machine::State;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio_postgres::{Row, types::Json};
+use uuid::Uuid;
+
+use crate::{Error, json};
+
+/// A creation or a move. `(entity_id, version)` identifies it: versions of an entity count 1, 2, 3 …
+///
+/// ```
+/// let json = r#"{"id":7,"entity_type":"dag_run","entity_id":"01890a5d-ac96-774b-bcce-b302099a8057",
+///     "dag_id":"01890a5d-ac96-774b-bcce-b302099a8058","dag_run_id":"01890a5d-ac96-774b-bcce-b302099a8057",
+///     "task_id":null,"old_state":"queued","new_state":"running","version":2,
+///     "changed_at":"2026-11-23T22:10:25.123456Z","actor":"alice","metadata":{}}"#;
+/// let event: pg_workflow_client::event::Event = serde_json::from_str(json)?;
+/// assert_eq!(event.version, 2);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Event {
+    /// In the order of writing, which is not the order of committing.
+    pub id: i64,
+    /// What kind of thing changed.
+    pub entity_type: EntityType,
+    /// The run's or the task instance's id.
+    pub entity_id: Uuid,
+    /// The DAG it belongs to.
+    pub dag_id: Uuid,
+    /// The run it belongs to, or is.
+    pub dag_run_id: Uuid,
+    /// The task's name; none for a run.
+    pub task_id: Option<String>,
+    /// The state left; none at creation.
+    #[serde(serialize_with = "json::state_or_null", deserialize_with = "json::parse_state_or_null")]
+    pub old_state: Option<State>,
+    /// The state entered.
+    #[serde(serialize_with = "json::state", deserialize_with = "json::parse_state")]
+    pub new_state: State,
+    /// The entity's version after the change.
+    pub version: i64,
+    /// The database's clock at the change.
+    #[serde(serialize_with = "json::moment")]
+    pub changed_at: DateTime<Utc>,
+    /// The role that was logged in.
+    pub actor: String,
+    /// What the caller gave with the move; `{}` where a notification left it out.
+    // As text: jsonb holds numbers and depths that a parsed value would refuse, and one such event would stop the feed.
+    #[serde(default = "no_metadata")]
+    pub metadata: Box<RawValue>,
+}
+
+fn no_metadata() -> Box<RawValue> {
+    RawValue::from_string("{}".to_owned()).unwrap_or_default()
+}
+
+impl Event {
+    /// The columns that [`Event::from_row`] expects, of `read_events()` and of `state_history` alike.
+    pub(crate) const COLUMNS: &'static str = "id, entity_type, entity_id, dag_id, dag_run_id, task_id, old_state, new_state, version, changed_at, actor, metadata";
+
+    pub(crate) fn from_row(row: &Row) -> Result<Event, Error> {
+        let Json(metadata) = row.try_get(11)?;
+        Ok(Event {
+            id: row.try_get(0)?,
+            entity_type: row.try_get::<_, &str>(1)?.parse()?,
+            entity_id: row.try_get(2)?,
+            dag_id: row.try_get(3)?,
+            dag_run_id: row.try_get(4)?,
+            task_id: row.try_get(5)?,
+            old_state: row.try_get::<_, Option<&str>>(6)?.map(state).transpose()?,
+            new_state: state(row.try_get(7)?)?,
+            version: row.try_get(8)?,
+            changed_at: row.try_get(9)?,
+            actor: row.try_get(10)?,
+            metadata,
+        })
+    }
+}
+
+/// A state as the database spells it.
+pub(crate) fn state(name: &str) -> Result<State, Error> {
+    name.parse().map_err(|_| Error::Unknown(format!("the state \"{name}\"")))
+}
+
+/// The kinds of things that have a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EntityType {
+    /// An execution of a DAG.
+    DagRun,
+    /// A task of such an execution.
+    TaskInstance,
+}
+
+impl EntityType {
+    /// The name used in SQL and JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            EntityType::DagRun => "dag_run",
+            EntityType::TaskInstance => "task_instance",
+        }
+    }
+}
+
+impl fmt::Display for EntityType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for EntityType {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        match name {
+            "dag_run" => Ok(EntityType::DagRun),
+            "task_instance" => Ok(EntityType::TaskInstance),
+            _ => Err(Error::Unknown(format!("the entity type \"{name}\""))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_has_the_documented_fields_in_order() {
+        let text = concat!(
+            r#"{"id":7,"entity_type":"task_instance","entity_id":"01890a5d-ac96-774b-bcce-b302099a8057","#,
+            r#""dag_id":"01890a5d-ac96-774b-bcce-b302099a8058","dag_run_id":"01890a5d-ac96-774b-bcce-b302099a8059","#,
+            r#""task_id":"load","old_state":null,"new_state":"upstream_failed","version":1,"#,
+            r#""changed_at":"2026-11-23T22:10:25.120000Z","actor":"alice","metadata":{"n": 1e999}}"#,
+        );
+        let event: Event = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&event).unwrap(), text);
+    }
+
+    #[test]
+    fn a_notification_may_lack_the_metadata() {
+        let text = concat!(
+            r#"{"id":7,"entity_type":"dag_run","entity_id":"01890a5d-ac96-774b-bcce-b302099a8057","#,
+            r#""dag_id":"01890a5d-ac96-774b-bcce-b302099a8058","dag_run_id":"01890a5d-ac96-774b-bcce-b302099a8059","#,
+            r#""task_id":null,"old_state":"queued","new_state":"running","version":2,"#,
+            r#""changed_at":"2026-11-23T22:10:25+00:00","actor":"alice","metadata_omitted":true}"#,
+        );
+        let event: Event = serde_json::from_str(text).unwrap();
+        assert_eq!(event.metadata.get(), "{}");
+    }
+}

@@ -1,0 +1,101 @@
+//! The HTTP server: health and lists, read-only, everything as JSON.
+
+mod answer;
+mod health;
+mod lists;
+mod parameters;
+
+use std::future::IntoFuture;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::serve::ListenerExt;
+use tokio::net::TcpListener;
+use tokio_postgres::Config;
+use tokio_util::sync::CancellationToken;
+
+use crate::connect::{self, Pool};
+
+/// How long a request waits for a database connection before it is told that there is none.
+const PATIENCE: Duration = Duration::from_millis(1500);
+/// The server's own limit on a list, so that one that no index serves ends and frees its connection.
+const LIST_SETTINGS: &str = "-c statement_timeout=5000 -c default_transaction_read_only=on";
+/// A little more than the server's own limit: it may hang.
+const REQUEST_LIMIT: Duration = Duration::from_secs(7);
+/// How long open requests may take once the server is told to stop.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// What the handlers need.
+struct Server {
+    pool: Pool,
+    /// For `/health`, which asks with connections of its own.
+    database: Config,
+    redis: Option<redis::Client>,
+}
+
+/// Serves `listener` until `shutdown`, then lets open requests finish.
+///
+/// At most `connections` database connections (at least 1) are used for lists. Without `redis`, `/health` says null for
+/// it and does not need it.
+///
+/// ```no_run
+/// use pg_workflow_client::{connect, http};
+/// use tokio_util::sync::CancellationToken;
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+/// let database = connect::config("postgres://postgres@127.0.0.1/workflow")?;
+/// http::serve(listener, database, None, 10, CancellationToken::new()).await;
+/// # Ok(())
+/// # }
+/// ```
+pub async fn serve(
+    listener: TcpListener,
+    database: Config,
+    redis: Option<redis::Client>,
+    connections: u32,
+    shutdown: CancellationToken,
+) {
+    let pool = connect::pool(&database, connections, PATIENCE, LIST_SETTINGS);
+    let app = router(Server { pool, database, redis });
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!("cannot set TCP_NODELAY: {error}");
+        }
+    });
+    let serving = axum::serve(listener, app).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let too_late = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        _ = serving.into_future() => (),
+        () = too_late => tracing::warn!("HTTP stopped with requests still open"),
+    }
+}
+
+fn router(server: Server) -> Router {
+    Router::new()
+        .route("/health", get(health::health))
+        .route("/api/v1/dags", get(lists::dags))
+        .route("/api/v1/dags/{id}", get(lists::dag))
+        .route("/api/v1/dag-runs", get(lists::dag_runs))
+        .route("/api/v1/dag-runs/{id}", get(lists::dag_run))
+        .route("/api/v1/task-instances", get(lists::task_instances))
+        .route("/api/v1/task-instances/{id}", get(lists::task_instance))
+        .route("/api/v1/history", get(lists::history))
+        .fallback(answer::no_such_path)
+        .method_not_allowed_fallback(answer::wrong_method)
+        .layer(middleware::from_fn(limit))
+        .with_state(Arc::new(server))
+}
+
+async fn limit(request: Request, next: Next) -> Response {
+    let answer = tokio::time::timeout(REQUEST_LIMIT, next.run(request)).await;
+    answer.unwrap_or_else(|_| answer::no_database().into_response())
+}
