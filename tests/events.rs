@@ -1,0 +1,316 @@
+//! The event feed: everything, in order within an entity, whoever commits when.
+
+use pg_workflow_state_machine::State;
+use pg_workflow_tests::*;
+use postgres::Client;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use uuid::Uuid;
+
+/// What one call of read_events returned: id, entity, version.
+fn read(client: &mut impl postgres::GenericClient, max: i32) -> Vec<(i64, Uuid, i64)> {
+    let rows = client.query("SELECT id, entity_id, version FROM workflow.read_events('reader', $1)", &[&max]).unwrap();
+    rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect()
+}
+
+fn ack(client: &mut impl postgres::GenericClient, id: i64) -> bool {
+    client.query_one("SELECT workflow.ack_events('reader', $1)", &[&id]).unwrap().get(0)
+}
+
+/// Reads and acknowledges to the end.
+fn drain(client: &mut Client, max: i32) -> Vec<(i64, Uuid, i64)> {
+    let mut all = Vec::new();
+    loop {
+        let events = read(client, max);
+        let Some((last, _, _)) = events.last() else { return all };
+        assert!(ack(client, *last));
+        all.extend(events);
+    }
+}
+
+fn create_reader(client: &mut Client) {
+    assert!(client.query_one("SELECT workflow.create_consumer('reader')", &[]).unwrap().get::<_, bool>(0));
+}
+
+#[test]
+fn what_is_not_acknowledged_comes_again() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    create_tasks(client, 2);
+    create_reader(client);
+    assert_eq!(read(client, 10), [], "it begins with what comes after its creation");
+    let tasks = create_tasks(client, 9);
+    let first = read(client, 3);
+    assert_eq!(first.len(), 3);
+    assert_eq!(read(client, 3), first);
+    assert!(ack(client, first[1].0));
+    assert!(!ack(client, first[1].0), "acknowledged before");
+    assert!(!ack(client, first[0].0), "acknowledged with a later one");
+    assert_eq!(read(client, 1), first[2..]);
+    let rest = drain(client, 2);
+    assert_eq!(rest.len(), 8);
+    assert_eq!(rest[7].1, tasks[8]);
+    assert_eq!(read(client, 10), []);
+    assert_eq!(db.connect().query("TABLE workflow.consumer_lag", &[]).unwrap()[0].get::<_, i64>("pending"), 0);
+}
+
+#[test]
+fn a_consumer_from_the_beginning_reads_everything_kept() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    create_tasks(client, 5);
+    client.batch_execute("SELECT workflow.create_consumer('reader', true)").unwrap();
+    assert_eq!(drain(client, 4).len(), 6);
+    client.batch_execute("SELECT workflow.drop_consumer('reader')").unwrap();
+}
+
+#[test]
+fn who_commits_late_is_read_late_and_not_lost() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let late = &mut db.connect();
+    let tasks = create_tasks(client, 3);
+    create_reader(client);
+    let sql = "SELECT workflow.transition('task_instance', $1, $2, $3)";
+    let mut transaction = late.transaction().unwrap();
+    transaction.query_one(sql, &[&tasks[0], &"queued", &"running"]).unwrap();
+    client.query_one(sql, &[&tasks[1], &"queued", &"running"]).unwrap();
+    let early = read(client, 10);
+    assert_eq!(early.iter().map(|event| event.1).collect::<Vec<_>>(), [tasks[1]], "the open one hides nobody");
+    ack(client, early[0].0);
+    assert_eq!(read(client, 10), []);
+    client.query_one(sql, &[&tasks[1], &"running", &"success"]).unwrap();
+    assert_eq!(drain(client, 10).len(), 1);
+    transaction.query_one(sql, &[&tasks[2], &"queued", &"running"]).unwrap();
+    transaction.commit().unwrap();
+
+    // The ids of the late one are on both sides of what has been read.
+    let lag = client.query_one("SELECT pending FROM workflow.consumer_lag", &[]).unwrap();
+    assert_eq!(lag.get::<_, i64>(0), 2);
+    let late = drain(client, 1);
+    assert_eq!(late.iter().map(|event| event.1).collect::<Vec<_>>(), [tasks[0], tasks[2]]);
+    assert!(late[0].0 < early[0].0 && late[1].0 > early[0].0);
+}
+
+#[test]
+fn an_old_acknowledgement_skips_nothing() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let late = &mut db.connect();
+    let tasks = create_tasks(client, 2);
+    create_reader(client);
+    let sql = "SELECT workflow.transition('task_instance', $1, 'queued', 'running')";
+    let mut transaction = late.transaction().unwrap();
+    transaction.query_one(sql, &[&tasks[0]]).unwrap();
+    client.query_one(sql, &[&tasks[1]]).unwrap();
+    let early = drain(client, 10);
+    transaction.commit().unwrap();
+    // Somebody reads the next window, and the acknowledgement of the last one comes once more.
+    assert_eq!(read(client, 10)[0].1, tasks[0]);
+    assert!(!ack(client, early[0].0));
+    assert_eq!(read(client, 10)[0].1, tasks[0]);
+    // What has not been read cannot be acknowledged.
+    create_tasks(client, 1);
+    let unread: i64 = client.query_one("SELECT max(id) FROM workflow.state_history", &[]).unwrap().get(0);
+    let failed = failure(client.query_one("SELECT workflow.ack_events('reader', $1)", &[&unread]));
+    assert_eq!(failed.sqlstate, "22023");
+}
+
+#[test]
+fn a_transaction_can_move_and_read_by_turns() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let tasks = create_tasks(client, 3);
+    create_reader(client);
+    let sql = "SELECT workflow.transition('task_instance', $1, 'queued', 'running')";
+    let mut transaction = client.transaction().unwrap();
+    transaction.query_one(sql, &[&tasks[0]]).unwrap();
+    assert_eq!(read(&mut transaction, 10), [], "its own moves are not committed yet");
+    db.connect().query_one(sql, &[&tasks[1]]).unwrap();
+    let events = read(&mut transaction, 10);
+    assert_eq!(events.len(), 1);
+    ack(&mut transaction, events[0].0);
+    assert_eq!(read(&mut transaction, 10), []);
+    transaction.query_one(sql, &[&tasks[2]]).unwrap();
+    transaction.commit().unwrap();
+    assert_eq!(drain(client, 10).iter().map(|event| event.1).collect::<Vec<_>>(), [tasks[0], tasks[2]]);
+}
+
+#[test]
+fn reading_rolled_back_is_reading_undone() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    create_reader(client);
+    create_tasks(client, 3);
+    let mut transaction = client.transaction().unwrap();
+    let events = read(&mut transaction, 10);
+    ack(&mut transaction, events[2].0);
+    transaction.rollback().unwrap();
+    assert_eq!(read(client, 10), events);
+}
+
+#[test]
+fn a_transaction_whose_snapshot_stands_still_loses_nothing_either() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    for level in ["REPEATABLE READ", "SERIALIZABLE"] {
+        client.batch_execute("SELECT workflow.drop_consumer(name) FROM workflow.consumers").unwrap();
+        let mut transaction = client.transaction().unwrap();
+        transaction.batch_execute(&format!("SET TRANSACTION ISOLATION LEVEL {level}")).unwrap();
+        transaction.query("SELECT FROM workflow.dags", &[]).unwrap();
+        create_tasks(&mut db.connect(), 1);
+        transaction.batch_execute("SELECT workflow.create_consumer('reader')").unwrap();
+        assert_eq!(read(&mut transaction, 10), []);
+        transaction.commit().unwrap();
+        // The snapshot was taken before these two events.
+        let mut transaction = client.transaction().unwrap();
+        transaction.batch_execute(&format!("SET TRANSACTION ISOLATION LEVEL {level}")).unwrap();
+        transaction.query("SELECT FROM workflow.dags", &[]).unwrap();
+        create_tasks(&mut db.connect(), 1);
+        let events = read(&mut transaction, 10);
+        assert_eq!(events.len(), 2);
+        ack(&mut transaction, events[1].0);
+        assert_eq!(read(&mut transaction, 10), []);
+        transaction.commit().unwrap();
+        assert_eq!(drain(client, 10).len(), 2);
+    }
+}
+
+#[test]
+fn in_another_cluster_the_place_is_found_by_ids() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let open = &mut db.connect();
+    create_reader(client);
+    let tasks = create_tasks(client, 2);
+    // One commits after the snapshot that the dump holds.
+    let mut transaction = open.transaction().unwrap();
+    transaction
+        .query_one("SELECT workflow.transition('task_instance', $1, 'queued', 'running')", &[&tasks[0]])
+        .unwrap();
+    create_tasks(client, 1);
+    let read_before = drain(client, 10);
+    assert_eq!(read_before.len(), 5);
+    transaction.commit().unwrap();
+    // A restored table: its snapshots, and the numbers in history, are far ahead of the new cluster's.
+    client
+        .batch_execute(
+            "UPDATE workflow.consumers SET system_identifier = 1, snapshot = (
+                 SELECT format('%s:%s:%s', pg_snapshot_xmin(snapshot)::text::bigint + 1000000000,
+                               pg_snapshot_xmax(snapshot)::text::bigint + 1000000000,
+                               (SELECT string_agg((x::text::bigint + 1000000000)::text, ',') FROM pg_snapshot_xip(snapshot) x))::pg_snapshot);
+             UPDATE workflow.state_history SET transaction_id = (transaction_id::text::bigint + 1000000000)::text::xid8;",
+        )
+        .unwrap();
+    create_tasks(client, 1);
+    let unread: HashSet<i64> = client
+        .query("SELECT id FROM workflow.state_history", &[])
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .filter(|id| read_before.iter().all(|event| event.0 != *id))
+        .collect();
+    assert_eq!(unread.len(), 3);
+    let read_after: HashSet<i64> = drain(client, 2).iter().map(|event| event.0).collect();
+    assert!(read_after.is_superset(&unread), "{unread:?} of {read_after:?}");
+    create_tasks(client, 1);
+    assert_eq!(drain(client, 10).len(), 2, "and goes on by transactions");
+}
+
+/// What a reader got, against what was written.
+#[derive(Debug, PartialEq, Eq)]
+struct Findings {
+    lost: usize,
+    twice: usize,
+    disordered: usize,
+}
+
+fn compare(client: &mut Client, events: &[(i64, Uuid, i64)]) -> Findings {
+    let written: HashSet<i64> =
+        client.query("SELECT id FROM workflow.state_history", &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    let got: HashSet<i64> = events.iter().map(|event| event.0).collect();
+    let mut last: HashMap<Uuid, i64> = HashMap::new();
+    let in_order = |(_, id, version): &&(i64, Uuid, i64)| last.insert(*id, *version).unwrap_or(0) + 1 != *version;
+    let disordered = events.iter().filter(in_order).count();
+    Findings { lost: written.difference(&got).count(), twice: events.len() - got.len(), disordered }
+}
+
+/// Runs writers whose transactions overlap in every way while `read` follows them, the last time when all is written.
+fn while_others_write(db: &Db, mut read: impl FnMut() + Send) {
+    const WRITERS: usize = 8;
+    let tasks = create_tasks(&mut db.connect(), 40);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                let tasks = &tasks;
+                scope.spawn(move || {
+                    let client = &mut db.connect();
+                    for round in 0..150 {
+                        let mut transaction = client.transaction().unwrap();
+                        for i in 0..1 + (round + writer) % 4 {
+                            // In the order of the ids, so that no two wait for each other.
+                            let task = tasks[((round * 3 + writer) % 10) * 4 + i];
+                            let sql = "UPDATE workflow.task_instances
+                                       SET state = CASE state WHEN 'running' THEN 'retrying' ELSE 'running' END WHERE id = $1";
+                            transaction.execute(sql, &[&task]).unwrap();
+                        }
+                        if round % 10 == writer { transaction.rollback().unwrap() } else { transaction.commit().unwrap() }
+                    }
+                })
+            })
+            .collect();
+        let reader = scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                read();
+            }
+            read();
+        });
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        done.store(true, Ordering::Release);
+        reader.join().unwrap();
+    });
+}
+
+#[test]
+fn nothing_is_lost_doubled_or_disordered_while_others_write() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    client.batch_execute("SELECT workflow.create_consumer('reader', true)").unwrap();
+    let mut events = Vec::new();
+    while_others_write(&db, || events.extend(drain(client, 50)));
+    assert!(events.len() > 1000, "{}", events.len());
+    assert_eq!(compare(client, &events), Findings { lost: 0, twice: 0, disordered: 0 });
+}
+
+#[test]
+fn the_comparison_above_notices_what_a_cursor_on_ids_loses() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let mut events: Vec<(i64, Uuid, i64)> = Vec::new();
+    while_others_write(&db, || {
+        let last = events.last().map_or(0, |event| event.0);
+        let sql = "SELECT id, entity_id, version FROM workflow.state_history WHERE id > $1 ORDER BY id";
+        events.extend(client.query(sql, &[&last]).unwrap().iter().map(|row| (row.get(0), row.get(1), row.get(2))));
+    });
+    assert!(compare(client, &events).lost > 0, "the naive reader must lose events, or the test above shows nothing");
+}
+
+#[test]
+fn an_open_transaction_stalls_nobody() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    create_reader(client);
+    let tasks = create_tasks(client, 1);
+    let open = &mut db.connect();
+    let mut transaction = open.transaction().unwrap();
+    transaction
+        .query_one("SELECT workflow.transition('task_instance', $1, 'queued', 'running')", &[&tasks[0]])
+        .unwrap();
+    for _ in 0..20 {
+        create_in_state(client, "task_instance", State::Running);
+        assert!(drain(client, 100).len() >= 3);
+    }
+    transaction.commit().unwrap();
+    assert_eq!(drain(client, 100).len(), 1);
+}

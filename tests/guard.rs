@@ -1,0 +1,257 @@
+//! The guard, by every route that changes a row.
+
+use pg_workflow_state_machine::State;
+use pg_workflow_tests::*;
+use postgres::Client;
+use uuid::Uuid;
+
+const ENTITY_TYPES: [&str; 2] = ["dag_run", "task_instance"];
+
+fn plain_update(client: &mut Client, entity_type: &str, id: Uuid, to: State) -> Result<u64, postgres::Error> {
+    client.execute(&format!("UPDATE {} SET state = $2 WHERE id = $1", table(entity_type)), &[&id, &to.as_str()])
+}
+
+#[test]
+fn each_pair_of_states_is_decided_as_by_the_pure_machine() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    for entity_type in ENTITY_TYPES {
+        for from in State::ALL {
+            for to in State::ALL {
+                for by_function in [true, false] {
+                    let id = create_in_state(client, entity_type, from);
+                    let (_, version) = state_of(client, entity_type, id);
+                    let what = format!("{entity_type} {from} -> {to}, by function: {by_function}");
+                    let answer = if by_function {
+                        transition(client, entity_type, id, from, to)
+                    } else {
+                        plain_update(client, entity_type, id, to).map(|_| state_of(client, entity_type, id).1)
+                    };
+                    // Setting a state to what it is already is no move; asking for that move is an error.
+                    let stays = from == to && !by_function;
+                    if from.can_transition(to) {
+                        assert_eq!(answer.unwrap_or_else(|error| panic!("{what}: {error:?}")), version + 1, "{what}");
+                    } else if !stays {
+                        let failure = failure(answer);
+                        assert_eq!(failure.sqlstate, "23514", "{what}");
+                        let next: Vec<&str> = from.next_states().iter().map(|state| state.as_str()).collect();
+                        assert_eq!(failure.detail["next_states"], serde_json::json!(next), "{what}");
+                        assert_eq!(failure.detail["entity_id"], id.to_string(), "{what}");
+                    }
+                    let moved = i64::from(from.can_transition(to));
+                    let now = if moved == 1 { to } else { from };
+                    assert_eq!(state_of(client, entity_type, id), (now.to_string(), version + moved), "{what}");
+                    assert_eq!(history_len(client, id), version + moved, "{what}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn sql_and_rust_have_the_same_machine() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let rows = client.query("SELECT from_state, to_state FROM workflow.state_machine", &[]).unwrap();
+    let mut in_sql: Vec<(String, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let mut in_rust: Vec<(String, String)> = State::ALL
+        .iter()
+        .flat_map(|from| from.next_states().iter().map(|to| (from.to_string(), to.to_string())))
+        .collect();
+    in_sql.sort();
+    in_rust.sort();
+    assert_eq!(in_sql, in_rust);
+    for state in State::ALL {
+        let row = client
+            .query_one("SELECT workflow.is_terminal($1), workflow.next_states($1) = '{}'", &[&state.as_str()])
+            .unwrap();
+        assert_eq!((row.get::<_, bool>(0), row.get::<_, bool>(1)), (state.is_terminal(), state.is_terminal()));
+    }
+    // The CHECK constraints spell the states out.
+    let sql = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname LIKE '%\\_state_check'";
+    let constraints = client.query(sql, &[]).unwrap();
+    assert_eq!(constraints.len(), 2);
+    for row in constraints {
+        let names = State::ALL.map(State::as_str).join(",");
+        assert!(row.get::<_, String>(0).contains(&format!("{{{names}}}")), "{}", row.get::<_, String>(0));
+    }
+}
+
+#[test]
+fn upsert_and_merge_are_guarded() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let task = create_task(client);
+    let upsert = "INSERT INTO workflow.task_instances AS t (id, dag_run_id, task_id)
+                  SELECT id, dag_run_id, task_id FROM workflow.task_instances WHERE id = $1
+                  ON CONFLICT (id) DO UPDATE SET state = $2";
+    assert_eq!(failure(client.execute(upsert, &[&task, &"success"])).sqlstate, "23514");
+    client.execute(upsert, &[&task, &"running"]).unwrap();
+    assert_eq!(state_of(client, "task_instance", task), ("running".into(), 2));
+
+    let version: i32 = client.query_one("SHOW server_version_num", &[]).unwrap().get::<_, String>(0).parse().unwrap();
+    if version >= 150_000 {
+        let merge = "MERGE INTO workflow.task_instances AS t USING (SELECT $1::uuid AS id) AS s ON t.id = s.id
+                     WHEN MATCHED THEN UPDATE SET state = $2";
+        assert_eq!(failure(client.execute(merge, &[&task, &"queued"])).sqlstate, "23514");
+        client.execute(merge, &[&task, &"failed"]).unwrap();
+        assert_eq!(state_of(client, "task_instance", task), ("failed".into(), 3));
+        assert_eq!(history_len(client, task), 3);
+    }
+}
+
+#[test]
+fn columns_that_the_database_keeps_cannot_be_set() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let (_, other_run) = create_run(client);
+    let task = create_in_state(client, "task_instance", State::Running);
+    let run = create_run(client).1;
+    let on_tasks = [
+        ("id", "gen_random_uuid()".to_owned()),
+        ("dag_run_id", format!("'{other_run}'")),
+        ("version", "version + 1".to_owned()),
+        ("try_number", "7".to_owned()),
+        ("start_date", "now()".to_owned()),
+        ("end_date", "now()".to_owned()),
+        ("duration", "1.5".to_owned()),
+        ("created_at", "now() - interval '1 day'".to_owned()),
+    ];
+    let on_runs =
+        [("id", "gen_random_uuid()"), ("dag_id", "gen_random_uuid()"), ("version", "9"), ("start_date", "now()")];
+    let all = on_tasks.iter().map(|(column, value)| ("task_instance", task, *column, value.as_str()));
+    let all = all.chain(on_runs.iter().map(|(column, value)| ("dag_run", run, *column, *value)));
+    for (entity_type, id, column, value) in all {
+        // Also beside a legal move.
+        for also in ["", ", state = CASE state WHEN 'queued' THEN 'running' ELSE 'failed' END"] {
+            let sql = format!("UPDATE {} SET {column} = {value}{also} WHERE id = $1", table(entity_type));
+            let failure = failure(client.execute(&sql, &[&id]));
+            assert_eq!(failure.sqlstate, "428C9", "{sql}");
+            assert_eq!(failure.detail["column"], column);
+        }
+    }
+}
+
+#[test]
+fn dates_tries_and_error_follow_the_moves() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let task = create_task(client);
+    let check = |client: &mut Client, to: &str, expected: &str| {
+        let from = state_of(client, "task_instance", task).0;
+        client
+            .query_one(
+                "SELECT workflow.transition_task_instance($1, $2, $3, '{\"error\": \"boom\"}')",
+                &[&task, &from, &to],
+            )
+            .unwrap();
+        let sql = "SELECT concat_ws(' ', try_number, start_date IS NOT NULL, end_date IS NOT NULL,
+                          duration = extract(epoch FROM end_date - start_date), error, updated_at >= start_date)
+                   FROM workflow.task_instances WHERE id = $1";
+        assert_eq!(client.query_one(sql, &[&task]).unwrap().get::<_, String>(0), expected, "{from} -> {to}");
+    };
+    check(client, "running", "1 t f t");
+    check(client, "failed", "1 t t t boom t");
+    check(client, "retrying", "1 t t t boom t");
+    check(client, "running", "2 t f t");
+    check(client, "upstream_failed", "2 t t t boom t");
+    check(client, "queued", "2 t t t boom t");
+    check(client, "skipped", "2 t t t boom t");
+
+    // Never ran, so it lasted no time that could be told.
+    let skipped = create_in_state(client, "task_instance", State::Skipped);
+    let sql = "SELECT start_date IS NULL AND end_date IS NOT NULL AND duration IS NULL
+               FROM workflow.task_instances WHERE id = $1";
+    assert!(client.query_one(sql, &[&skipped]).unwrap().get::<_, bool>(0));
+}
+
+#[test]
+fn an_update_that_moves_nothing_is_no_event() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let task = create_task(client);
+    let sql = "UPDATE workflow.task_instances SET max_tries = 5, state = state WHERE id = $1
+               RETURNING updated_at > created_at";
+    assert!(client.query_one(sql, &[&task]).unwrap().get::<_, bool>(0));
+    assert_eq!(state_of(client, "task_instance", task), ("queued".into(), 1));
+    assert_eq!(history_len(client, task), 1);
+}
+
+#[test]
+fn a_statement_moves_all_its_rows_or_none() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let tasks = create_tasks(client, 100);
+    let start = "UPDATE workflow.task_instances SET state = 'running' WHERE id = ANY($1)";
+    assert_eq!(client.execute(start, &[&tasks]).unwrap(), 100);
+    transition(client, "task_instance", tasks[99], State::Running, State::Success).unwrap();
+
+    // One of them has ended: nothing is done.
+    let fail = "UPDATE workflow.task_instances SET state = 'failed' WHERE id = ANY($1)";
+    assert_eq!(failure(client.execute(fail, &[&tasks])).sqlstate, "23514");
+    assert_eq!(state_of(client, "task_instance", tasks[0]), ("running".into(), 2));
+    assert_eq!(client.execute(fail, &[&&tasks[..99]]).unwrap(), 99);
+    let sql = "SELECT count(*), count(DISTINCT entity_id) FROM workflow.state_history WHERE new_state = 'failed'";
+    let row = client.query_one(sql, &[]).unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (99, 99));
+}
+
+#[test]
+fn another_trigger_cannot_change_the_row_behind_the_guard() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let task = create_task(client);
+    client
+        .batch_execute(
+            "CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN NEW.state := 'success'; RETURN NEW; END $$;
+             CREATE TRIGGER zzz_late BEFORE UPDATE ON workflow.task_instances
+             FOR EACH ROW EXECUTE FUNCTION late();",
+        )
+        .unwrap();
+    let failed = failure(transition(client, "task_instance", task, State::Queued, State::Running));
+    assert_eq!(failed.sqlstate, "23514");
+    assert!(failed.message.contains("after the guard"), "{}", failed.message);
+
+    // One that sorts before it is checked like any other change.
+    client.batch_execute("ALTER TRIGGER zzz_late ON workflow.task_instances RENAME TO early").unwrap();
+    let failed = failure(transition(client, "task_instance", task, State::Queued, State::Running));
+    assert!(failed.message.contains("cannot move from queued to success"), "{}", failed.message);
+    client.batch_execute("DROP TRIGGER early ON workflow.task_instances").unwrap();
+    transition(client, "task_instance", task, State::Queued, State::Running).unwrap();
+}
+
+#[test]
+fn what_a_users_trigger_moves_meanwhile_has_metadata_of_its_own() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let task = create_task(client);
+    client
+        .batch_execute(
+            "CREATE FUNCTION start_run() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN UPDATE workflow.dag_runs SET state = 'running' WHERE id = NEW.dag_run_id AND state = 'queued';
+             RETURN NULL; END $$;
+             CREATE TRIGGER start_run AFTER UPDATE ON workflow.task_instances
+             FOR EACH ROW EXECUTE FUNCTION start_run();",
+        )
+        .unwrap();
+    let sql = "SELECT workflow.transition('task_instance', $1, 'queued', 'running', '{\"worker\": 7}', NULL, 'once')";
+    client.query_one(sql, &[&task]).unwrap();
+    let rows = client
+        .query(
+            "SELECT entity_type, metadata, request_id FROM workflow.state_history WHERE version = 2 ORDER BY id",
+            &[],
+        )
+        .unwrap();
+    let told: Vec<_> =
+        rows.iter()
+            .map(|row| (row.get(0), row.get(1), row.get(2)))
+            .collect::<Vec<(String, serde_json::Value, Option<String>)>>();
+    assert_eq!(
+        told,
+        [
+            ("dag_run".into(), serde_json::json!({}), None),
+            ("task_instance".into(), serde_json::json!({"worker": 7}), Some("once".into())),
+        ]
+    );
+}

@@ -1,0 +1,125 @@
+//! The audit trail, and verify(), which must notice when it is wrong.
+
+use chrono::{DateTime, Utc};
+use pg_workflow_state_machine::State;
+use pg_workflow_tests::*;
+use serde_json::Value;
+
+#[test]
+fn history_is_read_newest_first_and_outlives_its_entity() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let task = create_in_state(client, "task_instance", State::Retrying);
+    let read = |client: &mut postgres::Client, max: i32| -> Vec<(i64, String)> {
+        let sql = "SELECT version, new_state FROM workflow.history('task_instance', $1, $2)";
+        client.query(sql, &[&task, &max]).unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
+    };
+    let all = [(3, "retrying".to_owned()), (2, "running".to_owned()), (1, "queued".to_owned())];
+    assert_eq!(read(client, 100), all);
+    assert_eq!(read(client, 2), all[..2]);
+    client.batch_execute("DELETE FROM workflow.dags").unwrap();
+    assert_eq!(client.query("SELECT FROM workflow.task_instances", &[]).unwrap().len(), 0);
+    assert_eq!(read(client, 100), all);
+    // Of another kind there is none of that id.
+    let sql = "SELECT FROM workflow.history('dag_run', $1)";
+    assert_eq!(client.query(sql, &[&task]).unwrap().len(), 0);
+}
+
+#[test]
+fn the_state_at_any_moment_can_be_told() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let task = create_in_state(client, "task_instance", State::Success);
+    let sql = "SELECT changed_at FROM workflow.history('task_instance', $1) ORDER BY version";
+    let moments: Vec<DateTime<Utc>> = client.query(sql, &[&task]).unwrap().iter().map(|row| row.get(0)).collect();
+    let mut state_at = |at: DateTime<Utc>| -> Option<String> {
+        client.query_one("SELECT workflow.state_at('task_instance', $1, $2)", &[&task, &at]).unwrap().get(0)
+    };
+    let before = |moment: DateTime<Utc>| moment - chrono::TimeDelta::microseconds(1);
+    assert_eq!(state_at(before(moments[0])), None);
+    assert_eq!(state_at(moments[0]).as_deref(), Some("queued"));
+    assert_eq!(state_at(before(moments[1])).as_deref(), Some("queued"));
+    assert_eq!(state_at(moments[1]).as_deref(), Some("running"));
+    assert_eq!(state_at(moments[2]).as_deref(), Some("success"));
+    assert_eq!(state_at(Utc::now()).as_deref(), Some("success"));
+}
+
+#[test]
+fn verify_lists_every_kind_of_disagreement() {
+    let cases = [
+        ("UPDATE workflow.task_instances SET state = 'success' WHERE id = $1", "row and history disagree"),
+        ("UPDATE workflow.task_instances SET version = 9 WHERE id = $1", "row and history disagree"),
+        ("UPDATE workflow.task_instances SET try_number = 5 WHERE id = $1", "row and history disagree"),
+        ("DELETE FROM workflow.state_history WHERE entity_id = $1", "no history"),
+        ("DELETE FROM workflow.state_history WHERE entity_id = $1 AND version = 2", "version missing"),
+        ("DELETE FROM workflow.state_history WHERE entity_id = $1 AND version = 1", "version missing"),
+        (
+            "UPDATE workflow.state_history SET old_state = 'failed' WHERE entity_id = $1 AND version = 3",
+            "move from another state",
+        ),
+        (
+            "UPDATE workflow.state_history SET new_state = 'success' WHERE entity_id = $1 AND version = 1",
+            "illegal move",
+        ),
+        (
+            "UPDATE workflow.state_history SET changed_at = '2000-01-01' WHERE entity_id = $1 AND version = 3",
+            "clock went back",
+        ),
+    ];
+    let db = Db::new().without_verification();
+    let client = &mut db.connect();
+    let task = create_in_state(client, "task_instance", State::Retrying);
+    assert_eq!(db.problems(), [""; 0]);
+    for (damage, problem) in cases {
+        let mut transaction = client.transaction().unwrap();
+        transaction.batch_execute("SET LOCAL session_replication_role = replica").unwrap();
+        assert!(transaction.execute(damage, &[&task]).unwrap() > 0);
+        let sql = "SELECT problem, entity_id = $1 FROM workflow.verify()";
+        let found: Vec<(String, bool)> =
+            transaction.query(sql, &[&task]).unwrap().iter().map(|row| (row.get(0), row.get(1))).collect();
+        assert!(found.contains(&(problem.to_owned(), true)), "{damage}: {found:?}");
+        transaction.rollback().unwrap();
+    }
+}
+
+#[test]
+fn every_object_says_what_it_is() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let sql = "SELECT pg_describe_object(d.classid, d.objid, 0)
+               FROM pg_depend AS d
+               JOIN pg_extension AS e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
+               WHERE e.extname = 'pg_workflow' AND d.deptype = 'e' AND d.classid <> 'pg_type'::regclass
+                 AND obj_description(d.objid, d.classid::regclass::name) IS NULL
+               UNION ALL
+               SELECT format('column %s.%s', c.oid::regclass, a.attname)
+               FROM pg_class AS c
+               JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+               WHERE c.relnamespace = 'workflow'::regnamespace AND c.relkind IN ('r', 'v')
+                 AND col_description(c.oid, a.attnum) IS NULL";
+    let bare: Vec<String> = client.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!(bare, [""; 0], "objects without a COMMENT");
+}
+
+#[test]
+fn the_notification_is_the_event_of_the_feed() {
+    use fallible_iterator::FallibleIterator;
+    let db = Db::new();
+    let client = &mut db.connect();
+    let listener = &mut db.connect();
+    listener.batch_execute("LISTEN workflow_events").unwrap();
+    client.batch_execute("SELECT workflow.create_consumer('reader')").unwrap();
+    create_in_state(client, "task_instance", State::Running);
+    let sql = "SELECT to_jsonb(e) - 'changed_at' FROM workflow.read_events('reader') AS e";
+    let read: Vec<Value> = client.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!(read.len(), 3);
+    let mut notifications = listener.notifications();
+    for event in read {
+        let notification =
+            notifications.timeout_iter(std::time::Duration::from_secs(10)).next().unwrap().expect("a notification");
+        let mut told: Value = serde_json::from_str(notification.payload()).unwrap();
+        let changed_at = told.as_object_mut().unwrap().remove("changed_at").unwrap();
+        assert!(changed_at.as_str().unwrap().parse::<DateTime<Utc>>().is_ok(), "{changed_at}");
+        assert_eq!(told, event);
+    }
+}

@@ -1,0 +1,141 @@
+//! The HTTP API: lists, single things, and an error for every bad request.
+
+use pg_workflow_state_machine::State;
+use pg_workflow_tests::*;
+use serde_json::{Value, json};
+use uuid::Uuid;
+use xtask::stack::redis::Redis;
+use xtask::stack::server::Server;
+
+struct Api {
+    agent: ureq::Agent,
+    url: String,
+    _server: Server,
+}
+
+impl Api {
+    fn start(db: &Db, redis: &Redis) -> Api {
+        let (server, url) = serve(db.url(), &redis.url());
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        Api { agent, url, _server: server }
+    }
+
+    fn get(&self, path: &str) -> (u16, Value) {
+        let mut response = self.agent.get(format!("{}{path}", self.url)).call().expect("an answer");
+        let json = response.body_mut().read_json().unwrap_or_else(|error| panic!("{path} is no JSON: {error}"));
+        (response.status().as_u16(), json)
+    }
+
+    /// The items of a list, with the cursor to the next page.
+    fn list(&self, path: &str) -> (Vec<Value>, Option<String>) {
+        let (status, body) = self.get(path);
+        assert_eq!(status, 200, "{path}: {body}");
+        let cursor = body["next_cursor"].as_str().map(str::to_owned);
+        (body["items"].as_array().expect("items").clone(), cursor)
+    }
+}
+
+#[test]
+fn health_says_what_is_wrong() {
+    let db = Db::new();
+    let redis = Redis::start("http-health").unwrap();
+    let api = Api::start(&db, &redis);
+    let healthy = json!({"status": "healthy", "version": env!("CARGO_PKG_VERSION"), "service": "workflow-server",
+                         "database": true, "redis": true});
+    assert_eq!(api.get("/health"), (200, healthy));
+    redis.stop().unwrap();
+    let (status, body) = api.get("/health");
+    assert_eq!((status, &body["status"], &body["redis"]), (503, &json!("unhealthy"), &json!(false)));
+    assert!(body["errors"]["redis"].is_string(), "{body}");
+    redis.start_again().unwrap();
+    wait_until("health", || api.get("/health").0 == 200);
+}
+
+#[test]
+fn lists_are_filtered_and_paged() {
+    let db = Db::new();
+    let redis = Redis::start("http-lists").unwrap();
+    let api = Api::start(&db, &redis);
+    let client = &mut db.connect();
+    let tasks = create_tasks(client, 120);
+    client
+        .query("SELECT * FROM workflow.transition_many('task_instance', $1, 'queued', 'running')", &[&&tasks[..30]])
+        .unwrap();
+    let other = create_in_state(client, "task_instance", State::Failed);
+    let row = client.query_one("SELECT dag_run_id, dag_id, r.state FROM workflow.task_instances t JOIN workflow.dag_runs r ON r.id = dag_run_id WHERE t.id = $1", &[&tasks[0]]).unwrap();
+    let (run, dag): (Uuid, Uuid) = (row.get(0), row.get(1));
+
+    // All pages together are all tasks, newest first, each once.
+    let mut ids: Vec<String> = Vec::new();
+    let mut path = "/api/v1/task-instances?limit=50".to_owned();
+    loop {
+        let (items, cursor) = api.list(&path);
+        assert!(items.len() <= 50);
+        ids.extend(items.iter().map(|item| item["id"].as_str().unwrap().to_owned()));
+        let Some(cursor) = cursor else { break };
+        path = format!("/api/v1/task-instances?limit=50&cursor={cursor}");
+    }
+    let expected: Vec<String> = tasks.iter().chain([&other]).rev().map(Uuid::to_string).collect();
+    assert_eq!(ids, expected);
+    assert_eq!(api.list("/api/v1/task-instances").0.len(), 50, "the default limit");
+
+    let count = |path: &str| api.list(path).0.len();
+    assert_eq!(count(&format!("/api/v1/task-instances?dag_run_id={run}&state=running&limit=1000")), 30);
+    assert_eq!(count("/api/v1/task-instances?state=running,failed&limit=1000"), 31);
+    assert_eq!(count("/api/v1/task-instances?task_id=task_7"), 1);
+    assert_eq!(count(&format!("/api/v1/dag-runs?dag_id={dag}")), 1);
+    assert_eq!(count("/api/v1/dag-runs?state=queued"), 2);
+    assert_eq!(count(&format!("/api/v1/history?entity_type=task_instance&entity_id={other}")), 2);
+    assert_eq!(count("/api/v1/dags?paused=true"), 0);
+    client.query_one("SELECT workflow.create_dag('tagged', tags => '[\"etl\"]', is_paused => true)", &[]).unwrap();
+    assert_eq!(count("/api/v1/dags?paused=true"), 1);
+    assert_eq!(api.list("/api/v1/dags?tag=etl").0[0]["name"], "tagged");
+    assert_eq!(api.list("/api/v1/dags?name=tagged").0[0]["tags"], json!(["etl"]));
+
+    let (status, task) = api.get(&format!("/api/v1/task-instances/{other}"));
+    assert_eq!(
+        (status, &task["state"], &task["version"], &task["try_number"]),
+        (200, &json!("failed"), &json!(2), &json!(0))
+    );
+    assert_eq!(api.get(&format!("/api/v1/dag-runs/{run}")).1["dag_id"], dag.to_string());
+    assert_eq!(api.get(&format!("/api/v1/dags/{dag}")).1["is_paused"], false);
+}
+
+#[test]
+fn bad_requests_get_a_clear_error() {
+    let db = Db::new();
+    let redis = Redis::start("http-errors").unwrap();
+    let api = Api::start(&db, &redis);
+    let nobody = Uuid::nil();
+    let cases = [
+        (404, "not_found", format!("/api/v1/dags/{nobody}"), "dag"),
+        (404, "not_found", format!("/api/v1/dag-runs/{nobody}"), "dag"),
+        (404, "not_found", format!("/api/v1/task-instances/{nobody}"), "task"),
+        (404, "not_found", "/api/v1/nothing".into(), "/api/v1/nothing"),
+        (400, "bad_request", "/api/v1/dags/seven".into(), "id"),
+        (400, "bad_request", "/api/v1/dag-runs/1'%20OR%20'1'='1".into(), "id"),
+        (400, "bad_request", "/api/v1/task-instances?state=bogus".into(), "state"),
+        (400, "bad_request", "/api/v1/task-instances?state=".into(), "state"),
+        (400, "bad_request", "/api/v1/task-instances?limit=0".into(), "limit"),
+        (400, "bad_request", "/api/v1/task-instances?limit=1001".into(), "limit"),
+        (400, "bad_request", "/api/v1/task-instances?limit=-1".into(), "limit"),
+        (400, "bad_request", "/api/v1/task-instances?limit=99999999999999999999".into(), "limit"),
+        (400, "bad_request", "/api/v1/task-instances?cursor=x".into(), "cursor"),
+        (400, "bad_request", "/api/v1/task-instances?dag_run_id=x".into(), "dag_run_id"),
+        (400, "bad_request", "/api/v1/task-instances?colour=red".into(), "colour"),
+        (400, "bad_request", "/api/v1/task-instances?state=running&state=failed".into(), "state"),
+        (400, "bad_request", "/api/v1/dags?paused=maybe".into(), "paused"),
+        (400, "bad_request", "/api/v1/dags?name=%00".into(), "name"),
+        (400, "bad_request", "/api/v1/history?entity_type=task".into(), "entity_type"),
+        (400, "bad_request", "/api/v1/history?entity_id=x".into(), "entity_id"),
+        (400, "bad_request", "/api/v1/history?cursor=x".into(), "cursor"),
+    ];
+    for (status, code, path, names) in cases {
+        let (got, body) = api.get(&path);
+        assert_eq!((got, &body["error"]["code"]), (status, &json!(code)), "{path}: {body}");
+        assert!(body["error"]["message"].as_str().is_some_and(|text| text.contains(names)), "{path}: {body}");
+    }
+    let mut refused = api.agent.delete(format!("{}/api/v1/dags", api.url)).call().unwrap();
+    assert_eq!(refused.status(), 405);
+    assert_eq!(refused.body_mut().read_json::<Value>().unwrap()["error"]["code"], "method_not_allowed");
+}

@@ -1,0 +1,16 @@
+//! Every test runs against real servers, which it finds installed by `cargo xtask test`. Most share one PostgreSQL
+//! cluster and have a database each; those that stop servers start their own.
+
+mod creation;
+mod errors;
+mod events;
+mod guard;
+mod history;
+mod http;
+mod many;
+mod races;
+mod readme;
+mod relay;
+mod replay;
+mod roles;
+mod transition;

@@ -1,0 +1,1 @@
+//! The README's SQL does what the README says.

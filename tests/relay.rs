@@ -1,0 +1,227 @@
+//! The relay through every outage: nothing lost, nothing out of order within an entity.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pg_workflow_state_machine::State;
+use pg_workflow_tests::*;
+use postgres::{Client, NoTls};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use uuid::Uuid;
+use xtask::stack::postgres::{FAST, Postgres, Shutdown};
+use xtask::stack::redis::Redis;
+use xtask::stack::server::Server;
+
+/// Servers of the test's own, to be stopped and killed.
+fn own_cluster(name: &str) -> (Postgres, Db) {
+    // Killed while it runs, it must keep what it acknowledged.
+    let cluster = Postgres::start(name, &[FAST, &[("synchronous_commit", "on")]].concat()).expect("a cluster");
+    cluster.psql("postgres", "CREATE DATABASE workflow").expect("a database");
+    cluster.psql("workflow", "CREATE EXTENSION pg_workflow").expect("the extension");
+    let db = Db::at(cluster.url("workflow"));
+    (cluster, db)
+}
+
+fn wait_for_consumer(client: &mut Client) {
+    wait_until("the relay's consumer", || {
+        client.query_one("SELECT EXISTS (SELECT FROM workflow.consumers WHERE name = 'relay')", &[]).unwrap().get(0)
+    });
+}
+
+fn log_of(server: &Server) -> String {
+    std::fs::read_to_string(server.log()).expect("a log")
+}
+
+/// Moves tasks to and fro, again and again where the database is away, and counts the moves that were acknowledged.
+fn write_through_outages(url: &str, tasks: &[Uuid], rounds: usize, acknowledged: &AtomicUsize) {
+    let mut client: Option<Client> = None;
+    for round in 0..rounds {
+        let (from, to) = if round % 2 == 0 { ("running", "retrying") } else { ("retrying", "running") };
+        for task in tasks {
+            let request = format!("{round}");
+            let sql = "SELECT workflow.transition_task_instance($1, $2, $3, request_id => $4)";
+            loop {
+                if client.as_ref().is_none_or(Client::is_closed) {
+                    client = Client::connect(url, NoTls).ok();
+                }
+                match client.as_mut().map(|client| client.query_one(sql, &[task, &from, &to, &request])) {
+                    Some(Ok(_)) => break,
+                    Some(Err(error))
+                        if error.as_db_error().is_some_and(|error| !error.code().code().starts_with("57")) =>
+                    {
+                        panic!("a move was refused: {error:?}")
+                    }
+                    // Away, or going away.
+                    _ => std::thread::sleep(std::time::Duration::from_millis(20)),
+                }
+            }
+            acknowledged.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Compares what was received with history: each event at least once, first receipts in the order of versions.
+fn assert_nothing_lost(db: &Db, subscriber: &Subscriber) {
+    let rows = db.connect().query("SELECT entity_id, version FROM workflow.state_history", &[]).unwrap();
+    let written: HashSet<(String, i64)> =
+        rows.iter().map(|row| (row.get::<_, Uuid>(0).to_string(), row.get(1))).collect();
+    let received = || -> Vec<(String, i64)> {
+        let key =
+            |event: &serde_json::Value| Some((event["entity_id"].as_str()?.to_owned(), event["version"].as_i64()?));
+        subscriber.events().iter().filter_map(key).collect()
+    };
+    wait_until("every event", || received().into_iter().collect::<HashSet<_>>().is_superset(&written));
+    let mut seen: HashMap<String, i64> = HashMap::new();
+    for (entity, version) in received() {
+        assert!(written.contains(&(entity.clone(), version)), "a phantom: {entity} {version}");
+        let last = seen.entry(entity).or_insert(0);
+        assert!(version <= *last + 1, "version {version} came before {}", *last + 1);
+        *last = version.max(*last);
+    }
+}
+
+#[test]
+fn redis_killed_and_postgres_restarted_under_load_lose_nothing() {
+    let (cluster, db) = own_cluster("relay-faults");
+    let redis = Redis::start("relay-faults").unwrap();
+    let (server, _) = serve(db.url(), &redis.url());
+    let client = &mut db.connect();
+    wait_for_consumer(client);
+    let subscriber = Subscriber::start(&redis.url());
+    let tasks = create_tasks(client, 40);
+    client
+        .query("SELECT * FROM workflow.transition_many('task_instance', $1, 'queued', 'running')", &[&tasks])
+        .unwrap();
+
+    let acknowledged = AtomicUsize::new(0);
+    let pid = Pid::from_raw(server.pid().cast_signed());
+    std::thread::scope(|scope| {
+        for own in tasks.chunks(10) {
+            let acknowledged = &acknowledged;
+            scope.spawn(|| write_through_outages(db.url(), own, 100, acknowledged));
+        }
+        let wait_for_load = |more: usize| {
+            let goal = acknowledged.load(Ordering::Relaxed) + more;
+            wait_until("the load", || acknowledged.load(Ordering::Relaxed) >= goal.min(3900));
+        };
+        wait_for_load(300);
+        redis.kill().unwrap();
+        server.wait_line("Redis is away", PATIENCE).unwrap();
+        wait_for_load(300);
+        // Redis forgets subscriptions. Hold the relay until ours is there again: what is published to nobody is not
+        // the relay's loss.
+        kill(pid, Signal::SIGSTOP).unwrap();
+        redis.start_again().unwrap();
+        subscriber.wait_subscribed(2);
+        kill(pid, Signal::SIGCONT).unwrap();
+        server.wait_line("Redis is back", PATIENCE).unwrap();
+
+        wait_for_load(300);
+        cluster.stop(Shutdown::Immediate).unwrap();
+        server.wait_line("PostgreSQL is away", PATIENCE).unwrap();
+        cluster.start_again().unwrap();
+        server.wait_line("PostgreSQL is back", PATIENCE).unwrap();
+        wait_for_load(300);
+        cluster.kill().unwrap();
+        cluster.start_again().unwrap();
+    });
+    assert_eq!(acknowledged.into_inner(), 4000);
+    assert_nothing_lost(&db, &subscriber);
+    let log = log_of(&server);
+    assert_eq!(log.matches("Redis is away").count(), 1, "said once:\n{log}");
+    assert_eq!(server.terminate().unwrap().code(), Some(0));
+}
+
+#[test]
+fn it_waits_for_both_servers_at_the_start() {
+    let cluster = Postgres::start("relay-start", FAST).unwrap();
+    let redis = Redis::start("relay-start").unwrap();
+    cluster.psql("postgres", "CREATE DATABASE workflow").unwrap();
+    cluster.stop(Shutdown::Fast).unwrap();
+    redis.stop().unwrap();
+    let (server, url) = serve(&cluster.url("workflow"), &redis.url());
+    server.wait_line("PostgreSQL is away", PATIENCE).unwrap();
+    cluster.start_again().unwrap();
+    // There, but without the extension: that is said too, with what to do.
+    server.wait_line("CREATE EXTENSION pg_workflow", PATIENCE).unwrap();
+    cluster.psql("workflow", "CREATE EXTENSION pg_workflow").unwrap();
+    server.wait_line("Redis is away", PATIENCE).unwrap();
+    let db = Db::at(cluster.url("workflow"));
+    wait_for_consumer(&mut db.connect());
+    // Happens while Redis is away.
+    let task = create_task(&mut db.connect());
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    assert_eq!(agent.get(format!("{url}/health")).call().unwrap().status(), 503);
+
+    kill(Pid::from_raw(server.pid().cast_signed()), Signal::SIGSTOP).unwrap();
+    redis.start_again().unwrap();
+    let subscriber = Subscriber::start(&redis.url());
+    kill(Pid::from_raw(server.pid().cast_signed()), Signal::SIGCONT).unwrap();
+    wait_until("the events of the outage", || subscriber.len() >= 2);
+    assert_eq!(subscriber.events()[1]["entity_id"], task.to_string());
+    wait_until("health", || agent.get(format!("{url}/health")).call().unwrap().status() == 200);
+    assert_eq!(server.terminate().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_killed_relay_goes_on_where_it_was() {
+    let db = Db::new();
+    let redis = Redis::start("relay-killed").unwrap();
+    let subscriber = Subscriber::start(&redis.url());
+    let client = &mut db.connect();
+    let (mut server, _) = serve(db.url(), &redis.url());
+    wait_for_consumer(client);
+    for _ in 0..3 {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let client = &mut db.connect();
+                for _ in 0..100 {
+                    create_in_state(client, "task_instance", State::Running);
+                }
+            });
+            let before = subscriber.len();
+            wait_until("some events", || subscriber.len() > before + 50);
+            server.kill().unwrap();
+        });
+        server = serve(db.url(), &redis.url()).0;
+    }
+    assert_nothing_lost(&db, &subscriber);
+    assert_eq!(server.terminate().unwrap().code(), Some(0));
+}
+
+#[test]
+fn it_stops_at_once_during_an_outage_too() {
+    let db = Db::new();
+    let redis = Redis::start("relay-stop").unwrap();
+    let (server, _) = serve(db.url(), &redis.url());
+    wait_for_consumer(&mut db.connect());
+    redis.stop().unwrap();
+    server.wait_line("Redis is away", PATIENCE).unwrap();
+    let asked = std::time::Instant::now();
+    assert_eq!(server.terminate().unwrap().code(), Some(0));
+    assert!(asked.elapsed().as_secs() < 5, "{:?}", asked.elapsed());
+}
+
+#[test]
+fn an_event_of_a_mebibyte_is_relayed_whole_and_as_the_feed_has_it() {
+    let db = Db::new();
+    let redis = Redis::start("relay-large").unwrap();
+    let (server, _) = serve(db.url(), &redis.url());
+    let client = &mut db.connect();
+    wait_for_consumer(client);
+    client.batch_execute("SELECT workflow.create_consumer('reader')").unwrap();
+    let subscriber = Subscriber::start(&redis.url());
+    let task = create_task(client);
+    let metadata = serde_json::json!({"log": "x\u{1F600}\"".repeat(200_000), "number": 1.5, "null": null});
+    let sql = "SELECT workflow.transition('task_instance', $1, 'queued', 'running', $2)";
+    client.query_one(sql, &[&task, &metadata]).unwrap();
+    wait_until("three events", || subscriber.len() >= 3);
+    let sql = "SELECT to_jsonb(e) - 'changed_at' FROM workflow.read_events('reader') AS e";
+    let feed: Vec<serde_json::Value> = client.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    let mut events = subscriber.events();
+    for event in &mut events {
+        assert!(event.as_object_mut().unwrap().remove("changed_at").unwrap().as_str().unwrap().ends_with('Z'));
+    }
+    assert_eq!(events, feed);
+    assert_eq!(server.terminate().unwrap().code(), Some(0));
+}

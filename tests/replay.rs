@@ -1,0 +1,161 @@
+//! Replaying recorded workflows through the whole: functions, history, feed, relay, Redis.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pg_workflow_tests::*;
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use xtask::stack::redis::Redis;
+
+fn replay(db: &Db, file: &Path, args: &[&str]) -> Output {
+    Command::new(server_binary())
+        .arg("replay")
+        .arg(file)
+        .args(args)
+        .env("DATABASE_URL", db.url())
+        .output()
+        .expect("it runs")
+}
+
+fn own_example() -> PathBuf {
+    xtask::workspace::root().join("client/examples/traces/etl.json")
+}
+
+#[test]
+fn real_workflows_run_to_their_end_and_every_move_is_received() {
+    let names = [
+        "1000genome-chameleon-8ch-250k-001.json",
+        "blast-chameleon-medium-001.json",
+        "montage-chameleon-2mass-01d-001.json",
+        "rnaseq-dirt02-001.json",
+    ];
+    let traces = names.iter().filter_map(|name| real_trace(name)).chain([own_example()]);
+    let db = Db::new();
+    let redis = Redis::start("replay").unwrap();
+    let (server, _) = serve(db.url(), &redis.url());
+    let client = &mut db.connect();
+    wait_until("the relay's consumer", || {
+        client.query_one("SELECT count(*) FROM workflow.consumers", &[]).unwrap().get::<_, i64>(0) == 1
+    });
+    let subscriber = Subscriber::start(&redis.url());
+    let mut tasks = 0;
+    for trace in traces {
+        let done = replay(&db, &trace, &["--within", "2"]);
+        assert!(done.status.success(), "{}: {}", trace.display(), String::from_utf8_lossy(&done.stderr));
+        let recorded: Value = serde_json::from_slice(&std::fs::read(&trace).unwrap()).unwrap();
+        tasks += recorded["workflow"]["specification"]["tasks"].as_array().unwrap().len();
+    }
+    let sql = "SELECT count(*) FILTER (WHERE state = 'success'), count(*) FROM workflow.task_instances";
+    let row = client.query_one(sql, &[]).unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (tasks as i64, tasks as i64));
+    let unfinished = "SELECT count(*) FROM workflow.dag_runs WHERE state <> 'success'";
+    assert_eq!(client.query_one(unfinished, &[]).unwrap().get::<_, i64>(0), 0);
+
+    let written: i64 = client.query_one("SELECT count(*) FROM workflow.state_history", &[]).unwrap().get(0);
+    wait_until("every event", || subscriber.len() as i64 >= written);
+    let mut keys: Vec<(String, i64)> = subscriber
+        .events()
+        .iter()
+        .map(|event| (event["entity_id"].as_str().unwrap().to_owned(), event["version"].as_i64().unwrap()))
+        .collect();
+    keys.sort();
+    keys.dedup();
+    assert_eq!((keys.len() as i64, subscriber.len() as i64), (written, written), "each move once");
+    assert_eq!(server.terminate().unwrap().code(), Some(0));
+}
+
+#[test]
+fn no_task_starts_before_its_parents_are_done() {
+    let db = Db::new();
+    let file = own_example();
+    assert!(replay(&db, &file, &["--within", "1"]).status.success());
+    // Once more: the same DAG, another run.
+    assert!(replay(&db, &file, &["--within", "0.2", "--quiet"]).status.success());
+    let client = &mut db.connect();
+    let row = client
+        .query_one("SELECT (SELECT count(*) FROM workflow.dags), (SELECT count(*) FROM workflow.dag_runs)", &[])
+        .unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (1, 2));
+
+    let recorded: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let mut edges = 0;
+    for task in recorded["workflow"]["specification"]["tasks"].as_array().unwrap() {
+        for parent in task["parents"].as_array().into_iter().flatten() {
+            let sql = "SELECT bool_and(child.start_date >= parent.end_date), count(*)
+                       FROM workflow.task_instances AS child
+                       JOIN workflow.task_instances AS parent USING (dag_run_id)
+                       WHERE child.task_id = $1 AND parent.task_id = $2";
+            let row = client.query_one(sql, &[&task["id"].as_str().unwrap(), &parent.as_str().unwrap()]).unwrap();
+            assert_eq!((row.get(0), row.get(1)), (Some(true), 2_i64), "{} after {parent}", task["id"]);
+            edges += 1;
+        }
+    }
+    assert!(edges > 20);
+}
+
+#[test]
+fn a_file_that_cannot_be_replayed_is_refused_before_anything_is_written() {
+    let tasks = |tasks: Value| {
+        json!({"name": "w", "schemaVersion": "1.5", "workflow": {"specification": {"tasks": tasks}}}).to_string()
+    };
+    let task = |id: &str, parents: &[&str]| json!({"id": id, "name": id, "parents": parents, "children": []});
+    let cases = [
+        ("not json", "{".to_owned(), "JSON"),
+        ("not WfFormat", json!({"hello": "world"}).to_string(), "WfFormat"),
+        ("an older version", json!({"name": "w", "workflow": {"tasks": [{"name": "a"}]}}).to_string(), "WfFormat"),
+        ("no tasks", tasks(json!([])), "task"),
+        (
+            "a cycle",
+            tasks(json!([task("alpha", &["gamma"]), task("beta", &["alpha"]), task("gamma", &["beta"])])),
+            "beta",
+        ),
+        ("an unknown parent", tasks(json!([task("alpha", &["nobody"])])), "nobody"),
+        ("an id twice", tasks(json!([task("alpha", &[]), task("alpha", &[])])), "alpha"),
+        ("an empty id", tasks(json!([task("", &[])])), "id"),
+    ];
+    let db = Db::new();
+    let dir = std::env::temp_dir().join(format!("pg-workflow-traces-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    for (what, text, names) in cases {
+        let file = dir.join("trace.json");
+        std::fs::write(&file, text).unwrap();
+        let refused = replay(&db, &file, &[]);
+        let message = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(1), "{what}: {message}");
+        assert!(message.contains(names) && message.contains("trace.json"), "{what}: {message}");
+        assert!(!message.contains("panicked"), "{what}: {message}");
+    }
+    std::fs::remove_dir_all(&dir).unwrap();
+    let missing = replay(&db, Path::new("/nonexistent.json"), &[]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert_eq!(replay(&db, &own_example(), &["--speed", "-1"]).status.code(), Some(2));
+    assert_eq!(db.connect().query("SELECT FROM workflow.dags", &[]).unwrap().len(), 0);
+}
+
+#[test]
+fn watch_shows_moves_as_they_happen() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let mut watch = Command::new(server_binary())
+        .args(["watch", "--json"])
+        .env("DATABASE_URL", db.url())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = watch.stdout.take().unwrap();
+    let first_line = std::thread::spawn(move || {
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line).map(|_| line)
+    });
+    // Whether it listens yet cannot be seen from outside: something happens until it shows something.
+    wait_until("the first line", || {
+        create_task(client);
+        first_line.is_finished()
+    });
+    let event: Value = serde_json::from_str(&first_line.join().unwrap().unwrap()).unwrap();
+    assert_eq!((&event["new_state"], &event["version"]), (&json!("queued"), &json!(1)));
+    kill(Pid::from_raw(watch.id().cast_signed()), Signal::SIGTERM).unwrap();
+    assert_eq!(watch.wait().unwrap().code(), Some(0));
+}

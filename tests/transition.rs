@@ -1,0 +1,217 @@
+//! transition(): optimistic locking, retries, metadata, transactions.
+
+use fallible_iterator::FallibleIterator;
+use pg_workflow_state_machine::State;
+use pg_workflow_tests::*;
+use postgres::Client;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+const MOVE: &str = "SELECT workflow.transition_task_instance($1, $2, $3, $4, $5, $6)";
+
+/// The payloads of the notifications that have come, the first of them awaited.
+fn notifications(client: &mut Client, at_least: usize) -> Vec<Value> {
+    let mut notifications = client.notifications();
+    let mut payloads = Vec::new();
+    let mut waiting = notifications.timeout_iter(Duration::from_secs(10));
+    while payloads.len() < at_least {
+        let notification = waiting.next().unwrap().expect("a notification within ten seconds");
+        payloads.push(serde_json::from_str(notification.payload()).expect("JSON"));
+    }
+    payloads
+}
+
+#[test]
+fn a_move_returns_the_new_version_and_is_recorded() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let task = create_task(client);
+    let metadata = json!({"worker": "w-1", "nested": {"a": [1, 2]}});
+    let none = (None::<i64>, None::<&str>);
+    let row = client.query_one(MOVE, &[&task, &"queued", &"running", &metadata, &none.0, &none.1]).unwrap();
+    assert_eq!(row.get::<_, i64>(0), 2);
+    let row = client.query_one("SELECT * FROM workflow.history('task_instance', $1) LIMIT 1", &[&task]).unwrap();
+    assert_eq!(row.get::<_, Value>("metadata"), metadata);
+    assert_eq!(row.get::<_, Option<String>>("old_state").as_deref(), Some("queued"));
+    assert_eq!(row.get::<_, String>("new_state"), "running");
+    assert_eq!(row.get::<_, String>("actor"), "postgres");
+    assert_eq!(row.get::<_, String>("task_id"), "task_0");
+}
+
+#[test]
+fn who_is_late_learns_what_the_entity_is_now() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let task = create_in_state(client, "task_instance", State::Running);
+    let failed = failure(transition(client, "task_instance", task, State::Queued, State::Skipped));
+    assert_eq!(failed.sqlstate, "40001");
+    assert_eq!(failed.detail["current_state"], "running");
+    assert_eq!(failed.detail["current_version"], 2);
+    assert!(failed.hint.contains("Decide again"), "{}", failed.hint);
+
+    // The state is right but the version is not: it has been away and back.
+    let args = (json!({}), Some(1_i64), None::<&str>);
+    let failed = failure(client.query_one(MOVE, &[&task, &"running", &"failed", &args.0, &args.1, &args.2]));
+    assert_eq!(failed.sqlstate, "40001");
+    assert_eq!(failed.detail["expected_version"], 1);
+    assert_eq!(failed.detail["current_version"], 2);
+    let args = (json!({}), Some(2_i64), None::<&str>);
+    let row = client.query_one(MOVE, &[&task, &"running", &"failed", &args.0, &args.1, &args.2]).unwrap();
+    assert_eq!(row.get::<_, i64>(0), 3);
+}
+
+#[test]
+fn a_retry_of_the_same_request_returns_the_same_version() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let task = create_task(client);
+    let mut ask = |from: &str, to: &str, request: &str| {
+        let args = (json!({}), None::<i64>, Some(request));
+        client.query_one(MOVE, &[&task, &from, &to, &args.0, &args.1, &args.2]).map(|row| row.get::<_, i64>(0))
+    };
+    assert_eq!(ask("queued", "running", "r1").unwrap(), 2);
+    assert_eq!(ask("queued", "running", "r1").unwrap(), 2);
+    assert_eq!(ask("running", "failed", "r2").unwrap(), 3);
+    assert_eq!(ask("failed", "running", "r3").unwrap(), 4);
+    // It is running again, so the move r2 would be possible, but it has been made.
+    assert_eq!(ask("running", "failed", "r2").unwrap(), 3);
+    // Another move under a used name is a mistake, not a retry.
+    assert_eq!(failure(ask("running", "success", "r2")).sqlstate, "22023");
+    assert_eq!(failure(ask("running", "success", "")).sqlstate, "22023");
+    // Another request is no retry.
+    assert_eq!(failure(ask("queued", "running", "r9")).sqlstate, "40001");
+    assert_eq!(state_of(client, "task_instance", task), ("running".into(), 4));
+    assert_eq!(history_len(client, task), 4);
+}
+
+#[test]
+fn metadata_of_a_mebibyte_is_kept_and_left_out_of_the_notification() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let listener = &mut db.connect();
+    let task = create_task(client);
+    listener.batch_execute("LISTEN workflow_events").unwrap();
+    // Incompressible and compressible alike.
+    let noise: String = (0..40_000).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
+    for (from, to, text) in [("queued", "running", noise), ("running", "failed", "x".repeat(1 << 20))] {
+        assert!(text.len() >= 1 << 20);
+        let metadata = json!({"log": text});
+        client.query_one(MOVE, &[&task, &from, &to, &metadata, &None::<i64>, &None::<&str>]).unwrap();
+        let row = client.query_one("SELECT * FROM workflow.history('task_instance', $1) LIMIT 1", &[&task]).unwrap();
+        assert_eq!(row.get::<_, Value>("metadata"), metadata);
+        let event = &notifications(listener, 1)[0];
+        assert_eq!((&event["metadata_omitted"], &event["new_state"]), (&json!(true), &json!(to)));
+        assert_eq!(event.get("metadata"), None);
+    }
+}
+
+#[test]
+fn no_payload_of_any_size_fails_a_move() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let listener = &mut db.connect();
+    listener.batch_execute("LISTEN workflow_events").unwrap();
+    let (_, run) = create_run(client);
+    // The longest task id, of characters that JSON escapes to the longest.
+    let name = ["\u{1}".repeat(499).as_str(), "x"].concat();
+    let task: uuid::Uuid = client
+        .query_one("SELECT id FROM workflow.create_task_instances($1, ARRAY[$2])", &[&run, &name])
+        .unwrap()
+        .get(0);
+    assert_eq!(notifications(listener, 2)[1]["task_id"], json!(name));
+    // Around the limit of a payload, byte by byte.
+    let mut omitted = 0;
+    for size in 4_640..4_700 {
+        let (from, to) = if size % 2 == 0 { ("running", "retrying") } else { ("retrying", "running") };
+        let from = if size == 4_640 { client_start(client, task) } else { from };
+        let metadata = json!({"x": "y".repeat(size)});
+        client.query_one(MOVE, &[&task, &from, &to, &metadata, &None::<i64>, &None::<&str>]).unwrap();
+    }
+    for event in &notifications(listener, 61)[1..] {
+        omitted += usize::from(event["metadata_omitted"] == json!(true));
+        assert_eq!(event.get("metadata").is_some(), event.get("metadata_omitted").is_none());
+    }
+    assert!((1..60).contains(&omitted), "the sizes tried must straddle the limit: {omitted}");
+}
+
+fn client_start(client: &mut Client, task: uuid::Uuid) -> &'static str {
+    transition(client, "task_instance", task, State::Queued, State::Running).unwrap();
+    "running"
+}
+
+#[test]
+fn what_is_rolled_back_leaves_no_history_and_no_event() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let listener = &mut db.connect();
+    let tasks = create_tasks(client, 2);
+    listener.batch_execute("LISTEN workflow_events").unwrap();
+    client.batch_execute("SELECT workflow.create_consumer('reader')").unwrap();
+
+    let mut transaction = client.transaction().unwrap();
+    let sql = "SELECT workflow.transition('task_instance', $1, 'queued', 'running')";
+    transaction.query_one(sql, &[&tasks[0]]).unwrap();
+    transaction.rollback().unwrap();
+
+    // And what a savepoint takes back, in a transaction that commits.
+    let mut transaction = client.transaction().unwrap();
+    transaction.query_one(sql, &[&tasks[1]]).unwrap();
+    let mut savepoint = transaction.savepoint("s").unwrap();
+    savepoint.query_one(sql, &[&tasks[0]]).unwrap();
+    savepoint.rollback().unwrap();
+    transaction.commit().unwrap();
+
+    assert_eq!(state_of(client, "task_instance", tasks[0]), ("queued".into(), 1));
+    assert_eq!(history_len(client, tasks[0]), 1);
+    assert_eq!(state_of(client, "task_instance", tasks[1]), ("running".into(), 2));
+    assert_eq!(notifications(listener, 1)[0]["entity_id"], tasks[1].to_string());
+    let read = client.query("SELECT entity_id FROM workflow.read_events('reader')", &[]).unwrap();
+    assert_eq!(read.iter().map(|row| row.get(0)).collect::<Vec<uuid::Uuid>>(), [tasks[1]]);
+}
+
+#[test]
+fn an_error_in_a_move_does_not_leak_into_the_next() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let task = create_task(client);
+    let args = (json!({"from": "failed call"}), None::<i64>, Some("r1"));
+    failure(client.query_one(MOVE, &[&task, &"retrying", &"running", &args.0, &args.1, &args.2]));
+    client.execute("UPDATE workflow.task_instances SET state = 'running' WHERE id = $1", &[&task]).unwrap();
+    let row = client.query_one("SELECT * FROM workflow.history('task_instance', $1) LIMIT 1", &[&task]).unwrap();
+    assert_eq!((row.get::<_, Value>("metadata"), row.get::<_, Option<String>>("request_id")), (json!({}), None));
+}
+
+#[test]
+fn announce_says_as_much_as_it_is_told_to() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let listener = &mut db.connect();
+    let tasks = create_tasks(client, 3);
+    listener.batch_execute("LISTEN workflow_events").unwrap();
+    for (task, announce) in tasks.iter().zip(["off", "wakeup", "events"]) {
+        client.batch_execute(&format!("SET pg_workflow.announce = {announce}")).unwrap();
+        transition(client, "task_instance", *task, State::Queued, State::Running).unwrap();
+    }
+    let mut received = listener.notifications();
+    let received: Vec<String> =
+        received.timeout_iter(Duration::from_secs(10)).take(2).map(|n| Ok(n.payload().to_owned())).collect().unwrap();
+    assert_eq!(received[0], "");
+    assert!(received[1].contains(&tasks[2].to_string()), "{}", received[1]);
+}
+
+#[test]
+fn the_extension_can_be_dropped_and_created_again_in_one_session() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    for _ in 0..2 {
+        let task = create_in_state(client, "task_instance", State::Running);
+        client
+            .query_one(
+                "SELECT count(*) FROM workflow.transition_many('task_instance', ARRAY[$1::uuid], NULL, 'failed')",
+                &[&task],
+            )
+            .unwrap();
+        assert_eq!(state_of(client, "task_instance", task), ("failed".into(), 3));
+        client.batch_execute("DROP EXTENSION pg_workflow; CREATE EXTENSION pg_workflow").unwrap();
+    }
+}

@@ -1,0 +1,129 @@
+//! Building the extension and the server, and installing the extension where PostgreSQL looks for it.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::setup::{PostgresInstall, Toolchain};
+use crate::{command, workspace};
+
+/// What a build made.
+#[derive(Debug, Clone)]
+pub struct Artefacts {
+    /// The extension's library, as cargo named it.
+    pub library: PathBuf,
+    /// The binary `workflow-server`.
+    pub server: PathBuf,
+}
+
+/// Builds everything and installs the extension: what every command that runs something begins with.
+pub fn build_and_install(toolchain: &Toolchain) -> Result<Artefacts> {
+    let postgres = &toolchain.postgres;
+    let artefacts = command::step(
+        &format!("Building the extension for PostgreSQL {} and workflow-server", postgres.major),
+        || build(postgres),
+    )?;
+    command::step(&format!("Installing the extension into {}", postgres.pkglibdir.display()), || {
+        install(postgres, &artefacts.library)
+    })?;
+    Ok(artefacts)
+}
+
+/// Builds the whole workspace: with a part of it, cargo would choose other features for shared dependencies and
+/// build those, pgrx among them, once more for the tests.
+pub fn build(postgres: &PostgresInstall) -> Result<Artefacts> {
+    command::run(&mut cargo("build", postgres)?)?;
+    let library = format!("{}pg_workflow{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+    let release = workspace::release_dir()?;
+    Ok(Artefacts { library: release.join(library), server: release.join("workflow-server") })
+}
+
+/// Cargo on the whole workspace, told which PostgreSQL to build against.
+pub fn cargo(subcommand: &str, postgres: &PostgresInstall) -> Result<Command> {
+    let mut cargo = workspace::cargo(subcommand);
+    cargo.args(["--release", "--workspace", "--features", &postgres.feature()]);
+    cargo.env("PGRX_PG_CONFIG_PATH", &postgres.pg_config);
+    if rust_minor()? < 96 {
+        // pgrx declares Rust 1.96, and builds and runs with 1.95.
+        cargo.arg("--ignore-rust-version");
+    }
+    Ok(cargo)
+}
+
+/// 95 for Rust 1.95.
+fn rust_minor() -> Result<u32> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let version = command::output(Command::new(rustc).arg("--version").current_dir(workspace::root()))?;
+    let minor = version.split('.').nth(1).and_then(|minor| minor.parse().ok());
+    minor.with_context(|| format!("cannot read the version of Rust: {version:?}"))
+}
+
+/// Puts the library, the control file and the install script where the server looks for them.
+pub fn install(postgres: &PostgresInstall, library: &Path) -> Result<()> {
+    let scripts = postgres.sharedir.join("extension");
+    let control = fs::read_to_string(workspace::root().join("extension/pg_workflow.control"))
+        .context("cannot read extension/pg_workflow.control")?;
+    let script = format!("pg_workflow--{}.sql", default_version(&control)?);
+    let library = fs::read(library).with_context(|| format!("cannot read {}", library.display()))?;
+    put(&postgres.pkglibdir.join(format!("pg_workflow{}", module_suffix(postgres))), &library)?;
+    put(&scripts.join("pg_workflow.control"), control.as_bytes())?;
+    put(&scripts.join(script), install_script()?.as_bytes())
+}
+
+/// The install script: the files of `sql/` in the order of their names.
+pub fn install_script() -> Result<String> {
+    let sql = workspace::root().join("sql");
+    let entries = fs::read_dir(&sql).with_context(|| format!("cannot read {}", sql.display()))?;
+    let mut files = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "sql"));
+    files.sort();
+    if files.is_empty() {
+        bail!("{} holds no .sql file", sql.display());
+    }
+    // psql would run the script outside CREATE EXTENSION, where it makes no sense.
+    let mut script = String::from("\\echo Use \"CREATE EXTENSION pg_workflow\" to load this file. \\quit\n");
+    for file in files {
+        script += &fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        script.push('\n');
+    }
+    Ok(script)
+}
+
+/// `default_version = '0.1.0'` → 0.1.0
+fn default_version(control: &str) -> Result<&str> {
+    let mut settings = control.lines().filter_map(|line| line.split_once('='));
+    let version = settings.find(|(name, _)| name.trim() == "default_version").map(|(_, value)| value.trim());
+    version.map(|value| value.trim_matches('\'')).context("the control file has no default_version")
+}
+
+/// What PostgreSQL's loader appends to a library's name: on macOS that changed with version 16.
+fn module_suffix(postgres: &PostgresInstall) -> &'static str {
+    if postgres.major < 16 { ".so" } else { std::env::consts::DLL_SUFFIX }
+}
+
+/// Replaces a file in one step: running servers go on with the old library, which they have mapped.
+fn put(path: &Path, content: &[u8]) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let write = || -> Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(path.parent().context("no parent folder")?)?;
+        file.write_all(content)?;
+        let mode = if path.extension().is_some_and(|extension| extension == "so") { 0o755 } else { 0o644 };
+        file.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().with_context(|| {
+        format!("cannot write {} (run as root, or let PG_CONFIG name a PostgreSQL that you own)", path.display())
+    })
+}
+
+/// The server's binary: the one that WORKFLOW_SERVER_BIN names, else the one that [`build`] makes.
+pub fn server_binary() -> Result<PathBuf> {
+    match std::env::var_os("WORKFLOW_SERVER_BIN") {
+        Some(named) => Ok(named.into()),
+        None => Ok(workspace::release_dir()?.join("workflow-server")),
+    }
+}

@@ -1,0 +1,222 @@
+//! `cargo xtask demo`: a recorded workflow runs through the whole, from a function in SQL to a subscriber of Redis.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use chrono::{DateTime, TimeDelta, Utc};
+use indicatif::{ProgressBar, ProgressStyle};
+use pg_workflow_client::connect;
+use pg_workflow_client::event::Event;
+use pg_workflow_client::replay::{self, Options as ReplayOptions, Pace, Progress, Report};
+use pg_workflow_client::wfformat::Trace;
+use tokio::sync::watch;
+
+use crate::command::step;
+use crate::stack::postgres::Postgres;
+use crate::stack::redis::Redis;
+use crate::stack::server::Server;
+use crate::{build, setup, workspace};
+
+/// How long the last events may take to arrive.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What to run.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Traces in WfFormat 1.5 [default: one of ../shared/traces, or the repository's own example]
+    files: Vec<PathBuf>,
+    /// How long each is to take, in seconds
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Leave everything running to look around, until Ctrl-C
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Starts the servers, replays, and prints what became of every move.
+pub fn run(options: &Options) -> Result<()> {
+    if !(options.seconds.is_finite() && options.seconds > 0.0) {
+        bail!("--seconds must be more than 0");
+    }
+    let files = if options.files.is_empty() { vec![default_trace()?] } else { options.files.clone() };
+    let traces = files.iter().map(|file| Ok(Trace::read(file)?)).collect::<Result<Vec<Trace>>>()?;
+
+    let artefacts = build::build_and_install(setup::ensure()?)?;
+    let stack = step("Starting a private PostgreSQL, Redis and workflow-server", || Stack::start(&artefacts.server))?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let mut reports = Vec::new();
+    for (file, trace) in files.iter().zip(&traces) {
+        eprintln!("» Replaying {}: {} tasks, {} s", file.display(), trace.tasks.len(), options.seconds);
+        reports.push(runtime.block_on(replay(&stack, trace, options.seconds))?);
+    }
+    let lost = print_result(&stack, &reports)?;
+    if options.keep {
+        stack.invite();
+        runtime.block_on(tokio::signal::ctrl_c())?;
+    }
+    if lost > 0 {
+        bail!("{lost} events were not received");
+    }
+    Ok(())
+}
+
+fn default_trace() -> Result<PathBuf> {
+    let folder = workspace::root().join("../shared/traces");
+    let real = glob::glob(&folder.join("*.json").to_string_lossy())?.flatten().next();
+    if real.is_none() {
+        eprintln!("  there is no {}: taking the repository's own example", folder.display());
+    }
+    Ok(real.unwrap_or_else(|| workspace::root().join("client/examples/traces/etl.json")))
+}
+
+/// The servers, and a subscriber that counts.
+struct Stack {
+    // Fields are dropped in this order: who talks to a server goes before it.
+    server: Server,
+    url: String,
+    received: Arc<Mutex<Vec<Received>>>,
+    redis: Redis,
+    postgres: Postgres,
+}
+
+/// An event that arrived at the subscriber, and how long after its move (commit included).
+struct Received {
+    after: TimeDelta,
+}
+
+impl Stack {
+    fn start(binary: &Path) -> Result<Stack> {
+        let postgres = Postgres::start("demo", &[])?;
+        postgres.create_database("workflow")?;
+        postgres.psql("workflow", "CREATE EXTENSION pg_workflow; SELECT workflow.create_consumer('relay')")?;
+        let redis = Redis::start("demo")?;
+        let received = subscribe(&redis.url())?;
+        let (database, redis_url) = (postgres.url("workflow"), redis.url());
+        let envs = [("DATABASE_URL", &*database), ("REDIS_URL", &*redis_url), ("WORKFLOW_LISTEN", "127.0.0.1:0")];
+        let server = Server::start("demo-server", binary, &["serve"], &envs)?;
+        let line = server.wait_line("listening on", PATIENCE)?;
+        let url = line.split_whitespace().next_back().unwrap_or_default().to_owned();
+        Ok(Stack { server, url, received, redis, postgres })
+    }
+
+    fn invite(&self) {
+        println!();
+        println!("  psql     {}", self.postgres.url("workflow"));
+        println!("  Redis    redis-cli -u {} subscribe workflow:events", self.redis.url());
+        println!("  HTTP     {}/health", self.url);
+        println!("           {}/api/v1/task-instances?limit=5", self.url);
+        println!("  log      {}", self.server.log().display());
+        println!("Ctrl-C stops and removes everything.");
+    }
+
+    fn received(&self) -> std::sync::MutexGuard<'_, Vec<Received>> {
+        self.received.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A number that a query returns.
+    fn count(&self, sql: &str) -> Result<usize> {
+        let printed =
+            self.postgres.psql("workflow", &format!("\\pset tuples_only on\n\\pset format unaligned\n{sql}"))?;
+        let number = printed.lines().next_back().unwrap_or_default().trim();
+        number.parse().with_context(|| format!("{sql} returned {number:?}"))
+    }
+}
+
+/// Subscribes in Redis and notes every event, in a thread that ends with Redis.
+fn subscribe(url: &str) -> Result<Arc<Mutex<Vec<Received>>>> {
+    let received = Arc::new(Mutex::new(Vec::new()));
+    let noted = received.clone();
+    let mut connection = redis::Client::open(url)?.get_connection()?;
+    let (ready, subscribed) = std::sync::mpsc::channel();
+    std::thread::spawn(move || -> redis::RedisResult<()> {
+        let mut channel = connection.as_pubsub();
+        channel.subscribe("workflow:events")?;
+        ready.send(()).ok();
+        loop {
+            let payload: Vec<u8> = channel.get_message()?.get_payload()?;
+            let now: DateTime<Utc> = Utc::now();
+            if let Ok(event) = serde_json::from_slice::<Event>(&payload) {
+                noted.lock().unwrap_or_else(PoisonError::into_inner).push(Received { after: now - event.changed_at });
+            }
+        }
+    });
+    subscribed.recv().context("cannot subscribe in Redis")?;
+    Ok(received)
+}
+
+async fn replay(stack: &Stack, trace: &Trace, seconds: f64) -> Result<Report> {
+    let database = connect::config(&stack.postgres.url("workflow"))?;
+    let options = ReplayOptions { pace: Pace::Within(Duration::from_secs_f64(seconds)), connections: 8 };
+    let (progress, seen) = watch::channel(Progress::default());
+    tokio::select! {
+        report = replay::run(&database, trace, &options, &progress) => Ok(report?),
+        () = show(stack, seen, trace.tasks.len()) => unreachable!("shows for as long as it is polled"),
+    }
+}
+
+/// Shows how far it is: live on a terminal, a line a second elsewhere.
+async fn show(stack: &Stack, seen: watch::Receiver<Progress>, tasks: usize) {
+    let live = std::io::stderr().is_terminal();
+    let bar = if live { ProgressBar::new(tasks as u64) } else { ProgressBar::hidden() };
+    if let Ok(style) = ProgressStyle::with_template("  {bar:30} {pos}/{len} tasks  {msg}") {
+        bar.set_style(style);
+    }
+    loop {
+        tokio::time::sleep(Duration::from_millis(if live { 100 } else { 1000 })).await;
+        let Progress { queued, running, success, .. } = *seen.borrow();
+        let message = format!(
+            "queued {queued}  running {running}  success {success}  events received {}",
+            stack.received().len()
+        );
+        if !live {
+            eprintln!("  {message}");
+        }
+        bar.set_position(success as u64);
+        bar.set_message(message);
+    }
+}
+
+/// Waits for the last events and prints the table; returns how many were lost.
+fn print_result(stack: &Stack, reports: &[Report]) -> Result<usize> {
+    let written = stack.count("SELECT count(*) FROM workflow.state_history;")?;
+    let deadline = Instant::now() + PATIENCE;
+    while stack.received().len() < written && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let pending = stack.count("SELECT pending FROM workflow.consumer_lag WHERE consumer = 'relay';")?;
+    let problems = stack.count("SELECT count(*) FROM workflow.verify();")?;
+    let mut delays: Vec<TimeDelta> = stack.received().iter().map(|event| event.after).collect();
+    delays.sort();
+    let total = |field: fn(&Report) -> usize| reports.iter().map(field).sum::<usize>();
+    let lost = written.saturating_sub(delays.len());
+    let verified = if problems == 0 { "clean".to_owned() } else { format!("{problems} disagreements") };
+    let rows = [
+        ("tasks", total(|report| report.tasks).to_string()),
+        ("moves", total(|report| report.moves).to_string()),
+        ("events written (creations and moves)", written.to_string()),
+        ("events relayed", (written - pending).to_string()),
+        ("events received", delays.len().to_string()),
+        ("events lost", lost.to_string()),
+        ("verify()", verified),
+        ("move to subscriber, commit included, p50", milliseconds(&delays, 50)),
+        ("move to subscriber, commit included, p99", milliseconds(&delays, 99)),
+    ];
+    println!();
+    for (name, value) in rows {
+        println!("  {name:42} {value:>12}");
+    }
+    if problems > 0 {
+        bail!("verify() found {problems} disagreements between history and rows");
+    }
+    Ok(lost)
+}
+
+fn milliseconds(sorted: &[TimeDelta], percent: usize) -> String {
+    let delay = sorted.get((sorted.len() * percent / 100).min(sorted.len().saturating_sub(1)));
+    delay
+        .and_then(|delay| delay.num_microseconds())
+        .map_or("-".to_owned(), |micros| format!("{:.2} ms", micros as f64 / 1e3))
+}

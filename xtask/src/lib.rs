@@ -1,0 +1,16 @@
+//! What `cargo xtask` does, as a library: the tests, the demo and the benchmarks use the same parts.
+//!
+//! - [`setup`] finds PostgreSQL, Redis and libclang, and installs them where they are missing;
+//! - [`build`] builds the extension and the server, and installs the extension;
+//! - [`stack`] runs real, private servers that never outlive their owner.
+
+pub mod bench;
+pub mod build;
+pub mod command;
+pub mod demo;
+pub mod dev;
+pub mod lint;
+pub mod setup;
+pub mod stack;
+pub mod test;
+pub mod workspace;

@@ -1,0 +1,29 @@
+//! `cargo xtask lint`: what can be said about the code without running it.
+
+use anyhow::Result;
+
+use crate::command::{run, step, which};
+use crate::{build, setup, workspace};
+
+/// Every check; the first that fails ends it.
+pub fn run_all() -> Result<()> {
+    step("Checking the formatting", || run(workspace::cargo("fmt").args(["--all", "--check"])))?;
+    let postgres = &setup::ensure()?.postgres;
+    step(&format!("Clippy, for PostgreSQL {}", postgres.major), || {
+        run(build::cargo("clippy", postgres)?.args(["--all-targets", "--", "--deny", "warnings"]))
+    })?;
+    step("Checking the documentation", || {
+        // The extension's interface is SQL; its Rust documentation is read in the source.
+        let mut doc = workspace::cargo("doc");
+        doc.args(["--release", "--no-deps", "--workspace", "--exclude", "pg_workflow"]);
+        run(doc.env("RUSTDOCFLAGS", "--deny warnings"))
+    })?;
+    if which("cargo-deny").is_none() {
+        eprintln!("» Licences and sources: skipped: cargo-deny is not installed");
+        return Ok(());
+    }
+    step("Checking licences and sources", || {
+        // Advisories would need the network.
+        run(workspace::cargo("deny").args(["--offline", "check", "licenses", "bans", "sources"]))
+    })
+}

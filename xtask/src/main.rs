@@ -1,0 +1,52 @@
+//! `cargo xtask …`: every command does all of its own set-up.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Sets up, builds, runs and tests pg_workflow")]
+enum Command {
+    /// Replay a real workflow through everything, and show that no event is lost
+    Demo(xtask::demo::Options),
+    /// Start a private PostgreSQL (with the extension), Redis and workflow-server for development
+    Up,
+    /// Print the variables that lead to what `up` started, for: eval "$(cargo xtask env)"
+    Env,
+    /// Stop what `up` started and remove its data
+    Down,
+    /// Check formatting, clippy, documentation and licences
+    Lint,
+    /// Build and install the extension, then run every test against real servers
+    Test {
+        /// Passed on to `cargo test`, for example: -- --test relay some_name
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Measure the extension against the same work by hand, and print the ratios
+    Bench(xtask::bench::Options),
+}
+
+fn main() -> ExitCode {
+    match run(Command::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Not as `main` itself would print it: with RUST_BACKTRACE set, that buries the message.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Demo(options) => xtask::demo::run(&options),
+        Command::Up => xtask::dev::up(),
+        Command::Env => xtask::dev::env(),
+        Command::Down => xtask::dev::down(),
+        Command::Bench(options) => xtask::bench::run(&options),
+        Command::Lint => xtask::lint::run_all(),
+        Command::Test { args } => xtask::test::run_tests(&args),
+    }
+}

@@ -1,0 +1,109 @@
+//! What the machine must have: found where it is, installed where it is not.
+
+mod apt;
+mod libclang;
+mod postgres_install;
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::which;
+
+pub use postgres_install::PostgresInstall;
+
+/// The programs that build and run the project.
+#[derive(Debug, Clone)]
+pub struct Toolchain {
+    pub postgres: PostgresInstall,
+    pub redis_server: PathBuf,
+}
+
+/// Something the machine lacks.
+///
+/// A C compiler is not among them: without one (and libc's headers) this program could not have been linked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Postgres,
+    Redis,
+    Libclang,
+}
+
+/// The tools of this machine, which must be there already.
+pub fn toolchain() -> Result<&'static Toolchain> {
+    static TOOLCHAIN: OnceLock<Toolchain> = OnceLock::new();
+    if let Some(toolchain) = TOOLCHAIN.get() {
+        return Ok(toolchain);
+    }
+    let postgres = PostgresInstall::find()?.context("no PostgreSQL 14 to 18 with server headers found");
+    let redis_server = which("redis-server").context("redis-server is not in PATH");
+    let found = Toolchain { postgres: postgres.context(HINT)?, redis_server: redis_server.context(HINT)? };
+    Ok(TOOLCHAIN.get_or_init(|| found))
+}
+
+const HINT: &str = "`cargo xtask up` says what to install, and installs it on Debian as root";
+
+/// The tools of this machine, installed first where they are missing: on Debian, as root.
+pub fn ensure() -> Result<&'static Toolchain> {
+    let lacking = missing()?;
+    if !lacking.is_empty() {
+        if !nix::unistd::geteuid().is_root() || which("apt-get").is_none() {
+            bail!("{}", instructions(&lacking));
+        }
+        apt::install(&lacking)?;
+        let still = missing()?;
+        if !still.is_empty() {
+            bail!("installed, and still not found: {still:?}");
+        }
+    }
+    toolchain()
+}
+
+fn missing() -> Result<Vec<Missing>> {
+    let mut missing = Vec::new();
+    if PostgresInstall::find()?.is_none() {
+        missing.push(Missing::Postgres);
+    }
+    if which("redis-server").is_none() {
+        missing.push(Missing::Redis);
+    }
+    if !libclang::is_installed() {
+        missing.push(Missing::Libclang);
+    }
+    Ok(missing)
+}
+
+fn instructions(missing: &[Missing]) -> String {
+    let mut text = String::from("this machine lacks (run this again as root on Debian to have it installed):\n");
+    for lacking in missing {
+        text += match lacking {
+            Missing::Postgres => POSTGRES,
+            Missing::Redis => REDIS,
+            Missing::Libclang => LIBCLANG,
+        };
+    }
+    text
+}
+
+const POSTGRES: &str = "
+  PostgreSQL 14 to 18, with its server headers (PG_CONFIG may point at any pg_config)
+    Debian    apt-get install postgresql postgresql-server-dev-all
+    Fedora    dnf install postgresql-server postgresql-server-devel
+    Arch      pacman -S postgresql
+    Homebrew  brew install postgresql@18
+";
+const REDIS: &str = "
+  redis-server
+    Debian    apt-get install redis-server
+    Fedora    dnf install redis
+    Arch      pacman -S redis
+    Homebrew  brew install redis
+";
+const LIBCLANG: &str = "
+  libclang, with its C headers
+    Debian    apt-get install libclang-dev clang
+    Fedora    dnf install clang-devel
+    Arch      pacman -S clang
+    Homebrew  brew install llvm
+";

@@ -1,0 +1,90 @@
+//! An installed PostgreSQL, as its pg_config describes it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::{self, which};
+
+/// The major versions that the extension can be built for.
+const SUPPORTED: std::ops::RangeInclusive<u32> = 14..=18;
+
+/// Where servers of several versions live side by side: Debian, PGDG's RPMs, Homebrew on either processor.
+const PLACES: [&str; 4] = [
+    "/usr/lib/postgresql/*/bin/pg_config",
+    "/usr/pgsql-*/bin/pg_config",
+    "/opt/homebrew/opt/postgresql@*/bin/pg_config",
+    "/usr/local/opt/postgresql@*/bin/pg_config",
+];
+
+/// A PostgreSQL that can be built against and run.
+#[derive(Debug, Clone)]
+pub struct PostgresInstall {
+    pub pg_config: PathBuf,
+    pub major: u32,
+    pub bindir: PathBuf,
+    pub pkglibdir: PathBuf,
+    pub sharedir: PathBuf,
+}
+
+impl PostgresInstall {
+    /// The one that PG_CONFIG names, else the one in PATH, else the newest of the usual places.
+    pub fn find() -> Result<Option<Self>> {
+        if let Some(named) = std::env::var_os("PG_CONFIG") {
+            // What was asked for is never silently replaced by something else.
+            let named = Self::read(Path::new(&named)).context("PG_CONFIG")?;
+            return Ok(Some(named));
+        }
+        let mut candidates: Vec<PathBuf> =
+            PLACES.iter().flat_map(|place| glob::glob(place).unwrap().flatten()).collect();
+        candidates.sort_by_key(|path| std::cmp::Reverse(version_in(path)));
+        candidates.splice(0..0, which("pg_config"));
+        Ok(candidates.iter().find_map(|pg_config| Self::read(pg_config).ok()))
+    }
+
+    /// Asks pg_config, and makes sure that the server and its headers are really there: Debian and others
+    /// ship pg_config also with the client library.
+    pub fn read(pg_config: &Path) -> Result<Self> {
+        let ask = |what: &str| command::output(Command::new(pg_config).arg(format!("--{what}")));
+        let version = ask("version")?;
+        let major = major_of(&version)
+            .with_context(|| format!("{} does not tell PostgreSQL's version", pg_config.display()))?;
+        if !SUPPORTED.contains(&major) {
+            bail!("{} is {version}; supported are {SUPPORTED:?}", pg_config.display());
+        }
+        let headers = PathBuf::from(ask("includedir-server")?);
+        let bindir = PathBuf::from(ask("bindir")?);
+        for needed in [headers.join("postgres.h"), bindir.join("initdb"), bindir.join("postgres"), bindir.join("psql")]
+        {
+            if !needed.exists() {
+                bail!("{} has no {}", pg_config.display(), needed.display());
+            }
+        }
+        let (pkglibdir, sharedir) = (ask("pkglibdir")?.into(), ask("sharedir")?.into());
+        Ok(Self { pg_config: pg_config.to_owned(), major, bindir, pkglibdir, sharedir })
+    }
+
+    /// The path of one of its programs.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.bindir.join(name)
+    }
+
+    /// The cargo feature that builds the extension for it.
+    pub fn feature(&self) -> String {
+        format!("pg_workflow/pg{}", self.major)
+    }
+}
+
+/// "PostgreSQL 15.20 (Debian …)" and "PostgreSQL 18beta1" → 15, 18.
+fn major_of(version: &str) -> Option<u32> {
+    let number = version.split_whitespace().nth(1)?;
+    number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// The first number in a path: these places carry the major version in it.
+fn version_in(path: &Path) -> u32 {
+    let path = path.to_string_lossy();
+    let digits = path.split(|c: char| !c.is_ascii_digit()).find(|part| !part.is_empty());
+    digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
+}

@@ -1,0 +1,139 @@
+//! A private Redis that keeps nothing on disk.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::port;
+use super::process::{PATIENCE, Process, Program, Running};
+use super::scratch::Scratch;
+use crate::setup;
+
+/// Where a Redis is, and how to run it.
+#[derive(Debug, Clone)]
+pub struct RedisConfig {
+    program: PathBuf,
+    dir: PathBuf,
+    port: u16,
+}
+
+impl RedisConfig {
+    pub fn new(dir: &Path, port: u16) -> Result<Self> {
+        let program = setup::toolchain()?.redis_server.clone();
+        Ok(Self { program, dir: dir.to_owned(), port })
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("redis.log")
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// How to run it.
+    pub fn program(&self) -> Program<'_> {
+        let (port, dir) = (self.port.to_string(), self.dir.display().to_string());
+        let args = ["--bind", "127.0.0.1", "--port", &port, "--dir", &dir, "--save", "", "--appendonly", "no"];
+        Program {
+            program: self.program.clone(),
+            args: args.map(str::to_owned).into(),
+            envs: Vec::new(),
+            user: None,
+            dir: &self.dir,
+            log: self.log(),
+            stop_signal: "TERM",
+        }
+    }
+
+    /// Waits until it answers.
+    pub fn wait_ready(&self, running: &impl Running) -> Result<()> {
+        running.wait_ready("answering PING", PATIENCE, || self.ping().ok()?.starts_with("+PONG").then_some(()))
+    }
+
+    fn ping(&self) -> std::io::Result<String> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+        let mut connection = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+        connection.set_read_timeout(Some(Duration::from_secs(1)))?;
+        connection.write_all(b"PING\r\nQUIT\r\n")?;
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+}
+
+/// A Redis of one's own that runs. Dropping it stops it.
+#[derive(Debug)]
+pub struct Redis {
+    config: RedisConfig,
+    // Fields are dropped in this order: the server goes before its folder.
+    process: Mutex<Option<Process>>,
+    scratch: Scratch,
+}
+
+impl Redis {
+    /// Starts it on a free port. `name` is for whoever looks at the folders and the log.
+    pub fn start(name: &str) -> Result<Self> {
+        let scratch = Scratch::new(name)?;
+        let (config, process) = port::retrying(|port| {
+            let config = RedisConfig::new(scratch.path(), port)?;
+            let process = launch(&config, &scratch)?;
+            Ok((config, process))
+        })?;
+        Ok(Self { config, process: Mutex::new(Some(process)), scratch })
+    }
+
+    /// Lets it end in an orderly way. What was in it is gone all the same.
+    pub fn stop(&self) -> Result<()> {
+        self.end("TERM")
+    }
+
+    /// Kills it.
+    pub fn kill(&self) -> Result<()> {
+        self.end("KILL")
+    }
+
+    /// Starts it after [`stop`](Self::stop) or [`kill`](Self::kill): empty, on the same port.
+    pub fn start_again(&self) -> Result<()> {
+        let mut process = self.process.lock().unwrap();
+        if process.is_some() {
+            bail!("Redis has not been stopped");
+        }
+        *process = Some(launch(&self.config, &self.scratch)?);
+        Ok(())
+    }
+
+    /// Its process id; None while it is stopped.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.lock().unwrap().as_ref().map(Running::pid)
+    }
+
+    fn end(&self, signal: &str) -> Result<()> {
+        let process = self.process.lock().unwrap().take();
+        process.context("Redis is stopped already")?.stop(signal)?;
+        Ok(())
+    }
+}
+
+/// A running Redis has a port, a URL and a log.
+impl std::ops::Deref for Redis {
+    type Target = RedisConfig;
+
+    fn deref(&self) -> &RedisConfig {
+        &self.config
+    }
+}
+
+fn launch(config: &RedisConfig, scratch: &Scratch) -> Result<Process> {
+    let process = Process::spawn(&config.program(), scratch.lock())?;
+    config.wait_ready(&process)?;
+    Ok(process)
+}

@@ -1,0 +1,39 @@
+//! Where the repository and its build artefacts are.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result};
+
+use crate::command;
+
+/// The repository's root.
+pub fn root() -> &'static Path {
+    // This crate is one folder below it.
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lives in the repository")
+}
+
+/// Cargo, at the repository's root.
+pub fn cargo(subcommand: &str) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.arg(subcommand).current_dir(root());
+    cargo
+}
+
+/// Cargo's target directory, whichever way it was configured.
+pub fn target_dir() -> Result<&'static Path> {
+    static DIR: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(dir) = DIR.get() {
+        return Ok(dir);
+    }
+    let metadata = command::output(cargo("metadata").args(["--no-deps", "--format-version=1"]))?;
+    let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
+    let dir = metadata["target_directory"].as_str().context("cargo metadata names no target directory")?;
+    Ok(DIR.get_or_init(|| PathBuf::from(dir)))
+}
+
+/// Where release builds put their artefacts.
+pub fn release_dir() -> Result<PathBuf> {
+    Ok(target_dir()?.join("release"))
+}
