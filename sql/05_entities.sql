@@ -99,42 +99,9 @@ CREATE FUNCTION workflow.create_dag_run(
     conf           jsonb       DEFAULT '{}'
 )
 RETURNS uuid
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+LANGUAGE c VOLATILE PARALLEL UNSAFE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    run_id uuid := workflow.uuid_v7();
-BEGIN
-    IF dag_id IS NULL OR execution_date IS NULL THEN
-        PERFORM workflow.refuse_argument(
-            format('cannot create dag_run: %s is null', CASE WHEN dag_id IS NULL THEN 'dag_id' ELSE 'execution_date' END),
-            jsonb_build_object('argument', CASE WHEN dag_id IS NULL THEN 'dag_id' ELSE 'execution_date' END, 'value', NULL),
-            'Leave execution_date out for the present moment.');
-    END IF;
-    IF conf IS NULL OR jsonb_typeof(conf) <> 'object' THEN
-        PERFORM workflow.refuse_argument(
-            format('cannot create dag_run of dag %s: conf is not a JSON object', dag_id),
-            jsonb_build_object('argument', 'conf', 'value', conf),
-            'Give conf like ''{"day": "2026-11-23"}''.');
-    END IF;
-
-    WITH run AS (
-        INSERT INTO workflow.dag_runs AS r (id, dag_id, execution_date, conf)
-        SELECT run_id, d.id, create_dag_run.execution_date, create_dag_run.conf
-        FROM workflow.dags AS d
-        WHERE d.id = create_dag_run.dag_id
-        RETURNING r.id, r.dag_id, r.state, r.version
-    )
-    INSERT INTO workflow.state_history (entity_type, entity_id, new_state, version, dag_id, dag_run_id)
-    SELECT 'dag_run', run.id, run.state, run.version, run.dag_id, run.id
-    FROM run;
-    IF NOT FOUND THEN
-        PERFORM workflow.refuse_missing('dag', dag_id::text, 'create a dag_run of it');
-    END IF;
-    PERFORM workflow.announce_creation(ARRAY[run_id]);
-    RETURN run_id;
-END
-$$;
+AS 'MODULE_PATHNAME', 'create_dag_run_wrapper';
 COMMENT ON FUNCTION workflow.create_dag_run(uuid, timestamptz, jsonb) IS
 'Creates a run in state queued, version 1, with its history, and returns its id. Errors: P0002 no such dag, 23505 (dag_runs_dag_id_execution_date_key) the DAG has a run of that date, 22023 bad argument.';
 
@@ -144,67 +111,12 @@ CREATE FUNCTION workflow.create_task_instances(
     max_tries  integer DEFAULT 1
 )
 RETURNS TABLE (id uuid, task_id text)
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+LANGUAGE c VOLATILE PARALLEL UNSAFE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 ROWS 100
-AS $$
-#variable_conflict use_column
-DECLARE
-    run workflow.dag_runs;
-    bad text;
-    new_ids uuid[];
-BEGIN
-    IF dag_run_id IS NULL OR task_ids IS NULL OR max_tries IS NULL OR max_tries < 0 THEN
-        bad := CASE WHEN max_tries < 0 THEN 'max_tries' WHEN dag_run_id IS NULL THEN 'dag_run_id' WHEN task_ids IS NULL THEN 'task_ids' ELSE 'max_tries' END;
-        PERFORM workflow.refuse_argument(
-            format('cannot create task_instances: %s is %s', bad, CASE WHEN max_tries < 0 THEN 'negative' ELSE 'null' END),
-            jsonb_build_object('argument', bad, 'value', CASE bad WHEN 'max_tries' THEN max_tries END),
-            'Give the run''s id, an array of task ids, and how often each may be tried (0 or more).');
-    END IF;
-    SELECT t.name INTO bad FROM unnest(task_ids) AS t (name)
-    WHERE t.name IS NULL OR t.name !~ '\S' OR char_length(t.name) > 500
-    LIMIT 1;
-    IF FOUND THEN
-        PERFORM workflow.refuse_argument(
-            format('cannot create task_instances of dag_run %s: a task_id is %s', dag_run_id,
-                CASE WHEN bad IS NULL THEN 'null' WHEN bad !~ '\S' THEN 'empty' ELSE 'too long' END),
-            jsonb_build_object('argument', 'task_ids', 'value', left(bad, 500)),
-            'A task_id has 1 to 500 characters, at least one of them visible.');
-    END IF;
-    SELECT r.* INTO run FROM workflow.dag_runs AS r WHERE r.id = dag_run_id;
-    IF NOT FOUND THEN
-        PERFORM workflow.refuse_missing('dag_run', dag_run_id::text, 'create its task_instances');
-    END IF;
-
-    WITH task AS (
-        INSERT INTO workflow.task_instances AS i (dag_run_id, task_id, max_tries)
-        SELECT run.id, t.name, create_task_instances.max_tries
-        FROM unnest(task_ids) AS t (name)
-        RETURNING i.id, i.task_id, i.state, i.version
-    ), event AS (
-        INSERT INTO workflow.state_history (entity_type, entity_id, new_state, version, dag_id, dag_run_id, task_id)
-        SELECT 'task_instance', task.id, task.state, task.version, run.dag_id, run.id, task.task_id
-        FROM task
-        RETURNING entity_id
-    )
-    SELECT array_agg(event.entity_id) INTO new_ids FROM event;
-    PERFORM workflow.announce_creation(new_ids);
-    RETURN QUERY
-        SELECT i.id, i.task_id
-        FROM unnest(new_ids) WITH ORDINALITY AS created (id, place)
-        JOIN workflow.task_instances AS i ON i.id = created.id
-        ORDER BY created.place;
-END
-$$;
+AS 'MODULE_PATHNAME', 'create_task_instances_wrapper';
 COMMENT ON FUNCTION workflow.create_task_instances(uuid, text[], integer) IS
 'Creates tasks of a run in state queued, version 1, with their history; returns their ids in the order given. All or none. Errors: P0002 no such dag_run, 23505 (task_instances_dag_run_id_task_id_key) the run has a task of that name, 22023 bad argument.';
-
-CREATE FUNCTION workflow.announce_creation(entity_ids uuid[])
-RETURNS void
-LANGUAGE c VOLATILE PARALLEL UNSAFE
-AS 'MODULE_PATHNAME', 'announce_creation_wrapper';
-COMMENT ON FUNCTION workflow.announce_creation(uuid[]) IS
-'Internal: announces the creation of these entities, as moves are announced.';
 
 CREATE FUNCTION workflow.latest_dag_run(dag_id uuid)
 RETURNS SETOF workflow.dag_runs

@@ -143,13 +143,24 @@ fn rows_written_directly_meet_the_constraints() {
         ("INSERT INTO workflow.dags (name) VALUES (' ')", "dags_name_check"),
         ("INSERT INTO workflow.dags (name, tags) VALUES ('x', '[[\"a\"]]')", "dags_tags_check"),
         ("UPDATE workflow.dag_runs SET conf = '[]'", "dag_runs_conf_check"),
-        ("UPDATE workflow.task_instances SET max_tries = -1", "task_instances_max_tries_check"),
-        ("UPDATE workflow.task_instances SET task_id = ''", "task_instances_task_id_check"),
     ];
     for (sql, constraint) in cases {
         let error = client.execute(sql, &[]).expect_err("a violation");
         let error = error.as_db_error().unwrap();
         assert_eq!((error.code().code(), error.constraint()), ("23514", Some(constraint)), "{sql}");
+    }
+    // Checked by a function, which names the column.
+    for (sql, argument) in [
+        ("UPDATE workflow.task_instances SET max_tries = -1", "max_tries"),
+        ("UPDATE workflow.task_instances SET task_id = E'\\t'", "task_id"),
+        ("UPDATE workflow.task_instances SET task_id = repeat('x', 501)", "task_id"),
+        (
+            "INSERT INTO workflow.task_instances (dag_run_id, task_id, state) SELECT id, 'x', 'x' FROM workflow.dag_runs",
+            "state",
+        ),
+    ] {
+        let failed = failure(client.execute(sql, &[]));
+        assert_eq!((failed.sqlstate.as_str(), &failed.detail["argument"]), ("22023", &json!(argument)), "{sql}");
     }
     // No constraint without a name of its own: names that PostgreSQL makes up end in a number when they clash.
     let sql =

@@ -5,12 +5,9 @@
 
 use crate::ffi::jsonb::Jsonb;
 use crate::ffi::notify::{MAX_PAYLOAD, notify};
-use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::uuid::Uuid;
-use crate::ffi::values;
 use chrono::{DateTime, SecondsFormat};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
-use pgrx::pg_sys;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::ffi::CStr;
@@ -58,55 +55,13 @@ pub struct Event<'a> {
     pub metadata: Jsonb,
 }
 
-/// Announces `count` events, which `event` makes from their place: only if anybody is to be told what they are.
-pub fn announce<'a>(count: usize, event: impl Fn(usize) -> Event<'a>) {
+/// Announces an event, as far as anybody is to be told.
+pub fn announce(event: &Event) {
     match ANNOUNCE.get() {
         Announce::Off => {}
+        // PostgreSQL sends equal notifications of a transaction once.
         Announce::Wakeup => notify(CHANNEL, ""),
-        Announce::Events => (0..count).for_each(|i| notify(CHANNEL, &payload(&event(i)))),
-    }
-}
-
-/// Announces the creation of entities.
-#[pgrx::pg_extern(sql = false)]
-fn announce_creation(entity_ids: Option<Vec<pgrx::Uuid>>) {
-    let Some(ids) = entity_ids.filter(|_| ANNOUNCE.get() != Announce::Off) else { return };
-    let ids: Vec<Uuid> = ids.iter().map(|id| Uuid(*id.as_bytes())).collect();
-    let ids = values::uuid_array(ids.iter().map(Uuid::as_datum).collect());
-    CREATIONS.with(|plan| plan.run(&[Some(ids)], |rows| announce(rows.len(), |i| creation(&rows, i))));
-}
-
-thread_local! {
-    static CREATIONS: Plan = Plan::new(
-        "SELECT h.id, h.entity_type, h.entity_id, h.dag_id, h.dag_run_id, h.task_id, h.new_state, h.version, \
-                h.changed_at, h.actor, h.metadata \
-         FROM workflow.state_history AS h \
-         WHERE h.entity_id OPERATOR(pg_catalog.=) ANY ($1) AND h.version OPERATOR(pg_catalog.=) 1 \
-         ORDER BY h.id"
-            .to_owned(),
-        &[pg_sys::UUIDARRAYOID],
-    );
-}
-
-fn creation(rows: &Rows, row: usize) -> Event<'_> {
-    // SAFETY: the types are those of the columns in CREATIONS; the texts live as long as the rows.
-    let uuid = |column| rows.get(row, column).map_or(Uuid([0; 16]), |value| unsafe { Uuid::from_datum(value) });
-    // SAFETY: as above.
-    let text = |column| rows.get(row, column).map(|value| unsafe { values::text(value) });
-    Event {
-        id: rows.get_i64(row, 1),
-        entity_type: text(2).unwrap_or_default(),
-        entity_id: uuid(3),
-        dag_id: uuid(4),
-        dag_run_id: uuid(5),
-        task_id: text(6),
-        old_state: None,
-        new_state: text(7).unwrap_or_default(),
-        version: rows.get_i64(row, 8),
-        changed_at: rows.get_i64(row, 9),
-        actor: text(10).unwrap_or_default(),
-        // SAFETY: as above.
-        metadata: rows.get(row, 11).map_or_else(Jsonb::empty_object, |value| unsafe { Jsonb::from_raw(value) }),
+        Announce::Events => notify(CHANNEL, &payload(event)),
     }
 }
 

@@ -24,11 +24,27 @@ pub fn not_null<T>(argument: &str, value: Option<T>) -> T {
     value.unwrap_or_else(|| errors::invalid_argument(argument, &json!(null), "is null", "Give a value."))
 }
 
-pub fn metadata(value: Option<Jsonb>) -> Jsonb {
-    let metadata = not_null("metadata", value);
-    if !metadata.is_object() {
-        let hint = "Give metadata like '{\"reason\": \"worker lost\"}', or leave it out.";
-        errors::invalid_argument("metadata", &json!(null), "is not a JSON object", hint);
+pub fn json_object(argument: &str, value: Option<Jsonb>) -> Jsonb {
+    let object = not_null(argument, value);
+    if !object.is_object() {
+        let hint = format!("Give {argument} like '{{\"reason\": \"worker lost\"}}', or leave it out.");
+        errors::invalid_argument(argument, &json!(null), "is not a JSON object", &hint);
     }
-    metadata
+    object
+}
+
+pub fn check_task_id(argument: &str, task_id: &str) {
+    if task_id.trim().is_empty() || task_id.chars().count() > 500 {
+        let wrong = if task_id.trim().is_empty() { "has an empty name" } else { "has a name that is too long" };
+        let shown: String = task_id.chars().take(500).collect();
+        let hint = "A task_id has 1 to 500 characters, at least one of them visible.";
+        errors::invalid_argument(argument, &json!(shown), wrong, hint);
+    }
+}
+
+pub fn check_max_tries(max_tries: i32) -> i32 {
+    if max_tries < 0 {
+        errors::invalid_argument("max_tries", &json!(max_tries), "is negative", "Give 0 or more.");
+    }
+    max_tries
 }

@@ -7,10 +7,12 @@
 mod announce;
 mod args;
 mod columns;
+mod creation;
 mod entity;
 mod errors;
 mod ffi;
 mod guard;
+mod history;
 mod record;
 mod request;
 mod rules;

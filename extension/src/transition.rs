@@ -64,7 +64,7 @@ fn move_one(
         to: args::state("new_state", new_state),
         expected_version,
     };
-    let metadata = args::metadata(metadata);
+    let metadata = args::json_object("metadata", metadata);
     if !attempt.from.can_transition(attempt.to) {
         errors::illegal_move(kind, attempt.id, attempt.from, attempt.to);
     }

@@ -43,7 +43,7 @@ fn transition_many(
     let ids = args::not_null("ids", ids).into_iter().map(|id| Uuid(*args::not_null("ids", id).as_bytes()));
     let from = old_state.map(|name| args::state("old_state", Some(name)));
     let to = args::state("new_state", new_state);
-    let metadata = args::metadata(metadata);
+    let metadata = args::json_object("metadata", metadata);
     let dry_run = args::not_null("dry_run", dry_run);
 
     let mut seen = HashSet::new();

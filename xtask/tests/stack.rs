@@ -15,12 +15,13 @@ fn postgres_keeps_its_data_and_port() -> Result<()> {
     assert!(url.ends_with(&format!("127.0.0.1:{}/my db", postgres.port())));
     assert_eq!(postgres.psql("my db", "SELECT 1; SHOW fsync")?, "1\noff");
 
-    postgres.psql("my db", "CREATE TABLE kept (n int); INSERT INTO kept VALUES (42)")?;
-    for how in [Shutdown::Smart, Shutdown::Fast, Shutdown::Immediate] {
+    postgres.psql("my db", "CREATE TABLE kept (n int); INSERT INTO kept VALUES (0)")?;
+    for (first, how) in [Shutdown::Smart, Shutdown::Fast, Shutdown::Immediate].into_iter().enumerate() {
+        postgres.psql("my db", "UPDATE kept SET n = n + 1")?;
         postgres.stop(how)?;
         assert!(postgres.pid().is_none() && postgres.psql("my db", "SELECT 1").is_err());
         postgres.start_again()?;
-        assert_eq!(postgres.psql("my db", "SELECT n FROM kept")?, "42", "after {how:?}");
+        assert_eq!(postgres.psql("my db", "SELECT n FROM kept")?, (first + 1).to_string(), "after {how:?}");
     }
 
     // Not before its backends are gone too could it be started again on the same data.
@@ -29,6 +30,7 @@ fn postgres_keeps_its_data_and_port() -> Result<()> {
     let mut busy = busy.spawn()?;
     assert_eq!(BufReader::new(busy.stdout.take().unwrap()).lines().next().unwrap()?, "connected");
     let before = postgres.pid();
+    postgres.psql("my db", "UPDATE kept SET n = 42")?;
     postgres.kill()?;
     postgres.start_again()?;
     assert_ne!(postgres.pid(), before);

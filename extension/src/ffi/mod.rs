@@ -4,6 +4,7 @@
 //! to a plan as it is, without being parsed on the way.
 
 pub mod error;
+pub mod insert;
 pub mod jsonb;
 pub mod notify;
 pub mod plan;

@@ -42,17 +42,6 @@ pub fn text_array(elements: Vec<Datum>) -> Datum {
     array(elements, Layout { oid: pg_sys::TEXTOID, length: -1, by_value: false, align: b'i' })
 }
 
-/// A bigint[].
-pub fn bigint_array(elements: impl Iterator<Item = i64>) -> Datum {
-    array(elements.map(Datum::from).collect(), Layout { oid: pg_sys::INT8OID, length: 8, by_value: true, align: b'd' })
-}
-
-/// A timestamptz[] of microseconds since 2000-01-01 UTC.
-pub fn timestamptz_array(elements: impl Iterator<Item = i64>) -> Datum {
-    let layout = Layout { oid: pg_sys::TIMESTAMPTZOID, length: 8, by_value: true, align: b'd' };
-    array(elements.map(Datum::from).collect(), layout)
-}
-
 /// The clock, in microseconds since 2000-01-01 UTC.
 pub fn clock() -> i64 {
     // SAFETY: reads the system's clock.

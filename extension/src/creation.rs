@@ -1,0 +1,124 @@
+//! Creating runs and tasks: the row, its first history and the announcement, all or none.
+//!
+//! The functions are SECURITY DEFINER in SQL: ordinary roles may insert into neither table.
+
+use crate::announce::{Event, announce};
+use crate::args;
+use crate::entity::EntityType;
+use crate::errors;
+use crate::ffi::insert::schema;
+use crate::ffi::jsonb::Jsonb;
+use crate::ffi::plan::{Plan, Rows};
+use crate::ffi::session;
+use crate::ffi::uuid::Uuid;
+use crate::ffi::values::{clock, text_array, text_datum};
+use crate::history::{History, dag_of};
+use pg_workflow_state_machine::State;
+use pgrx::datum::TimestampWithTimeZone;
+use pgrx::iter::TableIterator;
+use pgrx::name;
+use pgrx::pg_sys::{self, Datum};
+
+#[pgrx::pg_extern(sql = false)]
+fn create_dag_run(
+    dag_id: Option<pgrx::Uuid>,
+    execution_date: Option<TimestampWithTimeZone>,
+    conf: Option<Jsonb>,
+) -> pgrx::Uuid {
+    thread_local! {
+        static INSERT: Plan = Plan::new(
+            "INSERT INTO workflow.dag_runs (dag_id, execution_date, conf) \
+             SELECT d.id, $2, $3 FROM workflow.dags AS d WHERE d.id OPERATOR(pg_catalog.=) $1 \
+             RETURNING id"
+                .to_owned(),
+            &[pg_sys::UUIDOID, pg_sys::TIMESTAMPTZOID, pg_sys::JSONBOID],
+        );
+    }
+    let dag = Uuid(*args::not_null("dag_id", dag_id).as_bytes());
+    let date: pg_sys::TimestampTz = args::not_null("execution_date", execution_date).into();
+    let conf = args::json_object("conf", conf);
+    let values = [Some(dag.as_datum()), Some(Datum::from(date)), Some(conf.datum())];
+    let Some(&run) = INSERT.with(|plan| plan.run(&values, ids)).first() else {
+        errors::missing("dag", &dag.to_string(), "create a dag_run of it")
+    };
+    record(EntityType::DagRun, dag, run, &[(run, None)]);
+    pgrx::Uuid::from_bytes(run.0)
+}
+
+#[pgrx::pg_extern(sql = false)]
+fn create_task_instances(
+    dag_run_id: Option<pgrx::Uuid>,
+    task_ids: Option<Vec<Option<String>>>,
+    max_tries: Option<i32>,
+) -> TableIterator<'static, (name!(id, pgrx::Uuid), name!(task_id, String))> {
+    thread_local! {
+        static INSERT: Plan = Plan::new(
+            "INSERT INTO workflow.task_instances (dag_run_id, task_id, max_tries) \
+             SELECT r.id, t.task_id, $3 \
+             FROM workflow.dag_runs AS r \
+             CROSS JOIN pg_catalog.unnest($2) WITH ORDINALITY AS t (task_id, place) \
+             WHERE r.id OPERATOR(pg_catalog.=) $1 \
+             ORDER BY t.place \
+             RETURNING id"
+                .to_owned(),
+            &[pg_sys::UUIDOID, pg_sys::TEXTARRAYOID, pg_sys::INT4OID],
+        );
+    }
+    let run = Uuid(*args::not_null("dag_run_id", dag_run_id).as_bytes());
+    let names: Vec<String> =
+        args::not_null("task_ids", task_ids).into_iter().map(|name| args::not_null("task_ids", name)).collect();
+    names.iter().for_each(|name| args::check_task_id("task_ids", name));
+    let max_tries = args::check_max_tries(args::not_null("max_tries", max_tries));
+
+    let array = text_array(names.iter().map(|name| text_datum(name)).collect());
+    let values = [Some(run.as_datum()), Some(array), Some(Datum::from(max_tries))];
+    let tasks = INSERT.with(|plan| plan.run(&values, ids));
+    let Some(dag) = dag_of(run).filter(|_| tasks.len() == names.len()) else {
+        errors::missing("dag_run", &run.to_string(), "create its task_instances")
+    };
+    let created: Vec<(Uuid, Option<&str>)> =
+        tasks.iter().zip(&names).map(|(task, name)| (*task, Some(name.as_str()))).collect();
+    record(EntityType::TaskInstance, dag, run, &created);
+    TableIterator::new(tasks.into_iter().map(|task| pgrx::Uuid::from_bytes(task.0)).zip(names))
+}
+
+/// Writes and announces the creation of entities of one run.
+fn record(kind: EntityType, dag_id: Uuid, dag_run_id: Uuid, created: &[(Uuid, Option<&str>)]) {
+    let actor = session::session_user();
+    let metadata = Jsonb::empty_object();
+    let history = History::open(schema(c"workflow"));
+    for (entity_id, task_id) in created {
+        let event = Event {
+            id: history.next_id(),
+            entity_type: kind.as_str(),
+            entity_id: *entity_id,
+            dag_id,
+            dag_run_id,
+            task_id: *task_id,
+            old_state: None,
+            new_state: State::Queued.as_str(),
+            version: 1,
+            changed_at: clock(),
+            actor: &actor,
+            metadata,
+        };
+        history.write(&event, None);
+        announce(&event);
+    }
+    history.close();
+}
+
+/// Column 1 of the rows, which both statements return their new ids in.
+fn ids(rows: Rows) -> Vec<Uuid> {
+    // SAFETY: it is the primary key, a uuid.
+    (0..rows.len()).filter_map(|row| rows.get(row, 1).map(|id| unsafe { Uuid::from_datum(id) })).collect()
+}
+
+/// What no row of task_instances may be without, however it is written.
+#[pgrx::pg_extern(sql = false)]
+fn check_task_instance(task_id: &str, state: &str, max_tries: i32) -> bool {
+    args::check_task_id("task_id", task_id);
+    args::state("state", Some(state));
+    args::check_max_tries(max_tries);
+    true
+}
