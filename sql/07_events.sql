@@ -58,9 +58,14 @@ COMMENT ON FUNCTION workflow.system_identifier() IS
 
 CREATE FUNCTION workflow.last_event_id()
 RETURNS bigint
-LANGUAGE sql VOLATILE PARALLEL UNSAFE
+-- Not SQL, here and below: that would be planned anew at every call.
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
-AS $$ SELECT coalesce(pg_sequence_last_value('workflow.state_history_id_seq'::regclass), 0) $$;
+AS $$
+BEGIN
+    RETURN coalesce(pg_sequence_last_value('workflow.state_history_id_seq'::regclass), 0);
+END
+$$;
 COMMENT ON FUNCTION workflow.last_event_id() IS
 'Internal: the highest id drawn so far, by any transaction.';
 
@@ -94,38 +99,28 @@ COMMENT ON FUNCTION workflow.others_snapshot() IS
 
 CREATE FUNCTION workflow.unfinished_transactions(snapshot pg_snapshot, next_transaction_id xid8)
 RETURNS SETOF xid8
-LANGUAGE sql STABLE PARALLEL SAFE
+LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 ROWS 10
 AS $$
-    SELECT pg_snapshot_xip(unfinished_transactions.snapshot)
-    UNION ALL
-    -- Walks the index from one number to the next, whatever each has written.
-    SELECT w.transaction_id
-    FROM (
-        WITH RECURSIVE walk (transaction_id) AS (
-            (
-                SELECT h.transaction_id
-                FROM workflow.state_history AS h
-                WHERE h.transaction_id >= pg_snapshot_xmax(unfinished_transactions.snapshot)
-                    AND h.transaction_id < unfinished_transactions.next_transaction_id
-                ORDER BY h.transaction_id
-                LIMIT 1
-            )
-            UNION ALL
-            SELECT (
-                SELECT h.transaction_id
-                FROM workflow.state_history AS h
-                WHERE h.transaction_id > walk.transaction_id
-                    AND h.transaction_id < unfinished_transactions.next_transaction_id
-                ORDER BY h.transaction_id
-                LIMIT 1
-            )
-            FROM walk
-            WHERE walk.transaction_id IS NOT NULL
-        )
-        SELECT walk.transaction_id FROM walk WHERE walk.transaction_id IS NOT NULL
-    ) AS w
+DECLARE
+    at_least xid8 := pg_snapshot_xmax(snapshot);
+    found_id xid8;
+BEGIN
+    RETURN QUERY SELECT pg_snapshot_xip(snapshot);
+    -- Walks the index from one number to the next, however much each has written.
+    LOOP
+        SELECT h.transaction_id INTO found_id
+        FROM workflow.state_history AS h
+        WHERE h.transaction_id >= at_least
+            AND h.transaction_id < unfinished_transactions.next_transaction_id
+        ORDER BY h.transaction_id
+        LIMIT 1;
+        EXIT WHEN NOT FOUND;
+        RETURN NEXT found_id;
+        at_least := (found_id::text::bigint + 1)::text::xid8;
+    END LOOP;
+END
 $$;
 COMMENT ON FUNCTION workflow.unfinished_transactions(pg_snapshot, xid8) IS
 'Internal: the transactions that were under way at a snapshot, and may have written events below its floor_id.';

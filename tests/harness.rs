@@ -241,6 +241,16 @@ impl Subscriber {
         wait_until("a subscription", || self.subscriptions.load(Ordering::Acquire) >= times);
     }
 
+    /// Waits until everything that Redis has taken so far has arrived: a message of our own comes after it.
+    pub fn catch_up(&self, redis_url: &str) {
+        let marker = Uuid::new_v4().to_string();
+        let payload = serde_json::json!({ "marker": marker }).to_string();
+        let client = redis::Client::open(redis_url).expect("a Redis URL");
+        let mut connection = client.get_connection().expect("a connection");
+        redis::Commands::publish::<_, _, ()>(&mut connection, "workflow:events", payload).expect("Redis takes it");
+        wait_until("the marker", || self.events().iter().rev().any(|event| event["marker"] == marker.as_str()));
+    }
+
     pub fn events(&self) -> Vec<Value> {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -97,6 +97,8 @@ fn lists_are_filtered_and_paged() {
         (status, &task["state"], &task["version"], &task["try_number"]),
         (200, &json!("failed"), &json!(2), &json!(0))
     );
+    assert_eq!((&task["start_date"], &task["error"]), (&Value::Null, &Value::Null), "what is not there is null");
+    assert_eq!(api.get(&format!("/api/v1/dags/{dag}")).1["start_date"], Value::Null);
     assert_eq!(api.get(&format!("/api/v1/dag-runs/{run}")).1["dag_id"], dag.to_string());
     assert_eq!(api.get(&format!("/api/v1/dags/{dag}")).1["is_paused"], false);
 }

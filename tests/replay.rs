@@ -1,13 +1,11 @@
 //! Replaying recorded workflows through the whole: functions, history, feed, relay, Redis.
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use pg_workflow_tests::*;
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use xtask::stack::redis::Redis;
+use xtask::stack::server::Server;
 
 fn replay(db: &Db, file: &Path, args: &[&str]) -> Output {
     Command::new(server_binary())
@@ -138,24 +136,14 @@ fn a_file_that_cannot_be_replayed_is_refused_before_anything_is_written() {
 fn watch_shows_moves_as_they_happen() {
     let db = Db::new();
     let client = &mut db.connect();
-    let mut watch = Command::new(server_binary())
-        .args(["watch", "--json"])
-        .env("DATABASE_URL", db.url())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let output = watch.stdout.take().unwrap();
-    let first_line = std::thread::spawn(move || {
-        let mut line = String::new();
-        BufReader::new(output).read_line(&mut line).map(|_| line)
-    });
+    let watch = Server::start("watch", &server_binary(), &["watch", "--json"], &[("DATABASE_URL", db.url())]).unwrap();
     // Whether it listens yet cannot be seen from outside: something happens until it shows something.
+    let shown = || std::fs::read_to_string(watch.log()).unwrap();
     wait_until("the first line", || {
         create_task(client);
-        first_line.is_finished()
+        shown().contains('\n')
     });
-    let event: Value = serde_json::from_str(&first_line.join().unwrap().unwrap()).unwrap();
+    let event: Value = serde_json::from_str(shown().lines().next().unwrap()).unwrap();
     assert_eq!((&event["new_state"], &event["version"]), (&json!("queued"), &json!(1)));
-    kill(Pid::from_raw(watch.id().cast_signed()), Signal::SIGTERM).unwrap();
-    assert_eq!(watch.wait().unwrap().code(), Some(0));
+    assert_eq!(watch.terminate().unwrap().code(), Some(0));
 }

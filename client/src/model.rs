@@ -125,7 +125,14 @@ pub trait Record: Sized {
 // whole list.
 macro_rules! within_rfc_3339 {
     ($column:literal) => {
-        concat!("least(greatest(", $column, ", '0001-01-01T00:00:00Z'), '9999-12-31T23:59:59.999999Z')")
+        // least and greatest pass over null, which must stay null.
+        concat!(
+            "CASE WHEN ",
+            $column,
+            " IS NOT NULL THEN least(greatest(",
+            $column,
+            ", '0001-01-01T00:00:00Z'), '9999-12-31T23:59:59.999999Z') END"
+        )
     };
 }
 

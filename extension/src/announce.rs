@@ -18,10 +18,13 @@ const CHANNEL: &CStr = c"workflow_events";
 #[derive(Clone, Copy, PartialEq, Eq, pgrx::PostgresGucEnum)]
 pub enum Announce {
     /// Nothing is sent: readers find the events when they poll.
+    #[name = c"off"]
     Off,
     /// An empty payload once a transaction: there is something to read.
+    #[name = c"wakeup"]
     Wakeup,
     /// Each event as JSON.
+    #[name = c"events"]
     Events,
 }
 
