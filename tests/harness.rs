@@ -185,11 +185,7 @@ pub fn server_binary() -> PathBuf {
 
 /// Starts `workflow-server serve` on a free port, and waits until it listens; returns its URL too.
 pub fn serve(database_url: &str, redis_url: &str) -> (Server, String) {
-    let envs = [("DATABASE_URL", database_url), ("REDIS_URL", redis_url), ("WORKFLOW_LISTEN", "127.0.0.1:0")];
-    let server = Server::start("serve", &server_binary(), &["serve"], &envs).expect("the server starts");
-    let line = server.wait_line("listening on", PATIENCE).expect("the server listens");
-    let url = line.split_whitespace().next_back().unwrap_or_default().to_owned();
-    (server, url)
+    Server::serve("serve", &server_binary(), database_url, redis_url).expect("the server starts and listens")
 }
 
 /// The path of one of the real traces; None, with a message, where the folder is missing.

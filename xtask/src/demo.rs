@@ -94,11 +94,7 @@ impl Stack {
         postgres.psql("workflow", "CREATE EXTENSION pg_workflow; SELECT workflow.create_consumer('relay')")?;
         let redis = Redis::start("demo")?;
         let received = subscribe(&redis.url())?;
-        let (database, redis_url) = (postgres.url("workflow"), redis.url());
-        let envs = [("DATABASE_URL", &*database), ("REDIS_URL", &*redis_url), ("WORKFLOW_LISTEN", "127.0.0.1:0")];
-        let server = Server::start("demo-server", binary, &["serve"], &envs)?;
-        let line = server.wait_line("listening on", PATIENCE)?;
-        let url = line.split_whitespace().next_back().unwrap_or_default().to_owned();
+        let (server, url) = Server::serve("demo-server", binary, &postgres.url("workflow"), &redis.url())?;
         Ok(Stack { server, url, received, redis, postgres })
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::process::{Process, Program, Running};
+use super::process::{PATIENCE, Process, Program, Running};
 use super::scratch::Scratch;
 
 /// A server that runs. Dropping it stops it with SIGTERM, and kills it if it does not listen to that.
@@ -34,6 +34,15 @@ impl Server {
         };
         let process = Process::spawn(&program, scratch.lock())?;
         Ok(Self { process, scratch })
+    }
+
+    /// Starts `workflow-server serve` on a free port, and waits until it listens; returns its URL too.
+    pub fn serve(name: &str, binary: &Path, database_url: &str, redis_url: &str) -> Result<(Self, String)> {
+        let envs = [("DATABASE_URL", database_url), ("REDIS_URL", redis_url), ("WORKFLOW_LISTEN", "127.0.0.1:0")];
+        let server = Self::start(name, binary, &["serve"], &envs)?;
+        let line = server.wait_line("listening on", PATIENCE)?;
+        let url = line.split_whitespace().next_back().unwrap_or_default().to_owned();
+        Ok((server, url))
     }
 
     /// Asks it to end, and waits until it has. An end by a signal is exit code 128 + the signal's number.
