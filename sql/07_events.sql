@@ -24,6 +24,12 @@ CREATE TABLE workflow.consumers (
     window_ceiling_id          bigint,
     acked_id                   bigint      NOT NULL DEFAULT 0,
     system_identifier          bigint      NOT NULL,
+    lease_number               bigint      NOT NULL DEFAULT 0,
+    lease_holder               text,
+    lease_duration             interval,
+    lease_expires_at           timestamptz,
+    lease_pid                  integer,
+    lease_backend_start        timestamptz,
     created_at                 timestamptz NOT NULL DEFAULT pg_catalog.now(),
     updated_at                 timestamptz NOT NULL DEFAULT pg_catalog.now(),
     CONSTRAINT consumers_pkey PRIMARY KEY (name),
@@ -46,6 +52,12 @@ COMMENT ON COLUMN workflow.consumers.window_floor_id IS 'floor_id of the next wi
 COMMENT ON COLUMN workflow.consumers.window_ceiling_id IS 'no event of the window has an id above it';
 COMMENT ON COLUMN workflow.consumers.acked_id IS 'the last event of the window that was acknowledged; 0: none';
 COMMENT ON COLUMN workflow.consumers.system_identifier IS 'the cluster that the snapshots belong to';
+COMMENT ON COLUMN workflow.consumers.lease_number IS 'the lease last given out; see lease_consumer()';
+COMMENT ON COLUMN workflow.consumers.lease_holder IS 'who holds it, in its own words';
+COMMENT ON COLUMN workflow.consumers.lease_duration IS 'for how long each read and acknowledgement renews it';
+COMMENT ON COLUMN workflow.consumers.lease_expires_at IS 'when somebody else may take it; null: it was given back';
+COMMENT ON COLUMN workflow.consumers.lease_pid IS 'the session that took it';
+COMMENT ON COLUMN workflow.consumers.lease_backend_start IS 'when that session began';
 COMMENT ON COLUMN workflow.consumers.created_at IS 'when the consumer was created';
 COMMENT ON COLUMN workflow.consumers.updated_at IS 'when it last opened or closed a window, or acknowledged';
 
@@ -76,17 +88,52 @@ AS 'MODULE_PATHNAME', 'next_transaction_id_wrapper';
 COMMENT ON FUNCTION workflow.next_transaction_id() IS
 'Internal: the first transaction number that has not been given out.';
 
+CREATE FUNCTION workflow.is_preloaded()
+RETURNS boolean
+LANGUAGE c STABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'is_preloaded_wrapper';
+COMMENT ON FUNCTION workflow.is_preloaded() IS
+'Whether pg_workflow is in shared_preload_libraries: commits then wake whoever waits in read_events(), and a notifier announces events.';
+
+CREATE FUNCTION workflow.commits()
+RETURNS bigint
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'commits_wrapper';
+COMMENT ON FUNCTION workflow.commits() IS
+'Internal: how many transactions with events have committed in this database since the server started; 0 where pg_workflow is not preloaded.';
+
+CREATE FUNCTION workflow.wait_for_events(consumer text, seconds double precision)
+RETURNS void
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'wait_for_events_wrapper';
+COMMENT ON FUNCTION workflow.wait_for_events(text, double precision) IS
+'Internal: waits until a transaction with events commits, unless this session''s last read of the consumer may have left something. Without preloading it waits for a notification that the session listens to.';
+
+CREATE FUNCTION workflow.note_found_nothing(consumer text, commits bigint)
+RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'note_found_nothing_wrapper';
+COMMENT ON FUNCTION workflow.note_found_nothing(text, bigint) IS
+'Internal: the session''s last read, begun at this count of commits(), found nothing for this consumer; null: it found something.';
+
+CREATE FUNCTION workflow.refuse_leased(consumer text, lease bigint, holder text, current_lease bigint)
+RETURNS void
+LANGUAGE c STABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'refuse_leased_wrapper';
+COMMENT ON FUNCTION workflow.refuse_leased(text, bigint, text, bigint) IS
+'Internal: raises 55006.';
+
 CREATE FUNCTION workflow.others_snapshot()
 RETURNS pg_snapshot
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    own xid8 := pg_current_xact_id();
+    own xid8 := pg_current_xact_id_if_assigned();
     now pg_snapshot := pg_current_snapshot();
 BEGIN
     -- The calling transaction is not in its own snapshot's list. It may still write more, so it must be.
-    IF own >= pg_snapshot_xmax(now) THEN
+    IF own IS NULL OR own >= pg_snapshot_xmax(now) THEN
         RETURN now;
     END IF;
     RETURN format('%s:%s:%s', least(own, pg_snapshot_xmin(now)), pg_snapshot_xmax(now),
@@ -96,6 +143,29 @@ END
 $$;
 COMMENT ON FUNCTION workflow.others_snapshot() IS
 'Internal: the current snapshot, with the calling transaction counted as in progress.';
+
+CREATE FUNCTION workflow.current_place(
+    OUT snapshot pg_snapshot,
+    OUT next_transaction_id xid8,
+    OUT floor_id bigint,
+    OUT ceiling_id bigint
+)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- In this order, and each seeing the present: see the head of this file. A transaction whose snapshot stands still
+    -- cannot tell what the floor was then.
+    IF current_setting('transaction_isolation') IN ('read committed', 'read uncommitted') THEN
+        floor_id := workflow.last_event_id();
+    END IF;
+    snapshot := workflow.others_snapshot();
+    next_transaction_id := workflow.next_transaction_id();
+    ceiling_id := workflow.last_event_id();
+END
+$$;
+COMMENT ON FUNCTION workflow.current_place() IS
+'Internal: the place of whoever has read all that is visible now. No event of it has an id above ceiling_id. floor_id is null where the snapshot stands still.';
 
 CREATE FUNCTION workflow.unfinished_transactions(snapshot pg_snapshot, next_transaction_id xid8)
 RETURNS SETOF xid8
@@ -125,6 +195,59 @@ $$;
 COMMENT ON FUNCTION workflow.unfinished_transactions(pg_snapshot, xid8) IS
 'Internal: the transactions that were under way at a snapshot, and may have written events below its floor_id.';
 
+CREATE FUNCTION workflow.events_between(
+    snapshot pg_snapshot,
+    next_transaction_id xid8,
+    floor_id bigint,
+    end_snapshot pg_snapshot,
+    end_next_transaction_id xid8,
+    end_floor_id bigint,
+    end_ceiling_id bigint,
+    after_id bigint,
+    max integer
+)
+RETURNS SETOF workflow.state_history
+-- In SQL and without settings of its own, so that it becomes part of the query that calls it.
+LANGUAGE sql STABLE PARALLEL SAFE
+AS $$
+    SELECT w.*
+    FROM (
+        (
+            SELECT late.*
+            FROM workflow.unfinished_transactions($1, $2) AS x (transaction_id)
+            CROSS JOIN LATERAL (
+                SELECT h.*
+                FROM workflow.state_history AS h
+                WHERE h.transaction_id OPERATOR(pg_catalog.=) x.transaction_id
+                    AND h.id OPERATOR(pg_catalog.>) $8
+                    AND h.id OPERATOR(pg_catalog.<=) $3
+                ORDER BY h.id
+                LIMIT $9
+            ) AS late
+            WHERE pg_catalog.pg_visible_in_snapshot(x.transaction_id, $4)
+        )
+        UNION ALL
+        (
+            SELECT h.*
+            FROM workflow.state_history AS h
+            WHERE h.id OPERATOR(pg_catalog.>) GREATEST($8, $3)
+                AND h.id OPERATOR(pg_catalog.<=) $7
+                AND (
+                    pg_catalog.pg_visible_in_snapshot(h.transaction_id, $4)
+                    -- Written in another cluster: here the number has not been given out yet.
+                    OR ($1 IS NULL AND h.transaction_id OPERATOR(pg_catalog.>=) $5 AND h.id OPERATOR(pg_catalog.<=) $6)
+                )
+                AND pg_catalog.pg_visible_in_snapshot(h.transaction_id, $1) IS NOT TRUE
+            ORDER BY h.id
+            LIMIT $9
+        )
+    ) AS w
+    ORDER BY w.id
+    LIMIT $9
+$$;
+COMMENT ON FUNCTION workflow.events_between(pg_snapshot, xid8, bigint, pg_snapshot, xid8, bigint, bigint, bigint, integer) IS
+'Internal: the events of the window between two places, in order, after this id.';
+
 CREATE FUNCTION workflow.check_consumer_name(name text)
 RETURNS void
 LANGUAGE plpgsql STABLE PARALLEL SAFE
@@ -147,22 +270,20 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    floor_id bigint := 0;
-    snapshot pg_snapshot;
-    next_transaction_id xid8;
+    place record;
 BEGIN
     PERFORM workflow.check_consumer_name(name);
-    IF NOT coalesce(from_beginning, false) THEN
-        -- In this order, and each seeing the present: see the head of this file. A transaction whose snapshot
-        -- stands still cannot tell the present value, so it begins at 0, which only costs a longer search.
-        IF current_setting('transaction_isolation') IN ('read committed', 'read uncommitted') THEN
-            floor_id := workflow.last_event_id();
-        END IF;
-        snapshot := workflow.others_snapshot();
-        next_transaction_id := workflow.next_transaction_id();
+    IF coalesce(from_beginning, false) THEN
+        INSERT INTO workflow.consumers (name, floor_id, system_identifier)
+        VALUES (create_consumer.name, 0, workflow.system_identifier())
+        ON CONFLICT ON CONSTRAINT consumers_pkey DO NOTHING;
+        RETURN FOUND;
     END IF;
+    place := workflow.current_place();
+    -- Where the floor is not known it begins at 0, which only costs a longer search.
     INSERT INTO workflow.consumers (name, snapshot, next_transaction_id, floor_id, system_identifier)
-    VALUES (create_consumer.name, snapshot, next_transaction_id, floor_id, workflow.system_identifier())
+    VALUES (create_consumer.name, place.snapshot, place.next_transaction_id, coalesce(place.floor_id, 0),
+        workflow.system_identifier())
     ON CONFLICT ON CONSTRAINT consumers_pkey DO NOTHING;
     RETURN FOUND;
 END
@@ -170,18 +291,30 @@ $$;
 COMMENT ON FUNCTION workflow.create_consumer(text, boolean) IS
 'Creates a reader of the event feed that begins with what commits from now on, or with the first event still kept. Returns false, and changes nothing, where it exists already. Errors: 22023 bad argument.';
 
-CREATE FUNCTION workflow.locked_consumer(name text)
+CREATE FUNCTION workflow.locked_consumer(name text, lease bigint)
 RETURNS workflow.consumers
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     consumer workflow.consumers;
+    now timestamptz := clock_timestamp();
 BEGIN
     PERFORM workflow.check_consumer_name(name);
     SELECT c.* INTO consumer FROM workflow.consumers AS c WHERE c.name = locked_consumer.name FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         PERFORM workflow.refuse_missing('consumer', name, 'read its events');
+    END IF;
+    IF (lease IS NULL AND consumer.lease_expires_at > now)
+        OR (lease IS NOT NULL AND (lease <> consumer.lease_number OR consumer.lease_expires_at IS NULL))
+    THEN
+        PERFORM workflow.refuse_leased(name, lease, consumer.lease_holder, consumer.lease_number);
+    END IF;
+    -- Not each time: that would write the row again at every look.
+    IF lease IS NOT NULL AND consumer.lease_expires_at < now + consumer.lease_duration * 0.7 THEN
+        UPDATE workflow.consumers AS c
+        SET lease_expires_at = now + c.lease_duration
+        WHERE c.name = locked_consumer.name;
     END IF;
     IF consumer.system_identifier = workflow.system_identifier() THEN
         RETURN consumer;
@@ -204,10 +337,15 @@ BEGIN
     RETURN consumer;
 END
 $$;
-COMMENT ON FUNCTION workflow.locked_consumer(text) IS
-'Internal: the consumer, locked until the transaction ends. Errors: P0002 no such consumer.';
+COMMENT ON FUNCTION workflow.locked_consumer(text, bigint) IS
+'Internal: the consumer, locked until the transaction ends; its lease is renewed. Errors: P0002 no such consumer, 55006 it is leased to somebody else.';
 
-CREATE FUNCTION workflow.read_events(consumer text, max integer DEFAULT 1000)
+CREATE FUNCTION workflow.read_events(
+    consumer text,
+    max integer DEFAULT 1000,
+    wait interval DEFAULT '0',
+    lease bigint DEFAULT NULL
+)
 RETURNS TABLE (
     id          bigint,
     entity_type text,
@@ -229,7 +367,9 @@ AS $$
 #variable_conflict use_column
 DECLARE
     place workflow.consumers;
+    window_end record;
     was_open boolean;
+    commits bigint;
     count bigint;
 BEGIN
     IF max IS NULL OR max < 1 THEN
@@ -238,58 +378,35 @@ BEGIN
             jsonb_build_object('argument', 'max', 'value', max),
             'Give how many events to return at most, 1 or more.');
     END IF;
-    place := workflow.locked_consumer(consumer);
+    IF wait IS NULL OR wait < '0' THEN
+        PERFORM workflow.refuse_argument(
+            format('cannot read events of consumer "%s": wait is %s', consumer, coalesce(wait::text, 'null')),
+            jsonb_build_object('argument', 'wait', 'value', wait),
+            'Give how long to wait where there is nothing to read, 0 or more.');
+    END IF;
+    -- Before the consumer is locked: whoever waits holds up nobody.
+    IF wait > '0' THEN
+        PERFORM workflow.wait_for_events(consumer, extract(epoch FROM wait)::double precision);
+    END IF;
+    commits := workflow.commits();
+    place := workflow.locked_consumer(consumer, lease);
     LOOP
         was_open := place.window_snapshot IS NOT NULL;
         IF NOT was_open THEN
-            -- In this order: see the head of this file. Where the snapshot stands still, the old floor is right too.
-            place.window_floor_id := CASE
-                WHEN current_setting('transaction_isolation') IN ('read committed', 'read uncommitted')
-                THEN workflow.last_event_id()
-                ELSE place.floor_id
-            END;
-            place.window_snapshot := workflow.others_snapshot();
-            place.window_next_transaction_id := workflow.next_transaction_id();
-            place.window_ceiling_id := workflow.last_event_id();
+            window_end := workflow.current_place();
+            place.window_snapshot := window_end.snapshot;
+            place.window_next_transaction_id := window_end.next_transaction_id;
+            -- Where the snapshot stands still, the old floor is right too.
+            place.window_floor_id := coalesce(window_end.floor_id, place.floor_id);
+            place.window_ceiling_id := window_end.ceiling_id;
         END IF;
 
         RETURN QUERY
-            SELECT w.id, w.entity_type, w.entity_id, w.dag_id, w.dag_run_id, w.task_id,
-                w.old_state, w.new_state, w.version, w.changed_at, w.actor, w.metadata
-            FROM (
-                (
-                    SELECT late.*
-                    FROM workflow.unfinished_transactions(place.snapshot, place.next_transaction_id) AS x (transaction_id)
-                    CROSS JOIN LATERAL (
-                        SELECT h.*
-                        FROM workflow.state_history AS h
-                        WHERE h.transaction_id = x.transaction_id
-                            AND h.id > place.acked_id
-                            AND h.id <= place.floor_id
-                        ORDER BY h.id
-                        LIMIT max
-                    ) AS late
-                    WHERE pg_visible_in_snapshot(x.transaction_id, place.window_snapshot)
-                )
-                UNION ALL
-                (
-                    SELECT h.*
-                    FROM workflow.state_history AS h
-                    WHERE h.id > greatest(place.acked_id, place.floor_id)
-                        AND h.id <= place.window_ceiling_id
-                        AND (
-                            place.snapshot IS NULL
-                            OR (
-                                pg_visible_in_snapshot(h.transaction_id, place.window_snapshot)
-                                AND NOT pg_visible_in_snapshot(h.transaction_id, place.snapshot)
-                            )
-                        )
-                    ORDER BY h.id
-                    LIMIT max
-                )
-            ) AS w
-            ORDER BY w.id
-            LIMIT max;
+            SELECT e.id, e.entity_type, e.entity_id, e.dag_id, e.dag_run_id, e.task_id,
+                e.old_state, e.new_state, e.version, e.changed_at, e.actor, e.metadata
+            FROM workflow.events_between(place.snapshot, place.next_transaction_id, place.floor_id,
+                place.window_snapshot, place.window_next_transaction_id, place.window_floor_id, place.window_ceiling_id,
+                place.acked_id, max) AS e;
         GET DIAGNOSTICS count = ROW_COUNT;
 
         IF count > 0 AND NOT was_open THEN
@@ -314,18 +431,19 @@ BEGIN
         WHERE c.name = consumer
         RETURNING c.* INTO place;
     END LOOP;
+    PERFORM workflow.note_found_nothing(CASE WHEN count = 0 THEN consumer END, commits);
 END
 $$;
-COMMENT ON FUNCTION workflow.read_events(text, integer) IS
-'The next events of a consumer, in order within each entity, none skipped. The same come again until ack_events() has been told of them. Readers of one consumer take turns. Errors: P0002 no such consumer, 22023 bad argument.';
+COMMENT ON FUNCTION workflow.read_events(text, integer, interval, bigint) IS
+'The next events of a consumer, in order within each entity, none skipped. The same come again until ack_events() has been told of them. Where the session''s last read found nothing, it waits up to "wait" for news first. Readers of one consumer take turns; with a lease from lease_consumer() only its holder reads. Errors: P0002 no such consumer, 22023 bad argument, 55006 leased to somebody else.';
 
-CREATE FUNCTION workflow.ack_events(consumer text, up_to bigint)
+CREATE FUNCTION workflow.ack_events(consumer text, up_to bigint, lease bigint DEFAULT NULL)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    place workflow.consumers := workflow.locked_consumer(consumer);
+    place workflow.consumers := workflow.locked_consumer(consumer, lease);
     written_by xid8;
 BEGIN
     SELECT h.transaction_id INTO written_by FROM workflow.state_history AS h WHERE h.id = up_to;
@@ -357,8 +475,8 @@ BEGIN
     RETURN true;
 END
 $$;
-COMMENT ON FUNCTION workflow.ack_events(text, bigint) IS
-'Says that this event, and all that read_events() returned before it, have been dealt with. Returns false where that was known already. Errors: P0002 no such consumer, 22023 no such event, or one that was not read yet.';
+COMMENT ON FUNCTION workflow.ack_events(text, bigint, bigint) IS
+'Says that this event, and all that read_events() returned before it, have been dealt with. Returns false where that was known already. Errors: P0002 no such consumer, 22023 no such event, or one that was not read yet, 55006 leased to somebody else.';
 
 CREATE FUNCTION workflow.drop_consumer(name text)
 RETURNS void
@@ -374,35 +492,3 @@ END
 $$;
 COMMENT ON FUNCTION workflow.drop_consumer(text) IS
 'Forgets a consumer and its place. Errors: P0002 no such consumer.';
-
-CREATE VIEW workflow.consumer_lag AS
-SELECT
-    c.name AS consumer,
-    pending.count AS pending,
-    pending.oldest AS oldest,
-    pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pending.oldest AS lag,
-    c.updated_at AS last_active
-FROM workflow.consumers AS c
-CROSS JOIN LATERAL (
-    SELECT pg_catalog.count(*) AS count, pg_catalog.min(h.changed_at) AS oldest
-    FROM (
-        SELECT h.id, h.transaction_id, h.changed_at
-        FROM workflow.state_history AS h
-        WHERE h.id OPERATOR(pg_catalog.>) c.floor_id
-            AND pg_catalog.pg_visible_in_snapshot(h.transaction_id, c.snapshot) IS NOT TRUE
-        UNION ALL
-        SELECT h.id, h.transaction_id, h.changed_at
-        FROM workflow.unfinished_transactions(c.snapshot, c.next_transaction_id) AS x (transaction_id)
-        JOIN workflow.state_history AS h ON h.transaction_id OPERATOR(pg_catalog.=) x.transaction_id
-        WHERE h.id OPERATOR(pg_catalog.<=) c.floor_id
-    ) AS h
-    WHERE h.id OPERATOR(pg_catalog.>) c.acked_id
-        OR pg_catalog.pg_visible_in_snapshot(h.transaction_id, c.window_snapshot) IS NOT TRUE
-) AS pending;
-COMMENT ON VIEW workflow.consumer_lag IS
-'What each consumer has yet to acknowledge. Counts it: the more is pending, the longer this takes.';
-COMMENT ON COLUMN workflow.consumer_lag.consumer IS 'the consumer''s name';
-COMMENT ON COLUMN workflow.consumer_lag.pending IS 'committed events that it has not acknowledged';
-COMMENT ON COLUMN workflow.consumer_lag.oldest IS 'when the oldest of them happened; null where there is none';
-COMMENT ON COLUMN workflow.consumer_lag.lag IS 'how long ago that is';
-COMMENT ON COLUMN workflow.consumer_lag.last_active IS 'when it last read or acknowledged something new';

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
-use xtask::stack::postgres::{FAST, Postgres};
+use xtask::stack::postgres::{FAST, PRELOADED, Postgres};
 use xtask::stack::server::Server;
 
 /// A database with the extension, for one test. When it goes out of scope its history must agree with its rows.
@@ -77,7 +77,9 @@ impl Drop for Db {
 fn shared_cluster() -> &'static Postgres {
     static CLUSTER: OnceLock<Postgres> = OnceLock::new();
     CLUSTER.get_or_init(|| {
-        let cluster = Postgres::start("tests", &[FAST, &[("max_connections", "300")]].concat()).expect("a cluster");
+        // A notifier for each test that runs, and for some that have run.
+        let settings = [("max_connections", "300"), ("max_worker_processes", "100"), PRELOADED];
+        let cluster = Postgres::start("tests", &[FAST, &settings].concat()).expect("a cluster");
         cluster.psql("postgres", "CREATE DATABASE fresh").expect("a template");
         cluster.psql("fresh", "CREATE EXTENSION pg_workflow").expect("the extension");
         cluster

@@ -40,8 +40,10 @@ fn health_says_what_is_wrong() {
     let db = Db::new();
     let redis = Redis::start("http-health").unwrap();
     let api = Api::start(&db, &redis);
+    wait_until("the relay", || api.get("/health").1["relay"]["role"] == "leader");
+    let relay = json!({"role": "leader", "published": 0, "last_publish": null, "lag_events": 0, "lag_seconds": 0.0});
     let healthy = json!({"status": "healthy", "version": env!("CARGO_PKG_VERSION"), "service": "workflow-server",
-                         "database": true, "redis": true});
+                         "database": true, "redis": true, "relay": relay});
     assert_eq!(api.get("/health"), (200, healthy));
     redis.stop().unwrap();
     let (status, body) = api.get("/health");

@@ -8,6 +8,7 @@ mod guard;
 mod history;
 mod http;
 mod many;
+mod notifier;
 mod races;
 mod readme;
 mod relay;

@@ -195,13 +195,25 @@ fn its_sql_does_what_it_says_and_its_grants_suffice() {
     relay.batch_execute("LISTEN workflow_events; SELECT workflow.create_consumer('relay', true)").unwrap();
     let rows = relay.query("SELECT id FROM workflow.read_events('relay')", &[]).unwrap();
     relay.query_one("SELECT workflow.ack_events('relay', $1)", &[&rows[0].get::<_, i64>(0)]).unwrap();
+    let sql = "SELECT workflow.lease_consumer('relay', 'me')";
+    let lease: i64 = relay.query_one(sql, &[]).unwrap().get(0);
+    relay.query_one("SELECT workflow.save_checkpoint('relay', '{1,2}', $1)", &[&lease]).unwrap();
+    relay.query_one("SELECT workflow.rewind_consumer('relay', '{1,2}', $1)", &[&lease]).unwrap();
+    relay.query_one("SELECT workflow.release_consumer('relay', $1)", &[&lease]).unwrap();
     relay.query_one("SELECT workflow.drop_consumer('relay')", &[]).unwrap();
 
     let reader = &mut db.connect_as("reader");
     assert!(reader.query("SELECT * FROM workflow.verify()", &[]).unwrap().is_empty());
-    for relation in
-        ["consumer_lag", "state_machine", "dags", "dag_runs", "task_instances", "task_logs", "state_history"]
-    {
+    for relation in [
+        "consumer_lag",
+        "notifier",
+        "state_machine",
+        "dags",
+        "dag_runs",
+        "task_instances",
+        "task_logs",
+        "state_history",
+    ] {
         reader.query(&format!("TABLE workflow.{relation}"), &[]).unwrap();
     }
 }
@@ -283,7 +295,8 @@ fn its_errors_have_the_keys_it_lists() {
         ))
         .unwrap();
     let listed = table_of(&readme(), "Errors");
-    assert_eq!(listed.len(), 6);
+    assert_eq!(listed.len(), 7);
+    client.batch_execute("SELECT workflow.create_consumer('leased'), workflow.lease_consumer('leased', 'me')").unwrap();
     for row in listed {
         let sql = match row[0].as_str() {
             "23514" => "SELECT workflow.transition('task_instance', '{task}', 'queued', 'success')",
@@ -292,6 +305,7 @@ fn its_errors_have_the_keys_it_lists() {
             "22023" => "SELECT workflow.next_states('bogus')",
             "428C9" => "UPDATE workflow.task_instances SET version = 7",
             "42501" => "INSERT INTO workflow.task_instances (dag_run_id, task_id) VALUES ('{task}', 'x')",
+            "55006" => "SELECT workflow.read_events('leased')",
             other => panic!("an error without a test: {other}"),
         };
         let sql = sql.replace("{task}", &task.to_string());
@@ -321,22 +335,30 @@ fn its_event_has_the_fields_it_lists() {
 }
 
 #[test]
-fn its_setting_has_the_values_it_lists() {
+fn its_settings_are_those_of_the_library() {
     let db = Db::new();
     let client = &mut db.connect();
     // What the library brings is known once it is loaded.
     client.query_one("SELECT workflow.version()", &[]).unwrap();
-    let sql = "SELECT context, boot_val, enumvals FROM pg_settings WHERE name = 'pg_workflow.announce'";
-    let row = client.query_one(sql, &[]).unwrap();
-    let (context, default, values): (String, String, Vec<String>) = (row.get(0), row.get(1), row.get(2));
-    assert_eq!(context, "superuser");
-    let listed = table_of(&readme(), "Setting");
-    let names: BTreeSet<String> = listed.iter().map(|row| code(&row[0])[0].clone()).collect();
-    // PostgreSQL reads them in either case.
-    assert_eq!(names, values.iter().map(|value| value.to_lowercase()).collect());
-    let marked: Vec<String> =
-        listed.iter().filter(|row| row[0].contains("(default)")).map(|row| code(&row[0])[0].clone()).collect();
-    assert_eq!(marked, [default.to_lowercase()]);
+    let sql = "SELECT name, lower(boot_val), unit, CASE context WHEN 'sighup' THEN 'reload' ELSE context END, lower(enumvals::text)
+               FROM pg_settings WHERE name LIKE 'pg_workflow.%' ORDER BY name";
+    let listed = table_of(&readme(), "Settings");
+    let rows = client.query(sql, &[]).unwrap();
+    assert_eq!(rows.len(), listed.len());
+    for row in rows {
+        let (name, default, context): (String, String, String) = (row.get(0), row.get(1), row.get(3));
+        let entry = listed.iter().find(|entry| code(&entry[0])[0] == name).unwrap_or_else(|| panic!("{name}"));
+        assert_eq!(code(&entry[1]), [default], "{name}");
+        let unit: Option<String> = row.get(2);
+        assert!(entry[1].ends_with(unit.as_deref().unwrap_or("`")), "{name}");
+        assert_eq!(entry[2], context, "{name}");
+        let values: Option<String> = row.get(4);
+        let values = values.unwrap_or_default();
+        values
+            .trim_matches(['{', '}'])
+            .split(',')
+            .for_each(|value| assert!(entry[3].contains(value), "{name}: {value}"));
+    }
 }
 
 #[test]
@@ -378,9 +400,17 @@ fn its_paths_take_the_parameters_it_lists() {
         (response.status().as_u16(), response.body_mut().read_json().expect("JSON"))
     };
     let listed = table_of(&readme(), "HTTP");
-    assert_eq!(listed.len(), 8);
+    assert_eq!(listed.len(), 9);
     for row in listed {
         let path = &code(&row[0])[0];
+        if path == "/metrics" {
+            let metrics = agent.get(format!("{url}{path}")).call().unwrap().body_mut().read_to_string().unwrap();
+            for name in metrics.lines().filter_map(|line| line.split(' ').next().filter(|name| !name.starts_with('#')))
+            {
+                assert!(readme().contains(&format!("`{name}`")), "{name}");
+            }
+            continue;
+        }
         if path == "/health" {
             let (status, health) = get(path);
             assert_eq!(status, 200);

@@ -1,14 +1,12 @@
 //! The durable event feed: a named consumer is given every event at least once, in order within each entity.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
-use tokio::sync::Notify;
 use tokio_postgres::{Client, Config, Statement, types::ToSql};
 
 use crate::Error;
-use crate::connect::{STATEMENT_TIMEOUT, connect_hearing, within};
+use crate::connect::{STATEMENT_TIMEOUT, connect, within};
 use crate::event::Event;
 
 /// A connection that reads the feed as one consumer. The database keeps the consumer's place.
@@ -17,40 +15,50 @@ pub struct Feed {
     read: Statement,
     ack: Statement,
     consumer: String,
-    /// Set by any number of notifications, cleared by one [`Feed::wait`].
-    news: Arc<Notify>,
+    /// The consumer's lease, where this connection has taken it.
+    lease: Option<i64>,
 }
 
 impl Feed {
-    /// Connects, creates the consumer where it does not exist (it then begins with what commits from now on), and
-    /// listens for news.
+    /// Connects, and creates the consumer where it does not exist (it then begins with what commits from now on).
     ///
     /// # Errors
     /// [`Error::Postgres`] or [`Error::Timeout`]; [`Error::advice`] tells what to do, for example to install the
     /// extension.
     pub async fn open(config: &Config, consumer: &str) -> Result<Feed, Error> {
-        let news = Arc::new(Notify::new());
-        let bell = Arc::clone(&news);
-        let client = connect_hearing(config, move |_| bell.notify_one()).await?;
+        let client = connect(config).await?;
         let prepare = async {
             // An acknowledgement that is lost in a crash only repeats events, so nobody need wait for the disk.
-            client.batch_execute("SET synchronous_commit = off; LISTEN workflow_events").await?;
+            client.batch_execute("SET synchronous_commit = off").await?;
             client.execute("SELECT workflow.create_consumer($1)", &[&consumer]).await?;
-            let read = format!("SELECT {} FROM workflow.read_events($1, $2)", Event::COLUMNS);
-            Ok((client.prepare(&read).await?, client.prepare("SELECT workflow.ack_events($1, $2)").await?))
+            if !client.query_one("SELECT workflow.is_preloaded()", &[]).await?.get::<_, bool>(0) {
+                // Commits wake nobody there, so a notification must.
+                client.batch_execute("LISTEN workflow_events").await?;
+            }
+            let read = format!(
+                "SELECT {} FROM workflow.read_events($1, $2, pg_catalog.make_interval(secs => $3), $4)",
+                Event::COLUMNS
+            );
+            Ok((client.prepare(&read).await?, client.prepare("SELECT workflow.ack_events($1, $2, $3)").await?))
         };
         let (read, ack) = within(STATEMENT_TIMEOUT, prepare).await?;
-        Ok(Feed { client, read, ack, consumer: consumer.to_owned(), news })
+        Ok(Feed { client, read, ack, consumer: consumer.to_owned(), lease: None })
     }
 
-    /// The next events, at most `max` (at least 1); none where all have been acknowledged. They are fetched as the
-    /// stream is polled, so a batch need not fit into memory. Answers arrive in order: poll the stream to its end
-    /// before you wait for another call.
+    /// The next events, at most `max` (at least 1). Where the read before found nothing, the database waits up to `wait`
+    /// (a few seconds at most) for something to read; it may be nothing all the same. Events are fetched as the stream
+    /// is polled, so a batch need not fit into memory. Answers arrive in order: poll the stream to its end before you
+    /// wait for another call.
     ///
     /// # Errors
     /// [`Error::Postgres`] or [`Error::Timeout`], here and from the stream.
-    pub async fn read(&self, max: i32) -> Result<impl Stream<Item = Result<Event, Error>>, Error> {
-        let parameters: [&(dyn ToSql + Sync); 2] = [&self.consumer, &max];
+    pub async fn read(
+        &self,
+        max: i32,
+        wait: Duration,
+    ) -> Result<impl Stream<Item = Result<Event, Error>> + use<>, Error> {
+        let wait = wait.as_secs_f64();
+        let parameters: [&(dyn ToSql + Sync); 4] = [&self.consumer, &max, &wait, &self.lease];
         let rows = within(STATEMENT_TIMEOUT, self.client.query_raw(&self.read, parameters)).await?;
         Ok(rows.map(|row| Event::from_row(&row?)))
     }
@@ -63,13 +71,58 @@ impl Feed {
     /// # Errors
     /// [`Error::Postgres`] or [`Error::Timeout`]; the events then come again.
     pub async fn ack(&self, id: i64) -> Result<(), Error> {
-        within(STATEMENT_TIMEOUT, self.client.execute(&self.ack, &[&self.consumer, &id])).await?;
+        within(STATEMENT_TIMEOUT, self.client.execute(&self.ack, &[&self.consumer, &id, &self.lease])).await?;
         Ok(())
     }
 
-    /// Waits until there may be something to read. Returns false where nothing was heard for `at_most`: a reader
-    /// reads then too, because hints can get lost, and because that is how a dead connection is noticed.
-    pub async fn wait(&self, at_most: Duration) -> bool {
-        tokio::time::timeout(at_most, self.news.notified()).await.is_ok()
+    /// Takes the consumer for this connection alone, for as long as it reads or acknowledges at least once in
+    /// `duration`. Returns false while another holder has it. `holder` says who we are; the same holder may take its
+    /// own lease again, on a new connection.
+    ///
+    /// # Errors
+    /// [`Error::Postgres`] or [`Error::Timeout`].
+    pub async fn lease(&mut self, holder: &str, duration: Duration) -> Result<bool, Error> {
+        let lease = "SELECT workflow.lease_consumer($1, $2, pg_catalog.make_interval(secs => $3))";
+        let seconds = duration.as_secs_f64();
+        let row = async { self.client.query_one(lease, &[&self.consumer, &holder, &seconds]).await };
+        self.lease = within(STATEMENT_TIMEOUT, row).await?.try_get(0)?;
+        Ok(self.lease.is_some())
+    }
+
+    /// Gives the lease back, so that others need not wait until it runs out.
+    ///
+    /// # Errors
+    /// [`Error::Postgres`] or [`Error::Timeout`].
+    pub async fn release(&mut self) -> Result<(), Error> {
+        if let Some(lease) = self.lease.take() {
+            let release = "SELECT workflow.release_consumer($1, $2)";
+            within(STATEMENT_TIMEOUT, self.client.execute(release, &[&self.consumer, &lease])).await?;
+        }
+        Ok(())
+    }
+
+    /// Notes that the store to which events are written ends at `position`, and holds all that this consumer has
+    /// acknowledged, and nothing else.
+    ///
+    /// # Errors
+    /// [`Error::Postgres`] or [`Error::Timeout`].
+    pub async fn save_checkpoint(&self, position: [i64; 2]) -> Result<(), Error> {
+        let save = "SELECT workflow.save_checkpoint($1, $2, $3)";
+        let parameters: [&(dyn ToSql + Sync); 3] = [&self.consumer, &&position[..], &self.lease];
+        within(STATEMENT_TIMEOUT, self.client.execute(save, &parameters)).await?;
+        Ok(())
+    }
+
+    /// Goes back to the last checkpoint that is not beyond `position`, or to the first, and returns its position. None
+    /// where there is no checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Postgres`] or [`Error::Timeout`].
+    pub async fn rewind(&self, position: [i64; 2]) -> Result<Option<[i64; 2]>, Error> {
+        let rewind = "SELECT workflow.rewind_consumer($1, $2, $3)";
+        let parameters: [&(dyn ToSql + Sync); 3] = [&self.consumer, &&position[..], &self.lease];
+        let row = within(STATEMENT_TIMEOUT, self.client.query_one(rewind, &parameters)).await?;
+        let position: Option<Vec<i64>> = row.try_get(0)?;
+        Ok(position.and_then(|position| <[i64; 2]>::try_from(position).ok()))
     }
 }

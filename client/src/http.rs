@@ -1,8 +1,9 @@
-//! The HTTP server: health and lists, read-only, everything as JSON.
+//! The HTTP server: health, metrics and lists, read-only; everything as JSON but the metrics.
 
 mod answer;
 mod health;
 mod lists;
+mod metrics;
 mod parameters;
 
 use std::future::IntoFuture;
@@ -20,6 +21,7 @@ use tokio_postgres::Config;
 use tokio_util::sync::CancellationToken;
 
 use crate::connect::{self, Pool};
+use crate::relay;
 
 /// How long a request waits for a database connection before it is told that there is none.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -30,18 +32,34 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(7);
 /// How long open requests may take once the server is told to stop.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// What the server answers about.
+pub struct Backends {
+    /// The database.
+    pub database: Config,
+    /// How many connections the lists share at most (at least 1).
+    pub connections: u32,
+    /// Redis; without it `/health` says null for it and does not need it.
+    pub redis: Option<redis::Client>,
+    /// The relay that runs in this process, if any.
+    pub relay: Option<Relayed>,
+}
+
+/// What is said of a relay.
+pub struct Relayed {
+    /// Its name in the event feed.
+    pub consumer: String,
+    /// What it shares of its state.
+    pub status: Arc<relay::Status>,
+}
+
 /// What the handlers need.
 struct Server {
     pool: Pool,
-    /// For `/health`, which asks with connections of its own.
-    database: Config,
-    redis: Option<redis::Client>,
+    /// `/health` and `/metrics` ask with connections of their own.
+    backends: Backends,
 }
 
 /// Serves `listener` until `shutdown`, then lets open requests finish.
-///
-/// At most `connections` database connections (at least 1) are used for lists. Without `redis`, `/health` says null for
-/// it and does not need it.
 ///
 /// ```no_run
 /// use pg_workflow_client::{connect, http};
@@ -50,19 +68,14 @@ struct Server {
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
 /// let database = connect::config("postgres://postgres@127.0.0.1/workflow")?;
-/// http::serve(listener, database, None, 10, CancellationToken::new()).await;
+/// let backends = http::Backends { database, connections: 10, redis: None, relay: None };
+/// http::serve(listener, backends, CancellationToken::new()).await;
 /// # Ok(())
 /// # }
 /// ```
-pub async fn serve(
-    listener: TcpListener,
-    database: Config,
-    redis: Option<redis::Client>,
-    connections: u32,
-    shutdown: CancellationToken,
-) {
-    let pool = connect::pool(&database, connections, PATIENCE, LIST_SETTINGS);
-    let app = router(Server { pool, database, redis });
+pub async fn serve(listener: TcpListener, backends: Backends, shutdown: CancellationToken) {
+    let pool = connect::pool(&backends.database, backends.connections, PATIENCE, LIST_SETTINGS);
+    let app = router(Server { pool, backends });
     let listener = listener.tap_io(|stream| {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!("cannot set TCP_NODELAY: {error}");
@@ -82,6 +95,7 @@ pub async fn serve(
 fn router(server: Server) -> Router {
     Router::new()
         .route("/health", get(health::health))
+        .route("/metrics", get(metrics::metrics))
         .route("/api/v1/dags", get(lists::dags))
         .route("/api/v1/dags/{id}", get(lists::dag))
         .route("/api/v1/dag-runs", get(lists::dag_runs))

@@ -1,39 +1,87 @@
-//! The relay: every event of the feed is published in Redis, at least once, in order within each entity.
+//! The relay: every event of the feed goes to Redis, once into a stream and at least once to a channel's subscribers.
+//!
+//! It appends to the stream only behind the entry that it believes to be the last; Redis itself compares, adds and
+//! publishes in one step. Whenever that is not the last entry (another relay has written, an answer was lost, Redis
+//! came back with less than it had), nothing is written, and the relay compares: it takes its consumer back to the last
+//! checkpoint that is not beyond the stream's end, reads from the stream what came after that, and leaves those events
+//! out from then on.
+//!
+//! Of several relays of one consumer one works, by a lease in the database that each of its reads renews. The others
+//! stand by.
 
-use std::time::Duration;
+mod status;
+mod stream;
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
 use futures_util::{Stream, TryStreamExt, future};
-use redis::aio::MultiplexedConnection;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::io::tcp::TcpSettings;
-use redis::{AsyncConnectionConfig, IntoConnectionInfo, Pipeline};
+use redis::{AsyncConnectionConfig, IntoConnectionInfo};
+use roaring::RoaringTreemap;
 use tokio_postgres::Config;
+use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::Error;
 use crate::connect::STATEMENT_TIMEOUT;
 use crate::event::Event;
 use crate::feed::Feed;
 use crate::outage::{Backoff, Outage};
+use stream::{Appended, Chunk, EntryId, EventStream};
+
+pub use status::{Role, State, Status};
 
 /// Events read at once. Larger batches drain a backlog no faster.
 const BATCH: i32 = 2_000;
 /// Events are sent to Redis when they amount to this, so that a batch of large ones need not fit into memory.
 const CHUNK_BYTES: usize = 1 << 20;
-/// How often to look without having heard anything, and to see whether both servers are still there.
+/// How long the database waits for an event before it says that there is none. Both servers are then seen to be there.
 const POLL: Duration = Duration::from_secs(1);
+/// Events that come one by one are dear. Where many come, the relay waits for more: as many tenths of a millisecond as
+/// there were in the last batch, up to this.
+const LONGEST_PAUSE: Duration = Duration::from_millis(5);
+/// How long the lease holds without a read, and how often others try to take it: with what it takes them to begin, less
+/// than 5 s.
+const LEASE: Duration = Duration::from_secs(3);
+const STAND_BY: Duration = Duration::from_millis(500);
+/// How often to save a checkpoint: what came after the last is read back from the stream when a relay begins.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
+const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a batch may take to be finished once the relay is told to stop.
 const GRACE: Duration = Duration::from_secs(3);
 const REDIS_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A hung Redis counts as an outage. What became of the commands is unknown then: they are sent again.
+/// A hung Redis counts as an outage. What became of the commands is unknown then; the stream will tell.
 const REDIS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What to relay, and where to.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The name under which the database keeps the relay's place in the feed.
+    /// The name under which the database keeps the relay's place in the feed. Relays of the same name take turns.
     pub consumer: String,
     /// The channel to publish in.
     pub channel: String,
+    /// The stream to append to.
+    pub stream: String,
+    /// How many entries the stream keeps, at least; 0: all.
+    pub max_length: u64,
+    /// Entries younger than this stay, however many there are.
+    pub min_age: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            consumer: "relay".to_owned(),
+            channel: "workflow:events".to_owned(),
+            stream: "workflow:stream".to_owned(),
+            max_length: 1_000_000,
+            min_age: Duration::from_secs(600),
+        }
+    }
 }
 
 /// Reads a Redis URL. Nothing is connected yet.
@@ -54,139 +102,353 @@ pub fn redis_client(url: &str) -> Result<redis::Client, Error> {
 /// Relays until `shutdown`, then finishes the batch in hand. Waits for servers that are away, and says so once.
 ///
 /// ```no_run
+/// use std::sync::Arc;
 /// use pg_workflow_client::{connect, relay};
 /// use tokio_util::sync::CancellationToken;
 ///
 /// # async fn example() -> Result<(), pg_workflow_client::Error> {
 /// let database = connect::config("postgres://postgres@127.0.0.1/workflow")?;
 /// let redis = relay::redis_client("redis://127.0.0.1:6379")?;
-/// let options = relay::Options { consumer: "relay".into(), channel: "workflow:events".into() };
-/// relay::run(&database, &redis, &options, CancellationToken::new()).await;
+/// let status = Arc::new(relay::Status::default());
+/// relay::run(&database, &redis, &relay::Options::default(), status, CancellationToken::new()).await;
 /// # Ok(())
 /// # }
 /// ```
-pub async fn run(database: &Config, redis: &redis::Client, options: &Options, shutdown: CancellationToken) {
-    let (consumer, channel, to) = (&options.consumer, &options.channel, redis.get_connection_info().addr());
-    tracing::info!("relaying events as consumer \"{consumer}\" to channel \"{channel}\" of Redis at {to}");
+pub async fn run(
+    database: &Config,
+    redis: &redis::Client,
+    options: &Options,
+    status: Arc<Status>,
+    shutdown: CancellationToken,
+) {
+    let (Options { consumer, channel, stream, .. }, to) = (options, redis.get_connection_info().addr());
+    tracing::info!(
+        "relaying events as consumer \"{consumer}\" to stream \"{stream}\" and channel \"{channel}\" of Redis at {to}"
+    );
     let too_late = async {
         shutdown.cancelled().await;
         tokio::time::sleep(GRACE).await;
     };
+    let mut relay = Relay { database, redis, options, shutdown: &shutdown, holder: holder(), log: Log::new(status) };
     tokio::select! {
-        () = relay_through_outages(database, redis, options, &shutdown) => (),
-        () = too_late => tracing::warn!("relay stopped within a batch; its events will be published again"),
+        () = relay.through_outages() => (),
+        () = too_late => tracing::warn!("relay stopped within a batch; whoever relays next compares and goes on"),
     }
 }
 
-async fn relay_through_outages(
-    database: &Config,
-    redis: &redis::Client,
-    options: &Options,
-    shutdown: &CancellationToken,
-) {
-    let mut status = Status { postgres: Outage::of("PostgreSQL"), redis: Outage::of("Redis"), backoff: Backoff::new() };
-    loop {
-        let relay = shutdown.run_until_cancelled(Relay::open(database, redis, options, &mut status)).await;
-        let ended = match relay {
-            Some(Ok(mut relay)) => relay.run(&mut status, shutdown).await,
-            Some(Err(error)) => Err(error),
-            None => return,
-        };
-        match ended {
-            Ok(()) => return,
-            Err(error @ Error::Redis(_)) => status.redis.began(&error),
-            Err(error) => status.postgres.began(&error),
-        }
-        if shutdown.run_until_cancelled(status.backoff.wait()).await.is_none() {
-            return;
-        }
-    }
+/// Who we are, for people, and for the database to know us again when we come back on another connection.
+fn holder() -> String {
+    let host = gethostname::gethostname();
+    let id = Uuid::now_v7().simple().to_string();
+    format!("workflow-server on {}, process {} ({})", host.to_string_lossy(), std::process::id(), &id[24..])
 }
 
 /// What outlives a connection.
-struct Status {
+struct Relay<'a> {
+    database: &'a Config,
+    redis: &'a redis::Client,
+    options: &'a Options,
+    shutdown: &'a CancellationToken,
+    holder: String,
+    log: Log,
+}
+
+/// What people are told, on standard error and over HTTP.
+struct Log {
+    status: Arc<Status>,
     postgres: Outage,
     redis: Outage,
+    /// Redis answers, but with an error: that it answers does not mean that it takes events again.
+    redis_refuses: bool,
     backoff: Backoff,
 }
 
-/// The two connections. When either fails, both are made anew: the feed begins again after the last acknowledgement.
-struct Relay<'a> {
-    feed: Feed,
-    redis: MultiplexedConnection,
-    channel: &'a str,
-}
-
-impl<'a> Relay<'a> {
-    async fn open(
-        database: &Config,
-        redis: &redis::Client,
-        options: &'a Options,
-        status: &mut Status,
-    ) -> Result<Relay<'a>, Error> {
-        let feed = Feed::open(database, &options.consumer).await?;
-        status.postgres.ended();
-        let redis = connect_redis(redis, REDIS_CONNECT_TIMEOUT, REDIS_TIMEOUT).await?;
-        Ok(Relay { feed, redis, channel: &options.channel })
+impl Log {
+    fn new(status: Arc<Status>) -> Log {
+        let (postgres, redis) = (Outage::of("PostgreSQL"), Outage::of("Redis"));
+        Log { status, postgres, redis, redis_refuses: false, backoff: Backoff::new() }
     }
 
-    async fn run(&mut self, status: &mut Status, shutdown: &CancellationToken) -> Result<(), Error> {
-        let mut heard = false;
-        let mut published = None;
+    fn failed(&mut self, error: &Error) {
+        self.status.update(|state| state.role = Role::Starting);
+        let said = format!("{error}. {}", error.advice());
+        if let Error::Redis(cause) = error {
+            self.redis_refuses = cause.code().is_some();
+            self.redis.began(error);
+            self.status.update(|state| state.redis_error = Some(said));
+        } else if error.code() == Some(&SqlState::OBJECT_IN_USE) {
+            // Not an outage: we were too slow to renew the lease.
+            tracing::info!("another relay has taken over");
+        } else {
+            self.postgres.began(error);
+            self.status.update(|state| state.postgres_error = Some(said));
+        }
+    }
+
+    fn postgres_answers(&mut self) {
+        self.postgres.ended();
+        self.status.update(|state| state.postgres_error = None);
+    }
+
+    fn redis_answers(&mut self) {
+        if !self.redis_refuses {
+            self.redis_takes_events();
+        }
+    }
+
+    fn redis_takes_events(&mut self) {
+        self.redis_refuses = false;
+        self.redis.ended();
+        self.backoff.reset();
+        self.status.update(|state| state.redis_error = None);
+    }
+
+    fn role(&self, role: Role) {
+        if self.status.get().role != role {
+            tracing::info!(
+                "{}",
+                if role == Role::Leader { "this relay works" } else { "another relay works: standing by" }
+            );
+            self.status.update(|state| state.role = role);
+        }
+    }
+}
+
+impl Relay<'_> {
+    async fn through_outages(&mut self) {
         loop {
-            published = self.pass_on_batch(published).await?;
-            if published.is_none() && !heard {
-                ping(&mut self.redis).await?;
-            }
-            status.redis.ended();
-            status.backoff.reset();
-            if shutdown.is_cancelled() {
-                return match published {
-                    Some(last) => self.feed.ack(last).await,
-                    None => Ok(()),
-                };
-            }
-            if published.is_none() {
-                heard = shutdown.run_until_cancelled(self.feed.wait(POLL)).await.unwrap_or(true);
+            let Err(error) = self.relay().await else { return };
+            self.log.failed(&error);
+            if self.shutdown.run_until_cancelled(self.log.backoff.wait()).await.is_none() {
+                return;
             }
         }
     }
 
-    /// Acknowledges the last batch and publishes the next; returns the id of its last event.
-    async fn pass_on_batch(&mut self, published: Option<i64>) -> Result<Option<i64>, Error> {
-        let Some(last) = published else {
-            let events = self.feed.read(BATCH).await?;
-            return publish(&mut self.redis, self.channel, events).await;
+    /// With connections of its own, until one of them fails or it is time to stop.
+    async fn relay(&mut self) -> Result<(), Error> {
+        let Some(opened) = self.shutdown.run_until_cancelled(self.open()).await else { return Ok(()) };
+        let (mut feed, mut stream) = opened?;
+        let Some(leased) =
+            self.shutdown.run_until_cancelled(stand_by(&mut feed, &mut stream, &self.holder, &mut self.log)).await
+        else {
+            return Ok(());
         };
-        // One round trip: the driver sends both, and the server answers them in this order.
-        let (acknowledged, events) = future::join(self.feed.ack(last), self.feed.read(BATCH)).await;
-        acknowledged?;
-        publish(&mut self.redis, self.channel, events?).await
+        leased?;
+        self.log.role(Role::Leader);
+        let ended = self.lead(&feed, &mut stream).await;
+        // So that nobody, ourselves included, has to wait for its end. If that fails the connection does not work.
+        let released = feed.release().await;
+        ended.and(released)
+    }
+
+    async fn open(&mut self) -> Result<(Feed, EventStream<MultiplexedConnection>), Error> {
+        let feed = Feed::open(self.database, &self.options.consumer).await?;
+        self.log.postgres_answers();
+        let redis = connect_redis(self.redis, REDIS_CONNECT_TIMEOUT, REDIS_TIMEOUT).await?;
+        Ok((feed, EventStream::new(redis, &self.options.stream, &self.options.channel)))
+    }
+
+    /// Relays for as long as it has the lease; anew from where the stream ends, whenever that is not where it should.
+    async fn lead<C: ConnectionLike>(&mut self, feed: &Feed, stream: &mut EventStream<C>) -> Result<(), Error> {
+        loop {
+            let mut writer = Writer::begin(feed, stream).await?;
+            self.log.status.update(|state| state.comparisons += 1);
+            match writer.run(feed, stream, self.options, &mut self.log, self.shutdown).await? {
+                Ended::Told => return Ok(()),
+                Ended::StreamEndsAt(id) => {
+                    let last = writer.last;
+                    tracing::info!("the stream ends at {id} rather than {last}: comparing it with the database");
+                }
+            }
+        }
     }
 }
 
-/// Publishes every event and returns the id of the last.
-async fn publish(
-    redis: &mut MultiplexedConnection,
-    channel: &str,
-    events: impl Stream<Item = Result<Event, Error>>,
-) -> Result<Option<i64>, Error> {
-    let mut events = std::pin::pin!(events);
-    let mut chunk = Pipeline::new();
-    let mut bytes = 0;
-    let mut last = None;
-    while let Some(event) = next(&mut events).await? {
-        let json = serde_json::to_vec(&event)?;
-        bytes += json.len();
-        chunk.publish(channel, json);
-        last = Some(event.id);
-        if bytes >= CHUNK_BYTES {
-            send(redis, &mut chunk).await?;
-            bytes = 0;
+/// Waits until the lease is ours.
+async fn stand_by<C: ConnectionLike>(
+    feed: &mut Feed,
+    stream: &mut EventStream<C>,
+    holder: &str,
+    log: &mut Log,
+) -> Result<(), Error> {
+    while !feed.lease(holder, LEASE).await? {
+        stream.ping().await?;
+        log.redis_answers();
+        log.role(Role::Standby);
+        tokio::time::sleep(STAND_BY).await;
+    }
+    Ok(())
+}
+
+/// Why a writer stopped.
+enum Ended {
+    Told,
+    StreamEndsAt(EntryId),
+}
+
+/// From a checkpoint on, what goes into the stream.
+struct Writer {
+    /// The stream's last entry.
+    last: EntryId,
+    /// Events after the checkpoint that are in the stream already.
+    known: RoaringTreemap,
+    /// How many windows of the feed can still hold some of those: the one that is open at the checkpoint, and the next,
+    /// which is opened after they were written.
+    windows: u8,
+    /// Read, in the stream, and not acknowledged yet.
+    unacknowledged: Option<i64>,
+    checkpoint: EntryId,
+    checkpoint_at: Instant,
+    trimmed_at: Instant,
+}
+
+impl Writer {
+    async fn begin<C: ConnectionLike>(feed: &Feed, stream: &mut EventStream<C>) -> Result<Writer, Error> {
+        let last = stream.last_id().await?;
+        let checkpoint = match feed.rewind(last.into()).await? {
+            Some(position) => EntryId::from(position),
+            None => {
+                feed.save_checkpoint(last.into()).await?;
+                last
+            }
+        };
+        if checkpoint > last {
+            tracing::warn!(
+                "the stream ends at {last}, before the first checkpoint at {checkpoint}: what was written before that \
+                 checkpoint is not written again"
+            );
+        }
+        let known = stream.events_between(checkpoint, last).await?;
+        tracing::debug!("going on from checkpoint {checkpoint}, with {} events after it in the stream", known.len());
+        let now = Instant::now();
+        Ok(Writer { last, known, windows: 2, unacknowledged: None, checkpoint, checkpoint_at: now, trimmed_at: now })
+    }
+
+    async fn run<C: ConnectionLike>(
+        &mut self,
+        feed: &Feed,
+        stream: &mut EventStream<C>,
+        options: &Options,
+        log: &mut Log,
+        shutdown: &CancellationToken,
+    ) -> Result<Ended, Error> {
+        loop {
+            let began = Instant::now();
+            let events = self.next_events(feed).await?;
+            let count = match self.pass_on(events, stream, &log.status).await? {
+                Ok(count) => count,
+                Err(end) => return Ok(Ended::StreamEndsAt(end)),
+            };
+            if count == 0 && began.elapsed() >= POLL / 2 {
+                stream.ping().await?;
+            }
+            log.redis_takes_events();
+            self.close_window(count);
+            let is_told = shutdown.is_cancelled();
+            if is_told || self.checkpoint_at.elapsed() >= CHECKPOINT_INTERVAL {
+                self.save_checkpoint(feed).await?;
+            }
+            if options.max_length > 0 && self.trimmed_at.elapsed() >= TRIM_INTERVAL {
+                self.trimmed_at = Instant::now();
+                stream.trim(options.max_length, options.min_age, self.checkpoint).await?;
+            }
+            if is_told {
+                return Ok(Ended::Told);
+            }
+            pause(count).await;
         }
     }
-    send(redis, &mut chunk).await?;
-    Ok(last)
+
+    /// Acknowledges the last batch and reads the next, in one round trip: the driver sends both, and the server answers
+    /// them in this order.
+    async fn next_events(&mut self, feed: &Feed) -> Result<impl Stream<Item = Result<Event, Error>> + use<>, Error> {
+        let acknowledge = async {
+            match self.unacknowledged {
+                Some(last) => feed.ack(last).await,
+                None => Ok(()),
+            }
+        };
+        let (acknowledged, events) = future::join(acknowledge, feed.read(BATCH, POLL)).await;
+        acknowledged?;
+        self.unacknowledged = None;
+        events
+    }
+
+    /// Brings a batch into the stream, and counts it; an error within is where the stream ends instead.
+    async fn pass_on<C: ConnectionLike>(
+        &mut self,
+        events: impl Stream<Item = Result<Event, Error>>,
+        stream: &mut EventStream<C>,
+        status: &Status,
+    ) -> Result<Result<usize, EntryId>, Error> {
+        let mut events = std::pin::pin!(events);
+        let (mut chunk, mut end, mut count) = (Chunk::default(), self.last, 0);
+        loop {
+            let event = next(&mut events).await?;
+            if let Some(event) = &event {
+                count += 1;
+                self.unacknowledged = Some(event.id);
+                if !self.known.remove(event.id.unsigned_abs()) {
+                    end = end.next(event.id);
+                    chunk.push(end, serde_json::to_vec(event)?);
+                }
+            }
+            if chunk.bytes() >= CHUNK_BYTES || (event.is_none() && !chunk.is_empty()) {
+                if let Appended::StreamEndsAt(end) = stream.append(self.last, &chunk).await? {
+                    return Ok(Err(end));
+                }
+                self.last = end;
+                let published = chunk.len() as u64;
+                status.update(|state| {
+                    state.published += published;
+                    state.last_publish = Some(Utc::now());
+                });
+                chunk.clear();
+            }
+            if event.is_none() {
+                return Ok(Ok(count));
+            }
+        }
+    }
+
+    /// A batch that is not full is the end of a window.
+    fn close_window(&mut self, count: usize) {
+        if count < BATCH as usize && self.windows > 0 {
+            self.windows -= 1;
+            if self.windows == 0 && !self.known.is_empty() {
+                let (count, first) = (self.known.len(), self.known.min().unwrap_or_default());
+                tracing::warn!(
+                    "{count} events of the stream, the first with id {first}, are not in the database: it has lost them, or \
+                     somebody else writes to the stream"
+                );
+                self.known.clear();
+            }
+        }
+    }
+
+    /// Not while something in the stream has not been met in the feed: a checkpoint says that they hold the same.
+    async fn save_checkpoint(&mut self, feed: &Feed) -> Result<(), Error> {
+        if let Some(last) = self.unacknowledged {
+            feed.ack(last).await?;
+            self.unacknowledged = None;
+        }
+        if self.known.is_empty() && self.last > self.checkpoint {
+            feed.save_checkpoint(self.last.into()).await?;
+            self.checkpoint = self.last;
+        }
+        self.checkpoint_at = Instant::now();
+        Ok(())
+    }
+}
+
+async fn pause(count: usize) {
+    if count < BATCH as usize {
+        let pause = Duration::from_millis(count as u64 / 10).min(LONGEST_PAUSE);
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
+    }
 }
 
 async fn next(events: &mut (impl Stream<Item = Result<Event, Error>> + Unpin)) -> Result<Option<Event>, Error> {
@@ -194,15 +456,6 @@ async fn next(events: &mut (impl Stream<Item = Result<Event, Error>> + Unpin)) -
         Ok(event) => event,
         Err(_) => Err(Error::Timeout(STATEMENT_TIMEOUT)),
     }
-}
-
-async fn send(redis: &mut MultiplexedConnection, chunk: &mut Pipeline) -> Result<(), Error> {
-    if !chunk.is_empty() {
-        // One reply a command; the first that is an error fails the query, and the whole batch is published again.
-        let _receivers: Vec<u64> = chunk.query_async(redis).await?;
-        chunk.clear();
-    }
-    Ok(())
 }
 
 /// Connects to Redis; `answer` is the time limit of each command from then on.

@@ -1,45 +1,19 @@
-//! Announcing: the seam between a move and whoever waits for it.
+//! Announcing: how an event, once its transaction has committed, becomes known to whoever waits for it.
 //!
-//! For now the transaction itself notifies. PostgreSQL then serializes the commits of all notifying transactions, so
-//! this is the module to replace when a worker does it instead: nothing else knows how an event leaves.
+//! Where the library is preloaded, the notifier does it (see `notifier.rs`) and the transaction only marks itself.
+//! Elsewhere the transaction notifies, which serializes its commit with those of all others that do.
 
 use crate::ffi::jsonb::Jsonb;
 use crate::ffi::notify::{MAX_PAYLOAD, notify};
 use crate::ffi::uuid::Uuid;
+use crate::ffi::{error, session, transaction};
+use crate::settings::{self, Announce};
+use crate::signals::{self, CHANNEL};
 use chrono::{DateTime, SecondsFormat};
-use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::pg_sys::Oid;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use std::ffi::CStr;
-
-const CHANNEL: &CStr = c"workflow_events";
-
-/// What a NOTIFY on the channel carries.
-#[derive(Clone, Copy, PartialEq, Eq, pgrx::PostgresGucEnum)]
-pub enum Announce {
-    /// Nothing is sent: readers find the events when they poll.
-    #[name = c"off"]
-    Off,
-    /// An empty payload once a transaction: there is something to read.
-    #[name = c"wakeup"]
-    Wakeup,
-    /// Each event as JSON.
-    #[name = c"events"]
-    Events,
-}
-
-static ANNOUNCE: GucSetting<Announce> = GucSetting::<Announce>::new(Announce::Events);
-
-pub fn define_settings() {
-    GucRegistry::define_enum_guc(
-        c"pg_workflow.announce",
-        c"What each move sends on the channel workflow_events.",
-        c"off: nothing; wakeup: an empty payload once a transaction; events: each event as JSON.",
-        &ANNOUNCE,
-        GucContext::Suset,
-        GucFlags::default(),
-    );
-}
+use std::fs;
 
 /// A creation or a move, as the feed tells it.
 pub struct Event<'a> {
@@ -58,13 +32,53 @@ pub struct Event<'a> {
     pub metadata: Jsonb,
 }
 
-/// Announces an event, as far as anybody is to be told.
-pub fn announce(event: &Event) {
-    match ANNOUNCE.get() {
-        Announce::Off => {}
-        // PostgreSQL sends equal notifications of a transaction once.
-        Announce::Wakeup => notify(CHANNEL, ""),
-        Announce::Events => notify(CHANNEL, &payload(event)),
+/// What the transaction itself sends.
+pub struct Announcer(Announce);
+
+impl Announcer {
+    /// Has the transaction under way wake those who wait, when it commits. Its history is the table `history`.
+    pub fn of_transaction(history: Oid, owner: Oid) -> Announcer {
+        let announce = settings::announce();
+        let Some(entry) = signals::entry() else {
+            if announce != Announce::Off {
+                say_once_what_that_costs();
+            }
+            return Announcer(announce);
+        };
+        transaction::mark(entry);
+        let is_served = announce != Announce::Off
+            && session::database_name(session::database()).is_some_and(|name| settings::serves(&name))
+            && signals::ensure_notifier(entry, history, owner);
+        Announcer(if is_served { Announce::Off } else { announce })
+    }
+
+    pub fn announce(&self, event: &Event) {
+        match self.0 {
+            Announce::Off => {}
+            // PostgreSQL sends equal notifications of a transaction once.
+            Announce::Wakeup => notify(CHANNEL, ""),
+            Announce::Events => notify(CHANNEL, &payload(event)),
+        }
+    }
+}
+
+/// A line in the log, from the first backend since the server started: the others see its mark, a file that
+/// PostgreSQL removes when it starts.
+fn say_once_what_that_costs() {
+    thread_local! {
+        static LOOKED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    }
+    const MARK: &str = "base/pgsql_tmp/pgsql_tmp_pg_workflow";
+    if LOOKED.replace(true) {
+        return;
+    }
+    if fs::create_dir_all("base/pgsql_tmp").and_then(|()| fs::File::create_new(MARK)).is_ok() {
+        error::log(
+            "pg_workflow is not in shared_preload_libraries: every transaction that changes a state sends its own \
+             notifications, and the commits of such transactions wait for each other",
+            "Add pg_workflow to shared_preload_libraries and restart; or set pg_workflow.announce = off, and let \
+             readers poll.",
+        );
     }
 }
 
@@ -89,7 +103,7 @@ struct Payload<'a> {
 }
 
 /// The event as JSON; without its metadata where NOTIFY could not carry it, which must not fail the transaction.
-fn payload(event: &Event) -> String {
+pub fn payload(event: &Event) -> String {
     let mut payload = Payload {
         id: event.id,
         entity_type: event.entity_type,

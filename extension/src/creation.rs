@@ -2,7 +2,7 @@
 //!
 //! The functions are SECURITY DEFINER in SQL: ordinary roles may insert into neither table.
 
-use crate::announce::{Event, announce};
+use crate::announce::Event;
 use crate::args;
 use crate::entity::EntityType;
 use crate::errors;
@@ -87,6 +87,7 @@ fn record(kind: EntityType, dag_id: Uuid, dag_run_id: Uuid, created: &[(Uuid, Op
     let actor = session::session_user();
     let metadata = Jsonb::empty_object();
     let history = History::open(schema(c"workflow"));
+    let announcer = history.announcer();
     for (entity_id, task_id) in created {
         let event = Event {
             id: history.next_id(),
@@ -103,7 +104,7 @@ fn record(kind: EntityType, dag_id: Uuid, dag_run_id: Uuid, created: &[(Uuid, Op
             metadata,
         };
         history.write(&event, None);
-        announce(&event);
+        announcer.announce(&event);
     }
     history.close();
 }

@@ -120,3 +120,23 @@ pub fn changed_after_guard(kind: EntityType, id: Uuid) -> ! {
         "Give your BEFORE UPDATE trigger a name that sorts before zz_guard.",
     )
 }
+
+/// 55006: a consumer belongs to the holder of a lease, who is not the caller.
+pub fn leased(consumer: &str, lease: Option<i64>, holder: Option<&str>, current_lease: Option<i64>) -> ! {
+    let (what, hint) = match lease {
+        None => {
+            let hint = "Read as a consumer of your own (workflow.create_consumer()), or wait until its holder stops.";
+            (format!("is leased to {}", holder.unwrap_or("somebody")), hint)
+        }
+        Some(lease) => {
+            let hint = "Take a new lease with workflow.lease_consumer(), and read again from there.";
+            (format!("is not yours any more: lease {lease} has ended"), hint)
+        }
+    };
+    raise(
+        Code::ERRCODE_OBJECT_IN_USE,
+        &format!("consumer \"{consumer}\" {what}"),
+        &json!({ "consumer": consumer, "lease": lease, "holder": holder, "current_lease": current_lease }),
+        hint,
+    )
+}

@@ -1,6 +1,6 @@
 //! Writing `state_history`.
 
-use crate::announce::Event;
+use crate::announce::{Announcer, Event};
 use crate::ffi::insert::{Inserter, next_value, relation, transaction_id};
 use crate::ffi::plan::Plan;
 use crate::ffi::uuid::Uuid;
@@ -45,6 +45,12 @@ impl History {
     /// The id of the next event. They are drawn while the entity's row is locked, so they follow its versions.
     pub fn next_id(&self) -> i64 {
         next_value(self.ids)
+    }
+
+    /// How the events that are written here become known.
+    pub fn announcer(&self) -> Announcer {
+        let (table, owner) = self.table.table();
+        Announcer::of_transaction(table, owner)
     }
 
     pub fn write(&self, event: &Event, request_id: Option<&str>) {

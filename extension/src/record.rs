@@ -1,6 +1,6 @@
 //! Recording: once a statement, all its moves go to `state_history`, and on to whoever listens.
 
-use crate::announce::{self, Event};
+use crate::announce::Event;
 use crate::columns::Columns;
 use crate::entity::EntityType;
 use crate::errors;
@@ -79,6 +79,7 @@ fn write_history(kind: EntityType, trigger: Trigger, moves: &[Move]) {
     // Before the table is open: it may have to be asked.
     let dags: Vec<Uuid> = moves.iter().map(|a_move| a_move.dag(kind, trigger.table_owner())).collect();
     let history = History::open(trigger.table_schema());
+    let announcer = history.announcer();
     for (a_move, dag_id) in moves.iter().zip(dags) {
         let event = Event {
             id: history.next_id(),
@@ -95,7 +96,7 @@ fn write_history(kind: EntityType, trigger: Trigger, moves: &[Move]) {
             metadata,
         };
         history.write(&event, request_id.as_deref());
-        announce::announce(&event);
+        announcer.announce(&event);
     }
     history.close();
 }

@@ -63,3 +63,8 @@ fn refuse_argument(message: Option<&str>, detail: Option<pgrx::JsonB>, hint: Opt
 fn refuse_missing(entity_type: Option<&str>, id: Option<&str>, tried: Option<&str>) {
     errors::missing(entity_type.unwrap_or("entity"), id.unwrap_or("null"), tried.unwrap_or("use it"))
 }
+
+#[pg_extern(sql = false)]
+fn refuse_leased(consumer: Option<&str>, lease: Option<i64>, holder: Option<&str>, current_lease: Option<i64>) {
+    errors::leased(consumer.unwrap_or_default(), lease, holder, current_lease)
+}

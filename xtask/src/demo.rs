@@ -15,7 +15,7 @@ use pg_workflow_client::wfformat::Trace;
 use tokio::sync::watch;
 
 use crate::command::step;
-use crate::stack::postgres::Postgres;
+use crate::stack::postgres::{PRELOADED, Postgres};
 use crate::stack::redis::Redis;
 use crate::stack::server::Server;
 use crate::{build, setup, workspace};
@@ -89,7 +89,7 @@ struct Received {
 
 impl Stack {
     fn start(binary: &Path) -> Result<Stack> {
-        let postgres = Postgres::start("demo", &[])?;
+        let postgres = Postgres::start("demo", &[PRELOADED])?;
         postgres.create_database("workflow")?;
         postgres.psql("workflow", "CREATE EXTENSION pg_workflow; SELECT workflow.create_consumer('relay')")?;
         let redis = Redis::start("demo")?;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::command::step;
 use crate::stack::detached::Detached;
 use crate::stack::process::{PATIENCE, Program, Running};
-use crate::stack::{FAST, PostgresConfig, RedisConfig, port, scratch};
+use crate::stack::{FAST, PRELOADED, PostgresConfig, RedisConfig, port, scratch};
 use crate::{build, setup, workspace};
 
 const DATABASE: &str = "workflow";
@@ -82,7 +82,7 @@ impl Stack {
     fn start_postgres(&mut self) -> Result<()> {
         let postgres = PostgresConfig::create(&self.dir, FAST)?;
         // Without a Unix socket: one program less that must find a short path.
-        postgres.configure(&[("shared_preload_libraries", "pg_workflow"), ("unix_socket_directories", "")])?;
+        postgres.configure(&[PRELOADED, ("unix_socket_directories", "")])?;
         let postgres = port::retrying(|port| {
             let postgres = postgres.on_port(port);
             let process = self.spawn(&postgres.program())?;

@@ -32,6 +32,6 @@ pub mod scratch;
 pub mod server;
 pub mod user;
 
-pub use postgres::{FAST, Postgres, PostgresConfig, Shutdown};
+pub use postgres::{FAST, PRELOADED, Postgres, PostgresConfig, Shutdown};
 pub use redis::{Redis, RedisConfig};
 pub use server::Server;

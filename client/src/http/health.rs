@@ -1,4 +1,4 @@
-//! `GET /health`: whether the servers behind this one answer.
+//! `GET /health`: whether the servers behind this one answer, and what the relay does.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,10 +7,11 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::Server;
-use crate::relay::{connect_redis, ping};
+use super::{Relayed, Server};
+use crate::relay::{Role, connect_redis, ping};
 use crate::{Error, connect};
 
 /// Whoever asks has a time limit too: a server that hangs is away.
@@ -24,11 +25,23 @@ struct Health {
     database: bool,
     /// None where no Redis is configured.
     redis: Option<bool>,
+    /// None where this process does not relay.
+    relay: Option<RelayHealth>,
     #[serde(skip_serializing_if = "Errors::is_empty")]
     errors: Errors,
 }
 
 #[derive(Serialize)]
+struct RelayHealth {
+    role: Role,
+    published: u64,
+    last_publish: Option<DateTime<Utc>>,
+    /// None where the database does not say.
+    lag_events: Option<i64>,
+    lag_seconds: Option<f64>,
+}
+
+#[derive(Default, Serialize)]
 struct Errors {
     #[serde(skip_serializing_if = "Option::is_none")]
     database: Option<String>,
@@ -42,38 +55,83 @@ impl Errors {
     }
 }
 
+/// What was found out about the servers behind this one.
+pub struct Findings {
+    pub database: Result<Option<Lag>, String>,
+    pub redis: Result<(), String>,
+}
+
+/// How far the relay's consumer is behind.
+#[derive(Clone, Copy)]
+pub struct Lag {
+    pub events: i64,
+    pub seconds: f64,
+}
+
 pub async fn health(State(server): State<Arc<Server>>) -> Response {
-    let (database, redis) = tokio::join!(limited(ask_database(&server)), limited(ask_redis(&server)));
-    let errors = Errors { database: database.err(), redis: redis.err() };
+    let Findings { database, redis } = ask(&server).await;
+    let (lag, database) = (database.clone().ok().flatten(), database.err());
+    let errors = Errors { database, redis: redis.err() };
     let health = Health {
         status: if errors.is_empty() { "healthy" } else { "unhealthy" },
         version: env!("CARGO_PKG_VERSION"),
         service: "workflow-server",
         database: errors.database.is_none(),
-        redis: server.redis.as_ref().map(|_| errors.redis.is_none()),
+        redis: server.backends.redis.as_ref().map(|_| errors.redis.is_none()),
+        relay: server.backends.relay.as_ref().map(|relay| relay_health(relay, lag)),
         errors,
     };
     let status = if health.errors.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(health)).into_response()
 }
 
+fn relay_health(relay: &Relayed, lag: Option<Lag>) -> RelayHealth {
+    let state = relay.status.get();
+    RelayHealth {
+        role: state.role,
+        published: state.published,
+        last_publish: state.last_publish,
+        lag_events: lag.map(|lag| lag.events),
+        lag_seconds: lag.map(|lag| lag.seconds),
+    }
+}
+
+/// Asks both servers, at the same time.
+pub async fn ask(server: &Server) -> Findings {
+    let (database, mut redis) = tokio::join!(limited(ask_database(server)), limited(ask_redis(server)));
+    // It may answer, and still take no events: out of memory, or read-only.
+    if let Some(relay) = server.backends.relay.as_ref().filter(|_| redis.is_ok()) {
+        redis = relay.status.get().redis_error.map_or(Ok(()), Err);
+    }
+    Findings { database, redis }
+}
+
 /// With a connection of its own: it need not wait behind slow lists, and it learns why there is none.
-async fn ask_database(server: &Server) -> Result<(), Error> {
-    let client = connect::connect(&server.database).await?;
+async fn ask_database(server: &Server) -> Result<Option<Lag>, Error> {
+    let client = connect::connect(&server.backends.database).await?;
     // Not "SELECT 1": without the extension nothing here works.
-    Ok(client.batch_execute("SELECT workflow.version()").await?)
+    client.batch_execute("SELECT workflow.version()").await?;
+    let Some(relay) = &server.backends.relay else { return Ok(None) };
+    let lag = "SELECT pending, coalesce(extract(epoch FROM lag), 0)::double precision \
+               FROM workflow.consumer_lag WHERE consumer = $1";
+    // A backlog of millions takes longer to count than anybody waits here.
+    let counting = async { client.query_opt(lag, &[&relay.consumer]).await };
+    match tokio::time::timeout(LIMIT * 2 / 3, counting).await {
+        Ok(row) => Ok(row?.map(|row| Lag { events: row.get(0), seconds: row.get(1) })),
+        Err(_) => Ok(None),
+    }
 }
 
 async fn ask_redis(server: &Server) -> Result<(), Error> {
-    match &server.redis {
+    match &server.backends.redis {
         Some(redis) => ping(&mut connect_redis(redis, LIMIT, LIMIT).await?).await,
         None => Ok(()),
     }
 }
 
-async fn limited(asking: impl Future<Output = Result<(), Error>>) -> Result<(), String> {
+async fn limited<T>(asking: impl Future<Output = Result<T, Error>>) -> Result<T, String> {
     match tokio::time::timeout(LIMIT, asking).await {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(format!("{error}. {}", error.advice())),
         Err(_) => Err(format!("no answer within {} s", LIMIT.as_secs_f32())),
     }

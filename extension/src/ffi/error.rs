@@ -1,5 +1,6 @@
 //! Raising an error.
 
+use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 use serde_json::Value;
 use std::ffi::CString;
@@ -28,4 +29,11 @@ fn to_palloc(text: &str) -> *mut std::ffi::c_char {
     let text = CString::new(text.replace('\0', "")).unwrap_or_default();
     // SAFETY: `text` is NUL-terminated.
     unsafe { pg_sys::pstrdup(text.as_ptr()) }
+}
+
+/// Writes a line to the server's log.
+pub fn log(message: &str, hint: &str) {
+    ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message.to_owned(), "pg_workflow")
+        .set_hint(hint.to_owned())
+        .report(PgLogLevel::LOG);
 }

@@ -6,9 +6,14 @@
 pub mod error;
 pub mod insert;
 pub mod jsonb;
+pub mod latch;
 pub mod notify;
 pub mod plan;
 pub mod session;
+pub mod shared;
+pub mod transaction;
 pub mod trigger;
+pub mod utility;
 pub mod uuid;
 pub mod values;
+pub mod worker;

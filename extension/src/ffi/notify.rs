@@ -1,14 +1,14 @@
 //! NOTIFY.
 
 use pgrx::pg_sys;
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 
 /// The longest payload that NOTIFY takes, in bytes.
 pub const MAX_PAYLOAD: usize = 7999;
 
 /// Queues a notification; PostgreSQL delivers it when the transaction commits.
-pub fn notify(channel: &CStr, payload: &str) {
-    let payload = CString::new(payload).unwrap_or_default();
+pub fn notify(channel: &str, payload: &str) {
+    let [channel, payload] = [channel, payload].map(|text| CString::new(text).unwrap_or_default());
     // SAFETY: both texts are NUL-terminated, and copied by PostgreSQL.
     unsafe { pg_sys::Async_Notify(channel.as_ptr(), payload.as_ptr()) };
 }

@@ -1,7 +1,7 @@
 //! Who runs, as whom, and where.
 
-use pgrx::pg_sys::{self, Oid};
-use std::ffi::CStr;
+use pgrx::pg_sys::{self, Datum, Oid};
+use std::ffi::{CStr, CString};
 
 /// The name of the role that is logged in.
 pub fn session_user() -> String {
@@ -47,4 +47,55 @@ pub fn system_identifier() -> u64 {
 pub fn next_transaction_id() -> u64 {
     // SAFETY: reads shared memory under its lock.
     unsafe { pg_sys::ReadNextFullTransactionId() }.value
+}
+
+/// The database that this process is connected to.
+pub fn database() -> Oid {
+    // SAFETY: a value of this process.
+    unsafe { pg_sys::MyDatabaseId }
+}
+
+/// The name of a database; None where there is no such one.
+pub fn database_name(database: Oid) -> Option<String> {
+    // SAFETY: catalog look-up; the result is null or NUL-terminated.
+    unsafe {
+        let name = pg_sys::get_database_name(database);
+        (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
+    }
+}
+
+/// The database of this name.
+pub fn database_oid(name: &str) -> Option<Oid> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: catalog look-up by a NUL-terminated name; true: no error where there is none.
+    let oid = unsafe { pg_sys::get_database_oid(name.as_ptr(), true) };
+    (oid != Oid::INVALID).then_some(oid)
+}
+
+/// A table and its owner; None where there is no such table or schema.
+pub fn table(schema: &CStr, name: &CStr) -> Option<(Oid, Oid)> {
+    // SAFETY: catalog look-ups by NUL-terminated names; the tuple is released after its last use.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(schema.as_ptr(), true);
+        let table = pg_sys::get_relname_relid(name.as_ptr(), schema);
+        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as i32, Datum::from(table));
+        if tuple.is_null() {
+            return None;
+        }
+        let owner = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>()).relowner;
+        pg_sys::ReleaseSysCache(tuple);
+        Some((table, owner))
+    }
+}
+
+/// Whether this server follows another, and so takes no writes.
+pub fn is_standby() -> bool {
+    // SAFETY: reads shared memory.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
+/// This process's number.
+pub fn process_id() -> i32 {
+    // SAFETY: a value of this process.
+    unsafe { pg_sys::MyProcPid }
 }

@@ -18,6 +18,9 @@ use crate::setup::{self, PostgresInstall};
 /// it has been handed to the system by then. (With synchronous_commit off it would not have been.)
 pub const FAST: &[(&str, &str)] = &[("fsync", "off")];
 
+/// Has the notifier announce events, rather than each transaction.
+pub const PRELOADED: (&str, &str) = ("shared_preload_libraries", "pg_workflow");
+
 /// How PostgreSQL is to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shutdown {

@@ -1,6 +1,8 @@
 //! `workflow-server serve`.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -13,11 +15,12 @@ use crate::{Database, usage};
 
 /// Relay events to Redis and answer over HTTP, until SIGTERM or Ctrl-C.
 ///
-/// The relay publishes each event as JSON in the channel, at least once, in order for each run and task. It waits for
-/// PostgreSQL and Redis when they are away and goes on where it was.
+/// The relay brings each event as JSON into the stream, once, and publishes it in the channel, at least once, in order
+/// for each run and task. It waits for PostgreSQL and Redis when they are away and goes on where it was. Of several
+/// with the same --consumer one works, and the others take over within 5 s when it does not.
 ///
-/// HTTP is read-only: GET /health, /api/v1/dags, /api/v1/dag-runs, /api/v1/task-instances (each also with /{id}) and
-/// /api/v1/history. There is no authentication: keep it on an address that only those reach who may read.
+/// HTTP is read-only: GET /health, /metrics, /api/v1/dags, /api/v1/dag-runs, /api/v1/task-instances (each also with
+/// /{id}) and /api/v1/history. There is no authentication: keep it on an address that only those reach who may read.
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -31,13 +34,25 @@ pub struct Arguments {
     #[arg(long, env = "WORKFLOW_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
 
-    /// The relay's name in the event feed, under which the database keeps its place.
+    /// The relay's name in the event feed, under which the database keeps its place. Relays of one name take turns.
     #[arg(long, env = "WORKFLOW_CONSUMER", default_value = "relay", value_name = "NAME")]
     consumer: String,
 
     /// The Redis channel to publish in.
     #[arg(long, env = "WORKFLOW_CHANNEL", default_value = "workflow:events", value_name = "NAME")]
     channel: String,
+
+    /// The Redis stream to append to.
+    #[arg(long, env = "WORKFLOW_STREAM", default_value = "workflow:stream", value_name = "NAME")]
+    stream: String,
+
+    /// How many entries the stream keeps, at least; 0 keeps all.
+    #[arg(long, env = "WORKFLOW_STREAM_MAX_LENGTH", default_value_t = 1_000_000, value_name = "N")]
+    stream_max_length: u64,
+
+    /// How long an entry stays at least, however many there are.
+    #[arg(long, env = "WORKFLOW_STREAM_MIN_AGE", default_value_t = 600, value_name = "SECONDS")]
+    stream_min_age: u64,
 
     /// How many database connections the lists share at most. The relay and /health have their own.
     #[arg(long, env = "WORKFLOW_CONNECTIONS", default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -58,17 +73,31 @@ pub async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::R
         (Some(redis), false) => Some(redis.clone()),
         (None, false) => usage("the relay needs --redis-url <URL> (or REDIS_URL); --no-relay turns it off"),
     };
+    let status = Arc::new(relay::Status::default());
+    let options = relay::Options {
+        consumer: arguments.consumer,
+        channel: arguments.channel,
+        stream: arguments.stream,
+        max_length: arguments.stream_max_length,
+        min_age: Duration::from_secs(arguments.stream_min_age),
+    };
+    let relayed =
+        relay_to.is_some().then(|| http::Relayed { consumer: options.consumer.clone(), status: status.clone() });
     let relaying = async {
         if let Some(redis) = relay_to {
-            let options = relay::Options { consumer: arguments.consumer, channel: arguments.channel };
-            relay::run(&arguments.database.database_url, &redis, &options, shutdown.clone()).await;
+            relay::run(&arguments.database.database_url, &redis, &options, status, shutdown.clone()).await;
         }
     };
     let listener = if arguments.no_http { None } else { Some(bind(arguments.listen).await?) };
     let answering = async {
         if let Some(listener) = listener {
-            let database = arguments.database.database_url.clone();
-            http::serve(listener, database, arguments.redis_url, arguments.connections, shutdown.clone()).await;
+            let backends = http::Backends {
+                database: arguments.database.database_url.clone(),
+                connections: arguments.connections,
+                redis: arguments.redis_url,
+                relay: relayed,
+            };
+            http::serve(listener, backends, shutdown.clone()).await;
         }
     };
     tokio::join!(relaying, answering);

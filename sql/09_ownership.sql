@@ -9,12 +9,17 @@ SELECT pg_catalog.pg_extension_config_dump('workflow.task_logs_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.state_history', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.state_history_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.consumers', '');
+SELECT pg_catalog.pg_extension_config_dump('workflow.consumer_checkpoints', '');
 
 REVOKE EXECUTE ON FUNCTION
     workflow.create_dag_run(uuid, timestamptz, jsonb),
     workflow.create_task_instances(uuid, text[], integer),
     workflow.create_consumer(text, boolean),
-    workflow.read_events(text, integer),
-    workflow.ack_events(text, bigint),
+    workflow.read_events(text, integer, interval, bigint),
+    workflow.ack_events(text, bigint, bigint),
+    workflow.lease_consumer(text, text, interval),
+    workflow.release_consumer(text, bigint),
+    workflow.save_checkpoint(text, bigint[], bigint, interval),
+    workflow.rewind_consumer(text, bigint[], bigint),
     workflow.drop_consumer(text)
 FROM PUBLIC;

@@ -1,0 +1,139 @@
+//! What all backends of the server see: for each database with events, who is to be woken and how far its notifier
+//! is. It exists where the library is in shared_preload_libraries.
+
+use pgrx::pg_sys::{self, Latch};
+use pgrx::{PGRXSharedMemory, PgAtomic, PgLwLock, PgLwLockExclusiveGuard, PgLwLockShareGuard, pg_shmem_init};
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64};
+
+/// How many databases of a server can have a notifier.
+pub const DATABASES: usize = 32;
+/// How many sessions of a database can wait for events and be woken; more of them poll.
+pub const READERS: usize = 32;
+
+/// The part that transactions touch when they commit: nothing but atomics. A latch is in PostgreSQL's shared memory,
+/// which stays as long as the server runs. One that meanwhile belongs to another backend is woken for nothing.
+pub struct Signals {
+    /// The database; 0 where the entry is free.
+    pub database: AtomicU32,
+    /// Transactions with events that have committed.
+    pub commits: AtomicU64,
+    /// Whether anybody has ever said LISTEN: before that, nothing needs to be announced.
+    pub listened: AtomicBool,
+    /// The table whose events the notifier's place is about; 0 where it has none.
+    pub history: AtomicU32,
+    /// Asks the notifier to leave the database.
+    pub leave: AtomicBool,
+    /// The notifier's latch; null where none runs.
+    pub notifier: AtomicPtr<Latch>,
+    /// The latches of sessions that wait for events.
+    pub readers: [AtomicPtr<Latch>; READERS],
+}
+
+impl Default for Signals {
+    fn default() -> Signals {
+        Signals {
+            database: AtomicU32::new(0),
+            commits: AtomicU64::new(0),
+            listened: AtomicBool::new(false),
+            history: AtomicU32::new(0),
+            leave: AtomicBool::new(false),
+            notifier: AtomicPtr::new(null_mut()),
+            readers: [const { AtomicPtr::new(null_mut()) }; READERS],
+        }
+    }
+}
+
+/// A text of bounded length.
+#[derive(Clone, Copy)]
+pub struct Text<const N: usize> {
+    length: usize,
+    bytes: [u8; N],
+}
+
+impl<const N: usize> Default for Text<N> {
+    fn default() -> Self {
+        Text { length: 0, bytes: [0; N] }
+    }
+}
+
+impl<const N: usize> Text<N> {
+    /// False where the text is too long; nothing is kept then.
+    pub fn set(&mut self, text: &str) -> bool {
+        let fits = text.len() <= N;
+        self.length = if fits { text.len() } else { 0 };
+        self.bytes[..self.length].copy_from_slice(&text.as_bytes()[..self.length]);
+        fits
+    }
+
+    pub fn get(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..self.length]).unwrap_or_default()
+    }
+}
+
+/// The part that is changed under a lock: a notifier's place in the feed, and what the view shows.
+#[derive(Clone, Copy, Default)]
+pub struct Progress {
+    pub floor_id: i64,
+    pub next_transaction_id: i64,
+    /// As text. Some 700 transactions under way fit in.
+    pub snapshot: Text<8192>,
+    /// The notifier's process; 0 where none runs.
+    pub pid: i32,
+    /// When one was last asked for, and when it started: microseconds since 2000, as all moments here.
+    pub requested_at: i64,
+    pub started_at: i64,
+    /// `commits` as far as they have been announced.
+    pub commits: u64,
+    /// When the last window was announced to its end.
+    pub caught_up_at: i64,
+    pub last_event_id: i64,
+    pub events: i64,
+    pub batches: i64,
+    pub announced_at: i64,
+    pub errors: i64,
+    pub last_error: Text<512>,
+    pub last_error_at: i64,
+}
+
+// SAFETY: atomics and plain values, the same in every process; no pointer into a process's own memory.
+unsafe impl PGRXSharedMemory for Signals {}
+// SAFETY: as above.
+unsafe impl PGRXSharedMemory for Progress {}
+
+type AllSignals = [Signals; DATABASES];
+type AllProgress = [Progress; DATABASES];
+
+// SAFETY: nobody else uses these names.
+static SIGNALS: PgAtomic<AllSignals> = unsafe { PgAtomic::new(c"pg_workflow signals") };
+// SAFETY: as above.
+static PROGRESS: PgLwLock<AllProgress> = unsafe { PgLwLock::new(c"pg_workflow progress") };
+
+/// Asks for the memory. Only while shared_preload_libraries are loaded.
+// The macro asks about versions of PostgreSQL that this crate has no feature for.
+#[allow(unexpected_cfgs)]
+pub fn request() {
+    pg_shmem_init!(SIGNALS = std::array::from_fn(|_| Signals::default()));
+    pg_shmem_init!(PROGRESS = [Progress::default(); DATABASES]);
+}
+
+/// Whether the postmaster is loading the library at this moment.
+pub fn is_preloading() -> bool {
+    // SAFETY: a flag of this process.
+    unsafe { pg_sys::process_shared_preload_libraries_in_progress }
+}
+
+/// None where the library was not preloaded.
+pub fn signals() -> Option<&'static AllSignals> {
+    super::transaction::is_registered().then(|| SIGNALS.get())
+}
+
+/// To be called only where there are signals.
+pub fn progress() -> PgLwLockShareGuard<'static, AllProgress> {
+    PROGRESS.share()
+}
+
+/// To be called only where there are signals.
+pub fn progress_mut() -> PgLwLockExclusiveGuard<'static, AllProgress> {
+    PROGRESS.exclusive()
+}

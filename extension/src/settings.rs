@@ -1,0 +1,102 @@
+//! The settings `pg_workflow.*`.
+
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use std::ffi::CString;
+use std::time::Duration;
+
+/// What a notification on the channel carries.
+#[derive(Clone, Copy, PartialEq, Eq, pgrx::PostgresGucEnum)]
+pub enum Announce {
+    /// Nothing is sent: readers find the events when they poll.
+    #[name = c"off"]
+    Off,
+    /// An empty payload: there is something to read.
+    #[name = c"wakeup"]
+    Wakeup,
+    /// Each event as JSON.
+    #[name = c"events"]
+    Events,
+}
+
+static ANNOUNCE: GucSetting<Announce> = GucSetting::<Announce>::new(Announce::Events);
+static DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"*"));
+static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1000);
+static BATCH_DELAY: GucSetting<i32> = GucSetting::<i32>::new(2);
+static POLL_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(1000);
+
+pub fn define() {
+    GucRegistry::define_enum_guc(
+        c"pg_workflow.announce",
+        c"What each creation and move sends on the channel workflow_events.",
+        c"off: nothing; wakeup: an empty payload; events: each event as JSON.",
+        &ANNOUNCE,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"pg_workflow.databases",
+        c"The databases that a notifier serves: names separated by commas, or * for all.",
+        c"In every other one, and without shared_preload_libraries, each transaction sends its own notifications.",
+        &DATABASES,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    define_number(
+        c"pg_workflow.batch_size",
+        c"How many events the notifier announces in one transaction at most.",
+        &BATCH_SIZE,
+        (1, 100_000),
+        GucFlags::default(),
+    );
+    define_number(
+        c"pg_workflow.batch_delay",
+        c"How long the notifier collects events before it announces them.",
+        &BATCH_DELAY,
+        (0, 1000),
+        GucFlags::UNIT_MS,
+    );
+    define_number(
+        c"pg_workflow.poll_interval",
+        c"How often the notifier looks for events that nobody told it of, such as those of COMMIT PREPARED.",
+        &POLL_INTERVAL,
+        (10, 60_000),
+        GucFlags::UNIT_MS,
+    );
+}
+
+fn define_number(
+    name: &'static std::ffi::CStr,
+    description: &'static std::ffi::CStr,
+    setting: &'static GucSetting<i32>,
+    (least, most): (i32, i32),
+    flags: GucFlags,
+) {
+    GucRegistry::define_int_guc(name, description, c"", setting, least, most, GucContext::Sighup, flags);
+}
+
+pub fn announce() -> Announce {
+    ANNOUNCE.get()
+}
+
+pub fn batch_size() -> i32 {
+    BATCH_SIZE.get()
+}
+
+pub fn batch_delay() -> Duration {
+    milliseconds(&BATCH_DELAY)
+}
+
+pub fn poll_interval() -> Duration {
+    milliseconds(&POLL_INTERVAL)
+}
+
+fn milliseconds(setting: &'static GucSetting<i32>) -> Duration {
+    Duration::from_millis(u64::from(setting.get().unsigned_abs()))
+}
+
+/// Whether the notifier is to serve the database of this name.
+pub fn serves(database: &str) -> bool {
+    let databases = DATABASES.get();
+    let list = databases.as_deref().map(|list| list.to_string_lossy()).unwrap_or_default();
+    list.split(',').map(|name| name.trim().trim_matches('"')).any(|name| name == "*" || name == database)
+}

@@ -1,0 +1,59 @@
+//! Waiting for events: what `read_events()` does before it reads.
+
+use crate::ffi::latch;
+use crate::ffi::shared::{self, Signals};
+use crate::signals::{self, Woken};
+use pgrx::pg_extern;
+use std::cell::RefCell;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// How often to look where no commit wakes this session.
+const UNCERTAIN: Duration = Duration::from_millis(20);
+
+thread_local! {
+    /// The consumer for which this session's last read found nothing, and the count of commits before it.
+    static FOUND_NOTHING: RefCell<Option<(String, u64)>> = const { RefCell::new(None) };
+}
+
+fn own_signals() -> Option<&'static Signals> {
+    signals::entry().and_then(|entry| Some(&shared::signals()?[entry]))
+}
+
+/// Transactions with events that have committed in this database since the server started; 0 where nobody counts.
+#[pg_extern(sql = false)]
+fn commits() -> i64 {
+    own_signals().map_or(0, |signals| signals.commits.load(Ordering::Acquire)).cast_signed()
+}
+
+/// Whether commits are counted and wake those who wait.
+#[pg_extern(sql = false)]
+fn is_preloaded() -> bool {
+    shared::signals().is_some()
+}
+
+/// Notes that a read which began at this count of commits found nothing.
+#[pg_extern(sql = false)]
+fn note_found_nothing(consumer: Option<&str>, commits: i64) {
+    FOUND_NOTHING.set(consumer.map(|consumer| (consumer.to_owned(), commits.cast_unsigned())));
+}
+
+/// Waits for a commit or a notification, unless the session's last read of this consumer may have left something.
+#[pg_extern(sql = false)]
+fn wait_for_events(consumer: &str, seconds: f64) {
+    let seen = FOUND_NOTHING.with_borrow(|last| last.as_ref().filter(|last| last.0 == consumer).map(|last| last.1));
+    let Some(seen) = seen else { return };
+    let deadline = Instant::now() + Duration::try_from_secs_f64(seconds.min(86_400.0)).unwrap_or_default();
+    let signals = own_signals();
+    let woken = signals.map(Woken::by);
+    let must_look = woken.as_ref().is_some_and(|woken| !woken.is_certain());
+    loop {
+        let news = signals.is_some_and(|signals| signals.commits.load(Ordering::Acquire) != seen);
+        let left = deadline.saturating_duration_since(Instant::now());
+        if news || latch::is_notified() || left.is_zero() {
+            return;
+        }
+        latch::wait(if must_look { left.min(UNCERTAIN) } else { left });
+        pgrx::check_for_interrupts!();
+    }
+}
