@@ -1,5 +1,8 @@
 //! What can go wrong between this crate and the servers it talks to.
 
+#[cfg(feature = "server")]
+mod redis;
+
 use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
@@ -19,10 +22,14 @@ pub enum Error {
     /// PostgreSQL answered something that this version does not know.
     #[error("PostgreSQL answered {0}, which this version does not know; upgrade workflow-server")]
     Unknown(String),
+    /// The Redis URL makes no sense, or the certificates given with it.
+    #[cfg(feature = "server")]
+    #[error("not a way to Redis: {0}; expected redis://user:password@host:port (rediss:// for TLS)")]
+    RedisUrl(String),
     /// Redis refused, or the connection to it broke.
     #[cfg(feature = "server")]
-    #[error("{0}")]
-    Redis(#[from] redis::RedisError),
+    #[error("{}", redis::message(.0))]
+    Redis(#[from] ::redis::RedisError),
     /// Something could not be written as JSON.
     #[error("cannot write JSON: {0}")]
     Json(#[from] serde_json::Error),
@@ -75,7 +82,7 @@ impl Error {
     pub fn advice(&self) -> &'static str {
         match self {
             #[cfg(feature = "server")]
-            Error::Redis(error) => redis_advice(error),
+            Error::Redis(error) => redis::advice(error),
             Error::Move { source, .. } => source.advice(),
             _ => postgres_advice(self.code().map_or("", SqlState::code)),
         }
@@ -97,16 +104,6 @@ fn postgres_advice(code: &str) -> &'static str {
         "23514" | "40001" | "P0002" => "Something else moves or deletes it: leave it alone meanwhile",
         _ if code.starts_with("28") => "Check user and password in DATABASE_URL (--database-url), and pg_hba.conf",
         _ => "Check that PostgreSQL runs, that DATABASE_URL (--database-url) names it, and what its log says",
-    }
-}
-
-#[cfg(feature = "server")]
-fn redis_advice(error: &redis::RedisError) -> &'static str {
-    match error.code() {
-        Some("NOAUTH" | "WRONGPASS" | "NOPERM") => {
-            "Check user and password in REDIS_URL (--redis-url), and that its ACL allows ping and publish"
-        }
-        _ => "Check that Redis runs and that REDIS_URL (--redis-url) names it",
     }
 }
 

@@ -21,6 +21,7 @@ use tokio_postgres::Config;
 use tokio_util::sync::CancellationToken;
 
 use crate::connect::{self, Pool};
+use crate::redis_server::RedisServer;
 use crate::relay;
 
 /// How long a request waits for a database connection before it is told that there is none.
@@ -39,7 +40,7 @@ pub struct Backends {
     /// How many connections the lists share at most (at least 1).
     pub connections: u32,
     /// Redis; without it `/health` says null for it and does not need it.
-    pub redis: Option<redis::Client>,
+    pub redis: Option<RedisServer>,
     /// The relay that runs in this process, if any.
     pub relay: Option<Relayed>,
 }

@@ -9,6 +9,7 @@
 //! | [`watch`] | changes as they happen, for people; what happens while nobody listens is not shown |
 //! | [`model`], [`list`] | DAGs, runs, tasks and history, page by page |
 //! | [`wfformat`], [`replay`] | a recorded workflow, and running it again through the database's functions |
+//! | [`redis_server`] | where Redis is, alone, in a cluster or behind Sentinel (feature `server`) |
 //! | [`relay`], [`http`] | the two halves of `workflow-server serve` (feature `server`, on by default) |
 //!
 //! ```no_run
@@ -39,6 +40,8 @@ mod json;
 pub mod list;
 pub mod model;
 mod outage;
+#[cfg(feature = "server")]
+pub mod redis_server;
 #[cfg(feature = "server")]
 pub mod relay;
 pub mod replay;

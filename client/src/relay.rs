@@ -17,9 +17,7 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use futures_util::{Stream, TryStreamExt, future};
-use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::io::tcp::TcpSettings;
-use redis::{AsyncConnectionConfig, IntoConnectionInfo};
+use redis::aio::ConnectionLike;
 use roaring::RoaringTreemap;
 use tokio_postgres::Config;
 use tokio_postgres::error::SqlState;
@@ -31,6 +29,7 @@ use crate::connect::STATEMENT_TIMEOUT;
 use crate::event::Event;
 use crate::feed::Feed;
 use crate::outage::{Backoff, Outage};
+use crate::redis_server::{RedisConnection, RedisServer};
 use stream::{Appended, Chunk, EntryId, EventStream};
 
 pub use status::{Role, State, Status};
@@ -84,31 +83,16 @@ impl Default for Options {
     }
 }
 
-/// Reads a Redis URL. Nothing is connected yet.
-///
-/// # Errors
-/// [`Error::Redis`] where it is not one.
-///
-/// ```
-/// assert!(pg_workflow_client::relay::redis_client("redis://127.0.0.1:6379").is_ok());
-/// assert!(pg_workflow_client::relay::redis_client("http://example.org").is_err());
-/// ```
-pub fn redis_client(url: &str) -> Result<redis::Client, Error> {
-    // Nagle's algorithm, on by default here, would hold an event back until the one before it is acknowledged.
-    let tcp = TcpSettings::default().set_nodelay(true);
-    Ok(redis::Client::open(url.into_connection_info()?.set_tcp_settings(tcp))?)
-}
-
 /// Relays until `shutdown`, then finishes the batch in hand. Waits for servers that are away, and says so once.
 ///
 /// ```no_run
 /// use std::sync::Arc;
-/// use pg_workflow_client::{connect, relay};
+/// use pg_workflow_client::{connect, redis_server::RedisServer, relay};
 /// use tokio_util::sync::CancellationToken;
 ///
 /// # async fn example() -> Result<(), pg_workflow_client::Error> {
 /// let database = connect::config("postgres://postgres@127.0.0.1/workflow")?;
-/// let redis = relay::redis_client("redis://127.0.0.1:6379")?;
+/// let redis = RedisServer::parse("redis://127.0.0.1:6379")?;
 /// let status = Arc::new(relay::Status::default());
 /// relay::run(&database, &redis, &relay::Options::default(), status, CancellationToken::new()).await;
 /// # Ok(())
@@ -116,14 +100,14 @@ pub fn redis_client(url: &str) -> Result<redis::Client, Error> {
 /// ```
 pub async fn run(
     database: &Config,
-    redis: &redis::Client,
+    redis: &RedisServer,
     options: &Options,
     status: Arc<Status>,
     shutdown: CancellationToken,
 ) {
-    let (Options { consumer, channel, stream, .. }, to) = (options, redis.get_connection_info().addr());
+    let Options { consumer, channel, stream, .. } = options;
     tracing::info!(
-        "relaying events as consumer \"{consumer}\" to stream \"{stream}\" and channel \"{channel}\" of Redis at {to}"
+        "relaying events as consumer \"{consumer}\" to stream \"{stream}\" and channel \"{channel}\" of Redis at {redis}"
     );
     let too_late = async {
         shutdown.cancelled().await;
@@ -146,7 +130,7 @@ fn holder() -> String {
 /// What outlives a connection.
 struct Relay<'a> {
     database: &'a Config,
-    redis: &'a redis::Client,
+    redis: &'a RedisServer,
     options: &'a Options,
     shutdown: &'a CancellationToken,
     holder: String,
@@ -242,10 +226,10 @@ impl Relay<'_> {
         ended.and(released)
     }
 
-    async fn open(&mut self) -> Result<(Feed, EventStream<MultiplexedConnection>), Error> {
+    async fn open(&mut self) -> Result<(Feed, EventStream<RedisConnection>), Error> {
         let feed = Feed::open(self.database, &self.options.consumer).await?;
         self.log.postgres_answers();
-        let redis = connect_redis(self.redis, REDIS_CONNECT_TIMEOUT, REDIS_TIMEOUT).await?;
+        let redis = self.redis.connect(REDIS_CONNECT_TIMEOUT, REDIS_TIMEOUT).await?;
         Ok((feed, EventStream::new(redis, &self.options.stream, &self.options.channel)))
     }
 
@@ -456,18 +440,4 @@ async fn next(events: &mut (impl Stream<Item = Result<Event, Error>> + Unpin)) -
         Ok(event) => event,
         Err(_) => Err(Error::Timeout(STATEMENT_TIMEOUT)),
     }
-}
-
-/// Connects to Redis; `answer` is the time limit of each command from then on.
-pub(crate) async fn connect_redis(
-    redis: &redis::Client,
-    connect: Duration,
-    answer: Duration,
-) -> Result<MultiplexedConnection, Error> {
-    let limits = AsyncConnectionConfig::new().set_connection_timeout(Some(connect)).set_response_timeout(Some(answer));
-    Ok(redis.get_multiplexed_async_connection_with_config(&limits).await?)
-}
-
-pub(crate) async fn ping(redis: &mut MultiplexedConnection) -> Result<(), Error> {
-    Ok(redis::cmd("PING").query_async(redis).await?)
 }

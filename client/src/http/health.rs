@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::{Relayed, Server};
-use crate::relay::{Role, connect_redis, ping};
+use crate::relay::Role;
 use crate::{Error, connect};
 
 /// Whoever asks has a time limit too: a server that hangs is away.
@@ -124,7 +124,10 @@ async fn ask_database(server: &Server) -> Result<Option<Lag>, Error> {
 
 async fn ask_redis(server: &Server) -> Result<(), Error> {
     match &server.backends.redis {
-        Some(redis) => ping(&mut connect_redis(redis, LIMIT, LIMIT).await?).await,
+        Some(server) => {
+            let mut connection = server.connect(LIMIT / 2, LIMIT).await?;
+            Ok(redis::cmd("PING").query_async(&mut connection).await?)
+        }
         None => Ok(()),
     }
 }

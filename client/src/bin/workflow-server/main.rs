@@ -1,5 +1,6 @@
 //! The server: it reads its arguments, binds and calls the library.
 
+mod redis;
 mod replay;
 mod serve;
 mod watch;

@@ -11,6 +11,7 @@ use pg_workflow_client::{http, relay};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::redis::Redis;
 use crate::{Database, usage};
 
 /// Relay events to Redis and answer over HTTP, until SIGTERM or Ctrl-C.
@@ -26,9 +27,8 @@ pub struct Arguments {
     #[command(flatten)]
     database: Database,
 
-    /// Redis: redis://user:password@host:port. Not needed with --no-relay; given all the same, /health reports on it.
-    #[arg(long, env = "REDIS_URL", hide_env_values = true, value_name = "URL", value_parser = relay::redis_client)]
-    redis_url: Option<redis::Client>,
+    #[command(flatten)]
+    redis: Redis,
 
     /// Where to answer HTTP. Port 0 takes a free one; the log says which.
     #[arg(long, env = "WORKFLOW_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
@@ -68,7 +68,8 @@ pub struct Arguments {
 }
 
 pub async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let relay_to = match (&arguments.redis_url, arguments.no_relay) {
+    let redis = arguments.redis.server().unwrap_or_else(|error| usage(&format!("{error:#}")));
+    let relay_to = match (&redis, arguments.no_relay) {
         (_, true) => None,
         (Some(redis), false) => Some(redis.clone()),
         (None, false) => usage("the relay needs --redis-url <URL> (or REDIS_URL); --no-relay turns it off"),
@@ -94,7 +95,7 @@ pub async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::R
             let backends = http::Backends {
                 database: arguments.database.database_url.clone(),
                 connections: arguments.connections,
-                redis: arguments.redis_url,
+                redis,
                 relay: relayed,
             };
             http::serve(listener, backends, shutdown.clone()).await;

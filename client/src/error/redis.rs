@@ -1,0 +1,103 @@
+//! What Redis says, and what to do about it.
+
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+
+use redis::{ErrorKind, RedisError};
+
+/// One line: of a pipeline in which many commands failed, the first failure.
+pub fn message(error: &RedisError) -> String {
+    match server_error(error) {
+        Some((code, Some(detail))) => format!("{code} {detail}"),
+        Some((code, None)) => code,
+        None => error.to_string(),
+    }
+}
+
+/// What an operator can do about it.
+pub fn advice(error: &RedisError) -> &'static str {
+    if error.kind() == ErrorKind::AuthenticationFailed {
+        return CREDENTIALS;
+    }
+    match server_error(error) {
+        Some((code, detail)) => server_advice(&code, &detail.unwrap_or_default()),
+        None => transport_advice(error),
+    }
+}
+
+fn transport_advice(error: &RedisError) -> &'static str {
+    match tls_failure(error) {
+        Some(rustls::Error::AlertReceived(_)) => CLIENT_CERTIFICATE,
+        Some(_) => TLS,
+        None => "Check that Redis runs and that REDIS_URL (--redis-url) names it, with rediss:// if it expects TLS",
+    }
+}
+
+const CREDENTIALS: &str = "Check user and password in REDIS_URL (--redis-url); write special characters as %XX";
+const PERMISSIONS: &str =
+    "Give the Redis user what README.md lists for the relay, with ACL SETUSER: commands, key and channel";
+const TLS: &str = "Check that Redis's port is its TLS port, that --redis-ca (WORKFLOW_REDIS_CA) names the CA of its \
+                   certificate, and that the certificate is for the host in REDIS_URL (--redis-url)";
+
+const CLIENT_CERTIFICATE: &str = "Redis refuses the TLS connection: if it asks for a certificate (tls-auth-clients), \
+                                  give one of a CA that it trusts with --redis-cert and --redis-key";
+
+fn server_advice(code: &str, detail: &str) -> &'static str {
+    match code {
+        "NOAUTH" | "WRONGPASS" => CREDENTIALS,
+        "NOPERM" => PERMISSIONS,
+        // What a script may not do has no code of its own before Redis 7.2.
+        _ if detail.starts_with("ACL failure in script") => PERMISSIONS,
+        "OOM" => "Redis is full: free memory or raise its maxmemory. Events are kept in PostgreSQL meanwhile",
+        "READONLY" => "Name the master in REDIS_URL (--redis-url), not a replica; or the sentinels, which know it",
+        "MISCONF" => "Redis cannot save to its disk: free space there, and see its log",
+        "NOREPLICAS" => "Bring Redis's replicas back, or lower its min-replicas-to-write",
+        "LOADING" => "Redis is still reading its data from disk",
+        "CLUSTERDOWN" | "MASTERDOWN" => "Bring the missing nodes of the Redis cluster back: see CLUSTER NODES",
+        "SENTINEL" => {
+            "Name one of the sentinels' masters with --redis-sentinel-master (WORKFLOW_REDIS_SENTINEL_MASTER)"
+        }
+        _ => "See Redis's log, and that REDIS_URL (--redis-url) names the Redis that is meant",
+    }
+}
+
+/// The code and the text of what the server answered, where it did.
+fn server_error(error: &RedisError) -> Option<(String, Option<String>)> {
+    let errors = error.clone().into_server_errors()?;
+    let (_, first) = errors.first()?;
+    Some((first.code().to_owned(), first.details().map(str::to_owned)))
+}
+
+fn tls_failure(error: &RedisError) -> Option<&rustls::Error> {
+    // The driver keeps the cause in an Arc.
+    let cause = error.source()?.downcast_ref::<Arc<dyn Error + Send + Sync>>()?;
+    let within_io = || cause.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref();
+    cause.downcast_ref().or_else(within_io)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use redis::make_extension_error;
+
+    #[test]
+    fn each_failure_has_its_own_advice() {
+        let of = |code: &str| advice(&make_extension_error(code.to_owned(), None));
+        let codes =
+            ["WRONGPASS", "NOPERM", "OOM", "READONLY", "MISCONF", "NOREPLICAS", "LOADING", "CLUSTERDOWN", "SENTINEL"];
+        let all: std::collections::HashSet<_> = codes.into_iter().chain(["ERR"]).map(of).collect();
+        assert_eq!(all.len(), codes.len() + 1);
+        let script = make_extension_error("ERR".to_owned(), Some("ACL failure in script: …".to_owned()));
+        assert_eq!(advice(&script), of("NOPERM"));
+    }
+
+    #[test]
+    fn a_tls_failure_is_recognised() {
+        let failure = || rustls::Error::General("no".to_owned());
+        let in_io = io::Error::new(io::ErrorKind::InvalidData, failure());
+        assert_eq!(advice(&RedisError::from(in_io)), TLS);
+        assert_eq!(advice(&RedisError::from(failure())), TLS);
+        assert_ne!(advice(&RedisError::from(io::Error::from(io::ErrorKind::ConnectionRefused))), TLS);
+    }
+}

@@ -1,0 +1,58 @@
+//! A connection to one Redis or to a cluster, for whoever sends commands the same.
+
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::cluster_async::ClusterConnection;
+use redis::{Cmd, Pipeline, RedisFuture, Value};
+
+/// A connection that takes writes.
+///
+/// In a cluster, commands and scripts with one key go to that key's node, and a pipeline must have all its keys in one
+/// slot.
+#[derive(Clone)]
+pub struct RedisConnection(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    One(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl From<MultiplexedConnection> for RedisConnection {
+    fn from(connection: MultiplexedConnection) -> RedisConnection {
+        RedisConnection(Kind::One(connection))
+    }
+}
+
+impl From<ClusterConnection> for RedisConnection {
+    fn from(connection: ClusterConnection) -> RedisConnection {
+        RedisConnection(Kind::Cluster(connection))
+    }
+}
+
+impl ConnectionLike for RedisConnection {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        match &mut self.0 {
+            Kind::One(connection) => connection.req_packed_command(command),
+            Kind::Cluster(connection) => connection.req_packed_command(command),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match &mut self.0 {
+            Kind::One(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Kind::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match &self.0 {
+            Kind::One(connection) => connection.get_db(),
+            Kind::Cluster(connection) => connection.get_db(),
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Finding out what is behind an address, and connecting to the server that takes writes.
+
+use std::collections::HashMap;
+use std::io;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::cluster::ClusterClient;
+use redis::io::tcp::TcpSettings;
+use redis::{
+    AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, ErrorKind, RedisConnectionInfo, RedisError, RedisResult,
+    Value, cmd, from_redis_value, make_extension_error,
+};
+
+use super::{RedisConnection, RedisServer, tls};
+
+/// In a cluster the driver asks again by itself while slots move. Not for long: the error says what is wrong.
+const CLUSTER_RETRIES: u32 = 2;
+const CLUSTER_RETRY_MILLISECONDS: (u64, u64) = (50, 300);
+
+/// How long to wait: for a connection, and for each answer.
+#[derive(Clone, Copy)]
+pub struct Limits {
+    pub connect: Duration,
+    pub answer: Duration,
+}
+
+/// What a server says about itself.
+#[derive(Debug, PartialEq)]
+enum Role {
+    Master,
+    Replica,
+    Cluster,
+    Sentinel,
+}
+
+/// An error of our own in the form of one of Redis: its first word says which.
+pub fn refusal(code: &str, text: String) -> RedisError {
+    make_extension_error(code.to_owned(), Some(text))
+}
+
+impl RedisServer {
+    pub(super) async fn connect_through(
+        &self,
+        address: &ConnectionInfo,
+        limits: Limits,
+    ) -> RedisResult<RedisConnection> {
+        let (connection, role) = self.ask(address, limits).await?;
+        match role {
+            Role::Cluster => Ok(self.connect_cluster(limits).await?.into()),
+            Role::Sentinel => {
+                let master = self.find_master(connection, address, limits).await?;
+                let (connection, role) = self.reach(&master, limits).await?;
+                Ok(in_database(master_only(connection, role, &master)?, &master).await?.into())
+            }
+            role => Ok(in_database(master_only(connection, role, address)?, address).await?.into()),
+        }
+    }
+
+    /// As [`reach`](Self::reach). Sentinels often have no password where Redis has one, and refuse it then: they are
+    /// asked without. Nothing but a sentinel is used that way.
+    async fn ask(&self, address: &ConnectionInfo, limits: Limits) -> RedisResult<(MultiplexedConnection, Role)> {
+        match self.reach(address, limits).await {
+            Err(error) if error.kind() == ErrorKind::AuthenticationFailed => {
+                match self.reach(&without_credentials(address), limits).await {
+                    Ok((connection, Role::Sentinel)) => Ok((connection, Role::Sentinel)),
+                    _ => Err(error),
+                }
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Connects to one address and asks what is there.
+    async fn reach(&self, address: &ConnectionInfo, limits: Limits) -> RedisResult<(MultiplexedConnection, Role)> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(limits.connect))
+            .set_response_timeout(Some(limits.answer));
+        let reaching = async {
+            // A sentinel has no databases: one is selected when it is known to be none.
+            let client = tls::client(in_first_database(address), &self.certificates)?;
+            let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+            let role = role(&mut connection).await?;
+            Ok((connection, role))
+        };
+        let too_late = || {
+            let text = format!("no answer from {} within {} s", address.addr(), limits.connect.as_secs_f32());
+            Err(io::Error::new(io::ErrorKind::TimedOut, text).into())
+        };
+        tokio::time::timeout(limits.connect, reaching).await.unwrap_or_else(|_| too_late())
+    }
+
+    async fn connect_cluster(&self, limits: Limits) -> RedisResult<redis::cluster_async::ClusterConnection> {
+        let mut cluster = ClusterClient::builder(self.addresses.clone())
+            .connection_timeout(limits.connect)
+            .response_timeout(limits.answer)
+            .tcp_settings(TcpSettings::default().set_nodelay(true))
+            .retries(CLUSTER_RETRIES)
+            .min_retry_wait(CLUSTER_RETRY_MILLISECONDS.0)
+            .max_retry_wait(CLUSTER_RETRY_MILLISECONDS.1);
+        if self.addresses.iter().any(tls::is_tls) {
+            cluster = cluster.certs(self.certificates.clone());
+        }
+        cluster.build()?.get_async_connection().await
+    }
+
+    /// Asks a sentinel where the master is. It is reached with the sentinel's URL: TLS, user, password and database.
+    async fn find_master(
+        &self,
+        mut sentinel: MultiplexedConnection,
+        address: &ConnectionInfo,
+        limits: Limits,
+    ) -> RedisResult<ConnectionInfo> {
+        let asking = async {
+            let name = match &self.sentinel_master {
+                Some(name) => name.clone(),
+                None => only_master(&mut sentinel, address).await?,
+            };
+            let found: Option<(String, u16)> =
+                cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(&name).query_async(&mut sentinel).await?;
+            match found {
+                Some((host, port)) => Ok(address.clone().set_addr(at(host, port, address.addr()))),
+                None => {
+                    let known = masters(&mut sentinel).await?.join(", ");
+                    let text = format!("the sentinel at {} knows no master {name:?}, only: {known}", address.addr());
+                    Err(refusal("SENTINEL", text))
+                }
+            }
+        };
+        let too_late = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer from the sentinel").into());
+        tokio::time::timeout(limits.connect, asking).await.unwrap_or_else(too_late)
+    }
+}
+
+/// What `HELLO` answers. A server, or a proxy before it, that does not know it or does not allow it is taken for a
+/// Redis on its own.
+async fn role(connection: &mut MultiplexedConnection) -> RedisResult<Role> {
+    let hello: Value = match cmd("HELLO").query_async(connection).await {
+        Ok(hello) => hello,
+        Err(error) if matches!(error.code(), Some("ERR" | "NOPERM" | "NOPROTO")) => return Ok(Role::Master),
+        Err(error) => return Err(error),
+    };
+    let mut hello: HashMap<String, Value> = from_redis_value(hello)?;
+    let mut text = |name| hello.remove(name).and_then(|value| from_redis_value::<String>(value).ok());
+    Ok(match (text("mode").as_deref(), text("role").as_deref()) {
+        (Some("cluster"), _) => Role::Cluster,
+        (Some("sentinel"), _) => Role::Sentinel,
+        (_, Some("replica" | "slave")) => Role::Replica,
+        _ => Role::Master,
+    })
+}
+
+fn master_only(
+    connection: MultiplexedConnection,
+    role: Role,
+    address: &ConnectionInfo,
+) -> RedisResult<MultiplexedConnection> {
+    match role {
+        Role::Replica => Err(refusal("READONLY", format!("{} is a replica", address.addr()))),
+        _ => Ok(connection),
+    }
+}
+
+async fn in_database(
+    mut connection: MultiplexedConnection,
+    address: &ConnectionInfo,
+) -> RedisResult<MultiplexedConnection> {
+    match address.redis_settings().db() {
+        0 => {}
+        database => cmd("SELECT").arg(database).query_async(&mut connection).await?,
+    }
+    Ok(connection)
+}
+
+fn in_first_database(address: &ConnectionInfo) -> ConnectionInfo {
+    let settings = address.redis_settings().clone().set_db(0);
+    address.clone().set_redis_settings(settings)
+}
+
+fn without_credentials(address: &ConnectionInfo) -> ConnectionInfo {
+    let settings = RedisConnectionInfo::default().set_protocol(address.redis_settings().protocol());
+    address.clone().set_redis_settings(settings)
+}
+
+/// With TLS where the sentinel has it.
+fn at(host: String, port: u16, sentinel: &ConnectionAddr) -> ConnectionAddr {
+    match sentinel {
+        ConnectionAddr::TcpTls { .. } => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
+        _ => ConnectionAddr::Tcp(host, port),
+    }
+}
+
+async fn only_master(sentinel: &mut MultiplexedConnection, address: &ConnectionInfo) -> RedisResult<String> {
+    let mut names = masters(sentinel).await?;
+    match names.pop() {
+        Some(name) if names.is_empty() => Ok(name),
+        Some(name) => {
+            names.push(name);
+            let (address, names) = (address.addr(), names.join(", "));
+            Err(refusal("SENTINEL", format!("the sentinel at {address} watches several masters: {names}")))
+        }
+        None => Err(refusal("SENTINEL", format!("the sentinel at {} watches no master", address.addr()))),
+    }
+}
+
+/// The names of the masters that a sentinel watches.
+async fn masters(sentinel: &mut MultiplexedConnection) -> RedisResult<Vec<String>> {
+    let masters: Vec<HashMap<String, String>> = cmd("SENTINEL").arg("MASTERS").query_async(sentinel).await?;
+    let mut names: Vec<String> = masters.into_iter().filter_map(|mut master| master.remove("name")).collect();
+    names.sort();
+    Ok(names)
+}
