@@ -37,7 +37,7 @@ pub fn toolchain() -> Result<&'static Toolchain> {
         return Ok(toolchain);
     }
     let postgres = PostgresInstall::find()?.context("no PostgreSQL 14 to 18 with server headers found");
-    let redis_server = which("redis-server").context("redis-server is not in PATH");
+    let redis_server = redis_server().context("redis-server is not in PATH");
     let found = Toolchain { postgres: postgres.context(HINT)?, redis_server: redis_server.context(HINT)? };
     Ok(TOOLCHAIN.get_or_init(|| found))
 }
@@ -60,12 +60,20 @@ pub fn ensure() -> Result<&'static Toolchain> {
     toolchain()
 }
 
+/// The one that REDIS_SERVER names, which may be a Valkey, else the one in PATH.
+fn redis_server() -> Option<PathBuf> {
+    match std::env::var_os("REDIS_SERVER") {
+        Some(named) => Some(named.into()),
+        None => which("redis-server"),
+    }
+}
+
 fn missing() -> Result<Vec<Missing>> {
     let mut missing = Vec::new();
     if PostgresInstall::find()?.is_none() {
         missing.push(Missing::Postgres);
     }
-    if which("redis-server").is_none() {
+    if redis_server().is_none() {
         missing.push(Missing::Redis);
     }
     if !libclang::is_installed() {

@@ -28,10 +28,14 @@ pub mod port;
 pub mod postgres;
 pub mod process;
 pub mod redis;
+pub mod redis_cluster;
+pub mod redis_sentinel;
 pub mod scratch;
 pub mod server;
 pub mod user;
 
 pub use postgres::{FAST, PRELOADED, Postgres, PostgresConfig, Shutdown};
 pub use redis::{Redis, RedisConfig};
+pub use redis_cluster::RedisCluster;
+pub use redis_sentinel::RedisSentinel;
 pub use server::Server;

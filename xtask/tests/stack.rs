@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use xtask::stack::{FAST, Postgres, Redis, Server, Shutdown};
+use xtask::stack::{FAST, Postgres, Redis, RedisCluster, RedisSentinel, Server, Shutdown};
 
 #[test]
 fn postgres_keeps_its_data_and_port() -> Result<()> {
@@ -71,6 +71,45 @@ fn redis_comes_back_on_its_port() -> Result<()> {
     assert!(redis.start_again().is_ok() && redis.start_again().is_err());
     assert_eq!(redis.url(), url);
     assert_ne!(redis.pid(), first);
+    Ok(())
+}
+
+#[test]
+fn redis_keeps_what_its_arguments_say() -> Result<()> {
+    let redis = Redis::start_with("test", &["--appendonly", "yes", "--appendfsync", "always"])?;
+    redis.command::<()>(&["SET", "kept", "yes"])?;
+    redis.kill()?;
+    redis.start_again()?;
+    assert_eq!(redis.command::<String>(&["GET", "kept"])?, "yes");
+    redis.kill()?;
+    std::fs::remove_dir_all(redis.data_dir().join("appendonlydir"))?;
+    redis.start_again()?;
+    assert_eq!(redis.command::<Option<String>>(&["GET", "kept"])?, None);
+    Ok(())
+}
+
+#[test]
+fn a_redis_cluster_has_an_owner_for_each_key() -> Result<()> {
+    let cluster = RedisCluster::start("test")?;
+    assert_eq!(cluster.url().split(',').count(), 3);
+    for key in (0..100).map(|number| format!("key {number}")) {
+        cluster.owner(&key)?.command::<()>(&["SET", &key, "here"])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn sentinel_promotes_the_replica_when_told_and_when_the_master_dies() -> Result<()> {
+    let sentinel = RedisSentinel::start("test", "secret")?;
+    let [first, second] = sentinel.servers();
+    assert_eq!(sentinel.master_port()?, first.port());
+    sentinel.fail_over()?;
+    assert_eq!(sentinel.master_port()?, second.port());
+    second.kill()?;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while sentinel.master_port()? != first.port() {
+        ensure!(Instant::now() < deadline, "no second failover");
+    }
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! A private Redis that keeps nothing on disk.
+//! A private Redis that keeps nothing on disk, unless it is told to.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -19,16 +19,23 @@ pub struct RedisConfig {
     program: PathBuf,
     dir: PathBuf,
     port: u16,
+    /// Added to the command line, where the last word counts.
+    args: Vec<String>,
 }
 
 impl RedisConfig {
     pub fn new(dir: &Path, port: u16) -> Result<Self> {
         let program = setup::toolchain()?.redis_server.clone();
-        Ok(Self { program, dir: dir.to_owned(), port })
+        Ok(Self { program, dir: dir.to_owned(), port, args: Vec::new() })
     }
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The folder in which it keeps what it is told to keep.
+    pub fn data_dir(&self) -> &Path {
+        &self.dir
     }
 
     pub fn log(&self) -> PathBuf {
@@ -45,7 +52,7 @@ impl RedisConfig {
         let args = ["--bind", "127.0.0.1", "--port", &port, "--dir", &dir, "--save", "", "--appendonly", "no"];
         Program {
             program: self.program.clone(),
-            args: args.map(str::to_owned).into(),
+            args: args.map(str::to_owned).into_iter().chain(self.args.iter().cloned()).collect(),
             envs: Vec::new(),
             user: None,
             dir: &self.dir,
@@ -54,9 +61,15 @@ impl RedisConfig {
         }
     }
 
-    /// Waits until it answers.
+    /// Waits until it answers, be it that it wants a password.
     pub fn wait_ready(&self, running: &impl Running) -> Result<()> {
-        running.wait_ready("answering PING", PATIENCE, || self.ping().ok()?.starts_with("+PONG").then_some(()))
+        let answers = |said: String| ["+PONG", "-NOAUTH"].iter().any(|answer| said.starts_with(answer));
+        running.wait_ready("answering PING", PATIENCE, || answers(self.ping().ok()?).then_some(()))
+    }
+
+    /// Runs a command as the user without a password, and returns the answer.
+    pub fn command<T: redis::FromRedisValue>(&self, words: &[&str]) -> Result<T> {
+        command_at(&self.url(), words)
     }
 
     fn ping(&self) -> std::io::Result<String> {
@@ -82,16 +95,22 @@ pub struct Redis {
 impl Redis {
     /// Starts it on a free port. `name` is for whoever looks at the folders and the log.
     pub fn start(name: &str) -> Result<Self> {
+        Self::start_with(name, &[])
+    }
+
+    /// Starts it with more arguments, which go before those that it has anyway: `&["--maxmemory", "10mb"]`.
+    pub fn start_with(name: &str, args: &[&str]) -> Result<Self> {
         let scratch = Scratch::new(name)?;
         let (config, process) = port::retrying(|port| {
-            let config = RedisConfig::new(scratch.path(), port)?;
+            let mut config = RedisConfig::new(scratch.path(), port)?;
+            config.args = args.iter().map(|&arg| arg.to_owned()).collect();
             let process = launch(&config, &scratch)?;
             Ok((config, process))
         })?;
         Ok(Self { config, process: Mutex::new(Some(process)), scratch })
     }
 
-    /// Lets it end in an orderly way. What was in it is gone all the same.
+    /// Lets it end in an orderly way. What was in it is gone all the same, unless its arguments keep it.
     pub fn stop(&self) -> Result<()> {
         self.end("TERM")
     }
@@ -101,7 +120,8 @@ impl Redis {
         self.end("KILL")
     }
 
-    /// Starts it after [`stop`](Self::stop) or [`kill`](Self::kill): empty, on the same port.
+    /// Starts it after [`stop`](Self::stop) or [`kill`](Self::kill), on the same port: empty, unless its
+    /// arguments keep something.
     pub fn start_again(&self) -> Result<()> {
         let mut process = self.process.lock().unwrap();
         if process.is_some() {
@@ -130,6 +150,14 @@ impl std::ops::Deref for Redis {
     fn deref(&self) -> &RedisConfig {
         &self.config
     }
+}
+
+/// Runs a command at a URL, and returns the answer.
+pub(super) fn command_at<T: redis::FromRedisValue>(url: &str, words: &[&str]) -> Result<T> {
+    let mut connection = redis::Client::open(url)?.get_connection_with_timeout(PATIENCE)?;
+    let mut command = redis::Cmd::new();
+    command.arg(words);
+    command.query(&mut connection).with_context(|| words.join(" "))
 }
 
 fn launch(config: &RedisConfig, scratch: &Scratch) -> Result<Process> {
