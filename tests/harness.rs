@@ -16,6 +16,8 @@ use xtask::stack::server::Server;
 pub struct Db {
     url: String,
     verified: bool,
+    /// Its name, where it is of the shared cluster: it is dropped then, so that its notifier's place is free for others.
+    shared: Option<String>,
 }
 
 impl Db {
@@ -24,12 +26,13 @@ impl Db {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
         shared_cluster().psql("postgres", &format!("CREATE DATABASE {name} TEMPLATE fresh")).expect("a new database");
-        Db::at(shared_cluster().url(&name))
+        let url = shared_cluster().url(&name);
+        Db { url, verified: true, shared: Some(name) }
     }
 
     /// An existing database with the extension.
     pub fn at(url: String) -> Db {
-        Db { url, verified: true }
+        Db { url, verified: true, shared: None }
     }
 
     pub fn url(&self) -> &str {
@@ -71,14 +74,19 @@ impl Drop for Db {
         if self.verified && !std::thread::panicking() {
             assert_eq!(self.problems(), [""; 0], "history and rows disagree");
         }
+        if let Some(name) = self.shared.take().filter(|_| !std::thread::panicking()) {
+            shared_cluster()
+                .psql("postgres", &format!("DROP DATABASE {name} WITH (FORCE)"))
+                .expect("it can be dropped");
+        }
     }
 }
 
 fn shared_cluster() -> &'static Postgres {
     static CLUSTER: OnceLock<Postgres> = OnceLock::new();
     CLUSTER.get_or_init(|| {
-        // A notifier for each test that runs, and for some that have run.
-        let settings = [("max_connections", "300"), ("max_worker_processes", "100"), PRELOADED];
+        // A notifier for each test that runs.
+        let settings = [("max_connections", "300"), ("max_worker_processes", "50"), PRELOADED];
         let cluster = Postgres::start("tests", &[FAST, &settings].concat()).expect("a cluster");
         cluster.psql("postgres", "CREATE DATABASE fresh").expect("a template");
         cluster.psql("fresh", "CREATE EXTENSION pg_workflow").expect("the extension");
