@@ -3,6 +3,7 @@
 mod address;
 mod connection;
 mod discovery;
+mod sentinel;
 mod tls;
 
 use std::fmt;

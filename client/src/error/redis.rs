@@ -30,7 +30,9 @@ fn transport_advice(error: &RedisError) -> &'static str {
     match tls_failure(error) {
         Some(rustls::Error::AlertReceived(_)) => CLIENT_CERTIFICATE,
         Some(_) => TLS,
-        None => "Check that Redis runs and that REDIS_URL (--redis-url) names it, with rediss:// if it expects TLS",
+        None => {
+            "Check that Redis runs and that REDIS_URL (--redis-url) names it, with rediss:// where it expects TLS and only there"
+        }
     }
 }
 
@@ -55,6 +57,7 @@ fn server_advice(code: &str, detail: &str) -> &'static str {
         "NOREPLICAS" => "Bring Redis's replicas back, or lower its min-replicas-to-write",
         "LOADING" => "Redis is still reading its data from disk",
         "CLUSTERDOWN" | "MASTERDOWN" => "Bring the missing nodes of the Redis cluster back: see CLUSTER NODES",
+        "FAILOVER" => "Nothing is to be done: the new master is next",
         "SENTINEL" => {
             "Name one of the sentinels' masters with --redis-sentinel-master (WORKFLOW_REDIS_SENTINEL_MASTER)"
         }
@@ -84,8 +87,18 @@ mod tests {
     #[test]
     fn each_failure_has_its_own_advice() {
         let of = |code: &str| advice(&make_extension_error(code.to_owned(), None));
-        let codes =
-            ["WRONGPASS", "NOPERM", "OOM", "READONLY", "MISCONF", "NOREPLICAS", "LOADING", "CLUSTERDOWN", "SENTINEL"];
+        let codes = [
+            "WRONGPASS",
+            "NOPERM",
+            "OOM",
+            "READONLY",
+            "MISCONF",
+            "NOREPLICAS",
+            "LOADING",
+            "CLUSTERDOWN",
+            "FAILOVER",
+            "SENTINEL",
+        ];
         let all: std::collections::HashSet<_> = codes.into_iter().chain(["ERR"]).map(of).collect();
         assert_eq!(all.len(), codes.len() + 1);
         let script = make_extension_error("ERR".to_owned(), Some("ACL failure in script: …".to_owned()));

@@ -1,13 +1,18 @@
 //! A connection to one Redis or to a cluster, for whoever sends commands the same.
 
+use std::future::ready;
+use std::sync::Arc;
+
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster_async::ClusterConnection;
 use redis::{Cmd, Pipeline, RedisFuture, Value};
 
+use super::sentinel::Watch;
+
 /// A connection that takes writes.
 ///
 /// In a cluster, commands and scripts with one key go to that key's node, and a pipeline must have all its keys in one
-/// slot.
+/// slot. Behind Sentinel, all commands fail once another server has been made the master.
 #[derive(Clone)]
 pub struct RedisConnection(Kind);
 
@@ -15,6 +20,13 @@ pub struct RedisConnection(Kind);
 enum Kind {
     One(MultiplexedConnection),
     Cluster(ClusterConnection),
+    Watched(MultiplexedConnection, Arc<Watch>),
+}
+
+impl RedisConnection {
+    pub(super) fn watched(connection: MultiplexedConnection, watch: Watch) -> RedisConnection {
+        RedisConnection(Kind::Watched(connection, Arc::new(watch)))
+    }
 }
 
 impl From<MultiplexedConnection> for RedisConnection {
@@ -34,6 +46,10 @@ impl ConnectionLike for RedisConnection {
         match &mut self.0 {
             Kind::One(connection) => connection.req_packed_command(command),
             Kind::Cluster(connection) => connection.req_packed_command(command),
+            Kind::Watched(connection, watch) => match watch.check() {
+                Ok(()) => connection.req_packed_command(command),
+                Err(error) => Box::pin(ready(Err(error))),
+            },
         }
     }
 
@@ -46,12 +62,16 @@ impl ConnectionLike for RedisConnection {
         match &mut self.0 {
             Kind::One(connection) => connection.req_packed_commands(pipeline, offset, count),
             Kind::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Kind::Watched(connection, watch) => match watch.check() {
+                Ok(()) => connection.req_packed_commands(pipeline, offset, count),
+                Err(error) => Box::pin(ready(Err(error))),
+            },
         }
     }
 
     fn get_db(&self) -> i64 {
         match &self.0 {
-            Kind::One(connection) => connection.get_db(),
+            Kind::One(connection) | Kind::Watched(connection, _) => connection.get_db(),
             Kind::Cluster(connection) => connection.get_db(),
         }
     }

@@ -8,10 +8,11 @@ use redis::aio::MultiplexedConnection;
 use redis::cluster::ClusterClient;
 use redis::io::tcp::TcpSettings;
 use redis::{
-    AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, ErrorKind, RedisConnectionInfo, RedisError, RedisResult,
-    Value, cmd, from_redis_value, make_extension_error,
+    AsyncConnectionConfig, ConnectionInfo, ErrorKind, RedisConnectionInfo, RedisError, RedisResult, Value, cmd,
+    from_redis_value, make_extension_error,
 };
 
+use super::sentinel::Watch;
 use super::{RedisConnection, RedisServer, tls};
 
 /// In a cluster the driver asks again by itself while slots move. Not for long: the error says what is wrong.
@@ -27,7 +28,7 @@ pub struct Limits {
 
 /// What a server says about itself.
 #[derive(Debug, PartialEq)]
-enum Role {
+pub enum Role {
     Master,
     Replica,
     Cluster,
@@ -51,7 +52,8 @@ impl RedisServer {
             Role::Sentinel => {
                 let master = self.find_master(connection, address, limits).await?;
                 let (connection, role) = self.reach(&master, limits).await?;
-                Ok(in_database(master_only(connection, role, &master)?, &master).await?.into())
+                let connection = in_database(master_only(connection, role, &master)?, &master).await?;
+                Ok(RedisConnection::watched(connection, Watch::start(self.clone(), &master, limits)))
             }
             role => Ok(in_database(master_only(connection, role, address)?, address).await?.into()),
         }
@@ -59,7 +61,11 @@ impl RedisServer {
 
     /// As [`reach`](Self::reach). Sentinels often have no password where Redis has one, and refuse it then: they are
     /// asked without. Nothing but a sentinel is used that way.
-    async fn ask(&self, address: &ConnectionInfo, limits: Limits) -> RedisResult<(MultiplexedConnection, Role)> {
+    pub(super) async fn ask(
+        &self,
+        address: &ConnectionInfo,
+        limits: Limits,
+    ) -> RedisResult<(MultiplexedConnection, Role)> {
         match self.reach(address, limits).await {
             Err(error) if error.kind() == ErrorKind::AuthenticationFailed => {
                 match self.reach(&without_credentials(address), limits).await {
@@ -74,7 +80,8 @@ impl RedisServer {
     /// Connects to one address and asks what is there.
     async fn reach(&self, address: &ConnectionInfo, limits: Limits) -> RedisResult<(MultiplexedConnection, Role)> {
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(limits.connect))
+            // That is for us to say, with the address.
+            .set_connection_timeout(None)
             .set_response_timeout(Some(limits.answer));
         let reaching = async {
             // A sentinel has no databases: one is selected when it is known to be none.
@@ -102,33 +109,6 @@ impl RedisServer {
             cluster = cluster.certs(self.certificates.clone());
         }
         cluster.build()?.get_async_connection().await
-    }
-
-    /// Asks a sentinel where the master is. It is reached with the sentinel's URL: TLS, user, password and database.
-    async fn find_master(
-        &self,
-        mut sentinel: MultiplexedConnection,
-        address: &ConnectionInfo,
-        limits: Limits,
-    ) -> RedisResult<ConnectionInfo> {
-        let asking = async {
-            let name = match &self.sentinel_master {
-                Some(name) => name.clone(),
-                None => only_master(&mut sentinel, address).await?,
-            };
-            let found: Option<(String, u16)> =
-                cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(&name).query_async(&mut sentinel).await?;
-            match found {
-                Some((host, port)) => Ok(address.clone().set_addr(at(host, port, address.addr()))),
-                None => {
-                    let known = masters(&mut sentinel).await?.join(", ");
-                    let text = format!("the sentinel at {} knows no master {name:?}, only: {known}", address.addr());
-                    Err(refusal("SENTINEL", text))
-                }
-            }
-        };
-        let too_late = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer from the sentinel").into());
-        tokio::time::timeout(limits.connect, asking).await.unwrap_or_else(too_late)
     }
 }
 
@@ -180,33 +160,4 @@ fn in_first_database(address: &ConnectionInfo) -> ConnectionInfo {
 fn without_credentials(address: &ConnectionInfo) -> ConnectionInfo {
     let settings = RedisConnectionInfo::default().set_protocol(address.redis_settings().protocol());
     address.clone().set_redis_settings(settings)
-}
-
-/// With TLS where the sentinel has it.
-fn at(host: String, port: u16, sentinel: &ConnectionAddr) -> ConnectionAddr {
-    match sentinel {
-        ConnectionAddr::TcpTls { .. } => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
-        _ => ConnectionAddr::Tcp(host, port),
-    }
-}
-
-async fn only_master(sentinel: &mut MultiplexedConnection, address: &ConnectionInfo) -> RedisResult<String> {
-    let mut names = masters(sentinel).await?;
-    match names.pop() {
-        Some(name) if names.is_empty() => Ok(name),
-        Some(name) => {
-            names.push(name);
-            let (address, names) = (address.addr(), names.join(", "));
-            Err(refusal("SENTINEL", format!("the sentinel at {address} watches several masters: {names}")))
-        }
-        None => Err(refusal("SENTINEL", format!("the sentinel at {} watches no master", address.addr()))),
-    }
-}
-
-/// The names of the masters that a sentinel watches.
-async fn masters(sentinel: &mut MultiplexedConnection) -> RedisResult<Vec<String>> {
-    let masters: Vec<HashMap<String, String>> = cmd("SENTINEL").arg("MASTERS").query_async(sentinel).await?;
-    let mut names: Vec<String> = masters.into_iter().filter_map(|mut master| master.remove("name")).collect();
-    names.sort();
-    Ok(names)
 }
