@@ -11,6 +11,7 @@ mod many;
 mod notifier;
 mod races;
 mod readme;
+mod redis;
 mod relay;
 mod replay;
 mod roles;

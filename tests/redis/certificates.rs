@@ -1,0 +1,54 @@
+//! Certificates for one test: of an authority of its own, for a server on 127.0.0.1 and for a client.
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use xtask::stack::scratch::Scratch;
+
+/// Files in PEM, which are removed with the value.
+pub struct Certificates {
+    ca: String,
+    server: (String, String),
+    client: (String, String),
+    _folder: Scratch,
+}
+
+impl Certificates {
+    pub fn new() -> Certificates {
+        let folder = Scratch::new("certificates").expect("a folder");
+        let write = |name: &str, pem: String| {
+            let file = folder.path().join(name);
+            std::fs::write(&file, pem).expect("a file");
+            file.display().to_string()
+        };
+        let authority = authority();
+        let pair = |name: &str| {
+            let key = KeyPair::generate().expect("a key");
+            let certificate = CertificateParams::new(["127.0.0.1".to_owned()]).expect("an address");
+            let certificate = certificate.signed_by(&key, &authority).expect("a certificate");
+            (write(&format!("{name}.crt"), certificate.pem()), write(&format!("{name}.key"), key.serialize_pem()))
+        };
+        let (ca, server, client) = (write("ca.crt", authority.pem()), pair("server"), pair("client"));
+        Certificates { ca, server, client, _folder: folder }
+    }
+
+    pub fn ca(&self) -> &str {
+        &self.ca
+    }
+
+    /// Certificate and key.
+    pub fn server(&self) -> (&str, &str) {
+        (&self.server.0, &self.server.1)
+    }
+
+    /// Certificate and key.
+    pub fn client(&self) -> (&str, &str) {
+        (&self.client.0, &self.client.1)
+    }
+}
+
+fn authority() -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::new(Vec::new()).expect("no names");
+    // Another name than that of what it signs, which would else count as signed by itself.
+    params.distinguished_name.push(DnType::CommonName, "authority");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a certificate")
+}
