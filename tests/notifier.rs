@@ -229,6 +229,21 @@ fn without_preloading_transactions_notify_and_the_log_says_so_once() {
 }
 
 #[test]
+fn without_preloading_a_session_announces_as_it_is_told_to() {
+    let (_cluster, db) = cluster("notifier-session", &[]);
+    let client = &mut db.connect();
+    let tasks = create_tasks(client, 3);
+    let mut listener = Listener::start(&db);
+    for (task, announce) in tasks.iter().zip(["off", "wakeup", "events"]) {
+        client.batch_execute(&format!("SET pg_workflow.announce = {announce}")).unwrap();
+        start_task(client, *task);
+    }
+    let heard = listener.payloads(2);
+    assert_eq!(heard[0], "");
+    assert!(heard[1].contains(&tasks[2].to_string()), "{}", heard[1]);
+}
+
+#[test]
 fn each_database_has_its_own() {
     let (cluster, db) = cluster("notifier-two", &[PRELOADED]);
     let other = Db::at(cluster.create_database("other").unwrap());

@@ -287,7 +287,6 @@ fn stream(redis: &Redis) -> Vec<Value> {
 }
 
 #[test]
-#[ignore = "needs the stream"]
 fn a_redis_that_is_full_is_waited_for() {
     let db = Db::new();
     let redis = Redis::start_with("redis-full", &["--maxmemory-policy", "noeviction"]).unwrap();
@@ -307,7 +306,6 @@ fn a_redis_that_is_full_is_waited_for() {
 }
 
 #[test]
-#[ignore = "needs the stream"]
 fn a_redis_master_that_becomes_a_replica_is_waited_for() {
     let db = Db::new();
     let redis = Redis::start("redis-demoted").unwrap();

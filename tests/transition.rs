@@ -182,24 +182,6 @@ fn an_error_in_a_move_does_not_leak_into_the_next() {
 }
 
 #[test]
-fn announce_says_as_much_as_it_is_told_to() {
-    let db = Db::new();
-    let client = &mut db.connect();
-    let listener = &mut db.connect();
-    let tasks = create_tasks(client, 3);
-    listener.batch_execute("LISTEN workflow_events").unwrap();
-    for (task, announce) in tasks.iter().zip(["off", "wakeup", "events"]) {
-        client.batch_execute(&format!("SET pg_workflow.announce = {announce}")).unwrap();
-        transition(client, "task_instance", *task, State::Queued, State::Running).unwrap();
-    }
-    let mut received = listener.notifications();
-    let received: Vec<String> =
-        received.timeout_iter(Duration::from_secs(10)).take(2).map(|n| Ok(n.payload().to_owned())).collect().unwrap();
-    assert_eq!(received[0], "");
-    assert!(received[1].contains(&tasks[2].to_string()), "{}", received[1]);
-}
-
-#[test]
 fn the_extension_can_be_dropped_and_created_again_in_one_session() {
     let db = Db::new();
     let client = &mut db.connect();

@@ -257,7 +257,7 @@ async fn stand_by<C: ConnectionLike>(
     log: &mut Log,
 ) -> Result<(), Error> {
     while !feed.lease(holder, LEASE).await? {
-        stream.ping().await?;
+        stream.check().await?;
         log.redis_answers();
         log.role(Role::Standby);
         tokio::time::sleep(STAND_BY).await;
@@ -325,7 +325,7 @@ impl Writer {
                 Err(end) => return Ok(Ended::StreamEndsAt(end)),
             };
             if count == 0 && began.elapsed() >= POLL / 2 {
-                stream.ping().await?;
+                stream.check().await?;
             }
             log.redis_takes_events();
             self.close_window(count);

@@ -1,7 +1,10 @@
 //! `cargo xtask bench`: what the extension costs, always as a ratio to the same work by hand in the same run.
 //!
-//! The machine is noisy, so nothing absolute is claimed: pgbench runs the two sides by turns, each pair of runs gives
-//! a ratio, and the median of the ratios is the figure.
+//! The machine is noisy, so speed is not claimed absolutely: pgbench runs the two sides by turns, each pair of runs
+//! gives a ratio, and the median of the ratios is the figure. How soon events arrive, and how fast a backlog is relayed,
+//! has nothing to be compared with: see [`events`].
+
+mod events;
 
 use std::path::PathBuf;
 
@@ -9,7 +12,8 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use crate::command::{output, step};
-use crate::stack::postgres::{Postgres, Shutdown};
+use crate::stack::Redis;
+use crate::stack::postgres::{PRELOADED, Postgres, Shutdown};
 use crate::{build, setup, workspace};
 
 /// How long and how often.
@@ -29,15 +33,30 @@ pub struct Options {
     json: Option<PathBuf>,
 }
 
-/// A pgbench script in `xtask/bench`, and what moves announce while it runs.
+/// A pgbench script in `xtask/bench`, and who is told of its events while it runs.
 #[derive(Clone, Copy)]
 struct Side {
     script: &'static str,
-    announce: &'static str,
+    told: Told,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Told {
+    /// Nobody.
+    Nobody,
+    /// A session that listens, by the notifier (or by the script's own pg_notify).
+    Listener,
+    /// Redis, by a relay; the time until it has everything counts.
+    Redis,
 }
 
 const fn side(script: &'static str) -> Side {
-    Side { script, announce: "off" }
+    Side { script, told: Told::Nobody }
+}
+
+/// What the script sends by itself is heard too.
+const fn heard(script: &'static str) -> Side {
+    Side { script, told: Told::Listener }
 }
 
 /// A figure to reach: `ours` at least `goal` times as fast as `theirs`.
@@ -49,52 +68,28 @@ struct Line {
     goal: f64,
     /// Microseconds added to each commit, as on a cloud disk.
     commit_delay: u32,
-    /// Why it may fall short.
-    note: &'static str,
 }
 
-const NOT_YET: &str = "needs the event worker: NOTIFY is sent in the transaction for now";
-
 const TRANSITION: Side = side("transition");
-const WITH_EVENT: Side = Side { script: "transition", announce: "events" };
+const WITH_EVENT: Side = heard("transition");
+const WITH_REDIS: Side = Side { script: "transition", told: Told::Redis };
 
 const LINES: &[Line] = &[
-    line("transition, no event / UPDATE + INSERT by hand", TRANSITION, side("transition_bare"), &[1, 8, 32], 0.90),
-    line("a task's life, no event / by hand", side("life"), side("life_bare"), &[1, 8, 32], 0.85),
-    line("transition_many of 10,000, no event / by hand", side("many"), side("many_bare"), &[1], 0.80),
-    line("transition, no event / by hand with pg_notify", TRANSITION, side("transition_notify"), &[32], 3.0),
-    slow_commit(
-        "transition, no event / by hand with pg_notify, 2 ms commit",
-        TRANSITION,
-        side("transition_notify"),
-        15.0,
-    ),
-    line("transition, no event / as an ORM does it", TRANSITION, side("transition_orm"), &[32], 5.0),
-    Line {
-        note: NOT_YET,
-        ..line("transition with its event / by hand with pg_notify", WITH_EVENT, side("transition_notify"), &[32], 3.0)
-    },
-    Line {
-        note: NOT_YET,
-        ..slow_commit(
-            "transition with its event / by hand with pg_notify, 2 ms commit",
-            WITH_EVENT,
-            side("transition_notify"),
-            15.0,
-        )
-    },
-    Line {
-        note: NOT_YET,
-        ..line("transition with its event / as an ORM does it", WITH_EVENT, side("transition_orm"), &[32], 5.0)
-    },
+    line("transition, no reader / UPDATE + INSERT by hand", TRANSITION, side("transition_bare"), &[1, 8, 32], 0.90),
+    line("transition, all events in Redis / by hand, no event", WITH_REDIS, side("transition_bare"), &[1, 8, 32], 0.80),
+    line("a task's life, no reader / by hand", side("life"), side("life_bare"), &[1, 8, 32], 0.85),
+    line("transition_many of 10,000, no reader / by hand", side("many"), side("many_bare"), &[1], 0.80),
+    line("transition with its event / by hand with pg_notify", WITH_EVENT, heard("transition_notify"), &[32], 3.0),
+    slow_commit("transition with its event / by hand with pg_notify, 2 ms commit", heard("transition_notify"), 15.0),
+    line("transition with its event / as an ORM does it", WITH_EVENT, heard("transition_orm"), &[32], 5.0),
 ];
 
 const fn line(name: &'static str, ours: Side, theirs: Side, clients: &'static [u32], goal: f64) -> Line {
-    Line { name, ours, theirs, clients, goal, commit_delay: 0, note: "" }
+    Line { name, ours, theirs, clients, goal, commit_delay: 0 }
 }
 
-const fn slow_commit(name: &'static str, ours: Side, theirs: Side, goal: f64) -> Line {
-    Line { commit_delay: 2000, ..line(name, ours, theirs, &[32], goal) }
+const fn slow_commit(name: &'static str, theirs: Side, goal: f64) -> Line {
+    Line { commit_delay: 2000, ..line(name, WITH_EVENT, theirs, &[32], goal) }
 }
 
 /// What was measured.
@@ -111,45 +106,63 @@ struct Figure {
     /// Medians, in transactions of the script per second.
     ours_tps: f64,
     theirs_tps: f64,
-    note: &'static str,
+}
+
+/// What runs while it is measured.
+struct Bench {
+    // Fields are dropped in this order: who talks to a server goes before it.
+    listener: events::Listener,
+    redis: Redis,
+    cluster: Postgres,
+    server_binary: PathBuf,
 }
 
 /// Runs every line and prints the table.
 pub fn run(options: &Options) -> Result<()> {
     let toolchain = setup::ensure()?;
-    build::build_and_install(toolchain)?;
-    let cluster = step("starting a private PostgreSQL (durable: fsync and synchronous_commit are on)", start)?;
+    let artefacts = build::build_and_install(toolchain)?;
+    let title = "starting a private PostgreSQL (durable: fsync and synchronous_commit are on) and Redis";
+    let bench = step(title, || start(artefacts.server.clone()))?;
     let mut figures = Vec::new();
     for delay in [0, 2000] {
         let lines = LINES.iter().filter(|line| line.commit_delay == delay && line.name.contains(&options.only));
         let lines: Vec<&Line> = lines.collect();
         if !lines.is_empty() {
-            set_commit_delay(&cluster, delay)?;
+            set_commit_delay(&bench.cluster, delay)?;
         }
         for line in lines {
             for &clients in line.clients {
                 let name =
                     format!("{}, {clients} clients, {} pairs of {} s", line.name, options.rounds, options.seconds);
-                figures.push(step(&name, || measure(&cluster, line, clients, options))?);
+                figures.push(step(&name, || measure(&bench, line, clients, options))?);
             }
         }
     }
+    set_commit_delay(&bench.cluster, 0)?;
+    let absolute = events::measure(&bench, options)?;
     print_table(&figures);
+    events::print_table(&absolute);
     if let Some(path) = &options.json {
-        let json = serde_json::to_string_pretty(&figures)?;
+        let json = serde_json::to_string_pretty(&serde_json::json!({ "ratios": figures, "events": absolute }))?;
         std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
 }
 
-fn start() -> Result<Postgres> {
-    let settings =
-        [("shared_buffers", "1GB"), ("max_wal_size", "8GB"), ("max_connections", "100"), ("autovacuum", "off")];
+fn start(server_binary: PathBuf) -> Result<Bench> {
+    let settings = [
+        ("shared_buffers", "1GB"),
+        ("max_wal_size", "8GB"),
+        ("max_connections", "100"),
+        ("autovacuum", "off"),
+        PRELOADED,
+    ];
     let cluster = Postgres::start("bench", &settings)?;
     cluster.create_database("bench")?;
     let setup = std::fs::read_to_string(script("setup"))?;
     cluster.psql("bench", &setup)?;
-    Ok(cluster)
+    let listener = events::Listener::new(&cluster.url("bench"));
+    Ok(Bench { listener, redis: Redis::start("bench")?, cluster, server_binary })
 }
 
 /// With commit_siblings 0 every commit waits this long before it flushes.
@@ -159,13 +172,14 @@ fn set_commit_delay(cluster: &Postgres, microseconds: u32) -> Result<()> {
     cluster.start_again()
 }
 
-fn measure(cluster: &Postgres, line: &Line, clients: u32, options: &Options) -> Result<Figure> {
+fn measure(bench: &Bench, line: &Line, clients: u32, options: &Options) -> Result<Figure> {
     let mut pairs = Vec::new();
     for round in 0..options.rounds {
         // By turns, and each first as often as the other.
         let ours_first = round % 2 == 0;
         let [first, second] = if ours_first { [line.ours, line.theirs] } else { [line.theirs, line.ours] };
-        let [first, second] = [pgbench(cluster, first, clients, options)?, pgbench(cluster, second, clients, options)?];
+        let [first, second] =
+            [throughput(bench, first, clients, options)?, throughput(bench, second, clients, options)?];
         pairs.push(if ours_first { (first, second) } else { (second, first) });
     }
     let ratios: Vec<f64> = pairs.iter().map(|(ours, theirs)| ours / theirs).collect();
@@ -180,25 +194,60 @@ fn measure(cluster: &Postgres, line: &Line, clients: u32, options: &Options) -> 
         reached: ratio >= line.goal,
         ours_tps: median(pairs.iter().map(|pair| pair.0).collect()),
         theirs_tps: median(pairs.iter().map(|pair| pair.1).collect()),
-        note: line.note,
     })
 }
 
 /// One run; transactions per second.
-fn pgbench(cluster: &Postgres, side: Side, clients: u32, options: &Options) -> Result<f64> {
-    cluster.psql("bench", &std::fs::read_to_string(script("reset"))?)?;
-    let mut pgbench = std::process::Command::new(cluster.install().program("pgbench"));
-    pgbench.env("PGOPTIONS", format!("-c pg_workflow.announce={}", side.announce));
-    // Over the Unix socket: the network's own cost would hide part of the difference.
-    pgbench.arg("-h").arg(cluster.socket_dir()).args(["-U", "postgres", "-p", &cluster.port().to_string()]);
-    pgbench.args(["-n", "-M", "prepared", "-D", "k=0", "-j", "2", "-c", &clients.to_string()]);
-    pgbench.args(["-T", &options.seconds.to_string(), "-f"]).arg(script(side.script)).arg("bench");
-    let printed = output(&mut pgbench)?;
-    if !printed.contains("number of failed transactions: 0 ") && printed.contains("number of failed transactions") {
-        bail!("pgbench counted failed transactions in {}:\n{printed}", side.script);
+fn throughput(bench: &Bench, side: Side, clients: u32, options: &Options) -> Result<f64> {
+    reset(bench)?;
+    let pgbench = Pgbench { script: side.script, clients, seconds: options.seconds, rate: None };
+    match side.told {
+        Told::Nobody => pgbench.run(bench, "off"),
+        Told::Listener => bench.listener.while_listening(|| pgbench.run(bench, "events")),
+        Told::Redis => {
+            let relay = events::Relay::start(bench)?;
+            let tps = pgbench.run(bench, "off")?;
+            let transactions = tps * f64::from(options.seconds);
+            let late = relay.wait_until_in_redis(bench)?;
+            Ok(transactions / (f64::from(options.seconds) + late.as_secs_f64()))
+        }
     }
-    let tps = printed.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
-    tps.with_context(|| format!("pgbench printed no figure:\n{printed}"))
+}
+
+fn reset(bench: &Bench) -> Result<()> {
+    bench.cluster.psql("bench", &std::fs::read_to_string(script("reset"))?)?;
+    Ok(())
+}
+
+/// A run of pgbench.
+struct Pgbench {
+    script: &'static str,
+    clients: u32,
+    seconds: u32,
+    /// Transactions a second, rather than as many as it can.
+    rate: Option<u32>,
+}
+
+impl Pgbench {
+    /// Transactions per second. `announce` is what they announce.
+    fn run(&self, bench: &Bench, announce: &str) -> Result<f64> {
+        let mut pgbench = std::process::Command::new(bench.cluster.install().program("pgbench"));
+        pgbench.env("PGOPTIONS", format!("-c pg_workflow.announce={announce}"));
+        // Over the Unix socket: the network's own cost would hide part of the difference.
+        let (socket, port) = (bench.cluster.socket_dir(), bench.cluster.port().to_string());
+        pgbench.arg("-h").arg(socket).args(["-U", "postgres", "-p", &port]);
+        pgbench.args(["-n", "-M", "prepared", "-D", "k=0", "-j", "2", "-c", &self.clients.to_string()]);
+        if let Some(rate) = self.rate {
+            pgbench.args(["-R", &rate.to_string()]);
+        }
+        pgbench.args(["-T", &self.seconds.to_string(), "-f"]).arg(script(self.script)).arg("bench");
+        let printed = output(&mut pgbench)?;
+        if !printed.contains("number of failed transactions: 0 ") && printed.contains("number of failed transactions") {
+            bail!("pgbench counted failed transactions in {}:\n{printed}", self.script);
+        }
+        let tps = printed.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
+        tps.with_context(|| format!("pgbench printed no figure:\n{printed}"))
+    }
 }
 
 fn script(name: &str) -> PathBuf {
@@ -217,10 +266,7 @@ fn print_table(figures: &[Figure]) {
     );
     for figure in figures {
         let Figure { name, clients, ratio, lowest, highest, goal, ours_tps, theirs_tps, .. } = figure;
-        let verdict = match (figure.reached, figure.note) {
-            (true, _) => String::new(),
-            (false, note) => format!("  falls short. {note}"),
-        };
+        let verdict = if figure.reached { "" } else { "  falls short" };
         let range = format!("({lowest:.2}-{highest:.2})");
         println!(
             "{name:66} {clients:>7} {ratio:>7.2} {range:>15} {goal:>6.2}  {ours_tps:>7.0} {theirs_tps:>7.0}{verdict}"

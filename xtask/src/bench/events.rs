@@ -1,0 +1,214 @@
+//! How soon and how fast events arrive.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use chrono::{TimeDelta, Utc};
+use pg_workflow_client::connect;
+use pg_workflow_client::event::Event;
+use pg_workflow_client::watch::Watch;
+use serde::Serialize;
+
+use super::{Bench, Options, Pgbench, reset};
+use crate::command::step;
+use crate::stack::Server;
+
+const STREAM: &str = "workflow:stream";
+/// How long a relay may take to catch up.
+const PATIENCE: Duration = Duration::from_secs(120);
+const RATE: u32 = 1000;
+const BACKLOG: usize = 1_000_000;
+
+/// A session that says LISTEN and reads what it hears.
+pub struct Listener(String);
+
+impl Listener {
+    pub fn new(url: &str) -> Listener {
+        Listener(url.to_owned())
+    }
+
+    pub fn while_listening<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let mut watch = Watch::new(connect::config(&self.0)?);
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let hearing = async { while !watch.next().await.is_empty() {} };
+                runtime.block_on(async {
+                    tokio::select! { () = hearing => (), _ = stopped => () }
+                });
+            });
+            let result = work();
+            let _ = stop.send(());
+            result
+        })
+    }
+}
+
+/// A relay to a stream that was emptied before it.
+pub struct Relay {
+    server: Server,
+    redis: redis::Client,
+}
+
+impl Relay {
+    pub fn start(bench: &Bench) -> Result<Relay> {
+        let redis = redis::Client::open(bench.redis.url())?;
+        // Not DEL: the stream would seem to have been lost, and be written again.
+        let _: usize = redis::cmd("XTRIM").arg(STREAM).arg("MAXLEN").arg(0).query(&mut redis.get_connection()?)?;
+        let url = bench.cluster.url("bench");
+        let envs = [("DATABASE_URL", url.as_str()), ("REDIS_URL", &bench.redis.url()), ("WORKFLOW_NO_HTTP", "1")];
+        let server = Server::start("bench-relay", &bench.server_binary, &["serve"], &envs)?;
+        server.wait_line("this relay works", PATIENCE)?;
+        Ok(Relay { server, redis })
+    }
+
+    /// Waits until every event is in the stream; returns how long that took.
+    pub fn wait_until_in_redis(&self, bench: &Bench) -> Result<Duration> {
+        let began = Instant::now();
+        let written = bench.cluster.psql("bench", "SELECT count(*) FROM workflow.state_history")?;
+        let asked = began.elapsed();
+        self.wait_for_length(written.trim().parse()?)?;
+        // Counting them is not the relay's time.
+        Ok(began.elapsed().saturating_sub(asked))
+    }
+
+    fn wait_for_length(&self, length: usize) -> Result<()> {
+        let mut redis = self.redis.get_connection()?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let has: usize = redis::cmd("XLEN").arg(STREAM).query(&mut redis)?;
+            if has >= length {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("after {PATIENCE:?} the stream has {has} of {length} events");
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The most memory that it has had resident so far, in MiB.
+    fn peak_memory(&self) -> Result<f64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.server.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM in /proc")?;
+        let kibibytes: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
+        Ok(kibibytes / 1024.0)
+    }
+}
+
+/// A figure that is not a ratio.
+#[derive(Serialize)]
+pub struct Absolute {
+    name: &'static str,
+    value: f64,
+    unit: &'static str,
+    goal: f64,
+    reached: bool,
+}
+
+fn at_most(name: &'static str, value: f64, unit: &'static str, goal: f64) -> Absolute {
+    Absolute { name, value, unit, goal, reached: value <= goal }
+}
+
+pub fn measure(bench: &Bench, options: &Options) -> Result<Vec<Absolute>> {
+    let mut figures = Vec::new();
+    if "arrival at 1,000 events/s".contains(&options.only) {
+        figures.extend(step("arrival at a subscriber of Redis at 1,000 events/s", || arrival(bench, options))?);
+    }
+    if "backlog of 1,000,000".contains(&options.only) {
+        figures.extend(step("a backlog of 1,000,000 events", || backlog(bench))?);
+    }
+    Ok(figures)
+}
+
+/// From the move's own clock, so before its commit, to a subscriber.
+fn arrival(bench: &Bench, options: &Options) -> Result<[Absolute; 2]> {
+    reset(bench)?;
+    let _relay = Relay::start(bench)?;
+    let (stop, received) = subscribe(&bench.redis.url())?;
+    let seconds = options.seconds * options.rounds.min(5) as u32;
+    Pgbench { script: "transition", clients: 8, seconds, rate: Some(RATE) }.run(bench, "off")?;
+    stop.store(true, Ordering::Release);
+    let mut delays = received.recv()?;
+    delays.sort();
+    let percentile = |percent: usize| {
+        let delay = delays.get(delays.len() * percent / 100).and_then(TimeDelta::num_microseconds);
+        delay.map(|micros| micros as f64 / 1e3).context("no event has arrived")
+    };
+    Ok([
+        at_most("arrival at 1,000 events/s, commit included, p50", percentile(50)?, "ms", 2.0),
+        at_most("arrival at 1,000 events/s, commit included, p99", percentile(99)?, "ms", 5.0),
+    ])
+}
+
+/// Notes how long each event took, until told to stop.
+fn subscribe(url: &str) -> Result<(Arc<AtomicBool>, mpsc::Receiver<Vec<TimeDelta>>)> {
+    let (stop, (sender, receiver)) = (Arc::new(AtomicBool::new(false)), mpsc::channel());
+    let told = stop.clone();
+    let mut connection = redis::Client::open(url)?.get_connection()?;
+    connection.set_read_timeout(Some(Duration::from_secs(1)))?;
+    let (ready, subscribed) = mpsc::channel();
+    std::thread::spawn(move || -> redis::RedisResult<()> {
+        let mut delays = Vec::new();
+        let mut channel = connection.as_pubsub();
+        channel.subscribe("workflow:events")?;
+        ready.send(()).ok();
+        while !told.load(Ordering::Acquire) {
+            match channel.get_message() {
+                Ok(message) => {
+                    let now = Utc::now();
+                    if let Ok(event) = serde_json::from_slice::<Event>(message.get_payload_bytes()) {
+                        delays.push(now - event.changed_at);
+                    }
+                }
+                Err(error) if error.is_timeout() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        sender.send(delays).ok();
+        Ok(())
+    });
+    subscribed.recv().context("cannot subscribe in Redis")?;
+    Ok((stop, receiver))
+}
+
+/// Written while no relay runs; then one takes it all.
+fn backlog(bench: &Bench) -> Result<[Absolute; 2]> {
+    reset(bench)?;
+    let idle = Relay::start(bench)?;
+    idle.server.terminate()?;
+    let tasks = bench.cluster.psql("bench", "SELECT count(*) FROM tasks")?.trim().parse::<usize>()?;
+    for round in 0..BACKLOG.div_ceil(tasks) {
+        let [from, to] = if round % 2 == 0 { ["running", "retrying"] } else { ["retrying", "running"] };
+        let sql = format!(
+            "SELECT count(*) FROM workflow.transition_many('task_instance', ARRAY(SELECT id FROM tasks), '{from}', '{to}')"
+        );
+        bench.cluster.psql("bench", &sql)?;
+    }
+    let written: usize = bench.cluster.psql("bench", "SELECT count(*) FROM workflow.state_history")?.trim().parse()?;
+    let relay = Relay::start(bench)?;
+    let began = Instant::now();
+    relay.wait_for_length(written)?;
+    let rate = written as f64 / began.elapsed().as_secs_f64();
+    Ok([
+        Absolute {
+            name: "backlog of 1,000,000, relayed",
+            value: rate,
+            unit: "/s",
+            goal: 50_000.0,
+            reached: rate >= 50_000.0,
+        },
+        at_most("backlog of 1,000,000, the relay's peak memory", relay.peak_memory()?, "MiB", 32.0),
+    ])
+}
+
+pub fn print_table(figures: &[Absolute]) {
+    for Absolute { name, value, unit, goal, reached } in figures {
+        let verdict = if *reached { "" } else { "  falls short" };
+        println!("{name:66} {value:>15.2} {unit:<4} goal {goal:>8}{verdict}");
+    }
+}
