@@ -18,6 +18,14 @@ pub fn root() -> &'static Path {
 pub fn cargo(subcommand: &str) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.arg(subcommand).current_dir(root());
+    // `cargo run` has set these for us. Build scripts that look at them (ring's) would run again, and all that depends
+    // on them be compiled again, each time after a cargo that was not started from here.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(&name);
+        }
+    }
     cargo
 }
 
