@@ -48,6 +48,24 @@ fn postgres_keeps_its_data_and_port() -> Result<()> {
 }
 
 #[test]
+fn a_standby_takes_over_with_all_that_was_committed() -> Result<()> {
+    let first = Postgres::start("test", FAST)?;
+    first.psql("postgres", "CREATE TABLE kept (n int)")?;
+    let second = first.standby("test-standby")?;
+    assert!(second.psql("postgres", "INSERT INTO kept VALUES (0)").is_err(), "it only follows");
+    first.wait_for_standby()?;
+    first.psql("postgres", "INSERT INTO kept VALUES (1)")?;
+    first.kill()?;
+    second.promote()?;
+    assert_eq!(second.psql("postgres", "INSERT INTO kept VALUES (2); SELECT sum(n) FROM kept")?, "3");
+    // And so on.
+    let third = second.standby("test-standby")?;
+    second.wait_for_standby()?;
+    assert_eq!(third.psql("postgres", "SHOW synchronous_standby_names; SELECT pg_is_in_recovery()")?, "\nt");
+    Ok(())
+}
+
+#[test]
 fn an_error_in_sql_is_an_error_with_its_text() -> Result<()> {
     let postgres = Postgres::start("test", FAST)?;
     let error = postgres.psql("postgres", "SELECT 1; SELECT 1/0; SELECT 2").unwrap_err().to_string();

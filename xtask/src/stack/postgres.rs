@@ -1,5 +1,7 @@
 //! A private PostgreSQL cluster.
 
+mod standby;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
