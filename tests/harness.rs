@@ -1,5 +1,8 @@
 //! What the tests share: databases with the extension, entities in a wanted state, and errors taken apart.
 
+#[path = "chaos/lib.rs"]
+pub mod chaos;
+
 use pg_workflow_state_machine::State;
 use postgres::{Client, NoTls};
 use serde_json::Value;

@@ -1,6 +1,7 @@
 //! Every test runs against real servers, which it finds installed by `cargo xtask test`. Most share one PostgreSQL
 //! cluster and have a database each; those that stop servers start their own.
 
+mod chaos;
 mod creation;
 mod errors;
 mod events;

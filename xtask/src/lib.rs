@@ -6,6 +6,7 @@
 
 pub mod bench;
 pub mod build;
+pub mod chaos;
 pub mod command;
 pub mod demo;
 pub mod dev;

@@ -24,6 +24,8 @@ enum Command {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Break everything while writers write, and compare what was promised with what is there
+    Chaos(xtask::chaos::Options),
     /// Measure the extension against the same work by hand, and print the ratios
     Bench(xtask::bench::Options),
 }
@@ -45,6 +47,7 @@ fn run(command: Command) -> Result<()> {
         Command::Up => xtask::dev::up(),
         Command::Env => xtask::dev::env(),
         Command::Down => xtask::dev::down(),
+        Command::Chaos(options) => xtask::chaos::run_chaos(&options),
         Command::Bench(options) => xtask::bench::run(&options),
         Command::Lint => xtask::lint::run_all(),
         Command::Test { args } => xtask::test::run_tests(&args),

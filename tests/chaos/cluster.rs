@@ -1,0 +1,111 @@
+//! A primary and its synchronous standby, that change places.
+
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+use xtask::stack::postgres::{FAST, PRELOADED, Postgres};
+
+use super::link::Link;
+
+/// The database that everything happens in.
+pub const DATABASE: &str = "workflow";
+
+const SETTINGS: &[(&str, &str)] = &[
+    PRELOADED,
+    ("max_connections", "100"),
+    // The standby catches up after any outage.
+    ("wal_keep_size", "512MB"),
+    ("log_connections", "on"),
+    ("log_disconnections", "on"),
+    ("log_line_prefix", "%m [%p] %a "),
+];
+
+/// Two clusters. Each has a place in the links; the one in a place can be replaced by another.
+#[derive(Debug)]
+pub struct Cluster {
+    nodes: Mutex<Nodes>,
+    logs: PathBuf,
+}
+
+/// Which is the primary, and who runs where.
+#[derive(Debug)]
+struct Nodes {
+    primary: usize,
+    running: [Option<Postgres>; 2],
+}
+
+impl Nodes {
+    fn primary(&self) -> Result<&Postgres> {
+        self.running[self.primary].as_ref().context("there is no primary")
+    }
+}
+
+impl Cluster {
+    /// Starts a primary with the extension, and a standby.
+    pub fn start(logs: &Path) -> Result<Cluster> {
+        let primary = Postgres::start("chaos", &[FAST, SETTINGS].concat())?;
+        primary.create_database(DATABASE)?;
+        // The relay's place is the beginning, however late it comes.
+        primary.psql(DATABASE, "CREATE EXTENSION pg_workflow; SELECT workflow.create_consumer('relay', true);")?;
+        let standby = primary.standby("chaos")?;
+        primary.wait_for_standby()?;
+        let nodes = Nodes { primary: 0, running: [Some(primary), Some(standby)] };
+        Ok(Cluster { nodes: Mutex::new(nodes), logs: logs.to_owned() })
+    }
+
+    /// Does something with the primary. Nobody replaces it meanwhile.
+    pub fn with_primary<T>(&self, work: impl FnOnce(&Postgres) -> Result<T>) -> Result<T> {
+        work(self.nodes().primary()?)
+    }
+
+    /// The ports of both.
+    pub fn ports(&self) -> Result<[u16; 2]> {
+        let nodes = self.nodes();
+        let port = |place: usize| anyhow::Ok(nodes.running[place].as_ref().context("a server is missing")?.port());
+        Ok([port(0)?, port(1)?])
+    }
+
+    /// Kills the primary, lets the standby take its place, and builds a new standby of that.
+    pub fn promote(&self, links: &[&Link]) -> Result<()> {
+        let mut nodes = self.nodes();
+        // After a crash it may still be behind; then it would not be a standby to promote.
+        nodes.primary()?.wait_for_standby()?;
+        nodes.primary()?.kill()?;
+        let lost = nodes.primary;
+        nodes.primary = 1 - lost;
+        nodes.primary()?.promote()?;
+        if let Some(old) = nodes.running[lost].take() {
+            self.keep_log(&old)?;
+        }
+        let standby = nodes.primary()?.standby("chaos")?;
+        links.iter().for_each(|link| link.postgres[lost].retarget(standby.port()));
+        nodes.running[lost] = Some(standby);
+        nodes.primary()?.wait_for_standby()
+    }
+
+    /// Kills the standby, and starts it again after this time. Meanwhile no commit is answered.
+    pub fn restart_standby(&self, away: Duration) -> Result<()> {
+        let nodes = self.nodes();
+        let standby = nodes.running[1 - nodes.primary].as_ref().context("there is no standby")?;
+        standby.kill()?;
+        std::thread::sleep(away);
+        standby.start_again()?;
+        nodes.primary()?.wait_for_standby()
+    }
+
+    /// Copies the servers' logs to where they outlive them.
+    pub fn keep_logs(&self) -> Result<()> {
+        self.nodes().running.iter().flatten().try_for_each(|node| self.keep_log(node))
+    }
+
+    fn keep_log(&self, node: &Postgres) -> Result<()> {
+        let kept = self.logs.join(format!("postgres-{}.log", node.port()));
+        std::fs::copy(node.log(), &kept).with_context(|| format!("cannot write {}", kept.display()))?;
+        Ok(())
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, Nodes> {
+        self.nodes.lock().unwrap()
+    }
+}

@@ -1,0 +1,284 @@
+//! What can go wrong. A fault is a value: what the plan has drawn is all there is to know about it.
+
+use fastrand::Rng;
+use std::fmt;
+use std::time::Duration;
+
+use super::link::Peer;
+use super::proxy::Cut;
+
+/// Every fault, with all that varies.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Fault {
+    KillRelay {
+        which: Which,
+        away: Duration,
+    },
+    /// Longer than its lease: it wakes up believing that it still leads.
+    StopRelay {
+        which: Which,
+        time: Duration,
+    },
+    CutRelay {
+        which: Which,
+        peer: Peer,
+        how: Cut,
+    },
+    BlackholeRelay {
+        which: Which,
+        peer: Peer,
+        time: Duration,
+        then: Then,
+    },
+    RefuseRelay {
+        which: Which,
+        peer: Peer,
+        time: Duration,
+    },
+    CutWriters {
+        how: Cut,
+    },
+    BlackholeWriters {
+        time: Duration,
+        then: Then,
+    },
+    RestartRedis {
+        with: Contents,
+        away: Duration,
+    },
+    StopRedis {
+        time: Duration,
+    },
+    FillRedis {
+        time: Duration,
+    },
+    KillBackend {
+        whose: Whose,
+        nth: u32,
+    },
+    /// It keeps its locks and its snapshot, and goes on when others have long done its work.
+    StopBackend {
+        whose: Whose,
+        nth: u32,
+        time: Duration,
+    },
+    TerminateBackends {
+        whose: Whose,
+    },
+    KillPostmaster {
+        away: Duration,
+    },
+    ShutDownAtOnce {
+        away: Duration,
+    },
+    /// Commits wait until it is back.
+    KillStandby {
+        away: Duration,
+    },
+    Promote,
+}
+
+/// Which of the relays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    One(usize),
+    Both,
+}
+
+/// How a blackhole ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// What was held back arrives.
+    Arrives,
+    IsCut,
+}
+
+/// What Redis has when it comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contents {
+    All,
+    Nothing,
+    /// What it had this long before it was killed.
+    Older(Duration),
+}
+
+/// Whose sessions of the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    Writers,
+    Relays,
+    Notifier,
+}
+
+/// What a fault is about: two that are about the same would be in each other's way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    Relay,
+    Network,
+    Redis,
+    Postgres,
+}
+
+/// The kinds that a plan shuffles: each draws its parameters.
+pub const KINDS: &[fn(&mut Rng) -> Fault] = &[
+    |random| Fault::KillRelay { which: which(random), away: millis(random, 100..3000) },
+    |random| Fault::StopRelay { which: which(random), time: millis(random, 6000..7500) },
+    |random| Fault::CutRelay { which: which(random), peer: Peer::Postgres, how: cut(random) },
+    |random| Fault::CutRelay { which: which(random), peer: Peer::Redis, how: cut(random) },
+    |random| blackhole(random, Peer::Postgres),
+    |random| blackhole(random, Peer::Redis),
+    |random| Fault::RefuseRelay { which: which(random), peer: peer(random), time: millis(random, 500..4000) },
+    |random| Fault::CutWriters { how: cut(random) },
+    |random| Fault::BlackholeWriters { time: millis(random, 1000..3000), then: then(random) },
+    |random| Fault::RestartRedis { with: Contents::All, away: millis(random, 0..3000) },
+    |random| Fault::RestartRedis { with: Contents::Nothing, away: millis(random, 0..3000) },
+    |random| Fault::RestartRedis { with: Contents::Older(millis(random, 500..4000)), away: millis(random, 0..2000) },
+    |random| Fault::StopRedis { time: millis(random, 2000..6000) },
+    |random| Fault::FillRedis { time: millis(random, 2000..5000) },
+    |random| Fault::KillBackend { whose: Whose::Writers, nth: nth(random) },
+    |random| Fault::KillBackend { whose: Whose::Relays, nth: nth(random) },
+    |_| Fault::KillBackend { whose: Whose::Notifier, nth: 0 },
+    |random| stop_backend(random, Whose::Writers),
+    |random| stop_backend(random, Whose::Relays),
+    |random| stop_backend(random, Whose::Notifier),
+    |random| Fault::TerminateBackends { whose: [Whose::Relays, Whose::Notifier][random.usize(0..2)] },
+    |random| Fault::KillPostmaster { away: millis(random, 0..3000) },
+    |random| Fault::ShutDownAtOnce { away: millis(random, 0..3000) },
+    |random| Fault::KillStandby { away: millis(random, 500..5000) },
+    |_| Fault::Promote,
+];
+
+fn which(random: &mut Rng) -> Which {
+    // More often one of them: that the other takes over is the more interesting.
+    [Which::One(0), Which::One(1), Which::Both][random.choice([0, 0, 1, 1, 2]).unwrap_or_default()]
+}
+
+fn peer(random: &mut Rng) -> Peer {
+    if random.bool() { Peer::Postgres } else { Peer::Redis }
+}
+
+fn cut(random: &mut Rng) -> Cut {
+    if random.bool() { Cut::Finish } else { Cut::Reset }
+}
+
+fn then(random: &mut Rng) -> Then {
+    if random.bool() { Then::Arrives } else { Then::IsCut }
+}
+
+fn blackhole(random: &mut Rng, peer: Peer) -> Fault {
+    Fault::BlackholeRelay { which: which(random), peer, time: millis(random, 3000..12_000), then: then(random) }
+}
+
+fn stop_backend(random: &mut Rng, whose: Whose) -> Fault {
+    Fault::StopBackend { whose, nth: nth(random), time: millis(random, 1000..6000) }
+}
+
+/// As many as this there never are.
+fn nth(random: &mut Rng) -> u32 {
+    random.u32(0..60)
+}
+
+fn millis(random: &mut Rng, range: std::ops::Range<u64>) -> Duration {
+    Duration::from_millis(random.u64(range))
+}
+
+impl Fault {
+    pub fn subject(&self) -> Subject {
+        match self {
+            Fault::KillRelay { .. } | Fault::StopRelay { .. } => Subject::Relay,
+            Fault::CutRelay { .. } | Fault::BlackholeRelay { .. } | Fault::RefuseRelay { .. } => Subject::Network,
+            Fault::CutWriters { .. } | Fault::BlackholeWriters { .. } => Subject::Network,
+            Fault::RestartRedis { .. } | Fault::StopRedis { .. } | Fault::FillRedis { .. } => Subject::Redis,
+            Fault::KillBackend { .. } | Fault::StopBackend { .. } | Fault::TerminateBackends { .. } => {
+                Subject::Postgres
+            }
+            Fault::KillPostmaster { .. } | Fault::ShutDownAtOnce { .. } => Subject::Postgres,
+            Fault::KillStandby { .. } | Fault::Promote => Subject::Postgres,
+        }
+    }
+
+    /// What it is called in the table, where faults of a kind are one line.
+    pub fn kind(&self) -> String {
+        match self {
+            Fault::KillRelay { .. } => "relay killed".into(),
+            Fault::StopRelay { .. } => "relay stopped for longer than its lease".into(),
+            Fault::CutRelay { peer, .. } => format!("relay's connection to {peer} cut"),
+            Fault::BlackholeRelay { peer, .. } => format!("relay's connection to {peer} silent"),
+            Fault::RefuseRelay { peer, .. } => format!("{peer} refuses the relay"),
+            Fault::CutWriters { .. } => "writers' connections cut".into(),
+            Fault::BlackholeWriters { .. } => "writers' connections silent".into(),
+            Fault::RestartRedis { with, .. } => format!("Redis killed, back {with}"),
+            Fault::StopRedis { .. } => "Redis stopped".into(),
+            Fault::FillRedis { .. } => "Redis out of memory".into(),
+            Fault::KillBackend { whose, .. } => format!("a backend of the {whose} killed"),
+            Fault::StopBackend { whose, .. } => format!("a backend of the {whose} stopped"),
+            Fault::TerminateBackends { whose } => format!("backends of the {whose} terminated"),
+            Fault::KillPostmaster { .. } => "postmaster killed".into(),
+            Fault::ShutDownAtOnce { .. } => "PostgreSQL shut down immediately".into(),
+            Fault::KillStandby { .. } => "standby killed".into(),
+            Fault::Promote => "primary killed, standby promoted".into(),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.kind())?;
+        match self {
+            Fault::KillRelay { which, away } => write!(f, ": {which}, for {away:?}"),
+            Fault::StopRelay { which, time } => write!(f, ": {which}, for {time:?}"),
+            Fault::CutRelay { which, how, .. } => write!(f, ": {which}, {how:?}"),
+            Fault::BlackholeRelay { which, time, then, .. } => write!(f, ": {which}, for {time:?}, then {then:?}"),
+            Fault::RefuseRelay { which, time, .. } => write!(f, ": {which}, for {time:?}"),
+            Fault::CutWriters { how } => write!(f, ": {how:?}"),
+            Fault::BlackholeWriters { time, then } => write!(f, ": for {time:?}, then {then:?}"),
+            Fault::RestartRedis { with: Contents::Older(age), away } => write!(f, " of {age:?} before, after {away:?}"),
+            Fault::RestartRedis { away, .. } => write!(f, ", after {away:?}"),
+            Fault::StopRedis { time } | Fault::FillRedis { time } => write!(f, " for {time:?}"),
+            Fault::KillBackend { nth, .. } => write!(f, ": number {nth} modulo how many there are"),
+            Fault::StopBackend { nth, time, .. } => write!(f, " for {time:?}: number {nth} modulo how many there are"),
+            Fault::KillPostmaster { away } | Fault::ShutDownAtOnce { away } | Fault::KillStandby { away } => {
+                write!(f, " for {away:?}")
+            }
+            Fault::TerminateBackends { .. } | Fault::Promote => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Which {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Which::One(number) => write!(f, "relay {number}"),
+            Which::Both => f.write_str("both"),
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Peer::Postgres => "PostgreSQL",
+            Peer::Redis => "Redis",
+        })
+    }
+}
+
+impl fmt::Display for Contents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Contents::All => "with everything",
+            Contents::Nothing => "empty",
+            Contents::Older(_) => "with a copy",
+        })
+    }
+}
+
+impl fmt::Display for Whose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Whose::Writers => "writers",
+            Whose::Relays => "relays",
+            Whose::Notifier => "notifier",
+        })
+    }
+}

@@ -1,0 +1,200 @@
+//! Makes a fault happen, and the world whole again.
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use postgres::{Client, NoTls};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use xtask::command;
+use xtask::stack::postgres::{Postgres, Shutdown};
+
+use super::cluster::DATABASE;
+use super::fault::{Contents, Fault, Then, Which, Whose};
+use super::link::{Link, Peer};
+use super::relay::Relay;
+use super::world::World;
+use crate::PATIENCE;
+
+/// Whether there was anything to break.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Injected {
+    Yes,
+    NothingThere,
+}
+
+impl Fault {
+    /// Returns when it is over: everything runs again, though perhaps not everybody has noticed.
+    pub fn inject(&self, world: &World) -> Result<Injected> {
+        match *self {
+            Fault::KillRelay { which, away } => kill_relays(&world.chosen(which), away)?,
+            Fault::StopRelay { which, time } => {
+                let relays = world.chosen(which);
+                relays.iter().try_for_each(|relay| relay.signal(Signal::SIGSTOP))?;
+                sleep(time);
+                relays.iter().try_for_each(|relay| relay.signal(Signal::SIGCONT))?;
+            }
+            Fault::CutRelay { which, peer, how } => {
+                world.chosen(which).iter().for_each(|relay| relay.link.cut(peer, how));
+            }
+            Fault::BlackholeRelay { which, peer, time, then } => blackhole(&world.links_of(which), peer, time, then),
+            Fault::RefuseRelay { which, peer, time } => refuse(&world.links_of(which), peer, time),
+            Fault::CutWriters { how } => world.writers.cut(Peer::Postgres, how),
+            Fault::BlackholeWriters { time, then } => blackhole(&[&world.writers], Peer::Postgres, time, then),
+            Fault::RestartRedis { with, away } => restart_redis(world, with, away)?,
+            Fault::StopRedis { time } => stop_redis(world, || {
+                sleep(time);
+                Ok(())
+            })?,
+            Fault::FillRedis { time } => fill_redis(world, time)?,
+            Fault::KillBackend { whose, nth } => {
+                return world.cluster.with_primary(|primary| kill_backend(primary, whose, nth));
+            }
+            Fault::StopBackend { whose, nth, time } => {
+                return world.cluster.with_primary(|primary| stop_backend(primary, whose, nth, time));
+            }
+            Fault::TerminateBackends { whose } => return terminate_backends(world, whose),
+            Fault::KillPostmaster { away } => world.cluster.with_primary(|primary| {
+                primary.kill()?;
+                sleep(away);
+                primary.start_again()
+            })?,
+            Fault::ShutDownAtOnce { away } => world.cluster.with_primary(|primary| {
+                primary.stop(Shutdown::Immediate)?;
+                sleep(away);
+                primary.start_again()
+            })?,
+            Fault::KillStandby { away } => world.cluster.restart_standby(away)?,
+            Fault::Promote => world.cluster.promote(&world.links())?,
+        }
+        Ok(Injected::Yes)
+    }
+}
+
+impl World {
+    fn chosen(&self, which: Which) -> Vec<&Relay> {
+        match which {
+            Which::One(number) => vec![&self.relays[number]],
+            Which::Both => self.relays.iter().collect(),
+        }
+    }
+
+    fn links_of(&self, which: Which) -> Vec<&Link> {
+        self.chosen(which).into_iter().map(|relay| &relay.link).collect()
+    }
+}
+
+fn kill_relays(relays: &[&Relay], away: Duration) -> Result<()> {
+    relays.iter().try_for_each(|relay| relay.kill())?;
+    sleep(away);
+    relays.iter().try_for_each(|relay| relay.start_again())
+}
+
+fn blackhole(links: &[&Link], peer: Peer, time: Duration, then: Then) {
+    let proxies = || links.iter().flat_map(|link| link.to(peer));
+    proxies().for_each(|proxy| proxy.blackhole());
+    sleep(time);
+    if then == Then::IsCut {
+        proxies().for_each(|proxy| proxy.refuse());
+    }
+    proxies().for_each(|proxy| proxy.pass());
+}
+
+fn refuse(links: &[&Link], peer: Peer, time: Duration) {
+    let proxies = || links.iter().flat_map(|link| link.to(peer));
+    proxies().for_each(|proxy| proxy.refuse());
+    sleep(time);
+    proxies().for_each(|proxy| proxy.pass());
+}
+
+fn restart_redis(world: &World, with: Contents, away: Duration) -> Result<()> {
+    let files = world.redis.data_dir().join("appendonlydir");
+    let copy = world.redis.data_dir().join("copy");
+    if let Contents::Older(age) = with {
+        // Nothing is written to while it is copied.
+        stop_redis(world, || {
+            command::run(Command::new("cp").arg("-a").arg(&files).arg(&copy))?;
+            Ok(())
+        })?;
+        sleep(age);
+    }
+    world.redis.kill()?;
+    if with != Contents::All {
+        std::fs::remove_dir_all(&files)?;
+    }
+    if let Contents::Older(_) = with {
+        std::fs::rename(&copy, &files)?;
+    }
+    sleep(away);
+    world.redis.start_again()
+}
+
+fn stop_redis(world: &World, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
+    let pid = Pid::from_raw(world.redis.pid().context("Redis does not run")?.cast_signed());
+    kill(pid, Signal::SIGSTOP)?;
+    let outcome = meanwhile();
+    kill(pid, Signal::SIGCONT)?;
+    outcome
+}
+
+fn fill_redis(world: &World, time: Duration) -> Result<()> {
+    let mut redis = redis::Client::open(world.redis.url())?.get_connection()?;
+    let mut set = |limit: &str| redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(limit).exec(&mut redis);
+    set("1mb")?;
+    sleep(time);
+    set("0")?;
+    Ok(())
+}
+
+/// The condition in pg_stat_activity.
+fn sessions(whose: Whose) -> &'static str {
+    match whose {
+        Whose::Writers => "application_name LIKE 'chaos writer%'",
+        Whose::Relays => {
+            "backend_type = 'client backend' AND application_name NOT LIKE 'chaos%' AND pid <> pg_backend_pid()"
+        }
+        Whose::Notifier => "backend_type = 'pg_workflow notifier'",
+    }
+}
+
+/// The process of one of those sessions.
+fn backend(client: &mut Client, whose: Whose, nth: u32) -> Result<Option<Pid>> {
+    let sql = format!("SELECT pid FROM pg_stat_activity WHERE datname = $1 AND {} ORDER BY pid", sessions(whose));
+    let pids: Vec<i32> = client.query(&sql, &[&DATABASE])?.iter().map(|row| row.get(0)).collect();
+    let index = (nth as usize).checked_rem(pids.len());
+    Ok(index.map(|index| Pid::from_raw(pids[index])))
+}
+
+/// Kills one, upon which the postmaster restarts them all.
+fn kill_backend(primary: &Postgres, whose: Whose, nth: u32) -> Result<Injected> {
+    let mut client = Client::connect(&primary.url(DATABASE), NoTls)?;
+    let Some(pid) = backend(&mut client, whose, nth)? else { return Ok(Injected::NothingThere) };
+    kill(pid, Signal::SIGKILL)?;
+    // Our own connection tells when the restart has begun.
+    let deadline = Instant::now() + PATIENCE;
+    while client.simple_query("SELECT pg_sleep(0.01)").is_ok() {
+        ensure!(Instant::now() < deadline, "the postmaster does not notice that a backend was killed");
+    }
+    primary.wait_recovered()?;
+    Ok(Injected::Yes)
+}
+
+fn stop_backend(primary: &Postgres, whose: Whose, nth: u32, time: Duration) -> Result<Injected> {
+    let mut client = Client::connect(&primary.url(DATABASE), NoTls)?;
+    let Some(pid) = backend(&mut client, whose, nth)? else { return Ok(Injected::NothingThere) };
+    kill(pid, Signal::SIGSTOP)?;
+    sleep(time);
+    kill(pid, Signal::SIGCONT)?;
+    Ok(Injected::Yes)
+}
+
+fn terminate_backends(world: &World, whose: Whose) -> Result<Injected> {
+    let mut client = Client::connect(&world.database_url()?, NoTls)?;
+    let sql = format!(
+        "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1 AND {}",
+        sessions(whose)
+    );
+    let count: i64 = client.query_one(&sql, &[&DATABASE])?.get(0);
+    Ok(if count > 0 { Injected::Yes } else { Injected::NothingThere })
+}

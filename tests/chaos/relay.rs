@@ -1,0 +1,70 @@
+//! One of the relays: a workflow-server that is killed and started again, behind a link of its own.
+
+use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use xtask::stack::server::Server;
+
+use super::link::Link;
+use crate::{PATIENCE, server_binary};
+
+#[derive(Debug)]
+pub struct Relay {
+    pub link: Link,
+    log: PathBuf,
+    process: Mutex<Option<Server>>,
+}
+
+impl Relay {
+    /// Starts it, and waits until it listens.
+    pub fn start(number: usize, link: Link, logs: &Path) -> Result<Relay> {
+        let log = logs.join(format!("relay-{number}.log"));
+        let server = spawn(&link)?;
+        server.wait_line("listening on", PATIENCE)?;
+        Ok(Relay { link, log, process: Mutex::new(Some(server)) })
+    }
+
+    pub fn kill(&self) -> Result<()> {
+        let server = self.process.lock().unwrap().take().context("the relay has been killed already")?;
+        self.keep(&server)?;
+        server.kill()
+    }
+
+    pub fn start_again(&self) -> Result<()> {
+        let mut process = self.process.lock().unwrap();
+        *process = Some(spawn(&self.link)?);
+        Ok(())
+    }
+
+    /// Sends it a signal that it survives.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let process = self.process.lock().unwrap();
+        let pid = process.as_ref().context("the relay does not run")?.pid();
+        Ok(kill(Pid::from_raw(pid.cast_signed()), signal)?)
+    }
+
+    /// Copies its log to where it outlives it.
+    pub fn keep_log(&self) -> Result<()> {
+        self.process.lock().unwrap().as_ref().map_or(Ok(()), |server| self.keep(server))
+    }
+
+    fn keep(&self, server: &Server) -> Result<()> {
+        let mut all = std::fs::OpenOptions::new().create(true).append(true).open(&self.log)?;
+        std::io::copy(&mut std::fs::File::open(server.log())?, &mut all)?;
+        Ok(())
+    }
+}
+
+fn spawn(link: &Link) -> Result<Server> {
+    let (database_url, redis_url) = (link.database_url(), link.redis_url());
+    let envs = [
+        ("DATABASE_URL", database_url.as_str()),
+        ("REDIS_URL", redis_url.as_str()),
+        ("WORKFLOW_LISTEN", "127.0.0.1:0"),
+        // The stream is compared with all of history.
+        ("WORKFLOW_STREAM_MAX_LENGTH", "0"),
+    ];
+    Server::start("chaos-relay", &server_binary(), &["serve"], &envs)
+}

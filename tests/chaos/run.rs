@@ -1,0 +1,171 @@
+//! One run: everything is put up, broken by the plan while writers write, healed, and compared.
+
+use anyhow::{Context, Result};
+use chrono::Utc;
+use postgres::{Client, NoTls};
+use redis::Commands;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use xtask::workspace;
+
+use super::checker::{Report, check};
+use super::evidence::{Evidence, STREAM};
+use super::fault::Fault;
+use super::holder::Holder;
+use super::inject::Injected;
+use super::plan::{Plan, Step};
+use super::receivers::Receiver;
+use super::table;
+use super::world::World;
+use super::writers::{Load, Writers};
+
+/// How long the stream must have stood still, complete, before it is compared: what comes twice can come late.
+const SETTLED: Duration = Duration::from_secs(3);
+/// How long it may stand still, incomplete, before what is missing is thought to be lost.
+const STALLED: Duration = Duration::from_secs(30);
+
+/// What makes a run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// From which all faults follow.
+    pub seed: u64,
+    /// How long faults are injected.
+    pub time: Duration,
+    pub load: Load,
+    /// Only faults whose name contains this.
+    pub only: String,
+    /// Keep the servers' logs, also where nothing was found.
+    pub keep_logs: bool,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Outcome {
+    pub report: Report,
+    pub faults: Vec<Injection>,
+    pub figures: Figures,
+    /// Where the servers' logs are; None: removed.
+    pub logs: Option<PathBuf>,
+}
+
+/// A fault that was injected, and whether there was anything to break.
+#[derive(Debug, Clone, Copy)]
+pub struct Injection {
+    pub fault: Fault,
+    pub injected: Injected,
+}
+
+/// What says how hard it was.
+#[derive(Debug, Clone, Copy)]
+pub struct Figures {
+    pub moves_per_second: f64,
+    pub unanswered: u64,
+    pub rolled_back: u64,
+    /// How long the long transaction was open.
+    pub held: Duration,
+    /// How long the relay needed in the end.
+    pub catching_up: Duration,
+}
+
+/// Runs, telling standard output what happens when.
+pub fn run(options: &Options) -> Result<Outcome> {
+    let logs = workspace::target_dir()?.join("chaos").join(format!("seed-{}", options.seed));
+    if logs.exists() {
+        std::fs::remove_dir_all(&logs)?;
+    }
+    std::fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
+    let world = World::start(&logs)?;
+    let outcome = run_in(&world, options);
+    world.keep_logs()?;
+    let (report, faults, figures) = outcome.with_context(|| format!("the logs are in {}", logs.display()))?;
+    let keep = options.keep_logs || !report.is_clean();
+    if !keep {
+        std::fs::remove_dir_all(&logs)?;
+    }
+    let outcome = Outcome { report, faults, figures, logs: keep.then_some(logs) };
+    table::print(options, &outcome);
+    Ok(outcome)
+}
+
+fn run_in(world: &World, options: &Options) -> Result<(Report, Vec<Injection>, Figures)> {
+    let redis_url = world.redis.url();
+    let receivers = [Receiver::start(&redis_url)?, Receiver::start(&redis_url)?];
+    let holder = Holder::start(&world.undisturbed.database_url())?;
+    let writers = Writers::start(&world.writers.database_url(), options.seed, options.load)?;
+    let begin = Instant::now();
+    let faults = inject_all(world, options, begin);
+    let (moves, elapsed) = (writers.moves(), begin.elapsed());
+    println!("{}  all is healed: finishing, and waiting for the stream", clock(begin));
+    let mut written = writers.finish()?;
+    let held = holder.finish()?;
+    let (unanswered, rolled_back) = (written.unanswered, written.rolled_back);
+    written.add(held.written);
+    let faults = faults?;
+    let catching_up = catch_up(world)?;
+    let received = receivers.into_iter().map(|one| one.finish(&redis_url)).collect::<Result<_>>()?;
+    let evidence = Evidence::gather(&world.database_url()?, &redis_url, written, received)?;
+    let moves_per_second = moves as f64 / elapsed.as_secs_f64();
+    let figures = Figures { moves_per_second, unanswered, rolled_back, held: held.open, catching_up };
+    Ok((check(&evidence), faults, figures))
+}
+
+/// Goes through the plan until the time is up.
+fn inject_all(world: &World, options: &Options, begin: Instant) -> Result<Vec<Injection>> {
+    let mut injections = Vec::new();
+    for step in Plan::only(options.seed, &options.only) {
+        let left = options.time.saturating_sub(begin.elapsed());
+        std::thread::sleep(step.quiet.min(left));
+        if left <= step.quiet {
+            break;
+        }
+        injections.extend(take(world, &step, begin)?);
+    }
+    Ok(injections)
+}
+
+/// One step of the plan.
+fn take(world: &World, step: &Step, begin: Instant) -> Result<Vec<Injection>> {
+    let inject = |fault: Fault| {
+        println!("{}  {fault}", clock(begin));
+        let injected = fault.inject(world).with_context(|| fault.to_string())?;
+        let nothing = if injected == Injected::NothingThere { ": nothing there to break" } else { "" };
+        println!("{}      over: {}{nothing}", clock(begin), fault.kind());
+        anyhow::Ok(Injection { fault, injected })
+    };
+    std::thread::scope(|scope| {
+        let second = step.meanwhile.map(|(delay, fault)| {
+            scope.spawn(move || {
+                std::thread::sleep(delay);
+                inject(fault)
+            })
+        });
+        let first = inject(step.fault);
+        let second = second.map(|thread| thread.join().expect("no panic in a fault")).transpose();
+        Ok(std::iter::once(first?).chain(second?).collect())
+    })
+}
+
+/// Waits until the stream has as many entries as history has rows, or does not move any more.
+fn catch_up(world: &World) -> Result<Duration> {
+    let mut database = Client::connect(&world.database_url()?, NoTls)?;
+    let goal: i64 = database.query_one("SELECT count(*) FROM workflow.state_history", &[])?.get(0);
+    let mut redis = redis::Client::open(world.redis.url())?.get_connection()?;
+    let begin = Instant::now();
+    let (mut length, mut since) = (0, begin);
+    loop {
+        let now: i64 = redis.xlen(STREAM)?;
+        if now != length {
+            (length, since) = (now, Instant::now());
+        }
+        let patience = if length >= goal { SETTLED } else { STALLED };
+        if since.elapsed() > patience {
+            return Ok(since - begin);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The time of day, as in the logs, and since the beginning.
+fn clock(begin: Instant) -> String {
+    format!("{}  {:6.1} s", Utc::now().format("%H:%M:%S%.3f"), begin.elapsed().as_secs_f64())
+}

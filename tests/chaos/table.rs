@@ -1,0 +1,86 @@
+//! What a run prints at its end.
+
+use std::collections::BTreeMap;
+
+use super::checker::{Findings, Report, Verdict};
+use super::inject::Injected;
+use super::run::{Options, Outcome};
+
+pub fn print(options: &Options, outcome: &Outcome) {
+    print_faults(outcome);
+    print_figures(outcome);
+    print_verdicts(&outcome.report);
+    print_findings(&outcome.report);
+    if !outcome.report.is_clean() {
+        let (seed, seconds, rate) = (options.seed, options.time.as_secs(), options.load.rate);
+        let only = if options.only.is_empty() { String::new() } else { format!(" --only {:?}", options.only) };
+        println!("\nSomething is wrong: cargo xtask chaos --seed {seed} --seconds {seconds} --rate {rate}{only}");
+    }
+    if let Some(logs) = &outcome.logs {
+        println!("The servers' logs are in {}", logs.display());
+    }
+}
+
+fn print_faults(outcome: &Outcome) {
+    let mut counts: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    for injection in &outcome.faults {
+        let (injected, skipped) = counts.entry(injection.fault.kind()).or_default();
+        *if injection.injected == Injected::Yes { injected } else { skipped } += 1;
+    }
+    println!("\n{:44} {:>9}", "faults", "injected");
+    for (kind, (injected, skipped)) in &counts {
+        let note = if *skipped > 0 { format!("  ({skipped} times there was nothing to break)") } else { String::new() };
+        println!("  {kind:42} {injected:>9}{note}");
+    }
+    println!("  {:42} {:>9}", "in all", counts.values().map(|(injected, _)| injected).sum::<usize>());
+}
+
+fn print_figures(outcome: &Outcome) {
+    let figures = &outcome.figures;
+    println!("\n  moves a second                             {:>9.0}", figures.moves_per_second);
+    println!("  statements and commits without an answer   {:>9}", figures.unanswered);
+    println!("  transactions rolled back by the writers    {:>9}", figures.rolled_back);
+    println!("  seconds that the long transaction was open {:>9.1}", figures.held.as_secs_f64());
+    println!("  seconds until the stream had caught up     {:>9.1}", figures.catching_up.as_secs_f64());
+}
+
+fn print_verdicts(report: &Report) {
+    println!(
+        "\n{:26} {:>8} {:>7} {:>10} {:>12} {:>8} {:>8}",
+        "", "checked", "lost", "duplicated", "out of order", "phantom", "altered"
+    );
+    print_verdict("acknowledged, in history", &report.acknowledged);
+    print_verdict("history, in the stream", &report.stream);
+    for (number, verdict) in report.receivers.iter().enumerate() {
+        print_verdict(&format!("history, at receiver {number}"), verdict);
+        println!(
+            "    missed while Redis was gone {}, received again {}: as pub/sub must be expected to",
+            verdict.missed, verdict.repeated
+        );
+    }
+    println!("verify() on the database: {}", if report.problems.count == 0 { "clean" } else { "PROBLEMS" });
+    if report.complaints.count > 0 {
+        println!("complaints of the writers: {}", report.complaints.count);
+    }
+}
+
+fn print_verdict(name: &str, verdict: &Verdict) {
+    let [lost, duplicated, disordered, phantom, altered] = verdict.findings().map(|(_, findings)| findings.count);
+    println!("{name:26} {:>8} {lost:>7} {duplicated:>10} {disordered:>12} {phantom:>8} {altered:>8}", verdict.checked);
+}
+
+fn print_findings(report: &Report) {
+    let print = |place: &str, what: &str, findings: &Findings| {
+        if findings.count > 0 {
+            println!("\n{place}: {what}, the first of {}:", findings.count);
+            findings.first.iter().for_each(|told| println!("  {told}"));
+        }
+    };
+    let receivers = report.receivers.iter().enumerate().map(|(number, one)| (format!("receiver {number}"), one));
+    let places = [("history".to_owned(), &report.acknowledged), ("the stream".to_owned(), &report.stream)];
+    for (place, verdict) in places.into_iter().chain(receivers) {
+        verdict.findings().iter().for_each(|(what, findings)| print(&place, what, findings));
+    }
+    print("verify()", "problems", &report.problems);
+    print("the writers", "complaints", &report.complaints);
+}

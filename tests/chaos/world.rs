@@ -1,0 +1,59 @@
+//! All that runs: the cluster, Redis, two relays, and the ways to them.
+
+use anyhow::Result;
+use std::path::{Path, PathBuf};
+use xtask::stack::redis::Redis;
+
+use super::cluster::{Cluster, DATABASE};
+use super::link::Link;
+use super::relay::Relay;
+
+/// Redis has on disk whatever it has confirmed: what it then loses, it loses because a fault takes it away.
+const DURABLE: &[&str] = &["--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0"];
+
+#[derive(Debug)]
+pub struct World {
+    // Fields are dropped in this order: those who connect go before those whom they connect to.
+    pub relays: [Relay; 2],
+    /// The writers' way.
+    pub writers: Link,
+    /// The way of those who are not to be cut off.
+    pub undisturbed: Link,
+    pub redis: Redis,
+    pub cluster: Cluster,
+    logs: PathBuf,
+}
+
+impl World {
+    pub fn start(logs: &Path) -> Result<World> {
+        let cluster = Cluster::start(logs)?;
+        let redis = Redis::start_with("chaos", DURABLE)?;
+        let link = || Link::new(cluster.ports()?, redis.port());
+        let relay = |number| Relay::start(number, link()?, logs);
+        Ok(World {
+            relays: [relay(0)?, relay(1)?],
+            writers: link()?,
+            undisturbed: link()?,
+            redis,
+            cluster,
+            logs: logs.to_owned(),
+        })
+    }
+
+    pub fn links(&self) -> [&Link; 4] {
+        [&self.relays[0].link, &self.relays[1].link, &self.writers, &self.undisturbed]
+    }
+
+    /// The URL of the primary's database, past all proxies.
+    pub fn database_url(&self) -> Result<String> {
+        self.cluster.with_primary(|primary| Ok(primary.url(DATABASE)))
+    }
+
+    /// Copies all logs to where they outlive the servers.
+    pub fn keep_logs(&self) -> Result<()> {
+        self.cluster.keep_logs()?;
+        self.relays.iter().try_for_each(Relay::keep_log)?;
+        std::fs::copy(self.redis.log(), self.logs.join("redis.log"))?;
+        Ok(())
+    }
+}

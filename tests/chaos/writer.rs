@@ -1,0 +1,252 @@
+//! One writer. Entities of its own only it moves, so that it knows what they must look like; others it shares.
+
+use anyhow::Result;
+use fastrand::Rng;
+use pg_workflow_state_machine::State;
+use postgres::GenericClient;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use uuid::Uuid;
+
+use super::session::{Session, Stale, Verdict, verdict};
+use super::writers::Written;
+use crate::table;
+
+/// With fewer entities of its own it creates some.
+const ENOUGH: usize = 12;
+
+/// An entity as its writer knows it.
+#[derive(Debug, Clone, Copy)]
+struct Entity {
+    kind: &'static str,
+    id: Uuid,
+    state: State,
+    version: i64,
+}
+
+/// See [`super::writers::Writers`].
+pub struct Writer {
+    name: String,
+    session: Session,
+    random: Rng,
+    dag: Uuid,
+    own: Vec<Entity>,
+    shared: Arc<[Uuid]>,
+    written: Written,
+}
+
+impl Writer {
+    pub fn new(url: &str, number: u64, seed: u64, dag: Uuid, shared: Arc<[Uuid]>) -> Result<Writer> {
+        let name = format!("chaos writer {number}");
+        let session = Session::new(url, &name)?;
+        let random = Rng::with_seed(seed ^ (number + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        Ok(Writer { name, session, random, dag, own: Vec::new(), shared, written: Written::default() })
+    }
+
+    /// Does something, and returns how many moves it made; an error if the database stays away.
+    pub fn step(&mut self) -> Result<u32> {
+        self.own.retain(|entity| !entity.state.is_terminal());
+        let outcome = match self.random.u32(0..100) {
+            _ if self.own.len() < ENOUGH => self.create(),
+            0..35 => self.move_by_request(),
+            35..50 => self.move_by_update(),
+            50..65 => self.move_shared(),
+            65..75 => self.move_many(),
+            75..93 => self.move_in_transaction(true),
+            _ => self.move_in_transaction(false),
+        };
+        let error = match outcome {
+            Ok(moves) => return Ok(moves),
+            Err(error) => error,
+        };
+        match verdict(&error) {
+            Some(Verdict::Unknown) => {
+                self.written.unanswered += 1;
+                self.resolve()?;
+            }
+            // A statement of ours whose connection was cut can still have been made, after we had looked.
+            Some(Verdict::Refused) if self.resolve()? => (),
+            Some(_) => self.complain(&format!("{error:?}")),
+            None => return Err(error),
+        }
+        Ok(0)
+    }
+
+    /// Ends, knowing the outcome of everything.
+    pub fn finish(mut self) -> Result<Written> {
+        self.resolve()?;
+        Ok(self.written)
+    }
+
+    /// A move by function, as one request that is repeated until it is answered.
+    fn move_by_request(&mut self) -> Result<u32> {
+        let index = self.random.usize(0..self.own.len());
+        let entity = self.own[index];
+        let to = next_state(&mut self.random, entity.state);
+        let metadata = metadata(&mut self.random);
+        let request = format!("{:032x}", self.random.u128(..));
+        let expected = self.random.bool().then_some(entity.version);
+        let sql = "SELECT workflow.transition($1, $2, $3, $4, $5, $6, $7)";
+        let answer = self.session.insist(|client| {
+            let (from, to) = (entity.state.as_str(), to.as_str());
+            client.query_one(sql, &[&entity.kind, &entity.id, &from, &to, &metadata, &expected, &request])
+        })?;
+        self.acknowledge(index, to, answer.get(0));
+        Ok(1)
+    }
+
+    fn move_by_update(&mut self) -> Result<u32> {
+        let index = self.random.usize(0..self.own.len());
+        let to = next_state(&mut self.random, self.own[index].state);
+        let version = update(self.session.client()?, self.own[index], to)?;
+        self.acknowledge(index, to, version);
+        Ok(1)
+    }
+
+    /// A move of a task that others move too.
+    fn move_shared(&mut self) -> Result<u32> {
+        let task = self.random.choice(self.shared.iter()).copied().unwrap_or_default();
+        let version = toggle(self.session.client()?, task)?;
+        self.written.acknowledged.push((task, version));
+        Ok(1)
+    }
+
+    fn move_many(&mut self) -> Result<u32> {
+        let to = [State::Running, State::Failed, State::Retrying][self.random.usize(0..3)];
+        let mut ids: Vec<Uuid> = self.own.iter().filter(|own| own.kind == "task_instance").map(|own| own.id).collect();
+        ids.push(self.shared[self.random.usize(0..self.shared.len())]);
+        let sql = "SELECT entity_id, version FROM workflow.transition_many('task_instance', $1, null, $2)
+                   WHERE outcome = 'applied'";
+        let moved = self.session.client()?.query(sql, &[&ids, &to.as_str()])?;
+        for row in &moved {
+            let (id, version): (Uuid, i64) = (row.get(0), row.get(1));
+            match self.own.iter().position(|own| own.id == id) {
+                Some(index) => self.acknowledge(index, to, version),
+                None => self.written.acknowledged.push((id, version)),
+            }
+        }
+        Ok(moved.len() as u32)
+    }
+
+    /// Several moves in one transaction: with a savepoint that is rolled back, and perhaps all of it.
+    fn move_in_transaction(&mut self, commit: bool) -> Result<u32> {
+        let random = &mut self.random;
+        let chosen = random.choose_multiple(0..self.own.len(), 4);
+        let shared = self.shared[random.usize(0..self.shared.len())];
+        let mut transaction = self.session.client()?.transaction()?;
+        let mut moved = Vec::new();
+        for (nth, &index) in chosen.iter().enumerate() {
+            let (entity, to) = (self.own[index], next_state(random, self.own[index].state));
+            if nth == 0 {
+                let mut savepoint = transaction.transaction()?;
+                update(&mut savepoint, entity, to)?;
+                savepoint.rollback()?;
+            } else {
+                moved.push((index, to, update(&mut transaction, entity, to)?));
+            }
+        }
+        let shared_version = random.bool().then(|| toggle(&mut transaction, shared)).transpose()?;
+        if !commit {
+            transaction.rollback()?;
+            self.written.rolled_back += 1;
+            return Ok(0);
+        }
+        transaction.commit()?;
+        self.written.acknowledged.extend(shared_version.map(|version| (shared, version)));
+        let count = moved.len() as u32;
+        moved.into_iter().for_each(|(index, to, version)| self.acknowledge(index, to, version));
+        Ok(count)
+    }
+
+    /// A run with tasks.
+    fn create(&mut self) -> Result<u32> {
+        let names: Vec<String> = (0..self.random.u32(5..15)).map(|number| format!("task_{number}")).collect();
+        let mut transaction = self.session.client()?.transaction()?;
+        let run: Uuid = transaction.query_one("SELECT workflow.create_dag_run($1)", &[&self.dag])?.get(0);
+        let rows = transaction.query("SELECT id FROM workflow.create_task_instances($1, $2)", &[&run, &names])?;
+        transaction.commit()?;
+        let tasks = rows.iter().map(|row| ("task_instance", row.get(0)));
+        for (kind, id) in std::iter::once(("dag_run", run)).chain(tasks) {
+            self.own.push(Entity { kind, id, state: State::Queued, version: 1 });
+            self.written.acknowledged.push((id, 1));
+        }
+        Ok(rows.len() as u32 + 1)
+    }
+
+    fn acknowledge(&mut self, index: usize, state: State, version: i64) {
+        let entity = &mut self.own[index];
+        let before = entity.version;
+        (entity.state, entity.version) = (state, version);
+        let id = entity.id;
+        self.written.acknowledged.push((id, version));
+        if version <= before {
+            self.complain(&format!("{id} was at version {before}, and a move led to {version}"));
+        }
+    }
+
+    /// Finds out which moves have been made without our being told; returns whether any were.
+    fn resolve(&mut self) -> Result<bool> {
+        self.session.reset();
+        let mut news = false;
+        for kind in ["dag_run", "task_instance"] {
+            let ids: Vec<Uuid> = self.own.iter().filter(|own| own.kind == kind).map(|own| own.id).collect();
+            // With the lock: a commit of the broken connection may still be under way.
+            let sql = format!("SELECT id, state, version FROM {} WHERE id = ANY ($1) FOR UPDATE", table(kind));
+            let rows = self.session.insist(|client| client.query(&sql, &[&ids]))?;
+            if rows.len() != ids.len() {
+                self.complain(&format!("of {} entities {} are there", ids.len(), rows.len()));
+            }
+            for row in rows {
+                news |= self.learn(row.get(0), row.get::<_, String>(1).parse()?, row.get(2));
+            }
+        }
+        Ok(news)
+    }
+
+    /// An entity of our own is found in this state.
+    fn learn(&mut self, id: Uuid, state: State, version: i64) -> bool {
+        let Some(entity) = self.own.iter_mut().find(|own| own.id == id) else { return false };
+        let before = entity.version;
+        (entity.state, entity.version) = (state, version);
+        self.written.acknowledged.extend((before + 1..=version).map(|version| (id, version)));
+        if version < before {
+            self.complain(&format!("{id} was at version {before}, and is at {version}"));
+        }
+        version > before
+    }
+
+    fn complain(&mut self, what: &str) {
+        self.written.complaints.push(format!("{}: {what}", self.name));
+    }
+}
+
+/// A plain UPDATE by the only writer of an entity.
+fn update(client: &mut impl GenericClient, entity: Entity, to: State) -> Result<i64> {
+    let sql = format!("UPDATE {} SET state = $3 WHERE id = $1 AND version = $2 RETURNING version", table(entity.kind));
+    let row = client.query_opt(&sql, &[&entity.id, &entity.version, &to.as_str()])?;
+    Ok(row.ok_or(Stale)?.get(0))
+}
+
+/// A plain UPDATE that is legal whatever the state: of tasks that never end.
+fn toggle(client: &mut impl GenericClient, task: Uuid) -> Result<i64> {
+    let sql = "UPDATE workflow.task_instances SET state = CASE state WHEN 'running' THEN 'retrying' ELSE 'running' END
+               WHERE id = $1 RETURNING version";
+    Ok(client.query_one(sql, &[&task])?.get(0))
+}
+
+/// Any that the machine has, the terminal ones seldom.
+fn next_state(random: &mut Rng, state: State) -> State {
+    let lasting: Vec<State> = state.next_states().iter().copied().filter(|next| !next.is_terminal()).collect();
+    let choices = if random.u32(0..12) == 0 { state.next_states() } else { &lasting };
+    choices[random.usize(0..choices.len())]
+}
+
+/// Mostly small, at times larger than what a notification holds.
+fn metadata(random: &mut Rng) -> Value {
+    let filler = match random.u32(0..100) {
+        0 => 20_000,
+        1..4 => 3_000,
+        _ => 10,
+    };
+    json!({ "number": random.u32(..), "filler": "x\u{e9}\"".repeat(filler / 4) })
+}

@@ -1,0 +1,44 @@
+//! `cargo xtask chaos`: faults of every kind while writers write, and nothing may be lost.
+
+use std::hash::{BuildHasher, RandomState};
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::command::{run, shown, step};
+use crate::{build, setup, workspace};
+
+/// How long, and what.
+#[derive(clap::Args)]
+pub struct Options {
+    /// From which all faults follow; without it any
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How long faults are injected
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Moves in a second, of all writers together
+    #[arg(long, default_value_t = 700)]
+    rate: u32,
+    /// Only faults whose name, as the table has it, contains this
+    #[arg(long, default_value = "")]
+    only: String,
+    /// Keep the servers' logs, also where nothing was found
+    #[arg(long)]
+    keep_logs: bool,
+}
+
+/// Sets up, builds, installs, and runs the binary `chaos` of the tests. Its table goes to standard output.
+pub fn run_chaos(options: &Options) -> Result<()> {
+    let toolchain = setup::ensure()?;
+    let artefacts = build::build_and_install(toolchain)?;
+    // Short, to be typed again.
+    let seed = options.seed.unwrap_or_else(|| RandomState::new().hash_one(()) % 1_000_000);
+    let mut chaos = Command::new(workspace::release_dir()?.join("chaos"));
+    let (seconds, rate) = (options.seconds.to_string(), options.rate.to_string());
+    chaos.args(["--seed", &seed.to_string(), "--seconds", &seconds, "--rate", &rate]);
+    chaos.args(["--only", &options.only]);
+    chaos.args(options.keep_logs.then_some("--keep-logs"));
+    chaos.env("PG_CONFIG", &toolchain.postgres.pg_config).env("WORKFLOW_SERVER_BIN", &artefacts.server);
+    step(&shown(&chaos), || run(&mut chaos))
+}
