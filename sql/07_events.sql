@@ -116,6 +116,13 @@ AS 'MODULE_PATHNAME', 'note_found_nothing_wrapper';
 COMMENT ON FUNCTION workflow.note_found_nothing(text, bigint) IS
 'Internal: the session''s last read, begun at this count of commits(), found nothing for this consumer; null: it found something.';
 
+CREATE FUNCTION workflow.wait_until_durable()
+RETURNS void
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'wait_until_durable_wrapper';
+COMMENT ON FUNCTION workflow.wait_until_durable() IS
+'Internal: waits until what this transaction has written, and all that was written before it, is on disk and, as synchronous_commit says, with the synchronous standbys.';
+
 CREATE FUNCTION workflow.refuse_leased(consumer text, lease bigint, holder text, current_lease bigint)
 RETURNS void
 LANGUAGE c STABLE PARALLEL SAFE
@@ -369,6 +376,7 @@ DECLARE
     place workflow.consumers;
     window_end record;
     was_open boolean;
+    durability text;
     commits bigint;
     count bigint;
 BEGIN
@@ -410,6 +418,7 @@ BEGIN
         GET DIAGNOSTICS count = ROW_COUNT;
 
         IF count > 0 AND NOT was_open THEN
+            durability := current_setting('synchronous_commit');
             UPDATE workflow.consumers AS c
             SET window_snapshot = place.window_snapshot,
                 window_next_transaction_id = place.window_next_transaction_id,
@@ -417,6 +426,13 @@ BEGIN
                 window_ceiling_id = place.window_ceiling_id,
                 updated_at = clock_timestamp()
             WHERE c.name = consumer;
+            -- What is visible need not be on disk (synchronous_commit = off), nor with the synchronous standby (a
+            -- session that was ended while it waited for that). Nobody is told of what a crash may undo.
+            IF durability IN ('off', 'local', 'remote_write') THEN
+                PERFORM set_config('synchronous_commit', 'on', true);
+            END IF;
+            PERFORM workflow.wait_until_durable();
+            PERFORM set_config('synchronous_commit', durability, true);
         END IF;
         EXIT WHEN count > 0 OR NOT was_open;
 
@@ -435,7 +451,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.read_events(text, integer, interval, bigint) IS
-'The next events of a consumer, in order within each entity, none skipped. The same come again until ack_events() has been told of them. Where the session''s last read found nothing, it waits up to "wait" for news first. Readers of one consumer take turns; with a lease from lease_consumer() only its holder reads. Errors: P0002 no such consumer, 22023 bad argument, 55006 leased to somebody else.';
+'The next events of a consumer, in order within each entity, none skipped. The same come again until ack_events() has been told of them. Where the session''s last read found nothing, it waits up to "wait" for news first. What it returns is on disk, and with the synchronous standbys. Readers of one consumer take turns; with a lease from lease_consumer() only its holder reads. Errors: P0002 no such consumer, 22023 bad argument, 55006 leased to somebody else.';
 
 CREATE FUNCTION workflow.ack_events(consumer text, up_to bigint, lease bigint DEFAULT NULL)
 RETURNS boolean

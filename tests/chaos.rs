@@ -37,7 +37,6 @@ fn a_minute_of_faults_loses_nothing() {
 /// A commit that waits for the standby becomes visible when its session is ended, and is lost with the primary. Who has
 /// relayed it meanwhile has told what never was; and its id is given out again.
 #[test]
-#[ignore = "the relay reads with synchronous_commit off, and does not wait for the standby before it publishes"]
 fn a_move_that_the_standby_never_got_is_not_relayed() {
     let primary = Postgres::start("chaos-forgotten", &[FAST, &[PRELOADED]].concat()).unwrap();
     primary.psql("postgres", "CREATE DATABASE workflow").unwrap();

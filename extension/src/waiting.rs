@@ -1,7 +1,7 @@
-//! Waiting for events: what `read_events()` does before it reads.
+//! Waiting: for events, before `read_events()` reads, and for the disk, before it returns them.
 
-use crate::ffi::latch;
 use crate::ffi::shared::{self, Signals};
+use crate::ffi::{latch, wal};
 use crate::signals::{self, Woken};
 use pgrx::pg_extern;
 use std::cell::RefCell;
@@ -56,4 +56,9 @@ fn wait_for_events(consumer: &str, seconds: f64) {
         latch::wait(if must_look { left.min(UNCERTAIN) } else { left });
         pgrx::check_for_interrupts!();
     }
+}
+
+#[pg_extern(sql = false)]
+fn wait_until_durable() {
+    wal::wait_until_durable();
 }

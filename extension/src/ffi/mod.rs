@@ -16,4 +16,5 @@ pub mod trigger;
 pub mod utility;
 pub mod uuid;
 pub mod values;
+pub mod wal;
 pub mod worker;
