@@ -56,7 +56,7 @@ COMMENT ON COLUMN workflow.consumers.lease_number IS 'the lease last given out; 
 COMMENT ON COLUMN workflow.consumers.lease_holder IS 'who holds it, in its own words';
 COMMENT ON COLUMN workflow.consumers.lease_duration IS 'for how long each read and acknowledgement renews it';
 COMMENT ON COLUMN workflow.consumers.lease_expires_at IS 'when somebody else may take it; null: it was given back';
-COMMENT ON COLUMN workflow.consumers.lease_pid IS 'the session that took it';
+COMMENT ON COLUMN workflow.consumers.lease_pid IS 'the session that took it; null: it was given back';
 COMMENT ON COLUMN workflow.consumers.lease_backend_start IS 'when that session began';
 COMMENT ON COLUMN workflow.consumers.created_at IS 'when the consumer was created';
 COMMENT ON COLUMN workflow.consumers.updated_at IS 'when it last opened or closed a window, or acknowledged';
@@ -115,6 +115,13 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'note_found_nothing_wrapper';
 COMMENT ON FUNCTION workflow.note_found_nothing(text, bigint) IS
 'Internal: the session''s last read, begun at this count of commits(), found nothing for this consumer; null: it found something.';
+
+CREATE FUNCTION workflow.is_durable()
+RETURNS boolean
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'is_durable_wrapper';
+COMMENT ON FUNCTION workflow.is_durable() IS
+'Internal: whether every event that is visible is known to be on disk, and no synchronous standby is to be waited for.';
 
 CREATE FUNCTION workflow.wait_until_durable()
 RETURNS void
@@ -418,7 +425,6 @@ BEGIN
         GET DIAGNOSTICS count = ROW_COUNT;
 
         IF count > 0 AND NOT was_open THEN
-            durability := current_setting('synchronous_commit');
             UPDATE workflow.consumers AS c
             SET window_snapshot = place.window_snapshot,
                 window_next_transaction_id = place.window_next_transaction_id,
@@ -428,11 +434,14 @@ BEGIN
             WHERE c.name = consumer;
             -- What is visible need not be on disk (synchronous_commit = off), nor with the synchronous standby (a
             -- session that was ended while it waited for that). Nobody is told of what a crash may undo.
-            IF durability IN ('off', 'local', 'remote_write') THEN
-                PERFORM set_config('synchronous_commit', 'on', true);
+            IF NOT workflow.is_durable() THEN
+                durability := current_setting('synchronous_commit');
+                IF durability IN ('off', 'local', 'remote_write') THEN
+                    PERFORM set_config('synchronous_commit', 'on', true);
+                END IF;
+                PERFORM workflow.wait_until_durable();
+                PERFORM set_config('synchronous_commit', durability, true);
             END IF;
-            PERFORM workflow.wait_until_durable();
-            PERFORM set_config('synchronous_commit', durability, true);
         END IF;
         EXIT WHEN count > 0 OR NOT was_open;
 

@@ -97,7 +97,7 @@ SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     UPDATE workflow.consumers AS c
-    SET lease_expires_at = NULL, updated_at = clock_timestamp()
+    SET lease_expires_at = NULL, lease_pid = NULL, lease_backend_start = NULL, updated_at = clock_timestamp()
     WHERE c.name = consumer AND c.lease_number = lease AND c.lease_expires_at IS NOT NULL;
     RETURN FOUND;
 END

@@ -314,3 +314,28 @@ fn an_open_transaction_stalls_nobody() {
     transaction.commit().unwrap();
     assert_eq!(drain(client, 100).len(), 1);
 }
+
+#[test]
+fn what_a_crash_may_undo_is_on_disk_before_it_is_read() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let task = create_task(client);
+    create_reader(client);
+    let is_durable = || db.connect().query_one("SELECT workflow.is_durable()", &[]).unwrap().get::<_, bool>(0);
+    assert!(is_durable(), "everybody has waited for the disk so far");
+    client.batch_execute("SET synchronous_commit = off").unwrap();
+    transition(client, "task_instance", task, State::Queued, State::Running).unwrap();
+    let written: String = client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).unwrap().get(0);
+    assert!(!is_durable());
+    assert_eq!(read(client, 10).len(), 1);
+    let sql = "SELECT pg_current_wal_flush_lsn() >= $1::text::pg_lsn, current_setting('synchronous_commit')";
+    let row = client.query_one(sql, &[&written]).unwrap();
+    assert!(row.get::<_, bool>(0), "it was flushed");
+    assert_eq!(row.get::<_, String>(1), "off");
+    assert!(is_durable());
+    // One that fails at its end is not waited for for ever.
+    let mut undone = client.transaction().unwrap();
+    undone.query_one("SELECT workflow.transition('task_instance', $1, 'running', 'success')", &[&task]).unwrap();
+    undone.rollback().unwrap();
+    assert!(is_durable());
+}

@@ -16,4 +16,5 @@ mod redis;
 mod relay;
 mod replay;
 mod roles;
+mod stream;
 mod transition;

@@ -358,6 +358,30 @@ fn its_database_can_be_renamed_copied_and_dropped() {
     listener.hear(2);
 }
 
+/// DROP DATABASE has every process close its files, and waits for all of them.
+#[test]
+fn it_holds_up_no_drop_of_another_database() {
+    let (cluster, db) = cluster("notifier-barrier", &[PRELOADED]);
+    let client = &mut db.connect();
+    let drop_another = || {
+        cluster.create_database("another").unwrap();
+        let began = Instant::now();
+        cluster.psql("postgres", "DROP DATABASE another").unwrap();
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    };
+    let task = create_task(client);
+    wait_for_notifier(client);
+    drop_another();
+    // Nor while it waits after an error.
+    let _listener = Listener::start(&db);
+    client.batch_execute("ALTER FUNCTION workflow.current_place() RENAME TO hidden").unwrap();
+    start_task(client, task);
+    let errors = "SELECT errors FROM workflow.notifier";
+    wait_until("a pause of 4 s", || client.query_one(errors, &[]).unwrap().get::<_, i64>(0) >= 3);
+    drop_another();
+    client.batch_execute("ALTER FUNCTION workflow.hidden() RENAME TO current_place").unwrap();
+}
+
 #[test]
 fn it_lets_the_server_stop_and_start() {
     let (cluster, db) = cluster("notifier-stop", &[PRELOADED]);

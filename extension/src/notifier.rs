@@ -160,7 +160,7 @@ impl Notifier {
     fn wait_for_news(&self) {
         worker::show_activity(None);
         if !self.must_end() {
-            latch::wait(settings::poll_interval());
+            worker::wait(settings::poll_interval());
         }
     }
 
@@ -168,7 +168,7 @@ impl Notifier {
     fn pause(&self, pause: Duration) {
         let until = Instant::now() + pause;
         while !self.must_end() && Instant::now() < until {
-            latch::wait(until.saturating_duration_since(Instant::now()));
+            worker::wait(until.saturating_duration_since(Instant::now()));
         }
     }
 

@@ -5,7 +5,7 @@
 
 use crate::ffi::plan::Plan;
 use crate::ffi::shared::{self, Progress, READERS, Signals};
-use crate::ffi::transaction;
+use crate::ffi::transaction::{self, Moment};
 use crate::ffi::utility::{self, Statement};
 use crate::ffi::values::{clock, text};
 use crate::ffi::{latch, session, worker};
@@ -21,7 +21,7 @@ const PATIENCE_MICROSECONDS: i64 = 5_000_000;
 /// Called while the library is preloaded.
 pub fn prepare() {
     shared::request();
-    transaction::register(committed);
+    transaction::register(heard);
     utility::before_each(|statement| match statement {
         Statement::Listen(CHANNEL) => listened(),
         Statement::Listen(_) => (),
@@ -60,9 +60,9 @@ fn claim(own: u32) -> Option<usize> {
         // Somebody else was faster. The next event tries again.
         return None;
     }
-    progress[free] = Progress::default();
-    let Signals { commits, listened, history, leave, .. } = &all[free];
-    commits.store(0, Ordering::Relaxed);
+    progress[free] = Progress { commits: all[free].commits.load(Ordering::Acquire), ..Progress::default() };
+    let Signals { listened, history, leave, .. } = &all[free];
+    // The counts go on: what is compared is whether they have changed.
     listened.store(false, Ordering::Relaxed);
     history.store(0, Ordering::Relaxed);
     leave.store(false, Ordering::Relaxed);
@@ -192,13 +192,19 @@ fn leave(database: &str) {
     }
 }
 
-/// Runs in the backend whose transaction has committed: nothing here can fail.
-fn committed(entry: usize) {
+/// Runs in the backend whose transaction it is about, where nothing may fail.
+fn heard(entry: usize, moment: Moment) {
     let Some(signals) = shared::signals().and_then(|all| all.get(entry)) else { return };
-    signals.commits.fetch_add(1, Ordering::AcqRel);
-    signals.readers.iter().for_each(|reader| latch::set(reader.load(Ordering::Acquire)));
-    if signals.listened.load(Ordering::Acquire) {
-        latch::set(signals.notifier.load(Ordering::Acquire));
+    match moment {
+        Moment::CommitsUnflushed => drop(signals.unflushed_begun.fetch_add(1, Ordering::AcqRel)),
+        Moment::UnflushedEnded => drop(signals.unflushed_ended.fetch_add(1, Ordering::AcqRel)),
+        Moment::Committed => {
+            signals.commits.fetch_add(1, Ordering::AcqRel);
+            signals.readers.iter().for_each(|reader| latch::set(reader.load(Ordering::Acquire)));
+            if signals.listened.load(Ordering::Acquire) {
+                latch::set(signals.notifier.load(Ordering::Acquire));
+            }
+        }
     }
 }
 

@@ -58,7 +58,21 @@ fn wait_for_events(consumer: &str, seconds: f64) {
     }
 }
 
+/// Whether all that is visible is known to be on disk, and there is no standby to wait for: so it is where every
+/// transaction with events has waited for the disk before it became visible.
+#[pg_extern(sql = false)]
+fn is_durable() -> bool {
+    let all_ended_before_a_wait = |signals: &Signals| {
+        signals.unflushed_begun.load(Ordering::Acquire) == signals.unflushed_durable.load(Ordering::Acquire)
+    };
+    !wal::has_synchronous_standbys() && own_signals().is_some_and(all_ended_before_a_wait)
+}
+
 #[pg_extern(sql = false)]
 fn wait_until_durable() {
+    let ended = own_signals().map(|signals| (signals, signals.unflushed_ended.load(Ordering::Acquire)));
     wal::wait_until_durable();
+    if let Some((signals, ended)) = ended {
+        signals.unflushed_durable.fetch_max(ended, Ordering::AcqRel);
+    }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use redis::RedisError;
 use redis::aio::ConnectionLike;
 use roaring::RoaringTreemap;
+use serde::Deserialize;
 
 use crate::Error;
 
@@ -32,7 +33,7 @@ return last
 ";
 
 /// Removes the oldest entries beyond a length, as far as they are old, and 1000 at most. Returns how many.
-/// KEYS: the stream. ARGV: the length, the last millisecond that is old.
+/// KEYS: the stream. ARGV: the length, the last id that may go.
 const TRIM: &str = r"
 local length = redis.call('XLEN', KEYS[1])
 local excess = length - tonumber(ARGV[1])
@@ -147,10 +148,12 @@ impl<C: ConnectionLike> EventStream<C> {
         while from <= up_to {
             let mut range = redis::cmd("XRANGE");
             range.arg(&self.name).arg(from.to_string()).arg(up_to.to_string()).arg("COUNT").arg(PAGE);
-            let page: Vec<(String, redis::Value)> = range.query_async(&mut self.redis).await?;
-            for (id, _) in &page {
+            let page: Vec<(String, Vec<Vec<u8>>)> = range.query_async(&mut self.redis).await?;
+            for (id, fields) in &page {
                 let id = EntryId::parse(id).ok_or_else(|| unexpected(id))?;
-                events.insert(id.event);
+                if is_ours(id, fields) {
+                    events.insert(id.event);
+                }
                 from = EntryId { event: id.event.saturating_add(1), ..id };
             }
             if page.len() < PAGE {
@@ -163,11 +166,11 @@ impl<C: ConnectionLike> EventStream<C> {
     /// Shortens the stream to `length`, but removes nothing that is younger than `age` or written after `keep_from`.
     pub async fn trim(&mut self, length: u64, age: Duration, keep_from: EntryId) -> Result<(), Error> {
         let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        let old = now().saturating_sub(age).min(keep_from.milliseconds).saturating_sub(1);
+        let old = EntryId { milliseconds: now().saturating_sub(age), event: u64::MAX }.min(keep_from);
         // Bounded, so that events need not wait for long.
         for _ in 0..20 {
             let mut eval = redis::cmd("EVAL");
-            eval.arg(TRIM).arg(1).arg(&self.name).arg(length).arg(old);
+            eval.arg(TRIM).arg(1).arg(&self.name).arg(length).arg(old.to_string());
             let removed: u64 = eval.query_async(&mut self.redis).await?;
             if removed < TRIMMED_AT_ONCE {
                 break;
@@ -175,6 +178,17 @@ impl<C: ConnectionLike> EventStream<C> {
         }
         Ok(())
     }
+}
+
+/// Whether an entry holds the event that its id tells. Somebody else's may have an id that looks like one of ours: Redis
+/// itself counts on from the last.
+fn is_ours(id: EntryId, fields: &[Vec<u8>]) -> bool {
+    #[derive(Deserialize)]
+    struct Event {
+        id: u64,
+    }
+    let event = fields.get(1).and_then(|event| serde_json::from_slice::<Event>(event).ok());
+    event.is_some_and(|event| event.id == id.event)
 }
 
 fn unexpected(answer: &str) -> Error {
@@ -225,6 +239,16 @@ mod tests {
         assert_eq!(ahead.next(3), EntryId { milliseconds: ahead.milliseconds + 1, event: 3 });
         let past = EntryId { milliseconds: 5, event: 7 };
         assert!(past.next(3) > past && past.next(3).milliseconds >= now() - 1000);
+    }
+
+    #[test]
+    fn an_entry_of_somebody_else_is_not_taken_for_an_event() {
+        let id = EntryId { milliseconds: 1, event: 22 };
+        let entry = |event: &str| [b"event".to_vec(), event.as_bytes().to_vec()];
+        assert!(is_ours(id, &entry(r#"{"id":22,"version":1}"#)));
+        assert!(!is_ours(id, &entry(r#"{"id":0}"#)));
+        assert!(!is_ours(id, &entry("hello")));
+        assert!(!is_ours(id, &[]));
     }
 
     #[test]

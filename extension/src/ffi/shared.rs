@@ -18,6 +18,11 @@ pub struct Signals {
     pub database: AtomicU32,
     /// Transactions with events that have committed.
     pub commits: AtomicU64,
+    /// Of those that did not wait for the disk: how many were about to commit, how many have ended, and how many had
+    /// ended when the disk was last waited for.
+    pub unflushed_begun: AtomicU64,
+    pub unflushed_ended: AtomicU64,
+    pub unflushed_durable: AtomicU64,
     /// Whether anybody has ever said LISTEN: before that, nothing needs to be announced.
     pub listened: AtomicBool,
     /// The table whose events the notifier's place is about; 0 where it has none.
@@ -35,6 +40,9 @@ impl Default for Signals {
         Signals {
             database: AtomicU32::new(0),
             commits: AtomicU64::new(0),
+            unflushed_begun: AtomicU64::new(0),
+            unflushed_ended: AtomicU64::new(0),
+            unflushed_durable: AtomicU64::new(0),
             listened: AtomicBool::new(false),
             history: AtomicU32::new(0),
             leave: AtomicBool::new(false),

@@ -4,47 +4,66 @@ use pgrx::pg_sys::{self, XactEvent};
 use pgrx::prelude::PgTryBuilder;
 use std::ffi::c_void;
 use std::panic::AssertUnwindSafe;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// What to call when a marked transaction has committed. It must not fail: the transaction is committed already, and
-/// an error there would abort the backend.
-pub type OnCommit = fn(mark: usize);
+/// What has happened to a marked transaction.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Moment {
+    /// It is about to commit, and will not wait for the disk.
+    CommitsUnflushed,
+    /// It has committed, and is visible to others.
+    Committed,
+    /// After the first of these: it has ended, one way or the other.
+    UnflushedEnded,
+}
 
-/// Of this process: whether the callback is there, and what the transaction under way is marked with.
-static REGISTERED: AtomicBool = AtomicBool::new(false);
-static ON_COMMIT: AtomicUsize = AtomicUsize::new(0);
+/// What to call then. It must not fail: at most of these moments an error would abort the backend.
+pub type Hear = fn(mark: usize, moment: Moment);
+
+/// Of this process: whom to call, what the transaction under way is marked with, and whether it commits unflushed.
+static HEAR: OnceLock<Hear> = OnceLock::new();
 static MARK: AtomicUsize = AtomicUsize::new(NONE);
+static UNFLUSHED: AtomicBool = AtomicBool::new(false);
 const NONE: usize = usize::MAX;
 
 /// Registers the callback, once: backends inherit it from the postmaster.
-pub fn register(on_commit: OnCommit) {
-    ON_COMMIT.store(on_commit as usize, Ordering::Relaxed);
+pub fn register(hear: Hear) {
+    HEAR.get_or_init(|| hear);
     // SAFETY: the function is never unloaded.
     unsafe { pg_sys::RegisterXactCallback(Some(at_end), std::ptr::null_mut()) };
-    REGISTERED.store(true, Ordering::Relaxed);
 }
 
 pub fn is_registered() -> bool {
-    REGISTERED.load(Ordering::Relaxed)
+    HEAR.get().is_some()
 }
 
-/// Marks the transaction under way. Returns false where it was marked already.
-pub fn mark(mark: usize) -> bool {
-    MARK.swap(mark, Ordering::Relaxed) == NONE
+/// Marks the transaction under way.
+pub fn mark(mark: usize) {
+    MARK.store(mark, Ordering::Relaxed);
 }
 
-/// PostgreSQL calls this after the transaction has become visible to others.
 extern "C-unwind" fn at_end(event: XactEvent::Type, _argument: *mut c_void) {
-    let committed = match event {
-        XactEvent::XACT_EVENT_COMMIT => true,
-        XactEvent::XACT_EVENT_ABORT | XactEvent::XACT_EVENT_PREPARE => false,
-        _ => return,
-    };
-    let mark = MARK.swap(NONE, Ordering::Relaxed);
-    if mark != NONE && committed {
-        // SAFETY: `register` has put a function of this type there.
-        let on_commit = unsafe { std::mem::transmute::<usize, OnCommit>(ON_COMMIT.load(Ordering::Relaxed)) };
-        on_commit(mark);
+    let mark = MARK.load(Ordering::Relaxed);
+    let Some(hear) = HEAR.get().filter(|_| mark != NONE) else { return };
+    match event {
+        XactEvent::XACT_EVENT_PRE_COMMIT => {
+            // SAFETY: a setting of this process.
+            if unsafe { pg_sys::synchronous_commit } == pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as i32 {
+                UNFLUSHED.store(true, Ordering::Relaxed);
+                hear(mark, Moment::CommitsUnflushed);
+            }
+        }
+        XactEvent::XACT_EVENT_COMMIT | XactEvent::XACT_EVENT_ABORT | XactEvent::XACT_EVENT_PREPARE => {
+            MARK.store(NONE, Ordering::Relaxed);
+            if event == XactEvent::XACT_EVENT_COMMIT {
+                hear(mark, Moment::Committed);
+            }
+            if UNFLUSHED.swap(false, Ordering::Relaxed) {
+                hear(mark, Moment::UnflushedEnded);
+            }
+        }
+        _ => {}
     }
 }
 

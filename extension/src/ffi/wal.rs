@@ -2,6 +2,12 @@
 
 use pgrx::pg_sys;
 
+/// Whether commits are to wait for other servers.
+pub fn has_synchronous_standbys() -> bool {
+    // SAFETY: a setting of this process: null or NUL-terminated.
+    unsafe { !pg_sys::SyncRepStandbyNames.is_null() && *pg_sys::SyncRepStandbyNames != 0 }
+}
+
 /// Waits until the log is on disk up to this transaction's last record, and with the synchronous standbys, as a commit
 /// at this moment would.
 pub fn wait_until_durable() {

@@ -1,10 +1,12 @@
 //! A background worker: asking for one, and what it needs of its own process.
 
+use super::latch;
 use pgrx::IntoDatum;
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, SignalWakeFlags};
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// What pg_stat_activity calls it.
 pub const BACKEND_TYPE: &str = "pg_workflow notifier";
@@ -61,6 +63,17 @@ pub fn reload_if_told() {
     if BackgroundWorker::sighup_received() {
         // SAFETY: outside of a transaction, as PostgreSQL's own workers do.
         unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
+    }
+}
+
+/// Waits on the latch, and does what other processes wait for all to do: DROP DATABASE has everybody close their files.
+pub fn wait(at_most: Duration) {
+    latch::wait(at_most);
+    // SAFETY: outside of a transaction and of any lock, as in PostgreSQL's own workers.
+    unsafe {
+        if (&raw const pg_sys::ProcSignalBarrierPending).read_volatile() != 0 {
+            pg_sys::ProcessProcSignalBarrier();
+        }
     }
 }
 

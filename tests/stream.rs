@@ -1,0 +1,249 @@
+//! The Redis stream: each event once, whoever writes it, and whatever Redis forgets.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pg_workflow_state_machine::State;
+use pg_workflow_tests::*;
+use serde_json::Value;
+use std::time::{Duration, Instant};
+use xtask::stack::redis::Redis;
+use xtask::stack::server::Server;
+
+const STREAM: &str = "workflow:stream";
+
+/// The stream's entries: id and event.
+fn entries(redis: &Redis) -> Vec<(String, Value)> {
+    let entries: Vec<(String, Vec<String>)> = redis.command(&["XRANGE", STREAM, "-", "+"]).unwrap();
+    let event = |fields: Vec<String>| {
+        assert_eq!(fields[0], "event");
+        serde_json::from_str(&fields[1]).expect("JSON")
+    };
+    entries.into_iter().map(|(id, fields)| (id, event(fields))).collect()
+}
+
+/// Waits until the stream has caught up with history, and compares them: the same events, each once, in the order of
+/// the versions.
+fn assert_the_stream_is_the_history(db: &Db, redis: &Redis) {
+    let client = &mut db.connect();
+    let sql = "SELECT id FROM workflow.state_history ORDER BY id";
+    let written: Vec<i64> = client.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    wait_until("the stream", || redis.command::<usize>(&["XLEN", STREAM]).unwrap() >= written.len());
+    let entries = entries(redis);
+    let mut ids: Vec<i64> = entries.iter().map(|(_, event)| event["id"].as_i64().unwrap()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, written);
+    let mut versions = std::collections::HashMap::new();
+    for (id, event) in &entries {
+        assert!(id.ends_with(&format!("-{}", event["id"])), "{id}: {event}");
+        let last = versions.insert(event["entity_id"].to_string(), event["version"].as_i64().unwrap());
+        assert_eq!(event["version"].as_i64().unwrap(), last.unwrap_or(0) + 1);
+    }
+}
+
+fn move_some(db: &Db, tasks: usize) {
+    let client = &mut db.connect();
+    for task in create_tasks(client, tasks) {
+        transition(client, "task_instance", task, State::Queued, State::Running).unwrap();
+    }
+}
+
+fn start(db: &Db, redis: &Redis, more: &[(&str, &str)]) -> Server {
+    let url = redis.url();
+    let envs = [("DATABASE_URL", db.url()), ("REDIS_URL", &url), ("WORKFLOW_NO_HTTP", "1")];
+    Server::start("stream", &server_binary(), &["serve"], &[&envs[..], more].concat()).expect("a relay")
+}
+
+fn lead(db: &Db, redis: &Redis, more: &[(&str, &str)]) -> Server {
+    let server = start(db, redis, more);
+    server.wait_line("this relay works", PATIENCE).unwrap();
+    server
+}
+
+#[test]
+fn it_holds_each_event_once_and_what_it_holds_is_published() {
+    let db = Db::new();
+    let redis = Redis::start("stream-once").unwrap();
+    let subscriber = Subscriber::start(&redis.url());
+    let _relay = lead(&db, &redis, &[]);
+    move_some(&db, 50);
+    assert_the_stream_is_the_history(&db, &redis);
+    let in_stream: Vec<Value> = entries(&redis).into_iter().map(|(_, event)| event).collect();
+    wait_until("the subscriber", || subscriber.len() >= in_stream.len());
+    assert_eq!(subscriber.events(), in_stream);
+}
+
+#[test]
+fn another_relay_takes_over_in_time() {
+    let db = Db::new();
+    let redis = Redis::start("stream-leaders").unwrap();
+    let first = lead(&db, &redis, &[]);
+    let second = start(&db, &redis, &[]);
+    second.wait_line("standing by", PATIENCE).unwrap();
+    move_some(&db, 20);
+    // Frozen, but its connections are there.
+    let pid = Pid::from_raw(first.pid().cast_signed());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let began = Instant::now();
+    move_some(&db, 20);
+    assert_the_stream_is_the_history(&db, &redis);
+    assert!(began.elapsed() < Duration::from_secs(5), "after {:?}", began.elapsed());
+    // It wakes up and finds that it is not the one any more.
+    kill(pid, Signal::SIGCONT).unwrap();
+    first.wait_line("standing by", PATIENCE).unwrap();
+    move_some(&db, 20);
+    assert_the_stream_is_the_history(&db, &redis);
+
+    let began = Instant::now();
+    second.kill().unwrap();
+    move_some(&db, 20);
+    assert_the_stream_is_the_history(&db, &redis);
+    assert!(began.elapsed() < Duration::from_secs(5), "after {:?}", began.elapsed());
+
+    // One that is told to stop hands over at once.
+    let third = start(&db, &redis, &[]);
+    third.wait_line("standing by", PATIENCE).unwrap();
+    let began = Instant::now();
+    assert_eq!(first.terminate().unwrap().code(), Some(0));
+    third.wait_line("this relay works", PATIENCE).unwrap();
+    assert!(began.elapsed() < Duration::from_secs(3), "after {:?}", began.elapsed());
+}
+
+#[test]
+fn what_redis_has_forgotten_is_written_again() {
+    let db = Db::new();
+    let redis = Redis::start("stream-forgotten").unwrap();
+    let _relay = lead(&db, &redis, &[]);
+    for _ in 0..2 {
+        move_some(&db, 30);
+        assert_the_stream_is_the_history(&db, &redis);
+        // It keeps nothing on disk.
+        redis.kill().unwrap();
+        redis.start_again().unwrap();
+        move_some(&db, 5);
+        assert_the_stream_is_the_history(&db, &redis);
+    }
+    // Only the end is missing, as after a failover.
+    move_some(&db, 30);
+    assert_the_stream_is_the_history(&db, &redis);
+    let before = redis.command::<Vec<u8>>(&["DUMP", STREAM]).unwrap();
+    move_some(&db, 30);
+    assert_the_stream_is_the_history(&db, &redis);
+    let mut connection = redis::Client::open(redis.url()).unwrap().get_connection().unwrap();
+    redis::cmd("RESTORE").arg(STREAM).arg(0).arg(before).arg("REPLACE").exec(&mut connection).unwrap();
+    move_some(&db, 1);
+    assert_the_stream_is_the_history(&db, &redis);
+}
+
+#[test]
+fn it_is_shortened_but_keeps_what_is_young() {
+    let db = Db::new();
+    let redis = Redis::start("stream-trim").unwrap();
+    let length = || redis.command::<usize>(&["XLEN", STREAM]).unwrap();
+    let relay = lead(&db, &redis, &[("WORKFLOW_STREAM_MAX_LENGTH", "10"), ("WORKFLOW_STREAM_MIN_AGE", "3600")]);
+    move_some(&db, 50);
+    assert_the_stream_is_the_history(&db, &redis);
+    // Long enough for it to be shortened twice.
+    std::thread::sleep(Duration::from_millis(2500));
+    assert_the_stream_is_the_history(&db, &redis);
+    assert_eq!(relay.terminate().unwrap().code(), Some(0));
+
+    let _relay = lead(&db, &redis, &[("WORKFLOW_STREAM_MAX_LENGTH", "10"), ("WORKFLOW_STREAM_MIN_AGE", "0")]);
+    wait_until("a short stream", || length() == 10);
+    move_some(&db, 50);
+    wait_until("a short stream", || length() == 10);
+    let newest = entries(&redis).pop().expect("an entry").1;
+    let last: i64 = db.connect().query_one("SELECT max(id) FROM workflow.state_history", &[]).unwrap().get(0);
+    assert_eq!(newest["id"], last);
+}
+
+#[test]
+fn what_somebody_else_writes_there_stops_nothing() {
+    let db = Db::new();
+    let redis = Redis::start("stream-foreign").unwrap();
+    let relay = lead(&db, &redis, &[]);
+    move_some(&db, 10);
+    assert_the_stream_is_the_history(&db, &redis);
+    // The id that the next event would have if it came in the same millisecond.
+    let (last, _) = entries(&redis).pop().unwrap();
+    let (milliseconds, event) = last.split_once('-').unwrap();
+    let id = format!("{milliseconds}-{}", event.parse::<u64>().unwrap() + 1);
+    let foreign: String = redis.command(&["XADD", STREAM, &id, "event", "{\"id\":0}"]).unwrap();
+    move_some(&db, 10);
+    relay.wait_line("comparing it with the database", PATIENCE).unwrap();
+    wait_until("all events", || redis.command::<usize>(&["XLEN", STREAM]).unwrap() >= 2 * 21 + 1);
+    assert_eq!(redis.command::<usize>(&["XDEL", STREAM, &foreign]).unwrap(), 1);
+    assert_the_stream_is_the_history(&db, &redis);
+}
+
+#[test]
+fn a_leased_consumer_is_read_by_its_holder_alone() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    client.batch_execute("SELECT workflow.create_consumer('c', true)").unwrap();
+    create_tasks(client, 3);
+    let lease = "SELECT workflow.lease_consumer('c', $1, '1 hour')";
+    let held: Option<i64> = client.query_one(lease, &[&"me"]).unwrap().get(0);
+    assert_eq!(held, Some(1));
+    let other = &mut db.connect();
+    assert_eq!(other.query_one(lease, &[&"you"]).unwrap().get::<_, Option<i64>>(0), None);
+    for sql in ["SELECT FROM workflow.read_events('c')", "SELECT FROM workflow.read_events('c', lease => 2)"] {
+        let failed = failure(other.query(sql, &[]));
+        assert_eq!((failed.sqlstate.as_str(), &failed.detail["consumer"]), ("55006", &Value::from("c")), "{sql}");
+        assert!(!failed.hint.is_empty());
+    }
+    let sql = "SELECT id FROM workflow.read_events('c', lease => 1)";
+    assert_eq!(client.query(sql, &[]).unwrap().len(), 4);
+    assert!(client.query_one("SELECT workflow.release_consumer('c', 1)", &[]).unwrap().get::<_, bool>(0));
+    assert_eq!(failure(client.query(sql, &[])).sqlstate, "55006");
+    // Free again, also for who has no lease.
+    assert_eq!(other.query("SELECT FROM workflow.read_events('c')", &[]).unwrap().len(), 4);
+    assert_eq!(other.query_one(lease, &[&"you"]).unwrap().get::<_, Option<i64>>(0), Some(2));
+    let refused = failure(client.query("SELECT workflow.lease_consumer('c', 'x', '0')", &[]));
+    assert_eq!(refused.sqlstate, "22023");
+}
+
+#[test]
+fn whoever_takes_a_lease_ends_the_session_that_had_it() {
+    let db = Db::new();
+    let holder = &mut db.connect();
+    holder.batch_execute("SELECT workflow.create_consumer('c')").unwrap();
+    holder.batch_execute("SELECT workflow.lease_consumer('c', 'me', '1 ms')").unwrap();
+    // It hangs with the consumer locked.
+    let mut open = holder.transaction().unwrap();
+    open.query("SELECT FROM workflow.read_events('c', lease => 1)", &[]).unwrap();
+    let lease = "SELECT workflow.lease_consumer('c', 'you')";
+    assert_eq!(db.connect().query_one(lease, &[]).unwrap().get::<_, Option<i64>>(0), Some(2));
+    assert!(open.batch_execute("SELECT").is_err());
+}
+
+#[test]
+fn a_consumer_goes_back_to_the_checkpoint_before_a_position() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    client.batch_execute("SELECT workflow.create_consumer('c'), workflow.save_checkpoint('c', '{0,0}')").unwrap();
+    let mut ends = Vec::new();
+    for round in 1..=3 {
+        create_tasks(client, 2);
+        let sql = "SELECT max(id) FROM workflow.read_events('c')";
+        let last: i64 = client.query_one(sql, &[]).unwrap().get(0);
+        client.execute("SELECT workflow.ack_events('c', $1)", &[&last]).unwrap();
+        client.execute("SELECT workflow.save_checkpoint('c', ARRAY[$1::bigint, 0])", &[&(round * 10_i64)]).unwrap();
+        ends.push(last);
+    }
+    let mut rewind = |position: &str| -> (Option<Vec<i64>>, i64) {
+        let sql = format!("SELECT workflow.rewind_consumer('c', '{position}')");
+        let at = client.query_one(&sql, &[]).unwrap().get(0);
+        let pending = client.query_one("SELECT count(*) FROM workflow.read_events('c')", &[]).unwrap().get(0);
+        (at, pending)
+    };
+    assert_eq!(rewind("{31,7}"), (Some(vec![30, 0]), 0));
+    assert_eq!(rewind("{29,7}"), (Some(vec![20, 0]), 3));
+    assert_eq!(rewind("{30,0}"), (Some(vec![20, 0]), 3), "what was beyond is forgotten");
+    assert_eq!(rewind("{0,5}"), (Some(vec![0, 0]), 9));
+    // Where all are beyond, the first.
+    client.batch_execute("DELETE FROM workflow.consumer_checkpoints").unwrap();
+    client.batch_execute("SELECT workflow.save_checkpoint('c', '{40,1}')").unwrap();
+    let sql = "SELECT workflow.rewind_consumer('c', '{1,1}')";
+    assert_eq!(client.query_one(sql, &[]).unwrap().get::<_, Option<Vec<i64>>>(0), Some(vec![40, 1]));
+    assert_eq!(ends.len(), 3);
+}
