@@ -2,7 +2,7 @@
 //!
 //! The machine is noisy, so speed is not claimed absolutely: pgbench runs the two sides by turns, each pair of runs
 //! gives a ratio, and the median of the ratios is the figure. How soon events arrive, and how fast a backlog is relayed,
-//! has nothing to be compared with: see [`events`].
+//! has nothing to be compared with.
 
 mod events;
 

@@ -43,16 +43,18 @@ pub fn mark(mark: usize) {
     MARK.store(mark, Ordering::Relaxed);
 }
 
+fn commits_unflushed() -> bool {
+    // SAFETY: a setting of this process.
+    unsafe { pg_sys::synchronous_commit == pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as i32 }
+}
+
 extern "C-unwind" fn at_end(event: XactEvent::Type, _argument: *mut c_void) {
     let mark = MARK.load(Ordering::Relaxed);
     let Some(hear) = HEAR.get().filter(|_| mark != NONE) else { return };
     match event {
-        XactEvent::XACT_EVENT_PRE_COMMIT => {
-            // SAFETY: a setting of this process.
-            if unsafe { pg_sys::synchronous_commit } == pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as i32 {
-                UNFLUSHED.store(true, Ordering::Relaxed);
-                hear(mark, Moment::CommitsUnflushed);
-            }
+        XactEvent::XACT_EVENT_PRE_COMMIT if commits_unflushed() => {
+            UNFLUSHED.store(true, Ordering::Relaxed);
+            hear(mark, Moment::CommitsUnflushed);
         }
         XactEvent::XACT_EVENT_COMMIT | XactEvent::XACT_EVENT_ABORT | XactEvent::XACT_EVENT_PREPARE => {
             MARK.store(NONE, Ordering::Relaxed);
