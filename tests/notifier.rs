@@ -206,12 +206,14 @@ fn a_database_that_it_does_not_serve_notifies_by_itself() {
 
 #[test]
 fn without_a_free_worker_transactions_notify_by_themselves() {
-    let (_cluster, db) = cluster("notifier-none", &[PRELOADED, ("max_worker_processes", "0")]);
+    let (cluster, db) = cluster("notifier-none", &[PRELOADED, ("max_worker_processes", "0")]);
     let client = &mut db.connect();
     let mut listener = Listener::start(&db);
     create_task(client);
     listener.hear(2);
     assert_eq!(pid(client), None);
+    let log = std::fs::read_to_string(cluster.log()).unwrap();
+    assert!(log.contains("HINT:  Raise max_worker_processes"), "{log}");
 }
 
 #[test]

@@ -72,6 +72,31 @@ fn it_holds_each_event_once_and_what_it_holds_is_published() {
     assert_eq!(subscriber.events(), in_stream);
 }
 
+/// The grants are those of README.md's role `relay`.
+#[test]
+fn a_relay_needs_no_more_than_it_is_granted() {
+    let db = Db::new();
+    let redis = Redis::start("stream-role").unwrap();
+    let role = format!("relay_{}", uuid::Uuid::new_v4().simple());
+    let client = &mut db.connect();
+    client
+        .batch_execute(&format!(
+            "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA workflow TO {role};
+             GRANT EXECUTE ON FUNCTION workflow.create_consumer, workflow.read_events, workflow.ack_events,
+                 workflow.drop_consumer, workflow.lease_consumer, workflow.release_consumer, workflow.save_checkpoint,
+                 workflow.rewind_consumer TO {role}"
+        ))
+        .unwrap();
+    let (server, url) = serve(&db.url().replace("postgres@", &format!("{role}@")), &redis.url());
+    server.wait_line("this relay works", PATIENCE).unwrap();
+    move_some(&db, 5);
+    assert_the_stream_is_the_history(&db, &redis);
+    let health = ureq::get(format!("{url}/health")).call().unwrap().body_mut().read_json::<Value>().unwrap();
+    assert_eq!((&health["relay"]["role"], &health["relay"]["lag_events"]), (&Value::from("leader"), &Value::Null));
+    assert_eq!(server.terminate().unwrap().code(), Some(0));
+    client.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).unwrap();
+}
+
 #[test]
 fn another_relay_takes_over_in_time() {
     let db = Db::new();

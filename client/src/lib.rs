@@ -13,13 +13,14 @@
 //! | [`relay`], [`http`] | the two halves of `workflow-server serve` (feature `server`, on by default) |
 //!
 //! ```no_run
+//! use std::time::Duration;
 //! use futures_util::TryStreamExt;
 //! use pg_workflow_client::{connect, feed::Feed};
 //!
 //! # async fn example() -> Result<(), pg_workflow_client::Error> {
 //! let config = connect::config("postgres://postgres@127.0.0.1/workflow")?;
 //! let feed = Feed::open(&config, "my-reader").await?;
-//! let events: Vec<_> = feed.read(100).await?.try_collect().await?;
+//! let events: Vec<_> = feed.read(100, Duration::from_secs(1)).await?.try_collect().await?;
 //! for event in &events {
 //!     println!("{} is now {}", event.entity_id, event.new_state);
 //! }

@@ -13,6 +13,7 @@ use chrono::{DateTime, SecondsFormat};
 use pgrx::pg_sys::Oid;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use std::cell::Cell;
 use std::fs;
 
 /// A creation or a move, as the feed tells it.
@@ -39,17 +40,20 @@ impl Announcer {
     /// Has the transaction under way wake those who wait, when it commits. Its history is the table `history`.
     pub fn of_transaction(history: Oid, owner: Oid) -> Announcer {
         let announce = settings::announce();
-        let Some(entry) = signals::entry() else {
-            if announce != Announce::Off {
-                say_once_what_that_costs();
-            }
+        let entry = signals::entry();
+        if let Some(entry) = entry {
+            transaction::mark(entry);
+        }
+        let is_wanted = announce != Announce::Off
+            && session::database_name(session::database()).is_some_and(|name| settings::serves(&name));
+        if !is_wanted {
             return Announcer(announce);
-        };
-        transaction::mark(entry);
-        let is_served = announce != Announce::Off
-            && session::database_name(session::database()).is_some_and(|name| settings::serves(&name))
-            && signals::ensure_notifier(entry, history, owner);
-        Announcer(if is_served { Announce::Off } else { announce })
+        }
+        if entry.is_some_and(|entry| signals::ensure_notifier(entry, history, owner)) {
+            return Announcer(Announce::Off);
+        }
+        say_once_what_that_costs(entry.is_some());
+        Announcer(announce)
     }
 
     pub fn announce(&self, event: &Event) {
@@ -64,22 +68,28 @@ impl Announcer {
 
 /// A line in the log, from the first backend since the server started: the others see its mark, a file that
 /// PostgreSQL removes when it starts.
-fn say_once_what_that_costs() {
+fn say_once_what_that_costs(has_entry: bool) {
     thread_local! {
-        static LOOKED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+        static LOOKED: Cell<bool> = const { Cell::new(false) };
     }
     const MARK: &str = "base/pgsql_tmp/pgsql_tmp_pg_workflow";
-    if LOOKED.replace(true) {
+    if LOOKED.replace(true) || fs::create_dir_all("base/pgsql_tmp").is_err() || fs::File::create_new(MARK).is_err() {
         return;
     }
-    if fs::create_dir_all("base/pgsql_tmp").and_then(|()| fs::File::create_new(MARK)).is_ok() {
-        error::log(
-            "pg_workflow is not in shared_preload_libraries: every transaction that changes a state sends its own \
-             notifications, and the commits of such transactions wait for each other",
-            "Add pg_workflow to shared_preload_libraries and restart; or set pg_workflow.announce = off, and let \
-             readers poll.",
-        );
-    }
+    let (why, hint) = match (signals::is_possible(), has_entry) {
+        (false, _) => ("is not in shared_preload_libraries", "Add pg_workflow to shared_preload_libraries and restart"),
+        (true, true) => ("finds no free background worker for its notifier", "Raise max_worker_processes and restart"),
+        (true, false) => {
+            ("has notifiers in as many databases as it can", "Name in pg_workflow.databases those that need one")
+        }
+    };
+    error::log(
+        &format!(
+            "pg_workflow {why}: every transaction that changes a state sends its own notifications, and the commits \
+             of such transactions wait for each other"
+        ),
+        &format!("{hint}; or set pg_workflow.announce = off, and let readers poll."),
+    );
 }
 
 /// An event as JSON, in the field order of the documentation.

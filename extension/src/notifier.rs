@@ -68,17 +68,14 @@ impl Notifier {
     /// Takes the database's entry; None where another notifier has it.
     fn begin(entry: usize) -> Option<Notifier> {
         let signals = &shared::signals()?[entry];
+        latch::at_exit(end);
+        signals.notifier.compare_exchange(null_mut(), latch::mine(), Ordering::AcqRel, Ordering::Relaxed).ok()?;
+        signals.leave.store(false, Ordering::Release);
         {
             let progress = &mut shared::progress_mut()[entry];
-            if progress.pid != 0 {
-                return None;
-            }
             progress.pid = session::process_id();
             progress.started_at = clock();
         }
-        latch::at_exit(end);
-        signals.leave.store(false, Ordering::Release);
-        signals.notifier.store(latch::mine(), Ordering::Release);
         let database = transaction::run(|| session::database_name(session::database())).ok().flatten();
         Some(Notifier { entry, signals, database: database.unwrap_or_default(), window: None, backoff: FIRST_BACKOFF })
     }

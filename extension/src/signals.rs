@@ -29,6 +29,11 @@ pub fn prepare() {
     });
 }
 
+/// Whether the library was preloaded.
+pub fn is_possible() -> bool {
+    shared::signals().is_some()
+}
+
 /// This database's entry in shared memory; None where there is none to be had, or no such memory.
 pub fn entry() -> Option<usize> {
     static KNOWN: AtomicUsize = AtomicUsize::new(0);

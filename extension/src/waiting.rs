@@ -29,7 +29,7 @@ fn commits() -> i64 {
 /// Whether commits are counted and wake those who wait.
 #[pg_extern(sql = false)]
 fn is_preloaded() -> bool {
-    shared::signals().is_some()
+    signals::is_possible()
 }
 
 /// Notes that a read which began at this count of commits found nothing.

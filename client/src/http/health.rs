@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use tokio_postgres::error::SqlState;
 
 use super::{Relayed, Server};
 use crate::relay::Role;
@@ -117,7 +118,10 @@ async fn ask_database(server: &Server) -> Result<Option<Lag>, Error> {
     // A backlog of millions takes longer to count than anybody waits here.
     let counting = async { client.query_opt(lag, &[&relay.consumer]).await };
     match tokio::time::timeout(LIMIT * 2 / 3, counting).await {
-        Ok(row) => Ok(row?.map(|row| Lag { events: row.get(0), seconds: row.get(1) })),
+        Ok(Ok(row)) => Ok(row.map(|row| Lag { events: row.get(0), seconds: row.get(1) })),
+        // Who relays need not be allowed to see the lag.
+        Ok(Err(error)) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Ok(None),
+        Ok(Err(error)) => Err(error.into()),
         Err(_) => Ok(None),
     }
 }

@@ -33,6 +33,8 @@ pub fn connect(database: Oid) {
     set(c"lock_timeout", c"1s");
     set(c"idle_in_transaction_session_timeout", c"0");
     set(c"statement_timeout", c"0");
+    // What it does need not survive anything.
+    set(c"synchronous_commit", c"off");
     // Each statement must see the present: see current_place() in sql/07_events.sql.
     set(c"default_transaction_isolation", c"read committed");
 }
