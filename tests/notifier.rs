@@ -400,6 +400,24 @@ fn it_lets_the_server_stop_and_start() {
 }
 
 #[test]
+fn a_promoted_standby_has_one_too() {
+    let (primary, db) = cluster("notifier-promoted", &[PRELOADED]);
+    let standby = primary.standby("notifier-promoted").unwrap();
+    primary.wait_for_standby().unwrap();
+    let task = create_task(&mut db.connect());
+    let promoted = Db::at(standby.url("workflow"));
+    // It takes no LISTEN, and says so in PostgreSQL's own words.
+    let failed = failure(promoted.connect().batch_execute("LISTEN workflow_events"));
+    assert_eq!(failed.sqlstate, "25006");
+    primary.kill().unwrap();
+    standby.promote().unwrap();
+    let mut listener = Listener::start(&promoted);
+    start_task(&mut promoted.connect(), task);
+    assert_eq!(listener.hear(1), version_2(task));
+    drop(db.without_verification());
+}
+
+#[test]
 fn a_locked_table_does_not_keep_the_server_from_stopping() {
     let (cluster, db) = cluster("notifier-locked", &[PRELOADED]);
     let client = &mut db.connect();
