@@ -97,6 +97,15 @@ fn shared_cluster() -> &'static Postgres {
     })
 }
 
+/// A cluster of the test's own with these settings, to be stopped and killed, and a database with the extension.
+pub fn own_cluster(name: &str, settings: &[(&str, &str)]) -> (Postgres, Db) {
+    let cluster = Postgres::start(name, &[FAST, settings].concat()).expect("a cluster");
+    cluster.psql("postgres", "CREATE DATABASE workflow").expect("a database");
+    cluster.psql("workflow", "CREATE EXTENSION pg_workflow").expect("the extension");
+    let db = Db::at(cluster.url("workflow"));
+    (cluster, db)
+}
+
 /// A DAG with one run.
 pub fn create_run(client: &mut Client) -> (Uuid, Uuid) {
     let name = Uuid::new_v4().to_string();
@@ -199,6 +208,11 @@ pub fn server_binary() -> PathBuf {
 /// Starts `workflow-server serve` on a free port, and waits until it listens; returns its URL too.
 pub fn serve(database_url: &str, redis_url: &str) -> (Server, String) {
     Server::serve("serve", &server_binary(), database_url, redis_url).expect("the server starts and listens")
+}
+
+/// All that a server has printed.
+pub fn log_of(server: &Server) -> String {
+    std::fs::read_to_string(server.log()).expect("a log")
 }
 
 /// The path of one of the real traces; None, with a message, where the folder is missing.

@@ -8,16 +8,7 @@ use postgres::{Client, NoTls};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
-use xtask::stack::postgres::{FAST, PRELOADED, Postgres, Shutdown};
-
-/// A cluster of the test's own with these settings, and a database with the extension.
-fn cluster(name: &str, settings: &[(&str, &str)]) -> (Postgres, Db) {
-    let cluster = Postgres::start(name, &[FAST, settings].concat()).expect("a cluster");
-    cluster.psql("postgres", "CREATE DATABASE workflow").expect("a database");
-    cluster.psql("workflow", "CREATE EXTENSION pg_workflow").expect("the extension");
-    let db = Db::at(cluster.url("workflow"));
-    (cluster, db)
-}
+use xtask::stack::postgres::{PRELOADED, Shutdown};
 
 /// A session that listens.
 struct Listener(Client);
@@ -160,7 +151,7 @@ fn everything_is_heard_once_while_many_write() {
 
 #[test]
 fn it_sends_as_the_settings_say() {
-    let (cluster, db) = cluster("notifier-settings", &[PRELOADED, ("pg_workflow.batch_size", "7")]);
+    let (cluster, db) = own_cluster("notifier-settings", &[PRELOADED, ("pg_workflow.batch_size", "7")]);
     let client = &mut db.connect();
     let mut listener = Listener::start(&db);
     create_tasks(client, 99);
@@ -196,7 +187,7 @@ fn it_sends_as_the_settings_say() {
 #[test]
 fn a_database_that_it_does_not_serve_notifies_by_itself() {
     let settings = [PRELOADED, ("pg_workflow.databases", "other, another")];
-    let (_cluster, db) = cluster("notifier-databases", &settings);
+    let (_cluster, db) = own_cluster("notifier-databases", &settings);
     let client = &mut db.connect();
     let mut listener = Listener::start(&db);
     create_task(client);
@@ -206,7 +197,7 @@ fn a_database_that_it_does_not_serve_notifies_by_itself() {
 
 #[test]
 fn without_a_free_worker_transactions_notify_by_themselves() {
-    let (cluster, db) = cluster("notifier-none", &[PRELOADED, ("max_worker_processes", "0")]);
+    let (cluster, db) = own_cluster("notifier-none", &[PRELOADED, ("max_worker_processes", "0")]);
     let client = &mut db.connect();
     let mut listener = Listener::start(&db);
     create_task(client);
@@ -218,7 +209,7 @@ fn without_a_free_worker_transactions_notify_by_themselves() {
 
 #[test]
 fn without_preloading_transactions_notify_and_the_log_says_so_once() {
-    let (cluster, db) = cluster("notifier-absent", &[]);
+    let (cluster, db) = own_cluster("notifier-absent", &[]);
     let mut listener = Listener::start(&db);
     for _ in 0..3 {
         create_task(&mut db.connect());
@@ -232,7 +223,7 @@ fn without_preloading_transactions_notify_and_the_log_says_so_once() {
 
 #[test]
 fn without_preloading_a_session_announces_as_it_is_told_to() {
-    let (_cluster, db) = cluster("notifier-session", &[]);
+    let (_cluster, db) = own_cluster("notifier-session", &[]);
     let client = &mut db.connect();
     let tasks = create_tasks(client, 3);
     let mut listener = Listener::start(&db);
@@ -247,7 +238,7 @@ fn without_preloading_a_session_announces_as_it_is_told_to() {
 
 #[test]
 fn each_database_has_its_own() {
-    let (cluster, db) = cluster("notifier-two", &[PRELOADED]);
+    let (cluster, db) = own_cluster("notifier-two", &[PRELOADED]);
     let other = Db::at(cluster.create_database("other").unwrap());
     other.connect().batch_execute("CREATE EXTENSION pg_workflow").unwrap();
     let mut listeners = [Listener::start(&db), Listener::start(&other)];
@@ -261,7 +252,7 @@ fn each_database_has_its_own() {
 /// PostgreSQL answers a killed process with a restart of all of them, and shared memory begins anew.
 #[test]
 fn a_killed_backend_and_a_killed_notifier_leave_it_working() {
-    let (_cluster, db) = cluster("notifier-killed", &[PRELOADED]);
+    let (_cluster, db) = own_cluster("notifier-killed", &[PRELOADED]);
     let backend = "SELECT pg_backend_pid()";
     for victim in [backend, "SELECT pid FROM workflow.notifier", backend] {
         create_task(&mut db.connect());
@@ -335,7 +326,7 @@ fn the_extension_can_be_dropped_and_created_again() {
 
 #[test]
 fn its_database_can_be_renamed_copied_and_dropped() {
-    let (cluster, db) = cluster("notifier-drop", &[PRELOADED]);
+    let (cluster, db) = own_cluster("notifier-drop", &[PRELOADED]);
     for statement in [
         "ALTER DATABASE workflow RENAME TO w2",
         "ALTER DATABASE w2 RENAME TO workflow",
@@ -363,7 +354,7 @@ fn its_database_can_be_renamed_copied_and_dropped() {
 /// DROP DATABASE has every process close its files, and waits for all of them.
 #[test]
 fn it_holds_up_no_drop_of_another_database() {
-    let (cluster, db) = cluster("notifier-barrier", &[PRELOADED]);
+    let (cluster, db) = own_cluster("notifier-barrier", &[PRELOADED]);
     let client = &mut db.connect();
     let drop_another = || {
         cluster.create_database("another").unwrap();
@@ -386,7 +377,7 @@ fn it_holds_up_no_drop_of_another_database() {
 
 #[test]
 fn it_lets_the_server_stop_and_start() {
-    let (cluster, db) = cluster("notifier-stop", &[PRELOADED]);
+    let (cluster, db) = own_cluster("notifier-stop", &[PRELOADED]);
     for how in [Shutdown::Fast, Shutdown::Smart, Shutdown::Immediate] {
         let mut listener = Listener::start(&db);
         create_task(&mut db.connect());
@@ -401,7 +392,7 @@ fn it_lets_the_server_stop_and_start() {
 
 #[test]
 fn a_promoted_standby_has_one_too() {
-    let (primary, db) = cluster("notifier-promoted", &[PRELOADED]);
+    let (primary, db) = own_cluster("notifier-promoted", &[PRELOADED]);
     let standby = primary.standby("notifier-promoted").unwrap();
     primary.wait_for_standby().unwrap();
     let task = create_task(&mut db.connect());
@@ -419,7 +410,7 @@ fn a_promoted_standby_has_one_too() {
 
 #[test]
 fn a_locked_table_does_not_keep_the_server_from_stopping() {
-    let (cluster, db) = cluster("notifier-locked", &[PRELOADED]);
+    let (cluster, db) = own_cluster("notifier-locked", &[PRELOADED]);
     let client = &mut db.connect();
     let mut listener = Listener::start(&db);
     create_task(client);
@@ -438,7 +429,7 @@ fn a_locked_table_does_not_keep_the_server_from_stopping() {
 
 #[test]
 fn a_prepared_transaction_is_found_by_polling() {
-    let (_cluster, db) = cluster("notifier-prepared", &[PRELOADED, ("max_prepared_transactions", "5")]);
+    let (_cluster, db) = own_cluster("notifier-prepared", &[PRELOADED, ("max_prepared_transactions", "5")]);
     let client = &mut db.connect();
     let mut listener = Listener::start(&db);
     let task = create_task(client);

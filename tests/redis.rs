@@ -49,10 +49,6 @@ fn health(url: &str) -> (u16, Value) {
     (answer.status().as_u16(), answer.body_mut().read_json().expect("JSON"))
 }
 
-fn log_of(server: &Server) -> String {
-    std::fs::read_to_string(server.log()).expect("a log")
-}
-
 fn signal(server: &Server, signal: Signal) {
     kill(Pid::from_raw(server.pid().cast_signed()), signal).expect("it runs");
 }

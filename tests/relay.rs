@@ -11,25 +11,11 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 use xtask::stack::postgres::{FAST, Postgres, Shutdown};
 use xtask::stack::redis::Redis;
-use xtask::stack::server::Server;
-
-/// Servers of the test's own, to be stopped and killed.
-fn own_cluster(name: &str) -> (Postgres, Db) {
-    let cluster = Postgres::start(name, FAST).expect("a cluster");
-    cluster.psql("postgres", "CREATE DATABASE workflow").expect("a database");
-    cluster.psql("workflow", "CREATE EXTENSION pg_workflow").expect("the extension");
-    let db = Db::at(cluster.url("workflow"));
-    (cluster, db)
-}
 
 fn wait_for_consumer(client: &mut Client) {
     wait_until("the relay's consumer", || {
         client.query_one("SELECT EXISTS (SELECT FROM workflow.consumers WHERE name = 'relay')", &[]).unwrap().get(0)
     });
-}
-
-fn log_of(server: &Server) -> String {
-    std::fs::read_to_string(server.log()).expect("a log")
 }
 
 /// Moves tasks to and fro, again and again where the database is away, and counts the moves that were acknowledged.
@@ -90,7 +76,7 @@ fn assert_nothing_lost(db: &Db, subscriber: &Subscriber) {
 
 #[test]
 fn redis_killed_and_postgres_restarted_under_load_lose_nothing() {
-    let (cluster, db) = own_cluster("relay-faults");
+    let (cluster, db) = own_cluster("relay-faults", &[]);
     let redis = Redis::start("relay-faults").unwrap();
     let (server, _) = serve(db.url(), &redis.url());
     let client = &mut db.connect();

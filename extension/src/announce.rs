@@ -44,8 +44,7 @@ impl Announcer {
         if let Some(entry) = entry {
             transaction::mark(entry);
         }
-        let is_wanted = announce != Announce::Off
-            && session::database_name(session::database()).is_some_and(|name| settings::serves(&name));
+        let is_wanted = announce != Announce::Off && settings::serves(|| session::database_name(session::database()));
         if !is_wanted {
             return Announcer(announce);
         }

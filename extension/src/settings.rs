@@ -94,9 +94,10 @@ fn milliseconds(setting: &'static GucSetting<i32>) -> Duration {
     Duration::from_millis(u64::from(setting.get().unsigned_abs()))
 }
 
-/// Whether the notifier is to serve the database of this name.
-pub fn serves(database: &str) -> bool {
+/// Whether the notifier is to serve the database, whose name is asked for only where it matters.
+pub fn serves(database: impl FnOnce() -> Option<String>) -> bool {
     let databases = DATABASES.get();
     let list = databases.as_deref().map(|list| list.to_string_lossy()).unwrap_or_default();
-    list.split(',').map(|name| name.trim().trim_matches('"')).any(|name| name == "*" || name == database)
+    let mut names = list.split(',').map(|name| name.trim().trim_matches('"'));
+    names.clone().any(|name| name == "*") || database().is_some_and(|database| names.any(|name| name == database))
 }
