@@ -1,15 +1,17 @@
 //! Connections to PostgreSQL that notice when the server is gone.
 
+mod tls;
+mod url;
+
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::time::Duration;
 
-use bb8_postgres::PostgresConnectionManager;
-use tokio_postgres::{AsyncMessage, Client, Config, NoTls, config::TargetSessionAttrs};
+use tokio_postgres::config::{Host, TargetSessionAttrs};
+use tokio_postgres::{AsyncMessage, Client, Config};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::Error;
-
-/// Connections to share.
-pub(crate) type Pool = bb8::Pool<PostgresConnectionManager<NoTls>>;
 
 /// A statement that has not been answered by then counts as an outage: a server can hang with its connection intact.
 pub(crate) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -21,25 +23,121 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(5);
 const LIBPQ_KEEPALIVE: Duration = Duration::from_secs(2 * 60 * 60);
 
-/// Reads a connection string, `postgres://…` or `host=… dbname=…`, and adds the time limits it does not give.
-///
-/// Without a host it means the local socket, as for psql. Of several hosts it means the one that accepts writes,
-/// unless it says otherwise.
-///
-/// # Errors
-/// [`Error::ConnectionString`].
+/// A PostgreSQL, as its operator names it: one host, or several of which the one that accepts writes is meant. Nothing
+/// is connected yet.
 ///
 /// ```
-/// let config = pg_workflow_client::connect::config("postgres://alice@db.example/workflow")?;
-/// assert_eq!(config.get_dbname(), Some("workflow"));
+/// use pg_workflow_client::connect::PostgresServer;
+///
+/// let server = PostgresServer::parse("postgres://alice:s3cret@a.example,b.example/workflow?sslmode=verify-full")?;
+/// assert_eq!(server.to_string(), "a.example, b.example, database workflow");
 /// # Ok::<(), pg_workflow_client::Error>(())
 /// ```
-pub fn config(url: &str) -> Result<Config, Error> {
-    if url.trim().is_empty() {
-        return Err(Error::ConnectionString("it is empty".to_owned()));
+#[derive(Clone)]
+pub struct PostgresServer {
+    config: Config,
+    tls: MakeRustlsConnect,
+}
+
+impl PostgresServer {
+    /// Reads a connection string, `postgres://…` or `host=… dbname=…`, and adds the time limits it does not give.
+    ///
+    /// Without a host it means the local socket, as for psql. Of several hosts it means the one that accepts writes,
+    /// unless it says otherwise (`target_session_attrs=any` or `read-only`). `sslmode` (`prefer` where it is not given),
+    /// `sslrootcert` (a PEM file, or `system`), `sslcert` and `sslkey` mean what they mean to psql, but that without
+    /// `sslrootcert` the authorities of the system are trusted.
+    ///
+    /// # Errors
+    /// [`Error::ConnectionString`], also where a file that it names cannot be read.
+    pub fn parse(text: &str) -> Result<PostgresServer, Error> {
+        if text.trim().is_empty() {
+            return Err(Error::ConnectionString("it is empty".to_owned()));
+        }
+        let (text, tls) = url::part(text).map_err(Error::ConnectionString)?;
+        let config: Config = text.parse().map_err(|error| Error::ConnectionString(Error::from(error).to_string()))?;
+        let tls = tls::connector(&tls).map_err(Error::ConnectionString)?;
+        Ok(PostgresServer { config: with_limits(config), tls })
     }
-    let mut config: Config =
-        url.parse().map_err(|error| Error::ConnectionString(Error::Postgres(error).to_string()))?;
+
+    /// The name under which the server lists the connections (`pg_stat_activity`), where the connection string gives
+    /// none.
+    pub fn with_application_name(mut self, name: &str) -> PostgresServer {
+        if self.config.get_application_name().is_none() {
+            self.config.application_name(name);
+        }
+        self
+    }
+
+    /// Settings of each connection, in the form of the server's command line: `-c name=value`.
+    pub(crate) fn with_settings(mut self, settings: &str) -> PostgresServer {
+        let given = self.config.get_options().unwrap_or_default();
+        self.config.options(format!("{given} {settings}").trim());
+        self
+    }
+
+    /// What the connection string says, with the time limits added.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Opens one connection.
+    ///
+    /// # Errors
+    /// [`Error::Postgres`] or [`Error::Timeout`].
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), pg_workflow_client::Error> {
+    /// use pg_workflow_client::connect::PostgresServer;
+    ///
+    /// let client = PostgresServer::parse("postgres://alice@db.example/workflow")?.connect().await?;
+    /// client.query_one("SELECT workflow.version()", &[]).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn connect(&self) -> Result<Client, Error> {
+        self.connect_hearing(|_| ()).await
+    }
+
+    /// Opens one connection and calls `hear` with the payload of each notification. It must not block: the answers of
+    /// the connection's statements come after it.
+    pub(crate) async fn connect_hearing(&self, mut hear: impl FnMut(&str) + Send + 'static) -> Result<Client, Error> {
+        // connect_timeout covers the TCP connection only, not a server that accepts and then hangs.
+        let (client, mut connection) = within(STATEMENT_TIMEOUT, self.config.connect(self.tls.clone())).await?;
+        tokio::spawn(async move {
+            loop {
+                match poll_fn(|context| connection.poll_message(context)).await {
+                    Some(Ok(AsyncMessage::Notification(notification))) => hear(notification.payload()),
+                    Some(Ok(_)) => (),
+                    Some(Err(error)) => return tracing::debug!("connection ended: {}", Error::from(error)),
+                    None => return,
+                }
+            }
+        });
+        Ok(client)
+    }
+}
+
+/// Where it is, without user and password.
+impl fmt::Display for PostgresServer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hosts = self.config.get_hosts().iter().map(|host| match host {
+            Host::Tcp(name) => name.clone(),
+            Host::Unix(path) => path.display().to_string(),
+        });
+        let hosts: Vec<String> = hosts.chain(self.config.get_hostaddrs().iter().map(ToString::to_string)).collect();
+        let database = self.config.get_dbname().or(self.config.get_user()).unwrap_or("of the user's name");
+        write!(out, "{}, database {database}", hosts.join(", "))
+    }
+}
+
+/// As [`Display`](fmt::Display): nothing secret.
+impl fmt::Debug for PostgresServer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "PostgresServer({self})")
+    }
+}
+
+fn with_limits(mut config: Config) -> Config {
     if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
         config.host("/var/run/postgresql");
     }
@@ -55,61 +153,7 @@ pub fn config(url: &str) -> Result<Config, Error> {
     if config.get_keepalives_idle() == LIBPQ_KEEPALIVE {
         config.keepalives_idle(KEEPALIVE).keepalives_interval(KEEPALIVE).keepalives_retries(2);
     }
-    if config.get_application_name().is_none() {
-        config.application_name("workflow-server");
-    }
-    Ok(config)
-}
-
-/// Opens one connection.
-///
-/// # Errors
-/// [`Error::Postgres`] or [`Error::Timeout`].
-pub async fn connect(config: &Config) -> Result<Client, Error> {
-    connect_hearing(config, |_| ()).await
-}
-
-/// Opens one connection and calls `hear` with the payload of each notification. It must not block: the answers of
-/// the connection's statements come after it.
-pub(crate) async fn connect_hearing(
-    config: &Config,
-    mut hear: impl FnMut(&str) + Send + 'static,
-) -> Result<Client, Error> {
-    // connect_timeout covers the TCP connection only, not a server that accepts and then hangs.
-    let (client, mut connection) = within(STATEMENT_TIMEOUT, config.connect(NoTls)).await?;
-    tokio::spawn(async move {
-        loop {
-            match poll_fn(|context| connection.poll_message(context)).await {
-                Some(Ok(AsyncMessage::Notification(notification))) => hear(notification.payload()),
-                Some(Ok(_)) => (),
-                Some(Err(error)) => return tracing::debug!("connection ended: {}", Error::from(error)),
-                None => return,
-            }
-        }
-    });
-    Ok(client)
-}
-
-/// Makes a pool of at most `size` connections (at least 1). It opens them when they are needed, so it needs no
-/// server yet.
-///
-/// `patience` is how long a caller waits for a connection. `options` are settings of each connection, in the form of
-/// the server's command line (`-c name=value`).
-pub(crate) fn pool(config: &Config, size: u32, patience: Duration, options: &str) -> Pool {
-    let mut config = config.clone();
-    config.options(format!("{} {options}", config.get_options().unwrap_or_default()).trim());
-    bb8::Pool::builder()
-        .max_size(size.max(1))
-        .connection_timeout(patience)
-        .build_unchecked(PostgresConnectionManager::new(config, NoTls))
-}
-
-/// Takes a connection out of the pool until it is dropped.
-pub(crate) async fn take(pool: &Pool) -> Result<bb8::PooledConnection<'_, PostgresConnectionManager<NoTls>>, Error> {
-    pool.get().await.map_err(|error| match error {
-        bb8::RunError::User(error) => Error::from(error),
-        bb8::RunError::TimedOut => Error::Timeout(pool.config().connection_timeout),
-    })
+    config
 }
 
 /// Gives up on a statement that is not answered in time.
@@ -127,19 +171,30 @@ pub(crate) async fn within<T>(
 mod tests {
     use super::*;
 
+    fn config(url: &str) -> Config {
+        PostgresServer::parse(url).unwrap().config
+    }
+
     #[test]
     fn what_the_connection_string_says_goes_first() {
-        let config = config("postgres://a@h/d?connect_timeout=7&keepalives_idle=60&application_name=mine").unwrap();
+        let config = config("postgres://a@h/d?connect_timeout=7&keepalives_idle=60&application_name=mine");
         assert_eq!(config.get_connect_timeout(), Some(&Duration::from_secs(7)));
         assert_eq!(config.get_keepalives_idle(), Duration::from_secs(60));
         assert_eq!(config.get_tcp_user_timeout(), Some(&TCP_USER_TIMEOUT));
-        assert_eq!(config.get_application_name(), Some("mine"));
+        let server = PostgresServer::parse("postgres://a@h/d?application_name=mine").unwrap();
+        assert_eq!(server.with_application_name("other").config.get_application_name(), Some("mine"));
+    }
+
+    #[test]
+    fn of_several_hosts_the_primary_is_meant() {
+        assert_eq!(config("postgres://a,b/d").get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
     }
 
     #[test]
     fn nonsense_is_refused() {
-        for url in ["", "postgres://h:port/d", "localhost"] {
-            let error = config(url).unwrap_err().to_string();
+        let no_file = "postgres://h/d?sslmode=verify-full&sslrootcert=/no/such.pem";
+        for url in ["", "postgres://h:port/d", "localhost", "postgres://h/d?sslmode=maybe", no_file] {
+            let error = PostgresServer::parse(url).unwrap_err().to_string();
             assert!(error.contains("expected postgres://"), "{error}");
         }
     }

@@ -1,37 +1,135 @@
 //! What can go wrong between this crate and the servers it talks to.
 
-#[cfg(feature = "server")]
+mod postgres;
+#[cfg(feature = "redis")]
 mod redis;
 
 use std::time::Duration;
 
+use pg_workflow_state_machine::State;
+use serde_json::Value;
 use tokio_postgres::error::SqlState;
+use uuid::Uuid;
 
-/// Why the database, or Redis, could not be asked.
+use crate::event::EntityType;
+
+/// Why something was not done. What the database refuses comes as a variant of its own, read from the SQLSTATE and the
+/// DETAIL: nobody need look into a message.
+///
+/// ```
+/// use pg_workflow_client::Error;
+///
+/// /// Whether another worker was faster.
+/// fn lost_the_race(error: &Error) -> bool {
+///     matches!(error, Error::Stale { .. })
+/// }
+/// ```
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
-    /// The connection string makes no sense.
-    #[error("not a connection string: {0}; expected postgres://user:password@host:port/database")]
-    ConnectionString(String),
-    /// PostgreSQL refused, or the connection to it broke.
-    #[error("{}", postgres_message(.0))]
+    /// The entity is not in the state, or at the version, that the move expected. Decide again from what it is now.
+    #[error("{}", postgres::message(source))]
+    Stale {
+        /// Which entity.
+        entity: Entity,
+        /// Its state now.
+        current_state: State,
+        /// Its version now.
+        current_version: i64,
+        /// What the server said.
+        source: tokio_postgres::Error,
+    },
+    /// The state machine has no such move.
+    #[error("{}", postgres::message(source))]
+    Illegal {
+        /// Which entity.
+        entity: Entity,
+        /// The state it is in.
+        from: State,
+        /// The state it was to enter.
+        to: State,
+        /// The states that it can enter.
+        next_states: Vec<State>,
+        /// What the server said.
+        source: tokio_postgres::Error,
+    },
+    /// There is no such run, task, DAG, consumer or line of a log.
+    #[error("{}", source.as_ref().map_or_else(|| format!("there is no {entity_type} {entity_id}"), postgres::message))]
+    NotFound {
+        /// `dag_run`, `task_instance`, `dag`, `consumer` or `task_log`.
+        entity_type: String,
+        /// Its id, or its name.
+        entity_id: String,
+        /// What the server said, where it said anything.
+        source: Option<tokio_postgres::Error>,
+    },
+    /// An argument makes no sense.
+    #[error("{}", postgres::message(source))]
+    Invalid {
+        /// Which argument, or which column.
+        argument: String,
+        /// What it was.
+        value: Value,
+        /// What the server said.
+        source: tokio_postgres::Error,
+    },
+    /// There is one already: a DAG of that name, a run of that date, a task of that name.
+    #[error("{}", postgres::message(source))]
+    AlreadyExists {
+        /// The unique constraint, for example `dags_name_key`.
+        constraint: String,
+        /// What the server said.
+        source: tokio_postgres::Error,
+    },
+    /// The role may not do that.
+    #[error("{}", postgres::message(source))]
+    Denied {
+        /// What the server said.
+        source: tokio_postgres::Error,
+    },
+    /// Somebody else reads as this consumer.
+    #[error("{}", postgres::message(source))]
+    Leased {
+        /// The consumer.
+        consumer: String,
+        /// Who reads, in its own words.
+        holder: Option<String>,
+        /// What the server said.
+        source: tokio_postgres::Error,
+    },
+    /// PostgreSQL refused for another reason, or the connection to it broke.
+    #[error("{}", postgres::message(.0))]
     Postgres(#[source] tokio_postgres::Error),
     /// PostgreSQL did not answer in time.
     #[error("no answer from PostgreSQL within {} s", .0.as_secs_f32())]
     Timeout(Duration),
     /// PostgreSQL answered something that this version does not know.
-    #[error("PostgreSQL answered {0}, which this version does not know; upgrade workflow-server")]
+    #[error("PostgreSQL answered {0}, which this version does not know; upgrade pg-workflow-client (workflow-server)")]
     Unknown(String),
+    /// The connection string makes no sense.
+    #[error("not a connection string: {0}; expected postgres://user:password@host:port/database")]
+    ConnectionString(String),
+    /// The text is not a cursor of this list in this order.
+    #[error("\"{0}\" is not the next_cursor of a page of this list in this order")]
+    Cursor(String),
+    /// No index serves this filter or order without another filter.
+    #[error("{parameter} needs {needs}: no index serves it across runs")]
+    Unserved {
+        /// What was asked for.
+        parameter: &'static str,
+        /// What must be given with it.
+        needs: &'static str,
+    },
     /// The Redis URL makes no sense, or the certificates given with it.
-    #[cfg(feature = "server")]
+    #[cfg(feature = "redis")]
     #[error("not a way to Redis: {0}; expected redis://user:password@host:port (rediss:// for TLS)")]
     RedisUrl(String),
     /// Redis refused, or the connection to it broke.
-    #[cfg(feature = "server")]
+    #[cfg(feature = "redis")]
     #[error("{}", redis::message(.0))]
     Redis(#[from] ::redis::RedisError),
-    /// Something could not be written as JSON.
-    #[error("cannot write JSON: {0}")]
+    /// Something could not be written or read as JSON.
+    #[error("cannot convert JSON: {0}")]
     Json(#[from] serde_json::Error),
     /// A move of a replay was refused, or could not be made in time.
     #[error("cannot move {entity} from {from} to {to}: {source}")]
@@ -39,31 +137,56 @@ pub enum Error {
         /// The run or the task.
         entity: String,
         /// The state it was to leave.
-        from: pg_workflow_state_machine::State,
+        from: State,
         /// The state it was to enter.
-        to: pg_workflow_state_machine::State,
+        to: State,
         /// Why not.
         source: Box<Error>,
     },
 }
 
+/// A run or a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entity {
+    /// Which of the two.
+    pub entity_type: EntityType,
+    /// Its id.
+    pub id: Uuid,
+}
+
 impl From<tokio_postgres::Error> for Error {
     fn from(error: tokio_postgres::Error) -> Self {
-        Error::Postgres(error)
+        postgres::classify(error)
     }
 }
 
 impl Error {
-    /// The SQLSTATE, where PostgreSQL gave one.
-    pub fn code(&self) -> Option<&SqlState> {
+    pub(crate) fn not_found(entity_type: &str, id: impl ToString) -> Error {
+        Error::NotFound { entity_type: entity_type.to_owned(), entity_id: id.to_string(), source: None }
+    }
+
+    /// What PostgreSQL said, where it did.
+    fn postgres(&self) -> Option<&tokio_postgres::Error> {
         match self {
-            Error::Postgres(error) => error.code(),
+            Error::Stale { source, .. }
+            | Error::Illegal { source, .. }
+            | Error::NotFound { source: Some(source), .. }
+            | Error::Invalid { source, .. }
+            | Error::AlreadyExists { source, .. }
+            | Error::Denied { source }
+            | Error::Leased { source, .. }
+            | Error::Postgres(source) => Some(source),
             _ => None,
         }
     }
 
+    /// The SQLSTATE, where PostgreSQL gave one.
+    pub fn code(&self) -> Option<&SqlState> {
+        self.postgres()?.code()
+    }
+
     /// Whether the same request may succeed when it is made again: the connection broke, or the server is starting,
-    /// stopping, full or too slow.
+    /// stopping, full or too slow. Never true for what the database has refused.
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Timeout(_) => true,
@@ -81,42 +204,10 @@ impl Error {
     /// What an operator can do about it.
     pub fn advice(&self) -> &'static str {
         match self {
-            #[cfg(feature = "server")]
+            #[cfg(feature = "redis")]
             Error::Redis(error) => redis::advice(error),
             Error::Move { source, .. } => source.advice(),
-            _ => postgres_advice(self.code().map_or("", SqlState::code)),
+            _ => postgres::advice(self.code().map_or("", SqlState::code)),
         }
     }
-}
-
-fn postgres_advice(code: &str) -> &'static str {
-    match code {
-        "3F000" | "42883" | "42P01" => {
-            "In that database, run: CREATE EXTENSION pg_workflow (or ALTER EXTENSION pg_workflow UPDATE)"
-        }
-        "42501" => {
-            "Grant the role what it needs: EXECUTE on the functions of the schema workflow that it calls, SELECT on its tables"
-        }
-        "3D000" => "Create that database, or name another in DATABASE_URL (--database-url)",
-        "25006" => {
-            "That server is a standby: name the primary in DATABASE_URL, or all hosts and target_session_attrs=read-write"
-        }
-        "23514" | "40001" | "P0002" => "Something else moves or deletes it: leave it alone meanwhile",
-        _ if code.starts_with("28") => "Check user and password in DATABASE_URL (--database-url), and pg_hba.conf",
-        _ => "Check that PostgreSQL runs, that DATABASE_URL (--database-url) names it, and what its log says",
-    }
-}
-
-/// One line: the driver keeps the cause apart from the message, and the server's detail on lines of its own.
-fn postgres_message(error: &tokio_postgres::Error) -> String {
-    if let Some(db) = error.as_db_error() {
-        return format!("{} ({})", db.message(), db.code().code());
-    }
-    let mut message = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        message = format!("{message}: {error}");
-        cause = error.source();
-    }
-    message
 }

@@ -38,10 +38,8 @@ pub struct Event {
     /// The task's name; none for a run.
     pub task_id: Option<String>,
     /// The state left; none at creation.
-    #[serde(serialize_with = "json::state_or_null", deserialize_with = "json::parse_state_or_null")]
     pub old_state: Option<State>,
     /// The state entered.
-    #[serde(serialize_with = "json::state", deserialize_with = "json::parse_state")]
     pub new_state: State,
     /// The entity's version after the change.
     pub version: i64,

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
-use tokio_postgres::{Client, Config, Statement, types::ToSql};
+use tokio_postgres::{Client, Statement, types::ToSql};
 
 use crate::Error;
-use crate::connect::{STATEMENT_TIMEOUT, connect, within};
+use crate::connect::{PostgresServer, STATEMENT_TIMEOUT, within};
 use crate::event::Event;
 
 /// A connection that reads the feed as one consumer. The database keeps the consumer's place.
@@ -25,8 +25,8 @@ impl Feed {
     /// # Errors
     /// [`Error::Postgres`] or [`Error::Timeout`]; [`Error::advice`] tells what to do, for example to install the
     /// extension.
-    pub async fn open(config: &Config, consumer: &str) -> Result<Feed, Error> {
-        let client = connect(config).await?;
+    pub async fn open(server: &PostgresServer, consumer: &str) -> Result<Feed, Error> {
+        let client = server.connect().await?;
         let prepare = async {
             // An acknowledgement that is lost in a crash only repeats events, so nobody need wait for the disk.
             client.batch_execute("SET synchronous_commit = off").await?;

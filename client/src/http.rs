@@ -17,17 +17,17 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
-use tokio_postgres::Config;
 use tokio_util::sync::CancellationToken;
 
-use crate::connect::{self, Pool};
+use crate::connect::PostgresServer;
+use crate::pool::{self, Pool};
 use crate::redis_server::RedisServer;
 use crate::relay;
 
 /// How long a request waits for a database connection before it is told that there is none.
 const PATIENCE: Duration = Duration::from_millis(1500);
-/// The server's own limit on a list, so that one that no index serves ends and frees its connection.
-const LIST_SETTINGS: &str = "-c statement_timeout=5000 -c default_transaction_read_only=on";
+/// The database's own limit on a list, so that one that no index serves ends and frees its connection.
+const LIST_LIMIT: Duration = Duration::from_secs(5);
 /// A little more than the server's own limit: it may hang.
 const REQUEST_LIMIT: Duration = Duration::from_secs(7);
 /// How long open requests may take once the server is told to stop.
@@ -36,7 +36,7 @@ const GRACE: Duration = Duration::from_secs(3);
 /// What the server answers about.
 pub struct Backends {
     /// The database.
-    pub database: Config,
+    pub database: PostgresServer,
     /// How many connections the lists share at most (at least 1).
     pub connections: u32,
     /// Redis; without it `/health` says null for it and does not need it.
@@ -63,19 +63,26 @@ struct Server {
 /// Serves `listener` until `shutdown`, then lets open requests finish.
 ///
 /// ```no_run
-/// use pg_workflow_client::{connect, http};
+/// use pg_workflow_client::{connect::PostgresServer, http};
 /// use tokio_util::sync::CancellationToken;
 ///
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
-/// let database = connect::config("postgres://postgres@127.0.0.1/workflow")?;
+/// let database = PostgresServer::parse("postgres://postgres@127.0.0.1/workflow")?;
 /// let backends = http::Backends { database, connections: 10, redis: None, relay: None };
 /// http::serve(listener, backends, CancellationToken::new()).await;
 /// # Ok(())
 /// # }
 /// ```
 pub async fn serve(listener: TcpListener, backends: Backends, shutdown: CancellationToken) {
-    let pool = connect::pool(&backends.database, backends.connections, PATIENCE, LIST_SETTINGS);
+    let options = pool::Options {
+        max_connections: backends.connections,
+        acquire_timeout: PATIENCE,
+        statement_timeout: LIST_LIMIT,
+        is_read_only: true,
+        ..pool::Options::default()
+    };
+    let pool = Pool::new(backends.database.clone(), options);
     let app = router(Server { pool, backends });
     let listener = listener.tap_io(|stream| {
         if let Err(error) = stream.set_nodelay(true) {

@@ -1,37 +1,41 @@
 //! Client of pg_workflow, the workflow state store inside PostgreSQL.
 //!
-//! State and its rules live in the database; this crate reads and forwards them:
+//! State and its rules live in the database; this crate asks, follows and forwards them:
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`connect`] | connections that notice when the server is gone |
+//! | [`connect`], [`pool`], [`database`] | connections that notice when the server is gone; to share; to a primary and a replica |
+//! | [`Dags`], [`DagRuns`], [`TaskInstances`], [`TaskLogs`] | what programs do with these, on a connection or in a transaction |
+//! | [`HistoryTracker`] | what happened |
+//! | [`StateMachine`], [`State`] | the rules, offline: the same definition that the database enforces |
+//! | [`model`], [`list`], [`session`] | rows; filters, orders and pages; what statements run on |
+//! | [`Error`] | what the database refuses, as an enum |
 //! | [`event`], [`feed`] | the durable event feed: every change at least once, in order within an entity |
 //! | [`watch`] | changes as they happen, for people; what happens while nobody listens is not shown |
-//! | [`model`], [`list`] | DAGs, runs, tasks and history, page by page |
 //! | [`wfformat`], [`replay`] | a recorded workflow, and running it again through the database's functions |
-//! | [`redis_server`] | where Redis is, alone, in a cluster or behind Sentinel (feature `server`) |
-//! | [`relay`], [`http`] | the two halves of `workflow-server serve` (feature `server`, on by default) |
+//! | [`redis_server`], [`relay`] | where Redis is; bringing events there (feature `redis`) |
+//! | [`http`] | the HTTP server (feature `server`, on by default) |
 //!
 //! ```no_run
-//! use std::time::Duration;
-//! use futures_util::TryStreamExt;
-//! use pg_workflow_client::{connect, feed::Feed};
+//! use pg_workflow_client::connect::PostgresServer;
+//! use pg_workflow_client::pool::{Options, Pool};
+//! use pg_workflow_client::{DagRuns, Dags, NewDag, NewDagRun, State};
 //!
 //! # async fn example() -> Result<(), pg_workflow_client::Error> {
-//! let config = connect::config("postgres://postgres@127.0.0.1/workflow")?;
-//! let feed = Feed::open(&config, "my-reader").await?;
-//! let events: Vec<_> = feed.read(100, Duration::from_secs(1)).await?.try_collect().await?;
-//! for event in &events {
-//!     println!("{} is now {}", event.entity_id, event.new_state);
-//! }
-//! if let Some(last) = events.last() {
-//!     feed.ack(last.id).await?;
-//! }
+//! let pool = Pool::new(PostgresServer::parse("postgres://alice@db.example/workflow")?, Options::default());
+//! let mut connection = pool.get().await?;
+//! let transaction = connection.transaction().await?;
+//! let dag = Dags::new(&transaction).create(&NewDag::named("orders")).await?;
+//! let runs = DagRuns::new(&transaction);
+//! let run = runs.create(&NewDagRun::of(dag)).await?;
+//! runs.update_state(run, State::Queued, State::Running).await?;
+//! transaction.commit().await?;
 //! # Ok(())
 //! # }
 //! ```
 
 pub mod connect;
+pub mod database;
 mod error;
 pub mod event;
 pub mod feed;
@@ -41,13 +45,21 @@ mod json;
 pub mod list;
 pub mod model;
 mod outage;
-#[cfg(feature = "server")]
+pub mod pool;
+#[cfg(feature = "redis")]
 pub mod redis_server;
-#[cfg(feature = "server")]
+#[cfg(feature = "redis")]
 pub mod relay;
 pub mod replay;
+mod repository;
+pub mod session;
 pub mod watch;
 pub mod wfformat;
 
-pub use error::Error;
-pub use pg_workflow_state_machine as state_machine;
+pub use error::{Entity, Error};
+pub use model::{Dag, DagRun, LogLevel, TaskInstance, TaskLog};
+pub use pg_workflow_state_machine::{State, StateMachine, UnknownState};
+pub use repository::{
+    DagChanges, DagRunChanges, DagRuns, Dags, Disagreement, HistoryTracker, ManyMoves, Move, Moved, NewDag, NewDagRun,
+    NewTaskInstances, NewTaskLog, Outcome, TaskInstanceChanges, TaskInstances, TaskLogs,
+};

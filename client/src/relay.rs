@@ -17,12 +17,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::ConnectionLike;
-use tokio_postgres::Config;
-use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::Error;
+use crate::connect::PostgresServer;
 use crate::feed::Feed;
 use crate::outage::{Backoff, Outage};
 use crate::redis_server::{RedisConnection, RedisServer};
@@ -72,11 +71,11 @@ impl Default for Options {
 ///
 /// ```no_run
 /// use std::sync::Arc;
-/// use pg_workflow_client::{connect, redis_server::RedisServer, relay};
+/// use pg_workflow_client::{connect::PostgresServer, redis_server::RedisServer, relay};
 /// use tokio_util::sync::CancellationToken;
 ///
 /// # async fn example() -> Result<(), pg_workflow_client::Error> {
-/// let database = connect::config("postgres://postgres@127.0.0.1/workflow")?;
+/// let database = PostgresServer::parse("postgres://postgres@127.0.0.1/workflow")?;
 /// let redis = RedisServer::parse("redis://127.0.0.1:6379")?;
 /// let status = Arc::new(relay::Status::default());
 /// relay::run(&database, &redis, &relay::Options::default(), status, CancellationToken::new()).await;
@@ -84,7 +83,7 @@ impl Default for Options {
 /// # }
 /// ```
 pub async fn run(
-    database: &Config,
+    database: &PostgresServer,
     redis: &RedisServer,
     options: &Options,
     status: Arc<Status>,
@@ -114,7 +113,7 @@ fn holder() -> String {
 
 /// What outlives a connection.
 struct Relay<'a> {
-    database: &'a Config,
+    database: &'a PostgresServer,
     redis: &'a RedisServer,
     options: &'a Options,
     shutdown: &'a CancellationToken,
@@ -145,7 +144,7 @@ impl Log {
             self.redis_refuses = cause.code().is_some();
             self.redis.began(error);
             self.status.update(|state| state.redis_error = Some(said));
-        } else if error.code() == Some(&SqlState::OBJECT_IN_USE) {
+        } else if matches!(error, Error::Leased { .. }) {
             // Not an outage: we were too slow to renew the lease.
             tracing::info!("another relay has taken over");
         } else {

@@ -3,20 +3,19 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use pg_workflow_state_machine::State;
 use serde_json::json;
 use tokio::sync::watch;
-use tokio_postgres::error::SqlState;
-use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Config};
+use tokio_postgres::Client;
 use uuid::Uuid;
 
 use crate::Error;
-use crate::connect::{self, Pool, STATEMENT_TIMEOUT, within};
+use crate::connect::{PostgresServer, STATEMENT_TIMEOUT};
 use crate::event::EntityType;
 use crate::outage::{Backoff, Outage};
+use crate::pool::{self, Pool};
+use crate::repository::{DagRuns, Dags, Move, NewDag, NewDagRun, NewTaskInstances, TaskInstances};
 use crate::wfformat::Trace;
 
 /// How long creating the run may take, and how long a move is tried again while the database is away.
@@ -97,32 +96,38 @@ pub struct Report {
 /// the database is away for longer than a minute. The run is then left as it is.
 ///
 /// ```no_run
-/// use pg_workflow_client::{connect, replay, wfformat::Trace};
+/// use pg_workflow_client::{connect::PostgresServer, replay, wfformat::Trace};
 ///
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// let config = connect::config("postgres://postgres@127.0.0.1/workflow")?;
+/// let server = PostgresServer::parse("postgres://postgres@127.0.0.1/workflow")?;
 /// let trace = Trace::read("client/examples/traces/etl.json".as_ref())?;
 /// let options = replay::Options { pace: replay::Pace::Speed(10.0), connections: 8 };
 /// let (progress, _watch_this) = tokio::sync::watch::channel(replay::Progress::default());
-/// let report = replay::run(&config, &trace, &options, &progress).await?;
+/// let report = replay::run(&server, &trace, &options, &progress).await?;
 /// println!("{} moves in {:?}", report.moves, report.elapsed);
 /// # Ok(())
 /// # }
 /// ```
 pub async fn run(
-    config: &Config,
+    server: &PostgresServer,
     trace: &Trace,
     options: &Options,
     progress: &watch::Sender<Progress>,
 ) -> Result<Report, Error> {
     let started = Instant::now();
     let speed = options.pace.speed(trace);
-    let client = connect::connect(config).await?;
+    let client = server.connect().await?;
     let creating = tokio::time::timeout(GIVE_UP, Run::create(client, trace, speed));
     let run = creating.await.map_err(|_| Error::Timeout(GIVE_UP))??;
     progress.send_replace(Progress { dag_run_id: Some(run.id), queued: trace.tasks.len(), ..Progress::default() });
 
-    let pool = connect::pool(config, options.connections, PATIENCE, "");
+    let limits = pool::Options {
+        max_connections: options.connections,
+        acquire_timeout: PATIENCE,
+        statement_timeout: STATEMENT_TIMEOUT,
+        ..pool::Options::default()
+    };
+    let pool = Pool::new(server.clone(), limits);
     let fleet = Fleet { pool, outage: Mutex::new(Outage::of("PostgreSQL")), trace, run: &run, speed, progress };
     fleet.move_run(State::Queued, State::Running).await?;
     fleet.run_tasks().await?;
@@ -159,32 +164,35 @@ impl Run {
             "schema_version": trace.schema_version,
             "speed": speed,
         });
-        let now: DateTime<Utc> = Utc::now();
-        let task_ids: Vec<&str> = trace.tasks.iter().map(|task| task.id.as_str()).collect();
+        let run = NewDagRun { conf, ..NewDagRun::of(dag_id) };
+        let task_ids = trace.tasks.iter().map(|task| task.id.as_str());
 
         let transaction = client.transaction().await?;
-        let run = transaction.query_one("SELECT workflow.create_dag_run($1, $2, $3)", &[&dag_id, &now, &conf]).await?;
-        let id = run.try_get(0)?;
-        let tasks =
-            transaction.query("SELECT id FROM workflow.create_task_instances($1, $2)", &[&id, &task_ids]).await?;
+        let id = DagRuns::new(&transaction).create(&run).await?;
+        let tasks = TaskInstances::new(&transaction).create_many(&NewTaskInstances::of(id, task_ids)).await?;
         transaction.commit().await?;
-        Ok(Run { id, dag_id, tasks: tasks.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()? })
+        Ok(Run { id, dag_id, tasks })
     }
 }
 
 /// The DAG of the trace's name, created where there is none.
 async fn dag(client: &Client, trace: &Trace) -> Result<Uuid, Error> {
-    let find = "SELECT id FROM workflow.dags WHERE name = $1";
-    if let Some(row) = client.query_opt(find, &[&trace.name]).await? {
-        return Ok(row.try_get(0)?);
+    let dags = Dags::new(client);
+    if let Some(dag) = dags.get_by_name(&trace.name).await? {
+        return Ok(dag.id);
     }
-    let create = "SELECT workflow.create_dag($1, $2, tags => '[\"replay\"]')";
-    match client.query_one(create, &[&trace.name, &trace.description]).await {
+    let new = NewDag {
+        description: trace.description.clone(),
+        tags: vec!["replay".to_owned()],
+        ..NewDag::named(&trace.name)
+    };
+    match dags.create(&new).await {
         // Somebody else was faster.
-        Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
-            Ok(client.query_one(find, &[&trace.name]).await?.try_get(0)?)
+        Err(Error::AlreadyExists { .. }) => {
+            let dag = dags.get_by_name(&trace.name).await?;
+            dag.map(|dag| dag.id).ok_or_else(|| Error::not_found("dag", &trace.name))
         }
-        created => Ok(created?.try_get(0)?),
+        created => created,
     }
 }
 
@@ -267,13 +275,12 @@ impl Fleet<'_> {
     }
 
     async fn attempt(&self, kind: EntityType, id: Uuid, from: State, to: State, request: &str) -> Result<(), Error> {
-        let client = connect::take(&self.pool).await?;
-        let (kind, from, to) = (kind.as_str(), from.as_str(), to.as_str());
-        let sql = "SELECT workflow.transition($1, $2, $3, $4, request_id => $5)";
-        let text = Type::TEXT;
-        let parameters: [(&(dyn ToSql + Sync), Type); 5] =
-            [(&kind, text.clone()), (&id, Type::UUID), (&from, text.clone()), (&to, text.clone()), (&request, text)];
-        within(STATEMENT_TIMEOUT, client.query_typed_one(sql, &parameters)).await?;
+        let connection = self.pool.get().await?;
+        let a_move = Move::new(from, to).with_request_id(request);
+        match kind {
+            EntityType::DagRun => DagRuns::new(&connection).make_move(id, &a_move).await?,
+            EntityType::TaskInstance => TaskInstances::new(&connection).make_move(id, &a_move).await?,
+        };
         Ok(())
     }
 

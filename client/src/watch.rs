@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio_postgres::{Client, Config};
+use tokio_postgres::Client;
 
 use crate::Error;
-use crate::connect::{STATEMENT_TIMEOUT, connect_hearing, within};
+use crate::connect::{PostgresServer, STATEMENT_TIMEOUT, within};
 use crate::outage::{Backoff, Outage};
 
 /// How often to ask whether the server is still there: a connection that only listens would not notice.
@@ -18,7 +18,7 @@ const KEPT: usize = 10_000;
 /// Listens to the channel `workflow_events`, and again after an outage. What happens while it cannot listen is not
 /// shown: use a [feed](crate::feed) to miss nothing.
 pub struct Watch {
-    config: Config,
+    server: PostgresServer,
     line: Option<Line>,
     outage: Outage,
     backoff: Backoff,
@@ -31,8 +31,8 @@ struct Line {
 
 impl Watch {
     /// Prepares to listen; [`Watch::next`] connects.
-    pub fn new(config: Config) -> Watch {
-        Watch { config, line: None, outage: Outage::of("PostgreSQL"), backoff: Backoff::new() }
+    pub fn new(server: PostgresServer) -> Watch {
+        Watch { server, line: None, outage: Outage::of("PostgreSQL"), backoff: Backoff::new() }
     }
 
     /// The next change: an [event](crate::event::Event) as JSON, without its metadata where that would be too long.
@@ -40,8 +40,8 @@ impl Watch {
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), pg_workflow_client::Error> {
-    /// let config = pg_workflow_client::connect::config("postgres://postgres@127.0.0.1/workflow")?;
-    /// let mut watch = pg_workflow_client::watch::Watch::new(config);
+    /// let server = pg_workflow_client::connect::PostgresServer::parse("postgres://postgres@127.0.0.1/workflow")?;
+    /// let mut watch = pg_workflow_client::watch::Watch::new(server);
     /// println!("{}", watch.next().await);
     /// # Ok(())
     /// # }
@@ -63,7 +63,7 @@ impl Watch {
         let line = match &mut self.line {
             Some(line) => line,
             None => {
-                let line = self.line.insert(Line::open(&self.config).await?);
+                let line = self.line.insert(Line::open(&self.server).await?);
                 self.outage.ended();
                 self.backoff.reset();
                 line
@@ -80,9 +80,9 @@ impl Watch {
 }
 
 impl Line {
-    async fn open(config: &Config) -> Result<Line, Error> {
+    async fn open(server: &PostgresServer) -> Result<Line, Error> {
         let (sender, payloads) = mpsc::channel(KEPT);
-        let client = connect_hearing(config, move |payload| {
+        let client = server.connect_hearing(move |payload| {
             let _dropped_when_full = sender.try_send(payload.to_owned());
         });
         let client = client.await?;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use chrono::{DateTime, TimeDelta, Utc};
 use indicatif::{ProgressBar, ProgressStyle};
-use pg_workflow_client::connect;
+use pg_workflow_client::connect::PostgresServer;
 use pg_workflow_client::event::Event;
 use pg_workflow_client::replay::{self, Options as ReplayOptions, Pace, Progress, Report};
 use pg_workflow_client::wfformat::Trace;
@@ -144,7 +144,7 @@ fn subscribe(url: &str) -> Result<Arc<Mutex<Vec<Received>>>> {
 }
 
 async fn replay(stack: &Stack, trace: &Trace, seconds: f64) -> Result<Report> {
-    let database = connect::config(&stack.postgres.url("workflow"))?;
+    let database = PostgresServer::parse(&stack.postgres.url("workflow"))?;
     let options = ReplayOptions { pace: Pace::Within(Duration::from_secs_f64(seconds)), connections: 8 };
     let (progress, seen) = watch::channel(Progress::default());
     tokio::select! {

@@ -43,7 +43,9 @@ impl From<Error> for Refusal {
             );
         }
         match error {
-            Error::Postgres(_) | Error::Timeout(_) => {
+            Error::Cursor(_) => Refusal::BadRequest(format!("parameter \"cursor\": {error}")),
+            Error::Unserved { .. } => Refusal::BadRequest(format!("parameter {error}")),
+            Error::Postgres(_) | Error::Denied { .. } | Error::Timeout(_) => {
                 tracing::warn!("a request failed: {error}. {}", error.advice());
                 no_database()
             }

@@ -12,8 +12,8 @@ use serde::Serialize;
 use tokio_postgres::error::SqlState;
 
 use super::{Relayed, Server};
+use crate::Error;
 use crate::relay::Role;
-use crate::{Error, connect};
 
 /// Whoever asks has a time limit too: a server that hangs is away.
 const LIMIT: Duration = Duration::from_millis(1500);
@@ -109,7 +109,7 @@ pub async fn ask(server: &Server) -> Findings {
 
 /// With a connection of its own: it need not wait behind slow lists, and it learns why there is none.
 async fn ask_database(server: &Server) -> Result<Option<Lag>, Error> {
-    let client = connect::connect(&server.backends.database).await?;
+    let client = server.backends.database.connect().await?;
     // Not "SELECT 1": without the extension nothing here works.
     client.batch_execute("SELECT workflow.version()").await?;
     let Some(relay) = &server.backends.relay else { return Ok(None) };

@@ -10,10 +10,10 @@ use uuid::Uuid;
 use super::Server;
 use super::answer::Refusal;
 use super::parameters::{self, Parameters};
-use crate::connect;
 use crate::event::{EntityType, Event};
-use crate::list::{self, DagFilter, DagRunFilter, HistoryFilter, List, TaskInstanceFilter};
-use crate::model::{Dag, DagRun, Record, TaskInstance};
+use crate::list::{DagFilter, DagRunFilter, HistoryFilter, List, TaskInstanceFilter};
+use crate::model::{Dag, DagRun, TaskInstance};
+use crate::repository::{DagRuns, Dags, HistoryTracker, TaskInstances};
 
 type Answer<T> = Result<Json<T>, Refusal>;
 type Id = Result<Path<String>, PathRejection>;
@@ -26,16 +26,18 @@ pub async fn dags(State(server): State<Arc<Server>>, RawQuery(query): RawQuery) 
         name: given.get("name", "a name")?,
         tag: given.get("tag", "a tag")?,
         paused: given.get("paused", "true or false")?,
+        ..DagFilter::default()
     };
     let page = given.page()?;
-    Ok(Json(list::dags(&*connect::take(&server.pool).await?, &filter, page).await?))
+    Ok(Json(Dags::new(&server.pool.get().await?).list(&filter, &page).await?))
 }
 
 pub async fn dag_runs(State(server): State<Arc<Server>>, RawQuery(query): RawQuery) -> Answer<List<DagRun>> {
     let given = Parameters::parse(query.as_deref(), &["dag_id", "state", "limit", "cursor"])?;
-    let filter = DagRunFilter { dag_id: given.get("dag_id", A_UUID)?, states: given.states()? };
+    let filter =
+        DagRunFilter { dag_id: given.get("dag_id", A_UUID)?, states: given.states()?, ..DagRunFilter::default() };
     let page = given.page()?;
-    Ok(Json(list::dag_runs(&*connect::take(&server.pool).await?, &filter, page).await?))
+    Ok(Json(DagRuns::new(&server.pool.get().await?).list(&filter, &page).await?))
 }
 
 pub async fn task_instances(
@@ -49,7 +51,7 @@ pub async fn task_instances(
         task_id: given.get("task_id", "a task id")?,
     };
     let page = given.page()?;
-    Ok(Json(list::task_instances(&*connect::take(&server.pool).await?, &filter, page).await?))
+    Ok(Json(TaskInstances::new(&server.pool.get().await?).list(&filter, &page).await?))
 }
 
 pub async fn history(State(server): State<Arc<Server>>, RawQuery(query): RawQuery) -> Answer<List<Event>> {
@@ -57,33 +59,34 @@ pub async fn history(State(server): State<Arc<Server>>, RawQuery(query): RawQuer
     let filter = HistoryFilter {
         entity_type: given.get::<EntityType>("entity_type", "dag_run or task_instance")?,
         entity_id: given.get("entity_id", A_UUID)?,
+        ..HistoryFilter::default()
     };
     let page = given.page()?;
-    Ok(Json(list::history(&*connect::take(&server.pool).await?, &filter, page).await?))
+    Ok(Json(HistoryTracker::new(&server.pool.get().await?).list(&filter, &page).await?))
 }
 
-pub async fn dag(server: State<Arc<Server>>, id: Id, query: RawQuery) -> Answer<Dag> {
-    one(server, id, query, "dag").await
+pub async fn dag(State(server): State<Arc<Server>>, id: Id, query: RawQuery) -> Answer<Dag> {
+    let id = id_alone(id, query)?;
+    found(Dags::new(&server.pool.get().await?).get(id).await?, "dag", id)
 }
 
-pub async fn dag_run(server: State<Arc<Server>>, id: Id, query: RawQuery) -> Answer<DagRun> {
-    one(server, id, query, "dag run").await
+pub async fn dag_run(State(server): State<Arc<Server>>, id: Id, query: RawQuery) -> Answer<DagRun> {
+    let id = id_alone(id, query)?;
+    found(DagRuns::new(&server.pool.get().await?).get(id).await?, "dag run", id)
 }
 
-pub async fn task_instance(server: State<Arc<Server>>, id: Id, query: RawQuery) -> Answer<TaskInstance> {
-    one(server, id, query, "task instance").await
+pub async fn task_instance(State(server): State<Arc<Server>>, id: Id, query: RawQuery) -> Answer<TaskInstance> {
+    let id = id_alone(id, query)?;
+    found(TaskInstances::new(&server.pool.get().await?).get(id).await?, "task instance", id)
 }
 
-async fn one<T: Record<Id = Uuid>>(
-    State(server): State<Arc<Server>>,
-    id: Id,
-    RawQuery(query): RawQuery,
-    what: &str,
-) -> Answer<T> {
+fn id_alone(id: Id, RawQuery(query): RawQuery) -> Result<Uuid, Refusal> {
     Parameters::parse(query.as_deref(), &[])?;
     let Path(id) =
         id.map_err(|rejection| Refusal::BadRequest(format!("parameter \"id\": {}", rejection.body_text())))?;
-    let id = parameters::id(&id)?;
-    let found = list::get(&*connect::take(&server.pool).await?, id).await?;
-    found.map(Json).ok_or_else(|| Refusal::NotFound(format!("there is no {what} with the id {id}")))
+    parameters::id(&id)
+}
+
+fn found<T>(row: Option<T>, what: &str, id: Uuid) -> Answer<T> {
+    row.map(Json).ok_or_else(|| Refusal::NotFound(format!("there is no {what} with the id {id}")))
 }

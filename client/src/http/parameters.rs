@@ -6,7 +6,7 @@ use pg_workflow_state_machine::State;
 use uuid::Uuid;
 
 use super::answer::Refusal;
-use crate::list::Page;
+use crate::list::{OrderBy, Page, Sort};
 
 const LIMITS: std::ops::RangeInclusive<u32> = 1..=1000;
 const DEFAULT_LIMIT: u32 = 50;
@@ -47,13 +47,14 @@ impl Parameters {
         value.split(',').map(|state| parse("state", state, &expected)).collect()
     }
 
-    pub fn page<Id: FromStr>(&self) -> Result<Page<Id>, Refusal> {
+    pub fn page<S: Sort>(&self) -> Result<Page<S>, Refusal> {
         let expected = "a number from 1 to 1000";
         let limit = self.get("limit", expected)?.unwrap_or(DEFAULT_LIMIT);
         if !LIMITS.contains(&limit) {
             return Err(bad("limit", &limit.to_string(), expected));
         }
-        Ok(Page { limit, after: self.get("cursor", "the next_cursor of a page of this list")? })
+        let order_by = self.get("order_by", &format!("one of {}", OrderBy::<S>::spellings()))?;
+        Ok(Page { limit, cursor: self.text("cursor").map(str::to_owned), order_by })
     }
 
     fn text(&self, name: &str) -> Option<&str> {
@@ -78,6 +79,7 @@ fn bad(name: &str, value: &str, expected: &str) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::list::DagSort;
 
     fn refusal<T>(result: Result<T, Refusal>) -> String {
         match result {
@@ -100,9 +102,8 @@ mod tests {
     #[test]
     fn values_are_checked() {
         for query in ["limit=0", "limit=1001", "limit=x", "limit=", "limit=99999999999"] {
-            assert!(refusal(parse(query).and_then(|p| p.page::<Uuid>())).contains("\"limit\""), "{query}");
+            assert!(refusal(parse(query).and_then(|p| p.page::<DagSort>())).contains("\"limit\""), "{query}");
         }
-        assert!(refusal(parse("cursor=7").and_then(|p| p.page::<Uuid>())).contains("\"cursor\""));
         assert!(refusal(parse("state=queued,").and_then(|p| p.states())).contains("\"state\""));
         assert!(
             refusal(parse("paused=yes").and_then(|p| p.get::<bool>("paused", "true or false")))
@@ -114,7 +115,7 @@ mod tests {
     fn what_is_given_is_used() {
         let parameters = parse("state=queued,upstream_failed&limit=1000&cursor=7").ok().unwrap();
         assert_eq!(parameters.states().ok(), Some(vec![State::Queued, State::UpstreamFailed]));
-        let page = parameters.page::<i64>().ok().unwrap();
-        assert_eq!((page.limit, page.after), (1000, Some(7)));
+        let page = parameters.page::<DagSort>().ok().unwrap();
+        assert_eq!((page.limit, page.cursor.as_deref()), (1000, Some("7")));
     }
 }

@@ -12,12 +12,15 @@
 //! assert!(State::Success.is_terminal());
 //! # Ok::<(), pg_workflow_state_machine::UnknownState>(())
 //! ```
+//!
+//! The feature `serde` writes and reads a state as its name.
 
 use std::fmt;
 use std::str::FromStr;
 
 /// What a run or a task is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum State {
     /// Waiting to run; every entity begins here.
     Queued,
@@ -83,6 +86,41 @@ impl State {
     }
 }
 
+/// The machine as a whole: which moves there are.
+///
+/// ```
+/// use pg_workflow_state_machine::{State, StateMachine};
+///
+/// assert!(StateMachine::can_transition(State::Queued, State::Running));
+/// assert_eq!(StateMachine::next_states(State::UpstreamFailed), [State::Queued]);
+/// assert!(StateMachine::is_terminal(State::Skipped));
+/// assert_eq!(StateMachine::transitions().count(), 13);
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct StateMachine;
+
+impl StateMachine {
+    /// Whether there is a move from one state to the other.
+    pub fn can_transition(from: State, to: State) -> bool {
+        from.can_transition(to)
+    }
+
+    /// The states that can follow this one; none for a terminal state.
+    pub const fn next_states(state: State) -> &'static [State] {
+        state.next_states()
+    }
+
+    /// Whether no move leaves this state.
+    pub const fn is_terminal(state: State) -> bool {
+        state.is_terminal()
+    }
+
+    /// Every move: the state it leaves and the one it enters.
+    pub fn transitions() -> impl Iterator<Item = (State, State)> {
+        State::ALL.into_iter().flat_map(|from| from.next_states().iter().map(move |to| (from, *to)))
+    }
+}
+
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -116,8 +154,7 @@ mod tests {
 
     #[test]
     fn there_are_thirteen_moves() {
-        let moves: usize = State::ALL.iter().map(|s| s.next_states().len()).sum();
-        assert_eq!(moves, 13);
+        assert_eq!(StateMachine::transitions().count(), 13);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use chrono::{TimeDelta, Utc};
-use pg_workflow_client::connect;
+use pg_workflow_client::connect::PostgresServer;
 use pg_workflow_client::event::Event;
 use pg_workflow_client::watch::Watch;
 use serde::Serialize;
@@ -33,7 +33,7 @@ impl Listener {
     pub fn while_listening<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let mut watch = Watch::new(connect::config(&self.0)?);
+        let mut watch = Watch::new(PostgresServer::parse(&self.0)?);
         std::thread::scope(|scope| {
             scope.spawn(move || {
                 let hearing = async { while !watch.next().await.is_empty() {} };

@@ -9,9 +9,9 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
-use pg_workflow_client::connect;
+use pg_workflow_client::Error;
+use pg_workflow_client::connect::PostgresServer;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_postgres::Config;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
@@ -40,9 +40,14 @@ enum Command {
 
 #[derive(Args)]
 struct Database {
-    /// The database: postgres://user:password@host:port/database, or host=… dbname=…
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", value_parser = connect::config)]
-    database_url: Config,
+    /// The database: postgres://user:password@host:port/database, or host=… dbname=… Several hosts with commas between
+    /// them mean the one that accepts writes. sslmode and sslrootcert are as for psql.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", value_parser = server)]
+    database_url: PostgresServer,
+}
+
+fn server(url: &str) -> Result<PostgresServer, Error> {
+    Ok(PostgresServer::parse(url)?.with_application_name("workflow-server"))
 }
 
 fn main() -> ExitCode {

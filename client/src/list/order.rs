@@ -1,0 +1,139 @@
+//! Orders of lists: `name` ascending, `-name` descending.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// By what a list can be ordered.
+pub trait Sort: Copy + PartialEq + 'static {
+    /// All there are for this list.
+    const ALL: &'static [Self];
+    /// The field's name.
+    fn name(self) -> &'static str;
+}
+
+/// An order: by what, and which way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OrderBy<S> {
+    /// By what.
+    pub by: S,
+    /// Whether the greatest comes first.
+    pub descending: bool,
+}
+
+impl<S> OrderBy<S> {
+    /// The least first.
+    pub const fn ascending(by: S) -> OrderBy<S> {
+        OrderBy { by, descending: false }
+    }
+
+    /// The greatest first.
+    pub const fn descending(by: S) -> OrderBy<S> {
+        OrderBy { by, descending: true }
+    }
+}
+
+impl<S: Sort> OrderBy<S> {
+    /// The spellings of all orders, separated by commas.
+    pub fn spellings() -> String {
+        let all = S::ALL.iter().flat_map(|by| [OrderBy::ascending(*by), OrderBy::descending(*by)]);
+        all.map(|order| order.to_string()).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl<S: Sort> fmt::Display for OrderBy<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.descending { "-" } else { "" }, self.by.name())
+    }
+}
+
+/// The text is not the spelling of an order.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown order \"{0}\"")]
+pub struct UnknownOrder(String);
+
+impl<S: Sort> FromStr for OrderBy<S> {
+    type Err = UnknownOrder;
+
+    fn from_str(text: &str) -> Result<OrderBy<S>, UnknownOrder> {
+        let (descending, name) = match text.strip_prefix('-') {
+            Some(name) => (true, name),
+            None => (false, text),
+        };
+        let by = S::ALL.iter().find(|by| by.name() == name);
+        by.map(|by| OrderBy { by: *by, descending }).ok_or_else(|| UnknownOrder(text.to_owned()))
+    }
+}
+
+macro_rules! sorts {
+    ($(#[$about:meta])* $name:ident { $($(#[$what:meta])* $variant:ident = $field:literal),+ }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $($(#[$what])* $variant),+ }
+
+        impl Sort for $name {
+            const ALL: &'static [$name] = &[$($name::$variant),+];
+
+            fn name(self) -> &'static str {
+                match self { $($name::$variant => $field),+ }
+            }
+        }
+    };
+}
+
+sorts!(
+    /// By what DAGs can be ordered.
+    DagSort {
+        /// When they were created.
+        Id = "id",
+        /// Their names.
+        Name = "name"
+    }
+);
+sorts!(
+    /// By what runs can be ordered.
+    DagRunSort {
+        /// When they were created.
+        Id = "id",
+        /// The moments that they stand for.
+        ExecutionDate = "execution_date"
+    }
+);
+sorts!(
+    /// By what tasks can be ordered.
+    TaskInstanceSort {
+        /// When they were created.
+        Id = "id",
+        /// Their names; only within a run.
+        TaskId = "task_id"
+    }
+);
+sorts!(
+    /// By what changes can be ordered.
+    HistorySort {
+        /// When they were written.
+        Id = "id"
+    }
+);
+sorts!(
+    /// By what lines of a log can be ordered.
+    TaskLogSort {
+        /// When they arrived.
+        Id = "id"
+    }
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_is_read_as_it_is_written() {
+        for text in ["id", "-id", "execution_date", "-execution_date"] {
+            assert_eq!(text.parse::<OrderBy<DagRunSort>>().unwrap().to_string(), text);
+        }
+        for text in ["", "-", "--id", "ID", "state"] {
+            assert!(text.parse::<OrderBy<DagRunSort>>().is_err(), "{text}");
+        }
+        assert_eq!(OrderBy::<DagSort>::spellings(), "id, -id, name, -name");
+    }
+}

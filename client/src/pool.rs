@@ -1,0 +1,283 @@
+//! Connections to share.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, GenericClient, Statement};
+
+use crate::Error;
+use crate::connect::{PostgresServer, within};
+
+/// A connection that was used so recently need not be tried before it is given out.
+const FRESH: Duration = Duration::from_secs(1);
+/// How long a connection that is tried may take to answer.
+const TRY_LIMIT: Duration = Duration::from_secs(2);
+
+/// How many connections, for how long.
+///
+/// ```
+/// use std::time::Duration;
+/// use pg_workflow_client::pool::Options;
+///
+/// let options = Options { max_connections: 20, min_connections: 2, ..Options::default() };
+/// assert_eq!(options.idle_timeout, Some(Duration::from_secs(600)));
+/// ```
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// At most so many (at least 1).
+    pub max_connections: u32,
+    /// So many are kept open, also when nobody needs them.
+    pub min_connections: u32,
+    /// A connection that nobody has used for so long is closed. None: never.
+    pub idle_timeout: Option<Duration>,
+    /// A connection is closed at this age, when it is given back. None: never.
+    pub max_lifetime: Option<Duration>,
+    /// How long to wait for a connection while all are in use, or while the server is away.
+    pub acquire_timeout: Duration,
+    /// How long a statement may take: the server ends it then, and shortly after that we no longer wait for it.
+    pub statement_timeout: Duration,
+    /// Whether connections keep prepared statements. False for a pooler that gives each transaction another session
+    /// and does not know of them (PgBouncer before 1.21).
+    pub keeps_statements: bool,
+    /// Whether every transaction is read-only.
+    pub is_read_only: bool,
+}
+
+impl Default for Options {
+    /// 10 connections, none of them kept for its own sake; idle for 10 minutes, alive for 30, 5 s to wait, 30 s for a
+    /// statement.
+    fn default() -> Options {
+        Options {
+            max_connections: 10,
+            min_connections: 0,
+            idle_timeout: Some(Duration::from_secs(600)),
+            max_lifetime: Some(Duration::from_secs(1800)),
+            acquire_timeout: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(30),
+            keeps_statements: true,
+            is_read_only: false,
+        }
+    }
+}
+
+/// Connections to one PostgreSQL, opened when they are needed. Cheap to clone.
+///
+/// ```no_run
+/// use pg_workflow_client::{Dags, NewDag, connect::PostgresServer, pool::{Options, Pool}};
+///
+/// # async fn example() -> Result<(), pg_workflow_client::Error> {
+/// let pool = Pool::new(PostgresServer::parse("postgres://alice@db.example/workflow")?, Options::default());
+/// let connection = pool.get().await?;
+/// let id = Dags::new(&connection).create(&NewDag::named("etl")).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Pool {
+    connections: bb8::Pool<Manager>,
+    acquire_timeout: Duration,
+}
+
+impl Pool {
+    /// Prepares a pool; needs no server yet.
+    pub fn new(server: PostgresServer, options: Options) -> Pool {
+        let milliseconds = options.statement_timeout.as_millis().max(1);
+        let mut settings = format!("-c statement_timeout={milliseconds}");
+        if options.is_read_only {
+            settings += " -c default_transaction_read_only=on";
+        }
+        let max = options.max_connections.max(1);
+        let connections = bb8::Pool::builder()
+            .max_size(max)
+            .min_idle(options.min_connections.min(max))
+            .idle_timeout(options.idle_timeout)
+            .max_lifetime(options.max_lifetime)
+            .connection_timeout(options.acquire_timeout)
+            .build_unchecked(Manager {
+                server: server.with_settings(&settings),
+                limit: options.statement_timeout + Duration::from_secs(2),
+                keeps_statements: options.keeps_statements,
+            });
+        Pool { connections, acquire_timeout: options.acquire_timeout }
+    }
+
+    /// Takes a connection out of the pool until it is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] where none was free in time, or what kept the last one from being opened.
+    pub async fn get(&self) -> Result<Connection, Error> {
+        match self.connections.get_owned().await {
+            Ok(connection) => Ok(Connection(connection)),
+            Err(bb8::RunError::User(error)) => Err(error),
+            Err(bb8::RunError::TimedOut) => Err(Error::Timeout(self.acquire_timeout)),
+        }
+    }
+
+    /// How many connections are open, and how many of them nobody uses.
+    pub fn size(&self) -> (u32, u32) {
+        let state = self.connections.state();
+        (state.connections, state.idle_connections)
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (open, idle) = self.size();
+        write!(out, "Pool({open} connections, {idle} idle)")
+    }
+}
+
+/// A connection of a [`Pool`], until it is dropped: a `tokio_postgres` [`Client`] that keeps prepared statements.
+pub struct Connection(bb8::PooledConnection<'static, Manager>);
+
+impl Connection {
+    /// Begins a transaction, which is rolled back where it is dropped without [`Transaction::commit`].
+    ///
+    /// # Errors
+    /// [`Error::Postgres`] or [`Error::Timeout`].
+    pub async fn transaction(&mut self) -> Result<Transaction<'_>, Error> {
+        let statements = self.0.statements.clone();
+        let begun = within(statements.limit(), self.0.client.transaction()).await;
+        Ok(Transaction { transaction: statements.watch(begun)?, statements })
+    }
+
+    pub(crate) fn kept(&self) -> &Arc<Statements> {
+        &self.0.statements
+    }
+}
+
+impl Deref for Connection {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.0.client
+    }
+}
+
+impl DerefMut for Connection {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.0.client
+    }
+}
+
+/// A transaction on a [`Connection`].
+pub struct Transaction<'a> {
+    transaction: tokio_postgres::Transaction<'a>,
+    statements: Arc<Statements>,
+}
+
+impl Transaction<'_> {
+    /// Makes it so. An error can mean that the transaction was made all the same: repeat moves with their request id.
+    ///
+    /// # Errors
+    /// [`Error::Postgres`] or [`Error::Timeout`].
+    pub async fn commit(self) -> Result<(), Error> {
+        self.statements.watch(within(self.statements.limit(), self.transaction.commit()).await)
+    }
+
+    /// Takes it back.
+    ///
+    /// # Errors
+    /// [`Error::Postgres`] or [`Error::Timeout`].
+    pub async fn rollback(self) -> Result<(), Error> {
+        self.statements.watch(within(self.statements.limit(), self.transaction.rollback()).await)
+    }
+
+    pub(crate) fn kept(&self) -> &Arc<Statements> {
+        &self.statements
+    }
+}
+
+impl<'a> Deref for Transaction<'a> {
+    type Target = tokio_postgres::Transaction<'a>;
+
+    fn deref(&self) -> &tokio_postgres::Transaction<'a> {
+        &self.transaction
+    }
+}
+
+/// The statements that a connection has prepared, by their text, and whether it can still be used.
+pub struct Statements {
+    /// None where the connection keeps none.
+    prepared: Option<Mutex<HashMap<&'static str, Statement>>>,
+    limit: Duration,
+    /// A statement was not answered in time: whatever comes next would wait for it.
+    hangs: AtomicBool,
+}
+
+impl Statements {
+    pub(crate) fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    pub(crate) async fn get<C: GenericClient>(
+        &self,
+        client: &C,
+        sql: &'static str,
+        types: &[Type],
+    ) -> Result<Option<Statement>, tokio_postgres::Error> {
+        let Some(prepared) = &self.prepared else { return Ok(None) };
+        let known = lock(prepared).get(sql).cloned();
+        if known.is_some() {
+            return Ok(known);
+        }
+        let statement = client.prepare_typed(sql, types).await?;
+        lock(prepared).insert(sql, statement.clone());
+        Ok(Some(statement))
+    }
+
+    /// Sees whether the connection can still be used after this.
+    pub(crate) fn watch<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
+        if matches!(answer, Err(Error::Timeout(_))) {
+            self.hangs.store(true, Ordering::Relaxed);
+        }
+        answer
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the pool holds.
+struct Member {
+    client: Client,
+    statements: Arc<Statements>,
+    tried_at: Instant,
+}
+
+/// How the pool opens and tries connections.
+struct Manager {
+    server: PostgresServer,
+    limit: Duration,
+    keeps_statements: bool,
+}
+
+impl bb8::ManageConnection for Manager {
+    type Connection = Member;
+    type Error = Error;
+
+    async fn connect(&self) -> Result<Member, Error> {
+        let client = self.server.connect().await?;
+        let prepared = self.keeps_statements.then(Mutex::default);
+        let statements = Arc::new(Statements { prepared, limit: self.limit, hangs: AtomicBool::new(false) });
+        Ok(Member { client, statements, tried_at: Instant::now() })
+    }
+
+    async fn is_valid(&self, member: &mut Member) -> Result<(), Error> {
+        if member.tried_at.elapsed() > FRESH {
+            within(TRY_LIMIT, member.client.batch_execute("")).await?;
+            member.tried_at = Instant::now();
+        }
+        Ok(())
+    }
+
+    fn has_broken(&self, member: &mut Member) -> bool {
+        member.client.is_closed() || member.statements.hangs.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,60 @@
+//! DAGs, runs, tasks, logs and history: what programs do with them. Each repository works on any
+//! [`Session`](crate::session::Session): a pooled connection, a client, or the caller's own transaction.
+
+mod dag_runs;
+mod dags;
+mod history_tracker;
+mod moves;
+mod task_instances;
+mod task_logs;
+
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use crate::Error;
+use crate::model::Record;
+use crate::session::{self, Session};
+
+pub use dag_runs::{DagRunChanges, DagRuns, NewDagRun};
+pub use dags::{DagChanges, Dags, NewDag};
+pub use history_tracker::{Disagreement, HistoryTracker};
+pub use moves::{ManyMoves, Move, Moved, Outcome};
+pub use task_instances::{NewTaskInstances, TaskInstanceChanges, TaskInstances};
+pub use task_logs::{NewTaskLog, TaskLogs};
+
+/// The first row of a statement whose text is put together from constants.
+async fn find<T: Record>(
+    session: &impl Session,
+    condition: &str,
+    parameters: &[session::Parameter<'_>],
+) -> Result<Option<T>, Error> {
+    let sql = format!("SELECT {} FROM {} AS t WHERE {condition}", T::COLUMNS, T::TABLE);
+    let rows = session::once(session, &sql, parameters).await?;
+    rows.first().map(T::from_row).transpose()
+}
+
+/// Changes the row whose id is the first parameter, and returns it as it is then.
+async fn change<T: Record>(
+    session: &impl Session,
+    assignments: &str,
+    id: Uuid,
+    parameters: &[session::Parameter<'_>],
+) -> Result<T, Error> {
+    let sql = format!("UPDATE {} AS t SET {assignments} WHERE t.id = $1 RETURNING {}", T::TABLE, T::COLUMNS);
+    let rows = session::once(session, &sql, parameters).await?;
+    T::from_row(rows.first().ok_or_else(|| Error::not_found(T::NAME, id))?)
+}
+
+/// Deletes the row with this id.
+async fn delete<T: Record>(session: &impl Session, id: Uuid) -> Result<(), Error> {
+    let sql = format!("DELETE FROM {} WHERE id = $1 RETURNING id", T::TABLE);
+    match session::once(session, &sql, &[(&id, Type::UUID)]).await?.is_empty() {
+        true => Err(Error::not_found(T::NAME, id)),
+        false => Ok(()),
+    }
+}
+
+/// Ids in the first column.
+fn ids(rows: &[tokio_postgres::Row]) -> Result<Vec<Uuid>, Error> {
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}

@@ -1,0 +1,200 @@
+use chrono::{DateTime, Utc};
+use pg_workflow_state_machine::State;
+use serde::Serialize;
+use serde_json::Value;
+use tokio_postgres::types::{Json, Type};
+use uuid::Uuid;
+
+use super::{ManyMoves, Move, Moved, change, delete, find, ids};
+use crate::Error;
+use crate::event::EntityType;
+use crate::list::query::{Column, Plan, Query};
+use crate::list::{DagRunFilter, DagRunSort, List, OrderBy, Page};
+use crate::model::DagRun;
+use crate::session::{self, Session};
+
+/// A run to be created.
+///
+/// ```
+/// use pg_workflow_client::NewDagRun;
+/// use serde_json::json;
+///
+/// # let dag_id = uuid::Uuid::nil();
+/// let run = NewDagRun { conf: json!({"day": "2026-11-24"}), ..NewDagRun::of(dag_id) };
+/// ```
+#[derive(Clone, Debug, Serialize)]
+pub struct NewDagRun {
+    /// The DAG.
+    pub dag_id: Uuid,
+    /// The moment that the run stands for; a DAG has one run a moment.
+    pub execution_date: DateTime<Utc>,
+    /// Its parameters, a JSON object.
+    pub conf: Value,
+}
+
+impl NewDagRun {
+    /// A run of this DAG for the present moment, without parameters.
+    pub fn of(dag_id: Uuid) -> NewDagRun {
+        NewDagRun { dag_id, execution_date: Utc::now(), conf: Value::Object(serde_json::Map::new()) }
+    }
+}
+
+/// What to change of a run; what is none stays as it is. The state is moved, not changed.
+#[derive(Clone, Debug, Default)]
+pub struct DagRunChanges {
+    /// Another moment to stand for.
+    pub execution_date: Option<DateTime<Utc>>,
+    /// Other parameters, a JSON object.
+    pub conf: Option<Value>,
+}
+
+/// The runs of a database.
+///
+/// ```no_run
+/// use pg_workflow_client::{DagRuns, Error, NewDagRun, State, pool::Pool};
+///
+/// # async fn example(pool: Pool, dag_id: uuid::Uuid) -> Result<(), Error> {
+/// let mut connection = pool.get().await?;
+/// let transaction = connection.transaction().await?;
+/// let runs = DagRuns::new(&transaction);
+/// let run = runs.create(&NewDagRun::of(dag_id)).await?;
+/// runs.update_state(run, State::Queued, State::Running).await?;
+/// transaction.commit().await
+/// # }
+/// ```
+pub struct DagRuns<'a, S>(&'a S);
+
+impl<'a, S: Session> DagRuns<'a, S> {
+    /// Works on this session.
+    pub fn new(session: &'a S) -> DagRuns<'a, S> {
+        DagRuns(session)
+    }
+
+    /// Creates a run, queued at version 1, with its history, and returns its id.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is no such DAG, [`Error::AlreadyExists`] where it has a run of that date,
+    /// [`Error::Invalid`]; [`Error::Denied`], [`Error::Postgres`] and [`Error::Timeout`] here and everywhere.
+    pub async fn create(&self, run: &NewDagRun) -> Result<Uuid, Error> {
+        let sql = "SELECT workflow.create_dag_run($1, $2, $3)";
+        let conf = Json(&run.conf);
+        let parameters: [session::Parameter<'_>; 3] =
+            [(&run.dag_id, Type::UUID), (&run.execution_date, Type::TIMESTAMPTZ), (&conf, Type::JSONB)];
+        Ok(session::one(self.0, sql, &parameters).await?.try_get(0)?)
+    }
+
+    /// Creates runs, all or none, and returns their ids in the same order.
+    ///
+    /// # Errors
+    /// As [`create`](DagRuns::create).
+    pub async fn create_many(&self, runs: &[NewDagRun]) -> Result<Vec<Uuid>, Error> {
+        let sql = "SELECT workflow.create_dag_run(r.dag_id, r.execution_date, r.conf)
+                   FROM (
+                       SELECT * FROM ROWS FROM (jsonb_to_recordset($1) AS (dag_id uuid, execution_date timestamptz,
+                           conf jsonb)) WITH ORDINALITY
+                       ORDER BY ordinality
+                   ) AS r";
+        ids(&session::fixed(self.0, sql, &[(&Json(runs), Type::JSONB)]).await?)
+    }
+
+    /// The run with this id, where there is one.
+    ///
+    /// # Errors
+    /// See [`create`](DagRuns::create).
+    pub async fn get(&self, id: Uuid) -> Result<Option<DagRun>, Error> {
+        find(self.0, "id = $1", &[(&id, Type::UUID)]).await
+    }
+
+    /// The DAG's run of this date, where there is one.
+    ///
+    /// # Errors
+    /// See [`create`](DagRuns::create).
+    pub async fn get_by_execution_date(&self, dag_id: Uuid, date: DateTime<Utc>) -> Result<Option<DagRun>, Error> {
+        let parameters: [session::Parameter<'_>; 2] = [(&dag_id, Type::UUID), (&date, Type::TIMESTAMPTZ)];
+        find(self.0, "dag_id = $1 AND execution_date = $2", &parameters).await
+    }
+
+    /// The DAG's run with the latest execution date, where it has any.
+    ///
+    /// # Errors
+    /// See [`create`](DagRuns::create).
+    pub async fn latest(&self, dag_id: Uuid) -> Result<Option<DagRun>, Error> {
+        find(self.0, "dag_id = $1 ORDER BY t.execution_date DESC LIMIT 1", &[(&dag_id, Type::UUID)]).await
+    }
+
+    /// Lists runs. Where the page does not say otherwise: the newest first, or, with a DAG or a date in the filter, the
+    /// latest execution date first.
+    ///
+    /// # Errors
+    /// [`Error::Cursor`], and see [`create`](DagRuns::create).
+    pub async fn list(&self, filter: &DagRunFilter, page: &Page<DagRunSort>) -> Result<List<DagRun>, Error> {
+        const BY_DATE: &[Column] = &[Column { name: "execution_date", kind: Type::TIMESTAMPTZ }, Column::ID];
+        let has_date = filter.execution_date_gte.is_some() || filter.execution_date_lt.is_some();
+        let is_narrow = filter.dag_id.is_some() || has_date;
+        let usual = if is_narrow { DagRunSort::ExecutionDate } else { DagRunSort::Id };
+        let order = page.order_by.unwrap_or(OrderBy::descending(usual));
+        let mut query = Query::default();
+        query.and("t.dag_id = $", &filter.dag_id, Type::UUID);
+        query.and("t.execution_date >= $", &filter.execution_date_gte, Type::TIMESTAMPTZ);
+        query.and("t.execution_date < $", &filter.execution_date_lt, Type::TIMESTAMPTZ);
+        let plan = match order.by {
+            DagRunSort::Id => Plan { order, columns: &[Column::ID], sorts_few: is_narrow },
+            DagRunSort::ExecutionDate => Plan { order, columns: BY_DATE, sorts_few: false },
+        };
+        query.list(self.0, &filter.states, page, plan).await
+    }
+
+    /// Changes a run, and returns it as it is then.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::AlreadyExists`] where the DAG has a run of the new date, and see
+    /// [`create`](DagRuns::create).
+    pub async fn update(&self, id: Uuid, changes: &DagRunChanges) -> Result<DagRun, Error> {
+        let assignments = "execution_date = coalesce($2, t.execution_date), conf = coalesce($3, t.conf)";
+        let conf = changes.conf.as_ref().map(Json);
+        let parameters: [session::Parameter<'_>; 3] =
+            [(&id, Type::UUID), (&changes.execution_date, Type::TIMESTAMPTZ), (&conf, Type::JSONB)];
+        change(self.0, assignments, id, &parameters).await
+    }
+
+    /// Deletes a run with its tasks and logs. Their history stays.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and see [`create`](DagRuns::create).
+    pub async fn delete(&self, id: Uuid) -> Result<(), Error> {
+        delete::<DagRun>(self.0, id).await
+    }
+
+    /// Moves a run and returns its new version.
+    ///
+    /// # Errors
+    /// [`Error::Stale`] where it is not in that state, [`Error::Illegal`] where there is no such move,
+    /// [`Error::NotFound`], and see [`create`](DagRuns::create).
+    pub async fn update_state(&self, id: Uuid, from: State, to: State) -> Result<i64, Error> {
+        self.make_move(id, &Move::new(from, to)).await
+    }
+
+    /// Moves runs that are in this state, each as if alone; what has become of each.
+    ///
+    /// # Errors
+    /// See [`create`](DagRuns::create).
+    pub async fn update_state_many(&self, ids: &[Uuid], from: State, to: State) -> Result<Vec<Moved>, Error> {
+        self.make_moves(ids, &ManyMoves::to(to).from(from)).await
+    }
+
+    /// [`update_state`](DagRuns::update_state) with metadata, an expected version, a request id.
+    ///
+    /// # Errors
+    /// As [`update_state`](DagRuns::update_state).
+    pub async fn make_move(&self, id: Uuid, a_move: &Move) -> Result<i64, Error> {
+        a_move.make(self.0, EntityType::DagRun, id).await
+    }
+
+    /// [`update_state_many`](DagRuns::update_state_many) with metadata, from any state, or only to see what would happen.
+    ///
+    /// # Errors
+    /// See [`create`](DagRuns::create).
+    pub async fn make_moves(&self, ids: &[Uuid], moves: &ManyMoves) -> Result<Vec<Moved>, Error> {
+        moves.make(self.0, EntityType::DagRun, ids).await
+    }
+}

@@ -1,0 +1,223 @@
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use tokio_postgres::types::{Json, Type};
+use uuid::Uuid;
+
+use super::{change, delete, find, ids};
+use crate::Error;
+use crate::list::query::{Column, Plan, Query};
+use crate::list::{DagFilter, DagSort, List, OrderBy, Page};
+use crate::model::Dag;
+use crate::session::{self, Session};
+
+/// A DAG to be created.
+///
+/// ```
+/// use pg_workflow_client::NewDag;
+///
+/// let dag = NewDag { schedule: Some("@daily".into()), tags: vec!["etl".into()], ..NewDag::named("orders") };
+/// ```
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct NewDag {
+    /// Unique; 1 to 250 characters, not blank.
+    pub name: String,
+    /// Free text.
+    pub description: Option<String>,
+    /// When to run, as the scheduler spells it.
+    pub schedule: Option<String>,
+    /// The first moment that the schedule covers.
+    pub start_date: Option<DateTime<Utc>>,
+    /// Labels.
+    pub tags: Vec<String>,
+    /// Whether schedulers start no run for now.
+    pub is_paused: bool,
+}
+
+impl NewDag {
+    /// A DAG of this name, and nothing else said of it.
+    pub fn named(name: impl Into<String>) -> NewDag {
+        NewDag { name: name.into(), ..NewDag::default() }
+    }
+}
+
+/// What to change of a DAG; what is none stays as it is.
+#[derive(Clone, Debug, Default)]
+pub struct DagChanges {
+    /// Another name.
+    pub name: Option<String>,
+    /// Another description; `Some(None)` takes it away.
+    pub description: Option<Option<String>>,
+    /// Another schedule; `Some(None)` takes it away.
+    pub schedule: Option<Option<String>>,
+    /// Another start; `Some(None)` takes it away.
+    pub start_date: Option<Option<DateTime<Utc>>>,
+    /// Other labels.
+    pub tags: Option<Vec<String>>,
+}
+
+/// The DAGs of a database.
+///
+/// ```no_run
+/// use pg_workflow_client::{Dags, NewDag, connect::PostgresServer};
+///
+/// # async fn example() -> Result<(), pg_workflow_client::Error> {
+/// let client = PostgresServer::parse("postgres://alice@db.example/workflow")?.connect().await?;
+/// let dags = Dags::new(&client);
+/// let id = dags.create(&NewDag::named("orders")).await?;
+/// dags.pause(id).await?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Dags<'a, S>(&'a S);
+
+impl<'a, S: Session> Dags<'a, S> {
+    /// Works on this session.
+    pub fn new(session: &'a S) -> Dags<'a, S> {
+        Dags(session)
+    }
+
+    /// Creates a DAG and returns its id.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`] where there is one of that name, [`Error::Invalid`]; [`Error::Denied`],
+    /// [`Error::Postgres`] and [`Error::Timeout`] here and everywhere.
+    pub async fn create(&self, dag: &NewDag) -> Result<Uuid, Error> {
+        let sql = "SELECT workflow.create_dag($1, $2, $3, $4, $5, $6)";
+        let tags = Json(&dag.tags);
+        let parameters: [session::Parameter<'_>; 6] = [
+            (&dag.name, Type::TEXT),
+            (&dag.description, Type::TEXT),
+            (&dag.schedule, Type::TEXT),
+            (&dag.start_date, Type::TIMESTAMPTZ),
+            (&tags, Type::JSONB),
+            (&dag.is_paused, Type::BOOL),
+        ];
+        Ok(session::one(self.0, sql, &parameters).await?.try_get(0)?)
+    }
+
+    /// Creates DAGs, all or none, and returns their ids in the same order.
+    ///
+    /// # Errors
+    /// As [`create`](Dags::create).
+    pub async fn create_many(&self, dags: &[NewDag]) -> Result<Vec<Uuid>, Error> {
+        let sql = "SELECT workflow.create_dag(d.name, d.description, d.schedule, d.start_date, d.tags, d.is_paused)
+                   FROM (
+                       SELECT * FROM ROWS FROM (jsonb_to_recordset($1) AS (name text, description text, schedule text,
+                           start_date timestamptz, tags jsonb, is_paused boolean)) WITH ORDINALITY
+                       ORDER BY ordinality
+                   ) AS d";
+        ids(&session::fixed(self.0, sql, &[(&Json(dags), Type::JSONB)]).await?)
+    }
+
+    /// The DAG with this id, where there is one.
+    ///
+    /// # Errors
+    /// See [`create`](Dags::create).
+    pub async fn get(&self, id: Uuid) -> Result<Option<Dag>, Error> {
+        find(self.0, "id = $1", &[(&id, Type::UUID)]).await
+    }
+
+    /// The DAG of this name, where there is one.
+    ///
+    /// # Errors
+    /// See [`create`](Dags::create).
+    pub async fn get_by_name(&self, name: &str) -> Result<Option<Dag>, Error> {
+        find(self.0, "name = $1", &[(&name, Type::TEXT)]).await
+    }
+
+    /// Lists DAGs, the newest first where the page does not say otherwise.
+    ///
+    /// # Errors
+    /// [`Error::Cursor`], and see [`create`](Dags::create).
+    pub async fn list(&self, filter: &DagFilter, page: &Page<DagSort>) -> Result<List<Dag>, Error> {
+        const NAME: Column = Column { name: "name", kind: Type::TEXT };
+        let order = page.order_by.unwrap_or(OrderBy::descending(DagSort::Id));
+        let prefix = filter.name_prefix.as_deref().map(like_prefix);
+        let mut query = Query::default();
+        query.and("t.name = $", &filter.name, Type::TEXT);
+        query.and("t.name LIKE $", &prefix, Type::TEXT);
+        query.and("t.tags ? $", &filter.tag, Type::TEXT);
+        query.and("t.is_paused = $", &filter.paused, Type::BOOL);
+        let columns: &[Column] = match order.by {
+            DagSort::Id => &[Column::ID],
+            DagSort::Name => &[NAME],
+        };
+        query.list(self.0, &[], page, Plan { order, columns, sorts_few: false }).await
+    }
+
+    /// Changes a DAG, and returns it as it is then.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::AlreadyExists`] where another has the new name, and see [`create`](Dags::create).
+    pub async fn update(&self, id: Uuid, changes: &DagChanges) -> Result<Dag, Error> {
+        let assignments = "name = coalesce($2, t.name),
+             description = CASE WHEN $3 THEN $4 ELSE t.description END,
+             schedule = CASE WHEN $5 THEN $6 ELSE t.schedule END,
+             start_date = CASE WHEN $7 THEN $8 ELSE t.start_date END,
+             tags = coalesce($9, t.tags)";
+        let (description, schedule) = (changes.description.clone().flatten(), changes.schedule.clone().flatten());
+        let start_date = changes.start_date.flatten();
+        let tags = changes.tags.as_ref().map(Json);
+        let (has_description, has_schedule) = (changes.description.is_some(), changes.schedule.is_some());
+        let has_start_date = changes.start_date.is_some();
+        let parameters: [session::Parameter<'_>; 9] = [
+            (&id, Type::UUID),
+            (&changes.name, Type::TEXT),
+            (&has_description, Type::BOOL),
+            (&description, Type::TEXT),
+            (&has_schedule, Type::BOOL),
+            (&schedule, Type::TEXT),
+            (&has_start_date, Type::BOOL),
+            (&start_date, Type::TIMESTAMPTZ),
+            (&tags, Type::JSONB),
+        ];
+        change(self.0, assignments, id, &parameters).await
+    }
+
+    /// Deletes a DAG with its runs, tasks and logs. Their history stays.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and see [`create`](Dags::create).
+    pub async fn delete(&self, id: Uuid) -> Result<(), Error> {
+        delete::<Dag>(self.0, id).await
+    }
+
+    /// Asks schedulers to start no new run. Returns whether that is new.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and see [`create`](Dags::create).
+    pub async fn pause(&self, id: Uuid) -> Result<bool, Error> {
+        Ok(session::one(self.0, "SELECT workflow.pause_dag($1)", &[(&id, Type::UUID)]).await?.try_get(0)?)
+    }
+
+    /// Lets schedulers start runs again. Returns whether that is new.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and see [`create`](Dags::create).
+    pub async fn unpause(&self, id: Uuid) -> Result<bool, Error> {
+        Ok(session::one(self.0, "SELECT workflow.unpause_dag($1)", &[(&id, Type::UUID)]).await?.try_get(0)?)
+    }
+}
+
+/// The pattern of names that begin so.
+fn like_prefix(prefix: &str) -> String {
+    let mut pattern = String::with_capacity(prefix.len() + 1);
+    for letter in prefix.chars() {
+        if matches!(letter, '%' | '_' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(letter);
+    }
+    pattern.push('%');
+    pattern
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_means_itself() {
+        assert_eq!(like_prefix(r"50%_\a"), r"50\%\_\\a%");
+    }
+}

@@ -1,0 +1,122 @@
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use tokio_postgres::types::{Json, Type};
+use uuid::Uuid;
+
+use super::find;
+use crate::Error;
+use crate::list::query::{Column, Plan, Query};
+use crate::list::{List, OrderBy, Page, TaskLogFilter, TaskLogSort};
+use crate::model::{LogLevel, TaskLog};
+use crate::session::{self, Session};
+
+/// A line to be added to the log of a task.
+///
+/// ```
+/// use pg_workflow_client::{LogLevel, NewTaskLog};
+///
+/// # let task = uuid::Uuid::nil();
+/// let line = NewTaskLog { level: LogLevel::Warning, ..NewTaskLog::of(task, "slow: 3 s") };
+/// ```
+#[derive(Clone, Debug, Serialize)]
+pub struct NewTaskLog {
+    /// The task.
+    pub task_instance_id: Uuid,
+    /// The text.
+    pub message: String,
+    /// How much it matters.
+    pub level: LogLevel,
+    /// When it was printed; none for the database's present moment.
+    pub logged_at: Option<DateTime<Utc>>,
+}
+
+impl NewTaskLog {
+    /// A line at level INFO, printed now.
+    pub fn of(task_instance_id: Uuid, message: impl Into<String>) -> NewTaskLog {
+        NewTaskLog { task_instance_id, message: message.into(), level: LogLevel::Info, logged_at: None }
+    }
+}
+
+/// The logs of tasks. A line belongs to the try during which it was appended, and is not changed afterwards.
+///
+/// ```no_run
+/// use pg_workflow_client::{Error, LogLevel, TaskLogs, session::Session};
+///
+/// # async fn example(session: &impl Session, task: uuid::Uuid) -> Result<(), Error> {
+/// TaskLogs::new(session).append(task, LogLevel::Info, "12,000 rows read").await?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct TaskLogs<'a, S>(&'a S);
+
+impl<'a, S: Session> TaskLogs<'a, S> {
+    /// Works on this session.
+    pub fn new(session: &'a S) -> TaskLogs<'a, S> {
+        TaskLogs(session)
+    }
+
+    /// Appends a line, printed now, and returns its id.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is no such task; [`Error::Denied`], [`Error::Postgres`] and [`Error::Timeout`]
+    /// here and everywhere.
+    pub async fn append(&self, task_instance_id: Uuid, level: LogLevel, message: &str) -> Result<i64, Error> {
+        let line = NewTaskLog { level, ..NewTaskLog::of(task_instance_id, message) };
+        let ids = self.append_many(&[line]).await?;
+        ids.first().copied().ok_or_else(|| Error::Unknown("no id".to_owned()))
+    }
+
+    /// Appends lines, all or none, and returns their ids in the same order.
+    ///
+    /// # Errors
+    /// As [`append`](TaskLogs::append).
+    pub async fn append_many(&self, lines: &[NewTaskLog]) -> Result<Vec<i64>, Error> {
+        let sql = "SELECT workflow.append_task_log(l.task_instance_id, l.message, l.level,
+                       coalesce(l.logged_at, clock_timestamp()))
+                   FROM (
+                       SELECT * FROM ROWS FROM (jsonb_to_recordset($1) AS (task_instance_id uuid, message text,
+                           level text, logged_at timestamptz)) WITH ORDINALITY
+                       ORDER BY ordinality
+                   ) AS l";
+        let rows = session::fixed(self.0, sql, &[(&Json(lines), Type::JSONB)]).await?;
+        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    }
+
+    /// The line with this id, where there is one.
+    ///
+    /// # Errors
+    /// See [`append`](TaskLogs::append).
+    pub async fn get(&self, id: i64) -> Result<Option<TaskLog>, Error> {
+        find(self.0, "id = $1", &[(&id, Type::INT8)]).await
+    }
+
+    /// Lists the log of a task, in the order of arrival where the page does not say otherwise.
+    ///
+    /// # Errors
+    /// [`Error::Cursor`], and see [`append`](TaskLogs::append).
+    pub async fn list(
+        &self,
+        task_instance_id: Uuid,
+        filter: &TaskLogFilter,
+        page: &Page<TaskLogSort>,
+    ) -> Result<List<TaskLog>, Error> {
+        let order = page.order_by.unwrap_or(OrderBy::ascending(TaskLogSort::Id));
+        let task = Some(task_instance_id);
+        let mut query = Query::default();
+        query.and("t.task_instance_id = $", &task, Type::UUID);
+        query.and("t.try_number = $", &filter.try_number, Type::INT4);
+        query.list(self.0, &[], page, Plan { order, columns: &[Column::NUMBER], sorts_few: false }).await
+    }
+
+    /// Deletes a line.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and see [`append`](TaskLogs::append).
+    pub async fn delete(&self, id: i64) -> Result<(), Error> {
+        let sql = "DELETE FROM workflow.task_logs WHERE id = $1 RETURNING id";
+        match session::fixed(self.0, sql, &[(&id, Type::INT8)]).await?.is_empty() {
+            true => Err(Error::not_found("task_log", id)),
+            false => Ok(()),
+        }
+    }
+}

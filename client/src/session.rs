@@ -1,0 +1,110 @@
+//! What statements run on: any client or transaction of the driver, or a pooled connection, which keeps prepared
+//! statements.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{GenericClient, Row};
+
+use crate::Error;
+use crate::connect::within;
+use crate::pool::{Connection, Statements, Transaction};
+
+/// A parameter of a statement, with its type: the server need not be asked for it.
+pub type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// How long a statement may take on a session that sets no limit of its own.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// What the repositories run their statements on: a `tokio_postgres` `Client` or `Transaction` (any [`GenericClient`]),
+/// or a [`Connection`] or [`Transaction`] of a [`Pool`](crate::pool::Pool).
+///
+/// The last two keep the statements they have prepared.
+pub trait Session: sealed::Sealed + Sync {
+    /// The driver's client or transaction below.
+    type Client: GenericClient + Sync;
+    /// The driver's client or transaction below.
+    fn client(&self) -> &Self::Client;
+    /// Statements prepared on this connection, where it keeps any.
+    fn statements(&self) -> Option<&Arc<Statements>> {
+        None
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl<C: tokio_postgres::GenericClient> Sealed for C {}
+    impl Sealed for crate::pool::Connection {}
+    impl Sealed for crate::pool::Transaction<'_> {}
+}
+
+impl<C: GenericClient + Sync> Session for C {
+    type Client = C;
+
+    fn client(&self) -> &C {
+        self
+    }
+}
+
+impl Session for Connection {
+    type Client = tokio_postgres::Client;
+
+    fn client(&self) -> &tokio_postgres::Client {
+        self
+    }
+
+    fn statements(&self) -> Option<&Arc<Statements>> {
+        Some(self.kept())
+    }
+}
+
+impl<'a> Session for Transaction<'a> {
+    type Client = tokio_postgres::Transaction<'a>;
+
+    fn client(&self) -> &tokio_postgres::Transaction<'a> {
+        self
+    }
+
+    fn statements(&self) -> Option<&Arc<Statements>> {
+        Some(self.kept())
+    }
+}
+
+/// Runs a statement whose text is always the same, prepared where the session keeps that.
+pub(crate) async fn fixed<S: Session>(
+    session: &S,
+    sql: &'static str,
+    parameters: &[Parameter<'_>],
+) -> Result<Vec<Row>, Error> {
+    let Some(statements) = session.statements() else { return once(session, sql, parameters).await };
+    let limit = statements.limit();
+    let answer = async {
+        let types: Vec<Type> = parameters.iter().map(|(_, kind)| kind.clone()).collect();
+        let Some(statement) = statements.get(session.client(), sql, &types).await? else {
+            return session.client().query_typed(sql, parameters).await;
+        };
+        let values: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|(value, _)| *value).collect();
+        session.client().query(&statement, &values).await
+    };
+    statements.watch(within(limit, answer).await)
+}
+
+/// Runs a statement that is put together for the call: planned for its very parameters, and not kept.
+pub(crate) async fn once<S: Session>(session: &S, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Error> {
+    let answer = session.client().query_typed(sql, parameters);
+    match session.statements() {
+        Some(statements) => statements.watch(within(statements.limit(), answer).await),
+        None => within(LIMIT, answer).await,
+    }
+}
+
+/// The one row of a statement that always returns one.
+pub(crate) async fn one<S: Session>(
+    session: &S,
+    sql: &'static str,
+    parameters: &[Parameter<'_>],
+) -> Result<Row, Error> {
+    let row = fixed(session, sql, parameters).await?.into_iter().next();
+    row.ok_or_else(|| Error::Unknown("no row".to_owned()))
+}
