@@ -128,7 +128,25 @@ RETURNS void
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'wait_until_durable_wrapper';
 COMMENT ON FUNCTION workflow.wait_until_durable() IS
-'Internal: waits until what this transaction has written, and all that was written before it, is on disk and, as synchronous_commit says, with the synchronous standbys.';
+'Internal: waits until all that has been written so far, by whatever transaction, is on disk and, as synchronous_commit says, with the synchronous standbys.';
+
+CREATE FUNCTION workflow.make_durable()
+RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    durability text := current_setting('synchronous_commit');
+BEGIN
+    IF durability IN ('off', 'local', 'remote_write') THEN
+        PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;
+    PERFORM workflow.wait_until_durable();
+    PERFORM set_config('synchronous_commit', durability, true);
+END
+$$;
+COMMENT ON FUNCTION workflow.make_durable() IS
+'Internal: wait_until_durable(), also where the session itself does not wait for the disk or the standbys.';
 
 CREATE FUNCTION workflow.refuse_leased(consumer text, lease bigint, holder text, current_lease bigint)
 RETURNS void
@@ -278,6 +296,29 @@ END
 $$;
 COMMENT ON FUNCTION workflow.check_consumer_name(text) IS 'Internal: raises 22023 for a name that makes no sense.';
 
+CREATE FUNCTION workflow.check_reading(tried text, max integer, wait interval)
+RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF max IS NULL OR max < 1 THEN
+        PERFORM workflow.refuse_argument(
+            format('cannot %s: max is %s', tried, coalesce(max::text, 'null')),
+            jsonb_build_object('argument', 'max', 'value', max),
+            'Give how many events to return at most, 1 or more.');
+    END IF;
+    IF wait IS NULL OR wait < '0' THEN
+        PERFORM workflow.refuse_argument(
+            format('cannot %s: wait is %s', tried, coalesce(wait::text, 'null')),
+            jsonb_build_object('argument', 'wait', 'value', wait),
+            'Give how long to wait where there is nothing to read, 0 or more.');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION workflow.check_reading(text, integer, interval) IS
+'Internal: raises 22023 for what read_events() and follow_events() cannot be told.';
+
 CREATE FUNCTION workflow.create_consumer(name text, from_beginning boolean DEFAULT false)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -304,6 +345,51 @@ END
 $$;
 COMMENT ON FUNCTION workflow.create_consumer(text, boolean) IS
 'Creates a reader of the event feed that begins with what commits from now on, or with the first event still kept. Returns false, and changes nothing, where it exists already. Errors: 22023 bad argument.';
+
+CREATE FUNCTION workflow.open_window(place workflow.consumers)
+RETURNS workflow.consumers
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    window_end record := workflow.current_place();
+BEGIN
+    place.window_snapshot := window_end.snapshot;
+    place.window_next_transaction_id := window_end.next_transaction_id;
+    -- Where the snapshot stands still, the old floor is right too.
+    place.window_floor_id := coalesce(window_end.floor_id, place.floor_id);
+    place.window_ceiling_id := window_end.ceiling_id;
+    RETURN place;
+END
+$$;
+COMMENT ON FUNCTION workflow.open_window(workflow.consumers) IS
+'Internal: this place with a window that reaches to the present. Writes nothing.';
+
+CREATE FUNCTION workflow.found_by_ids(place workflow.consumers)
+RETURNS workflow.consumers
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- Transaction numbers of another cluster mean nothing here. Ids still do: begin again at the lowest that may not
+    -- have been acknowledged. Some events come twice.
+    place.floor_id := least(place.floor_id, (
+        SELECT min(h.id) - 1
+        FROM workflow.unfinished_transactions(place.snapshot, place.next_transaction_id) AS x (transaction_id)
+        JOIN workflow.state_history AS h ON h.transaction_id = x.transaction_id));
+    place.snapshot := NULL;
+    place.next_transaction_id := NULL;
+    place.window_snapshot := NULL;
+    place.window_next_transaction_id := NULL;
+    place.window_floor_id := NULL;
+    place.window_ceiling_id := NULL;
+    place.acked_id := 0;
+    place.system_identifier := workflow.system_identifier();
+    RETURN place;
+END
+$$;
+COMMENT ON FUNCTION workflow.found_by_ids(workflow.consumers) IS
+'Internal: a place of another cluster as a place of this one. Writes nothing.';
 
 CREATE FUNCTION workflow.locked_consumer(name text, lease bigint)
 RETURNS workflow.consumers
@@ -333,18 +419,15 @@ BEGIN
     IF consumer.system_identifier = workflow.system_identifier() THEN
         RETURN consumer;
     END IF;
-    -- The table came from another cluster (a restored dump, pg_upgrade), whose transaction numbers mean nothing
-    -- here. Ids still do: begin again at the lowest that may not have been acknowledged. Some events come twice.
+    -- The table came from another cluster: a restored dump, pg_upgrade.
+    consumer := workflow.found_by_ids(consumer);
     UPDATE workflow.consumers AS c
     SET snapshot = NULL,
         next_transaction_id = NULL,
-        floor_id = least(c.floor_id, (
-            SELECT min(h.id) - 1
-            FROM workflow.unfinished_transactions(c.snapshot, c.next_transaction_id) AS x (transaction_id)
-            JOIN workflow.state_history AS h ON h.transaction_id = x.transaction_id)),
+        floor_id = consumer.floor_id,
         window_snapshot = NULL, window_next_transaction_id = NULL, window_floor_id = NULL, window_ceiling_id = NULL,
         acked_id = 0,
-        system_identifier = workflow.system_identifier(),
+        system_identifier = consumer.system_identifier,
         updated_at = clock_timestamp()
     WHERE c.name = locked_consumer.name
     RETURNING c.* INTO consumer;
@@ -381,24 +464,11 @@ AS $$
 #variable_conflict use_column
 DECLARE
     place workflow.consumers;
-    window_end record;
     was_open boolean;
-    durability text;
     commits bigint;
     count bigint;
 BEGIN
-    IF max IS NULL OR max < 1 THEN
-        PERFORM workflow.refuse_argument(
-            format('cannot read events of consumer "%s": max is %s', consumer, coalesce(max::text, 'null')),
-            jsonb_build_object('argument', 'max', 'value', max),
-            'Give how many events to return at most, 1 or more.');
-    END IF;
-    IF wait IS NULL OR wait < '0' THEN
-        PERFORM workflow.refuse_argument(
-            format('cannot read events of consumer "%s": wait is %s', consumer, coalesce(wait::text, 'null')),
-            jsonb_build_object('argument', 'wait', 'value', wait),
-            'Give how long to wait where there is nothing to read, 0 or more.');
-    END IF;
+    PERFORM workflow.check_reading(format('read events of consumer "%s"', consumer), max, wait);
     -- Before the consumer is locked: whoever waits holds up nobody.
     IF wait > '0' THEN
         PERFORM workflow.wait_for_events(consumer, extract(epoch FROM wait)::double precision);
@@ -408,12 +478,7 @@ BEGIN
     LOOP
         was_open := place.window_snapshot IS NOT NULL;
         IF NOT was_open THEN
-            window_end := workflow.current_place();
-            place.window_snapshot := window_end.snapshot;
-            place.window_next_transaction_id := window_end.next_transaction_id;
-            -- Where the snapshot stands still, the old floor is right too.
-            place.window_floor_id := coalesce(window_end.floor_id, place.floor_id);
-            place.window_ceiling_id := window_end.ceiling_id;
+            place := workflow.open_window(place);
         END IF;
 
         RETURN QUERY
@@ -435,12 +500,7 @@ BEGIN
             -- What is visible need not be on disk (synchronous_commit = off), nor with the synchronous standby (a
             -- session that was ended while it waited for that). Nobody is told of what a crash may undo.
             IF NOT workflow.is_durable() THEN
-                durability := current_setting('synchronous_commit');
-                IF durability IN ('off', 'local', 'remote_write') THEN
-                    PERFORM set_config('synchronous_commit', 'on', true);
-                END IF;
-                PERFORM workflow.wait_until_durable();
-                PERFORM set_config('synchronous_commit', durability, true);
+                PERFORM workflow.make_durable();
             END IF;
         END IF;
         EXIT WHEN count > 0 OR NOT was_open;

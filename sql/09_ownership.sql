@@ -16,6 +16,8 @@ REVOKE EXECUTE ON FUNCTION
     workflow.create_task_instances(uuid, text[], integer),
     workflow.create_consumer(text, boolean),
     workflow.read_events(text, integer, interval, bigint),
+    workflow.current_position(),
+    workflow.follow_events(text, integer, interval),
     workflow.ack_events(text, bigint, bigint),
     workflow.lease_consumer(text, text, interval),
     workflow.release_consumer(text, bigint),

@@ -219,13 +219,13 @@ fn in_another_cluster_the_place_is_found_by_ids() {
 
 /// What a reader got, against what was written.
 #[derive(Debug, PartialEq, Eq)]
-struct Findings {
-    lost: usize,
-    twice: usize,
-    disordered: usize,
+pub struct Findings {
+    pub lost: usize,
+    pub twice: usize,
+    pub disordered: usize,
 }
 
-fn compare(client: &mut Client, events: &[(i64, Uuid, i64)]) -> Findings {
+pub fn compare(client: &mut Client, events: &[(i64, Uuid, i64)]) -> Findings {
     let written: HashSet<i64> =
         client.query("SELECT id FROM workflow.state_history", &[]).unwrap().iter().map(|row| row.get(0)).collect();
     let got: HashSet<i64> = events.iter().map(|event| event.0).collect();
@@ -236,7 +236,7 @@ fn compare(client: &mut Client, events: &[(i64, Uuid, i64)]) -> Findings {
 }
 
 /// Runs writers whose transactions overlap in every way while `read` follows them, the last time when all is written.
-fn while_others_write(db: &Db, mut read: impl FnMut() + Send) {
+pub fn while_others_write(db: &Db, mut read: impl FnMut() + Send) {
     const WRITERS: usize = 8;
     let tasks = create_tasks(&mut db.connect(), 40);
     let done = AtomicBool::new(false);

@@ -5,6 +5,7 @@ mod chaos;
 mod creation;
 mod errors;
 mod events;
+mod follow;
 mod guard;
 mod history;
 mod http;

@@ -204,6 +204,7 @@ fn its_sql_does_what_it_says_and_its_grants_suffice() {
 
     let reader = &mut db.connect_as("reader");
     assert!(reader.query("SELECT * FROM workflow.verify()", &[]).unwrap().is_empty());
+    reader.query("SELECT workflow.follow_events(workflow.current_position())", &[]).unwrap();
     for relation in [
         "consumer_lag",
         "notifier",

@@ -98,6 +98,8 @@ fn a_stranger_may_do_nothing() {
         "SELECT workflow.create_consumer('x')",
         "SELECT workflow.read_events('x')",
         "SELECT workflow.ack_events('x', 1)",
+        "SELECT workflow.current_position()",
+        "SELECT workflow.follow_events('x')",
         "SELECT workflow.drop_consumer('x')",
         "SELECT workflow.verify()",
     ] {
@@ -130,5 +132,5 @@ fn a_hostile_search_path_changes_nothing() {
     let moved = owner
         .query("SELECT outcome FROM workflow.transition_many('task_instance', $1, 'queued', 'running')", &[&tasks]);
     assert_eq!(moved.unwrap().len(), 2);
-    owner.batch_execute("SELECT workflow.create_consumer('c', true); SELECT workflow.read_events('c'); TABLE workflow.consumer_lag; TABLE workflow.state_machine").unwrap();
+    owner.batch_execute("SELECT workflow.create_consumer('c', true); SELECT workflow.read_events('c'); SELECT workflow.follow_events(workflow.current_position()); TABLE workflow.consumer_lag; TABLE workflow.state_machine").unwrap();
 }

@@ -140,3 +140,13 @@ pub fn leased(consumer: &str, lease: Option<i64>, holder: Option<&str>, current_
         hint,
     )
 }
+
+/// 25006: what only the primary can tell was asked of a standby.
+pub fn on_standby() -> ! {
+    raise(
+        Code::ERRCODE_READ_ONLY_SQL_TRANSACTION,
+        "the event feed cannot be read on a standby",
+        &json!({ "is_standby": true }),
+        "Read it on the primary.",
+    )
+}

@@ -47,9 +47,23 @@ fn system_identifier() -> i64 {
 }
 
 #[pg_extern(sql = false)]
+fn timeline() -> i64 {
+    refuse_on_standby();
+    session::timeline().into()
+}
+
+#[pg_extern(sql = false)]
 fn next_transaction_id() -> i64 {
+    refuse_on_standby();
     // xid8 is passed as a 64-bit integer is.
     session::next_transaction_id().cast_signed()
+}
+
+/// A standby's snapshots do not list the transactions under way as the primary's do.
+fn refuse_on_standby() {
+    if session::is_standby() {
+        errors::on_standby();
+    }
 }
 
 /// For the functions in SQL, so that they raise errors in the one place too.

@@ -58,7 +58,7 @@ fn wait_for_events(consumer: &str, seconds: f64) {
     }
 }
 
-/// Whether all that is visible is known to be on disk, and there is no standby to wait for: so it is where every
+/// Whether every event that is visible is known to be on disk, and there is no standby to wait for: so it is where every
 /// transaction with events has waited for the disk before it became visible.
 #[pg_extern(sql = false)]
 fn is_durable() -> bool {

@@ -43,6 +43,20 @@ pub fn system_identifier() -> u64 {
     unsafe { pg_sys::GetSystemIdentifier() }
 }
 
+/// The timeline of what is written now: a promotion and a recovery to a moment in the past begin another. Not for
+/// standbys.
+pub fn timeline() -> u32 {
+    // SAFETY: reads shared memory; in 14 a value of this process, which is_standby() sets.
+    #[cfg(not(feature = "pg14"))]
+    unsafe {
+        pg_sys::GetWALInsertionTimeLine()
+    }
+    #[cfg(feature = "pg14")]
+    unsafe {
+        pg_sys::ThisTimeLineID
+    }
+}
+
 /// The first transaction number that has not been given out.
 pub fn next_transaction_id() -> u64 {
     // SAFETY: reads shared memory under its lock.

@@ -1,0 +1,324 @@
+//! Following the feed from a position that the reader keeps.
+
+use crate::events::{Findings, compare, while_others_write};
+use pg_workflow_state_machine::State;
+use pg_workflow_tests::*;
+use postgres::{Client, GenericClient};
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+use xtask::stack::postgres::PRELOADED;
+
+const FOLLOW: &str = "SELECT id, entity_id, version, position FROM workflow.follow_events($1, $2)";
+const START_TASK: &str = "SELECT workflow.transition('task_instance', $1, 'queued', 'running')";
+
+fn current_position(client: &mut impl GenericClient) -> String {
+    client.query_one("SELECT workflow.current_position()", &[]).unwrap().get(0)
+}
+
+/// The next events: id, entity, version. The position is moved behind them.
+fn follow(client: &mut impl GenericClient, position: &mut String, max: i32) -> Vec<(i64, Uuid, i64)> {
+    let rows = client.query(FOLLOW, &[position, &max]).unwrap();
+    assert!(rows.len() <= usize::try_from(max).unwrap());
+    let Some((last, others)) = rows.split_last() else { return Vec::new() };
+    assert!(others.iter().all(|row| row.get::<_, Option<String>>(3).is_none()), "only the last row has a position");
+    *position = last.get(3);
+    let is_safe = |byte: u8| byte.is_ascii_graphic() && byte != b',' && byte != b'"';
+    assert!(position.bytes().all(is_safe), "it goes into a header: {position}");
+    rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect()
+}
+
+/// Follows to the end.
+fn drain(client: &mut impl GenericClient, position: &mut String, max: i32) -> Vec<(i64, Uuid, i64)> {
+    let mut all = Vec::new();
+    loop {
+        let events = follow(client, position, max);
+        if events.is_empty() {
+            return all;
+        }
+        all.extend(events);
+    }
+}
+
+fn entities(events: &[(i64, Uuid, i64)]) -> Vec<Uuid> {
+    events.iter().map(|event| event.1).collect()
+}
+
+#[test]
+fn nothing_is_lost_doubled_or_disordered_by_whatever_session_while_others_write() {
+    let db = Db::new();
+    let mut sessions = [db.connect(), db.connect(), db.connect()];
+    let mut position = current_position(&mut sessions[0]);
+    let mut events = Vec::new();
+    while_others_write(&db, || {
+        for session in &mut sessions {
+            events.extend(drain(session, &mut position, 7));
+        }
+    });
+    assert!(events.len() > 1000, "{}", events.len());
+    assert_eq!(compare(&mut db.connect(), &events), Findings { lost: 0, twice: 0, disordered: 0 });
+}
+
+#[test]
+fn who_commits_late_is_followed_late_and_not_lost() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let tasks = create_tasks(client, 30);
+    let late = &mut db.connect();
+    let mut open = late.transaction().unwrap();
+    open.query_one(START_TASK, &[&tasks[0]]).unwrap();
+    let position = &mut current_position(client);
+    for task in &tasks[1..20] {
+        client.query_one(START_TASK, &[task]).unwrap();
+    }
+    open.query_one(START_TASK, &[&tasks[20]]).unwrap();
+    // It commits between two pages of a window that it does not belong to.
+    let mut early = follow(client, position, 7);
+    open.commit().unwrap();
+    client.query_one(START_TASK, &[&tasks[21]]).unwrap();
+    early.extend(follow(client, position, 7));
+    early.extend(follow(client, position, 5));
+    assert_eq!(entities(&early), tasks[1..20]);
+    assert_eq!(entities(&drain(client, position, 1)), [tasks[0], tasks[20], tasks[21]]);
+}
+
+#[test]
+fn a_position_can_be_used_again() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let start = current_position(client);
+    let tasks = create_tasks(client, 20);
+    let mut first = start.clone();
+    let events = drain(client, &mut first, 6);
+    assert_eq!(entities(&events)[1..], tasks);
+    for max in [1, 7, 21, i32::MAX] {
+        let mut again = start.clone();
+        assert_eq!(drain(client, &mut again, max), events);
+        assert_eq!(drain(client, &mut again, max), []);
+    }
+    // Where there is nothing, it stays, and what comes later comes after it.
+    let task = create_task(client);
+    assert_eq!(entities(&drain(client, &mut first, 1))[1..], [task]);
+}
+
+#[test]
+fn a_read_only_transaction_can_follow() {
+    let db = Db::new();
+    create_task(&mut db.connect());
+    let client = &mut db.connect();
+    client.batch_execute("SET default_transaction_read_only = on").unwrap();
+    let mut position = current_position(client);
+    let task = create_task(&mut db.connect());
+    assert_eq!(entities(&drain(client, &mut position, 1))[1..], [task]);
+    let mut transaction = client.transaction().unwrap();
+    drain(&mut transaction, &mut position, 10);
+    let sql = "SELECT pg_current_xact_id_if_assigned()::text";
+    assert_eq!(transaction.query_one(sql, &[]).unwrap().get::<_, Option<String>>(0), None, "it writes nothing");
+}
+
+#[test]
+fn a_transaction_can_move_and_follow_by_turns() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let tasks = create_tasks(client, 3);
+    let mut transaction = client.transaction().unwrap();
+    transaction.query_one(START_TASK, &[&tasks[0]]).unwrap();
+    let mut position = current_position(&mut transaction);
+    db.connect().query_one(START_TASK, &[&tasks[1]]).unwrap();
+    assert_eq!(entities(&drain(&mut transaction, &mut position, 10)), [tasks[1]]);
+    transaction.query_one(START_TASK, &[&tasks[2]]).unwrap();
+    transaction.commit().unwrap();
+    assert_eq!(entities(&drain(client, &mut position, 10)), [tasks[0], tasks[2]]);
+}
+
+#[test]
+fn a_transaction_whose_snapshot_stands_still_loses_nothing_either() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let mut transaction =
+        client.build_transaction().isolation_level(postgres::IsolationLevel::RepeatableRead).start().unwrap();
+    transaction.query("SELECT FROM workflow.dags", &[]).unwrap();
+    let tasks = create_tasks(&mut db.connect(), 9);
+    let mut position = current_position(&mut transaction);
+    assert_eq!(drain(&mut transaction, &mut position, 10), []);
+    transaction.commit().unwrap();
+    assert_eq!(entities(&drain(client, &mut position, 2))[1..], tasks);
+}
+
+/// The parts of a position, to make others of.
+fn with_part(position: &str, part: usize, value: &str) -> String {
+    let mut parts: Vec<&str> = position.split('.').collect();
+    parts[part] = value;
+    parts.join(".")
+}
+
+#[test]
+fn in_another_cluster_the_position_is_found_by_ids() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let open = &mut db.connect();
+    let tasks = create_tasks(client, 12);
+    let mut position = current_position(client);
+    let mut late = open.transaction().unwrap();
+    late.query_one(START_TASK, &[&tasks[0]]).unwrap();
+    for task in &tasks[1..12] {
+        client.query_one(START_TASK, &[task]).unwrap();
+    }
+    // In the midst of a window.
+    let seen = entities(&follow(client, &mut position, 4));
+    late.commit().unwrap();
+    for (part, value) in [(1, "1"), (2, "77")] {
+        let mut position = with_part(&position, part, value);
+        let found = entities(&drain(client, &mut position, 3));
+        assert!(tasks.iter().all(|task| seen.contains(task) || found.contains(task)), "{found:?}");
+        let task = create_task(client);
+        assert_eq!(entities(&drain(client, &mut position, 3))[1..], [task], "and goes on by transactions");
+    }
+    // One that is ahead of the database, which was recovered to an earlier moment.
+    let ahead = with_part(&position, 5, "123456789");
+    let failed = failure(client.query(FOLLOW, &[&ahead, &7]));
+    assert_eq!(failed.sqlstate, "22023");
+    assert!(failed.message.ends_with("ahead of this database"), "{}", failed.message);
+}
+
+#[test]
+fn a_malformed_position_is_refused() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let late = &mut db.connect();
+    let mut open = late.transaction().unwrap();
+    let tasks = create_tasks(client, 5);
+    open.query_one(START_TASK, &[&tasks[0]]).unwrap();
+    let mut position = current_position(client);
+    create_tasks(client, 5);
+    follow(client, &mut position, 2);
+    assert_eq!(position.split('.').count(), 11, "in a window: {position}");
+    let mut refuse = |malformed: &str| {
+        let failed = failure(client.query(FOLLOW, &[&malformed, &7]));
+        assert_eq!(
+            (failed.sqlstate.as_str(), &failed.detail["argument"]),
+            ("22023", &"position".into()),
+            "{malformed}"
+        );
+        assert!(!failed.hint.is_empty());
+    };
+    ["", " ", "1", "now", "1.......", "1..........", "'", "1.é"].into_iter().for_each(&mut refuse);
+    refuse(&position.replacen('1', "2", 1));
+    refuse(&format!("{position}.1"));
+    refuse(&format!("{position} "));
+    refuse(&"9".repeat(100_000));
+    for part in 0..11 {
+        for wrong in ["-1", "1:", ":", "0:0", "5:3:9", "99999999999999999999", "x", "1,2", "9223372036854775807:1"] {
+            refuse(&with_part(&position, part, wrong));
+        }
+    }
+
+    // Whatever is made of one, it is refused or followed, and nothing breaks.
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut refused = 0;
+    for _ in 0..2000 {
+        let mut bytes = position.clone().into_bytes();
+        for _ in 0..random.usize(1..4) {
+            let at = random.usize(..bytes.len());
+            match random.u8(..3) {
+                0 => bytes[at] = *random.choice(b"0123456789.:").unwrap(),
+                1 => drop(bytes.remove(at)),
+                _ => bytes.insert(at, random.u8(b' '..=b'~')),
+            }
+        }
+        let mutated = String::from_utf8(bytes).unwrap();
+        if let Err(error) = client.query(FOLLOW, &[&mutated, &7]) {
+            assert_eq!(error.code().map(|code| code.code()), Some("22023"), "{mutated}: {error:?}");
+            refused += 1;
+        }
+    }
+    assert!((200..2000).contains(&refused), "{refused}");
+    open.rollback().unwrap();
+}
+
+#[test]
+fn a_commit_wakes_a_follower_that_waits() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let task = create_task(client);
+    let position = current_position(client);
+    let follower = &mut db.connect();
+    let sql = "SELECT version FROM workflow.follow_events($1, 10, '60 s')";
+    std::thread::scope(|scope| {
+        // The session's first look.
+        let waiting = scope.spawn(|| {
+            let began = Instant::now();
+            let rows = follower.query(sql, &[&position]).unwrap();
+            (rows.iter().map(|row| row.get::<_, i64>(0)).collect::<Vec<_>>(), began.elapsed())
+        });
+        let waits = "SELECT count(*) FROM pg_stat_activity
+                     WHERE wait_event = 'Extension' AND query LIKE '%follow_events%'
+                         AND datname = current_database() AND pid <> pg_backend_pid()";
+        wait_until("it waits", || client.query_one(waits, &[]).unwrap().get::<_, i64>(0) == 1);
+        let moved = Instant::now();
+        transition(client, "task_instance", task, State::Queued, State::Running).unwrap();
+        let (versions, took) = waiting.join().unwrap();
+        assert_eq!(versions, [2]);
+        assert!(moved.elapsed() < Duration::from_secs(5), "it was woken: {took:?}");
+    });
+    // What is there already is not waited for.
+    let began = Instant::now();
+    assert_eq!(follower.query(sql, &[&position]).unwrap().len(), 1);
+    assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn what_a_position_lies_behind_is_on_disk() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let task = create_task(client);
+    client.batch_execute("SET synchronous_commit = off").unwrap();
+    let inserted = |client: &mut Client| -> String {
+        client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).unwrap().get(0)
+    };
+    let is_flushed = |client: &mut Client, written: &str| -> bool {
+        let sql = "SELECT pg_current_wal_flush_lsn() >= $1::text::pg_lsn";
+        client.query_one(sql, &[&written]).unwrap().get(0)
+    };
+    transition(client, "task_instance", task, State::Queued, State::Running).unwrap();
+    let written = inserted(client);
+    let mut position = current_position(client);
+    assert!(is_flushed(client, &written));
+    transition(client, "task_instance", task, State::Running, State::Success).unwrap();
+    // Also the end of one that has moved nothing: its number may be given out again.
+    client.batch_execute("BEGIN; CREATE TABLE undone (); ROLLBACK").unwrap();
+    let written = inserted(client);
+    client.batch_execute("SET default_transaction_read_only = on").unwrap();
+    assert_eq!(follow(client, &mut position, 10).len(), 1);
+    assert!(is_flushed(client, &written));
+    let setting = client.query_one("SHOW synchronous_commit", &[]).unwrap();
+    assert_eq!(setting.get::<_, String>(0), "off");
+}
+
+#[test]
+fn a_standby_refuses_and_after_its_promotion_goes_on() {
+    let (primary, db) = own_cluster("follow-promoted", &[PRELOADED]);
+    let standby = primary.standby("follow-promoted").unwrap();
+    primary.wait_for_standby().unwrap();
+    let client = &mut db.connect();
+    let tasks = create_tasks(client, 10);
+    let mut position = current_position(client);
+    for task in &tasks {
+        client.query_one(START_TASK, &[task]).unwrap();
+    }
+    let mut seen = entities(&follow(client, &mut position, 4));
+    let promoted = Db::at(standby.url("workflow"));
+    let reader = &mut promoted.connect();
+    for sql in ["SELECT workflow.current_position()".to_owned(), format!("SELECT workflow.follow_events('{position}')")]
+    {
+        let failed = failure(reader.query(&sql, &[]));
+        assert_eq!((failed.sqlstate.as_str(), failed.hint.as_str()), ("25006", "Read it on the primary."));
+    }
+    primary.kill().unwrap();
+    standby.promote().unwrap();
+    let client = &mut promoted.connect();
+    seen.extend(entities(&drain(client, &mut position, 4)));
+    assert!(tasks.iter().all(|task| seen.contains(task)));
+    let task = create_task(client);
+    assert_eq!(entities(&drain(client, &mut position, 4))[1..], [task]);
+    drop(db.without_verification());
+}
