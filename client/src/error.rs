@@ -109,17 +109,9 @@ pub enum Error {
     /// The connection string makes no sense.
     #[error("not a connection string: {0}; expected postgres://user:password@host:port/database")]
     ConnectionString(String),
-    /// The text is not a cursor of this list in this order.
-    #[error("\"{0}\" is not the next_cursor of a page of this list in this order")]
+    /// The text is not a cursor of this list.
+    #[error("\"{0}\" is not the next_cursor of a page of this list")]
     Cursor(String),
-    /// No index serves this filter or order without another filter.
-    #[error("{parameter} needs {needs}: no index serves it across runs")]
-    Unserved {
-        /// What was asked for.
-        parameter: &'static str,
-        /// What must be given with it.
-        needs: &'static str,
-    },
     /// The Redis URL makes no sense, or the certificates given with it.
     #[cfg(feature = "redis")]
     #[error("not a way to Redis: {0}; expected redis://user:password@host:port (rediss:// for TLS)")]

@@ -4,7 +4,7 @@
 //! large table as in a small one. A page begins after the last row of the one before, whatever was added or deleted
 //! meanwhile: no row that stays is skipped or comes twice.
 
-mod cursor;
+pub(crate) mod cursor;
 mod order;
 pub(crate) mod query;
 
@@ -84,7 +84,7 @@ pub struct TaskInstanceFilter {
     pub dag_run_id: Option<Uuid>,
     /// In one of these states.
     pub states: Vec<State>,
-    /// Of this name; needs the run, because no index serves names across runs.
+    /// Of this name. Without a run it is looked up in one run after the other, and the order by `id` is that of the runs.
     pub task_id: Option<String>,
 }
 

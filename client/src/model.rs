@@ -6,9 +6,11 @@ mod task_instance;
 mod task_log;
 
 use tokio_postgres::Row;
+use tokio_postgres::types::Type;
 
 use crate::Error;
 use crate::event::Event;
+use crate::list::cursor::Column;
 
 pub use dag::Dag;
 pub use dag_run::DagRun;
@@ -23,6 +25,8 @@ pub(crate) trait Record: Sized {
     const TABLE: &'static str;
     /// The columns that [`Record::from_row`] expects.
     const COLUMNS: &'static str;
+    /// What rows can be ordered by, together; text last.
+    const KEYS: &'static [Column];
 
     /// Reads a row that begins with [`Record::COLUMNS`].
     fn from_row(row: &Row) -> Result<Self, Error>;
@@ -48,6 +52,7 @@ impl Record for Event {
     const NAME: &'static str = "event";
     const TABLE: &'static str = "workflow.state_history";
     const COLUMNS: &'static str = Event::COLUMNS;
+    const KEYS: &'static [Column] = &[Column { name: "id", kind: Type::INT8 }];
 
     fn from_row(row: &Row) -> Result<Self, Error> {
         Event::from_row(row)

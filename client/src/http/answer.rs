@@ -44,7 +44,6 @@ impl From<Error> for Refusal {
         }
         match error {
             Error::Cursor(_) => Refusal::BadRequest(format!("parameter \"cursor\": {error}")),
-            Error::Unserved { .. } => Refusal::BadRequest(format!("parameter {error}")),
             Error::Postgres(_) | Error::Denied { .. } | Error::Timeout(_) => {
                 tracing::warn!("a request failed: {error}. {}", error.advice());
                 no_database()

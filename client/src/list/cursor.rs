@@ -1,33 +1,50 @@
-//! Cursors: the place of a row in an order, as a text that means nothing to whoever passes it on.
+//! Cursors: where a row stands, in every order that its list has.
+//!
+//! A cursor holds the keys of the last row, joined by dots, the text last. It need not name
+//! a row that exists, so what is deleted meanwhile does no harm; and it is good for any order of its list.
 
 use std::error::Error as StdError;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::{Deserialize, Serialize};
+use tokio_postgres::Row;
 use tokio_postgres::types::private::BytesMut;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
-use tokio_postgres::{Column, Row};
 use uuid::Uuid;
 
 use crate::Error;
 
-/// What rows are ordered by.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A column that rows are ordered by.
+#[derive(Clone, Debug)]
+pub struct Column {
+    pub name: &'static str,
+    pub kind: Type,
+}
+
+/// What a row has in such a column.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Key {
-    #[serde(rename = "u")]
     Uuid(Uuid),
-    #[serde(rename = "n")]
     Number(i64),
-    #[serde(rename = "t")]
     Text(String),
-    #[serde(rename = "m")]
     Moment(Moment),
 }
 
-/// A timestamp as the database keeps it: exact, whatever the year, and infinite too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A timestamp as the database keeps it, in microseconds since 2000: exact, whatever the year, and infinite too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment(i64);
+
+impl Moment {
+    /// 4714-11-24 BC and 294276-12-31, the limits of PostgreSQL.
+    const FIRST: i64 = -211_813_488_000_000_000;
+    const LAST: i64 = 9_223_371_331_199_999_999;
+
+    /// The moment itself, or the nearest that there is.
+    fn nearest(microseconds: i64) -> Moment {
+        Moment(match microseconds {
+            i64::MIN | i64::MAX => microseconds,
+            finite => finite.clamp(Moment::FIRST, Moment::LAST),
+        })
+    }
+}
 
 impl<'a> FromSql<'a> for Moment {
     fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Moment, Box<dyn StdError + Sync + Send>> {
@@ -53,23 +70,31 @@ impl ToSql for Moment {
 }
 
 impl Key {
-    /// Reads the key in this column of a row.
-    fn of(row: &Row, column: usize) -> Result<Key, Error> {
-        Ok(match row.columns().get(column).map(Column::type_) {
-            Some(&Type::UUID) => Key::Uuid(row.try_get(column)?),
-            Some(&Type::TIMESTAMPTZ) => Key::Moment(row.try_get(column)?),
-            Some(&Type::TEXT) => Key::Text(row.try_get(column)?),
-            _ => Key::Number(row.try_get(column)?),
+    fn of(row: &Row, place: usize, kind: &Type) -> Result<Key, Error> {
+        Ok(match *kind {
+            Type::UUID => Key::Uuid(row.try_get(place)?),
+            Type::TIMESTAMPTZ => Key::Moment(row.try_get(place)?),
+            Type::TEXT => Key::Text(row.try_get(place)?),
+            _ => Key::Number(row.try_get(place)?),
         })
     }
 
-    pub fn kind(&self) -> Type {
+    fn write(&self) -> String {
         match self {
-            Key::Uuid(_) => Type::UUID,
-            Key::Number(_) => Type::INT8,
-            Key::Text(_) => Type::TEXT,
-            Key::Moment(_) => Type::TIMESTAMPTZ,
+            Key::Uuid(id) => id.to_string(),
+            Key::Number(number) | Key::Moment(Moment(number)) => number.to_string(),
+            Key::Text(text) => text.clone(),
         }
+    }
+
+    fn read(text: &str, kind: &Type) -> Option<Key> {
+        Some(match *kind {
+            Type::UUID => Key::Uuid(text.parse().ok()?),
+            Type::TIMESTAMPTZ => Key::Moment(Moment::nearest(text.parse().ok()?)),
+            // PostgreSQL has no text with a null character.
+            Type::TEXT => Key::Text((!text.contains('\0')).then(|| text.to_owned())?),
+            _ => Key::Number(text.parse().ok()?),
+        })
     }
 
     pub fn value(&self) -> &(dyn ToSql + Sync) {
@@ -82,45 +107,50 @@ impl Key {
     }
 }
 
-/// Writes the cursor behind a row, whose last columns are the keys of this order.
-pub fn write(order: &str, row: &Row, keys: usize) -> Result<String, Error> {
-    let first = row.len().saturating_sub(keys);
-    let keys: Vec<Key> = (first..row.len()).map(|column| Key::of(row, column)).collect::<Result<_, _>>()?;
-    Ok(URL_SAFE_NO_PAD.encode(serde_json::to_vec(&(order, keys))?))
+/// The cursor behind a row, whose last columns are these keys.
+pub fn write(row: &Row, keys: &[Column]) -> Result<String, Error> {
+    let first = row.len().saturating_sub(keys.len());
+    let words = keys.iter().enumerate().map(|(place, key)| Ok(Key::of(row, first + place, &key.kind)?.write()));
+    Ok(words.collect::<Result<Vec<_>, Error>>()?.join("."))
 }
 
-/// Reads a cursor of this order, whose keys are of these kinds.
-pub fn read(order: &str, kinds: &[Type], cursor: &str) -> Result<Vec<Key>, Error> {
-    let read = || {
-        let text = URL_SAFE_NO_PAD.decode(cursor).ok()?;
-        let (written_for, keys): (String, Vec<Key>) = serde_json::from_slice(&text).ok()?;
-        let is_text = |key: &Key| matches!(key, Key::Text(text) if text.contains('\0'));
-        let fits = written_for == order && keys.iter().map(Key::kind).eq(kinds.iter().cloned());
-        // PostgreSQL has no text with a null character.
-        (fits && !keys.iter().any(is_text)).then_some(keys)
-    };
-    read().ok_or_else(|| Error::Cursor(cursor.chars().take(100).collect()))
+/// The keys in a cursor.
+pub fn read(cursor: &str, keys: &[Column]) -> Result<Vec<Key>, Error> {
+    let words: Vec<&str> = cursor.splitn(keys.len(), '.').collect();
+    let read = words.iter().zip(keys).map(|(word, key)| Key::read(word, &key.kind));
+    let read = if words.len() == keys.len() { read.collect() } else { None };
+    read.ok_or_else(|| Error::Cursor(cursor.chars().take(100).collect()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn cursor(of: impl Serialize) -> String {
-        URL_SAFE_NO_PAD.encode(serde_json::to_vec(&of).unwrap())
+    const KEYS: [Column; 3] = [
+        Column { name: "execution_date", kind: Type::TIMESTAMPTZ },
+        Column { name: "id", kind: Type::UUID },
+        Column { name: "task_id", kind: Type::TEXT },
+    ];
+
+    #[test]
+    fn a_cursor_is_read_as_it_is_written() {
+        let keys = [Key::Moment(Moment(i64::MAX)), Key::Uuid(Uuid::nil()), Key::Text("a.b".to_owned())];
+        let cursor = keys.each_ref().map(Key::write).join(".");
+        assert_eq!(read(&cursor, &KEYS).unwrap(), keys);
     }
 
     #[test]
-    fn only_a_cursor_of_this_order_is_read() {
-        let keys = vec![Key::Moment(Moment(i64::MAX)), Key::Uuid(Uuid::nil())];
-        let kinds = [Type::TIMESTAMPTZ, Type::UUID];
-        let good = cursor(("-execution_date", &keys));
-        assert_eq!(read("-execution_date", &kinds, &good).unwrap(), keys);
-        assert!(read("execution_date", &kinds, &good).is_err());
-        assert!(read("-execution_date", &kinds[..1], &good).is_err());
-        let null = cursor(("name", [Key::Text("a\0".into())]));
-        for bad in ["", "x", "7", "é", &good[1..], null.as_str()] {
-            assert!(read("name", &[Type::TEXT], bad).is_err(), "{bad}");
+    fn what_is_none_is_refused() {
+        let nil = Uuid::nil();
+        for bad in ["", "x", "7", ".", &format!("7.{nil}"), &format!("7.x.{nil}"), &format!("7.{nil}.\0")] {
+            assert!(read(bad, &KEYS).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn no_moment_is_beyond_what_the_database_knows() {
+        assert_eq!(Moment::nearest(i64::MIN), Moment(i64::MIN), "-infinity");
+        assert_eq!(Moment::nearest(i64::MIN + 1), Moment(Moment::FIRST));
+        assert_eq!(Moment::nearest(i64::MAX - 1), Moment(Moment::LAST));
     }
 }

@@ -103,7 +103,7 @@ sorts!(
     TaskInstanceSort {
         /// When they were created.
         Id = "id",
-        /// Their names; only within a run.
+        /// Their names; across runs, run by run.
         TaskId = "task_id"
     }
 );

@@ -3,32 +3,29 @@
 use pg_workflow_state_machine::State;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::cursor;
-use super::{List, OrderBy, Page, Sort};
+use super::{List, OrderBy, Page, Sort, cursor};
 use crate::Error;
 use crate::model::Record;
 use crate::session::{self, Session};
 
-/// A column that rows are ordered by. The last of an order is unique.
-#[derive(Clone)]
-pub struct Column {
-    pub name: &'static str,
-    pub kind: Type,
-}
-
-impl Column {
-    pub const ID: Column = Column { name: "id", kind: Type::UUID };
-    pub const NUMBER: Column = Column { name: "id", kind: Type::INT8 };
-}
-
 /// How a page is found.
 pub struct Plan<S> {
     pub order: OrderBy<S>,
-    /// What the order compares.
-    pub columns: &'static [Column],
-    /// The filter names few rows, found by an index of its own, to be sorted afterwards. Without being told, the
-    /// planner walks along the order until it has met enough of them, which may be the whole table.
-    pub sorts_few: bool,
+    /// Which of the record's keys the order compares; the last of them is unique.
+    pub keys: &'static [usize],
+    pub way: Way,
+}
+
+/// Where the rows come from. The planner is not left a choice where it can be wrong by orders of magnitude.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Along the order, from an index that begins with what the filter fixes.
+    Order,
+    /// All that the filter names, to be sorted: there are few. Without being told, the planner walks along the order until
+    /// it has met enough of them, which may be the whole table.
+    Few,
+    /// A task of each run, looked up by its name.
+    Runs,
 }
 
 /// Conditions and their parameters.
@@ -55,9 +52,9 @@ impl<'a> Query<'a> {
         page: &Page<S>,
         plan: Plan<S>,
     ) -> Result<List<T>, Error> {
-        let order = plan.order.to_string();
-        let kinds: Vec<Type> = plan.columns.iter().map(|column| column.kind.clone()).collect();
-        let after = page.cursor.as_deref().map(|cursor| cursor::read(&order, &kinds, cursor)).transpose()?;
+        let after = page.cursor.as_deref().map(|cursor| cursor::read(cursor, T::KEYS)).transpose()?;
+        let after =
+            after.iter().flat_map(|keys| plan.keys.iter().map(|place| (&keys[*place], T::KEYS[*place].kind.clone())));
         let one_more = i64::from(page.limit) + 1;
         let mut names: Vec<&str> = states.iter().map(|state| state.as_str()).collect();
         names.sort_unstable();
@@ -65,7 +62,7 @@ impl<'a> Query<'a> {
 
         let mut parameters = self.parameters;
         let places = Places {
-            after: after.iter().flatten().map(|key| bind(&mut parameters, key.value(), key.kind())).collect(),
+            after: after.map(|(key, kind)| bind(&mut parameters, key.value(), kind)).collect(),
             states: (!names.is_empty()).then(|| bind(&mut parameters, &names, Type::TEXT_ARRAY)),
             limit: bind(&mut parameters, &one_more, Type::INT8),
         };
@@ -74,7 +71,7 @@ impl<'a> Query<'a> {
         let limit = page.limit as usize;
         let items = rows.iter().take(limit).map(T::from_row).collect::<Result<_, _>>()?;
         let last = limit.checked_sub(1).and_then(|last| rows.get(last)).filter(|_| rows.len() > limit);
-        let next_cursor = last.map(|row| cursor::write(&order, row, plan.columns.len())).transpose()?;
+        let next_cursor = last.map(|row| cursor::write(row, T::KEYS)).transpose()?;
         Ok(List { items, next_cursor })
     }
 }
@@ -95,35 +92,43 @@ fn bind<'a>(parameters: &mut Vec<session::Parameter<'a>>, value: &'a (dyn ToSql 
 fn sql<T: Record, S: Sort>(conditions: &[String], plan: &Plan<S>, places: &Places) -> String {
     let (columns, table) = (T::COLUMNS, T::TABLE);
     let (direction, beyond) = if plan.order.descending { (" DESC", "<") } else { ("", ">") };
-    let keys: Vec<String> = plan.columns.iter().map(|column| format!("t.{}", column.name)).collect();
+    let all_keys: Vec<String> = T::KEYS.iter().map(|key| format!("t.{}", key.name)).collect();
+    let keys: Vec<&str> = plan.keys.iter().map(|place| all_keys[*place].as_str()).collect();
+    let select = format!("SELECT {columns}, {}", all_keys.join(", "));
     let order: Vec<String> = keys.iter().map(|key| format!("{key}{direction}")).collect();
-    let (keys, order) = (keys.join(", "), order.join(", "));
-    let filter = all(conditions.to_vec());
-    let after: Vec<String> = places.after.iter().map(|number| format!("${number}")).collect();
-    let after = (!after.is_empty()).then(|| format!("({keys}) {beyond} ({})", after.join(", ")));
-    let limit = format!("ORDER BY {order} LIMIT ${}", places.limit);
-    let in_states = places.states.map(|number| format!("t.state = ANY (${number})"));
-    let rest = all(after.clone().into_iter().chain(in_states).collect());
+    let limit = format!("ORDER BY {} LIMIT ${}", order.join(", "), places.limit);
 
-    match places.states {
-        _ if plan.sorts_few => format!(
-            // OFFSET 0 keeps the planner from joining the two levels.
-            "SELECT {columns}, {keys} FROM (SELECT * FROM {table} AS t WHERE {filter} OFFSET 0) AS t WHERE {rest} {limit}"
+    let filter = all(conditions);
+    let numbers: Vec<String> = places.after.iter().map(|number| format!("${number}")).collect();
+    let after = match numbers.is_empty() {
+        true => "true".to_owned(),
+        false => format!("({}) {beyond} ({})", keys.join(", "), numbers.join(", ")),
+    };
+    let in_states = places.states.map_or("true".to_owned(), |number| format!("t.state = ANY (${number})"));
+
+    // OFFSET 0 keeps the planner from joining two levels.
+    match (plan.way, places.states) {
+        (Way::Few, _) => format!(
+            "{select} FROM (SELECT * FROM {table} AS t WHERE {filter} OFFSET 0) AS t WHERE {in_states} AND {after} {limit}"
+        ),
+        (Way::Runs, _) => format!(
+            "{select} FROM (SELECT r.id AS run FROM workflow.dag_runs AS r ORDER BY r.id{direction}) AS r \
+             CROSS JOIN LATERAL (SELECT * FROM {table} AS t WHERE t.dag_run_id = r.run AND {filter} OFFSET 0) AS t \
+             WHERE {in_states} AND {runs_after} ORDER BY r.run{direction} LIMIT ${}",
+            places.limit,
+            runs_after = after.replace("t.dag_run_id", "r.run"),
         ),
         // The newest of each state from the index on (state, id), then the newest of those. With "state = ANY" the
         // planner walks back through every newer row, or sorts all rows of the states.
-        Some(states) if plan.columns.len() == 1 && plan.columns[0].name == "id" => {
-            let after = all(after.into_iter().collect());
-            format!(
-                "SELECT {columns}, {keys} FROM unnest(${states}) AS wanted (name) \
-                 CROSS JOIN LATERAL (SELECT * FROM {table} AS t WHERE t.state = wanted.name AND {filter} AND {after} \
-                 {limit}) AS t {limit}"
-            )
-        }
-        _ => format!("SELECT {columns}, {keys} FROM {table} AS t WHERE {filter} AND {rest} {limit}"),
+        (Way::Order, Some(states)) if keys == ["t.id"] => format!(
+            "{select} FROM unnest(${states}) AS wanted (name) \
+             CROSS JOIN LATERAL (SELECT * FROM {table} AS t WHERE t.state = wanted.name AND {filter} AND {after} {limit}) AS t \
+             {limit}"
+        ),
+        (Way::Order, _) => format!("{select} FROM {table} AS t WHERE {filter} AND {in_states} AND {after} {limit}"),
     }
 }
 
-fn all(conditions: Vec<String>) -> String {
+fn all(conditions: &[String]) -> String {
     if conditions.is_empty() { "true".to_owned() } else { conditions.join(" AND ") }
 }

@@ -1,9 +1,11 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use tokio_postgres::{Row, types::Json};
+use tokio_postgres::Row;
+use tokio_postgres::types::{Json, Type};
 use uuid::Uuid;
 
 use super::{Record, within_rfc_3339};
+use crate::list::cursor::Column;
 use crate::{Error, json};
 
 /// A workflow definition.
@@ -40,6 +42,8 @@ impl Record for Dag {
         within_rfc_3339!("start_date"),
         ", tags, is_paused, created_at, updated_at"
     );
+    const KEYS: &'static [Column] =
+        &[Column { name: "id", kind: Type::UUID }, Column { name: "name", kind: Type::TEXT }];
 
     fn from_row(row: &Row) -> Result<Self, Error> {
         let Json(tags) = row.try_get(5)?;

@@ -3,11 +3,13 @@ use pg_workflow_state_machine::State;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio_postgres::{Row, types::Json};
+use tokio_postgres::Row;
+use tokio_postgres::types::{Json, Type};
 use uuid::Uuid;
 
 use super::{Record, within_rfc_3339};
 use crate::event::state;
+use crate::list::cursor::Column;
 use crate::{Error, json};
 
 /// An execution of a DAG.
@@ -58,6 +60,8 @@ impl Record for DagRun {
         within_rfc_3339!("execution_date"),
         ", state, version, conf, start_date, end_date, created_at, updated_at"
     );
+    const KEYS: &'static [Column] =
+        &[Column { name: "execution_date", kind: Type::TIMESTAMPTZ }, Column { name: "id", kind: Type::UUID }];
 
     fn from_row(row: &Row) -> Result<Self, Error> {
         let Json(conf) = row.try_get(5)?;

@@ -2,10 +2,12 @@ use chrono::{DateTime, Utc};
 use pg_workflow_state_machine::State;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Row;
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::Record;
 use crate::event::state;
+use crate::list::cursor::Column;
 use crate::{Error, json};
 
 /// A task of a run.
@@ -47,6 +49,11 @@ impl Record for TaskInstance {
     const NAME: &'static str = "task_instance";
     const TABLE: &'static str = "workflow.task_instances";
     const COLUMNS: &'static str = "id, dag_run_id, task_id, state, version, try_number, max_tries, start_date, end_date, duration, error, created_at, updated_at";
+    const KEYS: &'static [Column] = &[
+        Column { name: "id", kind: Type::UUID },
+        Column { name: "dag_run_id", kind: Type::UUID },
+        Column { name: "task_id", kind: Type::TEXT },
+    ];
 
     fn from_row(row: &Row) -> Result<Self, Error> {
         Ok(TaskInstance {

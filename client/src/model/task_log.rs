@@ -4,9 +4,11 @@ use std::str::FromStr;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Row;
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::{Record, within_rfc_3339};
+use crate::list::cursor::Column;
 use crate::{Error, json};
 
 /// A line that a task has printed.
@@ -81,6 +83,7 @@ impl Record for TaskLog {
     const TABLE: &'static str = "workflow.task_logs";
     const COLUMNS: &'static str =
         concat!("id, task_instance_id, try_number, ", within_rfc_3339!("logged_at"), ", level, message");
+    const KEYS: &'static [Column] = &[Column { name: "id", kind: Type::INT8 }];
 
     fn from_row(row: &Row) -> Result<Self, Error> {
         Ok(TaskLog {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{ManyMoves, Move, Moved, change, delete, find, ids};
 use crate::Error;
 use crate::event::EntityType;
-use crate::list::query::{Column, Plan, Query};
+use crate::list::query::{Plan, Query, Way};
 use crate::list::{DagRunFilter, DagRunSort, List, OrderBy, Page};
 use crate::model::DagRun;
 use crate::session::{self, Session};
@@ -128,7 +128,6 @@ impl<'a, S: Session> DagRuns<'a, S> {
     /// # Errors
     /// [`Error::Cursor`], and see [`create`](DagRuns::create).
     pub async fn list(&self, filter: &DagRunFilter, page: &Page<DagRunSort>) -> Result<List<DagRun>, Error> {
-        const BY_DATE: &[Column] = &[Column { name: "execution_date", kind: Type::TIMESTAMPTZ }, Column::ID];
         let has_date = filter.execution_date_gte.is_some() || filter.execution_date_lt.is_some();
         let is_narrow = filter.dag_id.is_some() || has_date;
         let usual = if is_narrow { DagRunSort::ExecutionDate } else { DagRunSort::Id };
@@ -138,8 +137,8 @@ impl<'a, S: Session> DagRuns<'a, S> {
         query.and("t.execution_date >= $", &filter.execution_date_gte, Type::TIMESTAMPTZ);
         query.and("t.execution_date < $", &filter.execution_date_lt, Type::TIMESTAMPTZ);
         let plan = match order.by {
-            DagRunSort::Id => Plan { order, columns: &[Column::ID], sorts_few: is_narrow },
-            DagRunSort::ExecutionDate => Plan { order, columns: BY_DATE, sorts_few: false },
+            DagRunSort::Id => Plan { order, keys: &[1], way: if is_narrow { Way::Few } else { Way::Order } },
+            DagRunSort::ExecutionDate => Plan { order, keys: &[0, 1], way: Way::Order },
         };
         query.list(self.0, &filter.states, page, plan).await
     }

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::{change, delete, find, ids};
 use crate::Error;
-use crate::list::query::{Column, Plan, Query};
+use crate::list::query::{Plan, Query, Way};
 use crate::list::{DagFilter, DagSort, List, OrderBy, Page};
 use crate::model::Dag;
 use crate::session::{self, Session};
@@ -130,7 +130,6 @@ impl<'a, S: Session> Dags<'a, S> {
     /// # Errors
     /// [`Error::Cursor`], and see [`create`](Dags::create).
     pub async fn list(&self, filter: &DagFilter, page: &Page<DagSort>) -> Result<List<Dag>, Error> {
-        const NAME: Column = Column { name: "name", kind: Type::TEXT };
         let order = page.order_by.unwrap_or(OrderBy::descending(DagSort::Id));
         let prefix = filter.name_prefix.as_deref().map(like_prefix);
         let mut query = Query::default();
@@ -138,11 +137,11 @@ impl<'a, S: Session> Dags<'a, S> {
         query.and("t.name LIKE $", &prefix, Type::TEXT);
         query.and("t.tags ? $", &filter.tag, Type::TEXT);
         query.and("t.is_paused = $", &filter.paused, Type::BOOL);
-        let columns: &[Column] = match order.by {
-            DagSort::Id => &[Column::ID],
-            DagSort::Name => &[NAME],
+        let keys: &[usize] = match order.by {
+            DagSort::Id => &[0],
+            DagSort::Name => &[1],
         };
-        query.list(self.0, &[], page, Plan { order, columns, sorts_few: false }).await
+        query.list(self.0, &[], page, Plan { order, keys, way: Way::Order }).await
     }
 
     /// Changes a DAG, and returns it as it is then.

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::Error;
 use crate::event::{EntityType, Event, state};
-use crate::list::query::{Column, Plan, Query};
+use crate::list::query::{Plan, Query, Way};
 use crate::list::{HistoryFilter, HistorySort, List, OrderBy, Page};
 use crate::session::{self, Session};
 
@@ -76,7 +76,9 @@ impl<'a, S: Session> HistoryTracker<'a, S> {
         query.and("t.changed_at < $", &filter.changed_at_lt, Type::TIMESTAMPTZ);
         query.and("t.id >= (SELECT workflow.event_id_at($))", &from, Type::TIMESTAMPTZ);
         query.and("t.id < (SELECT workflow.event_id_at($))", &until, Type::TIMESTAMPTZ);
-        query.list(self.0, &[], page, Plan { order, columns: &[Column::NUMBER], sorts_few: is_narrow }).await
+        query
+            .list(self.0, &[], page, Plan { order, keys: &[0], way: if is_narrow { Way::Few } else { Way::Order } })
+            .await
     }
 
     /// Every disagreement between history and rows: none in a healthy database. Reads both whole.

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::{ManyMoves, Move, Moved, change, delete, find, ids};
 use crate::Error;
 use crate::event::EntityType;
-use crate::list::query::{Column, Plan, Query};
+use crate::list::query::{Plan, Query, Way};
 use crate::list::{List, OrderBy, Page, TaskInstanceFilter, TaskInstanceSort};
 use crate::model::TaskInstance;
 use crate::session::{self, Session};
@@ -107,14 +107,12 @@ impl<'a, S: Session> TaskInstances<'a, S> {
     /// Lists tasks. Where the page does not say otherwise: the newest first, or, with a run in the filter, by name.
     ///
     /// # Errors
-    /// [`Error::Unserved`] for a `task_id` or an order by `task_id` without the run, [`Error::Cursor`], and see
-    /// [`create`](TaskInstances::create).
+    /// [`Error::Cursor`], and see [`create`](TaskInstances::create).
     pub async fn list(
         &self,
         filter: &TaskInstanceFilter,
         page: &Page<TaskInstanceSort>,
     ) -> Result<List<TaskInstance>, Error> {
-        const BY_NAME: &[Column] = &[Column { name: "task_id", kind: Type::TEXT }];
         let is_narrow = filter.dag_run_id.is_some();
         let usual = if is_narrow {
             OrderBy::ascending(TaskInstanceSort::TaskId)
@@ -122,18 +120,14 @@ impl<'a, S: Session> TaskInstances<'a, S> {
             OrderBy::descending(TaskInstanceSort::Id)
         };
         let order = page.order_by.unwrap_or(usual);
-        if !is_narrow && filter.task_id.is_some() {
-            return Err(Error::Unserved { parameter: "task_id", needs: "dag_run_id" });
-        }
-        if !is_narrow && order.by == TaskInstanceSort::TaskId {
-            return Err(Error::Unserved { parameter: "order_by", needs: "dag_run_id" });
-        }
         let mut query = Query::default();
         query.and("t.dag_run_id = $", &filter.dag_run_id, Type::UUID);
         query.and("t.task_id = $", &filter.task_id, Type::TEXT);
         let plan = match order.by {
-            TaskInstanceSort::Id => Plan { order, columns: &[Column::ID], sorts_few: is_narrow },
-            TaskInstanceSort::TaskId => Plan { order, columns: BY_NAME, sorts_few: false },
+            // A run has one task of a name, so the order of runs is one of these tasks too.
+            _ if !is_narrow && filter.task_id.is_some() => Plan { order, keys: &[1], way: Way::Runs },
+            TaskInstanceSort::Id => Plan { order, keys: &[0], way: if is_narrow { Way::Few } else { Way::Order } },
+            TaskInstanceSort::TaskId => Plan { order, keys: &[1, 2], way: Way::Order },
         };
         query.list(self.0, &filter.states, page, plan).await
     }

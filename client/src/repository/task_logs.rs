@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::find;
 use crate::Error;
-use crate::list::query::{Column, Plan, Query};
+use crate::list::query::{Plan, Query, Way};
 use crate::list::{List, OrderBy, Page, TaskLogFilter, TaskLogSort};
 use crate::model::{LogLevel, TaskLog};
 use crate::session::{self, Session};
@@ -105,7 +105,7 @@ impl<'a, S: Session> TaskLogs<'a, S> {
         let mut query = Query::default();
         query.and("t.task_instance_id = $", &task, Type::UUID);
         query.and("t.try_number = $", &filter.try_number, Type::INT4);
-        query.list(self.0, &[], page, Plan { order, columns: &[Column::NUMBER], sorts_few: false }).await
+        query.list(self.0, &[], page, Plan { order, keys: &[0], way: Way::Order }).await
     }
 
     /// Deletes a line.
