@@ -7,27 +7,44 @@ use uuid::Uuid;
 use xtask::stack::redis::Redis;
 use xtask::stack::server::Server;
 
-struct Api {
-    agent: ureq::Agent,
-    url: String,
-    _server: Server,
+/// A server and a client of it.
+pub struct Api {
+    pub agent: ureq::Agent,
+    pub url: String,
+    server: Server,
 }
 
 impl Api {
     fn start(db: &Db, redis: &Redis) -> Api {
-        let (server, url) = serve(db.url(), &redis.url());
-        let agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
-        Api { agent, url, _server: server }
+        Api::new(serve(db.url(), &redis.url()))
     }
 
-    fn get(&self, path: &str) -> (u16, Value) {
+    /// One that does not relay, with these flags.
+    pub fn without_relay(db: &Db, flags: &[&str]) -> Api {
+        let arguments = [&["serve", "--no-relay", "--listen", "127.0.0.1:0", "--database-url", db.url()], flags].concat();
+        let server = Server::start("http", &server_binary(), &arguments, &[]).expect("the server starts");
+        let line = server.wait_line("listening on", PATIENCE).expect("it listens");
+        let url = line.split_whitespace().next_back().expect("a URL").to_owned();
+        Api::new((server, url))
+    }
+
+    fn new((server, url): (Server, String)) -> Api {
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        Api { agent, url, server }
+    }
+
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    pub fn get(&self, path: &str) -> (u16, Value) {
         let mut response = self.agent.get(format!("{}{path}", self.url)).call().expect("an answer");
         let json = response.body_mut().read_json().unwrap_or_else(|error| panic!("{path} is no JSON: {error}"));
         (response.status().as_u16(), json)
     }
 
     /// The items of a list, with the cursor to the next page.
-    fn list(&self, path: &str) -> (Vec<Value>, Option<String>) {
+    pub fn list(&self, path: &str) -> (Vec<Value>, Option<String>) {
         let (status, body) = self.get(path);
         assert_eq!(status, 200, "{path}: {body}");
         let cursor = body["next_cursor"].as_str().map(str::to_owned);
@@ -133,6 +150,14 @@ fn bad_requests_get_a_clear_error() {
         (400, "bad_request", "/api/v1/history?entity_type=task".into(), "entity_type"),
         (400, "bad_request", "/api/v1/history?entity_id=x".into(), "entity_id"),
         (400, "bad_request", "/api/v1/history?cursor=x".into(), "cursor"),
+        (400, "bad_request", "/api/v1/history?changed_at_gte=yesterday".into(), "changed_at_gte"),
+        (400, "bad_request", "/api/v1/dags?order_by=colour".into(), "order_by"),
+        (400, "bad_request", "/api/v1/dags?fields=colour".into(), "fields"),
+        (400, "bad_request", "/api/v1/dags?name_prefix=".into(), "name_prefix"),
+        (400, "bad_request", "/api/v1/dags?name=%FF".into(), "name"),
+        (400, "bad_request", "/health?verbose=1".into(), "verbose"),
+        (400, "bad_request", "/api/v1/events?dag_id=x".into(), "dag_id"),
+        (400, "bad_request", "/api/v1/events?last_event_id=x".into(), "last_event_id"),
     ];
     for (status, code, path, names) in cases {
         let (got, body) = api.get(&path);

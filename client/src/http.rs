@@ -1,12 +1,19 @@
-//! The HTTP server: health, metrics and lists, read-only; everything as JSON but the metrics.
+//! The HTTP server: health, metrics, lists and live events, read-only; everything as JSON but the metrics and the page.
 
+mod access;
 mod answer;
+mod caching;
+mod connections;
+mod events;
 mod health;
+mod hub;
 mod lists;
 mod metrics;
+mod openapi;
 mod parameters;
+mod rows;
+pub(crate) mod schema;
 
-use std::future::IntoFuture;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,29 +22,35 @@ use axum::extract::Request;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use crate::Error;
 use crate::connect::PostgresServer;
-use crate::pool::{self, Pool};
+use crate::database::Database;
+use crate::pool::{self, Connection, Pool};
 use crate::redis_server::RedisServer;
 use crate::relay;
+use answer::Refusal;
+use hub::Hub;
 
 /// How long a request waits for a database connection before it is told that there is none.
 const PATIENCE: Duration = Duration::from_millis(1500);
 /// The database's own limit on a list, so that one that no index serves ends and frees its connection.
 const LIST_LIMIT: Duration = Duration::from_secs(5);
-/// A little more than the server's own limit: it may hang.
-const REQUEST_LIMIT: Duration = Duration::from_secs(7);
-/// How long open requests may take once the server is told to stop.
-const GRACE: Duration = Duration::from_secs(3);
+/// A little more than the database's own limit: it may hang.
+const REQUEST_LIMIT: Duration = Duration::from_secs(8);
 
 /// What the server answers about.
+#[derive(Debug)]
 pub struct Backends {
     /// The database.
     pub database: PostgresServer,
-    /// How many connections the lists share at most (at least 1).
+    /// A replica that takes the lists off it, and how far behind it may be.
+    pub replica: Option<(PostgresServer, Duration)>,
+    /// How many connections the lists share at most (at least 1), on each of the two.
     pub connections: u32,
     /// Redis; without it `/health` says null for it and does not need it.
     pub redis: Option<RedisServer>,
@@ -46,6 +59,7 @@ pub struct Backends {
 }
 
 /// What is said of a relay.
+#[derive(Debug)]
 pub struct Relayed {
     /// Its name in the event feed.
     pub consumer: String,
@@ -53,11 +67,54 @@ pub struct Relayed {
     pub status: Arc<relay::Status>,
 }
 
+/// Whom it serves, and how many.
+#[derive(Clone)]
+pub struct Limits {
+    /// What clients must know to be told more than whether the server is healthy: `Authorization: Bearer …`.
+    pub token: Option<String>,
+    /// How many clients may be connected at once (at least 1); others wait until one leaves.
+    pub clients: usize,
+    /// How many of them may follow events; others are told to come later.
+    pub followers: usize,
+}
+
+impl Default for Limits {
+    /// No token, 1,000 clients, half of which follow events.
+    fn default() -> Limits {
+        Limits { token: None, clients: 1000, followers: 500 }
+    }
+}
+
 /// What the handlers need.
 struct Server {
-    pool: Pool,
+    database: Database,
     /// `/health` and `/metrics` ask with connections of their own.
     backends: Backends,
+    hub: Hub,
+    openapi: String,
+}
+
+impl Server {
+    fn new(backends: Backends, limits: &Limits, openapi: String, shutdown: &CancellationToken) -> Server {
+        let options = pool::Options {
+            max_connections: backends.connections,
+            acquire_timeout: PATIENCE,
+            statement_timeout: LIST_LIMIT,
+            is_read_only: true,
+            ..pool::Options::default()
+        };
+        let mut database = Database::new(Pool::new(backends.database.clone(), options.clone()));
+        if let Some((replica, max_staleness)) = &backends.replica {
+            database = database.with_replica(Pool::new(replica.clone(), options), *max_staleness);
+        }
+        let hub = Hub::new(backends.database.clone(), limits.followers, shutdown.clone());
+        Server { database, backends, hub, openapi }
+    }
+
+    /// A connection for lists.
+    async fn read(&self) -> Result<Connection, Error> {
+        self.database.read().await
+    }
 }
 
 /// Serves `listener` until `shutdown`, then lets open requests finish.
@@ -69,55 +126,55 @@ struct Server {
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
 /// let database = PostgresServer::parse("postgres://postgres@127.0.0.1/workflow")?;
-/// let backends = http::Backends { database, connections: 10, redis: None, relay: None };
-/// http::serve(listener, backends, CancellationToken::new()).await;
+/// let backends = http::Backends { database, replica: None, connections: 10, redis: None, relay: None };
+/// http::serve(listener, backends, http::Limits::default(), CancellationToken::new()).await;
 /// # Ok(())
 /// # }
 /// ```
-pub async fn serve(listener: TcpListener, backends: Backends, shutdown: CancellationToken) {
-    let options = pool::Options {
-        max_connections: backends.connections,
-        acquire_timeout: PATIENCE,
-        statement_timeout: LIST_LIMIT,
-        is_read_only: true,
-        ..pool::Options::default()
-    };
-    let pool = Pool::new(backends.database.clone(), options);
-    let app = router(Server { pool, backends });
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!("cannot set TCP_NODELAY: {error}");
-        }
-    });
-    let serving = axum::serve(listener, app).with_graceful_shutdown(shutdown.clone().cancelled_owned());
-    let too_late = async {
-        shutdown.cancelled().await;
-        tokio::time::sleep(GRACE).await;
-    };
-    tokio::select! {
-        _ = serving.into_future() => (),
-        () = too_late => tracing::warn!("HTTP stopped with requests still open"),
-    }
+pub async fn serve(listener: TcpListener, backends: Backends, limits: Limits, shutdown: CancellationToken) {
+    let (paths, description) = paths().split_for_parts();
+    let openapi = openapi::describe(description, limits.token.is_some());
+    let server = Arc::new(Server::new(backends, &limits, openapi, &shutdown));
+    let app = app(paths, server, limits.token.as_deref());
+    connections::serve(listener, app, limits.clients, shutdown).await;
 }
 
-fn router(server: Server) -> Router {
-    Router::new()
-        .route("/health", get(health::health))
-        .route("/metrics", get(metrics::metrics))
-        .route("/api/v1/dags", get(lists::dags))
-        .route("/api/v1/dags/{id}", get(lists::dag))
-        .route("/api/v1/dag-runs", get(lists::dag_runs))
-        .route("/api/v1/dag-runs/{id}", get(lists::dag_run))
-        .route("/api/v1/task-instances", get(lists::task_instances))
-        .route("/api/v1/task-instances/{id}", get(lists::task_instance))
-        .route("/api/v1/history", get(lists::history))
+/// What `/openapi.json` says, for a server with or without a token.
+pub fn openapi(has_token: bool) -> String {
+    openapi::describe(paths().split_for_parts().1, has_token)
+}
+
+fn paths() -> OpenApiRouter<Arc<Server>> {
+    OpenApiRouter::new()
+        .routes(routes!(health::health))
+        .routes(routes!(metrics::metrics))
+        .routes(routes!(lists::dags))
+        .routes(routes!(rows::dag))
+        .routes(routes!(lists::dag_runs))
+        .routes(routes!(rows::dag_run_counts))
+        .routes(routes!(rows::dag_run))
+        .routes(routes!(lists::task_instances))
+        .routes(routes!(rows::task_instance_counts))
+        .routes(routes!(rows::task_instance))
+        .routes(routes!(lists::task_logs))
+        .routes(routes!(lists::history))
+}
+
+fn app(paths: Router<Arc<Server>>, server: Arc<Server>, token: Option<&str>) -> Router {
+    paths
+        .route("/openapi.json", get(openapi::openapi))
+        .layer(middleware::from_fn(caching::tag))
+        .layer(middleware::from_fn(limit))
+        // Without the limit on time: its answer does not end.
+        .route("/api/v1/events", get(events::events))
         .fallback(answer::no_such_path)
         .method_not_allowed_fallback(answer::wrong_method)
-        .layer(middleware::from_fn(limit))
-        .with_state(Arc::new(server))
+        .layer(middleware::from_fn_with_state(access::Token::new(token), access::check_token))
+        .layer(middleware::from_fn(access::name_and_log))
+        .with_state(server)
 }
 
 async fn limit(request: Request, next: Next) -> Response {
     let answer = tokio::time::timeout(REQUEST_LIMIT, next.run(request)).await;
-    answer.unwrap_or_else(|_| answer::no_database().into_response())
+    answer.unwrap_or_else(|_| Refusal::no_database().into_response())
 }

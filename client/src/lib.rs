@@ -57,7 +57,7 @@ pub mod watch;
 pub mod wfformat;
 
 pub use error::{Entity, Error};
-pub use model::{Dag, DagRun, LogLevel, TaskInstance, TaskLog};
+pub use model::{Dag, DagRun, LogLevel, StateCounts, TaskInstance, TaskLog};
 pub use pg_workflow_state_machine::{State, StateMachine, UnknownState};
 pub use repository::{
     DagChanges, DagRunChanges, DagRuns, Dags, Disagreement, HistoryTracker, ManyMoves, Move, Moved, NewDag, NewDagRun,

@@ -2,6 +2,7 @@
 
 mod dag;
 mod dag_run;
+mod state_counts;
 mod task_instance;
 mod task_log;
 
@@ -14,6 +15,7 @@ use crate::list::cursor::Column;
 
 pub use dag::Dag;
 pub use dag_run::DagRun;
+pub use state_counts::StateCounts;
 pub use task_instance::TaskInstance;
 pub use task_log::{LogLevel, TaskLog};
 

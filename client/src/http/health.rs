@@ -10,7 +10,11 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio_postgres::error::SqlState;
+use utoipa::ToSchema;
 
+use super::answer::Problem;
+use super::parameters::Query;
+use super::rows::NoParameters;
 use super::{Relayed, Server};
 use crate::Error;
 use crate::relay::Role;
@@ -18,8 +22,10 @@ use crate::relay::Role;
 /// Whoever asks has a time limit too: a server that hangs is away.
 const LIMIT: Duration = Duration::from_millis(1500);
 
-#[derive(Serialize)]
+/// Whether the servers behind this one answer.
+#[derive(Serialize, ToSchema)]
 struct Health {
+    /// `healthy` or `unhealthy`.
     status: &'static str,
     version: &'static str,
     service: &'static str,
@@ -32,8 +38,10 @@ struct Health {
     errors: Errors,
 }
 
-#[derive(Serialize)]
+/// What the relay of this process does.
+#[derive(Serialize, ToSchema)]
 struct RelayHealth {
+    #[schema(value_type = String)]
     role: Role,
     published: u64,
     last_publish: Option<DateTime<Utc>>,
@@ -42,7 +50,8 @@ struct RelayHealth {
     lag_seconds: Option<f64>,
 }
 
-#[derive(Default, Serialize)]
+/// What is wrong.
+#[derive(Default, Serialize, ToSchema)]
 struct Errors {
     #[serde(skip_serializing_if = "Option::is_none")]
     database: Option<String>,
@@ -69,7 +78,10 @@ pub struct Lag {
     pub seconds: f64,
 }
 
-pub async fn health(State(server): State<Arc<Server>>) -> Response {
+/// Whether PostgreSQL and Redis answer, and what the relay does.
+#[utoipa::path(get, path = "/health", tag = "server",
+    responses((status = 200, body = Health), (status = 503, body = Health), (status = 400, body = Problem)))]
+pub async fn health(State(server): State<Arc<Server>>, _: Query<NoParameters>) -> Response {
     let Findings { database, redis } = ask(&server).await;
     let (lag, database) = (database.clone().ok().flatten(), database.err());
     let errors = Errors { database, redis: redis.err() };

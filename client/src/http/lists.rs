@@ -1,92 +1,231 @@
-//! `GET /api/v1/…`: lists, and single rows.
+//! `GET /api/v1/…`: lists.
 
 use std::sync::Arc;
 
-use axum::Json;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, RawQuery, State};
-use uuid::Uuid;
+use axum::extract::State;
+use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::Server;
-use super::answer::Refusal;
-use super::parameters::{self, Parameters};
+use super::answer::{Page, Refusal};
+use super::openapi::Refusals;
+use super::parameters::{Fields, Id, Kind, Limit, Moment, Order, Query, States, Text, TryNumber, UuidText, page};
+use super::schema;
 use crate::event::{EntityType, Event};
-use crate::list::{DagFilter, DagRunFilter, HistoryFilter, List, TaskInstanceFilter};
-use crate::model::{Dag, DagRun, TaskInstance};
-use crate::repository::{DagRuns, Dags, HistoryTracker, TaskInstances};
+use crate::list::{
+    DagFilter, DagRunFilter, DagRunSort, DagSort, HistoryFilter, HistorySort, TaskInstanceFilter, TaskInstanceSort,
+    TaskLogFilter, TaskLogSort,
+};
+use crate::model::{Dag, DagRun, TaskInstance, TaskLog};
+use crate::repository::{DagRuns, Dags, HistoryTracker, TaskInstances, TaskLogs};
 
-type Answer<T> = Result<Json<T>, Refusal>;
-type Id = Result<Path<String>, PathRejection>;
+type Answer<T> = Result<Page<T>, Refusal>;
 
-const A_UUID: &str = "a UUID";
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct DagParameters {
+    /// Of this name.
+    #[param(schema_with = schema::text, required = false)]
+    name: Option<Text>,
+    /// Of a name that begins so.
+    #[param(schema_with = schema::text, required = false)]
+    name_prefix: Option<Text>,
+    /// With this tag.
+    #[param(schema_with = schema::text, required = false)]
+    tag: Option<Text>,
+    /// Paused, or not.
+    paused: Option<bool>,
+    /// Where it is not given, the newest come first.
+    #[param(schema_with = schema::order::<DagSort>, required = false)]
+    order_by: Option<Order<DagSort>>,
+    /// How many rows at most.
+    #[param(schema_with = schema::limit, required = false)]
+    limit: Option<Limit>,
+    /// The `next_cursor` of the page before.
+    #[param(schema_with = schema::dag_cursor, required = false)]
+    cursor: Option<String>,
+    /// Only these fields of each row.
+    #[param(schema_with = schema::fields::<Dag>, style = Form, explode = false, required = false)]
+    fields: Option<Fields<Dag>>,
+}
 
-pub async fn dags(State(server): State<Arc<Server>>, RawQuery(query): RawQuery) -> Answer<List<Dag>> {
-    let given = Parameters::parse(query.as_deref(), &["name", "tag", "paused", "limit", "cursor"])?;
+/// Lists DAGs.
+#[utoipa::path(get, path = "/api/v1/dags", tag = "dags", params(DagParameters),
+    responses((status = 200, body = crate::list::List<Dag>), Refusals))]
+pub async fn dags(State(server): State<Arc<Server>>, Query(given): Query<DagParameters>) -> Answer<Dag> {
     let filter = DagFilter {
-        name: given.get("name", "a name")?,
-        tag: given.get("tag", "a tag")?,
-        paused: given.get("paused", "true or false")?,
-        ..DagFilter::default()
+        name: given.name.map(|name| name.0),
+        name_prefix: given.name_prefix.map(|prefix| prefix.0),
+        tag: given.tag.map(|tag| tag.0),
+        paused: given.paused,
     };
-    let page = given.page()?;
-    Ok(Json(Dags::new(&server.pool.get().await?).list(&filter, &page).await?))
+    let page = page(given.limit, given.cursor, given.order_by);
+    Ok(Page::new(Dags::new(&server.read().await?).list(&filter, &page).await?, given.fields))
 }
 
-pub async fn dag_runs(State(server): State<Arc<Server>>, RawQuery(query): RawQuery) -> Answer<List<DagRun>> {
-    let given = Parameters::parse(query.as_deref(), &["dag_id", "state", "limit", "cursor"])?;
-    let filter =
-        DagRunFilter { dag_id: given.get("dag_id", A_UUID)?, states: given.states()?, ..DagRunFilter::default() };
-    let page = given.page()?;
-    Ok(Json(DagRuns::new(&server.pool.get().await?).list(&filter, &page).await?))
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct DagRunParameters {
+    /// Of this DAG.
+    #[param(schema_with = schema::uuid, required = false)]
+    dag_id: Option<UuidText>,
+    /// In one of these states.
+    #[param(schema_with = schema::states, style = Form, explode = false, required = false)]
+    state: Option<States>,
+    /// Of this execution date or later.
+    #[param(schema_with = schema::moment, required = false)]
+    execution_date_gte: Option<Moment>,
+    /// Of an earlier execution date.
+    #[param(schema_with = schema::moment, required = false)]
+    execution_date_lt: Option<Moment>,
+    /// Where it is not given: `-execution_date` with a DAG or a date, else `-id`.
+    #[param(schema_with = schema::order::<DagRunSort>, required = false)]
+    order_by: Option<Order<DagRunSort>>,
+    /// How many rows at most.
+    #[param(schema_with = schema::limit, required = false)]
+    limit: Option<Limit>,
+    /// The `next_cursor` of the page before.
+    #[param(schema_with = schema::dag_run_cursor, required = false)]
+    cursor: Option<String>,
+    /// Only these fields of each row.
+    #[param(schema_with = schema::fields::<DagRun>, style = Form, explode = false, required = false)]
+    fields: Option<Fields<DagRun>>,
 }
 
+/// Lists runs.
+#[utoipa::path(get, path = "/api/v1/dag-runs", tag = "dag-runs", params(DagRunParameters),
+    responses((status = 200, body = crate::list::List<DagRun>), Refusals))]
+pub async fn dag_runs(State(server): State<Arc<Server>>, Query(given): Query<DagRunParameters>) -> Answer<DagRun> {
+    let filter = DagRunFilter {
+        dag_id: given.dag_id.map(|id| id.0),
+        states: given.state.map_or(Vec::new(), |states| states.0),
+        execution_date_gte: given.execution_date_gte.map(|moment| moment.0),
+        execution_date_lt: given.execution_date_lt.map(|moment| moment.0),
+    };
+    let page = page(given.limit, given.cursor, given.order_by);
+    Ok(Page::new(DagRuns::new(&server.read().await?).list(&filter, &page).await?, given.fields))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct TaskInstanceParameters {
+    /// Of this run.
+    #[param(schema_with = schema::uuid, required = false)]
+    dag_run_id: Option<UuidText>,
+    /// In one of these states.
+    #[param(schema_with = schema::states, style = Form, explode = false, required = false)]
+    state: Option<States>,
+    /// Of this name. Without a run it is looked up in one run after the other, in their order.
+    #[param(schema_with = schema::text, required = false)]
+    task_id: Option<Text>,
+    /// Where it is not given: `task_id` with a run, else `-id`.
+    #[param(schema_with = schema::order::<TaskInstanceSort>, required = false)]
+    order_by: Option<Order<TaskInstanceSort>>,
+    /// How many rows at most.
+    #[param(schema_with = schema::limit, required = false)]
+    limit: Option<Limit>,
+    /// The `next_cursor` of the page before.
+    #[param(schema_with = schema::task_instance_cursor, required = false)]
+    cursor: Option<String>,
+    /// Only these fields of each row.
+    #[param(schema_with = schema::fields::<TaskInstance>, style = Form, explode = false, required = false)]
+    fields: Option<Fields<TaskInstance>>,
+}
+
+/// Lists tasks.
+#[utoipa::path(get, path = "/api/v1/task-instances", tag = "task-instances", params(TaskInstanceParameters),
+    responses((status = 200, body = crate::list::List<TaskInstance>), Refusals))]
 pub async fn task_instances(
     State(server): State<Arc<Server>>,
-    RawQuery(query): RawQuery,
-) -> Answer<List<TaskInstance>> {
-    let given = Parameters::parse(query.as_deref(), &["dag_run_id", "state", "task_id", "limit", "cursor"])?;
+    Query(given): Query<TaskInstanceParameters>,
+) -> Answer<TaskInstance> {
     let filter = TaskInstanceFilter {
-        dag_run_id: given.get("dag_run_id", A_UUID)?,
-        states: given.states()?,
-        task_id: given.get("task_id", "a task id")?,
+        dag_run_id: given.dag_run_id.map(|id| id.0),
+        states: given.state.map_or(Vec::new(), |states| states.0),
+        task_id: given.task_id.map(|name| name.0),
     };
-    let page = given.page()?;
-    Ok(Json(TaskInstances::new(&server.pool.get().await?).list(&filter, &page).await?))
+    let page = page(given.limit, given.cursor, given.order_by);
+    Ok(Page::new(TaskInstances::new(&server.read().await?).list(&filter, &page).await?, given.fields))
 }
 
-pub async fn history(State(server): State<Arc<Server>>, RawQuery(query): RawQuery) -> Answer<List<Event>> {
-    let given = Parameters::parse(query.as_deref(), &["entity_type", "entity_id", "limit", "cursor"])?;
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct TaskLogParameters {
+    /// Printed by this try.
+    #[param(minimum = 0, value_type = i32, required = false)]
+    try_number: Option<TryNumber>,
+    /// Where it is not given, in the order of arrival.
+    #[param(schema_with = schema::order::<TaskLogSort>, required = false)]
+    order_by: Option<Order<TaskLogSort>>,
+    /// How many rows at most.
+    #[param(schema_with = schema::limit, required = false)]
+    limit: Option<Limit>,
+    /// The `next_cursor` of the page before.
+    #[param(schema_with = schema::number_cursor, required = false)]
+    cursor: Option<String>,
+    /// Only these fields of each row.
+    #[param(schema_with = schema::fields::<TaskLog>, style = Form, explode = false, required = false)]
+    fields: Option<Fields<TaskLog>>,
+}
+
+/// Lists what a task has printed.
+#[utoipa::path(get, path = "/api/v1/task-instances/{id}/logs", tag = "task-instances",
+    params(("id" = Uuid, Path, description = "The task."), TaskLogParameters),
+    responses((status = 200, body = crate::list::List<TaskLog>), (status = 404, body = super::answer::Problem), Refusals))]
+pub async fn task_logs(
+    State(server): State<Arc<Server>>,
+    Id(id): Id,
+    Query(given): Query<TaskLogParameters>,
+) -> Answer<TaskLog> {
+    let filter = TaskLogFilter { try_number: given.try_number.map(|number| number.0) };
+    let page = page(given.limit, given.cursor, given.order_by);
+    let connection = server.read().await?;
+    let list = TaskLogs::new(&connection).list(id, &filter, &page).await?;
+    if list.items.is_empty() && TaskInstances::new(&connection).get(id).await?.is_none() {
+        return Err(Refusal::not_found(format!("there is no task instance with the id {id}")));
+    }
+    Ok(Page::new(list, given.fields))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct HistoryParameters {
+    /// Of runs, or of tasks.
+    #[param(value_type = EntityType, required = false)]
+    entity_type: Option<Kind>,
+    /// Of this run or task.
+    #[param(schema_with = schema::uuid, required = false)]
+    entity_id: Option<UuidText>,
+    /// At this moment or later.
+    #[param(schema_with = schema::moment, required = false)]
+    changed_at_gte: Option<Moment>,
+    /// Earlier than this.
+    #[param(schema_with = schema::moment, required = false)]
+    changed_at_lt: Option<Moment>,
+    /// Where it is not given, the newest come first.
+    #[param(schema_with = schema::order::<HistorySort>, required = false)]
+    order_by: Option<Order<HistorySort>>,
+    /// How many rows at most.
+    #[param(schema_with = schema::limit, required = false)]
+    limit: Option<Limit>,
+    /// The `next_cursor` of the page before.
+    #[param(schema_with = schema::number_cursor, required = false)]
+    cursor: Option<String>,
+    /// Only these fields of each row.
+    #[param(schema_with = schema::fields::<Event>, style = Form, explode = false, required = false)]
+    fields: Option<Fields<Event>>,
+}
+
+/// Lists what has changed, in the order of writing.
+#[utoipa::path(get, path = "/api/v1/history", tag = "history", params(HistoryParameters),
+    responses((status = 200, body = crate::list::List<Event>), Refusals))]
+pub async fn history(State(server): State<Arc<Server>>, Query(given): Query<HistoryParameters>) -> Answer<Event> {
     let filter = HistoryFilter {
-        entity_type: given.get::<EntityType>("entity_type", "dag_run or task_instance")?,
-        entity_id: given.get("entity_id", A_UUID)?,
-        ..HistoryFilter::default()
+        entity_type: given.entity_type.map(|kind| kind.0),
+        entity_id: given.entity_id.map(|id| id.0),
+        changed_at_gte: given.changed_at_gte.map(|moment| moment.0),
+        changed_at_lt: given.changed_at_lt.map(|moment| moment.0),
     };
-    let page = given.page()?;
-    Ok(Json(HistoryTracker::new(&server.pool.get().await?).list(&filter, &page).await?))
-}
-
-pub async fn dag(State(server): State<Arc<Server>>, id: Id, query: RawQuery) -> Answer<Dag> {
-    let id = id_alone(id, query)?;
-    found(Dags::new(&server.pool.get().await?).get(id).await?, "dag", id)
-}
-
-pub async fn dag_run(State(server): State<Arc<Server>>, id: Id, query: RawQuery) -> Answer<DagRun> {
-    let id = id_alone(id, query)?;
-    found(DagRuns::new(&server.pool.get().await?).get(id).await?, "dag run", id)
-}
-
-pub async fn task_instance(State(server): State<Arc<Server>>, id: Id, query: RawQuery) -> Answer<TaskInstance> {
-    let id = id_alone(id, query)?;
-    found(TaskInstances::new(&server.pool.get().await?).get(id).await?, "task instance", id)
-}
-
-fn id_alone(id: Id, RawQuery(query): RawQuery) -> Result<Uuid, Refusal> {
-    Parameters::parse(query.as_deref(), &[])?;
-    let Path(id) =
-        id.map_err(|rejection| Refusal::BadRequest(format!("parameter \"id\": {}", rejection.body_text())))?;
-    parameters::id(&id)
-}
-
-fn found<T>(row: Option<T>, what: &str, id: Uuid) -> Answer<T> {
-    row.map(Json).ok_or_else(|| Refusal::NotFound(format!("there is no {what} with the id {id}")))
+    let page = page(given.limit, given.cursor, given.order_by);
+    Ok(Page::new(HistoryTracker::new(&server.read().await?).list(&filter, &page).await?, given.fields))
 }

@@ -11,19 +11,24 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::answer::Refusal;
+use super::answer::{Problem, Refusal};
 use super::health::{Findings, ask};
+use super::parameters::Query;
+use super::rows::NoParameters;
 use super::{Relayed, Server};
 use crate::relay::Role;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-pub async fn metrics(State(server): State<Arc<Server>>) -> Response {
+/// The same in numbers, for Prometheus (OpenMetrics).
+#[utoipa::path(get, path = "/metrics", tag = "server",
+    responses((status = 200, body = String, content_type = "application/openmetrics-text"), (status = 400, body = Problem)))]
+pub async fn metrics(State(server): State<Arc<Server>>, _: Query<NoParameters>) -> Response {
     let findings = ask(&server).await;
     let mut text = String::new();
     match encode(&mut text, &registry(&server, &findings)) {
         Ok(()) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
-        Err(_) => Refusal::Internal.into_response(),
+        Err(_) => Refusal::internal().into_response(),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{Error, json};
 
 /// A workflow definition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Dag {
     /// Time-ordered: newer DAGs have larger ids.
     pub id: Uuid,

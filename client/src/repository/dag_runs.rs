@@ -10,7 +10,7 @@ use crate::Error;
 use crate::event::EntityType;
 use crate::list::query::{Plan, Query, Way};
 use crate::list::{DagRunFilter, DagRunSort, List, OrderBy, Page};
-use crate::model::DagRun;
+use crate::model::{DagRun, StateCounts};
 use crate::session::{self, Session};
 
 /// A run to be created.
@@ -141,6 +141,24 @@ impl<'a, S: Session> DagRuns<'a, S> {
             DagRunSort::ExecutionDate => Plan { order, keys: &[0, 1], way: Way::Order },
         };
         query.list(self.0, &filter.states, page, plan).await
+    }
+
+    /// Counts the runs in each state: all, without reading the table, or those of a DAG.
+    ///
+    /// # Errors
+    /// See [`create`](DagRuns::create).
+    pub async fn count_by_state(&self, dag_id: Option<Uuid>) -> Result<StateCounts, Error> {
+        let rows = match dag_id {
+            Some(id) => {
+                let sql = "SELECT state, count(*) FROM workflow.dag_runs WHERE dag_id = $1 GROUP BY state";
+                session::fixed(self.0, sql, &[(&id, Type::UUID)]).await?
+            }
+            None => {
+                let sql = "SELECT state, count FROM workflow.state_counts WHERE entity_type = 'dag_run'";
+                session::fixed(self.0, sql, &[]).await?
+            }
+        };
+        StateCounts::from_rows(&rows)
     }
 
     /// Changes a run, and returns it as it is then.

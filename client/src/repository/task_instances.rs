@@ -7,7 +7,7 @@ use crate::Error;
 use crate::event::EntityType;
 use crate::list::query::{Plan, Query, Way};
 use crate::list::{List, OrderBy, Page, TaskInstanceFilter, TaskInstanceSort};
-use crate::model::TaskInstance;
+use crate::model::{StateCounts, TaskInstance};
 use crate::session::{self, Session};
 
 /// Tasks of one run to be created.
@@ -130,6 +130,24 @@ impl<'a, S: Session> TaskInstances<'a, S> {
             TaskInstanceSort::TaskId => Plan { order, keys: &[1, 2], way: Way::Order },
         };
         query.list(self.0, &filter.states, page, plan).await
+    }
+
+    /// Counts the tasks in each state: all, without reading the table, or those of a run.
+    ///
+    /// # Errors
+    /// See [`create`](TaskInstances::create).
+    pub async fn count_by_state(&self, dag_run_id: Option<Uuid>) -> Result<StateCounts, Error> {
+        let rows = match dag_run_id {
+            Some(id) => {
+                let sql = "SELECT state, count(*) FROM workflow.task_instances WHERE dag_run_id = $1 GROUP BY state";
+                session::fixed(self.0, sql, &[(&id, Type::UUID)]).await?
+            }
+            None => {
+                let sql = "SELECT state, count FROM workflow.state_counts WHERE entity_type = 'task_instance'";
+                session::fixed(self.0, sql, &[]).await?
+            }
+        };
+        StateCounts::from_rows(&rows)
     }
 
     /// Changes a task, and returns it as it is then.

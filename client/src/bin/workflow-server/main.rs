@@ -27,8 +27,18 @@ struct Cli {
     #[arg(long, global = true, env = "RUST_LOG", default_value = "info", value_name = "LEVEL")]
     log: Targets,
 
+    /// How to log: lines for people, or an object of JSON a line.
+    #[arg(long, global = true, env = "WORKFLOW_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+
     #[command(subcommand)]
     command: Command,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
 }
 
 #[derive(Subcommand)]
@@ -52,10 +62,11 @@ fn server(url: &str) -> Result<PostgresServer, Error> {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let format = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let format = match cli.log_format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).with_target(false).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
     tracing_subscriber::registry().with(format).with(cli.log).init();
     match start(cli.command) {
         Ok(()) => ExitCode::SUCCESS,

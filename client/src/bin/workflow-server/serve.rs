@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use clap::builder::FalseyValueParser;
+use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
+use pg_workflow_client::connect::PostgresServer;
 use pg_workflow_client::{http, relay};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::redis::Redis;
-use crate::{Database, usage};
+use crate::{Database, server, usage};
 
 /// Relay events to Redis and answer over HTTP, until SIGTERM or Ctrl-C.
 ///
@@ -20,8 +21,8 @@ use crate::{Database, usage};
 /// for each run and task. It waits for PostgreSQL and Redis when they are away and goes on where it was. Of several
 /// with the same --consumer one works, and the others take over within 5 s when it does not.
 ///
-/// HTTP is read-only: GET /health, /metrics, /api/v1/dags, /api/v1/dag-runs, /api/v1/task-instances (each also with
-/// /{id}) and /api/v1/history. There is no authentication: keep it on an address that only those reach who may read.
+/// HTTP is read-only: / is a page that shows the runs moving, /openapi.json describes the rest. Without --token whoever
+/// reaches the address may read.
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -53,6 +54,27 @@ pub struct Arguments {
     /// How long an entry stays at least, however many there are.
     #[arg(long, env = "WORKFLOW_STREAM_MIN_AGE", default_value_t = 600, value_name = "SECONDS")]
     stream_min_age: u64,
+
+    /// What clients must send as "Authorization: Bearer TOKEN" to be told more than /health. Better given by the
+    /// environment, where other users of the machine cannot see it.
+    #[arg(long, env = "WORKFLOW_TOKEN", hide_env_values = true, value_name = "TOKEN", value_parser = NonEmptyStringValueParser::new())]
+    token: Option<String>,
+
+    /// A hot standby that takes the lists off the database, as long as it is not too far behind.
+    #[arg(long, env = "WORKFLOW_REPLICA_URL", hide_env_values = true, value_name = "URL", value_parser = server)]
+    replica_url: Option<PostgresServer>,
+
+    /// How far behind the standby may be.
+    #[arg(long, env = "WORKFLOW_REPLICA_MAX_LAG", default_value_t = 5, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86400))]
+    replica_max_lag: u64,
+
+    /// How many HTTP clients may be connected at once. Others wait until one leaves.
+    #[arg(long, env = "WORKFLOW_CLIENTS", default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    clients: u32,
+
+    /// How many of them may follow /api/v1/events.
+    #[arg(long, env = "WORKFLOW_FOLLOWERS", default_value_t = 500, value_name = "N")]
+    followers: u32,
 
     /// How many database connections the lists share at most. The relay and /health have their own.
     #[arg(long, env = "WORKFLOW_CONNECTIONS", default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -90,15 +112,28 @@ pub async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::R
         }
     };
     let listener = if arguments.no_http { None } else { Some(bind(arguments.listen).await?) };
+    if listener.is_some() && arguments.token.is_none() && !arguments.listen.ip().is_loopback() {
+        tracing::warn!(
+            "whoever reaches {} may read everything: set WORKFLOW_TOKEN, or listen on 127.0.0.1",
+            arguments.listen
+        );
+    }
+    let max_lag = Duration::from_secs(arguments.replica_max_lag);
+    let limits = http::Limits {
+        token: arguments.token,
+        clients: arguments.clients as usize,
+        followers: arguments.followers as usize,
+    };
     let answering = async {
         if let Some(listener) = listener {
             let backends = http::Backends {
                 database: arguments.database.database_url.clone(),
+                replica: arguments.replica_url.map(|replica| (replica, max_lag)),
                 connections: arguments.connections,
                 redis,
                 relay: relayed,
             };
-            http::serve(listener, backends, shutdown.clone()).await;
+            http::serve(listener, backends, limits, shutdown.clone()).await;
         }
     };
     tokio::join!(relaying, answering);

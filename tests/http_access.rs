@@ -1,0 +1,97 @@
+//! The HTTP server's doors: tokens, request ids, logs, and limits on clients.
+
+use pg_workflow_tests::*;
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use crate::http::Api;
+
+#[test]
+fn without_the_token_nothing_is_told_but_health() {
+    let db = Db::new();
+    let api = Api::without_relay(&db, &["--token", "s3cret"]);
+    let status = |path: &str, header: Option<&str>| {
+        let request = api.agent.get(format!("{}{path}", api.url));
+        let request = header.into_iter().fold(request, |request, value| request.header("authorization", value));
+        request.call().unwrap()
+    };
+    for path in ["/api/v1/dags", "/api/v1/events", "/metrics", "/openapi.json", "/nothing"] {
+        for wrong in [None, Some("Bearer s3cre"), Some("Bearer s3cret2"), Some("Basic s3cret"), Some("s3cret"), Some("Bearer ")] {
+            let mut refused = status(path, wrong);
+            assert_eq!((refused.status().as_u16(), &refused.headers()["www-authenticate"]), (401, &"Bearer".parse().unwrap()), "{path}");
+            assert_eq!(refused.body_mut().read_json::<Value>().unwrap()["error"]["code"], "unauthorized");
+        }
+    }
+    assert_eq!(status("/health", None).status(), 200);
+    assert_eq!(status("/api/v1/dags", Some("bearer s3cret")).status(), 200);
+    let mut description = status("/openapi.json", Some("Bearer s3cret"));
+    let description: Value = description.body_mut().read_json().unwrap();
+    assert!(description["paths"]["/api/v1/dags"]["get"]["security"].is_array() && description["paths"]["/health"]["get"]["security"].is_null());
+}
+
+#[test]
+fn a_request_is_found_in_the_log_by_its_id() {
+    let db = Db::new();
+    let api = Api::without_relay(&db, &["--log-format", "json"]);
+    let ask = |id: &str| {
+        let answer = api.agent.get(format!("{}/api/v1/dags?limit=0", api.url)).header("x-request-id", id).call().unwrap();
+        answer.headers()["x-request-id"].to_str().unwrap().to_owned()
+    };
+    assert_eq!(ask("from-the-proxy-7"), "from-the-proxy-7");
+    let long = "x".repeat(200);
+    for indecent in ["", "two words", &long] {
+        assert_eq!(ask(indecent).len(), 36, "a new one instead of {indecent:?}");
+    }
+    let mut logged = Vec::new();
+    wait_until("the log", || {
+        logged = log_of(api.server()).lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")).collect();
+        logged.iter().any(|line| line["request_id"] == "from-the-proxy-7")
+    });
+    let line = logged.iter().find(|line| line["request_id"] == "from-the-proxy-7").unwrap();
+    assert_eq!((&line["status"], &line["path"], &line["query"]), (&400.into(), &"/api/v1/dags".into(), &"limit=0".into()));
+}
+
+fn connect(api: &Api) -> TcpStream {
+    let stream = TcpStream::connect(api.url.trim_start_matches("http://")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+#[test]
+fn clients_that_are_slow_or_large_are_ended() {
+    let db = Db::new();
+    let api = Api::without_relay(&db, &["--clients", "2"]);
+    // Both places taken by clients that say half a request, or nothing.
+    let mut half = connect(&api);
+    half.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n").unwrap();
+    let _silent = connect(&api);
+    let began = Instant::now();
+    let mut third = connect(&api);
+    third.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    third.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(began.elapsed() > Duration::from_secs(5), "it had to wait for a place");
+    // What the slow one was told is for it to decide; the connection is over.
+    assert!(half.read_to_end(&mut Vec::new()).is_ok());
+
+    let mut large = connect(&api);
+    let head = format!("GET /health HTTP/1.1\r\nHost: x\r\nX-Large: {}\r\n\r\n", "x".repeat(100_000));
+    let _ = large.write_all(head.as_bytes());
+    let mut answer = [0; 12];
+    large.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 431");
+}
+
+#[test]
+fn other_methods_are_told_which_to_use() {
+    let db = Db::new();
+    let api = Api::without_relay(&db, &[]);
+    let refused = api.agent.delete(format!("{}/api/v1/dags", api.url)).call().unwrap();
+    assert_eq!((refused.status().as_u16(), &refused.headers()["allow"]), (405, &"GET,HEAD".parse().unwrap()));
+    assert_eq!(refused.headers()["x-content-type-options"], "nosniff");
+    let head = api.agent.head(format!("{}/api/v1/dags", api.url)).call().unwrap();
+    assert_eq!(head.status(), 200);
+}

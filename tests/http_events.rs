@@ -1,0 +1,165 @@
+//! Following events over HTTP: live, filtered, and again after a break.
+
+use pg_workflow_tests::*;
+use pg_workflow_state_machine::State;
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use uuid::Uuid;
+
+use crate::http::Api;
+
+/// A client as browsers are one.
+struct Follower {
+    lines: BufReader<TcpStream>,
+    last_id: Option<String>,
+}
+
+impl Follower {
+    fn start(api: &Api, query: &str, last_id: Option<&str>) -> Follower {
+        let mut stream = TcpStream::connect(api.url.trim_start_matches("http://")).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let resume = last_id.map_or(String::new(), |id| format!("Last-Event-ID: {id}\r\n"));
+        // HTTP/1.0: no chunks between the lines.
+        write!(stream, "GET /api/v1/events{query} HTTP/1.0\r\nHost: x\r\n{resume}\r\n").unwrap();
+        let mut follower = Follower { lines: BufReader::new(stream), last_id: None };
+        assert!(follower.line().contains("200"));
+        while !follower.line().is_empty() {}
+        // From here on nothing is missed: it has been told where it stands.
+        if last_id.is_none() {
+            while follower.last_id.is_none() {
+                follower.message();
+            }
+        }
+        follower
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        assert!(self.lines.read_line(&mut line).expect("a line") > 0, "the stream has ended");
+        line.trim_end().to_owned()
+    }
+
+    /// The next message, which may have no data.
+    fn message(&mut self) -> Option<Value> {
+        let (mut data, mut is_change) = (None, false);
+        loop {
+            let line = self.line();
+            match line.split_once(": ").or(line.split_once(':')) {
+                Some(("id", id)) => self.last_id = Some(id.to_owned()),
+                Some(("data", text)) => data = Some(serde_json::from_str(text).expect("JSON")),
+                Some(("event", name)) => is_change = name == "change",
+                _ if line.is_empty() => {
+                    assert_eq!(data.is_some(), is_change);
+                    return data;
+                }
+                _ => (),
+            }
+        }
+    }
+
+    fn event(&mut self) -> Value {
+        loop {
+            if let Some(event) = self.message() {
+                return event;
+            }
+        }
+    }
+
+    /// Events, as ids and versions, until this one has come.
+    fn until(&mut self, id: Uuid, version: i64) -> Vec<(String, i64)> {
+        let mut all = Vec::new();
+        loop {
+            let event = self.event();
+            all.push((event["entity_id"].as_str().unwrap().to_owned(), event["version"].as_i64().unwrap()));
+            if all.last() == Some(&(id.to_string(), version)) {
+                return all;
+            }
+        }
+    }
+}
+
+#[test]
+fn events_come_as_they_happen_and_filtered() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let (ours, theirs) = (create_task(client), create_task(client));
+    let run: Uuid = client.query_one("SELECT dag_run_id FROM workflow.task_instances WHERE id = $1", &[&ours]).unwrap().get(0);
+    let api = Api::without_relay(&db, &[]);
+    let mut everything = Follower::start(&api, "", None);
+    let mut of_run = Follower::start(&api, &format!("?dag_run_id={run}"), None);
+    for id in [theirs, ours] {
+        transition(client, "task_instance", id, State::Queued, State::Running).unwrap();
+    }
+    assert_eq!(everything.until(ours, 2), [(theirs.to_string(), 2), (ours.to_string(), 2)]);
+    assert_eq!(of_run.until(ours, 2), [(ours.to_string(), 2)]);
+    let (listed, _) = api.list("/api/v1/history?limit=1");
+    transition(client, "task_instance", ours, State::Running, State::Success).unwrap();
+    assert_eq!(everything.event().as_object().unwrap().keys().collect::<Vec<_>>(), listed[0].as_object().unwrap().keys().collect::<Vec<_>>());
+}
+
+#[test]
+fn who_comes_back_misses_nothing() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let task = create_task(client);
+    let api = Api::without_relay(&db, &[]);
+    let mut follower = Follower::start(&api, "", None);
+    transition(client, "task_instance", task, State::Queued, State::Running).unwrap();
+    follower.until(task, 2);
+    // The id comes behind the batch.
+    while follower.message().is_some() {}
+    let last = follower.last_id.take().unwrap();
+    drop(follower);
+
+    // More than one reads at once, and one that commits only when others, with higher ids, have.
+    let mut late = db.connect();
+    let mut late = late.transaction().unwrap();
+    late.execute("UPDATE workflow.task_instances SET state = 'success' WHERE id = $1", &[&task]).unwrap();
+    let many = create_tasks(client, 1200);
+    let mut follower = Follower::start(&api, "", Some(&last));
+    let seen = follower.until(many[1199], 1);
+    assert_eq!(seen.len(), 1201, "the run and its tasks, each once");
+    late.commit().unwrap();
+    assert_eq!(follower.until(task, 3).len(), 1);
+    // Nothing is lost or given twice where catching up ends and following begins.
+    let more = create_tasks(client, 50);
+    assert_eq!(follower.until(more[49], 1).len(), 51);
+}
+
+#[test]
+fn a_follower_that_does_not_read_holds_up_nobody() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let api = Api::without_relay(&db, &["--followers", "2"]);
+    let _deaf = Follower::start(&api, "", None);
+    let mut follower = Follower::start(&api, "", None);
+    assert_eq!(api.get("/api/v1/events").0, 503, "all places are taken");
+    for _ in 0..20 {
+        let tasks = create_tasks(client, 1000);
+        assert_eq!(follower.until(tasks[999], 1).len(), 1001);
+    }
+    drop(follower);
+    wait_until("its place", || {
+        let mut stream = TcpStream::connect(api.url.trim_start_matches("http://")).unwrap();
+        write!(stream, "GET /api/v1/events HTTP/1.0\r\nHost: x\r\n\r\n").unwrap();
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        line.contains("200")
+    });
+}
+
+#[test]
+fn followers_outlive_the_database() {
+    let (cluster, db) = own_cluster("http-events", &[]);
+    let client = &mut db.connect();
+    let task = create_task(client);
+    let api = Api::without_relay(&db, &[]);
+    let mut follower = Follower::start(&api, "", None);
+    transition(client, "task_instance", task, State::Queued, State::Running).unwrap();
+    follower.until(task, 2);
+    cluster.kill().unwrap();
+    cluster.start_again().unwrap();
+    transition(&mut db.connect(), "task_instance", task, State::Running, State::Success).unwrap();
+    assert_eq!(follower.until(task, 3).last(), Some(&(task.to_string(), 3)));
+}

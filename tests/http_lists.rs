@@ -1,0 +1,176 @@
+//! The HTTP API's lists: filters, orders, ranges, fields, counts, logs and ETags.
+
+use pg_workflow_tests::*;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use uuid::Uuid;
+
+use crate::http::Api;
+
+/// All rows of a list, page by page.
+fn all(api: &Api, path: &str) -> Vec<Value> {
+    let (mut rows, mut next) = (Vec::new(), path.to_owned());
+    loop {
+        let (items, cursor) = api.list(&next);
+        rows.extend(items);
+        let Some(cursor) = cursor else { return rows };
+        let cursor: String = form_urlencode(&cursor);
+        next = format!("{path}&cursor={cursor}");
+    }
+}
+
+fn form_urlencode(text: &str) -> String {
+    text.bytes().map(|byte| if byte.is_ascii_alphanumeric() { (byte as char).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+fn column(rows: &[Value], name: &str) -> Vec<String> {
+    rows.iter().map(|row| row[name].as_str().expect("text").to_owned()).collect()
+}
+
+#[test]
+fn dags_are_found_by_prefix_and_ordered_by_name() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    for name in ["b_1", "b%2", "a", "bx", r"b\3", "é.ü", "B"] {
+        client.query_one("SELECT workflow.create_dag($1)", &[&name]).unwrap();
+    }
+    let api = Api::without_relay(&db, &[]);
+    let sorted = |condition: &str, direction: &str| -> Vec<String> {
+        let sql = format!("SELECT name FROM workflow.dags WHERE {condition} ORDER BY name {direction}");
+        db.connect().query(&sql, &[]).unwrap().iter().map(|row| row.get(0)).collect()
+    };
+    assert_eq!(column(&all(&api, "/api/v1/dags?order_by=name&limit=2"), "name"), sorted("true", ""));
+    assert_eq!(column(&all(&api, "/api/v1/dags?order_by=-name&limit=3"), "name"), sorted("true", "DESC"));
+    assert_eq!(column(&all(&api, "/api/v1/dags?name_prefix=b&order_by=name&limit=1"), "name"), sorted("name ^@ 'b'", ""));
+    for (prefix, found) in [("b_", "b_1"), ("b%25", "b%2"), ("b%5C", r"b\3"), ("%C3%A9", "é.ü")] {
+        assert_eq!(column(&api.list(&format!("/api/v1/dags?name_prefix={prefix}")).0, "name"), [found]);
+    }
+}
+
+#[test]
+fn runs_are_found_by_date_and_tasks_by_name() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let dag: Uuid = client.query_one("SELECT workflow.create_dag('daily')", &[]).unwrap().get(0);
+    // Created in another order than that of their dates.
+    for day in [3, 1, 4, 2, 5] {
+        let sql = "SELECT workflow.create_dag_run($1, timestamptz '2026-11-01 00:00Z' + make_interval(days => $2))";
+        let run: Uuid = client.query_one(sql, &[&dag, &day]).unwrap().get(0);
+        client.query("SELECT workflow.create_task_instances($1, '{extract,load}')", &[&run]).unwrap();
+    }
+    let other: Uuid = client.query_one("SELECT workflow.create_dag('never')", &[]).unwrap().get(0);
+    for date in ["infinity", "-infinity", "0044-03-15 BC"] {
+        client.query_one(&format!("SELECT workflow.create_dag_run($1, '{date}')"), &[&other]).unwrap();
+    }
+    let api = Api::without_relay(&db, &[]);
+
+    let days = |rows: Vec<Value>| -> Vec<u32> {
+        column(&rows, "execution_date").iter().map(|date| date[8..10].parse().unwrap()).collect()
+    };
+    assert_eq!(days(all(&api, &format!("/api/v1/dag-runs?dag_id={dag}&limit=2"))), [6, 5, 4, 3, 2]);
+    assert_eq!(days(all(&api, &format!("/api/v1/dag-runs?dag_id={dag}&order_by=id&limit=2"))), [4, 2, 5, 3, 6]);
+    let range = "execution_date_gte=2026-11-03T00:00:00Z&execution_date_lt=2026-11-05T00:00:00%2B00:00";
+    assert_eq!(days(all(&api, &format!("/api/v1/dag-runs?{range}&limit=1"))), [4, 3]);
+    assert_eq!(days(all(&api, &format!("/api/v1/dag-runs?{range}&state=queued&order_by=-id&limit=1"))), [3, 4]);
+    let dates = column(&all(&api, "/api/v1/dag-runs?order_by=execution_date&limit=1"), "execution_date");
+    assert_eq!((dates.len(), dates.is_sorted()), (8, true), "infinite dates have their place too: {dates:?}");
+
+    let names = column(&all(&api, "/api/v1/task-instances?task_id=load&limit=2"), "dag_run_id");
+    let runs = column(&all(&api, &format!("/api/v1/dag-runs?dag_id={dag}&order_by=-id&limit=9")), "id");
+    assert_eq!(names, runs, "a task's name, run by run");
+    let by_name = all(&api, "/api/v1/task-instances?order_by=task_id&limit=3");
+    assert_eq!(column(&by_name, "task_id"), ["extract", "load"].repeat(5));
+    let counts = api.get(&format!("/api/v1/dag-runs/counts?dag_id={dag}")).1;
+    assert_eq!((&counts["queued"], &counts["failed"], &counts["total"]), (&json!(5), &json!(0), &json!(5)));
+    let counts = api.get(&format!("/api/v1/task-instances/counts?dag_run_id={}", runs[0])).1;
+    assert_eq!(counts["total"], 2);
+    assert_eq!(api.get("/api/v1/task-instances/counts").1["queued"], 10);
+}
+
+#[test]
+fn pages_stand_while_rows_come_and_go() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let tasks = create_tasks(client, 30);
+    let api = Api::without_relay(&db, &[]);
+    let mut seen = Vec::new();
+    let mut path = "/api/v1/task-instances?limit=7".to_owned();
+    loop {
+        let (items, cursor) = api.list(&path);
+        seen.extend(column(&items, "id"));
+        let Some(cursor) = cursor else { break };
+        // New rows before the page, and the row that the cursor was made of gone.
+        create_task(client);
+        let last: Uuid = items.last().unwrap()["id"].as_str().unwrap().parse().unwrap();
+        client.execute("DELETE FROM workflow.task_instances WHERE id = $1", &[&last]).unwrap();
+        path = format!("/api/v1/task-instances?limit=7&cursor={cursor}");
+    }
+    assert_eq!(seen, tasks.iter().rev().map(Uuid::to_string).collect::<Vec<_>>());
+}
+
+#[test]
+fn history_is_found_by_time_and_logs_by_task() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let task = create_task(client);
+    let moment = |client: &mut postgres::Client| -> String {
+        let sql = "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
+        client.query_one(sql, &[]).unwrap().get(0)
+    };
+    let before = moment(client);
+    client.execute("SELECT workflow.transition('task_instance', $1, 'queued', 'running', '{\"n\": 1e300}')", &[&task]).unwrap();
+    let after = moment(client);
+    client.execute("SELECT workflow.transition('task_instance', $1, 'running', 'success')", &[&task]).unwrap();
+    for message in ["one", "two", "three"] {
+        client.execute("SELECT workflow.append_task_log($1, $2)", &[&task, &message]).unwrap();
+    }
+    let api = Api::without_relay(&db, &[]);
+
+    let states = |path: &str| column(&all(&api, path), "new_state");
+    assert_eq!(states(&format!("/api/v1/history?changed_at_gte={before}&changed_at_lt={after}")), ["running"]);
+    assert_eq!(states(&format!("/api/v1/history?changed_at_gte={after}&limit=1")), ["success"]);
+    assert_eq!(states(&format!("/api/v1/history?changed_at_lt={before}&order_by=id&limit=1")), ["queued", "queued"]);
+    let of_task = format!("/api/v1/history?entity_id={task}&changed_at_gte={before}&order_by=id&limit=1");
+    assert_eq!(states(&of_task), ["running", "success"]);
+
+    let logs = format!("/api/v1/task-instances/{task}/logs");
+    assert_eq!(column(&all(&api, &format!("{logs}?limit=2")), "message"), ["one", "two", "three"]);
+    assert_eq!(column(&all(&api, &format!("{logs}?limit=2&order_by=-id&try_number=1")), "message"), ["three", "two", "one"]);
+    assert_eq!(api.list(&format!("{logs}?try_number=2")).0.len(), 0);
+    assert_eq!(api.get(&format!("/api/v1/task-instances/{}/logs", Uuid::nil())).0, 404);
+}
+
+#[test]
+fn fields_are_chosen_and_keep_their_text() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let task = create_task(client);
+    let sql = "SELECT workflow.transition('task_instance', $1, 'queued', 'running', '{\"n\": 1e400, \"m\": 1.10}')";
+    client.execute(sql, &[&task]).unwrap();
+    let api = Api::without_relay(&db, &[]);
+    let path = format!("{}/api/v1/history?entity_id={task}&limit=1&fields=version,metadata", api.url);
+    let text = api.agent.get(path).call().unwrap().body_mut().read_to_string().unwrap();
+    let expected: String = client.query_one("SELECT metadata::text FROM workflow.state_history WHERE version = 2", &[]).unwrap().get(0);
+    assert!(text.starts_with(&format!(r#"{{"items":[{{"version":2,"metadata":{expected}}}]"#)), "{text}");
+    let keys: BTreeSet<String> = api.list("/api/v1/task-instances?fields=state,id").0[0].as_object().unwrap().keys().cloned().collect();
+    assert_eq!(keys, ["id", "state"].map(str::to_owned).into());
+}
+
+#[test]
+fn who_has_an_answer_is_not_sent_it_again() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let task = create_task(client);
+    let api = Api::without_relay(&db, &[]);
+    let path = format!("{}/api/v1/task-instances/{task}", api.url);
+    let first = api.agent.get(&path).call().unwrap();
+    let tag = first.headers()["etag"].clone();
+    let again = |api: &Api| api.agent.get(&path).header("if-none-match", &tag).call().unwrap();
+    let mut unchanged = again(&api);
+    assert_eq!((unchanged.status().as_u16(), unchanged.body_mut().read_to_string().unwrap()), (304, String::new()));
+    client.execute("UPDATE workflow.task_instances SET state = 'running' WHERE id = $1", &[&task]).unwrap();
+    let changed = again(&api);
+    assert_eq!(changed.status(), 200);
+    assert_ne!(changed.headers()["etag"], tag);
+    assert_eq!(changed.headers()["cache-control"], "private, no-cache");
+}
