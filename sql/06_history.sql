@@ -117,6 +117,13 @@ AS $$
     SELECT m.entity_type, m.entity_id, 'clock went back', jsonb_build_object('version', m.version, 'changed_at', m.changed_at, 'before', m.changed_before)
     FROM move AS m
     WHERE m.changed_at < m.changed_before
+    UNION ALL
+    SELECT c.entity_type, NULL, 'counts disagree', jsonb_build_object('state', c.state, 'state_counts', c.count, 'rows', coalesce(t.rows, 0))
+    FROM workflow.state_counts AS c
+    LEFT JOIN (
+        SELECT e.entity_type, e.state, count(*) AS rows FROM entity AS e GROUP BY e.entity_type, e.state
+    ) AS t ON t.entity_type = c.entity_type AND t.state = c.state
+    WHERE c.count <> coalesce(t.rows, 0)
 $$;
 COMMENT ON FUNCTION workflow.verify() IS
-'Replays all of history against the rows and lists every disagreement: none on a healthy database. Reads both tables whole.';
+'Replays all of history against the rows, compares the view state_counts with them, and lists every disagreement: none on a healthy database. Reads the tables whole.';

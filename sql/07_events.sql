@@ -155,14 +155,13 @@ AS 'MODULE_PATHNAME', 'refuse_leased_wrapper';
 COMMENT ON FUNCTION workflow.refuse_leased(text, bigint, text, bigint) IS
 'Internal: raises 55006.';
 
-CREATE FUNCTION workflow.others_snapshot()
+CREATE FUNCTION workflow.others_snapshot(now pg_snapshot)
 RETURNS pg_snapshot
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     own xid8 := pg_current_xact_id_if_assigned();
-    now pg_snapshot := pg_current_snapshot();
 BEGIN
     -- The calling transaction is not in its own snapshot's list. It may still write more, so it must be.
     IF own IS NULL OR own >= pg_snapshot_xmax(now) THEN
@@ -173,8 +172,8 @@ BEGIN
          FROM (SELECT pg_snapshot_xip(now) UNION SELECT own) AS x (xid)));
 END
 $$;
-COMMENT ON FUNCTION workflow.others_snapshot() IS
-'Internal: the current snapshot, with the calling transaction counted as in progress.';
+COMMENT ON FUNCTION workflow.others_snapshot(pg_snapshot) IS
+'Internal: this current snapshot, with the calling transaction counted as in progress.';
 
 CREATE FUNCTION workflow.current_place(
     OUT snapshot pg_snapshot,
@@ -191,7 +190,7 @@ BEGIN
     IF current_setting('transaction_isolation') IN ('read committed', 'read uncommitted') THEN
         floor_id := workflow.last_event_id();
     END IF;
-    snapshot := workflow.others_snapshot();
+    snapshot := workflow.others_snapshot(pg_current_snapshot());
     next_transaction_id := workflow.next_transaction_id();
     ceiling_id := workflow.last_event_id();
 END

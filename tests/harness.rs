@@ -76,6 +76,8 @@ impl Drop for Db {
     fn drop(&mut self) {
         if self.verified && !std::thread::panicking() {
             assert_eq!(self.problems(), [""; 0], "history and rows disagree");
+            self.connect().batch_execute("SELECT workflow.fold_state_counts()").expect("counts can be folded");
+            assert_eq!(self.problems(), [""; 0], "the counts disagree once they are folded");
         }
         if let Some(name) = self.shared.take().filter(|_| !std::thread::panicking()) {
             shared_cluster()
@@ -93,6 +95,8 @@ fn shared_cluster() -> &'static Postgres {
         let cluster = Postgres::start("tests", &[FAST, &settings].concat()).expect("a cluster");
         cluster.psql("postgres", "CREATE DATABASE fresh").expect("a template");
         cluster.psql("fresh", "CREATE EXTENSION pg_workflow").expect("the extension");
+        // From here on they are kept, so that verify() has something to compare.
+        cluster.psql("fresh", "SELECT workflow.fold_state_counts()").expect("counts to begin with");
         cluster
     })
 }

@@ -74,12 +74,27 @@ fn verify_lists_every_kind_of_disagreement() {
         let mut transaction = client.transaction().unwrap();
         transaction.batch_execute("SET LOCAL session_replication_role = replica").unwrap();
         assert!(transaction.execute(damage, &[&task]).unwrap() > 0);
-        let sql = "SELECT problem, entity_id = $1 FROM workflow.verify()";
+        let sql = "SELECT problem, entity_id IS NOT DISTINCT FROM $1 FROM workflow.verify()";
         let found: Vec<(String, bool)> =
             transaction.query(sql, &[&task]).unwrap().iter().map(|row| (row.get(0), row.get(1))).collect();
         assert!(found.contains(&(problem.to_owned(), true)), "{damage}: {found:?}");
         transaction.rollback().unwrap();
     }
+}
+
+#[test]
+fn verify_compares_the_counts_too() {
+    let db = Db::new().without_verification();
+    let client = &mut db.connect();
+    create_task(client);
+    client.batch_execute("SELECT workflow.fold_state_counts()").unwrap();
+    assert_eq!(db.problems(), [""; 0]);
+    let unseen = "SET session_replication_role = replica; DELETE FROM workflow.task_instances";
+    client.batch_execute(unseen).unwrap();
+    let found = [r#"counts disagree: {"rows":0,"state":"queued","state_counts":1}"#];
+    assert_eq!(db.problems(), found);
+    client.batch_execute("SELECT workflow.forget_state_counts()").unwrap();
+    assert_eq!(db.problems(), [""; 0]);
 }
 
 #[test]

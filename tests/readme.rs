@@ -201,12 +201,14 @@ fn its_sql_does_what_it_says_and_its_grants_suffice() {
     relay.query_one("SELECT workflow.rewind_consumer('relay', '{1,2}', $1)", &[&lease]).unwrap();
     relay.query_one("SELECT workflow.release_consumer('relay', $1)", &[&lease]).unwrap();
     relay.query_one("SELECT workflow.drop_consumer('relay')", &[]).unwrap();
+    relay.query_one("SELECT workflow.fold_state_counts()", &[]).unwrap();
 
     let reader = &mut db.connect_as("reader");
     assert!(reader.query("SELECT * FROM workflow.verify()", &[]).unwrap().is_empty());
     reader.query("SELECT workflow.follow_events(workflow.current_position())", &[]).unwrap();
     for relation in [
         "consumer_lag",
+        "state_counts",
         "notifier",
         "state_machine",
         "dags",

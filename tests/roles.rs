@@ -100,6 +100,9 @@ fn a_stranger_may_do_nothing() {
         "SELECT workflow.ack_events('x', 1)",
         "SELECT workflow.current_position()",
         "SELECT workflow.follow_events('x')",
+        "SELECT workflow.fold_state_counts()",
+        "SELECT workflow.forget_state_counts()",
+        "TABLE workflow.state_counts",
         "SELECT workflow.drop_consumer('x')",
         "SELECT workflow.verify()",
     ] {
@@ -132,5 +135,5 @@ fn a_hostile_search_path_changes_nothing() {
     let moved = owner
         .query("SELECT outcome FROM workflow.transition_many('task_instance', $1, 'queued', 'running')", &[&tasks]);
     assert_eq!(moved.unwrap().len(), 2);
-    owner.batch_execute("SELECT workflow.create_consumer('c', true); SELECT workflow.read_events('c'); SELECT workflow.follow_events(workflow.current_position()); TABLE workflow.consumer_lag; TABLE workflow.state_machine").unwrap();
+    owner.batch_execute("SELECT workflow.create_consumer('c', true); SELECT workflow.read_events('c'); SELECT workflow.follow_events(workflow.current_position()); TABLE workflow.consumer_lag; TABLE workflow.state_machine; TABLE workflow.state_counts; SELECT workflow.fold_state_counts(); DELETE FROM workflow.dags; TABLE workflow.state_counts").unwrap();
 }

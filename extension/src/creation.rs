@@ -18,6 +18,29 @@ use pgrx::datum::TimestampWithTimeZone;
 use pgrx::iter::TableIterator;
 use pgrx::name;
 use pgrx::pg_sys::{self, Datum};
+use std::cell::Cell;
+
+thread_local! {
+    static UNDER_WAY: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether an INSERT is ours, and its history follows.
+pub fn is_under_way() -> bool {
+    UNDER_WAY.get()
+}
+
+/// Runs one of the INSERTs below, and returns the new ids. An error that leaves it ends it too.
+fn insert(plan: &Plan, values: &[Option<Datum>]) -> Vec<Uuid> {
+    struct End;
+    impl Drop for End {
+        fn drop(&mut self) {
+            UNDER_WAY.set(false);
+        }
+    }
+    UNDER_WAY.set(true);
+    let _end = End;
+    plan.run(values, ids)
+}
 
 #[pgrx::pg_extern(sql = false)]
 fn create_dag_run(
@@ -38,7 +61,7 @@ fn create_dag_run(
     let date: pg_sys::TimestampTz = args::not_null("execution_date", execution_date).into();
     let conf = args::json_object("conf", conf);
     let values = [Some(dag.as_datum()), Some(Datum::from(date)), Some(conf.datum())];
-    let Some(&run) = INSERT.with(|plan| plan.run(&values, ids)).first() else {
+    let Some(&run) = INSERT.with(|plan| insert(plan, &values)).first() else {
         errors::missing("dag", &dag.to_string(), "create a dag_run of it")
     };
     record(EntityType::DagRun, dag, run, &[(run, None)]);
@@ -72,7 +95,7 @@ fn create_task_instances(
 
     let array = text_array(names.iter().map(|name| text_datum(name)).collect());
     let values = [Some(run.as_datum()), Some(array), Some(Datum::from(max_tries))];
-    let tasks = INSERT.with(|plan| plan.run(&values, ids));
+    let tasks = INSERT.with(|plan| insert(plan, &values));
     let Some(dag) = dag_of(run).filter(|_| tasks.len() == names.len()) else {
         errors::missing("dag_run", &run.to_string(), "create its task_instances")
     };

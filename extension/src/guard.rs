@@ -2,8 +2,10 @@
 
 use crate::args;
 use crate::columns::{self, Columns};
+use crate::creation;
 use crate::entity::EntityType;
 use crate::errors;
+use crate::ffi::plan::Plan;
 use crate::ffi::session;
 use crate::ffi::trigger::{Row, Trigger, export_trigger};
 use crate::ffi::uuid::Uuid;
@@ -127,5 +129,16 @@ fn refuse_insert(trigger: Trigger) -> Datum {
     if !session::has_privileges_of(trigger.table_owner()) {
         errors::direct_insert(&trigger.table_name(), trigger.argument());
     }
+    if !creation::is_under_way() {
+        forget_state_counts();
+    }
     Datum::null()
+}
+
+/// The owner inserts rows without their history (a restore), which alone tells how many there are.
+fn forget_state_counts() {
+    thread_local! {
+        static FORGET: Plan = Plan::new("SELECT workflow.forget_state_counts()".to_owned(), &[]);
+    }
+    FORGET.with(|plan| plan.run(&[], |_| ()));
 }

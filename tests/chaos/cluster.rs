@@ -47,7 +47,7 @@ impl Cluster {
         let primary = Postgres::start("chaos", &[FAST, SETTINGS].concat())?;
         primary.create_database(DATABASE)?;
         // The relay's place is the beginning, however late it comes.
-        primary.psql(DATABASE, "CREATE EXTENSION pg_workflow; SELECT workflow.create_consumer('relay', true);")?;
+        primary.psql(DATABASE, "CREATE EXTENSION pg_workflow; SELECT workflow.fold_state_counts(); SELECT workflow.create_consumer('relay', true);")?;
         let standby = primary.standby("chaos")?;
         primary.wait_for_standby()?;
         let nodes = Nodes { primary: 0, running: [Some(primary), Some(standby)] };

@@ -81,7 +81,8 @@ fn history(database: &mut Client) -> Result<Vec<Event>> {
 fn problems(database: &mut Client) -> Result<Vec<String>> {
     let rows = database.query("SELECT entity_id, problem, detail FROM workflow.verify()", &[])?;
     let shown = |row: &postgres::Row| {
-        format!("{}: {}: {}", row.get::<_, Uuid>(0), row.get::<_, String>(1), row.get::<_, Value>(2))
+        let entity = row.get::<_, Option<Uuid>>(0).map_or("all".to_owned(), |id| id.to_string());
+        format!("{entity}: {}: {}", row.get::<_, String>(1), row.get::<_, Value>(2))
     };
     Ok(rows.iter().map(shown).collect())
 }

@@ -10,6 +10,7 @@ SELECT pg_catalog.pg_extension_config_dump('workflow.state_history', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.state_history_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.consumers', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.consumer_checkpoints', '');
+-- Not dumped: state_count_place and what belongs to it. A restored database counts anew.
 
 REVOKE EXECUTE ON FUNCTION
     workflow.create_dag_run(uuid, timestamptz, jsonb),
@@ -23,5 +24,6 @@ REVOKE EXECUTE ON FUNCTION
     workflow.release_consumer(text, bigint),
     workflow.save_checkpoint(text, bigint[], bigint, interval),
     workflow.rewind_consumer(text, bigint[], bigint),
-    workflow.drop_consumer(text)
+    workflow.drop_consumer(text),
+    workflow.fold_state_counts()
 FROM PUBLIC;

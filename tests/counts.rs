@@ -1,0 +1,337 @@
+//! The counts per state: exact for every reader at every moment, whoever moves, deletes, folds or forgets.
+
+use pg_workflow_state_machine::State;
+use pg_workflow_tests::*;
+use postgres::{Client, GenericClient, IsolationLevel};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use uuid::Uuid;
+use xtask::stack::postgres::PRELOADED;
+use xtask::stack::process::clean_environment;
+
+const START_TASK: &str = "SELECT workflow.transition('task_instance', $1, 'queued', 'running')";
+
+/// The view must have all states of both kinds, and just what is in the tables at that moment.
+fn assert_exact(client: &mut impl GenericClient) {
+    let sql = "SELECT format('%s %s: %s, but %s', c.entity_type, c.state, c.count, coalesce(t.count, 0)),
+                      c.count IS DISTINCT FROM coalesce(t.count, 0)
+               FROM workflow.state_counts AS c
+               FULL JOIN (
+                   SELECT 'dag_run' AS entity_type, state, count(*) FROM workflow.dag_runs GROUP BY state
+                   UNION ALL SELECT 'task_instance', state, count(*) FROM workflow.task_instances GROUP BY state
+               ) AS t USING (entity_type, state)";
+    let rows = client.query(sql, &[]).unwrap();
+    let wrong: Vec<String> = rows.iter().filter(|row| row.get(1)).map(|row| row.get(0)).collect();
+    assert_eq!(wrong, [""; 0]);
+    assert_eq!(rows.len(), 14);
+}
+
+fn fold(client: &mut impl GenericClient) -> bool {
+    client.query_one("SELECT workflow.fold_state_counts()", &[]).unwrap().get(0)
+}
+
+/// Whether the view adds to what is kept, rather than counting the tables.
+fn is_kept(client: &mut impl GenericClient) -> bool {
+    let sql = "SELECT snapshot IS NOT NULL AND system_identifier = workflow.system_identifier()
+               FROM workflow.state_count_place";
+    client.query_one(sql, &[]).unwrap().get(0)
+}
+
+fn count(client: &mut impl GenericClient, state: &str) -> i64 {
+    let sql = "SELECT count FROM workflow.state_counts WHERE entity_type = 'task_instance' AND state = $1";
+    client.query_one(sql, &[&state]).unwrap().get(0)
+}
+
+#[test]
+fn they_are_exact_at_every_moment_while_all_go_on_at_once() {
+    let db = &Db::new();
+    let (done, folded, read) = (&AtomicBool::new(false), &AtomicU32::new(0), &AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..6).map(|writer| scope.spawn(move || write(db, writer))).collect();
+        let folder = || {
+            let client = &mut db.connect();
+            while !done.load(Ordering::Acquire) {
+                folded.fetch_add(fold(client).into(), Ordering::Relaxed);
+            }
+        };
+        let reader = |level| {
+            move || {
+                let client = &mut db.connect();
+                while !done.load(Ordering::Acquire) {
+                    let mut transaction = client.build_transaction().isolation_level(level).start().unwrap();
+                    for _ in 0..4 {
+                        assert_exact(&mut transaction);
+                        read.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            }
+        };
+        let others = [
+            scope.spawn(folder),
+            scope.spawn(folder),
+            scope.spawn(reader(IsolationLevel::ReadCommitted)),
+            scope.spawn(reader(IsolationLevel::RepeatableRead)),
+        ];
+        let written: Vec<_> = writers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        done.store(true, Ordering::Release);
+        others.into_iter().for_each(|other| other.join().unwrap());
+        written.into_iter().for_each(|result| result.unwrap());
+    });
+    assert!(folded.load(Ordering::Relaxed) > 50 && read.load(Ordering::Relaxed) > 50, "{folded:?}, {read:?}");
+    let client = &mut db.connect();
+    assert!(is_kept(client));
+    assert_exact(client);
+}
+
+/// Creates, moves and deletes, in transactions of several steps that sometimes are rolled back.
+fn write(db: &Db, writer: usize) {
+    let client = &mut db.connect();
+    for round in 0..60 {
+        let tasks = create_tasks(client, 8);
+        let mut transaction = client.transaction().unwrap();
+        for task in &tasks[..6] {
+            transaction.query_one(START_TASK, &[task]).unwrap();
+        }
+        if round % 3 == 0 {
+            assert_exact(&mut transaction);
+        }
+        let mut inner = transaction.savepoint("part").unwrap();
+        inner.execute("DELETE FROM workflow.task_instances WHERE id = $1", &[&tasks[round % 8]]).unwrap();
+        if round % 4 == 0 {
+            inner.rollback().unwrap()
+        } else {
+            inner.commit().unwrap()
+        }
+        if round % 5 == writer % 5 {
+            transaction.rollback().unwrap()
+        } else {
+            transaction.commit().unwrap()
+        }
+        if round % 7 == 0 {
+            let sql = "DELETE FROM workflow.dags WHERE id = (
+                           SELECT r.dag_id FROM workflow.dag_runs AS r JOIN workflow.task_instances AS t ON t.dag_run_id = r.id
+                           WHERE t.id = $1)";
+            client.execute(sql, &[&tasks[7 - round % 7]]).unwrap();
+        }
+    }
+}
+
+#[test]
+fn moves_that_were_under_way_at_a_fold_count_once_they_commit() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let tasks = create_tasks(client, 20);
+    assert!(fold(client));
+    // Once with a number below the snapshot's end, because others have ended since, and once with one beyond it.
+    for (task, others) in [(0, 5), (10, 0)] {
+        let late = &mut db.connect();
+        let mut open = late.transaction().unwrap();
+        open.query_one(START_TASK, &[&tasks[task]]).unwrap();
+        open.query_one(START_TASK, &[&tasks[task + 1]]).unwrap();
+        for other in 0..others {
+            client.query_one(START_TASK, &[&tasks[task + 2 + other]]).unwrap();
+        }
+        assert!(fold(client));
+        assert_exact(client);
+        assert_exact(&mut open);
+        let before = count(client, "running");
+        open.query_one(START_TASK, &[&tasks[task + 9]]).unwrap();
+        open.commit().unwrap();
+        assert_exact(client);
+        assert_eq!(count(client, "running"), before + 3);
+        assert!(fold(client) && is_kept(client));
+        assert_exact(client);
+    }
+}
+
+#[test]
+fn a_fold_is_left_alone_where_it_would_be_wrong() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let tasks = create_tasks(client, 3);
+    assert!(fold(client));
+    assert!(!fold(client), "nothing has happened since");
+    // Moves of the folding transaction itself.
+    let mut transaction = client.transaction().unwrap();
+    transaction.query_one(START_TASK, &[&tasks[0]]).unwrap();
+    assert!(!fold(&mut transaction));
+    assert_exact(&mut transaction);
+    transaction.commit().unwrap();
+    let mut transaction = client.transaction().unwrap();
+    assert!(fold(&mut transaction));
+    transaction.query_one(START_TASK, &[&tasks[1]]).unwrap();
+    assert!(!fold(&mut db.connect()), "another session folds");
+    assert_exact(&mut transaction);
+    assert_exact(&mut db.connect());
+    transaction.commit().unwrap();
+    assert_exact(client);
+    assert!(is_kept(client));
+    for level in [IsolationLevel::RepeatableRead, IsolationLevel::Serializable] {
+        let mut transaction = client.build_transaction().isolation_level(level).start().unwrap();
+        assert!(!fold(&mut transaction));
+    }
+    // One that is rolled back.
+    let mut transaction = client.transaction().unwrap();
+    assert!(fold(&mut transaction));
+    transaction.rollback().unwrap();
+    assert_exact(client);
+    assert!(fold(client));
+    assert_exact(client);
+}
+
+#[test]
+fn what_is_deleted_is_counted_no_more() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    for state in State::ALL {
+        create_in_state(client, "task_instance", state);
+        create_in_state(client, "dag_run", state);
+    }
+    let (dag, run) = create_run(client);
+    let names: Vec<String> = (0..50).map(|i| format!("task_{i}")).collect();
+    client.query("SELECT workflow.create_task_instances($1, $2)", &[&run, &names]).unwrap();
+    assert!(fold(client));
+    let late = &mut db.connect();
+    let mut open = late.transaction().unwrap();
+    assert_eq!(open.execute("DELETE FROM workflow.dags WHERE id = $1", &[&dag]).unwrap(), 1);
+    assert_exact(&mut open);
+    assert_exact(client);
+    create_task(client);
+    assert!(fold(client), "it waits for nobody");
+    open.rollback().unwrap();
+    assert_exact(client);
+    let before = count(client, "queued");
+    client.execute("DELETE FROM workflow.dags WHERE id = $1", &[&dag]).unwrap();
+    assert_exact(client);
+    assert_eq!(count(client, "queued"), before - 50);
+    assert!(fold(client) && is_kept(client));
+    assert_exact(client);
+    assert_eq!(client.query("TABLE workflow.state_count_changes", &[]).unwrap().len(), 0);
+}
+
+#[test]
+fn what_the_kept_counts_do_not_survive_has_them_counted_anew() {
+    let db = Db::new().without_verification();
+    let client = &mut db.connect();
+    for statement in [
+        "INSERT INTO workflow.task_instances (dag_run_id, task_id) SELECT id, 'by hand' FROM workflow.dag_runs LIMIT 1",
+        "INSERT INTO workflow.dag_runs (dag_id, execution_date) SELECT id, '2020-01-01' FROM workflow.dags LIMIT 1",
+        "DELETE FROM workflow.state_history WHERE version = 2",
+        "UPDATE workflow.state_history SET new_state = 'skipped'",
+        "TRUNCATE workflow.state_history",
+        "TRUNCATE workflow.task_instances CASCADE",
+        "TRUNCATE workflow.dags CASCADE",
+    ] {
+        create_in_state(client, "task_instance", State::Failed);
+        fold(client);
+        assert!(is_kept(client));
+        create_in_state(client, "task_instance", State::Success);
+        let mut transaction = client.transaction().unwrap();
+        transaction.batch_execute(statement).unwrap();
+        assert_exact(&mut transaction);
+        assert!(!is_kept(&mut transaction), "{statement}");
+        // A fold would wait for what TRUNCATE has locked.
+        if !statement.starts_with("TRUNCATE") {
+            assert!(!fold(&mut db.connect()), "nothing is kept again before it has committed: {statement}");
+        }
+        transaction.commit().unwrap();
+        assert_exact(client);
+        assert!(fold(client) && is_kept(client), "{statement}");
+        assert_exact(client);
+    }
+    // Nothing else does that.
+    create_in_state(client, "task_instance", State::Success);
+    client.batch_execute("UPDATE workflow.dags SET description = 'x'; DELETE FROM workflow.task_instances").unwrap();
+    assert!(is_kept(client));
+    assert_exact(client);
+}
+
+#[test]
+fn in_another_cluster_they_are_counted_anew() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let tasks = create_tasks(client, 60);
+    assert!(fold(client));
+    client
+        .batch_execute(
+            "UPDATE workflow.state_count_place SET system_identifier = 1;
+             UPDATE workflow.state_counts_at SET count = 99;
+             INSERT INTO workflow.state_count_changes VALUES ('dag_run', 'queued', 7)",
+        )
+        .unwrap();
+    assert_exact(client);
+    // The history's numbers are those that transactions get here from now on.
+    client
+        .batch_execute(
+            "UPDATE workflow.state_history SET transaction_id = (pg_current_xact_id()::text::bigint + id)::text::xid8",
+        )
+        .unwrap();
+    let mut sessions: Vec<Client> = (0..5).map(|_| db.connect()).collect();
+    let mut open: Vec<_> = sessions.iter_mut().map(|session| session.transaction().unwrap()).collect();
+    for (transaction, task) in open.iter_mut().zip(&tasks) {
+        transaction.query_one(START_TASK, &[task]).unwrap();
+    }
+    client.query_one(START_TASK, &[&tasks[50]]).unwrap();
+    assert!(fold(client) && is_kept(client));
+    assert_exact(client);
+    open.into_iter().for_each(|transaction| transaction.commit().unwrap());
+    assert_exact(client);
+    client.query_one(START_TASK, &[&tasks[51]]).unwrap();
+    assert!(fold(client));
+    assert_exact(client);
+}
+
+#[test]
+fn they_are_not_dumped_and_a_fold_amid_a_restore_does_no_harm() {
+    let (cluster, db) = own_cluster("counts-restored", &[PRELOADED]);
+    let client = &mut db.connect();
+    let tasks = create_tasks(client, 3000);
+    for task in &tasks[..300] {
+        client.query_one(START_TASK, &[task]).unwrap();
+    }
+    fold(client);
+    let restored = Db::at(cluster.create_database("restored").unwrap());
+    let run = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(xtask::setup::toolchain().unwrap().postgres.program(program));
+        clean_environment(&mut command);
+        let output = command.args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let file = std::env::temp_dir().join(format!("pg_workflow-{}.sql", Uuid::new_v4()));
+    let path = file.to_str().unwrap();
+    run("pg_dump", &["--dbname", db.url(), "--file", path]);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let folder = scope.spawn(|| {
+            let client = &mut restored.connect();
+            while !done.load(Ordering::Acquire) {
+                // Until it is there, there is none.
+                let _ = client.query_one("SELECT workflow.fold_state_counts()", &[]);
+            }
+        });
+        run("psql", &["-X", "-q", "-v", "ON_ERROR_STOP=1", "--dbname", restored.url(), "--file", path]);
+        done.store(true, Ordering::Release);
+        folder.join().unwrap();
+    });
+    std::fs::remove_file(file).unwrap();
+    let client = &mut restored.connect();
+    assert_exact(client);
+    fold(client);
+    for task in &tasks[300..320] {
+        client.query_one(START_TASK, &[task]).unwrap();
+    }
+    assert!(is_kept(client));
+    assert_exact(client);
+}
+
+#[test]
+fn a_read_only_transaction_reads_them() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let task = create_task(client);
+    fold(client);
+    client.query_one(START_TASK, &[&task]).unwrap();
+    client.batch_execute("SET default_transaction_read_only = on").unwrap();
+    assert_eq!((count(client, "running"), count(client, "queued")), (1, 0));
+    assert_exact(client);
+}
