@@ -16,6 +16,7 @@ mod http_lists;
 mod http_openapi;
 mod many;
 mod notifier;
+mod page;
 mod races;
 mod readme;
 mod redis;

@@ -403,9 +403,13 @@ fn its_paths_take_the_parameters_it_lists() {
         (response.status().as_u16(), response.body_mut().read_json().expect("JSON"))
     };
     let listed = table_of(&readme(), "HTTP");
-    assert_eq!(listed.len(), 9);
+    assert_eq!(listed.len(), 10);
     for row in listed {
         let path = &code(&row[0])[0];
+        if path == "/" {
+            assert_eq!(agent.get(&url).call().unwrap().headers()["content-type"], "text/html; charset=utf-8");
+            continue;
+        }
         if path == "/metrics" {
             let metrics = agent.get(format!("{url}{path}")).call().unwrap().body_mut().read_to_string().unwrap();
             for name in metrics.lines().filter_map(|line| line.split(' ').next().filter(|name| !name.starts_with('#')))

@@ -10,6 +10,7 @@ mod hub;
 mod lists;
 mod metrics;
 mod openapi;
+mod page;
 mod parameters;
 mod rows;
 pub(crate) mod schema;
@@ -167,6 +168,7 @@ fn app(paths: Router<Arc<Server>>, server: Arc<Server>, token: Option<&str>) -> 
         .layer(middleware::from_fn(limit))
         // Without the limit on time: its answer does not end.
         .route("/api/v1/events", get(events::events))
+        .route("/", get(page::page))
         .fallback(answer::no_such_path)
         .method_not_allowed_fallback(answer::wrong_method)
         .layer(middleware::from_fn_with_state(access::Token::new(token), access::check_token))

@@ -1,6 +1,7 @@
 //! What the machine must have: found where it is, installed where it is not.
 
 mod apt;
+mod browser;
 mod libclang;
 mod postgres_install;
 
@@ -11,6 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::command::which;
 
+pub use browser::{browser, ensure_browser};
 pub use postgres_install::PostgresInstall;
 
 /// The programs that build and run the project.
@@ -28,6 +30,8 @@ enum Missing {
     Postgres,
     Redis,
     Libclang,
+    /// Only the page's tests need it.
+    Browser,
 }
 
 /// The tools of this machine, which must be there already.
@@ -48,7 +52,7 @@ const HINT: &str = "`cargo xtask up` says what to install, and installs it on De
 pub fn ensure() -> Result<&'static Toolchain> {
     let lacking = missing()?;
     if !lacking.is_empty() {
-        if !nix::unistd::geteuid().is_root() || which("apt-get").is_none() {
+        if !can_install() {
             bail!("{}", instructions(&lacking));
         }
         apt::install(&lacking)?;
@@ -58,6 +62,10 @@ pub fn ensure() -> Result<&'static Toolchain> {
         }
     }
     toolchain()
+}
+
+fn can_install() -> bool {
+    nix::unistd::geteuid().is_root() && which("apt-get").is_some()
 }
 
 /// The one that REDIS_SERVER names, which may be a Valkey, else the one in PATH.
@@ -89,6 +97,7 @@ fn instructions(missing: &[Missing]) -> String {
             Missing::Postgres => POSTGRES,
             Missing::Redis => REDIS,
             Missing::Libclang => LIBCLANG,
+            Missing::Browser => BROWSER,
         };
     }
     text
@@ -114,4 +123,11 @@ const LIBCLANG: &str = "
     Fedora    dnf install clang-devel
     Arch      pacman -S clang
     Homebrew  brew install llvm
+";
+const BROWSER: &str = "
+  Chromium, for the tests of the page (BROWSER_BIN may point at any Chrome)
+    Debian    apt-get install chromium
+    Fedora    dnf install chromium-headless
+    Arch      pacman -S chromium
+    Homebrew  brew install --cask chromium
 ";

@@ -8,6 +8,7 @@ use crate::{build, setup};
 /// Sets up, builds, installs, and runs `cargo test` with these arguments.
 pub fn run_tests(args: &[String]) -> Result<()> {
     let toolchain = setup::ensure()?;
+    setup::ensure_browser()?;
     let artefacts = build::build_and_install(toolchain)?;
     let mut test = build::cargo("test", &toolchain.postgres)?;
     test.args(args);
