@@ -243,7 +243,7 @@ fn the_keyboard_reaches_a_cell_and_its_history() {
     assert_eq!(stage.browser.evaluate(hidden), false, "the cell with the focus is in sight");
     stage.browser.press("Enter");
     stage.browser.wait(&format!("location.hash === '#/history/task_instance/{task}'"));
-    stage.browser.wait("document.querySelectorAll('.moves tbody tr').length === 1 && document.querySelector('.log b')");
+    stage.browser.wait("document.querySelectorAll('[aria-label=Moves] tbody tr').length === 1 && document.querySelector('.log b')");
     assert_eq!(stage.browser.evaluate("document.querySelector('.log pre').textContent"), "<b>bold</b>");
 
     // It grows while one looks at it.
@@ -251,8 +251,8 @@ fn the_keyboard_reaches_a_cell_and_its_history() {
     let metadata = json!({"error": "disk full", "worker": "w-7"});
     let sql = "SELECT workflow.transition('task_instance', $1, 'running', 'failed', $2)";
     client.query_one(sql, &[&task, &metadata]).unwrap();
-    stage.browser.wait("document.querySelectorAll('.moves tbody tr').length === 3");
-    let first = stage.browser.evaluate("document.querySelector('.moves tbody tr').innerText");
+    stage.browser.wait("document.querySelectorAll('[aria-label=Moves] tbody tr').length === 3");
+    let first = stage.browser.evaluate("document.querySelector('[aria-label=Moves] tbody tr').innerText");
     let first = first.as_str().unwrap().to_owned();
     for part in ["running", "failed", "3", "postgres", "w-7"] {
         assert!(first.contains(part), "{part}: {first}");
@@ -304,7 +304,7 @@ fn nothing_is_wider_than_a_phone() {
         ("phone-dags", "#/dags".to_owned(), ".recent .mark"),
         ("phone", format!("#/dags/{}", stage.dag), ".cell"),
         ("phone-run", format!("#/runs/{run}"), ".timeline .task"),
-        ("phone-history", format!("#/history/task_instance/{task}"), ".moves tbody tr"),
+        ("phone-history", format!("#/history/task_instance/{task}"), "[aria-label=Moves] tbody tr"),
     ];
     for (name, hash, sign) in views {
         stage.open(&hash);
