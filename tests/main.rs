@@ -12,6 +12,7 @@ mod history;
 mod http;
 mod http_access;
 mod http_events;
+mod http_fuzz;
 mod http_lists;
 mod http_openapi;
 mod many;

@@ -11,6 +11,7 @@
 //! | [`model`], [`list`], [`session`] | rows; filters, orders and pages; what statements run on |
 //! | [`Error`] | what the database refuses, as an enum |
 //! | [`event`], [`feed`] | the durable event feed: every change at least once, in order within an entity |
+//! | [`counts`] | keeping the counts per state close to the present |
 //! | [`watch`] | changes as they happen, for people; what happens while nobody listens is not shown |
 //! | [`wfformat`], [`replay`] | a recorded workflow, and running it again through the database's functions |
 //! | [`redis_server`], [`relay`] | where Redis is; bringing events there (feature `redis`) |
@@ -35,6 +36,7 @@
 //! ```
 
 pub mod connect;
+pub mod counts;
 pub mod database;
 mod error;
 pub mod event;

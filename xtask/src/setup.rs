@@ -2,6 +2,7 @@
 
 mod apt;
 mod browser;
+mod fuzzer;
 mod libclang;
 mod postgres_install;
 
@@ -13,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use crate::command::which;
 
 pub use browser::{browser, ensure_browser};
+pub use fuzzer::{ensure_fuzzer, fuzzer};
 pub use postgres_install::PostgresInstall;
 
 /// The programs that build and run the project.
@@ -32,6 +34,8 @@ enum Missing {
     Libclang,
     /// Only the page's tests need it.
     Browser,
+    /// Only fuzzing needs it.
+    Python,
 }
 
 /// The tools of this machine, which must be there already.
@@ -98,6 +102,7 @@ fn instructions(missing: &[Missing]) -> String {
             Missing::Redis => REDIS,
             Missing::Libclang => LIBCLANG,
             Missing::Browser => BROWSER,
+            Missing::Python => PYTHON,
         };
     }
     text
@@ -130,4 +135,11 @@ const BROWSER: &str = "
     Fedora    dnf install chromium-headless
     Arch      pacman -S chromium
     Homebrew  brew install --cask chromium
+";
+const PYTHON: &str = "
+  Python with venv, for the fuzzing of the HTTP API (SCHEMATHESIS_BIN may point at any schemathesis)
+    Debian    apt-get install python3-venv
+    Fedora    dnf install python3
+    Arch      pacman -S python
+    Homebrew  brew install python
 ";

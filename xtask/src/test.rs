@@ -9,6 +9,7 @@ use crate::{build, setup};
 pub fn run_tests(args: &[String]) -> Result<()> {
     let toolchain = setup::ensure()?;
     setup::ensure_browser()?;
+    setup::ensure_fuzzer()?;
     let artefacts = build::build_and_install(toolchain)?;
     let mut test = build::cargo("test", &toolchain.postgres)?;
     test.args(args);

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Args;
 use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
 use pg_workflow_client::connect::PostgresServer;
-use pg_workflow_client::{http, relay};
+use pg_workflow_client::{counts, http, relay};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -108,7 +108,9 @@ pub async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::R
         relay_to.is_some().then(|| http::Relayed { consumer: options.consumer.clone(), status: status.clone() });
     let relaying = async {
         if let Some(redis) = relay_to {
-            relay::run(&arguments.database.database_url, &redis, &options, status, shutdown.clone()).await;
+            let database = &arguments.database.database_url;
+            let keeping = counts::keep(database, shutdown.clone());
+            tokio::join!(relay::run(database, &redis, &options, status, shutdown.clone()), keeping);
         }
     };
     let listener = if arguments.no_http { None } else { Some(bind(arguments.listen).await?) };
