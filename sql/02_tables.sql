@@ -23,6 +23,8 @@ CREATE TABLE workflow.dags (
         AND NOT pg_catalog.jsonb_path_exists(tags, 'strict $[*] ? (@.type() != "string")')
     )
 );
+-- DAGs whose name begins so: name LIKE 'etl%', whatever the collation.
+CREATE INDEX dags_name_prefix_idx ON workflow.dags (name text_pattern_ops);
 -- DAGs by tag: tags @> '["etl"]' and tags ? 'etl'.
 CREATE INDEX dags_tags_idx ON workflow.dags USING gin (tags);
 

@@ -57,6 +57,42 @@ $$;
 COMMENT ON FUNCTION workflow.state_at(text, uuid, timestamptz) IS
 'The state that an entity was in at a moment; null before its creation. Errors: 22023 bad argument.';
 
+CREATE FUNCTION workflow.event_id_at(at timestamptz)
+RETURNS bigint
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    lowest bigint;
+    highest bigint;
+    middle bigint;
+    found_id bigint;
+    found_at timestamptz;
+BEGIN
+    -- The answer is in lowest .. highest.
+    SELECT min(h.id), max(h.id) + 1 INTO lowest, highest FROM workflow.state_history AS h;
+    IF lowest IS NULL THEN
+        RETURN 1;
+    END IF;
+    WHILE lowest < highest LOOP
+        middle := lowest + (highest - lowest) / 2;
+        SELECT h.id, h.changed_at INTO STRICT found_id, found_at
+        FROM workflow.state_history AS h
+        WHERE h.id >= middle
+        ORDER BY h.id
+        LIMIT 1;
+        IF found_at >= at THEN
+            highest := middle;
+        ELSE
+            lowest := found_id + 1;
+        END IF;
+    END LOOP;
+    RETURN lowest;
+END
+$$;
+COMMENT ON FUNCTION workflow.event_id_at(timestamptz) IS
+'The id from which on events are of this moment or later; where all are earlier, one more than the last. Found in some 40 looks at the primary key, so that the history of a time can be read by ids. Ids follow the clock but for short overlaps: take a second more at both ends, and compare changed_at too.';
+
 CREATE FUNCTION workflow.verify()
 RETURNS TABLE (entity_type text, entity_id uuid, problem text, detail jsonb)
 LANGUAGE sql STABLE PARALLEL SAFE

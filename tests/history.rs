@@ -45,6 +45,46 @@ fn the_state_at_any_moment_can_be_told() {
 }
 
 #[test]
+fn a_moment_is_found_by_ids() {
+    let db = Db::new().without_verification();
+    let client = &mut db.connect();
+    let id_at = |client: &mut postgres::Client, at: DateTime<Utc>| -> i64 {
+        client.query_one("SELECT workflow.event_id_at($1)", &[&at]).unwrap().get(0)
+    };
+    assert_eq!(id_at(client, Utc::now()), 1, "of no event");
+    for _ in 0..40 {
+        create_tasks(client, 100);
+    }
+    // Gaps of all sizes, at the beginning too, and several events of one moment.
+    client
+        .batch_execute(
+            "DELETE FROM workflow.state_history WHERE id < 50 OR id % 7 = 0 OR id BETWEEN 1000 AND 2500;
+             UPDATE workflow.state_history SET changed_at = date_trunc('milliseconds', changed_at)",
+        )
+        .unwrap();
+    let moments: Vec<DateTime<Utc>> = client
+        .query("SELECT DISTINCT changed_at FROM workflow.state_history ORDER BY changed_at", &[])
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert!(moments.len() > 20, "{}", moments.len());
+    let (first, last) = (moments[0], moments[moments.len() - 1]);
+    let around = |moment: DateTime<Utc>| [-1, 0, 1].map(|step| moment + chrono::TimeDelta::microseconds(step));
+    for at in moments.iter().copied().flat_map(around) {
+        let id = id_at(client, at);
+        let sql = "SELECT count(*) FILTER (WHERE (id >= $1) <> (changed_at >= $2)) FROM workflow.state_history";
+        assert_eq!(client.query_one(sql, &[&id, &at]).unwrap().get::<_, i64>(0), 0, "{at}: {id}");
+    }
+    let highest: i64 = client.query_one("SELECT max(id) FROM workflow.state_history", &[]).unwrap().get(0);
+    let hour = chrono::TimeDelta::hours(1);
+    assert!(id_at(client, first - hour) <= 50);
+    assert_eq!(id_at(client, last + hour), highest + 1);
+    let row = client.query_one("SELECT workflow.event_id_at('infinity'), workflow.event_id_at(NULL)", &[]).unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, Option<i64>>(1)), (highest + 1, None));
+}
+
+#[test]
 fn verify_lists_every_kind_of_disagreement() {
     let cases = [
         ("UPDATE workflow.task_instances SET state = 'success' WHERE id = $1", "row and history disagree"),
