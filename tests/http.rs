@@ -21,10 +21,13 @@ impl Api {
 
     /// One that does not relay, with these flags.
     pub fn without_relay(db: &Db, flags: &[&str]) -> Api {
-        let arguments = [&["serve", "--no-relay", "--listen", "127.0.0.1:0", "--database-url", db.url()], flags].concat();
+        let arguments =
+            [&["serve", "--no-relay", "--listen", "127.0.0.1:0", "--database-url", db.url()], flags].concat();
         let server = Server::start("http", &server_binary(), &arguments, &[]).expect("the server starts");
         let line = server.wait_line("listening on", PATIENCE).expect("it listens");
-        let url = line.split_whitespace().next_back().expect("a URL").to_owned();
+        // In a log of JSON it is part of an object.
+        let (_, url) = line.split_once("listening on ").expect("a URL");
+        let url = url.split('"').next().unwrap_or_default().to_owned();
         Api::new((server, url))
     }
 

@@ -1,7 +1,7 @@
 //! Following events over HTTP: live, filtered, and again after a break.
 
-use pg_workflow_tests::*;
 use pg_workflow_state_machine::State;
+use pg_workflow_tests::*;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -84,7 +84,8 @@ fn events_come_as_they_happen_and_filtered() {
     let db = Db::new();
     let client = &mut db.connect();
     let (ours, theirs) = (create_task(client), create_task(client));
-    let run: Uuid = client.query_one("SELECT dag_run_id FROM workflow.task_instances WHERE id = $1", &[&ours]).unwrap().get(0);
+    let run: Uuid =
+        client.query_one("SELECT dag_run_id FROM workflow.task_instances WHERE id = $1", &[&ours]).unwrap().get(0);
     let api = Api::without_relay(&db, &[]);
     let mut everything = Follower::start(&api, "", None);
     let mut of_run = Follower::start(&api, &format!("?dag_run_id={run}"), None);
@@ -95,7 +96,10 @@ fn events_come_as_they_happen_and_filtered() {
     assert_eq!(of_run.until(ours, 2), [(ours.to_string(), 2)]);
     let (listed, _) = api.list("/api/v1/history?limit=1");
     transition(client, "task_instance", ours, State::Running, State::Success).unwrap();
-    assert_eq!(everything.event().as_object().unwrap().keys().collect::<Vec<_>>(), listed[0].as_object().unwrap().keys().collect::<Vec<_>>());
+    assert_eq!(
+        everything.event().as_object().unwrap().keys().collect::<Vec<_>>(),
+        listed[0].as_object().unwrap().keys().collect::<Vec<_>>()
+    );
 }
 
 #[test]

@@ -20,7 +20,9 @@ fn all(api: &Api, path: &str) -> Vec<Value> {
 }
 
 fn form_urlencode(text: &str) -> String {
-    text.bytes().map(|byte| if byte.is_ascii_alphanumeric() { (byte as char).to_string() } else { format!("%{byte:02X}") }).collect()
+    text.bytes()
+        .map(|byte| if byte.is_ascii_alphanumeric() { (byte as char).to_string() } else { format!("%{byte:02X}") })
+        .collect()
 }
 
 fn column(rows: &[Value], name: &str) -> Vec<String> {
@@ -41,7 +43,10 @@ fn dags_are_found_by_prefix_and_ordered_by_name() {
     };
     assert_eq!(column(&all(&api, "/api/v1/dags?order_by=name&limit=2"), "name"), sorted("true", ""));
     assert_eq!(column(&all(&api, "/api/v1/dags?order_by=-name&limit=3"), "name"), sorted("true", "DESC"));
-    assert_eq!(column(&all(&api, "/api/v1/dags?name_prefix=b&order_by=name&limit=1"), "name"), sorted("name ^@ 'b'", ""));
+    assert_eq!(
+        column(&all(&api, "/api/v1/dags?name_prefix=b&order_by=name&limit=1"), "name"),
+        sorted("name ^@ 'b'", "")
+    );
     for (prefix, found) in [("b_", "b_1"), ("b%25", "b%2"), ("b%5C", r"b\3"), ("%C3%A9", "é.ü")] {
         assert_eq!(column(&api.list(&format!("/api/v1/dags?name_prefix={prefix}")).0, "name"), [found]);
     }
@@ -118,7 +123,9 @@ fn history_is_found_by_time_and_logs_by_task() {
         client.query_one(sql, &[]).unwrap().get(0)
     };
     let before = moment(client);
-    client.execute("SELECT workflow.transition('task_instance', $1, 'queued', 'running', '{\"n\": 1e300}')", &[&task]).unwrap();
+    client
+        .execute("SELECT workflow.transition('task_instance', $1, 'queued', 'running', '{\"n\": 1e300}')", &[&task])
+        .unwrap();
     let after = moment(client);
     client.execute("SELECT workflow.transition('task_instance', $1, 'running', 'success')", &[&task]).unwrap();
     for message in ["one", "two", "three"] {
@@ -135,7 +142,10 @@ fn history_is_found_by_time_and_logs_by_task() {
 
     let logs = format!("/api/v1/task-instances/{task}/logs");
     assert_eq!(column(&all(&api, &format!("{logs}?limit=2")), "message"), ["one", "two", "three"]);
-    assert_eq!(column(&all(&api, &format!("{logs}?limit=2&order_by=-id&try_number=1")), "message"), ["three", "two", "one"]);
+    assert_eq!(
+        column(&all(&api, &format!("{logs}?limit=2&order_by=-id&try_number=1")), "message"),
+        ["three", "two", "one"]
+    );
     assert_eq!(api.list(&format!("{logs}?try_number=2")).0.len(), 0);
     assert_eq!(api.get(&format!("/api/v1/task-instances/{}/logs", Uuid::nil())).0, 404);
 }
@@ -150,9 +160,11 @@ fn fields_are_chosen_and_keep_their_text() {
     let api = Api::without_relay(&db, &[]);
     let path = format!("{}/api/v1/history?entity_id={task}&limit=1&fields=version,metadata", api.url);
     let text = api.agent.get(path).call().unwrap().body_mut().read_to_string().unwrap();
-    let expected: String = client.query_one("SELECT metadata::text FROM workflow.state_history WHERE version = 2", &[]).unwrap().get(0);
+    let expected: String =
+        client.query_one("SELECT metadata::text FROM workflow.state_history WHERE version = 2", &[]).unwrap().get(0);
     assert!(text.starts_with(&format!(r#"{{"items":[{{"version":2,"metadata":{expected}}}]"#)), "{text}");
-    let keys: BTreeSet<String> = api.list("/api/v1/task-instances?fields=state,id").0[0].as_object().unwrap().keys().cloned().collect();
+    let keys: BTreeSet<String> =
+        api.list("/api/v1/task-instances?fields=state,id").0[0].as_object().unwrap().keys().cloned().collect();
     assert_eq!(keys, ["id", "state"].map(str::to_owned).into());
 }
 

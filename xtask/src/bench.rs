@@ -2,9 +2,10 @@
 //!
 //! The machine is noisy, so speed is not claimed absolutely: pgbench runs the two sides by turns, each pair of runs
 //! gives a ratio, and the median of the ratios is the figure. How soon events arrive, and how fast a backlog is relayed,
-//! has nothing to be compared with.
+//! has nothing to be compared with. Lists are compared with themselves, in a small database and a large one.
 
 mod events;
+mod lists;
 
 use std::path::PathBuf;
 
@@ -140,10 +141,14 @@ pub fn run(options: &Options) -> Result<()> {
     }
     set_commit_delay(&bench.cluster, 0)?;
     let absolute = events::measure(&bench, options)?;
+    let lists = lists::measure(&bench, options)?;
     print_table(&figures);
     events::print_table(&absolute);
+    lists::print_table(&lists);
     if let Some(path) = &options.json {
-        let json = serde_json::to_string_pretty(&serde_json::json!({ "ratios": figures, "events": absolute }))?;
+        let json = serde_json::to_string_pretty(
+            &serde_json::json!({ "ratios": figures, "events": absolute, "lists": lists }),
+        )?;
         std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())

@@ -45,7 +45,7 @@ pub struct DagParameters {
     #[param(schema_with = schema::dag_cursor, required = false)]
     cursor: Option<String>,
     /// Only these fields of each row.
-    #[param(schema_with = schema::fields::<Dag>, style = Form, explode = false, required = false)]
+    #[param(schema_with = schema::fields::<Dag>, required = false)]
     fields: Option<Fields<Dag>>,
 }
 
@@ -70,7 +70,7 @@ pub struct DagRunParameters {
     #[param(schema_with = schema::uuid, required = false)]
     dag_id: Option<UuidText>,
     /// In one of these states.
-    #[param(schema_with = schema::states, style = Form, explode = false, required = false)]
+    #[param(schema_with = schema::states, required = false)]
     state: Option<States>,
     /// Of this execution date or later.
     #[param(schema_with = schema::moment, required = false)]
@@ -88,7 +88,7 @@ pub struct DagRunParameters {
     #[param(schema_with = schema::dag_run_cursor, required = false)]
     cursor: Option<String>,
     /// Only these fields of each row.
-    #[param(schema_with = schema::fields::<DagRun>, style = Form, explode = false, required = false)]
+    #[param(schema_with = schema::fields::<DagRun>, required = false)]
     fields: Option<Fields<DagRun>>,
 }
 
@@ -113,7 +113,7 @@ pub struct TaskInstanceParameters {
     #[param(schema_with = schema::uuid, required = false)]
     dag_run_id: Option<UuidText>,
     /// In one of these states.
-    #[param(schema_with = schema::states, style = Form, explode = false, required = false)]
+    #[param(schema_with = schema::states, required = false)]
     state: Option<States>,
     /// Of this name. Without a run it is looked up in one run after the other, in their order.
     #[param(schema_with = schema::text, required = false)]
@@ -128,7 +128,7 @@ pub struct TaskInstanceParameters {
     #[param(schema_with = schema::task_instance_cursor, required = false)]
     cursor: Option<String>,
     /// Only these fields of each row.
-    #[param(schema_with = schema::fields::<TaskInstance>, style = Form, explode = false, required = false)]
+    #[param(schema_with = schema::fields::<TaskInstance>, required = false)]
     fields: Option<Fields<TaskInstance>>,
 }
 
@@ -164,7 +164,7 @@ pub struct TaskLogParameters {
     #[param(schema_with = schema::number_cursor, required = false)]
     cursor: Option<String>,
     /// Only these fields of each row.
-    #[param(schema_with = schema::fields::<TaskLog>, style = Form, explode = false, required = false)]
+    #[param(schema_with = schema::fields::<TaskLog>, required = false)]
     fields: Option<Fields<TaskLog>>,
 }
 
@@ -212,7 +212,7 @@ pub struct HistoryParameters {
     #[param(schema_with = schema::number_cursor, required = false)]
     cursor: Option<String>,
     /// Only these fields of each row.
-    #[param(schema_with = schema::fields::<Event>, style = Form, explode = false, required = false)]
+    #[param(schema_with = schema::fields::<Event>, required = false)]
     fields: Option<Fields<Event>>,
 }
 

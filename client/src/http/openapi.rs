@@ -58,6 +58,7 @@ pub fn describe(endpoints: Description, has_token: bool) -> String {
     });
     description["components"]["pathItems"] = events["paths"].clone();
     partial_rows(&mut description);
+    lists_with_commas(&mut description);
     if has_token {
         description["components"]["securitySchemes"] = json!({ "token": { "type": "http", "scheme": "bearer" } });
         for (path, item) in description["paths"].as_object_mut().into_iter().flatten() {
@@ -70,6 +71,16 @@ pub fn describe(endpoints: Description, has_token: bool) -> String {
         }
     }
     description.to_string()
+}
+
+/// Parameters with several values have commas between them, rather than come several times.
+fn lists_with_commas(description: &mut Value) {
+    let paths = description["paths"].as_object_mut().into_iter().flatten();
+    let parameters = paths.filter_map(|(_, item)| item["get"]["parameters"].as_array_mut()).flatten();
+    for parameter in parameters.filter(|parameter| parameter["schema"]["type"] == "array") {
+        parameter["style"] = json!("form");
+        parameter["explode"] = json!(false);
+    }
 }
 
 /// In a list, `fields` may leave out any field: rows there have the schema of single ones, with nothing required.
