@@ -7,7 +7,7 @@ use super::{change, delete, find, ids};
 use crate::Error;
 use crate::list::query::{Plan, Query, Way};
 use crate::list::{DagFilter, DagSort, List, OrderBy, Page};
-use crate::model::Dag;
+use crate::model::{Dag, Record};
 use crate::session::{self, Session};
 
 /// A DAG to be created.
@@ -115,6 +115,15 @@ impl<'a, S: Session> Dags<'a, S> {
     /// See [`create`](Dags::create).
     pub async fn get(&self, id: Uuid) -> Result<Option<Dag>, Error> {
         find(self.0, "id = $1", &[(&id, Type::UUID)]).await
+    }
+
+    /// The DAGs with these ids, in no order; those that do not exist are left out.
+    ///
+    /// # Errors
+    /// See [`create`](Dags::create).
+    pub async fn get_many(&self, ids: &[Uuid]) -> Result<Vec<Dag>, Error> {
+        let sql = format!("SELECT {} FROM {} WHERE id = ANY ($1)", Dag::COLUMNS, Dag::TABLE);
+        session::once(self.0, &sql, &[(&ids, Type::UUID_ARRAY)]).await?.iter().map(Dag::from_row).collect()
     }
 
     /// The DAG of this name, where there is one.
