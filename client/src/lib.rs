@@ -13,6 +13,7 @@
 //! | [`event`], [`feed`] | the durable event feed: every change at least once, in order within an entity |
 //! | [`counts`] | keeping the counts per state close to the present |
 //! | [`watch`] | changes as they happen, for people; what happens while nobody listens is not shown |
+//! | [`migrate`] | installing the extension, and bringing it to another version |
 //! | [`wfformat`], [`replay`] | a recorded workflow, and running it again through the database's functions |
 //! | [`redis_server`], [`relay`] | where Redis is; bringing events there (feature `redis`) |
 //! | [`http`] | the HTTP server (feature `server`, on by default) |
@@ -45,6 +46,7 @@ pub mod feed;
 pub mod http;
 mod json;
 pub mod list;
+pub mod migrate;
 pub mod model;
 mod outage;
 pub mod pool;
