@@ -2,6 +2,7 @@
 //! cluster and have a database each; those that stop servers start their own.
 
 mod chaos;
+mod cli;
 mod counts;
 mod creation;
 mod errors;

@@ -1,14 +1,15 @@
 //! The README's SQL does what the README says, and its tables list what there is.
 //!
 //! Every ```` ```sql ```` block runs in psql, in order and in one session, which is a reader's. A ```` ```text ````
-//! block right after it is what psql prints, up to ids, times and white space. A block that ends in an error says so:
+//! block right after it is what psql prints, up to ids, times and white space; so are those after a command of
+//! `workflow-server`, which runs on what the SQL has left. A block that ends in an error says so:
 //! `-- refused with SQLSTATE 23514`.
 
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
 use postgres::Client;
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -151,6 +152,31 @@ fn run_the_readme(db: &Db) {
         }
         output = following.to_owned();
     }
+
+    for (place, block) in all.iter().enumerate().filter(|(_, block)| block.text.starts_with("workflow-server ")) {
+        let shown = all.get(place + 1).filter(|next| next.follows && next.language == "text").expect("what it prints");
+        let args = block.text.split_whitespace().skip(1).map(|word| match word.parse() {
+            Ok(id) => real.0[documented.number(id)].to_string(),
+            Err(_) => word.to_owned(),
+        });
+        let mut command = Command::new(server_binary());
+        let done = command.args(args).env("DATABASE_URL", db.url()).output().expect("workflow-server runs");
+        assert!(done.status.success(), "{}\n{}", block.text, String::from_utf8_lossy(&done.stderr));
+        let printed = timeless(&String::from_utf8(done.stdout).expect("text"));
+        assert_eq!(real.lines(&printed), documented.lines(&timeless(&shown.text)), "{}\n{printed}", block.text);
+    }
+}
+
+/// Without moments and durations.
+fn timeless(text: &str) -> String {
+    let word = |word: &str| -> String {
+        let is_duration = word.starts_with(|c: char| c.is_ascii_digit())
+            && word.ends_with(['s', 'm', 'h'])
+            && word.chars().all(|c| "0123456789.msdh".contains(c));
+        let is_moment = chrono::DateTime::parse_from_rfc3339(word).is_ok();
+        if is_duration || is_moment { "…".to_owned() } else { word.to_owned() }
+    };
+    text.lines().map(|line| line.split_whitespace().map(word).collect::<Vec<_>>().join(" ") + "\n").collect()
 }
 
 #[test]
@@ -364,32 +390,84 @@ fn its_settings_are_those_of_the_library() {
     }
 }
 
+/// What a command says of itself. What is set here would be shown as the value: nothing is.
+fn help(command: &str) -> String {
+    let mut help = Command::new(server_binary());
+    help.env_clear().args(command.split(' ')).arg("--help");
+    String::from_utf8(help.output().expect("workflow-server runs").stdout).expect("text")
+}
+
+/// Each flag of a command, with what its help says.
+fn flags(command: &str) -> BTreeMap<String, String> {
+    let help = help(command);
+    let (_, options) = help.split_once("Options:\n").expect("options");
+    let (mut flags, mut last) = (BTreeMap::new(), String::new());
+    for line in options.lines().take_while(|line| line.is_empty() || line.starts_with(' ')) {
+        // "  -n, --limit <N>", and in the short form "      --all  All there are".
+        let names = line.trim_start().split("  ").next().unwrap_or_default();
+        let mut words = names.split_whitespace().filter(|_| names.starts_with('-') && !names.starts_with("- "));
+        if let Some(flag) = words.find(|word| word.starts_with("--")) {
+            flag.clone_into(&mut last);
+        }
+        let help: &mut String = flags.entry(last.clone()).or_default();
+        help.push_str(line);
+        help.push('\n');
+    }
+    flags.remove("--help");
+    flags.remove("--version");
+    flags
+}
+
 #[test]
 fn its_flags_are_those_of_the_server() {
     let listed = table_of(&readme(), "workflow-server");
-    for command in ["serve", "watch", "replay"] {
-        let mut help = Command::new(server_binary());
-        // What is set here would be shown as the value.
-        help.env_clear().args([command, "--help"]);
-        let help = String::from_utf8(help.output().expect("workflow-server runs").stdout).expect("text");
-        let (_, help) = help.split_once("Options:\n").expect("options");
-        let mut flags = BTreeSet::new();
-        for row in listed.iter().filter(|row| row[0] == command || row[0] == "all") {
+    for command in commands() {
+        let mut existing = flags(&command);
+        let applies = |cell: &str| match cell {
+            "all" => true,
+            "all but completions" => command != "completions",
+            cell => cell.split(", ").any(|name| command == name || command.starts_with(&format!("{name} "))),
+        };
+        for row in listed.iter().filter(|row| applies(&row[0])) {
             let flag = &code(&row[1])[0];
-            // From the flag to the next one.
-            let part = help.split_once(&format!("{flag} ")).or_else(|| help.split_once(&format!("{flag}\n")));
-            let (_, part) = part.unwrap_or_else(|| panic!("{command} has no {flag}:\n{help}"));
-            let part = part.split("\n  -").next().unwrap_or(part).split("\n      --").next().unwrap_or_default();
-            assert!(part.contains(&format!("[env: {}", code(&row[2])[0])), "{command} {flag}: {part}");
-            let default = part.split_once("[default: ").and_then(|(_, rest)| rest.split(']').next());
+            let help = existing.remove(flag).unwrap_or_else(|| panic!("{command} has no {flag}: {existing:?}"));
+            let variable = help.split_once("[env: ").and_then(|(_, rest)| rest.split(['=', ']']).next());
+            assert_eq!(code(&row[2]).first().map(String::as_str), variable, "{command} {flag}: {help}");
+            let default = help.split_once("[default: ").and_then(|(_, rest)| rest.split(']').next());
             let given = (!row[3].contains("required")).then(|| code(&row[3]).into_iter().next()).flatten();
             assert_eq!(given.as_deref(), default, "{command} {flag}");
-            flags.insert(flag.clone());
         }
-        let words = help.lines().filter(|line| line.trim_start().starts_with('-')).flat_map(str::split_whitespace);
-        let existing = words.filter(|word| word.starts_with("--") && *word != "--help");
-        assert_eq!(flags, existing.map(str::to_owned).collect(), "{command}");
+        assert!(existing.is_empty(), "{command} has more flags: {existing:?}");
     }
+}
+
+/// The commands that have no commands of their own, as the help lists them.
+fn commands() -> Vec<String> {
+    let mut commands = Vec::new();
+    let mut open = vec![String::new()];
+    while let Some(command) = open.pop() {
+        let help = if command.is_empty() { help("--log=off") } else { help(&command) };
+        let Some((_, list)) = help.split_once("\nCommands:\n") else {
+            commands.push(command);
+            continue;
+        };
+        let names = list.lines().take_while(|line| !line.is_empty()).filter(|line| !line.starts_with("   "));
+        let names = names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help");
+        open.extend(names.map(|name| format!("{command} {name}").trim().to_owned()));
+    }
+    commands
+}
+
+#[test]
+fn its_commands_are_those_of_the_server() {
+    let listed = table_of(&readme(), "Command line");
+    // Without their arguments, which are in capitals.
+    let command = |text: &String| {
+        let words = text.split(' ').filter(|word| word.chars().any(char::is_lowercase));
+        words.collect::<Vec<_>>().join(" ")
+    };
+    let listed: BTreeSet<String> = listed.iter().flat_map(|row| code(&row[0])).map(|text| command(&text)).collect();
+    assert_eq!(listed, commands().into_iter().collect());
 }
 
 #[test]

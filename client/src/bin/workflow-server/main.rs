@@ -1,14 +1,26 @@
 //! The server: it reads its arguments, binds and calls the library.
 
+mod completions;
+mod failure;
+mod history;
+mod list;
+mod lookup;
+mod migrate;
+mod output;
 mod redis;
 mod replay;
 mod serve;
+mod show;
+mod table;
+mod time;
+mod verify;
 mod watch;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
+use output::{Color, Output};
 use pg_workflow_client::Error;
 use pg_workflow_client::connect::PostgresServer;
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,12 +28,11 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 
-/// Relays the events of a pg_workflow database to Redis, answers over HTTP, and shows and replays workflows.
+/// Relays the events of a pg_workflow database to Redis, answers over HTTP, and shows, checks and replays workflows.
 ///
-/// Exits with 0 when all went well or it was told to stop (SIGTERM, Ctrl-C), 2 when the command line makes no sense,
-/// and 1 when something else went wrong.
+/// Results go to standard output, everything else to standard error. Times are in UTC.
 #[derive(Parser)]
-#[command(name = "workflow-server", version, max_term_width = 110)]
+#[command(name = "workflow-server", version, max_term_width = 110, after_help = EXIT_CODES)]
 struct Cli {
     /// What to log to standard error: a level (error, warn, info, debug, trace, off), or levels for modules.
     #[arg(long, global = true, env = "RUST_LOG", default_value = "info", value_name = "LEVEL")]
@@ -30,6 +41,10 @@ struct Cli {
     /// How to log: lines for people, or an object of JSON a line.
     #[arg(long, global = true, env = "WORKFLOW_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+
+    /// When to colour what is printed and logged.
+    #[arg(long, global = true, env = "WORKFLOW_COLOR", default_value = "auto", value_name = "WHEN")]
+    color: Color,
 
     #[command(subcommand)]
     command: Command,
@@ -41,11 +56,30 @@ enum LogFormat {
     Json,
 }
 
+const EXIT_CODES: &str = "Exit codes:
+  0  done, or, of serve and watch, told to stop (SIGTERM, Ctrl-C)
+  1  something went wrong
+  2  the command line makes no sense
+  3  there is no such DAG, run or task
+  4  verify found that rows and history disagree
+
+Examples:
+  export DATABASE_URL=postgres://alice@db.example/workflow
+  workflow-server list runs --state failed,running
+  workflow-server show etl
+  workflow-server watch --dag etl";
+
 #[derive(Subcommand)]
 enum Command {
     Serve(serve::Arguments),
+    List(list::Arguments),
+    Show(show::Arguments),
+    History(history::Arguments),
     Watch(watch::Arguments),
+    Verify(verify::Arguments),
+    Migrate(migrate::Arguments),
     Replay(replay::Arguments),
+    Completions(completions::Arguments),
 }
 
 #[derive(Args)]
@@ -64,27 +98,33 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let format = match cli.log_format {
-        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).with_target(false).boxed(),
+        LogFormat::Text => {
+            lines.with_ansi(cli.color.applies_to(std::io::stderr().is_terminal())).with_target(false).boxed()
+        }
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     tracing_subscriber::registry().with(format).with(cli.log).init();
-    match start(cli.command) {
+    match start(cli.command, Output::new(cli.color)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("workflow-server: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failure::report(&error),
     }
 }
 
-fn start(command: Command) -> anyhow::Result<()> {
+fn start(command: Command, mut output: Output) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
+    let output = &mut output;
     let result = runtime.block_on(async {
-        let shutdown = told_to_stop()?;
         match command {
-            Command::Serve(arguments) => serve::run(arguments, shutdown).await,
-            Command::Watch(arguments) => watch::run(arguments, shutdown).await,
-            Command::Replay(arguments) => replay::run(arguments, shutdown).await,
+            Command::Serve(arguments) => serve::run(arguments, told_to_stop()?).await,
+            Command::Watch(arguments) => watch::run(arguments, output, told_to_stop()?).await,
+            Command::Replay(arguments) => replay::run(arguments, told_to_stop()?).await,
+            // These write nothing that would have to be tidied up: a signal simply ends them.
+            Command::List(arguments) => list::run(arguments, output).await,
+            Command::Show(arguments) => show::run(arguments, output).await,
+            Command::History(arguments) => history::run(arguments, output).await,
+            Command::Verify(arguments) => verify::run(arguments, output).await,
+            Command::Migrate(arguments) => migrate::run(arguments, output).await,
+            Command::Completions(arguments) => completions::run(&arguments),
         }
     });
     // Not by dropping it: that would wait for a write to a terminal that is stopped, or a name that does not resolve.

@@ -1,0 +1,167 @@
+//! Tables without borders: columns that are as wide as their texts, and as the terminal allows.
+
+use std::io;
+
+use clap::builder::styling::Style;
+use pg_workflow_client::State;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+use crate::output::{Output, style_of, visible};
+
+const GAP: usize = 2;
+/// A column is not made narrower than this.
+const NARROWEST: usize = 12;
+
+/// A text in a table, and how it looks.
+pub struct Cell {
+    text: String,
+    style: Style,
+}
+
+impl Cell {
+    /// "-" for nothing, so that a line has as many words as columns where no text has spaces.
+    pub fn optional(text: Option<impl AsRef<str>>) -> Cell {
+        Cell::from(text.as_ref().map_or("-", AsRef::as_ref))
+    }
+}
+
+impl From<&str> for Cell {
+    fn from(text: &str) -> Cell {
+        let text = if text.is_empty() { "-".to_owned() } else { visible(text) };
+        Cell { text, style: Style::new() }
+    }
+}
+
+impl From<String> for Cell {
+    fn from(text: String) -> Cell {
+        Cell::from(text.as_str())
+    }
+}
+
+impl From<State> for Cell {
+    fn from(state: State) -> Cell {
+        Cell { text: state.to_string(), style: style_of(state) }
+    }
+}
+
+/// A column: its header, and whether its texts may be cut off to fit the terminal.
+pub struct Column {
+    pub header: &'static str,
+    pub is_elastic: bool,
+}
+
+/// A column that is always shown whole.
+pub const fn whole(header: &'static str) -> Column {
+    Column { header, is_elastic: false }
+}
+
+/// A column of texts that may be long.
+pub const fn elastic(header: &'static str) -> Column {
+    Column { header, is_elastic: true }
+}
+
+/// A table that is printed part by part. No column becomes narrower from part to part.
+pub struct Table {
+    columns: Vec<Column>,
+    widths: Vec<usize>,
+    has_header: bool,
+}
+
+impl Table {
+    pub fn new(columns: Vec<Column>) -> Table {
+        Table { widths: columns.iter().map(|column| column.header.width()).collect(), columns, has_header: false }
+    }
+
+    /// For fields and values, which need no header.
+    pub fn without_header(mut self) -> Table {
+        self.has_header = true;
+        self.widths.fill(0);
+        self
+    }
+
+    /// Prints rows, under the header where it has not been printed yet. Nothing at all where there is no row.
+    pub fn print(&mut self, output: &mut Output, rows: &[Vec<Cell>]) -> io::Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        for row in rows {
+            for (width, cell) in self.widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.text.width());
+            }
+        }
+        if let Some(terminal) = output.width {
+            self.fit(terminal);
+        }
+        if !self.has_header {
+            self.has_header = true;
+            let bold = |column: &Column| Cell { text: column.header.to_owned(), style: Style::new().bold() };
+            let header: Vec<Cell> = self.columns.iter().map(bold).collect();
+            self.print_row(output, &header)?;
+        }
+        rows.iter().try_for_each(|row| self.print_row(output, row))
+    }
+
+    /// Takes from the widest of the columns that may give.
+    fn fit(&mut self, terminal: usize) {
+        let total = self.widths.iter().sum::<usize>() + GAP * self.widths.len().saturating_sub(1);
+        for _ in terminal..total {
+            let elastic = self.widths.iter_mut().zip(&self.columns).filter(|(_, column)| column.is_elastic);
+            match elastic.map(|(width, _)| width).filter(|width| **width > NARROWEST).max() {
+                Some(widest) => *widest -= 1,
+                None => return,
+            }
+        }
+    }
+
+    fn print_row(&self, output: &mut Output, row: &[Cell]) -> io::Result<()> {
+        let mut line = String::new();
+        for ((cell, width), place) in row.iter().zip(&self.widths).zip(1..) {
+            let text = truncate(&cell.text, *width);
+            let is_last = place == row.len();
+            let padding = if is_last { 0 } else { width.saturating_sub(text.width()) + GAP };
+            line += &output.paint(&text, cell.style);
+            line += &" ".repeat(padding);
+        }
+        output.line(&line)
+    }
+}
+
+/// Cuts a text that is too wide, and says so with "…".
+fn truncate(text: &str, width: usize) -> String {
+    if text.width() <= width {
+        return text.to_owned();
+    }
+    let (mut kept, mut taken) = (String::new(), 1);
+    for letter in text.chars() {
+        taken += letter.width().unwrap_or(0);
+        if taken > width {
+            break;
+        }
+        kept.push(letter);
+    }
+    kept + "…"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_by_what_it_takes_on_the_screen() {
+        assert_eq!(truncate("extract", 7), "extract");
+        assert_eq!(truncate("extract", 6), "extra…");
+        assert_eq!(truncate("抽出する", 5), "抽出…");
+    }
+
+    #[test]
+    fn only_elastic_columns_give_and_the_widest_first() {
+        let mut table = Table::new(vec![whole("ID"), elastic("NAME"), elastic("ERROR")]);
+        table.widths = vec![36, 20, 60];
+        table.fit(100);
+        assert_eq!(table.widths, [36, 20, 40]);
+        table.fit(70);
+        assert_eq!(table.widths, [36, 15, 15]);
+        table.fit(10);
+        assert_eq!(table.widths, [36, 12, 12]);
+    }
+}
