@@ -45,7 +45,8 @@ impl Stage {
         let browser = Browser::start()?;
         let (db, redis) = (Db::new(), Redis::start("page").unwrap());
         let dag = create_grid(&mut db.connect());
-        let (server, port) = port::retrying(|port| Ok((start_server(&db, &redis, port)?, port))).unwrap();
+        let start = |port| Ok((start_server(db.url(), &redis, port, &[])?, port));
+        let (server, port) = port::retrying(start).unwrap();
         let mut stage = Stage { browser, server: Some(server), redis, db, port, dag, _alone: alone };
         stage.browser.resize(1280, 860);
         Some(stage)
@@ -59,6 +60,11 @@ impl Stage {
         self.open(&format!("#/dags/{}", self.dag));
         self.browser.wait(&format!("document.querySelectorAll('.cell').length === {}", RUNS * TASKS));
         self.wait_live();
+    }
+
+    fn restart(&mut self, flags: &[&str]) {
+        drop(self.server.take());
+        self.server = Some(start_server(self.db.url(), &self.redis, self.port, flags).unwrap());
     }
 
     fn wait_live(&mut self) {
@@ -86,10 +92,10 @@ impl Stage {
     }
 }
 
-fn start_server(db: &Db, redis: &Redis, port: u16) -> anyhow::Result<Server> {
+fn start_server(database: &str, redis: &Redis, port: u16, flags: &[&str]) -> anyhow::Result<Server> {
     let listen = format!("127.0.0.1:{port}");
-    let envs = [("DATABASE_URL", db.url()), ("REDIS_URL", &redis.url()), ("WORKFLOW_LISTEN", &listen)];
-    let server = Server::start("page", &server_binary(), &["serve"], &envs)?;
+    let envs = [("DATABASE_URL", database), ("REDIS_URL", &redis.url()), ("WORKFLOW_LISTEN", &listen)];
+    let server = Server::start("page", &server_binary(), &[&["serve"], flags].concat(), &envs)?;
     server.wait_line("listening on", PATIENCE)?;
     Ok(server)
 }
@@ -286,7 +292,7 @@ fn it_goes_on_by_itself_after_the_server_was_away() {
         };
         let client = &mut stage.db.connect();
         move_on(client, pair[0]);
-        stage.server = Some(start_server(&stage.db, &stage.redis, stage.port).unwrap());
+        stage.restart(&[]);
         stage.wait_state(task, pair[0].1);
         stage.wait_live();
         move_on(client, pair[1]);
@@ -294,6 +300,42 @@ fn it_goes_on_by_itself_after_the_server_was_away() {
     }
     stage.wait_true();
     assert_eq!(stage.browser.evaluate("window.marker"), "not loaded again");
+    stage.assert_no_complaints();
+}
+
+#[test]
+fn it_asks_for_a_token_and_says_in_words_what_is_wrong() {
+    let Some(mut stage) = Stage::new() else { return };
+    stage.open_grid();
+    stage.restart(&["--token", "s3cret"]);
+    let why = "document.querySelector('dialog[open] p')?.textContent ?? ''";
+    for (token, expected) in [("wrong", "asks for a token"), ("s3cret", "does not accept")] {
+        stage.browser.wait(&format!("({why}).includes('{expected}')"));
+        for letter in token.chars() {
+            stage.browser.press(&letter.to_string());
+        }
+        stage.browser.press("Enter");
+    }
+    stage.wait_live();
+    stage.wait_true();
+
+    // A database that is away; and things that are not there.
+    stage.server = None;
+    let nowhere = format!("postgres://postgres@127.0.0.1:{}/postgres", port::free().unwrap());
+    stage.server = Some(start_server(&nowhere, &stage.redis, stage.port, &[]).unwrap());
+    let problem = "(document.querySelector('#problem:not([hidden])')?.textContent ?? '')";
+    stage.browser.open("about:blank");
+    stage.open("#/dags");
+    stage.browser.wait(&format!("{problem}.includes('cannot answer now')"));
+    stage.browser.screenshot("problem");
+    stage.restart(&[]);
+    stage.browser.wait("document.querySelectorAll('.recent .mark').length >= 14");
+    assert_eq!(stage.browser.evaluate(problem), "");
+    stage.open(&format!("#/runs/{}", Uuid::nil()));
+    stage.browser.wait(&format!("{problem}.includes('there is no dag run')"));
+    stage.open("#/dags");
+    stage.wait_live();
+    assert_eq!(stage.browser.evaluate(problem), "");
     stage.assert_no_complaints();
 }
 
