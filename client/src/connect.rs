@@ -7,7 +7,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::time::Duration;
 
-use tokio_postgres::config::{Host, TargetSessionAttrs};
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::{AsyncMessage, Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -124,7 +124,7 @@ impl fmt::Display for PostgresServer {
             Host::Tcp(name) => name.clone(),
             Host::Unix(path) => path.display().to_string(),
         });
-        let hosts: Vec<String> = hosts.chain(self.config.get_hostaddrs().iter().map(ToString::to_string)).collect();
+        let hosts: Vec<String> = hosts.collect();
         let database = self.config.get_dbname().or(self.config.get_user()).unwrap_or("of the user's name");
         write!(out, "{}, database {database}", hosts.join(", "))
     }
@@ -138,8 +138,19 @@ impl fmt::Debug for PostgresServer {
 }
 
 fn with_limits(mut config: Config) -> Config {
-    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-        config.host("/var/run/postgresql");
+    if config.get_hosts().is_empty() {
+        // TLS needs a name for the other side, which can be its address.
+        let addresses: Vec<String> = config.get_hostaddrs().iter().map(ToString::to_string).collect();
+        for address in &addresses {
+            config.host(address);
+        }
+        if addresses.is_empty() {
+            config.host("/var/run/postgresql");
+        }
+    }
+    if config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_))) {
+        // As with libpq: there is no TLS on a socket, whatever sslmode says.
+        config.ssl_mode(SslMode::Disable);
     }
     if config.get_hosts().len() > 1 && config.get_target_session_attrs() == TargetSessionAttrs::Any {
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
@@ -183,6 +194,14 @@ mod tests {
         assert_eq!(config.get_tcp_user_timeout(), Some(&TCP_USER_TIMEOUT));
         let server = PostgresServer::parse("postgres://a@h/d?application_name=mine").unwrap();
         assert_eq!(server.with_application_name("other").config.get_application_name(), Some("mine"));
+    }
+
+    #[test]
+    fn an_address_is_a_name_too_and_a_socket_has_no_tls() {
+        assert_eq!(config("hostaddr=127.0.0.1 dbname=d").get_hosts(), [Host::Tcp("127.0.0.1".to_owned())]);
+        let server = PostgresServer::parse("host=a hostaddr=127.0.0.1 dbname=d").unwrap();
+        assert_eq!(server.to_string(), "a, database d");
+        assert_eq!(config("host=/tmp sslmode=require").get_ssl_mode(), SslMode::Disable);
     }
 
     #[test]

@@ -178,17 +178,13 @@ impl Error {
     }
 
     /// Whether the same request may succeed when it is made again: the connection broke, or the server is starting,
-    /// stopping, full or too slow. Never true for what the database has refused.
+    /// stopping, full or too slow, or another transaction was in the way (the whole transaction must then be repeated).
+    /// Never true for what pg_workflow has refused.
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Timeout(_) => true,
-            Error::Postgres(error) => match error.code() {
-                Some(code) => {
-                    ["08", "53", "57P"].iter().any(|class| code.code().starts_with(class))
-                        || code == &SqlState::T_R_DEADLOCK_DETECTED
-                }
-                None => true,
-            },
+            Error::Postgres(error) => postgres::is_outage(error),
+            Error::Move { source, .. } => source.is_transient(),
             _ => false,
         }
     }
@@ -196,10 +192,21 @@ impl Error {
     /// What an operator can do about it.
     pub fn advice(&self) -> &'static str {
         match self {
+            Error::Stale { .. } | Error::Illegal { .. } | Error::NotFound { .. } => {
+                "Something else moves or deletes it: leave it alone meanwhile"
+            }
+            Error::Invalid { .. } => "Correct that argument",
+            Error::AlreadyExists { .. } => "Take another name or date, or use what is there",
+            Error::Denied { .. } => {
+                "Grant the role what it needs: EXECUTE on the functions of the schema workflow that it calls, SELECT on its \
+                 tables"
+            }
+            Error::Leased { .. } => "Wait until the other reader has ended, or read as another consumer",
+            Error::Postgres(error) => postgres::advice(error),
             #[cfg(feature = "redis")]
             Error::Redis(error) => redis::advice(error),
             Error::Move { source, .. } => source.advice(),
-            _ => postgres::advice(self.code().map_or("", SqlState::code)),
+            _ => postgres::CHECK_SERVER,
         }
     }
 }

@@ -22,7 +22,14 @@ impl TlsParameters {
             None | Some("system") => Ok(trust),
             Some(file) => Ok(trust.with_roots(PathBuf::from(file))),
         };
-        match self.mode.as_deref() {
+        if let (Some("system"), Some(mode @ ("disable" | "allow" | "prefer" | "require" | "verify-ca"))) =
+            (self.root_certificates.as_deref(), self.mode.as_deref())
+        {
+            return Err(format!(
+                "sslmode={mode} is too weak for sslrootcert=system: anybody can have such a certificate"
+            ));
+        }
+        match self.checked_mode() {
             Some("verify-full") => names(Trust::name()),
             Some("verify-ca") => names(Trust::authority()),
             Some("require") if self.root_certificates.is_some() => names(Trust::authority()),
@@ -33,9 +40,17 @@ impl TlsParameters {
         }
     }
 
+    /// The authorities of the system sign for anybody, so naming them means to check the name too.
+    fn checked_mode(&self) -> Option<&str> {
+        match self.root_certificates.as_deref() {
+            Some("system") => self.mode.as_deref().or(Some("verify-full")),
+            _ => self.mode.as_deref(),
+        }
+    }
+
     /// `sslmode` as the driver knows it: whether to encrypt.
     fn driver_mode(&self) -> Option<&'static str> {
-        match self.mode.as_deref()? {
+        match self.checked_mode()? {
             "disable" => Some("disable"),
             "allow" | "prefer" => Some("prefer"),
             _ => Some("require"),
@@ -70,7 +85,8 @@ fn part_url(text: &str, tls: &mut TlsParameters) -> String {
     let Some((head, query)) = text.split_once('?') else { return text.to_owned() };
     let mut kept: Vec<String> = Vec::new();
     for pair in query.split('&') {
-        match form_urlencoded::parse(pair.as_bytes()).next() {
+        // In a form a plus stands for a blank, in a connection string for itself.
+        match form_urlencoded::parse(pair.replace('+', "%2B").as_bytes()).next() {
             Some((name, value)) if tls.take(&name, &value) => (),
             _ => kept.push(pair.to_owned()),
         }
@@ -125,9 +141,9 @@ mod tests {
 
     #[test]
     fn the_driver_is_left_what_it_reads() {
-        let (rest, tls) = parted("postgres://u@h/d?sslmode=verify-full&connect_timeout=7&sslrootcert=%2Fa%20b.pem");
+        let (rest, tls) = parted("postgres://u@h/d?sslmode=verify-full&connect_timeout=7&sslrootcert=%2Fa%20b+.pem");
         assert_eq!(rest, "postgres://u@h/d?connect_timeout=7&sslmode=require");
-        assert_eq!((tls.mode.as_deref(), tls.root_certificates.as_deref()), (Some("verify-full"), Some("/a b.pem")));
+        assert_eq!((tls.mode.as_deref(), tls.root_certificates.as_deref()), (Some("verify-full"), Some("/a b+.pem")));
         assert_eq!(parted("postgres://u@h/d"), ("postgres://u@h/d".to_owned(), TlsParameters::default()));
         assert_eq!(parted("postgres://h/d?sslmode=disable").0, "postgres://h/d?sslmode=disable");
     }
@@ -153,5 +169,8 @@ mod tests {
         assert_eq!(trust("require", Some("/ca.pem")), Ok(Trust::authority().with_roots("/ca.pem".into())));
         assert_eq!(trust("verify-full", Some("system")), Ok(Trust::name()));
         assert!(trust("verify", None).is_err());
+        assert!(trust("require", Some("system")).is_err());
+        let system = TlsParameters { root_certificates: Some("system".to_owned()), ..TlsParameters::default() };
+        assert_eq!((system.trust(), system.driver_mode()), (Ok(Trust::name()), Some("require")));
     }
 }

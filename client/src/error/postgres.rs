@@ -1,12 +1,15 @@
 //! Errors of PostgreSQL: from SQLSTATE and DETAIL to a variant, and what to do about them.
 
+use std::error::Error;
+
 use pg_workflow_state_machine::State;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
-use super::{Entity, Error};
+use super::Entity;
 use crate::event::EntityType;
 
 #[derive(Deserialize)]
@@ -44,41 +47,41 @@ struct Leased {
     holder: Option<String>,
 }
 
-/// PostgreSQL itself raises some of these SQLSTATEs too, without our DETAIL: those stay [`Error::Postgres`].
-pub fn classify(source: tokio_postgres::Error) -> Error {
+/// PostgreSQL itself raises some of these SQLSTATEs too, without our DETAIL: those stay [`Postgres`](crate::Error::Postgres).
+pub fn classify(source: tokio_postgres::Error) -> crate::Error {
     match source.code().map_or("", |code| code.code()) {
         "40001" => match detail::<Stale>(&source) {
             Some(Stale { entity_type, entity_id: id, current_state, current_version }) => {
-                Error::Stale { entity: Entity { entity_type, id }, current_state, current_version, source }
+                crate::Error::Stale { entity: Entity { entity_type, id }, current_state, current_version, source }
             }
-            None => Error::Postgres(source),
+            None => crate::Error::Postgres(source),
         },
         "23514" => match detail::<Illegal>(&source) {
             Some(Illegal { entity_type, entity_id: id, from, to, next_states }) => {
-                Error::Illegal { entity: Entity { entity_type, id }, from, to, next_states, source }
+                crate::Error::Illegal { entity: Entity { entity_type, id }, from, to, next_states, source }
             }
-            None => Error::Postgres(source),
+            None => crate::Error::Postgres(source),
         },
         "P0002" => match detail::<NotFound>(&source) {
             Some(NotFound { entity_type, entity_id }) => {
-                Error::NotFound { entity_type, entity_id, source: Some(source) }
+                crate::Error::NotFound { entity_type, entity_id, source: Some(source) }
             }
-            None => Error::Postgres(source),
+            None => crate::Error::Postgres(source),
         },
         "22023" => match detail::<Invalid>(&source) {
-            Some(Invalid { argument, value }) => Error::Invalid { argument, value, source },
-            None => Error::Postgres(source),
+            Some(Invalid { argument, value }) => crate::Error::Invalid { argument, value, source },
+            None => crate::Error::Postgres(source),
         },
         "55006" => match detail::<Leased>(&source) {
-            Some(Leased { consumer, holder }) => Error::Leased { consumer, holder, source },
-            None => Error::Postgres(source),
+            Some(Leased { consumer, holder }) => crate::Error::Leased { consumer, holder, source },
+            None => crate::Error::Postgres(source),
         },
         "23505" => match source.as_db_error().and_then(|error| error.constraint()).map(str::to_owned) {
-            Some(constraint) => Error::AlreadyExists { constraint, source },
-            None => Error::Postgres(source),
+            Some(constraint) => crate::Error::AlreadyExists { constraint, source },
+            None => crate::Error::Postgres(source),
         },
-        "42501" => Error::Denied { source },
-        _ => Error::Postgres(source),
+        "42501" => crate::Error::Denied { source },
+        _ => crate::Error::Postgres(source),
     }
 }
 
@@ -86,21 +89,65 @@ fn detail<T: DeserializeOwned>(error: &tokio_postgres::Error) -> Option<T> {
     serde_json::from_str(error.as_db_error()?.detail()?).ok()
 }
 
-pub fn advice(code: &str) -> &'static str {
-    match code {
+/// What an operator can do about an error that has no variant of its own.
+pub fn advice(error: &tokio_postgres::Error) -> &'static str {
+    match error.code().map_or("", SqlState::code) {
+        "" if is_about_tls(error) => {
+            "Check in DATABASE_URL sslmode (require encrypts, verify-full also checks the server), sslrootcert (the file of the \
+             authority that signed the server's certificate), the host's name, which must be in that certificate, and sslcert \
+             and sslkey where the server asks for a certificate"
+        }
         "3F000" | "42883" | "42P01" => {
             "In that database, run: CREATE EXTENSION pg_workflow (or ALTER EXTENSION pg_workflow UPDATE)"
-        }
-        "42501" => {
-            "Grant the role what it needs: EXECUTE on the functions of the schema workflow that it calls, SELECT on its tables"
         }
         "3D000" => "Create that database, or name another in DATABASE_URL (--database-url)",
         "25006" => {
             "That server is a standby: name the primary in DATABASE_URL, or all hosts and target_session_attrs=read-write"
         }
-        "23514" | "40001" | "P0002" => "Something else moves or deletes it: leave it alone meanwhile",
-        _ if code.starts_with("28") => "Check user and password in DATABASE_URL (--database-url), and pg_hba.conf",
-        _ => "Check that PostgreSQL runs, that DATABASE_URL (--database-url) names it, and what its log says",
+        "40001" => "Repeat the transaction from its beginning",
+        code if code.starts_with("28") => {
+            "Check user and password in DATABASE_URL (--database-url), and pg_hba.conf, which may also ask for TLS \
+             (sslmode=require) or a certificate (sslcert and sslkey)"
+        }
+        code if code.starts_with("23") => "Check what was to be written: a constraint of the table does not allow it",
+        _ => CHECK_SERVER,
+    }
+}
+
+/// What to do where PostgreSQL has said nothing.
+pub const CHECK_SERVER: &str =
+    "Check that PostgreSQL runs, that DATABASE_URL (--database-url) names it, and what its log says";
+
+/// Whether the two sides could not agree on TLS. The driver keeps to itself of which kind an error is.
+fn is_about_tls(error: &tokio_postgres::Error) -> bool {
+    causes(error).any(|cause| cause.is::<rustls::Error>()) || error.to_string() == "error performing TLS handshake"
+}
+
+/// Whether it is the connection that failed, and may not fail again.
+pub fn is_outage(error: &tokio_postgres::Error) -> bool {
+    let Some(code) = error.code() else {
+        // A connection that ends in the middle of a TLS handshake is an outage too; a certificate that is refused is not.
+        let is_refused = causes(error).any(|cause| cause.is::<rustls::Error>());
+        return error.is_closed() || !is_refused && causes(error).any(|cause| cause.is::<std::io::Error>());
+    };
+    // Serialization failures that are not ours, and deadlocks: another transaction was in the way.
+    let in_the_way = [&SqlState::T_R_SERIALIZATION_FAILURE, &SqlState::T_R_DEADLOCK_DETECTED].contains(&code);
+    // A statement over its time limit is a cancelled one.
+    in_the_way
+        || code == &SqlState::QUERY_CANCELED
+        || ["08", "53", "57P"].iter().any(|class| code.code().starts_with(class))
+}
+
+/// What lies behind an error.
+fn causes(error: &tokio_postgres::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(error.source(), |error| below(*error))
+}
+
+/// An `io::Error` gives as its cause the cause of what it wraps, so that is looked at too.
+fn below<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match error.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref()) {
+        Some(wrapped) => Some(wrapped),
+        None => error.source(),
     }
 }
 
@@ -110,7 +157,7 @@ pub fn message(error: &tokio_postgres::Error) -> String {
         return format!("{} ({})", db.message(), db.code().code());
     }
     let mut message = error.to_string();
-    let mut cause = std::error::Error::source(error);
+    let mut cause = error.source();
     while let Some(error) = cause {
         message = format!("{message}: {error}");
         cause = error.source();
