@@ -13,10 +13,14 @@ use tokio_postgres::{Client, GenericClient, Statement};
 use crate::Error;
 use crate::connect::{PostgresServer, within};
 
-/// A connection that was used so recently need not be tried before it is given out.
+/// A connection that was tried so recently need not be tried again before it is given out, unless it is known to be closed.
 const FRESH: Duration = Duration::from_secs(1);
 /// How long a connection that is tried may take to answer.
 const TRY_LIMIT: Duration = Duration::from_secs(2);
+
+/// How often the pool looks for connections to close.
+const OFTEN: Duration = Duration::from_millis(100);
+const SELDOM: Duration = Duration::from_secs(30);
 
 /// How many connections, for how long.
 ///
@@ -81,10 +85,14 @@ impl Default for Options {
 pub struct Pool {
     connections: bb8::Pool<Manager>,
     acquire_timeout: Duration,
+    failure: Failure,
 }
 
 impl Pool {
     /// Prepares a pool; needs no server yet.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime, whose tasks open and close connections.
     pub fn new(server: PostgresServer, options: Options) -> Pool {
         let milliseconds = options.statement_timeout.as_millis().max(1);
         let mut settings = format!("-c statement_timeout={milliseconds}");
@@ -92,29 +100,35 @@ impl Pool {
             settings += " -c default_transaction_read_only=on";
         }
         let max = options.max_connections.max(1);
+        let failure = Failure::default();
         let connections = bb8::Pool::builder()
             .max_size(max)
             .min_idle(options.min_connections.min(max))
             .idle_timeout(options.idle_timeout)
             .max_lifetime(options.max_lifetime)
             .connection_timeout(options.acquire_timeout)
+            .reaper_rate(reaper_rate(&options))
+            .error_sink(Box::new(failure.clone()))
             .build_unchecked(Manager {
                 server: server.with_settings(&settings),
                 limit: options.statement_timeout + Duration::from_secs(2),
                 keeps_statements: options.keeps_statements,
+                failure: failure.clone(),
             });
-        Pool { connections, acquire_timeout: options.acquire_timeout }
+        Pool { connections, acquire_timeout: options.acquire_timeout, failure }
     }
 
     /// Takes a connection out of the pool until it is dropped.
     ///
     /// # Errors
-    /// [`Error::Timeout`] where none was free in time, or what kept the last one from being opened.
+    /// [`Error::Timeout`] where none was free in time, or, after as long, what kept one from being opened.
     pub async fn get(&self) -> Result<Connection, Error> {
         match self.connections.get_owned().await {
             Ok(connection) => Ok(Connection(connection)),
             Err(bb8::RunError::User(error)) => Err(error),
-            Err(bb8::RunError::TimedOut) => Err(Error::Timeout(self.acquire_timeout)),
+            Err(bb8::RunError::TimedOut) => {
+                Err(lock(&self.failure.0).take().unwrap_or(Error::Timeout(self.acquire_timeout)))
+            }
         }
     }
 
@@ -240,6 +254,26 @@ impl Statements {
     }
 }
 
+/// Why the last connection could not be opened, since one could: for who waits for one in vain.
+#[derive(Clone, Debug, Default)]
+struct Failure(Arc<Mutex<Option<Error>>>);
+
+impl bb8::ErrorSink<Error> for Failure {
+    fn sink(&self, error: Error) {
+        *lock(&self.0) = Some(error);
+    }
+
+    fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<Error>> {
+        Box::new(self.clone())
+    }
+}
+
+/// How often to look for connections that are too old: often enough that a short limit means something.
+fn reaper_rate(options: &Options) -> Duration {
+    let limits = options.idle_timeout.into_iter().chain(options.max_lifetime);
+    limits.map(|limit| limit / 4).min().unwrap_or(SELDOM).clamp(OFTEN, SELDOM)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -256,6 +290,7 @@ struct Manager {
     server: PostgresServer,
     limit: Duration,
     keeps_statements: bool,
+    failure: Failure,
 }
 
 impl bb8::ManageConnection for Manager {
@@ -264,13 +299,14 @@ impl bb8::ManageConnection for Manager {
 
     async fn connect(&self) -> Result<Member, Error> {
         let client = self.server.connect().await?;
+        lock(&self.failure.0).take();
         let prepared = self.keeps_statements.then(Mutex::default);
         let statements = Arc::new(Statements { prepared, limit: self.limit, hangs: AtomicBool::new(false) });
         Ok(Member { client, statements, tried_at: Instant::now() })
     }
 
     async fn is_valid(&self, member: &mut Member) -> Result<(), Error> {
-        if member.tried_at.elapsed() > FRESH {
+        if member.client.is_closed() || member.tried_at.elapsed() > FRESH {
             within(TRY_LIMIT, member.client.batch_execute("")).await?;
             member.tried_at = Instant::now();
         }
