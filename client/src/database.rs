@@ -1,6 +1,6 @@
 //! A primary to write to, and perhaps a replica that takes reads off it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_postgres::types::PgLsn;
@@ -9,11 +9,18 @@ use crate::Error;
 use crate::pool::{Connection, Pool};
 use crate::session;
 
+/// So often within the bound both servers are looked at.
+const LOOKS: u32 = 4;
+
 /// Where to write and where to read.
 ///
 /// Reads may go to a replica (a hot standby), but never to one that is further behind than was asked for: it must have
-/// replayed all that the primary had written at some moment within the bound. Where it has not, or nobody can tell because
-/// one of the two is away, the read goes to the primary.
+/// replayed all that the primary had written at some moment within the bound before [`Database::read`] returned. Where it has
+/// not, or nobody can tell because one of the two is away or nobody has read for a while, the read goes to the primary.
+///
+/// The replica must follow the primary that is written to: after a promotion, one that goes on following the old primary
+/// must not be named here. Commits that do not wait for the disk (`synchronous_commit = off`) count from when they are on
+/// disk, some 0.6 s later at most.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -43,8 +50,10 @@ struct Replica {
 }
 
 /// What the looks at both servers have told.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Seen {
+    is_looking: bool,
+    /// When the last look began.
     at: Option<Instant>,
     /// How far the primary had written at a moment.
     written: Option<Mark>,
@@ -85,11 +94,9 @@ impl Database {
     /// As [`Pool::get`] of the primary.
     pub async fn read(&self) -> Result<Connection, Error> {
         if let Some(replica) = &self.replica {
-            if replica.is_fresh(&self.primary).await {
-                if let Ok(connection) = replica.pool.get().await {
-                    return Ok(connection);
-                }
-                replica.forget();
+            replica.look_now_and_then(&self.primary);
+            if let Some(connection) = replica.get_fresh().await {
+                return Ok(connection);
             }
         }
         self.primary.get().await
@@ -97,45 +104,55 @@ impl Database {
 }
 
 impl Replica {
-    /// Looks at both servers a few times within the bound, so that most reads need not.
-    async fn is_fresh(&self, primary: &Pool) -> bool {
-        let seen = self.seen();
-        if seen.at.is_none_or(|at| at.elapsed() >= self.max_staleness / 4) {
-            // Noted first: others go by the last look meanwhile.
-            let seen = Seen { at: Some(Instant::now()), ..seen };
-            self.note(seen);
-            if let Ok(seen) = self.look(primary, seen).await {
-                self.note(seen);
-            }
+    /// Looks at both servers a few times within the bound. No read waits for that: a server that is away answers late.
+    fn look_now_and_then(self: &Arc<Self>, primary: &Pool) {
+        let mut seen = self.seen();
+        if seen.is_looking || seen.at.is_some_and(|at| at.elapsed() < self.max_staleness / LOOKS) {
+            return;
         }
-        self.seen().complete_as_of.is_some_and(|moment| moment.elapsed() < self.max_staleness)
+        (seen.is_looking, seen.at) = (true, Some(Instant::now()));
+        let (replica, primary) = (self.clone(), primary.clone());
+        tokio::spawn(async move {
+            let looked = replica.look(&primary).await;
+            let mut seen = replica.seen();
+            seen.is_looking = false;
+            match looked {
+                Ok((written, complete_as_of)) => {
+                    seen.written = written;
+                    seen.complete_as_of = complete_as_of.or(seen.complete_as_of);
+                }
+                Err(error) => tracing::debug!("cannot tell how far behind the replica is: {error}"),
+            }
+        });
     }
 
-    /// A replica is always a little behind: it is compared with the mark of the last look too.
-    async fn look(&self, primary: &Pool, seen: Seen) -> Result<Seen, Error> {
+    /// How far the primary has written, and as of when the replica is complete, if that is news. A replica is always a
+    /// little behind: it is compared with the mark of the last look too.
+    async fn look(&self, primary: &Pool) -> Result<(Option<Mark>, Option<Instant>), Error> {
         let moment = Instant::now();
         // What has been flushed is what a replica can be sent.
         let written = position(primary, "SELECT pg_catalog.pg_current_wal_flush_lsn()").await?;
         let replayed = position(&self.pool, "SELECT pg_catalog.pg_last_wal_replay_lsn()").await?;
         let mark = written.map(|position| Mark { moment, position });
-        let reached = [mark, seen.written].into_iter().flatten().find(|mark| replayed >= Some(mark.position));
-        Ok(Seen {
-            written: mark,
-            complete_as_of: reached.map_or(seen.complete_as_of, |mark| Some(mark.moment)),
-            ..seen
-        })
+        let reached = [mark, self.seen().written].into_iter().flatten().find(|mark| replayed >= Some(mark.position));
+        Ok((mark, reached.map(|mark| mark.moment)))
     }
 
-    fn seen(&self) -> Seen {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A connection, where it comes while the replica is fresh enough.
+    async fn get_fresh(&self) -> Option<Connection> {
+        let remaining = self.remaining()?;
+        let connection = tokio::time::timeout(remaining, self.pool.get()).await.ok()?.ok()?;
+        self.remaining().map(|_| connection)
     }
 
-    fn note(&self, seen: Seen) {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+    /// How long the replica is fresh enough yet, going by the last look.
+    fn remaining(&self) -> Option<Duration> {
+        let age = self.seen().complete_as_of?.elapsed();
+        self.max_staleness.checked_sub(age).filter(|remaining| !remaining.is_zero())
     }
 
-    fn forget(&self) {
-        self.note(Seen { at: Some(Instant::now()), ..Seen::default() });
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
