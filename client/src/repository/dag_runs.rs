@@ -6,12 +6,12 @@ use tokio_postgres::types::{Json, Type};
 use uuid::Uuid;
 
 use super::{ManyMoves, Move, Moved, change, delete, find, ids};
-use crate::Error;
 use crate::event::EntityType;
 use crate::list::query::{Plan, Query, Way};
 use crate::list::{DagRunFilter, DagRunSort, List, OrderBy, Page};
 use crate::model::{DagRun, StateCounts};
 use crate::session::{self, Session};
+use crate::{Error, json};
 
 /// A run to be created.
 ///
@@ -27,6 +27,7 @@ pub struct NewDagRun {
     /// The DAG.
     pub dag_id: Uuid,
     /// The moment that the run stands for; a DAG has one run a moment.
+    #[serde(serialize_with = "json::moment")]
     pub execution_date: DateTime<Utc>,
     /// Its parameters, a JSON object.
     pub conf: Value,

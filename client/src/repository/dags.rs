@@ -4,11 +4,11 @@ use tokio_postgres::types::{Json, Type};
 use uuid::Uuid;
 
 use super::{change, delete, find, ids};
-use crate::Error;
 use crate::list::query::{Plan, Query, Way};
 use crate::list::{DagFilter, DagSort, List, OrderBy, Page};
 use crate::model::{Dag, Record};
 use crate::session::{self, Session};
+use crate::{Error, json};
 
 /// A DAG to be created.
 ///
@@ -26,6 +26,7 @@ pub struct NewDag {
     /// When to run, as the scheduler spells it.
     pub schedule: Option<String>,
     /// The first moment that the schedule covers.
+    #[serde(serialize_with = "json::moment_or_null")]
     pub start_date: Option<DateTime<Utc>>,
     /// Labels.
     pub tags: Vec<String>,

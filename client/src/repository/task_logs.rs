@@ -4,11 +4,11 @@ use tokio_postgres::types::{Json, Type};
 use uuid::Uuid;
 
 use super::find;
-use crate::Error;
 use crate::list::query::{Plan, Query, Way};
 use crate::list::{List, OrderBy, Page, TaskLogFilter, TaskLogSort};
 use crate::model::{LogLevel, TaskLog};
 use crate::session::{self, Session};
+use crate::{Error, json};
 
 /// A line to be added to the log of a task.
 ///
@@ -27,6 +27,7 @@ pub struct NewTaskLog {
     /// How much it matters.
     pub level: LogLevel,
     /// When it was printed; none for the database's present moment.
+    #[serde(serialize_with = "json::moment_or_null")]
     pub logged_at: Option<DateTime<Utc>>,
 }
 
