@@ -62,7 +62,7 @@ fn code(error: &anyhow::Error) -> u8 {
     }
     match error.downcast_ref::<Error>() {
         Some(Error::NotFound { .. }) => NOT_FOUND,
-        Some(Error::Cursor(_) | Error::Unserved { .. }) => USAGE,
+        Some(Error::Cursor(_)) => USAGE,
         _ => WRONG,
     }
 }
@@ -72,8 +72,7 @@ fn advice(error: &anyhow::Error) -> Option<&'static str> {
         return Some(error.advice());
     }
     match error.downcast_ref::<Error>()? {
-        Error::Cursor(_) => Some("Give the filters and the order with which it was printed, or leave --cursor out"),
-        Error::Unserved { .. } => Some("Name the run with --run"),
+        Error::Cursor(_) => Some("Give what was printed as the next --cursor of this list, or leave --cursor out"),
         Error::Unknown(_) => None,
         // No such schema, function, table.
         error if matches!(error.code().map(SqlState::code), Some("3F000" | "42883" | "42P01")) => {

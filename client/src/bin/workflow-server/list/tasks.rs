@@ -27,11 +27,11 @@ pub struct Arguments {
     #[arg(long, value_delimiter = ',', value_name = "STATE[,STATE…]", value_parser = state())]
     state: Vec<State>,
 
-    /// Of this name; needs --run.
-    #[arg(long, value_name = "NAME", requires = "run")]
+    /// Of this name. Without --run it is looked up in one run after the other, the newest first.
+    #[arg(long, value_name = "NAME")]
     task_id: Option<String>,
 
-    /// In this order; with "-" the greatest first. Names need --run.
+    /// In this order; with "-" the greatest first.
     #[arg(long, value_name = "ORDER", allow_hyphen_values = true, value_parser = order::<TaskInstanceSort>())]
     order_by: Option<OrderBy<TaskInstanceSort>>,
 
