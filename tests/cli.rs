@@ -321,8 +321,6 @@ fn exit_codes_tell_what_went_wrong() {
         &["list", "dags", "--order-by", "color"],
         &["list", "runs", "--state", "runing"],
         &["list", "runs", "--since", "yesterday"],
-        &["list", "tasks", "--task-id", "a"],
-        &["list", "tasks", "--order-by", "task_id"],
         &["list", "tasks", "--run", "etl"],
         &["history", "etl"],
         &["migrate"],

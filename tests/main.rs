@@ -19,6 +19,7 @@ mod http_openapi;
 mod many;
 mod notifier;
 mod page;
+mod publisher;
 mod races;
 mod readme;
 mod redis;

@@ -120,6 +120,9 @@ pub enum Error {
     #[cfg(feature = "redis")]
     #[error("{}", redis::message(.0))]
     Redis(#[from] ::redis::RedisError),
+    /// A destination of events that is not one of ours failed: see [`Error::publisher`].
+    #[error("{0}")]
+    Publisher(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Something could not be written or read as JSON.
     #[error("cannot convert JSON: {0}")]
     Json(#[from] serde_json::Error),
@@ -155,6 +158,19 @@ impl From<tokio_postgres::Error> for Error {
 impl Error {
     pub(crate) fn not_found(entity_type: &str, id: impl ToString) -> Error {
         Error::NotFound { entity_type: entity_type.to_owned(), entity_id: id.to_string(), source: None }
+    }
+
+    /// What kept a [publisher](crate::publisher) of your own from taking events: an error, or a text. The relay waits and
+    /// tries again.
+    ///
+    /// ```
+    /// use pg_workflow_client::Error;
+    ///
+    /// let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+    /// assert_eq!(Error::publisher(full).to_string(), "no storage space");
+    /// ```
+    pub fn publisher(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+        Error::Publisher(cause.into())
     }
 
     /// What PostgreSQL said, where it did.
@@ -206,6 +222,9 @@ impl Error {
             #[cfg(feature = "redis")]
             Error::Redis(error) => redis::advice(error),
             Error::Move { source, .. } => source.advice(),
+            Error::Publisher(_) => {
+                "See what keeps the destination from taking events; they are kept in PostgreSQL meanwhile"
+            }
             _ => postgres::CHECK_SERVER,
         }
     }

@@ -15,7 +15,8 @@
 //! | [`watch`] | changes as they happen, for people; what happens while nobody listens is not shown |
 //! | [`migrate`] | installing the extension, and bringing it to another version |
 //! | [`wfformat`], [`replay`] | a recorded workflow, and running it again through the database's functions |
-//! | [`redis_server`], [`relay`] | where Redis is; bringing events there (feature `redis`) |
+//! | [`relay`], [`publisher`] | bringing every event elsewhere: to Redis, or to a destination of your own (feature `relay`) |
+//! | [`redis_server`] | where Redis is (feature `redis`) |
 //! | [`http`] | the HTTP server (feature `server`, on by default) |
 //!
 //! ```no_run
@@ -50,9 +51,11 @@ pub mod migrate;
 pub mod model;
 mod outage;
 pub mod pool;
+#[cfg(feature = "relay")]
+pub mod publisher;
 #[cfg(feature = "redis")]
 pub mod redis_server;
-#[cfg(feature = "redis")]
+#[cfg(feature = "relay")]
 pub mod relay;
 pub mod replay;
 mod repository;

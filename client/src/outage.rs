@@ -6,15 +6,15 @@ use crate::Error;
 
 /// Whether a server is away.
 pub struct Outage {
-    server: &'static str,
+    server: String,
     /// Since when, and what the operator was told to do. When that changes (the server is up again but lacks the
     /// extension), it is worth another line.
     told: Option<(Instant, &'static str)>,
 }
 
 impl Outage {
-    pub const fn of(server: &'static str) -> Outage {
-        Outage { server, told: None }
+    pub fn of(server: impl Into<String>) -> Outage {
+        Outage { server: server.into(), told: None }
     }
 
     pub fn began(&mut self, error: &Error) {

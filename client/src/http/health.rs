@@ -114,7 +114,7 @@ pub async fn ask(server: &Server) -> Findings {
     let (database, mut redis) = tokio::join!(limited(ask_database(server)), limited(ask_redis(server)));
     // It may answer, and still take no events: out of memory, or read-only.
     if let Some(relay) = server.backends.relay.as_ref().filter(|_| redis.is_ok()) {
-        redis = relay.status.get().redis_error.map_or(Ok(()), Err);
+        redis = relay.status.get().publisher_error.map_or(Ok(()), Err);
     }
     Findings { database, redis }
 }

@@ -31,10 +31,11 @@ pub struct State {
     pub published: u64,
     /// When it last published any.
     pub last_publish: Option<DateTime<Utc>>,
-    /// How often it found the stream elsewhere than expected, and compared it with the database.
+    /// How often it compared the store with the database: when it began, and when the store ended elsewhere than
+    /// expected.
     pub comparisons: u64,
-    /// Why Redis takes nothing at the moment.
-    pub redis_error: Option<String>,
+    /// Why the destination takes nothing at the moment.
+    pub publisher_error: Option<String>,
     /// Why PostgreSQL gives nothing at the moment.
     pub postgres_error: Option<String>,
 }

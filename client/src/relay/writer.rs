@@ -1,104 +1,98 @@
-//! What goes into the stream, from a checkpoint on.
+//! What goes into the store, from a checkpoint on.
 
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use futures_util::{Stream, TryStreamExt, future};
-use redis::aio::ConnectionLike;
-use roaring::RoaringTreemap;
 use tokio_util::sync::CancellationToken;
 
-use super::stream::{Appended, Chunk, EntryId, EventStream};
-use super::{Log, Options, Status};
+use super::{Failure, Log, Shown, Status, publishing};
 use crate::Error;
 use crate::connect::STATEMENT_TIMEOUT;
 use crate::event::Event;
 use crate::feed::Feed;
+use crate::publisher::{EventIds, Position, Published, Publisher};
 
 /// Events read at once. Larger batches drain a backlog no faster.
 const BATCH: i32 = 2_000;
-/// Events are sent to Redis when they amount to this, so that a batch of large ones need not fit into memory.
+/// Events are published when they amount to this, so that a batch of large ones need not fit into memory.
 const CHUNK_BYTES: usize = 1 << 20;
+/// What an event takes beside its metadata, about.
+const EVENT_BYTES: usize = 400;
 /// How long the database waits for an event before it says that there is none. Both servers are then seen to be there.
 const POLL: Duration = Duration::from_secs(1);
 /// Events that come one by one are dear. Where many come, the relay waits for more: as many tenths of a millisecond as
 /// there were in the last batch, up to this.
 const LONGEST_PAUSE: Duration = Duration::from_millis(5);
-/// How often to save a checkpoint: what came after the last is read back from the stream when a relay begins.
+/// How often to save a checkpoint: what came after the last is read back from the store when a relay begins.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 const TRIM_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Where nothing will be read back from the store.
+const NOTHING_TO_KEEP: Position = [i64::MAX; 2];
 
 /// Why a writer stopped.
 pub enum Ended {
     Told,
-    StreamEndsAt(EntryId),
+    StoreEndsAt(Position),
 }
 
-/// From a checkpoint on, what goes into the stream.
+/// From a checkpoint on, what goes into the store.
 pub struct Writer {
-    /// The stream's last entry.
-    pub last: EntryId,
-    /// Events after the checkpoint that are in the stream already.
-    known: RoaringTreemap,
+    /// Where the store ends; none where it cannot tell.
+    pub last: Option<Position>,
+    /// Events after the checkpoint that are in the store already.
+    known: EventIds,
     /// How many windows of the feed can still hold some of those: the one that is open at the checkpoint, and the next,
     /// which is opened after they were written.
     windows: u8,
-    /// Read, in the stream, and not acknowledged yet.
+    /// Read, in the store, and not acknowledged yet.
     unacknowledged: Option<i64>,
-    checkpoint: EntryId,
+    checkpoint: Option<Position>,
     checkpoint_at: Instant,
     trimmed_at: Instant,
 }
 
 impl Writer {
-    pub async fn begin<C: ConnectionLike>(feed: &Feed, stream: &mut EventStream<C>) -> Result<Writer, Error> {
-        let last = stream.last_id().await?;
-        let checkpoint = match feed.rewind(last.into()).await? {
-            Some(position) => EntryId::from(position),
-            None => {
-                feed.save_checkpoint(last.into()).await?;
-                last
+    pub async fn begin<P: Publisher>(feed: &Feed, publisher: &mut P) -> Result<Writer, Failure> {
+        let last = publishing(publisher.position()).await?;
+        let (checkpoint, known) = match last {
+            Some(last) => {
+                let (checkpoint, known) = compare(feed, publisher, last).await?;
+                (Some(checkpoint), known)
             }
+            None => (None, EventIds::default()),
         };
-        if checkpoint > last {
-            tracing::warn!(
-                "the stream ends at {last}, before the first checkpoint at {checkpoint}: what was written before that \
-                 checkpoint is not written again"
-            );
-        }
-        let known = stream.events_between(checkpoint, last).await?;
-        tracing::debug!("going on from checkpoint {checkpoint}, with {} events after it in the stream", known.len());
         let now = Instant::now();
         Ok(Writer { last, known, windows: 2, unacknowledged: None, checkpoint, checkpoint_at: now, trimmed_at: now })
     }
 
-    pub async fn run<C: ConnectionLike>(
+    pub async fn run<P: Publisher>(
         &mut self,
         feed: &Feed,
-        stream: &mut EventStream<C>,
-        options: &Options,
+        publisher: &mut P,
         log: &mut Log,
         shutdown: &CancellationToken,
-    ) -> Result<Ended, Error> {
+    ) -> Result<Ended, Failure> {
         loop {
             let began = Instant::now();
             let events = self.next_events(feed).await?;
-            let count = match self.pass_on(events, stream, &log.status).await? {
+            let count = match self.pass_on(events, publisher, &log.status).await? {
                 Ok(count) => count,
-                Err(end) => return Ok(Ended::StreamEndsAt(end)),
+                Err(end) => return Ok(Ended::StoreEndsAt(end)),
             };
             if count == 0 && began.elapsed() >= POLL / 2 {
-                stream.check().await?;
+                publishing(publisher.check()).await?;
             }
-            log.redis_takes_events();
+            log.publisher_takes_events();
             self.close_window(count);
             let is_told = shutdown.is_cancelled();
             if is_told || self.checkpoint_at.elapsed() >= CHECKPOINT_INTERVAL {
                 self.save_checkpoint(feed).await?;
             }
-            if options.max_length > 0 && self.trimmed_at.elapsed() >= TRIM_INTERVAL {
+            if self.trimmed_at.elapsed() >= TRIM_INTERVAL {
                 self.trimmed_at = Instant::now();
-                stream.trim(options.max_length, options.min_age, self.checkpoint).await?;
+                publishing(publisher.trim(self.checkpoint.unwrap_or(NOTHING_TO_KEEP))).await?;
             }
             if is_told {
                 return Ok(Ended::Told);
@@ -122,38 +116,40 @@ impl Writer {
         events
     }
 
-    /// Brings a batch into the stream, and counts it; an error within is where the stream ends instead.
-    async fn pass_on<C: ConnectionLike>(
+    /// Brings a batch into the store, and counts it; an error within is where the store ends instead.
+    async fn pass_on<P: Publisher>(
         &mut self,
         events: impl Stream<Item = Result<Event, Error>>,
-        stream: &mut EventStream<C>,
+        publisher: &mut P,
         status: &Status,
-    ) -> Result<Result<usize, EntryId>, Error> {
+    ) -> Result<Result<usize, Position>, Failure> {
         let mut events = std::pin::pin!(events);
-        let (mut chunk, mut end, mut count) = (Chunk::default(), self.last, 0);
+        let (mut chunk, mut bytes, mut count) = (Vec::new(), 0, 0);
         loop {
             let event = next(&mut events).await?;
-            if let Some(event) = &event {
+            let is_end = event.is_none();
+            if let Some(event) = event {
                 count += 1;
                 self.unacknowledged = Some(event.id);
-                if !self.known.remove(event.id.unsigned_abs()) {
-                    end = end.next(event.id);
-                    chunk.push(end, serde_json::to_vec(event)?);
+                if !self.known.remove(event.id) {
+                    bytes += event.metadata.get().len() + EVENT_BYTES;
+                    chunk.push(event);
                 }
             }
-            if chunk.bytes() >= CHUNK_BYTES || (event.is_none() && !chunk.is_empty()) {
-                if let Appended::StreamEndsAt(end) = stream.append(self.last, &chunk).await? {
-                    return Ok(Err(end));
+            if bytes >= CHUNK_BYTES || (is_end && !chunk.is_empty()) {
+                match publishing(publisher.publish(&chunk, self.last)).await? {
+                    Published::Done => (),
+                    Published::UpTo(end) => self.last = self.last.map(|_| end),
+                    Published::EndsAt(end) => return Ok(Err(end)),
                 }
-                self.last = end;
-                let published = chunk.len() as u64;
                 status.update(|state| {
-                    state.published += published;
+                    state.published += chunk.len() as u64;
                     state.last_publish = Some(Utc::now());
                 });
                 chunk.clear();
+                bytes = 0;
             }
-            if event.is_none() {
+            if is_end {
                 return Ok(Ok(count));
             }
         }
@@ -164,29 +160,57 @@ impl Writer {
         if count < BATCH as usize && self.windows > 0 {
             self.windows -= 1;
             if self.windows == 0 && !self.known.is_empty() {
-                let (count, first) = (self.known.len(), self.known.min().unwrap_or_default());
+                let (count, first) = (self.known.len(), self.known.first().unwrap_or_default());
                 tracing::warn!(
-                    "{count} events of the stream, the first with id {first}, are not in the database: it has lost them, or \
-                     somebody else writes to the stream"
+                    "{count} events of the store, the first with id {first}, are not in the database: it has lost them, or \
+                     somebody else writes to the store"
                 );
                 self.known.clear();
             }
         }
     }
 
-    /// Not while something in the stream has not been met in the feed: a checkpoint says that they hold the same.
+    /// Not while something in the store has not been met in the feed: a checkpoint says that they hold the same.
     async fn save_checkpoint(&mut self, feed: &Feed) -> Result<(), Error> {
         if let Some(last) = self.unacknowledged {
             feed.ack(last).await?;
             self.unacknowledged = None;
         }
-        if self.known.is_empty() && self.last > self.checkpoint {
-            feed.save_checkpoint(self.last.into()).await?;
+        if let Some(last) = self.last.filter(|last| self.known.is_empty() && Some(*last) > self.checkpoint) {
+            feed.save_checkpoint(last).await?;
             self.checkpoint = self.last;
         }
         self.checkpoint_at = Instant::now();
         Ok(())
     }
+}
+
+/// Goes back to a checkpoint; which one, and which events the store has from there to its end.
+async fn compare<P: Publisher>(
+    feed: &Feed,
+    publisher: &mut P,
+    last: Position,
+) -> Result<(Position, EventIds), Failure> {
+    let checkpoint = match feed.rewind(last).await? {
+        Some(checkpoint) => checkpoint,
+        None => {
+            feed.save_checkpoint(last).await?;
+            last
+        }
+    };
+    let shown = Shown(Some(checkpoint));
+    if checkpoint > last {
+        tracing::warn!(
+            "{} ends at {}, before the first checkpoint at {shown}: what was written before that checkpoint is not written \
+             again",
+            publisher.name(),
+            Shown(Some(last))
+        );
+    }
+    // However long it takes: what is to be read back may be millions.
+    let known = publisher.holds(checkpoint, last).await.map_err(Failure::Publisher)?;
+    tracing::debug!("going on from checkpoint {shown}, with {} events after it in the store", known.len());
+    Ok((checkpoint, known))
 }
 
 async fn pause(count: usize) {

@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::Args;
 use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
 use pg_workflow_client::connect::PostgresServer;
+use pg_workflow_client::publisher::{RedisStream, StreamOptions};
 use pg_workflow_client::{counts, http, relay};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -97,20 +98,20 @@ pub async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::R
         (None, false) => usage("the relay needs --redis-url <URL> (or REDIS_URL); --no-relay turns it off"),
     };
     let status = Arc::new(relay::Status::default());
-    let options = relay::Options {
-        consumer: arguments.consumer,
-        channel: arguments.channel,
+    let options = StreamOptions {
         stream: arguments.stream,
+        channel: Some(arguments.channel),
         max_length: arguments.stream_max_length,
         min_age: Duration::from_secs(arguments.stream_min_age),
     };
-    let relayed =
-        relay_to.is_some().then(|| http::Relayed { consumer: options.consumer.clone(), status: status.clone() });
+    let consumer = arguments.consumer;
+    let relayed = relay_to.is_some().then(|| http::Relayed { consumer: consumer.clone(), status: status.clone() });
     let relaying = async {
         if let Some(redis) = relay_to {
             let database = &arguments.database.database_url;
-            let keeping = counts::keep(database, shutdown.clone());
-            tokio::join!(relay::run(database, &redis, &options, status, shutdown.clone()), keeping);
+            let mut stream = RedisStream::new(redis, options);
+            let relaying = relay::run(database, &consumer, &mut stream, status, shutdown.clone());
+            tokio::join!(relaying, counts::keep(database, shutdown.clone()));
         }
     };
     let listener = if arguments.no_http { None } else { Some(bind(arguments.listen).await?) };

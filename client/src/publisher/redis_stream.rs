@@ -1,0 +1,232 @@
+//! The Redis stream: each event once, appended only behind the entry that is expected to be its last.
+//!
+//! An entry's id is `<milliseconds>-<event id>`: when the relay wrote it, and which event it is. So what is in the
+//! stream can be told from its ids. Ids must increase; an event whose id is lower than the one before takes the next
+//! millisecond.
+
+use std::time::Duration;
+
+use redis::RedisError;
+use serde::Deserialize;
+
+use super::entry_id::{EntryId, now};
+use super::redis_connection::Connection;
+use super::{EventIds, Position, Published, Publisher};
+use crate::Error;
+use crate::event::Event;
+use crate::redis_server::RedisServer;
+
+/// Adds entries and publishes them, all or none, if the stream's last id is the one expected. Returns its last id.
+/// KEYS: the stream. ARGV: the expected id, the channel (empty: none), then id and event by turns.
+const APPEND: &str = r"
+local last = '0-0'
+if redis.call('EXISTS', KEYS[1]) == 1 then
+    local info = redis.call('XINFO', 'STREAM', KEYS[1])
+    for i = 1, #info, 2 do
+        if info[i] == 'last-generated-id' then last = info[i + 1] end
+    end
+end
+if last ~= ARGV[1] then return last end
+for i = 3, #ARGV, 2 do
+    last = redis.call('XADD', KEYS[1], ARGV[i], 'event', ARGV[i + 1])
+    if ARGV[2] ~= '' then redis.call('PUBLISH', ARGV[2], ARGV[i + 1]) end
+end
+return last
+";
+
+/// Removes the oldest entries beyond a length, as far as they are old, and 1000 at most. Returns how many.
+/// KEYS: the stream. ARGV: the length, the last id that may go.
+const TRIM: &str = r"
+local length = redis.call('XLEN', KEYS[1])
+local excess = length - tonumber(ARGV[1])
+if excess <= 0 then return 0 end
+local old = #redis.call('XRANGE', KEYS[1], '-', ARGV[2], 'COUNT', math.min(excess, 1000))
+if old > 0 then redis.call('XTRIM', KEYS[1], 'MAXLEN', length - old) end
+return old
+";
+const TRIMMED_AT_ONCE: u64 = 1000;
+/// Entries read back at once.
+const PAGE: usize = 500;
+
+/// What a stream is called, and how long it becomes.
+#[derive(Clone, Debug)]
+pub struct StreamOptions {
+    /// The stream to append to.
+    pub stream: String,
+    /// The channel in which each event is published in the instant it is added; none: nowhere.
+    pub channel: Option<String>,
+    /// How many entries the stream keeps, at least; 0: all.
+    pub max_length: u64,
+    /// Entries younger than this stay, however many there are.
+    pub min_age: Duration,
+}
+
+impl Default for StreamOptions {
+    /// As `workflow-server` without flags.
+    fn default() -> StreamOptions {
+        StreamOptions {
+            stream: "workflow:stream".to_owned(),
+            channel: Some("workflow:events".to_owned()),
+            max_length: 1_000_000,
+            min_age: Duration::from_secs(600),
+        }
+    }
+}
+
+/// Appends events to a Redis stream, each once, and publishes them in a channel, each at least once.
+///
+/// ```
+/// use pg_workflow_client::publisher::{RedisStream, StreamOptions};
+/// use pg_workflow_client::redis_server::RedisServer;
+///
+/// let server = RedisServer::parse("redis://127.0.0.1:6379")?;
+/// let stream = RedisStream::new(server.clone(), StreamOptions::default());
+/// let alone = RedisStream::new(server, StreamOptions { channel: None, ..StreamOptions::default() });
+/// # Ok::<(), pg_workflow_client::Error>(())
+/// ```
+pub struct RedisStream {
+    redis: Connection,
+    options: StreamOptions,
+    /// Where the stream ended last, as far as we know.
+    end: EntryId,
+}
+
+impl RedisStream {
+    /// The stream of this Redis. Nothing is connected yet.
+    pub fn new(server: RedisServer, options: StreamOptions) -> RedisStream {
+        RedisStream { redis: Connection::to(server), options, end: EntryId::default() }
+    }
+
+    /// Appends entries if the stream ends at `expected`, and returns where it ends then.
+    async fn append(&mut self, expected: EntryId, entries: &[(EntryId, Vec<u8>)]) -> Result<EntryId, Error> {
+        let mut eval = redis::cmd("EVAL");
+        eval.arg(APPEND).arg(1).arg(&self.options.stream).arg(expected.to_string());
+        eval.arg(self.options.channel.as_deref().unwrap_or_default());
+        for (id, event) in entries {
+            eval.arg(id.to_string()).arg(event);
+        }
+        let last: String = self.redis.ask(&eval).await?;
+        EntryId::parse(&last).ok_or_else(|| unexpected(&last))
+    }
+}
+
+impl Publisher for RedisStream {
+    fn name(&self) -> String {
+        "Redis".to_owned()
+    }
+
+    fn describe(&self) -> String {
+        let StreamOptions { stream, channel, .. } = &self.options;
+        let channel = channel.as_ref().map_or_else(String::new, |channel| format!(" and channel \"{channel}\""));
+        format!("stream \"{stream}\"{channel} of Redis at {}", self.redis.server)
+    }
+
+    async fn connect(&mut self) -> Result<(), Error> {
+        self.redis.connect().await
+    }
+
+    /// The id of the last entry that was ever added; zeros where there is no stream.
+    async fn position(&mut self) -> Result<Option<Position>, Error> {
+        // The script with nothing to add, and an id that no stream ends at.
+        self.end = self.append(EntryId { milliseconds: u64::MAX, event: u64::MAX }, &[]).await?;
+        Ok(Some(self.end.into()))
+    }
+
+    async fn holds(&mut self, after: Position, up_to: Position) -> Result<EventIds, Error> {
+        let (after, up_to) = (EntryId::from(after), EntryId::from(up_to));
+        let mut events = EventIds::default();
+        let mut from = EntryId { event: after.event.saturating_add(1), ..after };
+        while from <= up_to {
+            let mut range = redis::cmd("XRANGE");
+            range.arg(&self.options.stream).arg(from.to_string()).arg(up_to.to_string()).arg("COUNT").arg(PAGE);
+            let page: Vec<(String, Vec<Vec<u8>>)> = self.redis.ask(&range).await?;
+            for (id, fields) in &page {
+                let id = EntryId::parse(id).ok_or_else(|| unexpected(id))?;
+                if is_ours(id, fields) {
+                    events.insert(i64::try_from(id.event).unwrap_or(i64::MAX));
+                }
+                from = EntryId { event: id.event.saturating_add(1), ..id };
+            }
+            if page.len() < PAGE {
+                break;
+            }
+        }
+        Ok(events)
+    }
+
+    async fn publish(&mut self, events: &[Event], after: Option<Position>) -> Result<Published, Error> {
+        // A position cuts short the numbers of somebody else's entries that are larger than any of ours.
+        let mut expected = after.filter(|after| *after != Position::from(self.end)).map_or(self.end, EntryId::from);
+        loop {
+            let mut aim = expected;
+            let mut entries = Vec::with_capacity(events.len());
+            for event in events {
+                aim = aim.next(event.id);
+                entries.push((aim, serde_json::to_vec(event)?));
+            }
+            self.end = self.append(expected, &entries).await?;
+            if self.end == aim {
+                return Ok(Published::UpTo(aim.into()));
+            }
+            if after.is_some() {
+                return Ok(Published::EndsAt(self.end.into()));
+            }
+            // Whoever relays did not care where it ends.
+            expected = self.end;
+        }
+    }
+
+    async fn check(&mut self) -> Result<(), Error> {
+        self.redis.check(&self.options.stream).await
+    }
+
+    /// Shortens the stream, but removes nothing that is too young.
+    async fn trim(&mut self, keep_after: Position) -> Result<(), Error> {
+        if self.options.max_length == 0 {
+            return Ok(());
+        }
+        let age = u64::try_from(self.options.min_age.as_millis()).unwrap_or(u64::MAX);
+        let old = EntryId { milliseconds: now().saturating_sub(age), event: u64::MAX }.min(keep_after.into());
+        // Bounded, so that events need not wait for long.
+        for _ in 0..20 {
+            let mut eval = redis::cmd("EVAL");
+            eval.arg(TRIM).arg(1).arg(&self.options.stream).arg(self.options.max_length).arg(old.to_string());
+            let removed: u64 = self.redis.ask(&eval).await?;
+            if removed < TRIMMED_AT_ONCE {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether an entry holds the event that its id tells. Somebody else's may have an id that looks like one of ours: Redis
+/// itself counts on from the last.
+fn is_ours(id: EntryId, fields: &[Vec<u8>]) -> bool {
+    #[derive(Deserialize)]
+    struct Event {
+        id: u64,
+    }
+    let event = fields.get(1).and_then(|event| serde_json::from_slice::<Event>(event).ok());
+    event.is_some_and(|event| event.id == id.event)
+}
+
+fn unexpected(answer: &str) -> Error {
+    RedisError::from((redis::ErrorKind::UnexpectedReturnType, "not the id of a stream's entry", answer.to_owned()))
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_of_somebody_else_is_not_taken_for_an_event() {
+        let id = EntryId { milliseconds: 1, event: 22 };
+        let entry = |event: &str| [b"event".to_vec(), event.as_bytes().to_vec()];
+        assert!(is_ours(id, &entry(r#"{"id":22,"version":1}"#)));
+        assert!(!is_ours(id, &entry(r#"{"id":0}"#)));
+        assert!(!is_ours(id, &entry("hello")));
+        assert!(!is_ours(id, &[]));
+    }
+}

@@ -1,0 +1,258 @@
+//! The relay to destinations of one's own, and to several: nothing lost, whatever they do.
+
+use pg_workflow_client::connect::PostgresServer;
+use pg_workflow_client::event::Event;
+use pg_workflow_client::publisher::{
+    EventIds, Position, Published, Publisher, RedisChannel, RedisStream, StreamOptions,
+};
+use pg_workflow_client::redis_server::RedisServer;
+use pg_workflow_client::{Error, relay};
+use pg_workflow_state_machine::State;
+use pg_workflow_tests::*;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+use xtask::stack::redis::Redis;
+
+/// A relay in a thread of its own.
+struct Relay {
+    status: Arc<relay::Status>,
+    shutdown: CancellationToken,
+    thread: JoinHandle<()>,
+}
+
+impl Relay {
+    /// Runs until [`stop`](Relay::stop); returns when it works.
+    fn start(db: &Db, publisher: impl Publisher + 'static) -> Relay {
+        let relay = Relay::begin(db, publisher);
+        wait_until("a relay that works", || relay.status.get().role == relay::Role::Leader);
+        relay
+    }
+
+    fn begin(db: &Db, mut publisher: impl Publisher + 'static) -> Relay {
+        let server = PostgresServer::parse(db.url()).unwrap();
+        let (status, shutdown) = (Arc::new(relay::Status::default()), CancellationToken::new());
+        let thread = std::thread::spawn({
+            let (status, shutdown) = (status.clone(), shutdown.clone());
+            move || {
+                // Spawned, so that this fails to compile where it could not be.
+                let runtime = Runtime::new().unwrap();
+                let relaying = async move { relay::run(&server, "own", &mut publisher, status, shutdown).await };
+                runtime.block_on(runtime.spawn(relaying)).unwrap();
+            }
+        });
+        Relay { status, shutdown, thread }
+    }
+
+    fn stop(self) {
+        self.shutdown.cancel();
+        self.thread.join().unwrap();
+    }
+}
+
+/// What a destination has, shared with the test.
+type Store = Arc<Mutex<Vec<Event>>>;
+
+fn move_some(db: &Db, tasks: usize) {
+    let client = &mut db.connect();
+    for task in create_tasks(client, tasks) {
+        transition(client, "task_instance", task, State::Queued, State::Running).unwrap();
+        transition(client, "task_instance", task, State::Running, State::Success).unwrap();
+    }
+}
+
+fn written(db: &Db) -> Vec<i64> {
+    let rows = db.connect().query("SELECT id FROM workflow.state_history ORDER BY id", &[]).unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// Waits until the store has all events, and sees that first arrivals are in the order of versions.
+fn assert_complete(db: &Db, store: &Store) {
+    let written = written(db);
+    wait_until("all events", || {
+        let mut ids: Vec<i64> = store.lock().unwrap().iter().map(|event| event.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids == written
+    });
+    let mut versions = HashMap::new();
+    for event in store.lock().unwrap().iter() {
+        let last = versions.entry(event.entity_id).or_insert(0);
+        assert!(event.version <= *last + 1, "version {} came before {}", event.version, *last + 1);
+        *last = event.version.max(*last);
+    }
+}
+
+/// Fails in every way, again and again, and cannot tell what it has.
+struct Unreliable {
+    store: Store,
+    calls: usize,
+    is_connected: bool,
+}
+
+impl Publisher for Unreliable {
+    fn name(&self) -> String {
+        "the unreliable one".to_owned()
+    }
+
+    async fn connect(&mut self) -> Result<(), Error> {
+        self.calls += 1;
+        self.is_connected = !self.calls.is_multiple_of(4);
+        if self.is_connected { Ok(()) } else { Err(Error::publisher("it refuses")) }
+    }
+
+    async fn publish(&mut self, events: &[Event], after: Option<Position>) -> Result<Published, Error> {
+        assert!(self.is_connected, "after an error it must be connected again");
+        assert_eq!(after, None);
+        self.calls += 1;
+        // Before it has taken them, in the midst of them, or after.
+        let taken = match self.calls % 5 {
+            1 => 0,
+            2 => events.len() / 2,
+            _ => events.len(),
+        };
+        self.store.lock().unwrap().extend_from_slice(&events[..taken]);
+        if self.calls % 5 < 4 {
+            self.is_connected = false;
+            return Err(Error::publisher("it has failed"));
+        }
+        Ok(Published::Done)
+    }
+}
+
+#[test]
+fn one_that_fails_in_every_way_misses_nothing() {
+    let db = Db::new();
+    let store = Store::default();
+    let relay = Relay::start(&db, Unreliable { store: store.clone(), calls: 0, is_connected: false });
+    for _ in 0..3 {
+        move_some(&db, 20);
+        assert_complete(&db, &store);
+    }
+    relay.stop();
+    // Where it was stopped it goes on.
+    move_some(&db, 5);
+    let relay = Relay::start(&db, Unreliable { store: store.clone(), calls: 0, is_connected: false });
+    assert_complete(&db, &store);
+    relay.stop();
+}
+
+/// Knows where it ends and what it has, and loses every third answer.
+struct Counting {
+    store: Store,
+    calls: usize,
+}
+
+impl Counting {
+    fn end(&self) -> Position {
+        [i64::try_from(self.store.lock().unwrap().len()).unwrap(), 0]
+    }
+}
+
+impl Publisher for Counting {
+    fn name(&self) -> String {
+        "the counting one".to_owned()
+    }
+
+    async fn position(&mut self) -> Result<Option<Position>, Error> {
+        Ok(Some(self.end()))
+    }
+
+    async fn holds(&mut self, [after, _]: Position, [up_to, _]: Position) -> Result<EventIds, Error> {
+        let range = usize::try_from(after).unwrap()..usize::try_from(up_to).unwrap();
+        Ok(self.store.lock().unwrap()[range].iter().map(|event| event.id).collect())
+    }
+
+    async fn publish(&mut self, events: &[Event], after: Option<Position>) -> Result<Published, Error> {
+        if after != Some(self.end()) {
+            return Ok(Published::EndsAt(self.end()));
+        }
+        self.store.lock().unwrap().extend_from_slice(events);
+        self.calls += 1;
+        match self.calls % 3 {
+            0 => Err(Error::publisher("the answer is lost")),
+            _ => Ok(Published::UpTo(self.end())),
+        }
+    }
+}
+
+#[test]
+fn one_that_knows_what_it_has_gets_each_event_once() {
+    let db = Db::new();
+    let store = Store::default();
+    let relays: Vec<Relay> = (0..2).map(|_| Relay::begin(&db, Counting { store: store.clone(), calls: 0 })).collect();
+    wait_until("a relay that works", || relays.iter().any(|relay| relay.status.get().role == relay::Role::Leader));
+    for round in 0..4 {
+        move_some(&db, 20);
+        assert_complete(&db, &store);
+        if round == 2 {
+            // Half of it is lost, back to before the last checkpoints or not.
+            store.lock().unwrap().truncate(100);
+        }
+    }
+    assert_eq!(store.lock().unwrap().len(), written(&db).len(), "each once");
+    for relay in relays {
+        relay.stop();
+    }
+}
+
+#[test]
+fn two_at_once_both_get_everything() {
+    let db = Db::new();
+    let redis = Redis::start("publisher-both").unwrap();
+    let server = RedisServer::parse(&redis.url()).unwrap();
+    let stream = RedisStream::new(server, StreamOptions { channel: None, ..StreamOptions::default() });
+    let store = Store::default();
+    let own = Unreliable { store: store.clone(), calls: 0, is_connected: false };
+    let subscriber = Subscriber::start(&redis.url());
+    let relay = Relay::start(&db, (stream, own));
+    for _ in 0..2 {
+        move_some(&db, 20);
+        assert_complete(&db, &store);
+        redis.kill().unwrap();
+        redis.start_again().unwrap();
+    }
+    move_some(&db, 20);
+    assert_complete(&db, &store);
+    // At least once: the other one's failures repeat events here too.
+    let entries: Vec<(String, Vec<String>)> = redis.command(&["XRANGE", "workflow:stream", "-", "+"]).unwrap();
+    let in_stream: std::collections::HashSet<i64> =
+        entries.iter().map(|(id, _)| id.split_once('-').unwrap().1.parse().unwrap()).collect();
+    let newest = written(&db).split_off(2 * 61);
+    assert_eq!(newest.iter().filter(|id| !in_stream.contains(id)).count(), 0);
+    assert!(subscriber.is_empty(), "a stream without a channel publishes nothing");
+    relay.stop();
+}
+
+#[test]
+fn a_redis_channel_alone_gets_everything() {
+    let db = Db::new();
+    let redis = Redis::start("publisher-channel").unwrap();
+    let subscriber = Subscriber::start(&redis.url());
+    let channel = RedisChannel::new(RedisServer::parse(&redis.url()).unwrap(), "workflow:events");
+    let relay = Relay::start(&db, channel);
+    let assert_received = |since: usize| {
+        let written = written(&db);
+        wait_until("all events", || {
+            let received: std::collections::HashSet<i64> =
+                subscriber.events().iter().filter_map(|event| event["id"].as_i64()).collect();
+            written[since..].iter().all(|id| received.contains(id))
+        });
+    };
+    move_some(&db, 20);
+    assert_received(0);
+    assert_eq!(redis.command::<usize>(&["DBSIZE"]).unwrap(), 0);
+    redis.kill().unwrap();
+    // Nobody can take these yet.
+    move_some(&db, 5);
+    wait_until("the outage", || relay.status.get().publisher_error.is_some());
+    relay.stop();
+    redis.start_again().unwrap();
+    subscriber.wait_subscribed(2);
+    let channel = RedisChannel::new(RedisServer::parse(&redis.url()).unwrap(), "workflow:events");
+    let relay = Relay::start(&db, channel);
+    assert_received(61);
+    relay.stop();
+}
