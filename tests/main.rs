@@ -27,4 +27,5 @@ mod relay;
 mod replay;
 mod roles;
 mod stream;
+mod subscriber;
 mod transition;

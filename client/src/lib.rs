@@ -12,6 +12,7 @@
 //! | [`Error`] | what the database refuses, as an enum |
 //! | [`event`], [`feed`] | the durable event feed: every change at least once, in order within an entity |
 //! | [`counts`] | keeping the counts per state close to the present |
+//! | [`subscriber`] | handing each event to your code: from the feed, a Redis channel or a Redis stream; reconnects by itself |
 //! | [`watch`] | changes as they happen, for people; what happens while nobody listens is not shown |
 //! | [`migrate`] | installing the extension, and bringing it to another version |
 //! | [`wfformat`], [`replay`] | a recorded workflow, and running it again through the database's functions |
@@ -60,6 +61,7 @@ pub mod relay;
 pub mod replay;
 mod repository;
 pub mod session;
+pub mod subscriber;
 pub mod watch;
 pub mod wfformat;
 

@@ -9,7 +9,8 @@ mod tls;
 use std::fmt;
 use std::time::Duration;
 
-use redis::{ClientTlsConfig, ConnectionInfo, TlsCertificates};
+use redis::aio::{PubSubSink, PubSubStream};
+use redis::{ClientTlsConfig, ConnectionInfo, RedisError, TlsCertificates};
 
 use crate::Error;
 
@@ -110,8 +111,7 @@ impl RedisServer {
     /// # }
     /// ```
     pub async fn connect(&self, connect: Duration, answer: Duration) -> Result<RedisConnection, Error> {
-        let share = connect / u32::try_from(self.addresses.len()).unwrap_or(u32::MAX);
-        let limits = discovery::Limits { connect: share.max(LEAST_CONNECT_TIME).min(connect), answer };
+        let limits = self.limits(connect, answer);
         let mut first_error = None;
         for address in &self.addresses {
             match self.connect_through(address, limits).await {
@@ -119,8 +119,34 @@ impl RedisServer {
                 Err(error) => first_error = first_error.or(Some(error)),
             }
         }
-        Err(Error::Redis(first_error.unwrap_or_else(|| discovery::refusal("ERR", "no address is given".to_owned()))))
+        Err(no_way(first_error))
     }
+
+    /// Subscribes to a channel, over a connection of its own.
+    pub(crate) async fn subscribe(
+        &self,
+        channel: &str,
+        connect: Duration,
+    ) -> Result<(PubSubSink, PubSubStream), Error> {
+        let limits = self.limits(connect, connect);
+        let mut first_error = None;
+        for address in &self.addresses {
+            match self.subscribe_through(address, channel, limits).await {
+                Ok(subscription) => return Ok(subscription),
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        Err(no_way(first_error))
+    }
+
+    fn limits(&self, connect: Duration, answer: Duration) -> discovery::Limits {
+        let share = connect / u32::try_from(self.addresses.len()).unwrap_or(u32::MAX);
+        discovery::Limits { connect: share.max(LEAST_CONNECT_TIME).min(connect), answer }
+    }
+}
+
+fn no_way(first_error: Option<RedisError>) -> Error {
+    Error::Redis(first_error.unwrap_or_else(|| discovery::refusal("ERR", "no address is given".to_owned())))
 }
 
 /// The addresses, without user and password.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
+use redis::aio::{MultiplexedConnection, PubSubSink, PubSubStream};
 use redis::cluster::ClusterClient;
 use redis::io::tcp::TcpSettings;
 use redis::{
@@ -57,6 +57,28 @@ impl RedisServer {
             }
             role => Ok(in_database(master_only(connection, role, address)?, address).await?.into()),
         }
+    }
+
+    /// Subscribes to a channel. A replica, and any node of a cluster, passes on what is published in the master; behind
+    /// Sentinel it is the master's.
+    pub(super) async fn subscribe_through(
+        &self,
+        address: &ConnectionInfo,
+        channel: &str,
+        limits: Limits,
+    ) -> RedisResult<(PubSubSink, PubSubStream)> {
+        let address = match self.ask(address, limits).await? {
+            (sentinel, Role::Sentinel) => self.find_master(sentinel, address, limits).await?,
+            _ => address.clone(),
+        };
+        let subscribing = async {
+            let client = tls::client(address, &self.certificates)?;
+            let (mut sink, stream) = client.get_async_pubsub().await?.split();
+            sink.subscribe(channel).await?;
+            Ok((sink, stream))
+        };
+        let too_late = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer to SUBSCRIBE").into());
+        tokio::time::timeout(limits.connect, subscribing).await.unwrap_or_else(too_late)
     }
 
     /// As [`reach`](Self::reach). Sentinels often have no password where Redis has one, and refuse it then: they are

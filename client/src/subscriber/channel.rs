@@ -1,0 +1,150 @@
+//! A Redis channel, with the feed for what it lacks.
+//!
+//! From which position must the feed be read after an outage? The relay may be late, so a position taken a moment ago
+//! may lie behind events that are still to be published. But it publishes in the order of the feed, and an event that was
+//! written after a position was taken has a higher id than all that were visible at it. So when such an event arrives,
+//! everything before that position has arrived. Which events those are is told by `changed_at` and the database's clock at
+//! the position; of the positions that are confirmed so, the last but one is taken, because clocks are set.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::POLL;
+use super::follower::Follower;
+use super::subscription::{Mark, Subscription};
+use super::versions::Versions;
+use crate::Error;
+use crate::connect::PostgresServer;
+use crate::event::Event;
+use crate::redis_server::RedisServer;
+
+/// Positions that wait to be confirmed. Where that takes long, no more are taken until then.
+const MARKS: usize = 100;
+
+pub struct Channel {
+    redis: RedisServer,
+    name: String,
+    database: PostgresServer,
+    /// Its position is the one from which the feed is read after an outage.
+    follower: Follower,
+    subscription: Option<Subscription>,
+    /// Whether the feed is read up to the present. Messages wait meanwhile.
+    is_filling: bool,
+    /// Positions that the channel has not confirmed, oldest first.
+    marks: VecDeque<Mark>,
+    /// Not handed over yet.
+    events: VecDeque<Event>,
+    known: Versions,
+}
+
+impl Channel {
+    pub fn new(redis: RedisServer, name: &str, database: PostgresServer) -> Channel {
+        Channel {
+            redis,
+            name: name.to_owned(),
+            follower: Follower::new(database.clone(), None),
+            database,
+            subscription: None,
+            is_filling: false,
+            marks: VecDeque::new(),
+            events: VecDeque::new(),
+            known: Versions::default(),
+        }
+    }
+
+    pub fn describe(&self) -> String {
+        format!(
+            "channel \"{}\" of Redis at {}, and for what it misses {}",
+            self.name,
+            self.redis,
+            self.follower.describe()
+        )
+    }
+
+    pub async fn next(&mut self) -> Result<Vec<Event>, Error> {
+        loop {
+            while let Some(event) = self.events.pop_front() {
+                let events = self.in_its_place(event).await?;
+                if !events.is_empty() {
+                    return Ok(events);
+                }
+            }
+            if self.subscription.is_none() {
+                self.subscribe().await?;
+            }
+            if self.is_filling {
+                self.events.extend(self.follower.next(Duration::ZERO).await?);
+                self.is_filling = !self.events.is_empty();
+            } else if !self.listen().await? {
+                return Ok(Vec::new());
+            }
+        }
+    }
+
+    pub fn handled(&mut self, event: &Event) {
+        self.known.note(event.entity_id, event.version);
+        // What is read from the feed confirms nothing: the relay has perhaps not come so far.
+        if self.is_filling {
+            return;
+        }
+        let confirmed = self.marks.iter().take_while(|mark| mark.moment < event.changed_at).count();
+        if confirmed > 1 {
+            let safe = self.marks.drain(..confirmed - 1).next_back();
+            if let Some(mark) = safe {
+                self.follower.go_on_from(mark.position);
+            }
+        }
+    }
+
+    pub fn disconnect(&mut self) {
+        self.subscription = None;
+        self.follower.disconnect();
+        self.events.clear();
+    }
+
+    /// First the position, then the subscription, then the feed from the one to beyond the other.
+    async fn subscribe(&mut self) -> Result<(), Error> {
+        // Its connection has been idle, perhaps for days.
+        self.follower.disconnect();
+        self.follower.begin().await?;
+        self.marks.clear();
+        self.subscription = Some(Subscription::open(&self.redis, &self.name, &self.database).await?);
+        self.is_filling = true;
+        Ok(())
+    }
+
+    /// Takes what the channel has brought; false where it has brought nothing for a while.
+    async fn listen(&mut self) -> Result<bool, Error> {
+        let Some(subscription) = &mut self.subscription else { return Ok(true) };
+        if self.marks.len() < MARKS {
+            self.marks.extend(subscription.marks.try_recv());
+        }
+        match tokio::time::timeout(POLL, subscription.messages.recv()).await {
+            Ok(Some(Ok(message))) => match serde_json::from_str(&message) {
+                Ok(event) => self.events.push_back(event),
+                Err(error) => tracing::warn!("no event in channel \"{}\": {error}", self.name),
+            },
+            Ok(Some(Err(error))) => return Err(error),
+            Ok(None) => {
+                tracing::info!("the handler is slower than channel \"{}\": reading the feed", self.name);
+                self.subscription = None;
+            }
+            Err(_) => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// An event after those that are missing before it; nothing where it is known.
+    async fn in_its_place(&mut self, event: Event) -> Result<Vec<Event>, Error> {
+        let mut events = match self.known.of(event.entity_id) {
+            Some(known) if event.version <= known => return Ok(Vec::new()),
+            Some(known) if event.version > known + 1 => {
+                tracing::debug!("{} {} skips versions after {known}", event.entity_type, event.entity_id);
+                self.follower.history(event.entity_id, known, event.version).await?
+            }
+            _ => Vec::new(),
+        };
+        events.push(event);
+        Ok(events)
+    }
+}

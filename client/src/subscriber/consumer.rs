@@ -1,0 +1,110 @@
+//! The feed, as a named consumer.
+
+use std::time::Duration;
+
+use futures_util::{TryStreamExt, future};
+use uuid::Uuid;
+
+use super::{BATCH, POLL};
+use crate::Error;
+use crate::connect::{PostgresServer, STATEMENT_TIMEOUT};
+use crate::event::Event;
+use crate::feed::Feed;
+
+/// How long others wait for one that does not read. It reads, or acknowledges, every few seconds at least.
+const LEASE: Duration = Duration::from_secs(10);
+const STAND_BY: Duration = Duration::from_millis(500);
+
+pub struct Consumer {
+    server: PostgresServer,
+    name: String,
+    holder: String,
+    feed: Option<Feed>,
+    role: Role,
+    unacknowledged: Option<i64>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Role {
+    Unknown,
+    Standby,
+    Reader,
+}
+
+impl Consumer {
+    pub fn new(server: PostgresServer, name: &str) -> Consumer {
+        let holder = format!("subscriber, process {} ({})", std::process::id(), Uuid::now_v7().simple());
+        Consumer { server, name: name.to_owned(), holder, feed: None, role: Role::Unknown, unacknowledged: None }
+    }
+
+    pub fn describe(&self) -> String {
+        format!("the feed at {} as consumer \"{}\"", self.server, self.name)
+    }
+
+    pub async fn next(&mut self) -> Result<Vec<Event>, Error> {
+        let feed = match &mut self.feed {
+            Some(feed) => feed,
+            None => self.feed.insert(Feed::open(&self.server, &self.name).await?),
+        };
+        if self.role != Role::Reader {
+            if !feed.lease(&self.holder, LEASE).await? {
+                if self.role == Role::Unknown {
+                    tracing::info!("another subscriber reads as consumer \"{}\": standing by", self.name);
+                    self.role = Role::Standby;
+                }
+                tokio::time::sleep(STAND_BY).await;
+                return Ok(Vec::new());
+            }
+            self.role = Role::Reader;
+        }
+        let (last, feed) = (self.unacknowledged, &*feed);
+        let acknowledge = async {
+            match last {
+                Some(last) => feed.ack(last).await,
+                None => Ok(()),
+            }
+        };
+        // In one round trip; then all of the batch, because an answer that is read slowly keeps its statement open.
+        let (acknowledged, events) = future::join(acknowledge, feed.read(BATCH, POLL)).await;
+        acknowledged?;
+        self.unacknowledged = None;
+        let events = events?.try_collect();
+        tokio::time::timeout(STATEMENT_TIMEOUT, events).await.unwrap_or(Err(Error::Timeout(STATEMENT_TIMEOUT)))
+    }
+
+    pub fn handled(&mut self, event: &Event) {
+        self.unacknowledged = Some(event.id);
+    }
+
+    pub async fn settle(&mut self) -> Result<(), Error> {
+        let Some(feed) = &self.feed else { return Ok(()) };
+        match self.unacknowledged {
+            Some(last) => {
+                feed.ack(last).await?;
+                self.unacknowledged = None;
+            }
+            // For the lease: to read renews it.
+            None if self.role == Role::Reader => {
+                feed.read(1, Duration::ZERO).await?.try_collect::<Vec<Event>>().await?;
+            }
+            None => (),
+        }
+        Ok(())
+    }
+
+    pub async fn close(&mut self) -> Result<(), Error> {
+        if self.unacknowledged.is_some() {
+            self.settle().await?;
+        }
+        match &mut self.feed {
+            Some(feed) => feed.release().await,
+            None => Ok(()),
+        }
+    }
+
+    pub fn disconnect(&mut self) {
+        self.feed = None;
+        self.role = Role::Unknown;
+        self.unacknowledged = None;
+    }
+}

@@ -1,0 +1,129 @@
+//! The feed, from a position that we keep.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_postgres::Client;
+
+use super::BATCH;
+use crate::Error;
+use crate::connect::{PostgresServer, STATEMENT_TIMEOUT, within};
+use crate::event::Event;
+
+pub struct Follower {
+    server: PostgresServer,
+    client: Option<Client>,
+    /// The position after all that has been handed over.
+    pub positions: watch::Sender<Option<String>>,
+    /// The last of the events that are in hand, and the position after it.
+    in_hand: Option<(i64, String)>,
+}
+
+impl Follower {
+    pub fn new(server: PostgresServer, position: Option<String>) -> Follower {
+        // Files end in a newline.
+        let position = position.map(|position| position.trim().to_owned());
+        Follower { server, client: None, positions: watch::Sender::new(position), in_hand: None }
+    }
+
+    pub fn describe(&self) -> String {
+        format!("the feed at {}", self.server)
+    }
+
+    /// Takes the present for the position, where there is none.
+    pub async fn begin(&mut self) -> Result<String, Error> {
+        let known = self.positions.borrow().clone();
+        if let Some(position) = known {
+            return Ok(position);
+        }
+        let sql = "SELECT workflow.current_position()";
+        let client = self.connect().await?;
+        let row = within(STATEMENT_TIMEOUT, async { client.query_one(sql, &[]).await }).await?;
+        let position: String = row.try_get(0)?;
+        self.go_on_from(position.clone());
+        Ok(position)
+    }
+
+    /// The next events; those before have been handed over.
+    pub async fn next(&mut self, wait: Duration) -> Result<Vec<Event>, Error> {
+        self.finish();
+        let position = self.begin().await?;
+        let sql = format!(
+            "SELECT {}, \"position\" FROM workflow.follow_events($1, $2, pg_catalog.make_interval(secs => $3))",
+            Event::COLUMNS
+        );
+        let client = self.connect().await?;
+        let query = async { client.query(&sql, &[&position, &BATCH, &wait.as_secs_f64()]).await };
+        let rows = match within(STATEMENT_TIMEOUT, query).await {
+            Err(Error::Invalid { argument, source, .. }) if argument == "position" => {
+                self.lose_position(&Error::Postgres(source));
+                return Ok(Vec::new());
+            }
+            rows => rows?,
+        };
+        if let Some(row) = rows.last() {
+            self.in_hand = Some((row.try_get("id")?, row.try_get("position")?));
+        }
+        rows.iter().map(Event::from_row).collect()
+    }
+
+    pub fn handled(&mut self, event: &Event) {
+        if self.in_hand.as_ref().is_some_and(|(last, _)| *last == event.id) {
+            self.finish();
+        }
+    }
+
+    /// The versions of an entity between two others.
+    #[cfg(feature = "redis")]
+    pub async fn history(&mut self, entity: uuid::Uuid, after: i64, before: i64) -> Result<Vec<Event>, Error> {
+        let sql = format!(
+            "SELECT {} FROM workflow.state_history WHERE entity_id = $1 AND version > $2 AND version < $3 ORDER BY version",
+            Event::COLUMNS
+        );
+        let client = self.connect().await?;
+        let query = async { client.query(&sql, &[&entity, &after, &before]).await };
+        let rows = within(STATEMENT_TIMEOUT, query).await?;
+        rows.iter().map(Event::from_row).collect()
+    }
+
+    pub fn go_on_from(&mut self, position: String) {
+        self.in_hand = None;
+        self.positions.send_replace(Some(position));
+    }
+
+    pub fn disconnect(&mut self) {
+        self.client = None;
+        self.in_hand = None;
+    }
+
+    fn finish(&mut self) {
+        if let Some((_, position)) = self.in_hand.take() {
+            self.positions.send_replace(Some(position));
+        }
+    }
+
+    fn lose_position(&mut self, why: &Error) {
+        tracing::warn!("{why}. Events may be missed: going on with what happens from now on");
+        self.positions.send_replace(None);
+    }
+
+    async fn connect(&mut self) -> Result<&Client, Error> {
+        if self.client.is_none() {
+            self.client = Some(open(&self.server).await?);
+        }
+        self.client.as_ref().ok_or_else(|| Error::Unknown("no connection".to_owned()))
+    }
+}
+
+/// A connection whose session is woken where it waits for events.
+pub async fn open(server: &PostgresServer) -> Result<Client, Error> {
+    let client = server.connect().await?;
+    let preparing = async {
+        if !client.query_one("SELECT workflow.is_preloaded()", &[]).await?.get::<_, bool>(0) {
+            client.batch_execute("LISTEN workflow_events").await?;
+        }
+        Ok(())
+    };
+    within(STATEMENT_TIMEOUT, preparing).await?;
+    Ok(client)
+}

@@ -1,0 +1,115 @@
+//! A subscription to a Redis channel, and beside it positions in the feed. It ends with its connection, never to come
+//! back.
+
+use std::io;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures_util::StreamExt;
+use redis::aio::{PubSubSink, PubSubStream};
+use redis::{RedisError, Value};
+use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::task::JoinSet;
+use tokio_postgres::Client;
+
+use super::follower;
+use crate::Error;
+use crate::connect::{PostgresServer, STATEMENT_TIMEOUT, within};
+use crate::redis_server::RedisServer;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often to ask whether Redis is still there: a connection that only listens would not notice.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Messages that wait for a handler that is slow. Beyond that the subscription ends, and the feed is read.
+const KEPT: usize = 10_000;
+/// How often a position is taken.
+const MARK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The feed at a moment: an event that the database dates later lies after the position.
+pub struct Mark {
+    pub moment: DateTime<Utc>,
+    pub position: String,
+}
+
+pub struct Subscription {
+    /// Ends without an error where the reader is too slow.
+    pub messages: mpsc::Receiver<Result<String, Error>>,
+    pub marks: mpsc::Receiver<Mark>,
+    /// They end with it.
+    _tasks: JoinSet<()>,
+}
+
+impl Subscription {
+    pub async fn open(redis: &RedisServer, channel: &str, database: &PostgresServer) -> Result<Subscription, Error> {
+        let (sink, stream) = redis.subscribe(channel, CONNECT_TIMEOUT).await?;
+        let (message_sender, messages) = mpsc::channel(KEPT);
+        let (mark_sender, marks) = mpsc::channel(1);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let ended = listen(sink, stream, &message_sender).await;
+            if let Err(error) = ended {
+                // An error here is that nobody wants to know.
+                let _ = message_sender.send(Err(error)).await;
+            }
+        });
+        tasks.spawn(take_marks(database.clone(), mark_sender));
+        Ok(Subscription { messages, marks, _tasks: tasks })
+    }
+}
+
+/// Until the connection fails, or too many messages wait.
+async fn listen(
+    mut sink: PubSubSink,
+    mut stream: PubSubStream,
+    messages: &mpsc::Sender<Result<String, Error>>,
+) -> Result<(), Error> {
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    loop {
+        tokio::select! {
+            message = stream.next() => {
+                let Some(message) = message else { return Err(ended("the subscription has ended")) };
+                match messages.try_send(message.get_payload().map_err(Error::from)) {
+                    Ok(()) => (),
+                    Err(TrySendError::Full(_) | TrySendError::Closed(_)) => return Ok(()),
+                }
+            }
+            _ = heartbeat.tick() => match tokio::time::timeout(TIMEOUT, sink.ping::<Value>()).await {
+                Ok(answer) => drop(answer?),
+                Err(_) => return Err(ended("no answer to PING")),
+            }
+        }
+    }
+}
+
+fn ended(how: &str) -> Error {
+    RedisError::from(io::Error::new(io::ErrorKind::ConnectionAborted, how)).into()
+}
+
+/// While PostgreSQL is away there are none: what is filled in after an outage of the channel then begins earlier.
+async fn take_marks(database: PostgresServer, marks: mpsc::Sender<Mark>) {
+    let mut client = None;
+    while !marks.is_closed() {
+        // Before it is taken: where nobody wants it yet, it would be old.
+        let Ok(place) = marks.reserve().await else { return };
+        match take_mark(&database, &mut client).await {
+            Ok(mark) => place.send(mark),
+            Err(error) => {
+                tracing::debug!("no position in the feed: {error}");
+                client = None;
+            }
+        }
+        tokio::time::sleep(MARK_INTERVAL).await;
+    }
+}
+
+async fn take_mark(database: &PostgresServer, client: &mut Option<Client>) -> Result<Mark, Error> {
+    let client = match client {
+        Some(client) => client,
+        None => client.insert(follower::open(database).await?),
+    };
+    // The clock after the position: the columns are computed in this order.
+    let sql = "SELECT workflow.current_position(), pg_catalog.clock_timestamp()";
+    let row = within(STATEMENT_TIMEOUT, async { client.query_one(sql, &[]).await }).await?;
+    Ok(Mark { position: row.try_get(0)?, moment: row.try_get(1)? })
+}

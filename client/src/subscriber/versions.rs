@@ -1,0 +1,47 @@
+//! The last version of each entity that has been handed over.
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
+
+/// As many entities are remembered, or up to twice as many.
+const REMEMBERED: usize = 100_000;
+
+/// Bounded: two maps, of which the older is forgotten when the newer is full.
+#[derive(Default)]
+pub struct Versions {
+    newer: HashMap<Uuid, i64>,
+    older: HashMap<Uuid, i64>,
+}
+
+impl Versions {
+    pub fn of(&self, entity: Uuid) -> Option<i64> {
+        self.newer.get(&entity).or_else(|| self.older.get(&entity)).copied()
+    }
+
+    pub fn note(&mut self, entity: Uuid, version: i64) {
+        self.newer.insert(entity, version);
+        if self.newer.len() >= REMEMBERED {
+            self.older = std::mem::take(&mut self.newer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_remembers_the_latest_and_not_everything() {
+        let entity = |number: usize| Uuid::from_u128(number as u128);
+        let mut versions = Versions::default();
+        for number in 0..3 * REMEMBERED {
+            versions.note(entity(number), 1);
+            versions.note(entity(0), number as i64);
+        }
+        assert_eq!(versions.of(entity(0)), Some(3 * REMEMBERED as i64 - 1), "what changes is not forgotten");
+        assert!((2 * REMEMBERED..3 * REMEMBERED).all(|number| versions.of(entity(number)).is_some()));
+        assert_eq!(versions.of(entity(1)), None);
+        assert!(versions.newer.len() + versions.older.len() <= 2 * REMEMBERED);
+    }
+}
