@@ -481,7 +481,7 @@ fn its_paths_take_the_parameters_it_lists() {
         (response.status().as_u16(), response.body_mut().read_json().expect("JSON"))
     };
     let listed = table_of(&readme(), "HTTP");
-    assert_eq!(listed.len(), 10);
+    assert_eq!(listed.len(), 15);
     for row in listed {
         let path = &code(&row[0])[0];
         if path == "/" {

@@ -57,6 +57,8 @@ pub fn describe(endpoints: Description, has_token: bool) -> String {
             /api/v1/events is a stream that does not end, so it is described under components/pathItems.",
     });
     description["components"]["pathItems"] = events["paths"].clone();
+    describe_answers(&mut description["paths"]);
+    describe_answers(&mut description["components"]["pathItems"]);
     partial_rows(&mut description);
     lists_with_commas(&mut description);
     if has_token {
@@ -71,6 +73,19 @@ pub fn describe(endpoints: Description, has_token: bool) -> String {
         }
     }
     description.to_string()
+}
+
+/// OpenAPI wants a word about each answer.
+fn describe_answers(paths: &mut Value) {
+    let paths = paths.as_object_mut().into_iter().flatten();
+    let answers = paths.filter_map(|(_, item)| item["get"]["responses"].as_object_mut()).flatten();
+    for (status, answer) in answers.filter(|(_, answer)| answer["description"].as_str().is_none_or(str::is_empty)) {
+        answer["description"] = json!(match status.as_str() {
+            "200" => "What was asked for.",
+            "404" => "There is none with this id.",
+            _ => "It is not as it should be.",
+        });
+    }
 }
 
 /// Parameters with several values have commas between them, rather than come several times.
