@@ -448,12 +448,8 @@ fn verify_exits_with_4_where_history_was_falsified() {
     assert_eq!(done.code, Some(4), "{}", done.stderr);
     let table = done.table();
     assert_eq!(table[0].join(" "), "ENTITY TYPE ENTITY ID PROBLEM DETAIL");
-    assert!(
-        table.iter().any(|row| row.starts_with(
-            &["task_instance", &task.to_string(), "row", "and", "history", "disagree"].map(str::to_owned)
-        )),
-        "{table:?}"
-    );
+    let of_task = ["task_instance", &task.to_string(), "row", "and", "history", "disagree"];
+    assert!(table.iter().any(|row| row.starts_with(&of_task)), "{table:?}");
     // That of the row, and those of the counts of the two states.
     assert!(done.stderr.starts_with("workflow-server: rows and history disagree in 3 places"), "{}", done.stderr);
     let done = run(&db, &["verify", "--json"]);

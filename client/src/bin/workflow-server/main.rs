@@ -71,7 +71,7 @@ Examples:
 
 #[derive(Subcommand)]
 enum Command {
-    Serve(serve::Arguments),
+    Serve(Box<serve::Arguments>),
     List(list::Arguments),
     Show(show::Arguments),
     History(history::Arguments),
@@ -115,7 +115,7 @@ fn start(command: Command, mut output: Output) -> anyhow::Result<()> {
     let output = &mut output;
     let result = runtime.block_on(async {
         match command {
-            Command::Serve(arguments) => serve::run(arguments, told_to_stop()?).await,
+            Command::Serve(arguments) => serve::run(*arguments, told_to_stop()?).await,
             Command::Watch(arguments) => watch::run(arguments, output, told_to_stop()?).await,
             Command::Replay(arguments) => replay::run(arguments, told_to_stop()?).await,
             // These write nothing that would have to be tidied up: a signal simply ends them.
