@@ -118,15 +118,28 @@ fn sql<T: Record, S: Sort>(conditions: &[String], plan: &Plan<S>, places: &Place
             places.limit,
             runs_after = after.replace("t.dag_run_id", "r.run"),
         ),
-        // The newest of each state from the index on (state, id), then the newest of those. With "state = ANY" the
-        // planner walks back through every newer row, or sorts all rows of the states.
         (Way::Order, Some(states)) if keys == ["t.id"] => format!(
             "{select} FROM unnest(${states}) AS wanted (name) \
-             CROSS JOIN LATERAL (SELECT * FROM {table} AS t WHERE t.state = wanted.name AND {filter} AND {after} {limit}) AS t \
-             {limit}"
+             CROSS JOIN LATERAL (SELECT * FROM {table} AS t WHERE {in_state} AND {filter} \
+             ORDER BY t.state{direction}, t.id{direction} LIMIT ${}) AS t {limit}",
+            places.limit,
+            in_state = in_one_state(plan.order.descending, &numbers),
         ),
         (Way::Order, _) => format!("{select} FROM {table} AS t WHERE {filter} AND {in_states} AND {after} {limit}"),
     }
+}
+
+/// The rows of one state behind the cursor. The newest of each state come from the index on (state, id), and the newest of
+/// those are the page. With "state = ANY" the planner walks back through every newer row or sorts all rows of the states;
+/// with "state =" it may yet walk along the ids, where it believes the state to be a frequent one. A range of states in their
+/// order is served by that index only.
+fn in_one_state(is_descending: bool, after: &[String]) -> String {
+    let (beyond, within) = if is_descending { ("<", ">=") } else { (">", "<=") };
+    let begin = match after {
+        [] => format!("t.state {beyond}= wanted.name"),
+        keys => format!("(t.state, t.id) {beyond} (wanted.name, {})", keys.join(", ")),
+    };
+    format!("{begin} AND t.state {within} wanted.name")
 }
 
 fn all(conditions: &[String]) -> String {
