@@ -32,6 +32,8 @@ use crate::session;
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// How long browsers wait before they come back.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long a client waits for a database that is away before it is told so.
+const JOIN_LIMIT: Duration = Duration::from_secs(5);
 /// Messages kept for a client that is slow to read, before its reading holds up the rest of what it is sent.
 const AHEAD: usize = 16;
 /// A position is some hundred characters; more with hundreds of open transactions.
@@ -64,14 +66,16 @@ pub async fn events(
     let position = last_position(headers.get("last-event-id"), given.last_event_id)?;
     let full = "the server's places for followers are all taken; come back later, or raise --followers";
     let seat = server.hub.seat().ok_or_else(|| Refusal::unavailable(full))?;
-    // Read before anything is answered: it may be refused.
-    let missed = match &position {
-        Some(position) => Some(missed(&server, position).await?),
-        None => None,
+    // Before anything is answered: it may be refused, and who has an answer misses nothing from then on.
+    let start = match position {
+        Some(position) => Start::After(missed(&server, &position).await?, position),
+        None => {
+            Start::Now(tokio::time::timeout(JOIN_LIMIT, server.hub.join()).await.map_err(|_| Refusal::no_database())?)
+        }
     };
     let (messages, sent) = mpsc::channel(AHEAD);
     let follower = Follower { server, wanted, messages, _seat: seat };
-    tokio::spawn(follower.follow(position, missed));
+    tokio::spawn(follower.follow(start));
 
     let answer = stream::unfold(sent, async |mut sent| Some((Ok::<_, Infallible>(sent.recv().await?), sent)));
     let answer = Sse::new(answer).keep_alive(KeepAlive::new().interval(HEARTBEAT));
@@ -120,6 +124,14 @@ impl Wanted {
     }
 }
 
+/// Where a client begins.
+enum Start {
+    /// With what comes next, and the position before that.
+    Now((broadcast::Receiver<Arc<Batch>>, String)),
+    /// After a position, with the first of what was missed.
+    After(Option<Batch>, String),
+}
+
 /// A client that follows.
 struct Follower {
     server: Arc<Server>,
@@ -132,16 +144,16 @@ struct Follower {
 struct Left;
 
 impl Follower {
-    async fn follow(self, position: Option<String>, missed: Option<Option<Batch>>) {
+    async fn follow(self, start: Start) {
         let shutdown = self.server.hub.shutdown.clone();
         let gone = self.messages.clone();
         let following = async {
-            if let (Some(position), Some(missed)) = (position, missed) {
-                self.catch_up(position, missed).await
-            } else {
-                let (batches, position) = self.server.hub.join().await;
-                self.send(Message::default().retry(RETRY).id(position)).await?;
-                self.live(batches, &[]).await
+            match start {
+                Start::Now((batches, position)) => {
+                    self.send(Message::default().retry(RETRY).id(position)).await?;
+                    self.live(batches, &[]).await
+                }
+                Start::After(missed, position) => self.catch_up(position, missed).await,
             }
         };
         tokio::select! {
