@@ -3,6 +3,7 @@
 
 mod chaos;
 mod cli;
+mod client;
 mod counts;
 mod creation;
 mod errors;

@@ -1,0 +1,138 @@
+//! A page costs what a page costs, not what the table costs: rows read are counted, in a table of 100,000 tasks.
+
+use super::*;
+use pg_workflow_client::State;
+use pg_workflow_client::event::EntityType;
+use pg_workflow_client::list::{
+    DagRunFilter, DagRunSort, HistoryFilter, HistorySort, OrderBy, Page, TaskInstanceFilter, TaskInstanceSort,
+};
+use pg_workflow_client::{Error, HistoryTracker};
+use pg_workflow_tests::Db;
+use tokio_postgres::Transaction;
+
+const RUNS: i32 = 200;
+const TASKS: i32 = 500;
+
+/// 4 DAGs with 50 runs each, of 500 tasks each: most have succeeded, the oldest and the newest are still queued.
+async fn fill(client: &tokio_postgres::Client) -> (Uuid, Uuid) {
+    let dags: Vec<NewDag> = (0..4).map(|n| NewDag::named(format!("dag {n}"))).collect();
+    let dags = Dags::new(client).create_many(&dags).await.unwrap();
+    let runs = "SELECT workflow.create_dag_run($1, '2026-01-01'::timestamptz + $2 * interval '1 day')";
+    let tasks = "SELECT id FROM workflow.create_task_instances($1,
+        ARRAY(SELECT 'task ' || n FROM generate_series(1, $2::int4) AS n))";
+    let mut all_runs = Vec::new();
+    for n in 0..RUNS {
+        let run: Uuid = client.query_one(runs, &[&dags[(n % 4) as usize], &f64::from(n / 4)]).await.unwrap().get(0);
+        let tasks = client.query(tasks, &[&run, &TASKS]).await.unwrap();
+        let tasks: Vec<Uuid> = tasks.iter().map(|row| row.get(0)).collect();
+        if (1..RUNS - 1).contains(&n) {
+            for (from, to) in [(State::Queued, State::Running), (State::Running, State::Success)] {
+                TaskInstances::new(client).update_state_many(&tasks, from, to).await.unwrap();
+                DagRuns::new(client).update_state(run, from, to).await.unwrap();
+            }
+        }
+        all_runs.push(run);
+    }
+    client.batch_execute("ANALYZE").await.unwrap();
+    (dags[1], all_runs[100])
+}
+
+/// How many rows this session has read of all tables, and how many sequential scans of the large ones it has made. (What an
+/// earlier transaction read may be among it.)
+async fn read(transaction: &Transaction<'_>) -> (i64, i64) {
+    let sql = "SELECT coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0)::bigint,
+                 coalesce(sum(seq_scan) FILTER (WHERE relname IN ('task_instances', 'state_history')), 0)::bigint
+               FROM pg_stat_xact_user_tables WHERE schemaname = 'workflow'";
+    let row = transaction.query_one(sql, &[]).await.unwrap();
+    (row.get(0), row.get(1))
+}
+
+/// Checks the first page, and the second where there is one, of a list.
+macro_rules! assert_cheap {
+    ($client:ident, $most:expr, $repository:ident, $filter:expr, $order:expr) => {{
+        let (filter, mut cursor) = ($filter, None);
+        for page in 1..=2 {
+            let transaction = $client.transaction().await.unwrap();
+            let wanted = Page { cursor, order_by: $order, ..Page::default() };
+            let before = read(&transaction).await;
+            let list = $repository::new(&transaction).list(&filter, &wanted).await?;
+            let after = read(&transaction).await;
+            let (rows, scans) = (after.0 - before.0, after.1 - before.1);
+            let what =
+                format!("page {page} of {filter:?}, {:?}: {rows} rows read for {}", wanted.order_by, list.items.len());
+            eprintln!("{what}");
+            assert!(!list.items.is_empty(), "{what}");
+            assert!(rows <= $most && scans == 0, "{what}, {scans} sequential scans");
+            cursor = list.next_cursor;
+            transaction.rollback().await.unwrap();
+            if cursor.is_none() {
+                break;
+            }
+        }
+    }};
+}
+
+#[test]
+fn no_list_reads_the_whole_table() {
+    let db = Db::new();
+    run(async {
+        let client = &mut server(db.url()).connect().await.unwrap();
+        let (dag, run) = fill(client).await;
+        check(client, dag, run).await.unwrap();
+    });
+}
+
+async fn check(client: &mut tokio_postgres::Client, dag: Uuid, run: Uuid) -> Result<(), Error> {
+    let task: Uuid =
+        client.query_one("SELECT id FROM workflow.task_instances WHERE dag_run_id = $1 LIMIT 1", &[&run]).await?.get(0);
+    let both = [OrderBy::ascending(TaskInstanceSort::Id), OrderBy::descending(TaskInstanceSort::Id)];
+    let states: [&[State]; 5] = [
+        &[],
+        &[State::Queued],
+        &[State::Success],
+        &[State::Queued, State::Success],
+        &[State::Queued, State::Running, State::Failed, State::Retrying, State::Skipped, State::Success],
+    ];
+    for states in states {
+        let filter = TaskInstanceFilter { states: states.to_vec(), ..Default::default() };
+        let rows = 55 * states.len().max(1) as i64;
+        for order in both {
+            assert_cheap!(client, rows, TaskInstances, filter.clone(), Some(order));
+        }
+    }
+    let by_name = Some(OrderBy::ascending(TaskInstanceSort::TaskId));
+    assert_cheap!(client, 60, TaskInstances, TaskInstanceFilter::default(), by_name);
+    // All of the run, some of them.
+    for order in [None, by_name, Some(both[0]), Some(both[1])] {
+        let filter = TaskInstanceFilter { dag_run_id: Some(run), ..Default::default() };
+        assert_cheap!(client, 600, TaskInstances, filter, order);
+    }
+    let one = TaskInstanceFilter { dag_run_id: Some(run), task_id: Some("task 7".to_owned()), ..Default::default() };
+    assert_cheap!(client, 5, TaskInstances, one, None);
+    let across = TaskInstanceFilter { task_id: Some("task 7".to_owned()), ..Default::default() };
+    // All 200 runs, and a page of tasks: with more runs they too come from an index.
+    assert_cheap!(client, 255, TaskInstances, across, None);
+
+    assert_cheap!(client, 55, DagRuns, DagRunFilter::default(), None);
+    assert_cheap!(client, 55, DagRuns, DagRunFilter { dag_id: Some(dag), ..Default::default() }, None);
+    let by_date = Some(OrderBy::<DagRunSort>::descending(DagRunSort::ExecutionDate));
+    assert_cheap!(client, 60, DagRuns, DagRunFilter::default(), by_date);
+    let success = DagRunFilter { states: vec![State::Success], ..Default::default() };
+    assert_cheap!(client, 55, DagRuns, success, None);
+
+    assert_cheap!(client, 55, HistoryTracker, HistoryFilter::default(), None);
+    let kind = Some(EntityType::TaskInstance);
+    assert_cheap!(client, 60, HistoryTracker, HistoryFilter { entity_type: kind, ..Default::default() }, None);
+    // 300,000 changes: those of a moment in the middle.
+    let middle = "SELECT changed_at FROM workflow.state_history ORDER BY id OFFSET 150000 LIMIT 1";
+    let middle: chrono::DateTime<chrono::Utc> = client.query_one(middle, &[]).await?.get(0);
+    for (gte, lt) in [(Some(middle), None), (None, Some(middle))] {
+        let filter = HistoryFilter { changed_at_gte: gte, changed_at_lt: lt, ..Default::default() };
+        let oldest = Some(OrderBy::ascending(HistorySort::Id));
+        // What lies in the second of slack is read and left out.
+        assert_cheap!(client, 60_000, HistoryTracker, filter.clone(), None);
+        assert_cheap!(client, 60_000, HistoryTracker, filter, oldest);
+    }
+    assert_cheap!(client, 5, HistoryTracker, HistoryFilter { entity_id: Some(task), ..Default::default() }, None);
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! TLS to PostgreSQL: whom each sslmode believes, and what is said where it does not.
+
+#[path = "../redis/certificates.rs"]
+mod certificates;
+
+use super::*;
+use certificates::Certificates;
+use pg_workflow_client::Error;
+use std::os::unix::fs::{PermissionsExt, chown};
+use xtask::stack::postgres::{FAST, Postgres};
+
+/// A server with TLS. The role `with_certificate` needs a certificate, the role `without_tls` may not use TLS.
+fn tls_cluster(certificates: &Certificates) -> Postgres {
+    let (certificate, key) = certificates.server();
+    let user = xtask::stack::user::for_postgres().unwrap();
+    for file in [certificates.ca(), certificate, key] {
+        if let Some(user) = &user {
+            chown(file, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+        }
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let ssl =
+        [("ssl", "on"), ("ssl_cert_file", certificate), ("ssl_key_file", key), ("ssl_ca_file", certificates.ca())];
+    let cluster = Postgres::start("client-tls", &[FAST, &ssl].concat()).unwrap();
+    let hba = cluster.data().join("pg_hba.conf");
+    let rules = std::fs::read_to_string(&hba).unwrap();
+    let ours = "hostssl all with_certificate 127.0.0.1/32 trust clientcert=verify-ca\n\
+                hostnossl all without_tls 127.0.0.1/32 trust\n\
+                host all with_certificate,without_tls all reject\n";
+    std::fs::write(&hba, format!("{ours}{rules}")).unwrap();
+    let roles = "CREATE ROLE with_certificate LOGIN; CREATE ROLE without_tls LOGIN; SELECT pg_reload_conf()";
+    cluster.psql("postgres", roles).unwrap();
+    cluster
+}
+
+/// Connects, and tells whether the server says that the connection is encrypted.
+async fn encrypted(url: &str) -> Result<bool, Error> {
+    let client = server(url).connect().await?;
+    let sql = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+    Ok(client.query_one(sql, &[]).await?.get(0))
+}
+
+/// What an operator reads.
+async fn refusal(url: &str) -> (String, &'static str) {
+    let error = encrypted(url).await.expect_err(url);
+    assert!(!error.is_transient(), "{url}: {error}");
+    (error.to_string(), error.advice())
+}
+
+#[test]
+fn each_sslmode_believes_whom_it_should() {
+    let (right, wrong) = (Certificates::new(), Certificates::new());
+    let cluster = tls_cluster(&right);
+    let url = cluster.url("postgres");
+    let elsewhere = url.replace("127.0.0.1", "localhost");
+    run(async {
+        for (mode, expected) in [("disable", false), ("allow", true), ("prefer", true), ("require", true)] {
+            assert_eq!(encrypted(&format!("{url}?sslmode={mode}")).await.unwrap(), expected, "{mode}");
+        }
+        assert!(encrypted(&url).await.unwrap(), "without sslmode it is prefer");
+        let by_address = format!("hostaddr=127.0.0.1 port={} user=postgres dbname=postgres", cluster.port());
+        assert!(encrypted(&by_address).await.unwrap());
+
+        let (right, wrong) = (right.ca(), wrong.ca());
+        for mode in ["require", "verify-ca", "verify-full"] {
+            assert!(encrypted(&format!("{url}?sslmode={mode}&sslrootcert={right}")).await.unwrap(), "{mode}");
+            let words = format!(
+                "host=127.0.0.1 port={} user=postgres dbname=postgres sslmode={mode} sslrootcert='{right}'",
+                cluster.port()
+            );
+            assert!(encrypted(&words).await.unwrap(), "{words}");
+            let (message, advice) = refusal(&format!("{url}?sslmode={mode}&sslrootcert={wrong}")).await;
+            // Both authorities have the same name, so it is the signature that is wrong.
+            assert!(message.contains("invalid peer certificate: BadSignature"), "{message}");
+            assert!(advice.contains("sslmode") && advice.contains("sslrootcert"), "{advice}");
+        }
+        // A certificate for 127.0.0.1, at localhost.
+        for mode in ["require", "verify-ca"] {
+            assert!(encrypted(&format!("{elsewhere}?sslmode={mode}&sslrootcert={right}")).await.unwrap(), "{mode}");
+        }
+        let (message, advice) = refusal(&format!("{elsewhere}?sslmode=verify-full&sslrootcert={right}")).await;
+        assert!(message.contains("not valid for name \"localhost\""), "{message}");
+        assert!(advice.contains("the host's name, which must be in that certificate"), "{advice}");
+        // No authority of the system has signed it.
+        let (message, _) = refusal(&format!("{url}?sslmode=verify-ca")).await;
+        assert!(message.contains("UnknownIssuer"), "{message}");
+    });
+}
+
+#[test]
+fn a_certificate_of_ones_own_opens_the_door() {
+    let (right, wrong) = (Certificates::new(), Certificates::new());
+    let cluster = tls_cluster(&right);
+    let url = cluster.url("postgres").replace("postgres@", "with_certificate@");
+    let with = |certificates: &Certificates| {
+        let (certificate, key) = certificates.client();
+        format!("{url}?sslmode=require&sslcert={certificate}&sslkey={key}")
+    };
+    run(async {
+        assert!(encrypted(&with(&right)).await.unwrap());
+        let (message, advice) = refusal(&url).await;
+        assert!(message.contains("certificate"), "{message}");
+        assert!(advice.contains("sslcert") && advice.contains("sslkey"), "{advice}");
+        let error = encrypted(&with(&wrong)).await.unwrap_err();
+        assert!(error.to_string().contains("received fatal alert") && !error.is_transient(), "{error}");
+        assert!(error.advice().contains("sslcert"), "{}", error.advice());
+        let half = format!("{url}?sslcert={}", right.client().0);
+        let error = PostgresServer::parse(&half).unwrap_err().to_string();
+        assert!(error.contains("sslcert and sslkey go together"), "{error}");
+    });
+}
+
+#[test]
+fn a_server_without_tls_is_taken_only_where_that_is_allowed() {
+    let db = Db::new();
+    let url = db.url();
+    run(async {
+        for mode in ["disable", "prefer"] {
+            assert!(!encrypted(&format!("{url}?sslmode={mode}")).await.unwrap(), "{mode}");
+        }
+        for mode in ["require", "verify-full"] {
+            let (message, advice) = refusal(&format!("{url}?sslmode={mode}")).await;
+            assert!(message.contains("server does not support TLS"), "{message}");
+            assert!(advice.contains("sslmode"), "{advice}");
+        }
+        let certificates = Certificates::new();
+        let cluster = tls_cluster(&certificates);
+        let url = cluster.url("postgres").replace("postgres@", "without_tls@");
+        assert!(!encrypted(&format!("{url}?sslmode=disable")).await.unwrap());
+        let (message, advice) = refusal(&format!("{url}?sslmode=require")).await;
+        assert!(message.contains("pg_hba.conf"), "{message}");
+        assert!(advice.contains("pg_hba.conf"), "{advice}");
+        // There is no TLS on a socket, and no need for it.
+        let socket = cluster.socket_dir().display();
+        let words = format!("host={socket} port={} user=postgres dbname=postgres sslmode=require", cluster.port());
+        assert!(!encrypted(&words).await.unwrap());
+    });
+}
