@@ -8,6 +8,7 @@ mod counts;
 mod creation;
 mod errors;
 mod events;
+mod examples;
 mod follow;
 mod guard;
 mod history;

@@ -11,6 +11,8 @@ pub fn run_tests(args: &[String]) -> Result<()> {
     setup::ensure_browser()?;
     setup::ensure_fuzzer()?;
     let artefacts = build::build_and_install(toolchain)?;
+    // `cargo test` would build them too, but not where it is told which test to run.
+    step("Building the examples", || run(build::cargo("build", &toolchain.postgres)?.arg("--examples")))?;
     let mut test = build::cargo("test", &toolchain.postgres)?;
     test.args(args);
     // The tests' servers are these, wherever PATH may lead.

@@ -1,0 +1,96 @@
+//! A run from its creation to its end: tasks, moves as a worker makes them, moves of many, and a race that is lost.
+//!
+//! ```sh
+//! DATABASE_URL=postgres://… cargo run --example create_and_run
+//! ```
+
+use std::error::Error;
+
+use pg_workflow_client::connect::PostgresServer;
+use pg_workflow_client::pool::{Options, Pool};
+use pg_workflow_client::{
+    DagRuns, Dags, Error as WorkflowError, LogLevel, Move, NewDag, NewDagRun, NewTaskInstances, State, TaskInstances,
+    TaskLogs,
+};
+use serde_json::json;
+use uuid::Uuid;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let pool = Pool::new(PostgresServer::parse(&std::env::var("DATABASE_URL")?)?, Options::default());
+    let (run, tasks) = create(&pool).await?;
+    println!("run {run}");
+
+    let [extract, transform, rest @ ..] = &tasks[..] else { return Err("five tasks were created".into()) };
+    work(&pool, *extract).await?;
+    lose_a_race(&pool, *transform).await?;
+    finish(&pool, run, rest).await?;
+    println!("done");
+    Ok(())
+}
+
+/// Creates a run and its tasks, and starts the run: all of it or nothing.
+async fn create(pool: &Pool) -> Result<(Uuid, Vec<Uuid>), Box<dyn Error>> {
+    let mut connection = pool.get().await?;
+    let transaction = connection.transaction().await?;
+    let (dags, runs) = (Dags::new(&transaction), DagRuns::new(&transaction));
+    let dag = match dags.get_by_name("orders").await? {
+        Some(dag) => dag.id,
+        None => dags.create(&NewDag::named("orders")).await?,
+    };
+    let run = runs.create(&NewDagRun { conf: json!({"region": "eu"}), ..NewDagRun::of(dag) }).await?;
+    let names = ["extract", "transform", "load", "report", "clean_up"];
+    let tasks = NewTaskInstances { max_tries: 2, ..NewTaskInstances::of(run, names) };
+    let tasks = TaskInstances::new(&transaction).create_many(&tasks).await?;
+    runs.update_state(run, State::Queued, State::Running).await?;
+    transaction.commit().await?;
+    Ok((run, tasks))
+}
+
+/// Runs a task as a worker does: it fails once, and succeeds the second time.
+async fn work(pool: &Pool, task: Uuid) -> Result<(), WorkflowError> {
+    let connection = pool.get().await?;
+    let (tasks, logs) = (TaskInstances::new(&connection), TaskLogs::new(&connection));
+    // Where the answer is lost, the same request can be made again: it has the same answer.
+    let start = Move::new(State::Queued, State::Running)
+        .with_metadata("worker", "w-7")
+        .expecting_version(1)
+        .with_request_id(Uuid::now_v7());
+    let version = tasks.make_move(task, &start).await?;
+    logs.append(task, LogLevel::Error, "the source does not answer").await?;
+
+    let failure =
+        Move::new(State::Running, State::Failed).with_metadata("error", "no answer").expecting_version(version);
+    tasks.make_move(task, &failure).await?;
+    tasks.update_state(task, State::Failed, State::Retrying).await?;
+    tasks.update_state(task, State::Retrying, State::Running).await?;
+    let version = tasks.update_state(task, State::Running, State::Success).await?;
+    println!("extract: success at version {version}, at the second try");
+    Ok(())
+}
+
+/// Two workers want the same task. Who comes second is told what it is now, and leaves it alone.
+async fn lose_a_race(pool: &Pool, task: Uuid) -> Result<(), WorkflowError> {
+    let (one, other) = (pool.get().await?, pool.get().await?);
+    TaskInstances::new(&one).update_state(task, State::Queued, State::Running).await?;
+    match TaskInstances::new(&other).update_state(task, State::Queued, State::Running).await {
+        Ok(version) => println!("transform: ours, at version {version}"),
+        Err(WorkflowError::Stale { current_state, current_version, .. }) => {
+            println!("transform: lost the race, it is {current_state} at version {current_version}");
+        }
+        Err(error) => return Err(error),
+    }
+    TaskInstances::new(&one).update_state(task, State::Running, State::Success).await?;
+    Ok(())
+}
+
+/// Moves the other tasks at once, and ends the run.
+async fn finish(pool: &Pool, run: Uuid, tasks: &[Uuid]) -> Result<(), WorkflowError> {
+    let connection = pool.get().await?;
+    let instances = TaskInstances::new(&connection);
+    for moved in instances.update_state_many(tasks, State::Queued, State::Skipped).await? {
+        println!("{}: {:?}, {:?} at version {:?}", moved.entity_id, moved.outcome, moved.state, moved.version);
+    }
+    DagRuns::new(&connection).update_state(run, State::Running, State::Success).await?;
+    Ok(())
+}

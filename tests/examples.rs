@@ -1,0 +1,64 @@
+//! The examples of the client run, and do what they say.
+
+use pg_workflow_tests::*;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+/// An example, as `cargo xtask test` has built it.
+fn example(name: &str, db: &Db) -> Command {
+    let path = xtask::workspace::release_dir().expect("a target directory").join("examples").join(name);
+    assert!(path.exists(), "there is no {}: run `cargo xtask test`", path.display());
+    let mut command = Command::new(path);
+    command.env("DATABASE_URL", db.url());
+    command
+}
+
+/// Runs it to its end, and returns what it printed.
+fn output(name: &str, db: &Db) -> String {
+    let done = example(name, db).output().expect("it starts");
+    let printed = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(done.status.success(), "{name}: {printed}{}", String::from_utf8_lossy(&done.stderr));
+    printed
+}
+
+#[test]
+fn initialise_can_be_repeated_and_says_what_is_missing() {
+    let db = Db::new();
+    let first = output("initialise", &db);
+    assert!(first.contains("pg_workflow 0.1.0 is there") && first.contains("DAG orders: "), "{first}");
+    assert_eq!(output("initialise", &db), first, "the same DAGs again");
+
+    db.connect().batch_execute("DROP EXTENSION pg_workflow CASCADE").unwrap();
+    let failed = example("initialise", &db).output().unwrap();
+    let said = String::from_utf8_lossy(&failed.stderr);
+    assert!(!failed.status.success() && said.contains("CREATE EXTENSION pg_workflow"), "{said}");
+    drop(db.without_verification());
+}
+
+#[test]
+fn a_run_is_created_followed_and_looked_back_at() {
+    let db = Db::new();
+    let mut subscriber = example("subscribe", &db).arg("18").stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(subscriber.stdout.take().unwrap()).lines();
+    let consumers = "SELECT count(*) FROM workflow.consumers WHERE name = 'example'";
+    let client = &mut db.connect();
+    wait_until("the subscriber's consumer", || client.query_one(consumers, &[]).unwrap().get::<_, i64>(0) == 1);
+
+    let run = output("create_and_run", &db);
+    assert!(run.contains("extract: success at version 6") && run.ends_with("done\n"), "{run}");
+    assert!(run.contains("transform: lost the race, it is running at version 2"), "{run}");
+    assert_eq!(run.matches("Applied, Some(Skipped) at version Some(2)").count(), 3, "{run}");
+
+    let followed: Vec<String> = lines.map(|line| line.unwrap()).collect();
+    assert!(subscriber.wait().unwrap().success());
+    assert_eq!(followed.len(), 18, "{followed:?}");
+    assert!(followed.contains(&"extract is failed at version 3".to_owned()), "{followed:?}");
+    assert!(followed.contains(&"the run is success at version 3".to_owned()), "{followed:?}");
+
+    let history = output("query_history", &db);
+    assert!(history.contains("the latest run of orders is success"), "{history}");
+    assert!(history.contains("6: running → success by postgres") && history.contains("it was queued"), "{history}");
+    assert_eq!(history.matches("skipped: ").count(), 3, "{history}");
+    assert!(history.contains("1 of its runs succeeded"), "{history}");
+    assert!(history.ends_with("disagree in 0 places\n"), "{history}");
+}
