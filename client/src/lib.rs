@@ -72,3 +72,8 @@ pub use repository::{
     DagChanges, DagRunChanges, DagRuns, Dags, Disagreement, HistoryTracker, ManyMoves, Move, Moved, NewDag, NewDagRun,
     NewTaskInstances, NewTaskLog, Outcome, TaskInstanceChanges, TaskInstances, TaskLogs,
 };
+
+/// The README's Rust compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
