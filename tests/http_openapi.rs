@@ -199,7 +199,7 @@ fn every_bad_value_is_refused_by_name() {
 #[test]
 fn the_stream_is_described_where_nobody_waits_for_its_end() {
     let described = Described::start();
-    let events = &described.description["components"]["pathItems"]["/api/v1/events"]["get"];
+    let events = &described.description["components"]["pathItems"]["events"]["get"];
     let names: Vec<&str> = parameters(events).into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["dag_id", "dag_run_id", "last_event_id"]);
     assert!(events["responses"]["200"]["content"]["text/event-stream"].is_object());

@@ -56,6 +56,8 @@ fn signal(server: &Server, signal: Signal) {
 /// Creates tasks and moves them, and waits until each has three events in the order of its versions.
 fn assert_events_arrive(db: &Db, received: impl Fn() -> Vec<Value>) {
     let client = &mut db.connect();
+    // A new consumer begins with what commits from then on.
+    wait_until("the relay's consumer", || client.query_opt("SELECT FROM workflow.consumers", &[]).unwrap().is_some());
     let tasks = create_tasks(client, 3);
     for (from, to) in [("queued", "running"), ("running", "success")] {
         let sql = "SELECT * FROM workflow.transition_many('task_instance', $1, $2, $3)";

@@ -54,9 +54,9 @@ pub fn describe(endpoints: Description, has_token: bool) -> String {
         "version": env!("CARGO_PKG_VERSION"),
         "license": { "name": "PostgreSQL", "identifier": "PostgreSQL" },
         "description": "DAGs, runs, tasks, their history and their events, read-only. \
-            /api/v1/events is a stream that does not end, so it is described under components/pathItems.",
+            /api/v1/events is a stream that does not end, so it is described under components/pathItems/events.",
     });
-    description["components"]["pathItems"] = events["paths"].clone();
+    description["components"]["pathItems"] = json!({ "events": events["paths"]["/api/v1/events"] });
     describe_answers(&mut description["paths"]);
     describe_answers(&mut description["components"]["pathItems"]);
     partial_rows(&mut description);
