@@ -78,7 +78,7 @@ pub fn describe(endpoints: Description, has_token: bool) -> String {
 /// OpenAPI wants a word about each answer.
 fn describe_answers(paths: &mut Value) {
     let paths = paths.as_object_mut().into_iter().flatten();
-    let answers = paths.filter_map(|(_, item)| item["get"]["responses"].as_object_mut()).flatten();
+    let answers = paths.filter_map(|(_, item)| item.pointer_mut("/get/responses")?.as_object_mut()).flatten();
     for (status, answer) in answers.filter(|(_, answer)| answer["description"].as_str().is_none_or(str::is_empty)) {
         answer["description"] = json!(match status.as_str() {
             "200" => "What was asked for.",
@@ -91,7 +91,7 @@ fn describe_answers(paths: &mut Value) {
 /// Parameters with several values have commas between them, rather than come several times.
 fn lists_with_commas(description: &mut Value) {
     let paths = description["paths"].as_object_mut().into_iter().flatten();
-    let parameters = paths.filter_map(|(_, item)| item["get"]["parameters"].as_array_mut()).flatten();
+    let parameters = paths.filter_map(|(_, item)| item.pointer_mut("/get/parameters")?.as_array_mut()).flatten();
     for parameter in parameters.filter(|parameter| parameter["schema"]["type"] == "array") {
         parameter["style"] = json!("form");
         parameter["explode"] = json!(false);
