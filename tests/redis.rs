@@ -1,6 +1,6 @@
 //! Redis as it is run: with users, TLS, in a cluster, behind Sentinel, on a socket, full, and as a replica.
 
-mod certificates;
+pub mod certificates;
 
 use certificates::Certificates;
 use nix::sys::signal::{Signal, kill};

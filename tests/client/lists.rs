@@ -95,7 +95,8 @@ fn dags_come_in_every_order_and_names_mean_themselves() {
             let found = pages(order, 1, async |page| dags.list(&prefix, &page).await).await;
             let mut found: Vec<String> = found.into_iter().map(|dag| dag.name).collect();
             let mut expected: Vec<&str> = NAMES.into_iter().filter(|other| other.starts_with(name)).collect();
-            (found.sort(), expected.sort_unstable());
+            found.sort();
+            expected.sort_unstable();
             assert_eq!(found, expected, "{name}");
         }
         let filter = DagFilter { tag: Some("t1".to_owned()), paused: Some(true), ..DagFilter::default() };

@@ -1,10 +1,7 @@
 //! TLS to PostgreSQL: whom each sslmode believes, and what is said where it does not.
 
-#[path = "../redis/certificates.rs"]
-mod certificates;
-
 use super::*;
-use certificates::Certificates;
+use crate::redis::certificates::Certificates;
 use pg_workflow_client::Error;
 use std::os::unix::fs::{PermissionsExt, chown};
 use xtask::stack::postgres::{FAST, Postgres};
