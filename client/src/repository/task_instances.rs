@@ -127,6 +127,10 @@ impl<'a, S: Session> TaskInstances<'a, S> {
             // A run has one task of a name, so the order of runs is one of these tasks too.
             _ if !is_narrow && filter.task_id.is_some() => Plan { order, keys: &[1], way: Way::Runs },
             TaskInstanceSort::Id => Plan { order, keys: &[0], way: if is_narrow { Way::Few } else { Way::Order } },
+            // Not by the index on states, which has far more rows of a state than the run has.
+            TaskInstanceSort::TaskId if is_narrow && !filter.states.is_empty() => {
+                Plan { order, keys: &[1, 2], way: Way::Few }
+            }
             TaskInstanceSort::TaskId => Plan { order, keys: &[1, 2], way: Way::Order },
         };
         query.list(self.0, &filter.states, page, plan).await
