@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, future};
 use tokio_postgres::{Client, Statement, types::ToSql};
 
 use crate::Error;
@@ -31,10 +31,7 @@ impl Feed {
             // An acknowledgement that is lost in a crash only repeats events, so nobody need wait for the disk.
             client.batch_execute("SET synchronous_commit = off").await?;
             client.execute("SELECT workflow.create_consumer($1)", &[&consumer]).await?;
-            if !client.query_one("SELECT workflow.is_preloaded()", &[]).await?.get::<_, bool>(0) {
-                // Commits wake nobody there, so a notification must.
-                client.batch_execute("LISTEN workflow_events").await?;
-            }
+            be_woken(&client).await?;
             let read = format!(
                 "SELECT {} FROM workflow.read_events($1, $2, pg_catalog.make_interval(secs => $3), $4)",
                 Event::COLUMNS
@@ -65,14 +62,33 @@ impl Feed {
 
     /// Says that this event, and all that were read before it, have been dealt with.
     ///
-    /// Polled together with [`Feed::read`] (with `futures_util::future::join`, in this order), both go out in one
-    /// round trip.
-    ///
     /// # Errors
     /// [`Error::Postgres`] or [`Error::Timeout`]; the events then come again.
     pub async fn ack(&self, id: i64) -> Result<(), Error> {
         within(STATEMENT_TIMEOUT, self.client.execute(&self.ack, &[&self.consumer, &id, &self.lease])).await?;
         Ok(())
+    }
+
+    /// [`Feed::ack`], where there is anything to acknowledge, and [`Feed::read`] in one round trip.
+    ///
+    /// # Errors
+    /// [`Error::Postgres`] or [`Error::Timeout`].
+    pub(crate) async fn ack_and_read(
+        &self,
+        id: Option<i64>,
+        max: i32,
+        wait: Duration,
+    ) -> Result<impl Stream<Item = Result<Event, Error>> + use<>, Error> {
+        let acknowledge = async {
+            match id {
+                Some(id) => self.ack(id).await,
+                None => Ok(()),
+            }
+        };
+        // The driver sends both, and the server answers them in this order.
+        let (acknowledged, events) = future::join(acknowledge, self.read(max, wait)).await;
+        acknowledged?;
+        events
     }
 
     /// Takes the consumer for this connection alone, for as long as it reads or acknowledges at least once in
@@ -125,4 +141,13 @@ impl Feed {
         let position: Option<Vec<i64>> = row.try_get(0)?;
         Ok(position.and_then(|position| <[i64; 2]>::try_from(position).ok()))
     }
+}
+
+/// Has the session woken where it waits for events.
+pub(crate) async fn be_woken(client: &Client) -> Result<(), tokio_postgres::Error> {
+    if !client.query_one("SELECT workflow.is_preloaded()", &[]).await?.get::<_, bool>(0) {
+        // Commits wake nobody there, so a notification must.
+        client.batch_execute("LISTEN workflow_events").await?;
+    }
+    Ok(())
 }

@@ -140,11 +140,6 @@ pub async fn serve(listener: TcpListener, backends: Backends, limits: Limits, sh
     connections::serve(listener, app, limits.clients, shutdown).await;
 }
 
-/// What `/openapi.json` says, for a server with or without a token.
-pub fn openapi(has_token: bool) -> String {
-    openapi::describe(paths().split_for_parts().1, has_token)
-}
-
 fn paths() -> OpenApiRouter<Arc<Server>> {
     OpenApiRouter::new()
         .routes(routes!(health::health))

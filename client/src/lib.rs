@@ -52,6 +52,7 @@ pub mod migrate;
 pub mod model;
 mod outage;
 pub mod pool;
+mod position;
 #[cfg(feature = "relay")]
 pub mod publisher;
 #[cfg(feature = "redis")]

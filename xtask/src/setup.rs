@@ -68,6 +68,22 @@ pub fn ensure() -> Result<&'static Toolchain> {
     toolchain()
 }
 
+/// Installs what only some tests need. False, with a message, where it cannot be: `skipped` will be.
+fn ensure_optional(lacking: Missing, skipped: &str, is_there: fn() -> bool) -> Result<bool> {
+    if is_there() {
+        return Ok(true);
+    }
+    if !can_install() {
+        eprintln!("{skipped} will be skipped: {}", instructions(&[lacking]));
+        return Ok(false);
+    }
+    apt::install(&[lacking])?;
+    if !is_there() {
+        bail!("installed, and still not found: {lacking:?}");
+    }
+    Ok(true)
+}
+
 fn can_install() -> bool {
     nix::unistd::geteuid().is_root() && which("apt-get").is_some()
 }

@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use form_urlencoded::byte_serialize;
-
 use super::tls::Trust;
 
 /// How to encrypt, with libpq's meaning of `sslmode`, `sslrootcert`, `sslcert` and `sslkey`.
@@ -92,7 +90,7 @@ fn part_url(text: &str, tls: &mut TlsParameters) -> String {
         }
     }
     if let Some(mode) = tls.driver_mode() {
-        kept.push(format!("sslmode={}", byte_serialize(mode.as_bytes()).collect::<String>()));
+        kept.push(format!("sslmode={mode}"));
     }
     if kept.is_empty() { head.to_owned() } else { format!("{head}?{}", kept.join("&")) }
 }

@@ -14,7 +14,7 @@ use super::answer::Refusal;
 /// Tags answers in JSON. Everything in them may change at any moment, so clients must ask each time.
 pub async fn tag(request: Request, next: Next) -> Response {
     let is_get = request.method() == Method::GET;
-    let known = request.headers().get(IF_NONE_MATCH).cloned();
+    let known: Vec<HeaderValue> = request.headers().get_all(IF_NONE_MATCH).iter().cloned().collect();
     let response = next.run(request).await;
     if !is_get || response.status() != StatusCode::OK || !is_json(response.headers()) {
         return response;
@@ -23,7 +23,7 @@ pub async fn tag(request: Request, next: Next) -> Response {
     // It is in memory already.
     let Ok(body) = to_bytes(body, usize::MAX).await else { return Refusal::internal().into_response() };
     let tag = format!("\"{:016x}\"", hash(&body));
-    let is_known = known.as_ref().is_some_and(|known| names(known, &tag));
+    let is_known = names(&known, &tag);
     if let Ok(tag) = HeaderValue::from_str(&tag) {
         parts.headers.insert(ETAG, tag);
     }
@@ -41,9 +41,11 @@ fn is_json(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"))
 }
 
-fn names(known: &HeaderValue, tag: &str) -> bool {
-    let Ok(known) = known.to_str() else { return false };
-    known.split(',').map(|known| known.trim().trim_start_matches("W/")).any(|known| known == tag || known == "*")
+/// Whether these `If-None-Match` name the tag. Proxies that compress mark it as weak.
+pub fn names<'a>(known: impl IntoIterator<Item = &'a HeaderValue>, tag: &str) -> bool {
+    let known = known.into_iter().filter_map(|value| value.to_str().ok());
+    let mut known = known.flat_map(|list| list.split(',')).map(|known| known.trim().trim_start_matches("W/"));
+    known.any(|known| known == tag || known == "*")
 }
 
 /// Not for secrets: only an answer of this very path is compared with it.

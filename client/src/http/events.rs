@@ -21,12 +21,11 @@ use uuid::Uuid;
 
 use super::Server;
 use super::answer::Refusal;
-use super::hub::{self, BATCH, Batch, Followed, Seat};
+use super::hub::{BATCH, Batch, Followed, Seat};
 use super::openapi::Refusals;
 use super::parameters::{Query, UuidText};
 use super::schema;
-use crate::Error;
-use crate::session;
+use crate::{Error, position, session};
 
 /// How often to say something where nothing happens, so that both sides see that the other is there.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -104,7 +103,7 @@ fn refused_position() -> Refusal {
 async fn missed(server: &Server, position: &str) -> Result<Option<Batch>, Refusal> {
     let connection = server.database.write().await?;
     let parameters: [session::Parameter<'_>; 3] = [(&position, Type::TEXT), (&BATCH, Type::INT4), (&0.0, Type::FLOAT8)];
-    match session::once(&connection, &hub::read_sql(), &parameters).await {
+    match session::once(&connection, &position::read_sql(), &parameters).await {
         Ok(rows) => Ok(Batch::from_rows(&rows)?),
         Err(Error::Invalid { .. }) => Err(refused_position()),
         Err(error) => Err(error.into()),

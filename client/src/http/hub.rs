@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, broadcast, watch};
-use tokio_postgres::{Client, Row};
+use tokio_postgres::Row;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -13,6 +13,7 @@ use crate::Error;
 use crate::connect::{PostgresServer, STATEMENT_TIMEOUT, within};
 use crate::event::Event;
 use crate::outage::{Backoff, Outage};
+use crate::position;
 
 /// Events read at once.
 pub const BATCH: i32 = 500;
@@ -36,7 +37,7 @@ pub struct Followed {
 }
 
 impl Batch {
-    /// Reads rows of [`READ`]; none where there are none.
+    /// Reads rows of [`position::read_sql`]; none where there are none.
     pub fn from_rows(rows: &[Row]) -> Result<Option<Batch>, Error> {
         let Some(last) = rows.last() else { return Ok(None) };
         let followed = |row: &Row| {
@@ -47,14 +48,6 @@ impl Batch {
         let events = rows.iter().map(followed).collect::<Result<_, Error>>()?;
         Ok(Some(Batch { events, position: last.try_get("position")? }))
     }
-}
-
-/// Parameters: position, how many, how many seconds to wait.
-pub fn read_sql() -> String {
-    format!(
-        "SELECT {}, \"position\" FROM workflow.follow_events($1, $2, pg_catalog.make_interval(secs => $3))",
-        Event::COLUMNS
-    )
 }
 
 /// Where followers join.
@@ -150,11 +143,11 @@ impl Reader {
     /// Until nobody follows.
     async fn read(&self, outage: &mut Outage, backoff: &mut Backoff) -> Result<(), Error> {
         let client = self.server.connect().await?;
-        let read = within(STATEMENT_TIMEOUT, client.prepare(&read_sql())).await?;
+        let read = within(STATEMENT_TIMEOUT, client.prepare(&position::read_sql())).await?;
         let known = self.position.borrow().clone();
         let mut position = match known {
             Some(position) => position,
-            None => current_position(&client).await?,
+            None => position::current(&client).await?,
         };
         self.position.send_replace(Some(position.clone()));
         outage.ended();
@@ -170,9 +163,4 @@ impl Reader {
         }
         Ok(())
     }
-}
-
-async fn current_position(client: &Client) -> Result<String, Error> {
-    let row = async { client.query_one("SELECT workflow.current_position()", &[]).await };
-    Ok(within(STATEMENT_TIMEOUT, row).await?.try_get(0)?)
 }

@@ -1,14 +1,12 @@
 //! `GET /openapi.json`: the API as its types describe it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use serde_json::{Value, json};
-use utoipa::openapi::response::Response;
-use utoipa::openapi::{OpenApi as Description, RefOr};
+use utoipa::openapi::OpenApi as Description;
 use utoipa::{IntoResponses, OpenApi};
 
 use super::answer::Problem;
@@ -19,22 +17,13 @@ use super::{Server, events};
 /// What every endpoint below `/api` may answer too.
 #[derive(IntoResponses)]
 #[allow(dead_code, reason = "it only describes")]
-enum Refused {
+pub enum Refusals {
     /// A parameter makes no sense.
     #[response(status = 400)]
     Bad(Problem),
     /// The database cannot be asked, or did not answer in time.
     #[response(status = 503)]
     Unavailable(Problem),
-}
-
-/// [`Refused`], under the name that the endpoints give.
-pub struct Refusals;
-
-impl IntoResponses for Refusals {
-    fn responses() -> BTreeMap<String, RefOr<Response>> {
-        Refused::responses()
-    }
 }
 
 #[derive(OpenApi)]

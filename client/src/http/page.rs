@@ -4,13 +4,14 @@ use std::sync::LazyLock;
 
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderMap, IF_NONE_MATCH, REFERRER_POLICY,
-    X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
+
+use super::caching;
 
 const PAGE: &str = include_str!("page.html");
 
@@ -30,23 +31,16 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
 
 /// Needs no token: there is nothing in it but the question for one.
 pub async fn page(asked: HeaderMap) -> Response {
-    let headers: [(HeaderName, &str); 5] = [
+    let headers: [(HeaderName, &str); 4] = [
         (ETAG, &VERSION),
         (CACHE_CONTROL, "no-cache"),
         (CONTENT_SECURITY_POLICY, &POLICY),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (REFERRER_POLICY, "no-referrer"),
     ];
-    if is_known(&asked) {
+    if caching::names(asked.get_all(IF_NONE_MATCH), &VERSION) {
         return (StatusCode::NOT_MODIFIED, headers).into_response();
     }
     (headers, [(CONTENT_TYPE, "text/html; charset=utf-8")], PAGE).into_response()
-}
-
-/// Whether the browser has this version. Proxies that compress mark it as weak.
-fn is_known(asked: &HeaderMap) -> bool {
-    let known = asked.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    known.flat_map(|list| list.split(',')).any(|tag| tag.trim().trim_start_matches("W/") == *VERSION)
 }
 
 fn within(start: &str, end: &str) -> &'static str {

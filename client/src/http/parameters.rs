@@ -179,7 +179,7 @@ impl<S: Sort> FromStr for Order<S> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Order<S>, String> {
-        text.parse().map(Order).map_err(|_| format!("expected one of {}", OrderBy::<S>::spellings()))
+        text.parse().map(Order).map_err(|_| format!("expected one of {}", OrderBy::<S>::spellings().join(", ")))
     }
 }
 

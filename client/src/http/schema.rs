@@ -73,9 +73,7 @@ pub fn uuid() -> Schema {
 }
 
 pub fn order<S: Sort>() -> Schema {
-    let all = S::ALL.iter().flat_map(|by| [OrderBy::ascending(*by), OrderBy::descending(*by)]);
-    let all: Vec<String> = all.map(|order| order.to_string()).collect();
-    texts(all.iter().map(String::as_str)).into()
+    texts(OrderBy::<S>::spellings().iter().map(String::as_str)).into()
 }
 
 /// Any of the fields of a type.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use futures_util::{Stream, TryStreamExt, future};
+use futures_util::{Stream, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 
 use super::{Failure, Log, Shown, Status, publishing};
@@ -76,7 +76,8 @@ impl Writer {
     ) -> Result<Ended, Failure> {
         loop {
             let began = Instant::now();
-            let events = self.next_events(feed).await?;
+            let events = feed.ack_and_read(self.unacknowledged, BATCH, POLL).await?;
+            self.unacknowledged = None;
             let count = match self.pass_on(events, publisher, &log.status).await? {
                 Ok(count) => count,
                 Err(end) => return Ok(Ended::StoreEndsAt(end)),
@@ -99,21 +100,6 @@ impl Writer {
             }
             pause(count).await;
         }
-    }
-
-    /// Acknowledges the last batch and reads the next, in one round trip: the driver sends both, and the server answers
-    /// them in this order.
-    async fn next_events(&mut self, feed: &Feed) -> Result<impl Stream<Item = Result<Event, Error>> + use<>, Error> {
-        let acknowledge = async {
-            match self.unacknowledged {
-                Some(last) => feed.ack(last).await,
-                None => Ok(()),
-            }
-        };
-        let (acknowledged, events) = future::join(acknowledge, feed.read(BATCH, POLL)).await;
-        acknowledged?;
-        self.unacknowledged = None;
-        events
     }
 
     /// Brings a batch into the store, and counts it; an error within is where the store ends instead.

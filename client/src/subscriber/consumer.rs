@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures_util::{TryStreamExt, future};
+use futures_util::TryStreamExt;
 use uuid::Uuid;
 
 use super::{BATCH, POLL};
@@ -57,18 +57,10 @@ impl Consumer {
             }
             self.role = Role::Reader;
         }
-        let (last, feed) = (self.unacknowledged, &*feed);
-        let acknowledge = async {
-            match last {
-                Some(last) => feed.ack(last).await,
-                None => Ok(()),
-            }
-        };
-        // In one round trip; then all of the batch, because an answer that is read slowly keeps its statement open.
-        let (acknowledged, events) = future::join(acknowledge, feed.read(BATCH, POLL)).await;
-        acknowledged?;
+        let events = feed.ack_and_read(self.unacknowledged, BATCH, POLL).await?;
         self.unacknowledged = None;
-        let events = events?.try_collect();
+        // All of the batch at once: an answer that is read slowly keeps its statement open.
+        let events = events.try_collect();
         tokio::time::timeout(STATEMENT_TIMEOUT, events).await.unwrap_or(Err(Error::Timeout(STATEMENT_TIMEOUT)))
     }
 

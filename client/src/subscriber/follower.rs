@@ -9,6 +9,7 @@ use super::BATCH;
 use crate::Error;
 use crate::connect::{PostgresServer, STATEMENT_TIMEOUT, within};
 use crate::event::Event;
+use crate::{feed, position};
 
 pub struct Follower {
     server: PostgresServer,
@@ -36,10 +37,7 @@ impl Follower {
         if let Some(position) = known {
             return Ok(position);
         }
-        let sql = "SELECT workflow.current_position()";
-        let client = self.connect().await?;
-        let row = within(STATEMENT_TIMEOUT, async { client.query_one(sql, &[]).await }).await?;
-        let position: String = row.try_get(0)?;
+        let position = position::current(self.connect().await?).await?;
         self.go_on_from(position.clone());
         Ok(position)
     }
@@ -48,10 +46,7 @@ impl Follower {
     pub async fn next(&mut self, wait: Duration) -> Result<Vec<Event>, Error> {
         self.finish();
         let position = self.begin().await?;
-        let sql = format!(
-            "SELECT {}, \"position\" FROM workflow.follow_events($1, $2, pg_catalog.make_interval(secs => $3))",
-            Event::COLUMNS
-        );
+        let sql = position::read_sql();
         let client = self.connect().await?;
         let query = async { client.query(&sql, &[&position, &BATCH, &wait.as_secs_f64()]).await };
         let rows = match within(STATEMENT_TIMEOUT, query).await {
@@ -118,12 +113,6 @@ impl Follower {
 /// A connection whose session is woken where it waits for events.
 pub async fn open(server: &PostgresServer) -> Result<Client, Error> {
     let client = server.connect().await?;
-    let preparing = async {
-        if !client.query_one("SELECT workflow.is_preloaded()", &[]).await?.get::<_, bool>(0) {
-            client.batch_execute("LISTEN workflow_events").await?;
-        }
-        Ok(())
-    };
-    within(STATEMENT_TIMEOUT, preparing).await?;
+    within(STATEMENT_TIMEOUT, feed::be_woken(&client)).await?;
     Ok(client)
 }

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use super::{Missing, apt, can_install, instructions};
+use super::{Missing, ensure_optional};
 use crate::command::which;
 
 /// The one that BROWSER_BIN names, else the first of these in PATH.
@@ -17,16 +17,5 @@ pub fn browser() -> Option<PathBuf> {
 
 /// Installs a browser where there is none: on Debian, as root. Elsewhere it says what to install, and that is all.
 pub fn ensure_browser() -> Result<()> {
-    if browser().is_some() {
-        return Ok(());
-    }
-    if !can_install() {
-        eprintln!("the tests of the page will be skipped: {}", instructions(&[Missing::Browser]));
-        return Ok(());
-    }
-    apt::install(&[Missing::Browser])?;
-    if browser().is_none() {
-        bail!("installed, and still not found: chromium");
-    }
-    Ok(())
+    ensure_optional(Missing::Browser, "the tests of the page", || browser().is_some()).map(drop)
 }

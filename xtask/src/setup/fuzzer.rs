@@ -4,9 +4,9 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use super::{Missing, apt, can_install, instructions};
+use super::{Missing, ensure_optional};
 use crate::{command, workspace};
 
 const VERSION: &str = "4.32.5";
@@ -29,15 +29,8 @@ pub fn ensure_fuzzer() -> Result<()> {
     if fuzzer().is_some() {
         return Ok(());
     }
-    if !has_venv() {
-        if !can_install() {
-            eprintln!("the fuzzing of the HTTP API will be skipped: {}", instructions(&[Missing::Python]));
-            return Ok(());
-        }
-        apt::install(&[Missing::Python])?;
-        if !has_venv() {
-            bail!("installed, and still not found: Python's venv");
-        }
+    if !ensure_optional(Missing::Python, "the fuzzing of the HTTP API", has_venv)? {
+        return Ok(());
     }
     command::step(&format!("Installing schemathesis {VERSION} into target/"), || {
         let home = home()?;

@@ -118,9 +118,7 @@ fn note(name: &str, count: u32, next_cursor: Option<&str>) {
 
 /// Reads an order, and lists those that there are in the help.
 pub fn order<S: Sort + Send + Sync>() -> impl TypedValueParser<Value = OrderBy<S>> {
-    let spellings = S::ALL.iter().flat_map(|by| [OrderBy::ascending(*by), OrderBy::descending(*by)]);
-    let spellings: Vec<String> = spellings.map(|order| order.to_string()).collect();
-    PossibleValuesParser::new(spellings).try_map(|text| text.parse::<OrderBy<S>>())
+    PossibleValuesParser::new(OrderBy::<S>::spellings()).try_map(|text| text.parse::<OrderBy<S>>())
 }
 
 /// Reads a state, and lists those that there are in the help.
