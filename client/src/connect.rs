@@ -75,11 +75,6 @@ impl PostgresServer {
         self
     }
 
-    /// What the connection string says, with the time limits added.
-    pub fn config(&self) -> &Config {
-        &self.config
-    }
-
     /// Opens one connection.
     ///
     /// # Errors

@@ -143,8 +143,14 @@ impl Feed {
     }
 }
 
-/// Has the session woken where it waits for events.
-pub(crate) async fn be_woken(client: &Client) -> Result<(), tokio_postgres::Error> {
+/// A connection whose session is woken where it waits for events.
+pub(crate) async fn connect_to_wait(server: &PostgresServer) -> Result<Client, Error> {
+    let client = server.connect().await?;
+    within(STATEMENT_TIMEOUT, be_woken(&client)).await?;
+    Ok(client)
+}
+
+async fn be_woken(client: &Client) -> Result<(), tokio_postgres::Error> {
     if !client.query_one("SELECT workflow.is_preloaded()", &[]).await?.get::<_, bool>(0) {
         // Commits wake nobody there, so a notification must.
         client.batch_execute("LISTEN workflow_events").await?;

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::Error;
 use crate::connect::{PostgresServer, STATEMENT_TIMEOUT, within};
 use crate::event::Event;
+use crate::feed;
 use crate::outage::{Backoff, Outage};
 use crate::position;
 
@@ -142,7 +143,7 @@ impl Reader {
 
     /// Until nobody follows.
     async fn read(&self, outage: &mut Outage, backoff: &mut Backoff) -> Result<(), Error> {
-        let client = self.server.connect().await?;
+        let client = feed::connect_to_wait(&self.server).await?;
         let read = within(STATEMENT_TIMEOUT, client.prepare(&position::read_sql())).await?;
         let known = self.position.borrow().clone();
         let mut position = match known {

@@ -104,15 +104,8 @@ impl Follower {
 
     async fn connect(&mut self) -> Result<&Client, Error> {
         if self.client.is_none() {
-            self.client = Some(open(&self.server).await?);
+            self.client = Some(feed::connect_to_wait(&self.server).await?);
         }
         self.client.as_ref().ok_or_else(|| Error::Unknown("no connection".to_owned()))
     }
-}
-
-/// A connection whose session is woken where it waits for events.
-pub async fn open(server: &PostgresServer) -> Result<Client, Error> {
-    let client = server.connect().await?;
-    within(STATEMENT_TIMEOUT, feed::be_woken(&client)).await?;
-    Ok(client)
 }

@@ -12,9 +12,9 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
-use super::follower;
 use crate::Error;
 use crate::connect::{PostgresServer, STATEMENT_TIMEOUT, within};
+use crate::feed;
 use crate::redis_server::RedisServer;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -106,7 +106,7 @@ async fn take_marks(database: PostgresServer, marks: mpsc::Sender<Mark>) {
 async fn take_mark(database: &PostgresServer, client: &mut Option<Client>) -> Result<Mark, Error> {
     let client = match client {
         Some(client) => client,
-        None => client.insert(follower::open(database).await?),
+        None => client.insert(feed::connect_to_wait(database).await?),
     };
     // The clock after the position: the columns are computed in this order.
     let sql = "SELECT workflow.current_position(), pg_catalog.clock_timestamp()";

@@ -16,14 +16,14 @@ const TASKS_A_RUN: u32 = 1_000;
 const REQUESTS: usize = 200;
 const GOAL: f64 = 1.2;
 
-/// What is asked for. `{run}`, `{old_run}`, `{dag}`, `{task}` and `{moment}` are filled in for each database.
+/// What is asked for, with limits that both databases fill. `{run}`, `{old_run}`, `{dag}`, `{task}` and `{moment}` are filled in for each database.
 const REQUESTS_FOR: &[&str] = &[
-    "/api/v1/dags",
-    "/api/v1/dags?order_by=name&name_prefix=dag_",
-    "/api/v1/dag-runs",
+    "/api/v1/dags?limit=1",
+    "/api/v1/dags?order_by=name&name_prefix=dag_&limit=1",
+    "/api/v1/dag-runs?limit=3",
     "/api/v1/dag-runs?state=running,failed",
-    "/api/v1/dag-runs?dag_id={dag}",
-    "/api/v1/dag-runs?execution_date_gte={moment}&order_by=execution_date",
+    "/api/v1/dag-runs?dag_id={dag}&limit=3",
+    "/api/v1/dag-runs?execution_date_gte={moment}&order_by=execution_date&limit=3",
     "/api/v1/dag-runs/counts",
     "/api/v1/task-instances",
     "/api/v1/task-instances?state=running",
