@@ -61,35 +61,60 @@ fn rust_minor() -> Result<u32> {
     minor.with_context(|| format!("cannot read the version of Rust: {version:?}"))
 }
 
-/// Puts the library, the control file and the install script where the server looks for them.
+/// Puts the library, the control file and the scripts where the server looks for them.
 pub fn install(postgres: &PostgresInstall, library: &Path) -> Result<()> {
-    let scripts = postgres.sharedir.join("extension");
-    let control = fs::read_to_string(workspace::root().join("extension/pg_workflow.control"))
-        .context("cannot read extension/pg_workflow.control")?;
-    let script = format!("pg_workflow--{}.sql", default_version(&control)?);
-    let library = fs::read(library).with_context(|| format!("cannot read {}", library.display()))?;
-    put(&postgres.pkglibdir.join(format!("pg_workflow{}", module_suffix(postgres))), &library)?;
-    put(&scripts.join("pg_workflow.control"), control.as_bytes())?;
-    put(&scripts.join(script), install_script()?.as_bytes())
+    let folder = postgres.sharedir.join("extension");
+    let content = fs::read(library).with_context(|| format!("cannot read {}", library.display()))?;
+    put(&postgres.pkglibdir.join(library_name(postgres)), &content)?;
+    for (name, content) in extension_files()? {
+        put(&folder.join(name), content.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// The name that the server looks for: the suffix is what its loader appends.
+pub fn library_name(postgres: &PostgresInstall) -> String {
+    format!("pg_workflow{}", module_suffix(postgres))
+}
+
+/// What goes into `SHAREDIR/extension`, by file name: the control file, the install script, and the scripts that were
+/// released or lead from one version to another.
+pub fn extension_files() -> Result<Vec<(String, String)>> {
+    let control = read(&workspace::root().join("extension/pg_workflow.control"))?;
+    let install = format!("pg_workflow--{}.sql", default_version(&control)?);
+    let mut files = vec![("pg_workflow.control".to_owned(), control), (install, install_script()?)];
+    for path in sql_files(&workspace::root().join("sql/releases"))? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        files.push((name, read(&path)?));
+    }
+    Ok(files)
 }
 
 /// The install script: the files of `sql/` in the order of their names.
 pub fn install_script() -> Result<String> {
-    let sql = workspace::root().join("sql");
-    let entries = fs::read_dir(&sql).with_context(|| format!("cannot read {}", sql.display()))?;
+    // psql would run the script outside CREATE EXTENSION, where it makes no sense.
+    let mut script = String::from("\\echo Use \"CREATE EXTENSION pg_workflow\" to load this file. \\quit\n");
+    for file in sql_files(&workspace::root().join("sql"))? {
+        script += &read(&file)?;
+        script.push('\n');
+    }
+    Ok(script)
+}
+
+/// The `.sql` files of a folder, in the order of their names.
+fn sql_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
     let mut files = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
     files.retain(|file| file.extension().is_some_and(|extension| extension == "sql"));
     files.sort();
     if files.is_empty() {
-        bail!("{} holds no .sql file", sql.display());
+        bail!("{} holds no .sql file", folder.display());
     }
-    // psql would run the script outside CREATE EXTENSION, where it makes no sense.
-    let mut script = String::from("\\echo Use \"CREATE EXTENSION pg_workflow\" to load this file. \\quit\n");
-    for file in files {
-        script += &fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        script.push('\n');
-    }
-    Ok(script)
+    Ok(files)
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// `default_version = '0.1.0'` → 0.1.0
