@@ -2,9 +2,9 @@
 
 mod apt;
 mod browser;
-mod fuzzer;
 mod libclang;
 mod postgres_install;
+pub mod pypi;
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -14,7 +14,6 @@ use anyhow::{Context, Result, bail};
 use crate::command::which;
 
 pub use browser::{browser, ensure_browser};
-pub use fuzzer::{ensure_fuzzer, fuzzer};
 pub use postgres_install::PostgresInstall;
 
 /// The programs that build and run the project.
@@ -34,7 +33,7 @@ enum Missing {
     Libclang,
     /// Only the page's tests need it.
     Browser,
-    /// Only fuzzing needs it.
+    /// Only what comes from PyPI needs it.
     Python,
 }
 
@@ -153,7 +152,8 @@ const BROWSER: &str = "
     Homebrew  brew install --cask chromium
 ";
 const PYTHON: &str = "
-  Python with venv, for the fuzzing of the HTTP API (SCHEMATHESIS_BIN may point at any schemathesis)
+  Python with venv, for the fuzzing of the HTTP API and the search for holes in the SQL (SCHEMATHESIS_BIN and PGSPOT_BIN may
+  point at any schemathesis and pgspot)
     Debian    apt-get install python3-venv
     Fedora    dnf install python3
     Arch      pacman -S python

@@ -9,7 +9,8 @@ use crate::{build, setup};
 pub fn run_tests(args: &[String]) -> Result<()> {
     let toolchain = setup::ensure()?;
     setup::ensure_browser()?;
-    setup::ensure_fuzzer()?;
+    setup::pypi::FUZZER.ensure()?;
+    setup::pypi::SQL_LINTER.ensure()?;
     let artefacts = build::build_and_install(toolchain)?;
     // `cargo test` would build them too, but not where it is told which test to run.
     step("Building the examples", || run(build::cargo("build", &toolchain.postgres)?.arg("--examples")))?;
