@@ -21,8 +21,13 @@ impl Api {
 
     /// One that does not relay, with these flags.
     pub fn without_relay(db: &Db, flags: &[&str]) -> Api {
+        Api::at(db.url(), flags)
+    }
+
+    /// The same on a database that this URL names, which says as whom.
+    pub fn at(database_url: &str, flags: &[&str]) -> Api {
         let arguments =
-            [&["serve", "--no-relay", "--listen", "127.0.0.1:0", "--database-url", db.url()], flags].concat();
+            [&["serve", "--no-relay", "--listen", "127.0.0.1:0", "--database-url", database_url], flags].concat();
         let server = Server::start("http", &server_binary(), &arguments, &[]).expect("the server starts");
         let line = server.wait_line("listening on", PATIENCE).expect("it listens");
         // In a log of JSON it is part of an object.
