@@ -2,9 +2,11 @@
 //!
 //! The machine is noisy, so speed is not claimed absolutely: pgbench runs the two sides by turns, each pair of runs
 //! gives a ratio, and the median of the ratios is the figure. How soon events arrive, and how fast a backlog is relayed,
-//! has nothing to be compared with. Lists are compared with themselves, in a small database and a large one.
+//! has nothing to be compared with. Lists, and what history costs, are compared with themselves, in a small database and a
+//! large one.
 
 mod events;
+mod history;
 mod lists;
 
 use std::path::PathBuf;
@@ -142,12 +144,14 @@ pub fn run(options: &Options) -> Result<()> {
     set_commit_delay(&bench.cluster, 0)?;
     let absolute = events::measure(&bench, options)?;
     let lists = lists::measure(&bench, options)?;
+    let history = history::measure(&bench, options)?;
     print_table(&figures);
     events::print_table(&absolute);
     lists::print_table(&lists);
+    history::print_table(&history);
     if let Some(path) = &options.json {
         let json = serde_json::to_string_pretty(
-            &serde_json::json!({ "ratios": figures, "events": absolute, "lists": lists }),
+            &serde_json::json!({ "ratios": figures, "events": absolute, "lists": lists, "history": history }),
         )?;
         std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
     }
@@ -205,7 +209,7 @@ fn measure(bench: &Bench, line: &Line, clients: u32, options: &Options) -> Resul
 /// One run; transactions per second.
 fn throughput(bench: &Bench, side: Side, clients: u32, options: &Options) -> Result<f64> {
     reset(bench)?;
-    let pgbench = Pgbench { script: side.script, clients, seconds: options.seconds, rate: None };
+    let pgbench = Pgbench { database: "bench", script: side.script, clients, seconds: options.seconds, rate: None };
     match side.told {
         Told::Nobody => pgbench.run(bench, "off"),
         Told::Listener => bench.listener.while_listening(|| pgbench.run(bench, "events")),
@@ -226,6 +230,7 @@ fn reset(bench: &Bench) -> Result<()> {
 
 /// A run of pgbench.
 struct Pgbench {
+    database: &'static str,
     script: &'static str,
     clients: u32,
     seconds: u32,
@@ -245,7 +250,7 @@ impl Pgbench {
         if let Some(rate) = self.rate {
             pgbench.args(["-R", &rate.to_string()]);
         }
-        pgbench.args(["-T", &self.seconds.to_string(), "-f"]).arg(script(self.script)).arg("bench");
+        pgbench.args(["-T", &self.seconds.to_string(), "-f"]).arg(script(self.script)).arg(self.database);
         let printed = output(&mut pgbench)?;
         if !printed.contains("number of failed transactions: 0 ") && printed.contains("number of failed transactions") {
             bail!("pgbench counted failed transactions in {}:\n{printed}", self.script);
