@@ -11,6 +11,7 @@ pub mod command;
 pub mod demo;
 pub mod dev;
 pub mod lint;
+pub mod package;
 pub mod setup;
 pub mod stack;
 pub mod test;
