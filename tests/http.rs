@@ -95,7 +95,8 @@ fn ask_health(api: &Api) -> (Option<i32>, String, String) {
 fn health_is_not_asked_forever() {
     // It takes connections, and says nothing.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
-    for (listen, why) in [(silent.local_addr().unwrap().to_string(), "no answer within 5 s"), ("127.0.0.1:1".into(), "refused")]
+    for (listen, why) in
+        [(silent.local_addr().unwrap().to_string(), "no answer within 5 s"), ("127.0.0.1:1".into(), "refused")]
     {
         let output = Command::new(server_binary()).args(["health", "--listen", &listen]).output().expect("it runs");
         let stderr = String::from_utf8_lossy(&output.stderr);

@@ -28,6 +28,8 @@ enum Command {
     Chaos(xtask::chaos::Options),
     /// Make Debian packages and a tarball of the extension and the server
     Package(xtask::package::Options),
+    /// Build the container images and run a workflow through docker/compose.yaml
+    ComposeTest,
     /// Measure the extension against the same work by hand, and print the ratios
     Bench(xtask::bench::Options),
 }
@@ -51,6 +53,7 @@ fn run(command: Command) -> Result<()> {
         Command::Down => xtask::dev::down(),
         Command::Chaos(options) => xtask::chaos::run_chaos(&options),
         Command::Package(options) => xtask::package::run(&options),
+        Command::ComposeTest => xtask::compose_test::run(),
         Command::Bench(options) => xtask::bench::run(&options),
         Command::Lint => xtask::lint::run_all(),
         Command::Test { args } => xtask::test::run_tests(&args),

@@ -39,7 +39,8 @@ pub fn run(packages: &Path, major: u32) -> Result<()> {
 /// directory, and nobody writes to it. None, with a message, where it cannot be made.
 pub fn clean_system() -> Result<Option<PathBuf>> {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let field = |name: &str| release.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim_matches('"'));
+    let field =
+        |name: &str| release.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim_matches('"'));
     let (true, Some("debian"), Some(codename)) =
         (nix::unistd::geteuid().is_root(), field("ID="), field("VERSION_CODENAME="))
     else {

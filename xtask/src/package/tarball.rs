@@ -12,17 +12,12 @@ use super::tree::Tree;
 use crate::{command, workspace};
 
 /// Packs what is in both trees, and returns the file.
-pub fn build(
-    work: &Path,
-    folder: &Path,
-    major: u32,
-    [extension, server]: [&Tree; 2],
-    date: u64,
-) -> Result<PathBuf> {
+pub fn build(work: &Path, folder: &Path, major: u32, [extension, server]: [&Tree; 2], date: u64) -> Result<PathBuf> {
     let (system, arch) = (std::env::consts::OS, std::env::consts::ARCH);
     let name = format!("pg_workflow-{VERSION}-pg{major}-{system}-{arch}");
     let tree = Tree::new(&work.join("tarball").join(&name))?;
-    tree.add_with_mode("lib/pg_workflow.so", fs::read(extension.path(&library_folder(major)).join("pg_workflow.so"))?, 0o755)?;
+    let library = extension.path(&library_folder(major)).join("pg_workflow.so");
+    tree.add("lib/pg_workflow.so", fs::read(library)?)?;
     for entry in fs::read_dir(extension.path(&script_folder(major)))? {
         let entry = entry?;
         tree.add(&format!("extension/{}", entry.file_name().to_string_lossy()), fs::read(entry.path())?)?;
@@ -47,11 +42,7 @@ pub fn build(
 }
 
 fn note(major: u32, arch: &str, libraries: &str) -> String {
-    let values = [
-        ("@VERSION@", VERSION),
-        ("@MAJOR@", &major.to_string()),
-        ("@ARCH@", arch),
-        ("@LIBRARIES@", libraries),
-    ];
+    let values =
+        [("@VERSION@", VERSION), ("@MAJOR@", &major.to_string()), ("@ARCH@", arch), ("@LIBRARIES@", libraries)];
     values.iter().fold(include_str!("INSTALL.md").to_owned(), |note, (name, value)| note.replace(name, value))
 }
