@@ -8,7 +8,8 @@ CREATE ROLE server LOGIN PASSWORD :'server_password';
 CREATE ROLE scheduler LOGIN PASSWORD :'scheduler_password';
 GRANT USAGE ON SCHEMA workflow TO server, scheduler;
 
--- What workflow-server serve needs: it reads everything, and relays. (A role of the extension could be granted here instead.)
+-- What workflow-server serve needs: it reads everything, and relays.
+-- (Where the extension has a role for that, GRANT it here instead of the next two.)
 GRANT SELECT ON workflow.dags, workflow.dag_runs, workflow.task_instances, workflow.task_logs, workflow.state_history,
     workflow.state_machine, workflow.state_counts, workflow.consumer_lag, workflow.notifier TO server;
 GRANT EXECUTE ON FUNCTION workflow.current_position, workflow.follow_events, workflow.create_consumer, workflow.read_events,
