@@ -44,7 +44,7 @@ impl Engine {
     /// Docker's command line, set to this engine.
     pub fn docker(&self) -> Command {
         let mut docker = Command::new("docker");
-        docker.env("DOCKER_BUILDKIT", "1").current_dir(workspace::root());
+        docker.current_dir(workspace::root());
         if let Some((_, scratch)) = &self.own {
             docker.env("DOCKER_HOST", socket(scratch.path())).env("DOCKER_CONFIG", &self.config);
         }

@@ -36,10 +36,7 @@ pub fn base_images(engine: &Engine) -> Result<BaseImages> {
     step("Making stand-ins for the images that cannot be pulled", || {
         import_debian(engine, &system, &name("debian"))?;
         import_rust(engine, &name("rust"))?;
-        for target in ["postgres", "redis"] {
-            build(engine, target, &name("debian"), &name(target))?;
-        }
-        Ok(())
+        build_servers(engine)
     })?;
     let variables = ["DEBIAN_IMAGE", "RUST_IMAGE", "POSTGRES_IMAGE", "REDIS_IMAGE"];
     let names = ["debian", "rust", "postgres", "redis"].map(name);
@@ -81,12 +78,11 @@ fn import(engine: &Engine, tar: &mut Command, name: &str) -> Result<()> {
     Ok(())
 }
 
-fn build(engine: &Engine, target: &str, debian: &str, name: &str) -> Result<()> {
-    let major = setup::ensure()?.postgres.major;
-    let folder = workspace::root().join("xtask/src/compose_test/stand_ins");
-    let arguments = [format!("DEBIAN={debian}"), format!("MAJOR={major}")];
+/// PostgreSQL, of the version that this machine has, and Redis.
+fn build_servers(engine: &Engine) -> Result<()> {
+    let file = workspace::root().join("xtask/src/compose_test/stand_ins/compose.yaml");
     let mut build = engine.docker();
-    build.args(["build", "--quiet", "--target", target, "--tag", name]);
-    build.args(arguments.iter().flat_map(|argument| ["--build-arg", argument])).arg(folder);
-    command::run(build.stdout(Stdio::null()))
+    build.args(["compose", "--progress", "plain", "--file"]).arg(file).args(["build", "--quiet"]);
+    command::output(build.env("MAJOR", setup::ensure()?.postgres.major.to_string()))?;
+    Ok(())
 }

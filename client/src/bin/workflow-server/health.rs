@@ -24,7 +24,7 @@ const MAX_ANSWER: usize = 64 * 1024;
 /// have the same environment it needs no flags.
 #[derive(Args)]
 pub struct Arguments {
-    /// Where it listens. For all addresses (0.0.0.0, [::]) the loopback address is asked.
+    /// Where it listens. Where that is 0.0.0.0 or ::, all addresses, the loopback address is asked.
     #[arg(long, env = "WORKFLOW_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
 }
