@@ -3,6 +3,7 @@
 mod engine;
 mod images;
 
+use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,10 @@ const PROJECT: &str = "pg_workflow_test";
 
 /// Starts an engine where none runs, builds, tests, and removes containers and volumes. Images stay, as a cache.
 pub fn run() -> Result<()> {
+    for file in ["docker/Dockerfile", "docker/compose.yaml"] {
+        let version = env!("CARGO_PKG_VERSION");
+        ensure!(fs::read_to_string(workspace::root().join(file))?.contains(version), "{file} is not of {version}");
+    }
     let engine = Engine::find_or_start()?;
     let images = images::base_images(&engine)?;
     let mut project = Project { engine: &engine, variables: images.variables() };

@@ -65,7 +65,7 @@ pub fn server(mut tree: Tree, artefacts: &Artefacts) -> Result<Tree> {
         let script = command::output(Command::new(&artefacts.server).args(["completions", shell]))?;
         tree.add(place, script + "\n")?;
     }
-    tree.add("lib/systemd/system/workflow-server.service", SERVICE)?;
+    tree.add("usr/lib/systemd/system/workflow-server.service", SERVICE)?;
     // It will hold passwords.
     tree.add_with_mode("etc/default/workflow-server", SETTINGS, 0o600)?;
     Ok(tree)
