@@ -32,7 +32,7 @@ pub fn run() -> Result<()> {
         project.variables.push((variable, port::free()?.to_string()));
     }
     project.remove()?;
-    step("Building the images", || command::run(&mut project.compose(&["build", "--quiet"])))?;
+    step("Building the images", || project.check_output(&["build"]))?;
     let outcome = project.test();
     if outcome.is_err() {
         let _ = command::run(&mut project.compose(&["ps", "--all"]));

@@ -56,7 +56,7 @@ fn import_rust(engine: &Engine, name: &str) -> Result<()> {
     let scratch = Scratch::new("rust")?;
     let programs = scratch.path().join("usr/local/cargo/bin");
     fs::create_dir_all(&programs)?;
-    for program in ["cargo", "rustc", "rustdoc"] {
+    for program in ["cargo", "rustc", "rustfmt"] {
         let toolchain = format!("../../rustup/toolchains/stand-in/bin/{program}");
         std::os::unix::fs::symlink(toolchain, programs.join(program))?;
     }
