@@ -83,6 +83,18 @@ fn ensure_optional(lacking: Missing, skipped: &str, is_there: fn() -> bool) -> R
     Ok(true)
 }
 
+/// A program that only some command needs, installed first from this Debian package where it is missing.
+pub fn ensure_program(program: &str, package: &str) -> Result<PathBuf> {
+    if let Some(found) = which(program) {
+        return Ok(found);
+    }
+    if !can_install() {
+        bail!("this machine lacks {program} (in Debian's package {package}; as root it is installed)");
+    }
+    apt::install_packages(|| Ok(vec![package.to_owned()]))?;
+    which(program).with_context(|| format!("{package} is installed, and {program} still not found"))
+}
+
 fn can_install() -> bool {
     nix::unistd::geteuid().is_root() && which("apt-get").is_some()
 }

@@ -12,8 +12,14 @@ use anyhow::{Context, Result, bail};
 use super::Missing;
 use crate::{command, workspace};
 
-/// Installs the packages for what is missing, and starts no service and creates no cluster while doing so.
+/// Installs the packages for what is missing.
 pub fn install(missing: &[Missing]) -> Result<()> {
+    install_packages(|| packages(missing))
+}
+
+/// Installs the packages that are named once the lists are fresh, and starts no service and creates no cluster while
+/// doing so.
+pub fn install_packages(named: impl FnOnce() -> Result<Vec<String>>) -> Result<()> {
     let log = workspace::target_dir()?.join("apt.log");
     fs::create_dir_all(workspace::target_dir()?)?;
     let _no_services = TemporaryFile::create("/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n")?;
@@ -22,7 +28,7 @@ pub fn install(missing: &[Missing]) -> Result<()> {
         "create_main_cluster = false\n",
     )?;
     command::step("Refreshing the package lists", || apt_get(&["update"], &log))?;
-    let packages = packages(missing)?;
+    let packages = named()?;
     command::step(&format!("Installing {} (log: {})", packages.join(" "), log.display()), || {
         let mut args = vec!["install", "-y", "--no-install-recommends"];
         args.extend(packages.iter().map(String::as_str));
