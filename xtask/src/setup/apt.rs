@@ -14,6 +14,16 @@ use crate::{command, workspace};
 
 /// Installs the packages for what is missing, and starts no service and creates no cluster while doing so.
 pub fn install(missing: &[Missing]) -> Result<()> {
+    with_lists(|| packages(missing))
+}
+
+/// The same for packages by name.
+pub fn install_packages(packages: &[String]) -> Result<()> {
+    with_lists(|| Ok(packages.to_vec()))
+}
+
+/// The packages are asked for when the package lists are fresh.
+fn with_lists(packages: impl FnOnce() -> Result<Vec<String>>) -> Result<()> {
     let log = workspace::target_dir()?.join("apt.log");
     fs::create_dir_all(workspace::target_dir()?)?;
     let _no_services = TemporaryFile::create("/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n")?;
@@ -22,7 +32,7 @@ pub fn install(missing: &[Missing]) -> Result<()> {
         "create_main_cluster = false\n",
     )?;
     command::step("Refreshing the package lists", || apt_get(&["update"], &log))?;
-    let packages = packages(missing)?;
+    let packages = packages()?;
     command::step(&format!("Installing {} (log: {})", packages.join(" "), log.display()), || {
         let mut args = vec!["install", "-y", "--no-install-recommends"];
         args.extend(packages.iter().map(String::as_str));
@@ -37,6 +47,8 @@ fn packages(missing: &[Missing]) -> Result<Vec<String>> {
             Missing::Postgres => {
                 let major = postgres_major()?;
                 packages.extend([format!("postgresql-{major}"), format!("postgresql-server-dev-{major}")]);
+                // Its headers include those of ICU, and its package does not depend on them.
+                packages.push("libicu-dev".to_owned());
             }
             Missing::Redis => packages.push("redis-server".to_owned()),
             Missing::Libclang => packages.extend(["libclang-dev".to_owned(), "clang".to_owned()]),
@@ -48,7 +60,7 @@ fn packages(missing: &[Missing]) -> Result<Vec<String>> {
 }
 
 /// The version whose server is installed and only lacks its headers, else the one this Debian carries.
-fn postgres_major() -> Result<u32> {
+pub fn postgres_major() -> Result<u32> {
     let servers = glob::glob("/usr/lib/postgresql/*/bin/postgres").expect("a valid pattern").flatten();
     let majors = servers.filter_map(|path| path.components().nth(4)?.as_os_str().to_str()?.parse().ok());
     if let Some(installed) = majors.max() {
