@@ -21,8 +21,12 @@ impl Api {
 
     /// One that does not relay, with these flags.
     pub fn without_relay(db: &Db, flags: &[&str]) -> Api {
-        let arguments =
-            [&["serve", "--no-relay", "--listen", "127.0.0.1:0", "--database-url", db.url()], flags].concat();
+        Api::with(&[&["--no-relay", "--database-url", db.url()], flags].concat())
+    }
+
+    /// With these flags.
+    pub fn with(flags: &[&str]) -> Api {
+        let arguments = [&["serve", "--listen", "127.0.0.1:0"], flags].concat();
         let server = Server::start("http", &server_binary(), &arguments, &[]).expect("the server starts");
         let line = server.wait_line("listening on", PATIENCE).expect("it listens");
         // In a log of JSON it is part of an object.
@@ -63,7 +67,7 @@ fn health_says_what_is_wrong() {
     wait_until("the relay", || api.get("/health").1["relay"]["role"] == "leader");
     let relay = json!({"role": "leader", "published": 0, "last_publish": null, "lag_events": 0, "lag_seconds": 0.0});
     let healthy = json!({"status": "healthy", "version": env!("CARGO_PKG_VERSION"), "service": "workflow-server",
-                         "database": true, "redis": true, "relay": relay});
+                         "database": true, "redis": true, "relay": relay, "standby": null});
     assert_eq!(api.get("/health"), (200, healthy));
     redis.stop().unwrap();
     let (status, body) = api.get("/health");

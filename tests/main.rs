@@ -28,6 +28,7 @@ mod redis;
 mod relay;
 mod replay;
 mod roles;
+mod standby;
 mod stream;
 mod subscriber;
 mod transition;
