@@ -25,7 +25,11 @@ fn output(name: &str, db: &Db) -> String {
 fn initialise_can_be_repeated_and_says_what_is_missing() {
     let db = Db::new();
     let first = output("initialise", &db);
-    assert!(first.contains(concat!("pg_workflow ", env!("CARGO_PKG_VERSION"), " is there")) && first.contains("DAG orders: "), "{first}");
+    assert!(
+        first.contains(concat!("pg_workflow ", env!("CARGO_PKG_VERSION"), " is there"))
+            && first.contains("DAG orders: "),
+        "{first}"
+    );
     assert_eq!(output("initialise", &db), first, "the same DAGs again");
 
     db.connect().batch_execute("DROP EXTENSION pg_workflow CASCADE").unwrap();

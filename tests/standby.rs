@@ -45,7 +45,8 @@ impl Pair {
         let standby = primary.standby(name).unwrap();
         writer.execute("DELETE FROM workflow.task_instances WHERE id = $1", &[&tasks[2]]).unwrap();
         let (dag, run) = (row.get(0), row.get(1));
-        let pair = Pair { writer, _db: db.without_verification(), standby, primary, dag, run, task: tasks[0], position };
+        let pair =
+            Pair { writer, _db: db.without_verification(), standby, primary, dag, run, task: tasks[0], position };
         pair.catch_up();
         pair
     }
