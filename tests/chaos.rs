@@ -17,7 +17,7 @@ use std::collections::HashSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use xtask::stack::postgres::{FAST, PRELOADED, Postgres};
 use xtask::stack::redis::Redis;
 
@@ -68,6 +68,46 @@ fn a_move_that_the_standby_never_got_is_not_relayed() {
     standby.promote().unwrap();
     assert_eq!(ask(&standby, "SELECT count(*) FROM workflow.state_history"), "2");
     assert_eq!(relayed(), 2);
+}
+
+/// Where the primary is killed, who has two addresses follows to the standby that takes its place, and nothing that anybody was
+/// told is lost. (Among `a_minute_of_faults_loses_nothing` too; here without anything else that fails.)
+#[test]
+fn a_promotion_while_all_write_loses_no_answered_move_and_the_relay_follows() {
+    let primary = Postgres::start("chaos-failover", &[FAST, &[PRELOADED]].concat()).unwrap();
+    primary.psql("postgres", "CREATE DATABASE workflow").unwrap();
+    primary.psql("workflow", "CREATE EXTENSION pg_workflow; SELECT workflow.create_consumer('relay', true);").unwrap();
+    let standby = primary.standby("chaos-failover").unwrap();
+    primary.wait_for_standby().unwrap();
+    let redis = Redis::start("chaos-failover").unwrap();
+    let url = format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/workflow", primary.port(), standby.port());
+    let (server, _) = serve(&url, &redis.url());
+    let receiver = Receiver::start(&redis.url()).unwrap();
+    let writers =
+        Writers::start(&format!("{url}?target_session_attrs=read-write"), 1, Load { writers: 8, rate: 1000 }).unwrap();
+    let relayed = || redis.command::<u64>(&["XLEN", "workflow:stream"]).unwrap();
+    wait_until("moves", || writers.moves() > 2000 && relayed() > 1000);
+
+    let begun = Instant::now();
+    primary.kill().unwrap();
+    let moved = writers.moves();
+    standby.promote().unwrap();
+    wait_until("moves on the new primary", || writers.moves() > moved);
+    let writes_again = begun.elapsed();
+    let count = || standby.psql("workflow", "SELECT count(*) FROM workflow.state_history").unwrap().parse().unwrap();
+    let goal = count();
+    wait_until("and their events", || relayed() >= goal);
+    eprintln!("moves again after {writes_again:?}, relayed again after {:?}", begun.elapsed());
+    wait_until("many", || writers.moves() > moved + 2000);
+
+    let written = writers.finish().unwrap();
+    eprintln!("{} answered, {} unanswered", written.acknowledged.len(), written.unanswered);
+    wait_until("the stream has all", || relayed() >= count());
+    let received = vec![receiver.finish(&redis.url()).unwrap()];
+    let evidence = Evidence::gather(&standby.url("workflow"), &redis.url(), written, received).unwrap();
+    let report = check(&evidence);
+    assert!(report.is_clean(), "{report:?}\n{}", log_of(&server));
+    assert!(report.acknowledged.checked > 4000 && report.stream.checked > 4000, "{report:?}");
 }
 
 /// Writers and the long transaction, without a fault, followed by a stand-in for the relay.

@@ -28,8 +28,12 @@ impl Api {
 
     /// The same on a database that this URL names, which says as whom.
     pub fn at(database_url: &str, flags: &[&str]) -> Api {
-        let arguments =
-            [&["serve", "--no-relay", "--listen", "127.0.0.1:0", "--database-url", database_url], flags].concat();
+        Api::with(&[&["--no-relay", "--database-url", database_url], flags].concat())
+    }
+
+    /// With these flags.
+    pub fn with(flags: &[&str]) -> Api {
+        let arguments = [&["serve", "--listen", "127.0.0.1:0"], flags].concat();
         let server = Server::start("http", &server_binary(), &arguments, &[]).expect("the server starts");
         let line = server.wait_line("listening on", PATIENCE).expect("it listens");
         // In a log of JSON it is part of an object.
@@ -70,7 +74,7 @@ fn health_says_what_is_wrong() {
     wait_until("the relay", || api.get("/health").1["relay"]["role"] == "leader");
     let relay = json!({"role": "leader", "published": 0, "last_publish": null, "lag_events": 0, "lag_seconds": 0.0});
     let healthy = json!({"status": "healthy", "version": env!("CARGO_PKG_VERSION"), "service": "workflow-server",
-                         "database": true, "redis": true, "relay": relay});
+                         "database": true, "redis": true, "relay": relay, "standby": null});
     assert_eq!(api.get("/health"), (200, healthy.clone()));
     let (code, stdout, _) = ask_health(&api);
     assert_eq!((code, serde_json::from_str(&stdout).unwrap()), (Some(0), healthy));

@@ -32,6 +32,7 @@ mod replay;
 mod retention;
 mod roles;
 mod sql_lint;
+mod standby;
 mod stream;
 mod subscriber;
 mod tenants;

@@ -68,6 +68,22 @@ impl PostgresServer {
         self
     }
 
+    /// Of several hosts means the first that answers, rather than the one that accepts writes: for who only reads.
+    /// `target_session_attrs=read-only`, which asks for a standby, stays.
+    ///
+    /// ```
+    /// use pg_workflow_client::connect::PostgresServer;
+    ///
+    /// let server = PostgresServer::parse("postgres://alice@standby.example,primary.example/workflow")?.to_read_from();
+    /// # Ok::<(), pg_workflow_client::Error>(())
+    /// ```
+    pub fn to_read_from(mut self) -> PostgresServer {
+        if self.config.get_target_session_attrs() == TargetSessionAttrs::ReadWrite {
+            self.config.target_session_attrs(TargetSessionAttrs::Any);
+        }
+        self
+    }
+
     /// Settings of each connection, in the form of the server's command line: `-c name=value`.
     pub(crate) fn with_settings(mut self, settings: &str) -> PostgresServer {
         let given = self.config.get_options().unwrap_or_default();
@@ -202,6 +218,10 @@ mod tests {
     #[test]
     fn of_several_hosts_the_primary_is_meant() {
         assert_eq!(config("postgres://a,b/d").get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
+        let to_read_from =
+            |url: &str| PostgresServer::parse(url).unwrap().to_read_from().config.get_target_session_attrs();
+        assert_eq!(to_read_from("postgres://a,b/d"), TargetSessionAttrs::Any);
+        assert_eq!(to_read_from("postgres://a,b/d?target_session_attrs=read-only"), TargetSessionAttrs::ReadOnly);
     }
 
     #[test]

@@ -57,6 +57,8 @@ pub struct Backends {
     pub redis: Option<RedisServer>,
     /// The relay that runs in this process, if any.
     pub relay: Option<Relayed>,
+    /// The database is a hot standby, or may become one: events are not followed there, and `/health` tells how far it is.
+    pub is_standby: bool,
 }
 
 /// What is said of a relay.
@@ -127,7 +129,7 @@ impl Server {
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
 /// let database = PostgresServer::parse("postgres://postgres@127.0.0.1/workflow")?;
-/// let backends = http::Backends { database, replica: None, connections: 10, redis: None, relay: None };
+/// let backends = http::Backends { database, replica: None, connections: 10, redis: None, relay: None, is_standby: false };
 /// http::serve(listener, backends, http::Limits::default(), CancellationToken::new()).await;
 /// # Ok(())
 /// # }

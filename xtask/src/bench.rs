@@ -8,6 +8,7 @@
 mod events;
 mod history;
 mod lists;
+mod tenants;
 
 use std::path::PathBuf;
 
@@ -145,13 +146,15 @@ pub fn run(options: &Options) -> Result<()> {
     let absolute = events::measure(&bench, options)?;
     let lists = lists::measure(&bench, options)?;
     let history = history::measure(&bench, options)?;
+    let tenants = tenants::measure(&bench, options)?;
     print_table(&figures);
     events::print_table(&absolute);
     lists::print_table(&lists);
     history::print_table(&history);
+    tenants::print_table(&tenants);
     if let Some(path) = &options.json {
         let json = serde_json::to_string_pretty(
-            &serde_json::json!({ "ratios": figures, "events": absolute, "lists": lists, "history": history }),
+            &serde_json::json!({ "ratios": figures, "events": absolute, "lists": lists, "history": history, "tenants": tenants }),
         )?;
         std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
     }
@@ -209,7 +212,7 @@ fn measure(bench: &Bench, line: &Line, clients: u32, options: &Options) -> Resul
 /// One run; transactions per second.
 fn throughput(bench: &Bench, side: Side, clients: u32, options: &Options) -> Result<f64> {
     reset(bench)?;
-    let pgbench = Pgbench { database: "bench", script: side.script, clients, seconds: options.seconds, rate: None };
+    let pgbench = Pgbench::of(side.script, clients, options.seconds);
     match side.told {
         Told::Nobody => pgbench.run(bench, "off"),
         Told::Listener => bench.listener.while_listening(|| pgbench.run(bench, "events")),
@@ -231,6 +234,7 @@ fn reset(bench: &Bench) -> Result<()> {
 /// A run of pgbench.
 struct Pgbench {
     database: &'static str,
+    user: &'static str,
     script: &'static str,
     clients: u32,
     seconds: u32,
@@ -239,13 +243,27 @@ struct Pgbench {
 }
 
 impl Pgbench {
+    /// As fast as it can, in the database `bench`.
+    fn of(script: &'static str, clients: u32, seconds: u32) -> Pgbench {
+        Pgbench { database: "bench", user: "postgres", script, clients, seconds, rate: None }
+    }
+
     /// Transactions per second. `announce` is what they announce.
     fn run(&self, bench: &Bench, announce: &str) -> Result<f64> {
+        self.run_with(bench, &format!("-c pg_workflow.announce={announce}"))
+    }
+
+    /// The same, announcing what the database's settings say.
+    fn run_as_configured(&self, bench: &Bench) -> Result<f64> {
+        self.run_with(bench, "")
+    }
+
+    fn run_with(&self, bench: &Bench, settings: &str) -> Result<f64> {
         let mut pgbench = std::process::Command::new(bench.cluster.install().program("pgbench"));
-        pgbench.env("PGOPTIONS", format!("-c pg_workflow.announce={announce}"));
+        pgbench.env("PGOPTIONS", settings);
         // Over the Unix socket: the network's own cost would hide part of the difference.
         let (socket, port) = (bench.cluster.socket_dir(), bench.cluster.port().to_string());
-        pgbench.arg("-h").arg(socket).args(["-U", "postgres", "-p", &port]);
+        pgbench.arg("-h").arg(socket).args(["-U", self.user, "-p", &port]);
         pgbench.args(["-n", "-M", "prepared", "-D", "k=0", "-j", "2", "-c", &self.clients.to_string()]);
         if let Some(rate) = self.rate {
             pgbench.args(["-R", &rate.to_string()]);

@@ -20,6 +20,10 @@ enum Command {
     Lint,
     /// Build and install the extension, then run every test against real servers
     Test {
+        /// On this major version of PostgreSQL, 14 to 18. Where this machine has another one, in a Debian that has it: a
+        /// folder below target/, made on the first run
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(14..=18))]
+        pg: Option<u32>,
         /// Passed on to `cargo test`, for example: -- --test relay some_name
         #[arg(last = true)]
         args: Vec<String>,
@@ -56,6 +60,6 @@ fn run(command: Command) -> Result<()> {
         Command::ComposeTest => xtask::compose_test::run(),
         Command::Bench(options) => xtask::bench::run(&options),
         Command::Lint => xtask::lint::run_all(),
-        Command::Test { args } => xtask::test::run_tests(&args),
+        Command::Test { pg, args } => xtask::test::run_tests(pg, &args),
     }
 }

@@ -2,6 +2,7 @@
 
 mod apt;
 mod browser;
+mod debian;
 mod libclang;
 mod postgres_install;
 pub mod pypi;
@@ -14,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use crate::command::which;
 
 pub use browser::{browser, ensure_browser};
+pub use debian::Debian;
 pub use postgres_install::PostgresInstall;
 
 /// The programs that build and run the project.
@@ -67,10 +69,17 @@ pub fn ensure() -> Result<&'static Toolchain> {
     toolchain()
 }
 
+/// Says with "no" that what only some tests need is not to be installed.
+const OPTIONAL: &str = "XTASK_OPTIONAL";
+
 /// Installs what only some tests need. False, with a message, where it cannot be: `skipped` will be.
 fn ensure_optional(lacking: Missing, skipped: &str, is_there: fn() -> bool) -> Result<bool> {
     if is_there() {
         return Ok(true);
+    }
+    if std::env::var_os(OPTIONAL).is_some_and(|value| value == "no") {
+        eprintln!("{skipped} will be skipped: {OPTIONAL} is no");
+        return Ok(false);
     }
     if !can_install() {
         eprintln!("{skipped} will be skipped: {}", instructions(&[lacking]));
@@ -97,6 +106,15 @@ pub fn ensure_program(program: &str, package: &str) -> Result<PathBuf> {
 
 fn can_install() -> bool {
     nix::unistd::geteuid().is_root() && which("apt-get").is_some()
+}
+
+/// The PostgreSQL version that will be used: of the one that is there, or else of the one that will be installed.
+pub fn postgres_major() -> Result<Option<u32>> {
+    match PostgresInstall::find()? {
+        Some(found) => Ok(Some(found.major)),
+        None if can_install() => apt::postgres_major().map(Some),
+        None => Ok(None),
+    }
 }
 
 /// The one that REDIS_SERVER names, which may be a Valkey, else the one in PATH.

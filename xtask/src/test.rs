@@ -3,10 +3,22 @@
 use anyhow::Result;
 
 use crate::command::{run, shown, step};
+use crate::setup::Debian;
 use crate::{build, setup};
 
-/// Sets up, builds, installs, and runs `cargo test` with these arguments.
-pub fn run_tests(args: &[String]) -> Result<()> {
+/// Sets up, builds, installs, and runs `cargo test` with these arguments: on the PostgreSQL that is found, or on one of this
+/// major version, wherever that is to be had.
+pub fn run_tests(major: Option<u32>, args: &[String]) -> Result<()> {
+    match major {
+        Some(major) if setup::postgres_major()? != Some(major) => {
+            let mut test = Debian::with_postgres(major)?.xtask_test(args)?;
+            step(&format!("Running cargo xtask test with PostgreSQL {major}"), || run(&mut test))
+        }
+        _ => run_tests_here(args),
+    }
+}
+
+fn run_tests_here(args: &[String]) -> Result<()> {
     let toolchain = setup::ensure()?;
     setup::ensure_browser()?;
     setup::pypi::FUZZER.ensure()?;

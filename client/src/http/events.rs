@@ -35,6 +35,9 @@ const RETRY: Duration = Duration::from_secs(1);
 const JOIN_LIMIT: Duration = Duration::from_secs(5);
 /// Messages kept for a client that is slow to read, before its reading holds up the rest of what it is sent.
 const AHEAD: usize = 16;
+/// The feed is read where it is written.
+const ON_STANDBY: &str = "events cannot be followed here: this server reads from a standby, and the feed is read on the primary; \
+                          ask a workflow-server there";
 /// A position is some hundred characters; more with hundreds of open transactions.
 const LONGEST_POSITION: usize = 20_000;
 
@@ -61,6 +64,9 @@ pub async fn events(
     Query(given): Query<EventParameters>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
+    if server.backends.is_standby {
+        return Err(Refusal::unavailable(ON_STANDBY));
+    }
     let wanted = Wanted { dag_id: given.dag_id.map(|id| id.0), dag_run_id: given.dag_run_id.map(|id| id.0) };
     let position = last_position(headers.get("last-event-id"), given.last_event_id)?;
     let full = "the server's places for followers are all taken; come back later, or raise --followers";

@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use utoipa::ToSchema;
 
@@ -34,6 +35,8 @@ struct Health {
     redis: Option<bool>,
     /// None where this process does not relay.
     relay: Option<RelayHealth>,
+    /// None where this process does not read from a standby, or the database does not answer.
+    standby: Option<Standby>,
     #[serde(skip_serializing_if = "Errors::is_empty")]
     errors: Errors,
 }
@@ -48,6 +51,16 @@ struct RelayHealth {
     /// None where the database does not say.
     lag_events: Option<i64>,
     lag_seconds: Option<f64>,
+}
+
+/// How far the standby is.
+#[derive(Clone, Copy, Serialize, ToSchema)]
+pub struct Standby {
+    /// False once it has been promoted.
+    pub in_recovery: bool,
+    /// When the last commit that it has replayed was made, by the primary's clock. Old also where the primary has nothing
+    /// to commit. None where it has replayed none since it started.
+    pub last_commit: Option<DateTime<Utc>>,
 }
 
 /// What is wrong.
@@ -67,8 +80,16 @@ impl Errors {
 
 /// What was found out about the servers behind this one.
 pub struct Findings {
-    pub database: Result<Option<Lag>, String>,
+    pub database: Result<Answered, String>,
     pub redis: Result<(), String>,
+}
+
+/// What the database tells.
+#[derive(Clone, Copy, Default)]
+pub struct Answered {
+    /// Of the relay in this process.
+    pub lag: Option<Lag>,
+    pub standby: Option<Standby>,
 }
 
 /// How far the relay's consumer is behind.
@@ -83,7 +104,7 @@ pub struct Lag {
     responses((status = 200, body = Health), (status = 503, body = Health), (status = 400, body = Problem)))]
 pub async fn health(State(server): State<Arc<Server>>, _: Query<NoParameters>) -> Response {
     let Findings { database, redis } = ask(&server).await;
-    let (lag, database) = (database.clone().ok().flatten(), database.err());
+    let (Answered { lag, standby }, database) = (database.clone().unwrap_or_default(), database.err());
     let errors = Errors { database, redis: redis.err() };
     let health = Health {
         status: if errors.is_empty() { "healthy" } else { "unhealthy" },
@@ -92,6 +113,7 @@ pub async fn health(State(server): State<Arc<Server>>, _: Query<NoParameters>) -
         database: errors.database.is_none(),
         redis: server.backends.redis.as_ref().map(|_| errors.redis.is_none()),
         relay: server.backends.relay.as_ref().map(|relay| relay_health(relay, lag)),
+        standby,
         errors,
     };
     let status = if health.errors.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -120,11 +142,25 @@ pub async fn ask(server: &Server) -> Findings {
 }
 
 /// With a connection of its own: it need not wait behind slow lists, and it learns why there is none.
-async fn ask_database(server: &Server) -> Result<Option<Lag>, Error> {
+async fn ask_database(server: &Server) -> Result<Answered, Error> {
     let client = server.backends.database.connect().await?;
     // Not "SELECT 1": without the extension nothing here works.
     client.batch_execute("SELECT workflow.version()").await?;
-    let Some(relay) = &server.backends.relay else { return Ok(None) };
+    let standby = if server.backends.is_standby { Some(ask_standby(&client).await?) } else { None };
+    let lag = match &server.backends.relay {
+        Some(relay) => ask_lag(&client, relay).await?,
+        None => None,
+    };
+    Ok(Answered { lag, standby })
+}
+
+async fn ask_standby(client: &Client) -> Result<Standby, Error> {
+    let sql = "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.pg_last_xact_replay_timestamp()";
+    let row = client.query_one(sql, &[]).await?;
+    Ok(Standby { in_recovery: row.try_get(0)?, last_commit: row.try_get(1)? })
+}
+
+async fn ask_lag(client: &Client, relay: &Relayed) -> Result<Option<Lag>, Error> {
     let lag = "SELECT pending, coalesce(extract(epoch FROM lag), 0)::double precision \
                FROM workflow.consumer_lag WHERE consumer = $1";
     // A backlog of millions takes longer to count than anybody waits here.

@@ -12,7 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::answer::{Problem, Refusal};
-use super::health::{Findings, ask};
+use super::health::{Answered, Findings, Standby, ask};
 use super::parameters::Query;
 use super::rows::NoParameters;
 use super::{Relayed, Server};
@@ -45,7 +45,7 @@ fn registry(server: &Server, findings: &Findings) -> Registry {
     }
     if let Some(relay) = &server.backends.relay {
         add_relay(&mut all, relay);
-        if let Ok(Some(lag)) = &findings.database {
+        if let Ok(Answered { lag: Some(lag), .. }) = &findings.database {
             gauge(
                 &mut all,
                 "relay_lag_events",
@@ -55,7 +55,21 @@ fn registry(server: &Server, findings: &Findings) -> Registry {
             gauge(&mut all, "relay_lag_seconds", "Age of the oldest of them", lag.seconds);
         }
     }
+    if let Ok(Answered { standby: Some(standby), .. }) = &findings.database {
+        add_standby(&mut all, standby);
+    }
     all
+}
+
+fn add_standby(all: &mut Registry, standby: &Standby) {
+    gauge(all, "standby_in_recovery", "1 where the database follows a primary", number(standby.in_recovery));
+    let last = standby.last_commit.map_or(0.0, |moment| moment.timestamp_micros() as f64 / 1e6);
+    gauge(
+        all,
+        "standby_last_commit_timestamp_seconds",
+        "When the last commit replayed was made, since 1970; 0: none yet",
+        last,
+    );
 }
 
 fn add_relay(all: &mut Registry, relay: &Relayed) {

@@ -85,7 +85,7 @@ fn ratio(
     for round in 0..options.rounds {
         let throughput = |database| {
             bench.cluster.psql(database, RESET)?;
-            Pgbench { database, script, clients: 1, seconds: options.seconds, rate: None }.run(bench, "off")
+            Pgbench { database, ..Pgbench::of(script, 1, options.seconds) }.run(bench, "off")
         };
         let (small, large) = if round % 2 == 0 {
             let small = throughput(SMALL)?;

@@ -43,6 +43,8 @@ fn packages(missing: &[Missing]) -> Result<Vec<String>> {
             Missing::Postgres => {
                 let major = postgres_major()?;
                 packages.extend([format!("postgresql-{major}"), format!("postgresql-server-dev-{major}")]);
+                // Its headers include those of ICU, and its package does not depend on them.
+                packages.push("libicu-dev".to_owned());
             }
             Missing::Redis => packages.push("redis-server".to_owned()),
             Missing::Libclang => packages.extend(["libclang-dev".to_owned(), "clang".to_owned()]),
@@ -54,7 +56,7 @@ fn packages(missing: &[Missing]) -> Result<Vec<String>> {
 }
 
 /// The version whose server is installed and only lacks its headers, else the one this Debian carries.
-fn postgres_major() -> Result<u32> {
+pub fn postgres_major() -> Result<u32> {
     let servers = glob::glob("/usr/lib/postgresql/*/bin/postgres").expect("a valid pattern").flatten();
     let majors = servers.filter_map(|path| path.components().nth(4)?.as_os_str().to_str()?.parse().ok());
     if let Some(installed) = majors.max() {

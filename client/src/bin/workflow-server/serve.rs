@@ -22,6 +22,8 @@ use crate::{Database, server, usage};
 /// for each run and task. It waits for PostgreSQL and Redis when they are away and goes on where it was. Of several
 /// with the same --consumer one works, and the others take over within 5 s when it does not.
 ///
+/// With --read-only it only answers, and the database may be a hot standby.
+///
 /// HTTP is read-only: / is a page that shows the runs moving, /openapi.json describes the rest. Without --token whoever
 /// reaches the address may read.
 #[derive(Args)]
@@ -81,6 +83,11 @@ pub struct Arguments {
     #[arg(long, env = "WORKFLOW_CONNECTIONS", default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     connections: u32,
 
+    /// Only answer over HTTP, from a database that may be a hot standby: do not relay, do not keep the counts per state.
+    /// /api/v1/events answers 503. Of several hosts in the URL the first that answers is read from.
+    #[arg(long, env = "WORKFLOW_READ_ONLY", value_parser = FalseyValueParser::new(), conflicts_with_all = ["no_http", "replica_url"])]
+    read_only: bool,
+
     /// Do not relay.
     #[arg(long, env = "WORKFLOW_NO_RELAY", value_parser = FalseyValueParser::new(), conflicts_with = "no_http")]
     no_relay: bool,
@@ -92,7 +99,11 @@ pub struct Arguments {
 
 pub async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::Result<()> {
     let redis = arguments.redis.server().unwrap_or_else(|error| usage(&format!("{error:#}")));
-    let relay_to = match (&redis, arguments.no_relay) {
+    let database = match arguments.read_only {
+        true => arguments.database.database_url.to_read_from(),
+        false => arguments.database.database_url,
+    };
+    let relay_to = match (&redis, arguments.no_relay || arguments.read_only) {
         (_, true) => None,
         (Some(redis), false) => Some(redis.clone()),
         (None, false) => usage("the relay needs --redis-url <URL> (or REDIS_URL); --no-relay turns it off"),
@@ -108,10 +119,9 @@ pub async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::R
     let relayed = relay_to.is_some().then(|| http::Relayed { consumer: consumer.clone(), status: status.clone() });
     let relaying = async {
         if let Some(redis) = relay_to {
-            let database = &arguments.database.database_url;
             let mut stream = RedisStream::new(redis, options);
-            let relaying = relay::run(database, &consumer, &mut stream, status, shutdown.clone());
-            tokio::join!(relaying, upkeep::keep(database, shutdown.clone()));
+            let relaying = relay::run(&database, &consumer, &mut stream, status, shutdown.clone());
+            tokio::join!(relaying, upkeep::keep(&database, shutdown.clone()));
         }
     };
     let listener = if arguments.no_http { None } else { Some(bind(arguments.listen).await?) };
@@ -130,11 +140,12 @@ pub async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::R
     let answering = async {
         if let Some(listener) = listener {
             let backends = http::Backends {
-                database: arguments.database.database_url.clone(),
+                database: database.clone(),
                 replica: arguments.replica_url.map(|replica| (replica, max_lag)),
                 connections: arguments.connections,
                 redis,
                 relay: relayed,
+                is_standby: arguments.read_only,
             };
             http::serve(listener, backends, limits, shutdown.clone()).await;
         }
