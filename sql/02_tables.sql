@@ -138,12 +138,10 @@ CREATE TABLE workflow.task_logs (
     logged_at        timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     level            text        NOT NULL DEFAULT 'INFO',
     message          text        NOT NULL,
-    CONSTRAINT task_logs_task_instance_id_fkey FOREIGN KEY (task_instance_id)
-        REFERENCES workflow.task_instances (id) ON DELETE CASCADE,
     CONSTRAINT task_logs_level_check CHECK (
         level OPERATOR(pg_catalog.=) ANY ('{DEBUG,INFO,WARNING,ERROR,CRITICAL}'::pg_catalog.text[])
     )
--- Indexes are those of the partitions: see make_partition().
+-- Indexes, and the foreign key to the task, are those of the partitions: see make_partition().
 ) PARTITION BY RANGE (id);
 
 COMMENT ON TABLE workflow.task_logs IS 'What tasks printed; see append_task_log(). Partitioned by id: see the view partitions.';

@@ -26,10 +26,14 @@ BEGIN
         'CREATE TABLE workflow.%I (LIKE workflow.%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING COMMENTS)
             WITH (autovacuum_vacuum_insert_scale_factor = 0.02)',
         "partition", table_name);
-    -- Indexes are each partition's own. A dump makes and attaches the later ones, and then their indexes: with indexes of
-    -- the whole table, which the extension would have brought already, those would be there by then.
+    -- Indexes and foreign keys are each partition's own. A dump makes and attaches the later ones, loads them, and then adds
+    -- those: with indexes and keys of the whole table, which the extension brings, they would be there from the beginning.
     EXECUTE format('ALTER TABLE workflow.%I ADD CONSTRAINT %I PRIMARY KEY (id)', "partition", "partition" || '_pkey');
     IF table_name = 'task_logs' THEN
+        EXECUTE format(
+            'ALTER TABLE workflow.%I ADD CONSTRAINT %I FOREIGN KEY (task_instance_id)
+                REFERENCES workflow.task_instances (id) ON DELETE CASCADE',
+            "partition", "partition" || '_task_instance_id_fkey');
         -- The log of a task in order, and the cascade of its deletion.
         EXECUTE format('CREATE INDEX %I ON workflow.%I (task_instance_id, id)',
             "partition" || '_task_instance_id_idx', "partition");

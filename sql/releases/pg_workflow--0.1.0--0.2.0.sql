@@ -115,6 +115,8 @@ FOR EACH STATEMENT EXECUTE FUNCTION workflow.forget_counts();
 
 ALTER TABLE workflow.task_logs RENAME TO task_logs_0;
 ALTER TABLE workflow.task_logs_0 RENAME CONSTRAINT task_logs_pkey TO task_logs_0_pkey;
+ALTER TABLE workflow.task_logs_0
+    RENAME CONSTRAINT task_logs_task_instance_id_fkey TO task_logs_0_task_instance_id_fkey;
 ALTER INDEX workflow.task_logs_task_instance_id_idx RENAME TO task_logs_0_task_instance_id_idx;
 ALTER TABLE workflow.task_logs_0 SET (autovacuum_vacuum_insert_scale_factor = 0.02);
 COMMENT ON TABLE workflow.task_logs_0 IS 'Partition 0 of task_logs.';
@@ -131,12 +133,10 @@ CREATE TABLE workflow.task_logs (
     logged_at        timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     level            text        NOT NULL DEFAULT 'INFO',
     message          text        NOT NULL,
-    CONSTRAINT task_logs_task_instance_id_fkey FOREIGN KEY (task_instance_id)
-        REFERENCES workflow.task_instances (id) ON DELETE CASCADE,
     CONSTRAINT task_logs_level_check CHECK (
         level OPERATOR(pg_catalog.=) ANY ('{DEBUG,INFO,WARNING,ERROR,CRITICAL}'::pg_catalog.text[])
     )
--- Indexes are those of the partitions: see make_partition().
+-- Indexes, and the foreign key to the task, are those of the partitions: see make_partition().
 ) PARTITION BY RANGE (id);
 
 COMMENT ON TABLE workflow.task_logs IS 'What tasks printed; see append_task_log(). Partitioned by id: see the view partitions.';
@@ -718,10 +718,14 @@ BEGIN
         'CREATE TABLE workflow.%I (LIKE workflow.%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING COMMENTS)
             WITH (autovacuum_vacuum_insert_scale_factor = 0.02)',
         "partition", table_name);
-    -- Indexes are each partition's own. A dump makes and attaches the later ones, and then their indexes: with indexes of
-    -- the whole table, which the extension would have brought already, those would be there by then.
+    -- Indexes and foreign keys are each partition's own. A dump makes and attaches the later ones, loads them, and then adds
+    -- those: with indexes and keys of the whole table, which the extension brings, they would be there from the beginning.
     EXECUTE format('ALTER TABLE workflow.%I ADD CONSTRAINT %I PRIMARY KEY (id)', "partition", "partition" || '_pkey');
     IF table_name = 'task_logs' THEN
+        EXECUTE format(
+            'ALTER TABLE workflow.%I ADD CONSTRAINT %I FOREIGN KEY (task_instance_id)
+                REFERENCES workflow.task_instances (id) ON DELETE CASCADE',
+            "partition", "partition" || '_task_instance_id_fkey');
         -- The log of a task in order, and the cascade of its deletion.
         EXECUTE format('CREATE INDEX %I ON workflow.%I (task_instance_id, id)',
             "partition" || '_task_instance_id_idx', "partition");
@@ -903,6 +907,10 @@ BEGIN
                 EXECUTE pg_catalog.format('ALTER INDEX workflow.%I RENAME TO %I', index,
                     pg_catalog.format('%s_%s', name, number) OPERATOR(pg_catalog.||) pg_catalog.substr(index, pg_catalog.length(old) OPERATOR(pg_catalog.+) 1));
             END LOOP;
+            IF name OPERATOR(pg_catalog.=) 'task_logs' THEN
+                EXECUTE pg_catalog.format('ALTER TABLE workflow.%I RENAME CONSTRAINT %I TO %I', pg_catalog.format('%s_%s', name, number),
+                    old OPERATOR(pg_catalog.||) '_task_instance_id_fkey', pg_catalog.format('%s_%s', name, number) OPERATOR(pg_catalog.||) '_task_instance_id_fkey');
+            END IF;
         END IF;
         PERFORM pg_catalog.pg_extension_config_dump(
             pg_catalog.format('workflow.%I', workflow.make_partition(name, number OPERATOR(pg_catalog.+) 1))::pg_catalog.regclass, '');

@@ -77,6 +77,10 @@ BEGIN
                 EXECUTE pg_catalog.format('ALTER INDEX workflow.%I RENAME TO %I', index,
                     zero OPERATOR(pg_catalog.||) pg_catalog.substr(index, pg_catalog.length(oldest) OPERATOR(pg_catalog.+) 1));
             END LOOP;
+            IF name OPERATOR(pg_catalog.=) 'task_logs' THEN
+                EXECUTE pg_catalog.format('ALTER TABLE workflow.%I RENAME CONSTRAINT %I TO %I', zero,
+                    oldest OPERATOR(pg_catalog.||) '_task_instance_id_fkey', zero OPERATOR(pg_catalog.||) '_task_instance_id_fkey');
+            END IF;
         END IF;
     END LOOP;
 END
@@ -298,6 +302,7 @@ BEGIN
     ALTER EXTENSION pg_workflow DROP SEQUENCE workflow.task_logs_id_seq;
     DROP TABLE workflow.task_logs_partitioned;
     ALTER TABLE workflow.task_logs RENAME CONSTRAINT task_logs_0_pkey TO task_logs_pkey;
+    ALTER TABLE workflow.task_logs RENAME CONSTRAINT task_logs_0_task_instance_id_fkey TO task_logs_task_instance_id_fkey;
     ALTER INDEX workflow.task_logs_0_task_instance_id_idx RENAME TO task_logs_task_instance_id_idx;
     ALTER TABLE workflow.task_logs ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (SEQUENCE NAME workflow.task_logs_id_seq);
     COMMENT ON SEQUENCE workflow.task_logs_id_seq IS 'Ids of task_logs.';
