@@ -60,13 +60,14 @@ impl Debian {
         let complete = folder.join("complete");
         if !complete.exists() {
             let title = format!("Making a Debian {release} in {}", this.root.display());
-            step(&title, || this.make(release, &folder.join("debootstrap.log")))?;
+            step(&title, || this.make(release, &folder.join("debootstrap.log"), lock))?;
             fs::write(&complete, release)?;
         }
         Ok(this)
     }
 
-    fn make(&self, release: &str, log: &Path) -> Result<()> {
+    /// Whatever of debootstrap outlives us holds the lock too, as its standard input: nobody begins anew beside it.
+    fn make(&self, release: &str, log: &Path, lock: File) -> Result<()> {
         ensure_program("debootstrap", "debootstrap")?;
         remove_tree(&self.root)?;
         let said = File::create(log)?;
@@ -74,7 +75,7 @@ impl Debian {
         debootstrap.args(["--variant=minbase", PACKAGES, release]).arg(&self.root).arg(mirror()?);
         // Named, because this machine's debootstrap may be older than the release. They are all made in the same way.
         debootstrap.arg("/usr/share/debootstrap/scripts/sid");
-        debootstrap.env("LC_ALL", "C.UTF-8").stdout(said.try_clone()?).stderr(said);
+        debootstrap.env("LC_ALL", "C.UTF-8").stdin(lock).stdout(said.try_clone()?).stderr(said);
         run(&mut debootstrap).with_context(|| command::tail(log))?;
         fs::write(self.root.join("etc/apt/apt.conf.d/90host"), apt_settings()?)?;
         Ok(())
