@@ -2,6 +2,10 @@
 --
 -- fillfactor: a row moves a few times and then rests. The free fifth of each page lets a new row version
 -- stay beside the old one.
+--
+-- autovacuum: each move leaves a dead row version, and a dead entry in every index. By default a table of 10,000,000
+-- tasks would be vacuumed after 2,000,000 of them, and its state index would be mostly dead where it is read most: at
+-- the newest tasks. A fiftieth keeps a vacuum short.
 
 CREATE TABLE workflow.dags (
     id          uuid        NOT NULL DEFAULT workflow.uuid_v7(),
@@ -13,6 +17,7 @@ CREATE TABLE workflow.dags (
     is_paused   boolean     NOT NULL DEFAULT false,
     created_at  timestamptz NOT NULL DEFAULT pg_catalog.now(),
     updated_at  timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    tenant      text        NOT NULL DEFAULT CURRENT_USER,
     CONSTRAINT dags_pkey PRIMARY KEY (id),
     CONSTRAINT dags_name_key UNIQUE (name),
     CONSTRAINT dags_name_check CHECK (
@@ -38,6 +43,7 @@ COMMENT ON COLUMN workflow.dags.tags IS 'JSON array of text';
 COMMENT ON COLUMN workflow.dags.is_paused IS 'schedulers start no new run while it is true; see pause_dag and unpause_dag';
 COMMENT ON COLUMN workflow.dags.created_at IS 'when the row was created';
 COMMENT ON COLUMN workflow.dags.updated_at IS 'when the row last changed; kept by the guard';
+COMMENT ON COLUMN workflow.dags.tenant IS 'the role that created it (current_user), or was made its owner; only that one sees it after enable_row_security()';
 
 CREATE TABLE workflow.dag_runs (
     id             uuid        NOT NULL DEFAULT workflow.uuid_v7(),
@@ -55,10 +61,10 @@ CREATE TABLE workflow.dag_runs (
     CONSTRAINT dag_runs_dag_id_execution_date_key UNIQUE (dag_id, execution_date),
     CONSTRAINT dag_runs_dag_id_fkey FOREIGN KEY (dag_id) REFERENCES workflow.dags (id) ON DELETE CASCADE,
     CONSTRAINT dag_runs_state_check CHECK (
-        state OPERATOR(pg_catalog.=) ANY ('{queued,running,success,failed,retrying,upstream_failed,skipped}'::text[])
+        state OPERATOR(pg_catalog.=) ANY ('{queued,running,success,failed,retrying,upstream_failed,skipped}'::pg_catalog.text[])
     ),
     CONSTRAINT dag_runs_conf_check CHECK (pg_catalog.jsonb_typeof(conf) OPERATOR(pg_catalog.=) 'object')
-) WITH (fillfactor = 80);
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 -- Runs by state, newest first (ids are in creation order).
 CREATE INDEX dag_runs_state_idx ON workflow.dag_runs (state, id);
 -- Runs of all DAGs by date.
@@ -105,7 +111,7 @@ CREATE TABLE workflow.task_instances (
     CONSTRAINT task_instances_dag_run_id_fkey FOREIGN KEY (dag_run_id) REFERENCES workflow.dag_runs (id) ON DELETE CASCADE,
     -- One call rather than three expressions: PostgreSQL parses a table's CHECKs again at every statement.
     CONSTRAINT task_instances_check CHECK (workflow.check_task_instance(task_id, state, max_tries))
-) WITH (fillfactor = 80);
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 -- Tasks of all runs by state, newest first: what a scheduler and an on-call person ask.
 CREATE INDEX task_instances_state_idx ON workflow.task_instances (state, id);
 
@@ -132,17 +138,13 @@ CREATE TABLE workflow.task_logs (
     logged_at        timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     level            text        NOT NULL DEFAULT 'INFO',
     message          text        NOT NULL,
-    CONSTRAINT task_logs_pkey PRIMARY KEY (id),
-    CONSTRAINT task_logs_task_instance_id_fkey FOREIGN KEY (task_instance_id)
-        REFERENCES workflow.task_instances (id) ON DELETE CASCADE,
     CONSTRAINT task_logs_level_check CHECK (
-        level OPERATOR(pg_catalog.=) ANY ('{DEBUG,INFO,WARNING,ERROR,CRITICAL}'::text[])
+        level OPERATOR(pg_catalog.=) ANY ('{DEBUG,INFO,WARNING,ERROR,CRITICAL}'::pg_catalog.text[])
     )
-);
--- The log of a task in order, and the cascade of its deletion.
-CREATE INDEX task_logs_task_instance_id_idx ON workflow.task_logs (task_instance_id, id);
+-- Indexes, and the foreign key to the task, are those of the partitions: see make_partition().
+) PARTITION BY RANGE (id);
 
-COMMENT ON TABLE workflow.task_logs IS 'What tasks printed; see append_task_log().';
+COMMENT ON TABLE workflow.task_logs IS 'What tasks printed; see append_task_log(). Partitioned by id: see the view partitions.';
 COMMENT ON SEQUENCE workflow.task_logs_id_seq IS 'Ids of task_logs.';
 COMMENT ON COLUMN workflow.task_logs.id IS 'in the order of arrival';
 COMMENT ON COLUMN workflow.task_logs.task_instance_id IS 'the task';
@@ -169,18 +171,14 @@ CREATE TABLE workflow.state_history (
     dag_run_id     uuid        NOT NULL,
     task_id        text,
     request_id     text,
-    transaction_id xid8        NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
-    CONSTRAINT state_history_pkey PRIMARY KEY (id),
-    -- The history of an entity; and no version is ever won twice.
-    CONSTRAINT state_history_entity_id_version_key UNIQUE (entity_id, version)
+    transaction_id xid8        NOT NULL DEFAULT pg_catalog.pg_current_xact_id()
+    -- Indexes are those of the partitions: see make_partition().
     -- No CHECK: only the database writes here, and each would be parsed again at every move.
-);
+) PARTITION BY RANGE (id);
 ALTER SEQUENCE workflow.state_history_id_seq OWNED BY workflow.state_history.id;
--- The event feed: what a transaction that committed late had written.
-CREATE INDEX state_history_transaction_id_idx ON workflow.state_history (transaction_id, id);
 
 COMMENT ON TABLE workflow.state_history IS
-'Every creation and every move, written in the transaction that made it: the audit trail and the event feed. It outlives the rows it speaks of.';
+'Every creation and every move, written in the transaction that made it: the audit trail and the event feed. It outlives the rows it speaks of, until purge() drops its partition. Partitioned by id: see the view partitions.';
 COMMENT ON COLUMN workflow.state_history.id IS 'in the order of writing, which is not the order of committing: follow the feed with read_events(), not with id > last';
 COMMENT ON COLUMN workflow.state_history.entity_type IS 'dag_run or task_instance';
 COMMENT ON COLUMN workflow.state_history.entity_id IS 'the run''s or the task instance''s id';
@@ -195,3 +193,22 @@ COMMENT ON COLUMN workflow.state_history.dag_run_id IS 'the run';
 COMMENT ON COLUMN workflow.state_history.task_id IS 'the task''s name; null for a run';
 COMMENT ON COLUMN workflow.state_history.request_id IS 'the caller''s name for the move, by which a retry is known';
 COMMENT ON COLUMN workflow.state_history.transaction_id IS 'the top-level transaction that wrote it; used by the event feed';
+
+CREATE TABLE workflow.dropped_partitions (
+    "partition"         text        NOT NULL,
+    last_id             bigint,
+    last_transaction_id xid8,
+    last_changed_at     timestamptz,
+    dropped_at          timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    dropped_by          text        NOT NULL DEFAULT SESSION_USER,
+    CONSTRAINT dropped_partitions_pkey PRIMARY KEY ("partition", dropped_at)
+);
+
+COMMENT ON TABLE workflow.dropped_partitions IS
+'What purge() has dropped of the history. verify() expects no history of it, and follow_events() no reader.';
+COMMENT ON COLUMN workflow.dropped_partitions."partition" IS 'the partition''s name';
+COMMENT ON COLUMN workflow.dropped_partitions.last_id IS 'its last event; null where it had none';
+COMMENT ON COLUMN workflow.dropped_partitions.last_transaction_id IS 'the highest number of a transaction that had written there';
+COMMENT ON COLUMN workflow.dropped_partitions.last_changed_at IS 'when its last event happened';
+COMMENT ON COLUMN workflow.dropped_partitions.dropped_at IS 'when it was dropped';
+COMMENT ON COLUMN workflow.dropped_partitions.dropped_by IS 'the role that was logged in (session_user)';

@@ -25,6 +25,13 @@ AS 'MODULE_PATHNAME', 'refuse_insert_wrapper';
 COMMENT ON FUNCTION workflow.refuse_insert() IS
 'BEFORE INSERT FOR EACH STATEMENT: only the table''s owner inserts (the create functions, a restore), so that no entity appears without its history. Its argument names the function to use instead.';
 
+CREATE FUNCTION workflow.prepare_load()
+RETURNS trigger
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'prepare_load_wrapper';
+COMMENT ON FUNCTION workflow.prepare_load() IS
+'BEFORE INSERT FOR EACH STATEMENT: lets pg_restore load tables in any order, without their foreign keys being checked. What it loads was consistent when it was dumped; verify() would tell. (refuse_insert() does the same.)';
+
 CREATE TRIGGER zz_guard
 BEFORE UPDATE ON workflow.dags
 FOR EACH ROW EXECUTE FUNCTION workflow.guard('dag');

@@ -295,6 +295,13 @@ END
 $$;
 COMMENT ON FUNCTION workflow.check_consumer_name(text) IS 'Internal: raises 22023 for a name that makes no sense.';
 
+CREATE FUNCTION workflow.refuse_tenant()
+RETURNS void
+LANGUAGE c STABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'refuse_tenant_wrapper';
+COMMENT ON FUNCTION workflow.refuse_tenant() IS
+'Internal: raises 42501 where the session''s role sees only a part of the history, by row security: the feed has all of it.';
+
 CREATE FUNCTION workflow.check_reading(tried text, max integer, wait interval)
 RETURNS void
 LANGUAGE plpgsql STABLE PARALLEL SAFE
@@ -369,13 +376,37 @@ RETURNS workflow.consumers
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    -- No event with an id up to this was written in this cluster.
+    foreign_id bigint := greatest(place.floor_id, place.window_ceiling_id);
 BEGIN
-    -- Transaction numbers of another cluster mean nothing here. Ids still do: begin again at the lowest that may not
-    -- have been acknowledged. Some events come twice.
-    place.floor_id := least(place.floor_id, (
-        SELECT min(h.id) - 1
-        FROM workflow.unfinished_transactions(place.snapshot, place.next_transaction_id) AS x (transaction_id)
-        JOIN workflow.state_history AS h ON h.transaction_id = x.transaction_id));
+    -- Transaction numbers of another cluster mean nothing to what is written here. Ids do: begin again after the last
+    -- below which all has been acknowledged. Events come twice only where one was acknowledged beyond one that was not.
+    place.floor_id := coalesce(
+        (
+            SELECT min(h.id) - 1
+            FROM (
+                (
+                    SELECT h.id
+                    FROM workflow.state_history AS h
+                    WHERE h.id > place.floor_id
+                        AND (h.id > foreign_id
+                            OR (pg_visible_in_snapshot(h.transaction_id, place.snapshot) IS NOT TRUE
+                                AND (h.id > place.acked_id
+                                    OR pg_visible_in_snapshot(h.transaction_id, place.window_snapshot) IS NOT TRUE)))
+                    ORDER BY h.id
+                    LIMIT 1
+                )
+                UNION ALL
+                SELECT h.id
+                FROM workflow.unfinished_transactions(place.snapshot, place.next_transaction_id) AS x (transaction_id)
+                JOIN workflow.state_history AS h ON h.transaction_id = x.transaction_id
+                WHERE h.id <= place.floor_id
+                    AND (h.id > place.acked_id
+                        OR pg_visible_in_snapshot(h.transaction_id, place.window_snapshot) IS NOT TRUE)
+            ) AS h
+        ),
+        foreign_id);
     place.snapshot := NULL;
     place.next_transaction_id := NULL;
     place.window_snapshot := NULL;
@@ -467,6 +498,7 @@ DECLARE
     commits bigint;
     count bigint;
 BEGIN
+    PERFORM workflow.refuse_tenant();
     PERFORM workflow.check_reading(format('read events of consumer "%s"', consumer), max, wait);
     -- Before the consumer is locked: whoever waits holds up nobody.
     IF wait > '0' THEN

@@ -92,6 +92,7 @@ AS $$
 DECLARE
     parts text[] := string_to_array("position", '.');
     place workflow.consumers;
+    is_behind boolean;
 BEGIN
     -- Digits without a sign, so that what is given out later can be spelled as well.
     IF "position" IS NULL OR "position" ~ '[^0-9.:]' OR parts[1] <> '1' OR cardinality(parts) NOT IN (6, 11) THEN
@@ -116,15 +117,27 @@ BEGIN
     THEN
         RAISE invalid_text_representation;
     END IF;
+    is_behind := EXISTS (
+        SELECT FROM workflow.dropped_partitions AS d
+        WHERE d.last_id > place.floor_id
+            AND (place.snapshot IS NULL OR pg_snapshot_xmin(place.snapshot) <= d.last_transaction_id));
+    IF is_behind THEN
+        RAISE invalid_text_representation;
+    END IF;
     IF place.system_identifier = workflow.system_identifier() AND parts[3]::bigint = workflow.timeline() THEN
         RETURN place;
     END IF;
+    -- The database may have less than the position speaks of, and give those numbers and ids out again.
+    place.window_snapshot := NULL;
+    place.window_ceiling_id := NULL;
+    place.acked_id := 0;
     RETURN workflow.found_by_ids(place);
 EXCEPTION WHEN data_exception THEN
     PERFORM workflow.refuse_argument(
         'cannot follow events: position is ' || CASE
             WHEN "position" IS NULL THEN 'null'
             WHEN place.floor_id > workflow.last_event_id() THEN 'ahead of this database'
+            WHEN is_behind THEN 'behind what is kept: events after it have been purged'
             ELSE 'malformed'
         END,
         jsonb_build_object('argument', 'position', 'value', left("position", 250)),
@@ -206,6 +219,7 @@ DECLARE
     commits bigint;
     count bigint;
 BEGIN
+    PERFORM workflow.refuse_tenant();
     PERFORM workflow.check_reading('follow events', max, wait);
     given := workflow.parsed_position("position");
     -- Unlike a consumer, who follows may come through another session each time: look before waiting, and again after.

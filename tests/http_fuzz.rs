@@ -2,14 +2,14 @@
 
 use pg_workflow_tests::*;
 use std::process::Command;
-use xtask::setup::fuzzer;
+use xtask::setup::pypi::FUZZER;
 use xtask::stack::process::clean_environment;
 
 use crate::http::Api;
 
 #[test]
 fn a_fuzzer_finds_nothing() {
-    let Some(fuzzer) = fuzzer() else {
+    let Some(fuzzer) = FUZZER.find() else {
         eprintln!("skipped: there is no schemathesis");
         return;
     };

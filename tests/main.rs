@@ -1,11 +1,13 @@
 //! Every test runs against real servers, which it finds installed by `cargo xtask test`. Most share one PostgreSQL
 //! cluster and have a database each; those that stop servers start their own.
 
+mod backup;
 mod chaos;
 mod cli;
 mod client;
 mod counts;
 mod creation;
+mod diagnosis;
 mod errors;
 mod events;
 mod examples;
@@ -27,8 +29,12 @@ mod readme;
 mod redis;
 mod relay;
 mod replay;
+mod retention;
 mod roles;
+mod sql_lint;
 mod standby;
 mod stream;
 mod subscriber;
+mod tenants;
 mod transition;
+mod versions;

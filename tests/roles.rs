@@ -1,9 +1,11 @@
 //! An ordinary role can work, and cannot forge.
 
+use crate::http::Api;
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
 use std::io::Write;
 use uuid::Uuid;
+use xtask::stack::redis::Redis;
 
 /// A role that may do what a worker needs, and a good deal more than it should be granted.
 fn create_worker(client: &mut postgres::Client) -> String {
@@ -123,17 +125,228 @@ fn a_hostile_search_path_changes_nothing() {
              CREATE FUNCTION evil.never(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT 1 / 0 = 1';
              CREATE OPERATOR evil.= (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.never);
              CREATE FUNCTION evil.now() RETURNS timestamptz LANGUAGE sql AS 'SELECT (1 / 0)::text::timestamptz';
-             CREATE FUNCTION evil.unnest(anyarray) RETURNS SETOF anyelement LANGUAGE sql AS 'SELECT $1[1 / 0]';
-             CREATE FUNCTION evil.count(*) RETURNS bigint LANGUAGE sql AS 'SELECT 1';"
-                .replace("CREATE FUNCTION evil.count(*) RETURNS bigint LANGUAGE sql AS 'SELECT 1';", "")
-                .as_str(),
+             CREATE FUNCTION evil.unnest(anyarray) RETURNS SETOF anyelement LANGUAGE sql AS 'SELECT $1[1 / 0]';",
         )
         .unwrap();
     owner.batch_execute("SET search_path = evil, pg_catalog, public").unwrap();
+    owner
+        .batch_execute("SELECT workflow.open_partitions('day'); TABLE workflow.partitions; SELECT workflow.stuck('0'); TABLE workflow.settings; SELECT workflow.verify('-infinity', 'infinity')")
+        .unwrap();
     transition(owner, "task_instance", task, State::Queued, State::Running).unwrap();
     let tasks = create_tasks(owner, 2);
     let moved = owner
         .query("SELECT outcome FROM workflow.transition_many('task_instance', $1, 'queued', 'running')", &[&tasks]);
     assert_eq!(moved.unwrap().len(), 2);
-    owner.batch_execute("SELECT workflow.create_consumer('c', true); SELECT workflow.read_events('c'); SELECT workflow.follow_events(workflow.current_position()); TABLE workflow.consumer_lag; TABLE workflow.state_machine; TABLE workflow.state_counts; SELECT workflow.fold_state_counts(); DELETE FROM workflow.dags; TABLE workflow.state_counts").unwrap();
+    owner.batch_execute("SELECT workflow.create_consumer('c', true); SELECT workflow.read_events('c'); SELECT workflow.follow_events(workflow.current_position()); TABLE workflow.consumer_lag; TABLE workflow.state_machine; TABLE workflow.state_counts; SELECT workflow.fold_state_counts(); SELECT workflow.purge(pg_catalog.now(), true); SELECT workflow.purge(pg_catalog.now()); DELETE FROM workflow.dags; TABLE workflow.state_counts").unwrap();
+}
+
+/// A login of one of the extension's roles.
+fn member_of(db: &Db, role: &str) -> String {
+    let name = format!("member_{}", Uuid::new_v4().simple());
+    db.connect().batch_execute(&format!("CREATE ROLE {name} LOGIN IN ROLE {role}")).unwrap();
+    name
+}
+
+fn refuses(client: &mut postgres::Client, statements: &[&str]) {
+    for sql in statements {
+        let failed = failure(client.batch_execute(sql));
+        assert!(["42501", "428C9"].contains(&failed.sqlstate.as_str()), "{sql}: {failed:?}");
+    }
+}
+
+/// What nobody but the owner may do, whatever his role.
+const FORGERIES: &[&str] = &[
+    "INSERT INTO workflow.state_history SELECT * FROM workflow.state_history",
+    "INSERT INTO workflow.state_history_0 SELECT * FROM workflow.state_history",
+    "UPDATE workflow.state_history SET actor = 'somebody'",
+    "UPDATE workflow.state_history_0 SET actor = 'somebody'",
+    "DELETE FROM workflow.state_history",
+    "TRUNCATE workflow.state_history",
+    "DROP TABLE workflow.state_history_0",
+    "ALTER TABLE workflow.state_history DETACH PARTITION workflow.state_history_0",
+    "SELECT nextval('workflow.state_history_id_seq')",
+    "SELECT setval('workflow.state_history_id_seq', 1)",
+    "SELECT workflow.make_partition('state_history', 9)",
+    "SELECT workflow.drop_partition('state_history', 'state_history_0')",
+    "SELECT workflow.go_on_to_partition('state_history', 1)",
+    "SELECT workflow.forget_state_counts()",
+    "UPDATE workflow.task_instances SET version = 7",
+    "UPDATE workflow.task_instances SET try_number = 7",
+    "UPDATE workflow.task_instances SET id = gen_random_uuid()",
+    "UPDATE workflow.dag_runs SET version = 7",
+    "INSERT INTO workflow.task_instances (dag_run_id, task_id, state) SELECT dag_run_id, 'x', 'success' FROM workflow.task_instances",
+    "INSERT INTO workflow.dag_runs (dag_id, state) SELECT dag_id, 'success' FROM workflow.dag_runs",
+    "ALTER TABLE workflow.task_instances DISABLE TRIGGER ALL",
+    "DROP TRIGGER zz_guard ON workflow.task_instances",
+    "SET session_replication_role = replica",
+    "SET pg_workflow.announce = off",
+    "TABLE workflow.consumers",
+    "UPDATE workflow.consumers SET acked_id = 0",
+    "TABLE workflow.consumer_checkpoints",
+    "INSERT INTO workflow.dropped_partitions (partition) VALUES ('state_history_0')",
+    "CREATE TABLE workflow.mine (id int)",
+    "CREATE FUNCTION workflow.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "ALTER FUNCTION workflow.version() RENAME TO old_version",
+    "TRUNCATE workflow.task_instances CASCADE",
+];
+
+#[test]
+fn a_writer_does_what_a_scheduler_and_a_worker_do_and_forges_nothing() {
+    let db = Db::new();
+    let owner = &mut db.connect();
+    create_in_state(owner, "task_instance", State::Success);
+    let writer = &mut db.connect_as(&member_of(&db, "workflow_writer"));
+    let dag: Uuid = writer.query_one("SELECT workflow.create_dag('etl')", &[]).unwrap().get(0);
+    writer.query_one("SELECT workflow.pause_dag($1), workflow.unpause_dag($1)", &[&dag]).unwrap();
+    let run: Uuid = writer.query_one("SELECT workflow.create_dag_run($1)", &[&dag]).unwrap().get(0);
+    let sql = "SELECT id FROM workflow.create_task_instances($1, ARRAY['a', 'b'])";
+    let tasks: Vec<Uuid> = writer.query(sql, &[&run]).unwrap().iter().map(|row| row.get(0)).collect();
+    let sql = "SELECT workflow.transition_task_instance($1, 'queued', 'running', '{}', 1, 'request')";
+    assert_eq!((0..2).map(|_| writer.query_one(sql, &[&tasks[0]]).unwrap().get(0)).collect::<Vec<i64>>(), [2, 2]);
+    let sql = "SELECT outcome FROM workflow.transition_many('task_instance', $1, NULL, 'failed', '{\"error\": \"x\"}')";
+    assert_eq!(writer.query(sql, &[&tasks]).unwrap().len(), 2);
+    writer
+        .execute("UPDATE workflow.task_instances SET state = 'retrying', max_tries = 5 WHERE id = $1", &[&tasks[0]])
+        .unwrap();
+    writer.execute("UPDATE workflow.dag_runs SET conf = '{\"a\": 1}' WHERE id = $1", &[&run]).unwrap();
+    writer.execute("UPDATE workflow.dags SET tags = '[\"x\"]' WHERE id = $1", &[&dag]).unwrap();
+    writer.query_one("SELECT workflow.append_task_log($1, 'again')", &[&tasks[0]]).unwrap();
+    writer
+        .batch_execute(
+            "SELECT workflow.create_consumer('mine', true);
+             SELECT workflow.ack_events('mine', id) FROM workflow.read_events('mine', 1);
+             SELECT workflow.save_checkpoint('mine', '{1,2}'), workflow.rewind_consumer('mine', '{1,2}');
+             SELECT workflow.release_consumer('mine', workflow.lease_consumer('mine', 'me'));
+             SELECT workflow.drop_consumer('mine');
+             LISTEN workflow_events",
+        )
+        .unwrap();
+    writer.batch_execute("SELECT workflow.fold_state_counts()").unwrap();
+    writer.batch_execute("SELECT workflow.open_partitions()").unwrap();
+    assert!(writer.query("SELECT FROM workflow.verify()", &[]).unwrap().is_empty());
+    refuses(writer, FORGERIES);
+    refuses(
+        writer,
+        &[
+            "DELETE FROM workflow.dags",
+            "DELETE FROM workflow.dag_runs",
+            "DELETE FROM workflow.task_instances",
+            "DELETE FROM workflow.task_logs",
+            "UPDATE workflow.task_logs SET message = 'forged'",
+            "INSERT INTO workflow.task_logs (id, task_instance_id, try_number, message) SELECT 1, id, 1, 'x' FROM workflow.task_instances",
+            "SELECT workflow.purge(now())",
+        ],
+    );
+}
+
+#[test]
+fn a_reader_reads_and_changes_nothing() {
+    let db = Db::new();
+    let owner = &mut db.connect();
+    let task = create_in_state(owner, "task_instance", State::Running);
+    owner.batch_execute("SELECT workflow.create_consumer('billing', true)").unwrap();
+    let reader = &mut db.connect_as(&member_of(&db, "workflow_reader"));
+    let sql = "SELECT c.oid::regclass::text FROM pg_class AS c
+               WHERE c.relnamespace = 'workflow'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND NOT c.relispartition
+                 AND c.relname NOT LIKE 'consumer%s' AND c.relname NOT IN ('state_count_place', 'state_counts_at', 'state_count_changes')";
+    let relations: Vec<String> = reader.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    assert!(relations.len() > 10, "{relations:?}");
+    for relation in relations {
+        reader.batch_execute(&format!("TABLE {relation}")).unwrap_or_else(|error| panic!("{relation}: {error}"));
+    }
+    reader
+        .query("SELECT workflow.history('task_instance', $1), workflow.state_at('task_instance', $1, now())", &[&task])
+        .unwrap();
+    reader
+        .batch_execute("SELECT workflow.follow_events(workflow.current_position()); SELECT workflow.stuck()")
+        .unwrap();
+    assert!(reader.query("SELECT FROM workflow.verify()", &[]).unwrap().is_empty());
+    refuses(reader, FORGERIES);
+    refuses(
+        reader,
+        &[
+            "SELECT workflow.create_dag('x')",
+            "SELECT workflow.create_dag_run(gen_random_uuid())",
+            "SELECT workflow.create_task_instances(gen_random_uuid(), ARRAY['x'])",
+            "SELECT workflow.transition_task_instance(id, state, 'success') FROM workflow.task_instances WHERE state = 'running'",
+            "UPDATE workflow.task_instances SET state = 'success'",
+            "SELECT workflow.append_task_log(id, 'x') FROM workflow.task_instances",
+            "SELECT workflow.read_events('billing')",
+            "SELECT workflow.drop_consumer('billing')",
+            "SELECT workflow.fold_state_counts()",
+            "SELECT workflow.open_partitions()",
+            "SELECT workflow.purge(now())",
+            "DELETE FROM workflow.dags",
+        ],
+    );
+}
+
+#[test]
+fn an_admin_removes_and_forges_nothing() {
+    let db = Db::new();
+    let owner = &mut db.connect();
+    create_in_state(owner, "dag_run", State::Failed);
+    create_in_state(owner, "task_instance", State::Running);
+    let admin = &mut db.connect_as(&member_of(&db, "workflow_admin"));
+    let removed: i64 =
+        admin.query_one("SELECT rows FROM workflow.purge(now()) WHERE object = 'dag_runs'", &[]).unwrap().get(0);
+    assert_eq!(removed, 1);
+    refuses(admin, FORGERIES);
+    admin
+        .batch_execute("DELETE FROM workflow.task_logs; DELETE FROM workflow.task_instances; DELETE FROM workflow.dags")
+        .unwrap();
+    let sql = "SELECT count(*) FROM pg_roles
+               WHERE rolname LIKE 'workflow\\_%' AND (rolsuper OR rolcreaterole OR rolcreatedb OR rolcanlogin OR rolreplication OR rolbypassrls)";
+    assert_eq!(owner.query_one(sql, &[]).unwrap().get::<_, i64>(0), 0);
+}
+
+#[test]
+fn what_runs_with_the_owners_rights_is_granted_to_nobody_else_and_looks_up_nothing_elsewhere() {
+    let db = Db::new();
+    let sql = "SELECT p.oid::regprocedure::text FROM pg_proc AS p
+               WHERE p.pronamespace = 'workflow'::regnamespace AND p.prosecdef AND p.prorettype <> 'trigger'::regtype
+                 AND (NOT coalesce(p.proconfig @> '{\"search_path=pg_catalog, pg_temp\"}', false)
+                   OR EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
+                              WHERE a.grantee = 0))";
+    let loose: Vec<String> = db.connect().query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!(loose, [""; 0]);
+}
+
+/// Every path that needs no id, and a list of each.
+const PATHS: &[&str] = &[
+    "/health",
+    "/api/v1/dags",
+    "/api/v1/dag-runs",
+    "/api/v1/task-instances?state=running",
+    "/api/v1/history",
+    "/api/v1/dag-runs/counts",
+    "/api/v1/task-instances/counts",
+];
+
+#[test]
+fn the_server_works_as_a_writer_and_without_a_relay_as_a_reader() {
+    let db = Db::new();
+    let redis = Redis::start("roles").unwrap();
+    let url_of = |role: &str| db.url().replace("//postgres@", &format!("//{role}@"));
+    create_in_state(&mut db.connect(), "task_instance", State::Running);
+
+    let (server, url) = serve(&url_of(&member_of(&db, "workflow_writer")), &redis.url());
+    server.wait_line("this relay works", PATIENCE).unwrap();
+    create_in_state(&mut db.connect(), "task_instance", State::Failed);
+    // The feed begins when the relay first came.
+    wait_until("the events", || redis.command::<usize>(&["XLEN", "workflow:stream"]).unwrap() == 3);
+    let sql = "SELECT folded_at IS NOT NULL FROM workflow.state_count_place";
+    wait_until("the counts are folded", || db.connect().query_one(sql, &[]).unwrap().get(0));
+    let answers = |url: &str| {
+        for path in PATHS {
+            let answer = ureq::get(format!("{url}{path}")).call().unwrap_or_else(|error| panic!("{path}: {error}"));
+            assert_eq!(answer.status(), 200, "{path}");
+        }
+    };
+    answers(&url);
+    let log = log_of(&server);
+    assert!(!log.contains("permission denied"), "{log}");
+
+    let reader = Api::at(&url_of(&member_of(&db, "workflow_reader")), &[]);
+    answers(&reader.url);
 }

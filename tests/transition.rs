@@ -194,6 +194,6 @@ fn the_extension_can_be_dropped_and_created_again_in_one_session() {
             )
             .unwrap();
         assert_eq!(state_of(client, "task_instance", task), ("failed".into(), 3));
-        client.batch_execute("DROP EXTENSION pg_workflow; CREATE EXTENSION pg_workflow").unwrap();
+        client.batch_execute("DROP EXTENSION pg_workflow CASCADE; CREATE EXTENSION pg_workflow").unwrap();
     }
 }

@@ -11,7 +11,6 @@
 //! | [`model`], [`list`], [`session`] | rows; filters, orders and pages; what statements run on |
 //! | [`Error`] | what the database refuses, as an enum |
 //! | [`event`], [`feed`] | the durable event feed: every change at least once, in order within an entity |
-//! | [`counts`] | keeping the counts per state close to the present |
 //! | [`subscriber`] | handing each event to your code: from the feed, a Redis channel or a Redis stream; reconnects by itself |
 //! | [`watch`] | changes as they happen, for people; what happens while nobody listens is not shown |
 //! | [`migrate`] | installing the extension, and bringing it to another version |
@@ -19,6 +18,7 @@
 //! | [`relay`], [`publisher`] | bringing every event elsewhere: to Redis, or to a destination of your own (feature `relay`) |
 //! | [`redis_server`] | where Redis is (feature `redis`) |
 //! | [`http`] | the HTTP server (feature `server`, on by default) |
+//! | [`upkeep`] | keeping the counts per state close to the present, and opening partitions |
 //!
 //! ```no_run
 //! use pg_workflow_client::connect::PostgresServer;
@@ -39,7 +39,6 @@
 //! ```
 
 pub mod connect;
-pub mod counts;
 pub mod database;
 mod error;
 pub mod event;
@@ -63,6 +62,7 @@ pub mod replay;
 mod repository;
 pub mod session;
 pub mod subscriber;
+pub mod upkeep;
 pub mod watch;
 pub mod wfformat;
 

@@ -150,3 +150,33 @@ pub fn on_standby() -> ! {
         "Read it on the primary.",
     )
 }
+
+/// 23514: the history has no partition for this id; somebody has detached it.
+pub fn no_partition(id: i64) -> ! {
+    raise(
+        Code::ERRCODE_CHECK_VIOLATION,
+        &format!("workflow.state_history has no partition for event {id}"),
+        &json!({ "table": "state_history", "id": id }),
+        "Attach it again, or make one with workflow.make_partition('state_history', number): see the view workflow.partitions.",
+    )
+}
+
+/// 2BP01: DROP EXTENSION would take all of this with it.
+pub fn data_at_stake(rows: &Value) -> ! {
+    raise(
+        Code::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
+        "cannot drop extension pg_workflow: its tables hold data, which would be lost",
+        rows,
+        "Take a dump first (pg_dump). DROP EXTENSION pg_workflow CASCADE drops the extension with all its data.",
+    )
+}
+
+/// 42501: row security shows the role a part of the history only, and the feed has all of it.
+pub fn feed_of_all_tenants() -> ! {
+    raise(
+        Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        "the event feed has the events of all tenants, of which this role may see its own",
+        &json!({ "table": "state_history" }),
+        "Read workflow.state_history, or follow the feed as a role with BYPASSRLS.",
+    )
+}

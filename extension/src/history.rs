@@ -1,7 +1,9 @@
 //! Writing `state_history`.
 
 use crate::announce::{Announcer, Event};
-use crate::ffi::insert::{Inserter, next_value, relation, transaction_id};
+use crate::errors;
+use crate::ffi::insert::{Inserter, next_value, relation, schema, transaction_id};
+use crate::ffi::partition::Table;
 use crate::ffi::plan::Plan;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::text_datum;
@@ -11,9 +13,17 @@ use std::collections::HashMap;
 
 /// state_history, open for what one statement writes. It is written for everyone, whatever they may do.
 pub struct History {
-    table: Inserter,
-    columns: Columns,
+    table: Table,
+    leaf: RefCell<Option<Leaf>>,
     ids: Oid,
+}
+
+/// The partition that takes the rows with the ids that are drawn at present.
+struct Leaf {
+    rows: Inserter,
+    columns: Columns,
+    /// The first id that another one takes.
+    end: i64,
 }
 
 /// Column numbers (from 1), by name, so that the library serves a table of any version.
@@ -36,10 +46,11 @@ struct Columns {
 }
 
 impl History {
-    /// Opens the table in the schema of the table that changed.
-    pub fn open(schema: Oid) -> History {
-        let table = Inserter::open(relation(schema, c"state_history"));
-        History { columns: Columns::of(&table), table, ids: relation(schema, c"state_history_id_seq") }
+    /// Opens the table. An id must be drawn after this: its lock keeps the sequence from going on to a partition that
+    /// this transaction does not know of yet.
+    pub fn open() -> History {
+        let table = Table::open(c"workflow", c"state_history");
+        History { table, leaf: RefCell::new(None), ids: relation(schema(c"workflow"), c"state_history_id_seq") }
     }
 
     /// The id of the next event. They are drawn while the entity's row is locked, so they follow its versions.
@@ -54,10 +65,15 @@ impl History {
     }
 
     pub fn write(&self, event: &Event, request_id: Option<&str>) {
-        let Columns { id, entity_type, entity_id, old_state, new_state, version, metadata, .. } = self.columns;
+        let mut leaf = self.leaf.borrow_mut();
+        if leaf.as_ref().is_none_or(|leaf| event.id >= leaf.end) {
+            leaf.take().into_iter().for_each(Leaf::close);
+        }
+        let leaf = leaf.get_or_insert_with(|| Leaf::open(&self.table, event.id));
+        let Columns { id, entity_type, entity_id, old_state, new_state, version, metadata, .. } = leaf.columns;
         let Columns {
             actor, changed_at, dag_id, dag_run_id, task_id, request_id: request, transaction_id: xid, ..
-        } = self.columns;
+        } = leaf.columns;
         let mut values = vec![
             (id, Datum::from(event.id)),
             (entity_type, text_datum(event.entity_type)),
@@ -73,11 +89,24 @@ impl History {
         ];
         let texts = [(old_state, event.old_state), (task_id, event.task_id), (request, request_id)];
         values.extend(texts.into_iter().filter_map(|(column, text)| Some((column, text_datum(text?)))));
-        self.table.insert(&values);
+        leaf.rows.insert(&values);
     }
 
     pub fn close(self) {
+        self.leaf.into_inner().into_iter().for_each(Leaf::close);
         self.table.close();
+    }
+}
+
+impl Leaf {
+    fn open(table: &Table, id: i64) -> Leaf {
+        let Some(leaf) = table.leaf(id) else { errors::no_partition(id) };
+        let rows = Inserter::open(leaf.table);
+        Leaf { columns: Columns::of(&rows), rows, end: leaf.end }
+    }
+
+    fn close(self) {
+        self.rows.close();
     }
 }
 

@@ -78,7 +78,7 @@ fn write_history(kind: EntityType, trigger: Trigger, moves: &[Move]) {
     let actor = session::session_user();
     // Before the table is open: it may have to be asked.
     let dags: Vec<Uuid> = moves.iter().map(|a_move| a_move.dag(kind, trigger.table_owner())).collect();
-    let history = History::open(trigger.table_schema());
+    let history = History::open();
     let announcer = history.announcer();
     for (a_move, dag_id) in moves.iter().zip(dags) {
         let event = Event {

@@ -19,7 +19,8 @@ SELECT count(*) FROM workflow.transition_many('task_instance', ARRAY(SELECT id F
 CREATE SCHEMA bare;
 CREATE TABLE bare.task_instances (LIKE workflow.task_instances INCLUDING ALL) WITH (fillfactor = 80);
 ALTER TABLE bare.task_instances ADD FOREIGN KEY (dag_run_id) REFERENCES workflow.dag_runs (id) ON DELETE CASCADE;
-CREATE TABLE bare.state_history (LIKE workflow.state_history INCLUDING ALL);
+-- A partition has the index on (entity_id, version) too.
+CREATE TABLE bare.state_history (LIKE workflow.state_history_0 INCLUDING ALL);
 CREATE SEQUENCE bare.history_id;
 ALTER TABLE bare.state_history
     ALTER id SET DEFAULT nextval('bare.history_id'),

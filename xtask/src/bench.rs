@@ -2,10 +2,13 @@
 //!
 //! The machine is noisy, so speed is not claimed absolutely: pgbench runs the two sides by turns, each pair of runs
 //! gives a ratio, and the median of the ratios is the figure. How soon events arrive, and how fast a backlog is relayed,
-//! has nothing to be compared with. Lists are compared with themselves, in a small database and a large one.
+//! has nothing to be compared with. Lists, and what history costs, are compared with themselves, in a small database and a
+//! large one.
 
 mod events;
+mod history;
 mod lists;
+mod tenants;
 
 use std::path::PathBuf;
 
@@ -142,12 +145,16 @@ pub fn run(options: &Options) -> Result<()> {
     set_commit_delay(&bench.cluster, 0)?;
     let absolute = events::measure(&bench, options)?;
     let lists = lists::measure(&bench, options)?;
+    let history = history::measure(&bench, options)?;
+    let tenants = tenants::measure(&bench, options)?;
     print_table(&figures);
     events::print_table(&absolute);
     lists::print_table(&lists);
+    history::print_table(&history);
+    tenants::print_table(&tenants);
     if let Some(path) = &options.json {
         let json = serde_json::to_string_pretty(
-            &serde_json::json!({ "ratios": figures, "events": absolute, "lists": lists }),
+            &serde_json::json!({ "ratios": figures, "events": absolute, "lists": lists, "history": history, "tenants": tenants }),
         )?;
         std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
     }
@@ -205,7 +212,7 @@ fn measure(bench: &Bench, line: &Line, clients: u32, options: &Options) -> Resul
 /// One run; transactions per second.
 fn throughput(bench: &Bench, side: Side, clients: u32, options: &Options) -> Result<f64> {
     reset(bench)?;
-    let pgbench = Pgbench { script: side.script, clients, seconds: options.seconds, rate: None };
+    let pgbench = Pgbench::of(side.script, clients, options.seconds);
     match side.told {
         Told::Nobody => pgbench.run(bench, "off"),
         Told::Listener => bench.listener.while_listening(|| pgbench.run(bench, "events")),
@@ -226,6 +233,8 @@ fn reset(bench: &Bench) -> Result<()> {
 
 /// A run of pgbench.
 struct Pgbench {
+    database: &'static str,
+    user: &'static str,
     script: &'static str,
     clients: u32,
     seconds: u32,
@@ -234,18 +243,32 @@ struct Pgbench {
 }
 
 impl Pgbench {
+    /// As fast as it can, in the database `bench`.
+    fn of(script: &'static str, clients: u32, seconds: u32) -> Pgbench {
+        Pgbench { database: "bench", user: "postgres", script, clients, seconds, rate: None }
+    }
+
     /// Transactions per second. `announce` is what they announce.
     fn run(&self, bench: &Bench, announce: &str) -> Result<f64> {
+        self.run_with(bench, &format!("-c pg_workflow.announce={announce}"))
+    }
+
+    /// The same, announcing what the database's settings say.
+    fn run_as_configured(&self, bench: &Bench) -> Result<f64> {
+        self.run_with(bench, "")
+    }
+
+    fn run_with(&self, bench: &Bench, settings: &str) -> Result<f64> {
         let mut pgbench = std::process::Command::new(bench.cluster.install().program("pgbench"));
-        pgbench.env("PGOPTIONS", format!("-c pg_workflow.announce={announce}"));
+        pgbench.env("PGOPTIONS", settings);
         // Over the Unix socket: the network's own cost would hide part of the difference.
         let (socket, port) = (bench.cluster.socket_dir(), bench.cluster.port().to_string());
-        pgbench.arg("-h").arg(socket).args(["-U", "postgres", "-p", &port]);
+        pgbench.arg("-h").arg(socket).args(["-U", self.user, "-p", &port]);
         pgbench.args(["-n", "-M", "prepared", "-D", "k=0", "-j", "2", "-c", &self.clients.to_string()]);
         if let Some(rate) = self.rate {
             pgbench.args(["-R", &rate.to_string()]);
         }
-        pgbench.args(["-T", &self.seconds.to_string(), "-f"]).arg(script(self.script)).arg("bench");
+        pgbench.args(["-T", &self.seconds.to_string(), "-f"]).arg(script(self.script)).arg(self.database);
         let printed = output(&mut pgbench)?;
         if !printed.contains("number of failed transactions: 0 ") && printed.contains("number of failed transactions") {
             bail!("pgbench counted failed transactions in {}:\n{printed}", self.script);

@@ -30,6 +30,10 @@ enum Command {
     },
     /// Break everything while writers write, and compare what was promised with what is there
     Chaos(xtask::chaos::Options),
+    /// Make Debian packages and a tarball of the extension and the server
+    Package(xtask::package::Options),
+    /// Build the container images and run a workflow through docker/compose.yaml
+    ComposeTest,
     /// Measure the extension against the same work by hand, and print the ratios
     Bench(xtask::bench::Options),
 }
@@ -52,6 +56,8 @@ fn run(command: Command) -> Result<()> {
         Command::Env => xtask::dev::env(),
         Command::Down => xtask::dev::down(),
         Command::Chaos(options) => xtask::chaos::run_chaos(&options),
+        Command::Package(options) => xtask::package::run(&options),
+        Command::ComposeTest => xtask::compose_test::run(),
         Command::Bench(options) => xtask::bench::run(&options),
         Command::Lint => xtask::lint::run_all(),
         Command::Test { pg, args } => xtask::test::run_tests(pg, &args),

@@ -3,9 +3,9 @@
 mod apt;
 mod browser;
 mod debian;
-mod fuzzer;
 mod libclang;
 mod postgres_install;
+pub mod pypi;
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -16,7 +16,6 @@ use crate::command::which;
 
 pub use browser::{browser, ensure_browser};
 pub use debian::Debian;
-pub use fuzzer::{ensure_fuzzer, fuzzer};
 pub use postgres_install::PostgresInstall;
 
 /// The programs that build and run the project.
@@ -36,7 +35,7 @@ enum Missing {
     Libclang,
     /// Only the page's tests need it.
     Browser,
-    /// Only fuzzing needs it.
+    /// Only what comes from PyPI needs it.
     Python,
 }
 
@@ -91,6 +90,18 @@ fn ensure_optional(lacking: Missing, skipped: &str, is_there: fn() -> bool) -> R
         bail!("installed, and still not found: {lacking:?}");
     }
     Ok(true)
+}
+
+/// A program that only some command needs, installed first from this Debian package where it is missing.
+pub fn ensure_program(program: &str, package: &str) -> Result<PathBuf> {
+    if let Some(found) = which(program) {
+        return Ok(found);
+    }
+    if !can_install() {
+        bail!("this machine lacks {program} (in Debian's package {package}; as root it is installed)");
+    }
+    apt::install_packages(|| Ok(vec![package.to_owned()]))?;
+    which(program).with_context(|| format!("{package} is installed, and {program} still not found"))
 }
 
 fn can_install() -> bool {
@@ -171,7 +182,8 @@ const BROWSER: &str = "
     Homebrew  brew install --cask chromium
 ";
 const PYTHON: &str = "
-  Python with venv, for the fuzzing of the HTTP API (SCHEMATHESIS_BIN may point at any schemathesis)
+  Python with venv, for the fuzzing of the HTTP API and the search for holes in the SQL (SCHEMATHESIS_BIN and PGSPOT_BIN may
+  point at any schemathesis and pgspot)
     Debian    apt-get install python3-venv
     Fedora    dnf install python3
     Arch      pacman -S python

@@ -21,7 +21,8 @@ pub fn run_tests(major: Option<u32>, args: &[String]) -> Result<()> {
 fn run_tests_here(args: &[String]) -> Result<()> {
     let toolchain = setup::ensure()?;
     setup::ensure_browser()?;
-    setup::ensure_fuzzer()?;
+    setup::pypi::FUZZER.ensure()?;
+    setup::pypi::SQL_LINTER.ensure()?;
     let artefacts = build::build_and_install(toolchain)?;
     // `cargo test` would build them too, but not where it is told which test to run.
     step("Building the examples", || run(build::cargo("build", &toolchain.postgres)?.arg("--examples")))?;

@@ -55,12 +55,6 @@ impl Inserter {
         }
     }
 
-    /// The table, and the role that owns it.
-    pub fn table(&self) -> (Oid, Oid) {
-        // SAFETY: the table is open.
-        unsafe { ((*self.table).rd_id, (*(*self.table).rd_rel).relowner) }
-    }
-
     /// What tells one shape of the table from another: its oid and how many columns it has had.
     pub fn shape(&self) -> (Oid, i32) {
         // SAFETY: the table is open.

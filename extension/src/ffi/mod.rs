@@ -3,11 +3,13 @@
 //! Values that come from PostgreSQL are `Datum`s here: a datum taken from a row, a plan or an argument may be handed
 //! to a plan as it is, without being parsed on the way.
 
+pub mod drop;
 pub mod error;
 pub mod insert;
 pub mod jsonb;
 pub mod latch;
 pub mod notify;
+pub mod partition;
 pub mod plan;
 pub mod session;
 pub mod shared;

@@ -37,6 +37,17 @@ pub fn as_owner<R>(owner: Oid, work: impl FnOnce() -> R) -> R {
     result
 }
 
+/// The role that the session works as, where row security shows it only a part of this table. Functions that run with their
+/// owner's rights see all of it.
+pub fn restricted_user(table: Oid) -> Option<Oid> {
+    // SAFETY: a value of this process, and catalog look-ups; true: no error where row_security is off.
+    unsafe {
+        let user = pg_sys::GetOuterUserId();
+        let answer = pg_sys::check_enable_rls(table, user, true);
+        (answer == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32).then_some(user)
+    }
+}
+
 /// The cluster's identifier.
 pub fn system_identifier() -> u64 {
     // SAFETY: reads shared memory that is set before any backend starts.

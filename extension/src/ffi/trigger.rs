@@ -41,12 +41,6 @@ impl<'a> Trigger<'a> {
         unsafe { (*(*self.0.tg_relation).rd_rel).relowner }
     }
 
-    /// The schema that the table is in.
-    pub fn table_schema(self) -> Oid {
-        // SAFETY: as above.
-        unsafe { (*(*self.0.tg_relation).rd_rel).relnamespace }
-    }
-
     fn descriptor(self) -> pg_sys::TupleDesc {
         // SAFETY: as above.
         unsafe { (*self.0.tg_relation).rd_att }

@@ -131,7 +131,7 @@ fn arrival(bench: &Bench, options: &Options) -> Result<[Absolute; 2]> {
     let _relay = Relay::start(bench)?;
     let (stop, received) = subscribe(&bench.redis.url())?;
     let seconds = options.seconds * options.rounds.min(5) as u32;
-    Pgbench { script: "transition", clients: 8, seconds, rate: Some(RATE) }.run(bench, "off")?;
+    Pgbench { rate: Some(RATE), ..Pgbench::of("transition", 8, seconds) }.run(bench, "off")?;
     stop.store(true, Ordering::Release);
     let mut delays = received.recv()?;
     delays.sort();

@@ -12,18 +12,14 @@ use anyhow::{Context, Result, bail};
 use super::Missing;
 use crate::{command, workspace};
 
-/// Installs the packages for what is missing, and starts no service and creates no cluster while doing so.
+/// Installs the packages for what is missing.
 pub fn install(missing: &[Missing]) -> Result<()> {
-    with_lists(|| packages(missing))
+    install_packages(|| packages(missing))
 }
 
-/// The same for packages by name.
-pub fn install_packages(packages: &[String]) -> Result<()> {
-    with_lists(|| Ok(packages.to_vec()))
-}
-
-/// The packages are asked for when the package lists are fresh.
-fn with_lists(packages: impl FnOnce() -> Result<Vec<String>>) -> Result<()> {
+/// Installs the packages that are named once the lists are fresh, and starts no service and creates no cluster while
+/// doing so.
+pub fn install_packages(named: impl FnOnce() -> Result<Vec<String>>) -> Result<()> {
     let log = workspace::target_dir()?.join("apt.log");
     fs::create_dir_all(workspace::target_dir()?)?;
     let _no_services = TemporaryFile::create("/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n")?;
@@ -32,7 +28,7 @@ fn with_lists(packages: impl FnOnce() -> Result<Vec<String>>) -> Result<()> {
         "create_main_cluster = false\n",
     )?;
     command::step("Refreshing the package lists", || apt_get(&["update"], &log))?;
-    let packages = packages()?;
+    let packages = named()?;
     command::step(&format!("Installing {} (log: {})", packages.join(" "), log.display()), || {
         let mut args = vec!["install", "-y", "--no-install-recommends"];
         args.extend(packages.iter().map(String::as_str));

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::{OPTIONAL, apt, can_install};
-use crate::command::{self, output, run, step, which};
+use super::{OPTIONAL, PostgresInstall, can_install, ensure_program};
+use crate::command::{self, output, run, step};
 use crate::workspace;
 
 /// Which release of Debian has which PostgreSQL.
@@ -68,9 +68,7 @@ impl Debian {
 
     /// Whatever of debootstrap outlives us holds the lock too, as its standard input: nobody begins anew beside it.
     fn make(&self, release: &str, log: &Path, lock: File) -> Result<()> {
-        if which("debootstrap").is_none() {
-            apt::install_packages(&["debootstrap".to_owned()])?;
-        }
+        ensure_program("debootstrap", "debootstrap")?;
         remove_tree(&self.root)?;
         let said = File::create(log)?;
         let mut debootstrap = unshared("debootstrap");
@@ -90,6 +88,9 @@ impl Debian {
             fs::copy(Path::new("/").join(file), self.root.join(file))
                 .with_context(|| format!("cannot copy /{file}"))?;
         }
+        if let Some(ours) = PostgresInstall::find()? {
+            self.bring(&ours)?;
+        }
         let toolchain = toolchain()?;
         let cargo_home = cargo_home()?;
         let mut enter = unshared("sh");
@@ -107,6 +108,28 @@ impl Debian {
         enter.env("PATH", path).env("HOME", "/root").env("CARGO_HOME", cargo_home);
         enter.env("CARGO_TARGET_DIR", &self.target).env(OPTIONAL, "no");
         Ok(enter)
+    }
+
+    /// Copies this machine's PostgreSQL there, which pg_upgrade is to begin with, and what it is linked with and is not there.
+    fn bring(&self, postgres: &PostgresInstall) -> Result<()> {
+        let folders = [&postgres.bindir, &postgres.pkglibdir, &postgres.sharedir];
+        for folder in folders {
+            let place = self.inside(folder);
+            fs::create_dir_all(&place)?;
+            run(Command::new("cp").args(["--archive", "--update", "--no-target-directory"]).arg(folder).arg(place))?;
+        }
+        let linked = output(Command::new("ldd").arg(postgres.program("postgres")).arg(postgres.program("psql")))?;
+        let libraries = linked.lines().filter_map(|line| line.split(" => ").nth(1)?.split(' ').next());
+        for library in libraries.map(Path::new).filter(|library| !self.inside(library).exists()) {
+            let place = self.inside(library);
+            fs::create_dir_all(place.parent().context("a library in a folder")?)?;
+            fs::copy(library, &place).with_context(|| format!("cannot copy {}", library.display()))?;
+        }
+        Ok(())
+    }
+
+    fn inside(&self, path: &Path) -> PathBuf {
+        self.root.join(path.strip_prefix("/").unwrap_or(path))
     }
 }
 

@@ -46,23 +46,39 @@ impl PostgresInstall {
     /// Asks pg_config, and makes sure that the server and its headers are really there: Debian and others
     /// ship pg_config also with the client library.
     pub fn read(pg_config: &Path) -> Result<Self> {
-        let ask = |what: &str| command::output(Command::new(pg_config).arg(format!("--{what}")));
-        let version = ask("version")?;
+        let this = Self::ask(pg_config)?;
+        let headers = PathBuf::from(ask(pg_config, "includedir-server")?);
+        let programs = ["initdb", "postgres", "psql"].map(|name| this.program(name));
+        for needed in [&[headers.join("postgres.h")], &programs[..]].concat() {
+            if !needed.exists() {
+                bail!("{} has no {}", pg_config.display(), needed.display());
+            }
+        }
+        Ok(this)
+    }
+
+    fn ask(pg_config: &Path) -> Result<Self> {
+        let version = ask(pg_config, "version")?;
         let major = major_of(&version)
             .with_context(|| format!("{} does not tell PostgreSQL's version", pg_config.display()))?;
         if !SUPPORTED.contains(&major) {
             bail!("{} is {version}; supported are {SUPPORTED:?}", pg_config.display());
         }
-        let headers = PathBuf::from(ask("includedir-server")?);
-        let bindir = PathBuf::from(ask("bindir")?);
-        for needed in [headers.join("postgres.h"), bindir.join("initdb"), bindir.join("postgres"), bindir.join("psql")]
-        {
-            if !needed.exists() {
-                bail!("{} has no {}", pg_config.display(), needed.display());
-            }
-        }
-        let (pkglibdir, sharedir) = (ask("pkglibdir")?.into(), ask("sharedir")?.into());
+        let folder = |what| ask(pg_config, what).map(PathBuf::from);
+        let (bindir, pkglibdir, sharedir) = (folder("bindir")?, folder("pkglibdir")?, folder("sharedir")?);
         Ok(Self { pg_config: pg_config.to_owned(), major, bindir, pkglibdir, sharedir })
+    }
+
+    /// The newest of the older versions whose server is there too, with its headers or without.
+    pub fn older(&self) -> Option<Self> {
+        let mut found: Vec<Self> = PLACES
+            .iter()
+            .flat_map(|place| glob::glob(place).expect("a valid pattern").flatten())
+            .filter_map(|pg_config| Self::ask(&pg_config).ok())
+            .filter(|install| install.major < self.major && install.program("postgres").exists())
+            .collect();
+        found.sort_by_key(|install| install.major);
+        found.pop()
     }
 
     /// The path of one of its programs.
@@ -74,6 +90,10 @@ impl PostgresInstall {
     pub fn feature(&self) -> String {
         format!("pg_workflow/pg{}", self.major)
     }
+}
+
+fn ask(pg_config: &Path, what: &str) -> Result<String> {
+    command::output(Command::new(pg_config).arg(format!("--{what}")))
 }
 
 /// "PostgreSQL 15.20 (Debian …)" and "PostgreSQL 18beta1" → 15, 18.

@@ -57,13 +57,20 @@ pub struct PostgresConfig {
 impl PostgresConfig {
     /// Makes a cluster below `dir`, which belongs to the user that PostgreSQL runs as.
     pub fn create(dir: &Path, settings: &[(&str, &str)]) -> Result<Self> {
-        let install = setup::toolchain()?.postgres.clone();
+        Self::create_with(setup::toolchain()?.postgres.clone(), dir, settings)
+    }
+
+    fn create_with(install: PostgresInstall, dir: &Path, settings: &[(&str, &str)]) -> Result<Self> {
         let user = user::for_postgres()?;
         let this = Self { install, user, dir: dir.to_owned(), port: 0 };
         let mut initdb = user::command(this.install.program("initdb"), this.user.as_ref());
         clean_environment(&mut initdb);
         initdb.current_dir(dir).arg("--pgdata").arg(this.data());
         initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]);
+        if this.install.major >= 18 {
+            // As before 18, because pg_upgrade wants it the same on both sides.
+            initdb.arg("--no-data-checksums");
+        }
         command::output(&mut initdb)?;
         this.configure(settings)?;
         Ok(this)
@@ -172,8 +179,13 @@ pub struct Postgres {
 impl Postgres {
     /// Makes a cluster and starts it on a free port. `name` is for whoever looks at the folders and the log.
     pub fn start(name: &str, settings: &[(&str, &str)]) -> Result<Self> {
+        Self::start_with(setup::toolchain()?.postgres.clone(), name, settings)
+    }
+
+    /// The same of another installation than the one that is built for.
+    pub fn start_with(install: PostgresInstall, name: &str, settings: &[(&str, &str)]) -> Result<Self> {
         let (scratch, sockets) = (Scratch::new(name)?, Scratch::short()?);
-        let config = PostgresConfig::create(scratch.path(), settings)?;
+        let config = PostgresConfig::create_with(install, scratch.path(), settings)?;
         config.configure(&[("unix_socket_directories", &sockets.path().to_string_lossy())])?;
         let (config, process) = port::retrying(|port| {
             let config = config.on_port(port);
@@ -200,6 +212,19 @@ impl Postgres {
             bail!("PostgreSQL has not been stopped");
         }
         *process = Some(launch(&self.config, &self.scratch)?);
+        Ok(())
+    }
+
+    /// Has pg_upgrade bring all the data of an older cluster here. Both must be stopped.
+    pub fn upgrade_from(&self, older: &Postgres) -> Result<()> {
+        let mut upgrade = user::command(self.install.program("pg_upgrade"), self.user.as_ref());
+        clean_environment(&mut upgrade);
+        // It writes its scripts and logs where it is run.
+        upgrade.current_dir(&self.dir).args(["--username=postgres", "--jobs=2", "--socketdir"]).arg(self.socket_dir());
+        upgrade.arg("--old-bindir").arg(&older.install.bindir).arg("--new-bindir").arg(&self.install.bindir);
+        upgrade.arg("--old-datadir").arg(older.data()).arg("--new-datadir").arg(self.data());
+        upgrade.args(["--old-port", &older.port().to_string(), "--new-port", &self.port().to_string()]);
+        command::output(&mut upgrade)?;
         Ok(())
     }
 

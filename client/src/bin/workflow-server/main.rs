@@ -2,6 +2,7 @@
 
 mod completions;
 mod failure;
+mod health;
 mod history;
 mod list;
 mod lookup;
@@ -79,6 +80,7 @@ enum Command {
     Verify(verify::Arguments),
     Migrate(migrate::Arguments),
     Replay(replay::Arguments),
+    Health(health::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -124,6 +126,7 @@ fn start(command: Command, mut output: Output) -> anyhow::Result<()> {
             Command::History(arguments) => history::run(arguments, output).await,
             Command::Verify(arguments) => verify::run(arguments, output).await,
             Command::Migrate(arguments) => migrate::run(arguments, output).await,
+            Command::Health(arguments) => health::run(&arguments).await,
             Command::Completions(arguments) => completions::run(&arguments),
         }
     });

@@ -9,7 +9,7 @@ use clap::Args;
 use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
 use pg_workflow_client::connect::PostgresServer;
 use pg_workflow_client::publisher::{RedisStream, StreamOptions};
-use pg_workflow_client::{counts, http, relay};
+use pg_workflow_client::{http, relay, upkeep};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -121,7 +121,7 @@ pub async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::R
         if let Some(redis) = relay_to {
             let mut stream = RedisStream::new(redis, options);
             let relaying = relay::run(&database, &consumer, &mut stream, status, shutdown.clone());
-            tokio::join!(relaying, counts::keep(&database, shutdown.clone()));
+            tokio::join!(relaying, upkeep::keep(&database, shutdown.clone()));
         }
     };
     let listener = if arguments.no_http { None } else { Some(bind(arguments.listen).await?) };

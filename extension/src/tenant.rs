@@ -1,0 +1,41 @@
+//! Row security, where functions that run with the owner's rights would pass it by.
+
+use crate::errors;
+use crate::ffi::plan::Plan;
+use crate::ffi::session;
+use crate::ffi::uuid::Uuid;
+use pgrx::pg_sys;
+use std::ffi::CStr;
+
+thread_local! {
+    static SEE_DAG: Plan = see("dags");
+    static SEE_RUN: Plan = see("dag_runs");
+}
+
+fn see(table: &str) -> Plan {
+    Plan::new(format!("SELECT FROM workflow.{table} AS t WHERE t.id OPERATOR(pg_catalog.=) $1"), &[pg_sys::UUIDOID])
+}
+
+/// Whether the session's role may see the DAG.
+pub fn sees_dag(id: Uuid) -> bool {
+    SEE_DAG.with(|plan| sees(c"dags", plan, id))
+}
+
+/// Whether the session's role may see the run.
+pub fn sees_run(id: Uuid) -> bool {
+    SEE_RUN.with(|plan| sees(c"dag_runs", plan, id))
+}
+
+/// True too where row security is off: then it is not asked whether there is such a row.
+fn sees(table: &CStr, plan: &Plan, id: Uuid) -> bool {
+    let restricted = session::table(c"workflow", table).and_then(|(table, _)| session::restricted_user(table));
+    restricted.is_none_or(|user| session::as_owner(user, || plan.run(&[Some(id.as_datum())], |rows| rows.len() > 0)))
+}
+
+#[pgrx::pg_extern(sql = false)]
+fn refuse_tenant() {
+    let history = session::table(c"workflow", c"state_history");
+    if history.is_some_and(|(history, _)| session::restricted_user(history).is_some()) {
+        errors::feed_of_all_tenants();
+    }
+}

@@ -1,0 +1,85 @@
+-- Roles. They belong to the cluster, not to this database: DROP EXTENSION leaves them.
+
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY '{workflow_reader,workflow_writer,workflow_admin}'::pg_catalog.text[] LOOP
+        IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.rolname OPERATOR(pg_catalog.=) name) THEN
+            BEGIN
+                EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', name);
+            EXCEPTION WHEN duplicate_object OR unique_violation THEN
+                -- Another database of the cluster was as fast.
+                NULL;
+            END;
+        END IF;
+    END LOOP;
+END
+$$;
+
+GRANT workflow_reader TO workflow_writer;
+GRANT workflow_writer TO workflow_admin;
+
+GRANT USAGE ON SCHEMA workflow TO workflow_reader;
+
+-- Reads everything but the places of consumers.
+GRANT SELECT ON
+    workflow.dags, workflow.dag_runs, workflow.task_instances, workflow.task_logs, workflow.state_history,
+    workflow.state_machine, workflow.state_counts, workflow.consumer_lag, workflow.notifier, workflow.partitions,
+    workflow.settings
+TO workflow_reader;
+-- How far ids have got: for the view partitions.
+GRANT SELECT ON SEQUENCE workflow.state_history_id_seq, workflow.task_logs_id_seq TO workflow_reader;
+-- Everybody's verify() asks it.
+GRANT SELECT ON workflow.dropped_partitions TO PUBLIC;
+
+-- What a scheduler, a worker and the server do. State is moved, never set: the guard sees to that, whoever updates.
+GRANT INSERT (name, description, schedule, start_date, tags, is_paused) ON workflow.dags TO workflow_writer;
+GRANT UPDATE (name, description, schedule, start_date, tags, is_paused) ON workflow.dags TO workflow_writer;
+GRANT UPDATE (state, execution_date, conf) ON workflow.dag_runs TO workflow_writer;
+GRANT UPDATE (state, max_tries, error) ON workflow.task_instances TO workflow_writer;
+GRANT INSERT (task_instance_id, try_number, logged_at, level, message) ON workflow.task_logs TO workflow_writer;
+
+-- Removes what others have created.
+GRANT DELETE ON workflow.dags, workflow.dag_runs, workflow.task_instances, workflow.task_logs TO workflow_admin;
+
+-- What runs with the owner's rights is for those only whom it is granted to. Other functions run with the caller's.
+REVOKE EXECUTE ON FUNCTION
+    workflow.create_dag_run(uuid, timestamptz, jsonb),
+    workflow.create_task_instances(uuid, text[], integer),
+    workflow.create_consumer(text, boolean),
+    workflow.read_events(text, integer, interval, bigint),
+    workflow.current_position(),
+    workflow.follow_events(text, integer, interval),
+    workflow.ack_events(text, bigint, bigint),
+    workflow.lease_consumer(text, text, interval),
+    workflow.release_consumer(text, bigint),
+    workflow.save_checkpoint(text, bigint[], bigint, interval),
+    workflow.rewind_consumer(text, bigint[], bigint),
+    workflow.drop_consumer(text),
+    workflow.fold_state_counts(),
+    workflow.open_partitions(text),
+    workflow.purge(timestamptz, boolean, integer)
+FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION
+    workflow.current_position(),
+    workflow.follow_events(text, integer, interval)
+TO workflow_reader;
+
+GRANT EXECUTE ON FUNCTION
+    workflow.create_dag_run(uuid, timestamptz, jsonb),
+    workflow.create_task_instances(uuid, text[], integer),
+    workflow.create_consumer(text, boolean),
+    workflow.read_events(text, integer, interval, bigint),
+    workflow.ack_events(text, bigint, bigint),
+    workflow.lease_consumer(text, text, interval),
+    workflow.release_consumer(text, bigint),
+    workflow.save_checkpoint(text, bigint[], bigint, interval),
+    workflow.rewind_consumer(text, bigint[], bigint),
+    workflow.drop_consumer(text),
+    workflow.fold_state_counts(),
+    workflow.open_partitions(text)
+TO workflow_writer;
+
+GRANT EXECUTE ON FUNCTION workflow.purge(timestamptz, boolean, integer) TO workflow_admin;

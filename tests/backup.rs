@@ -1,0 +1,172 @@
+//! A dump, restored in another cluster, has everything, and who reads goes on.
+
+use pg_workflow_state_machine::State;
+use pg_workflow_tests::*;
+use postgres::Client;
+use std::process::{Command, Stdio};
+use uuid::Uuid;
+use xtask::stack::postgres::{PRELOADED, Postgres, Shutdown};
+use xtask::stack::process::clean_environment;
+
+/// All rows of all tables, and where sequences stand.
+fn contents(client: &mut Client) -> Vec<String> {
+    // What is kept of counts belongs to its cluster, and the event trigger's functions to none.
+    let tables = "SELECT c.oid::regclass::text FROM pg_class AS c
+                  WHERE c.relnamespace = 'workflow'::regnamespace AND c.relkind = 'r' AND c.relname NOT LIKE 'state\\_count%' ORDER BY 1";
+    let tables: Vec<String> = client.query(tables, &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    let mut all = Vec::new();
+    for table in tables {
+        let rows = client.query(&format!("SELECT t::text FROM {table} AS t ORDER BY 1"), &[]).unwrap();
+        all.extend(rows.iter().map(|row| format!("{table}: {}", row.get::<_, String>(0))));
+    }
+    let sql = "SELECT format('%s at %s', sequencename, last_value) FROM pg_sequences WHERE schemaname = 'workflow' ORDER BY 1";
+    all.extend(client.query(sql, &[]).unwrap().iter().map(|row| row.get::<_, String>(0)));
+    all
+}
+
+fn ids(client: &mut Client, consumer: &str) -> Vec<i64> {
+    let sql = "SELECT id FROM workflow.read_events($1, 1000000)";
+    client.query(sql, &[&consumer]).unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+/// A database as months of work leave it: tasks in every state, logs, partitions that are past, to come and purged, and
+/// consumers everywhere in the feed.
+fn a_database_in_use(db: &Db) {
+    let client = &mut db.connect();
+    client
+        .batch_execute(
+            "SELECT workflow.create_consumer('has read all', true), workflow.create_consumer('has read half', true)",
+        )
+        .unwrap();
+    let read = |client: &mut Client, consumer: &str, part: usize| {
+        let ids = ids(client, consumer);
+        client.query_one("SELECT workflow.ack_events($1, $2)", &[&consumer, &ids[ids.len() / part - 1]]).unwrap();
+    };
+    for _ in 0..3 {
+        for state in State::ALL {
+            let task = create_in_state(client, "task_instance", state);
+            create_in_state(client, "dag_run", state);
+            client.query_one("SELECT workflow.append_task_log($1, E'a\\tline\\nof two', 'ERROR')", &[&task]).unwrap();
+        }
+        age(client);
+        next_partition(client);
+        read(client, "has read all", 1);
+        read(client, "has read half", 1);
+        // The first call removes the runs, the second the history.
+        client.batch_execute("SELECT workflow.purge(now() - interval '70 days')").unwrap();
+        client.batch_execute("SELECT workflow.purge(now() - interval '70 days')").unwrap();
+    }
+    create_in_state(client, "task_instance", State::Success);
+    read(client, "has read all", 1);
+    read(client, "has read half", 2);
+    client
+        .batch_execute(
+            "SELECT workflow.save_checkpoint('has read half', ARRAY[7::bigint, 0]);
+             SELECT workflow.create_consumer('has read nothing', true), workflow.create_consumer('begins now');
+             UPDATE workflow.dags SET tags = '[\"ein Tag\"]', description = 'Ünïcödé'",
+        )
+        .unwrap();
+    assert!(client.query_one("SELECT count(*) > 0 FROM workflow.dropped_partitions", &[]).unwrap().get::<_, bool>(0));
+}
+
+fn program(cluster: &Postgres, name: &str) -> Command {
+    let mut command = Command::new(cluster.install().program(name));
+    clean_environment(&mut command);
+    command
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Checks the copy, and goes on in it.
+fn compare(from: &Db, to: &Db) {
+    let (old, new) = (&mut from.connect(), &mut to.connect());
+    assert_eq!(contents(new), contents(old));
+    assert_eq!(to.problems(), [""; 0]);
+    new.batch_execute("SELECT workflow.fold_state_counts()").unwrap();
+    assert_eq!(to.problems(), [""; 0]);
+
+    // Before anybody has read here, something happens.
+    let task = create_in_state(new, "task_instance", State::Running);
+    let sql = "SELECT id FROM workflow.state_history WHERE entity_id = $1 OR dag_run_id = (SELECT dag_run_id FROM workflow.task_instances WHERE id = $1) ORDER BY id";
+    let news: Vec<i64> = new.query(sql, &[&task]).unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!(news.len(), 3);
+    for consumer in ["has read all", "has read half", "has read nothing", "begins now"] {
+        let expected = [ids(old, consumer), news.clone()].concat();
+        assert_eq!(ids(new, consumer), expected, "{consumer}: what it had yet to read, and the news, each once");
+    }
+    assert!(to.problems().is_empty());
+}
+
+fn catalog(client: &mut Client) -> Vec<String> {
+    let rows = client.query(include_str!("versions/catalog.sql"), &[]).unwrap();
+    // In a copy the first two partitions are there, also where they were purged: the extension brings them. And what was
+    // made later belongs to the schema, not to the extension, as it did.
+    let first = |line: &String| {
+        ["state_history_0", "state_history_1", "task_logs_0", "task_logs_1"].iter().any(|name| line.contains(name))
+    };
+    rows.iter().map(|row| row.get(0)).filter(|line| !first(line)).collect()
+}
+
+#[test]
+fn a_dump_restored_elsewhere_has_everything_and_readers_go_on() {
+    let (cluster, db) = own_cluster("backup", &[PRELOADED]);
+    a_database_in_use(&db);
+    let other = Postgres::start("restored", &[("fsync", "off"), PRELOADED]).unwrap();
+    let folder = std::env::temp_dir().join(format!("pg_workflow-{}", Uuid::new_v4()));
+
+    let plain = Db::at(other.create_database("plain").unwrap());
+    let mut dump = program(&cluster, "pg_dump").args(["--dbname", db.url()]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut psql = other.psql_command("plain");
+    run(psql.args(["--single-transaction", "--output=/dev/null"]).stdin(dump.stdout.take().unwrap()));
+    assert!(dump.wait().unwrap().success());
+    compare(&db, &plain);
+    assert_eq!(catalog(&mut plain.connect()), catalog(&mut db.connect()));
+
+    let custom = Db::at(other.create_database("custom").unwrap());
+    run(program(&cluster, "pg_dump").args(["--dbname", db.url(), "--format=custom", "--file"]).arg(&folder));
+    let mut restore = program(&other, "pg_restore");
+    run(restore.args(["--exit-on-error", "--jobs=4", "--dbname", custom.url()]).arg(&folder));
+    std::fs::remove_file(&folder).unwrap();
+    compare(&db, &custom);
+    assert_eq!(catalog(&mut custom.connect()), catalog(&mut db.connect()));
+}
+
+#[test]
+fn pg_upgrade_keeps_everything_and_readers_go_on() {
+    let install = &xtask::setup::toolchain().unwrap().postgres;
+    let Some(older) = install.older() else {
+        eprintln!("skipped: there is no PostgreSQL older than {}", install.major);
+        return;
+    };
+    let old = Postgres::start_with(older.clone(), "older", &[("fsync", "off"), PRELOADED]).unwrap();
+    old.psql("postgres", "CREATE DATABASE workflow").unwrap();
+    old.psql("workflow", "CREATE EXTENSION pg_workflow").unwrap();
+    let before = Db::at(old.url("workflow"));
+    a_database_in_use(&before);
+    let new = Postgres::start("newer", &[("fsync", "off"), PRELOADED]).unwrap();
+    old.stop(Shutdown::Fast).unwrap();
+    new.stop(Shutdown::Fast).unwrap();
+    new.upgrade_from(&old).unwrap();
+    old.start_again().unwrap();
+    new.start_again().unwrap();
+    compare(&before, &Db::at(new.url("workflow")));
+}
+
+#[test]
+fn the_extension_is_not_dropped_with_its_data_unasked() {
+    let (_cluster, db) = own_cluster("dropped", &[]);
+    let client = &mut db.connect();
+    client.batch_execute("DROP EXTENSION pg_workflow; DROP SCHEMA workflow; CREATE EXTENSION pg_workflow").unwrap();
+    client.batch_execute("SELECT workflow.create_dag('etl')").unwrap();
+    // In a session that has not loaded the library yet, too.
+    let refused = failure(db.connect().batch_execute("DROP EXTENSION pg_workflow"));
+    assert_eq!(refused.sqlstate, "2BP01");
+    assert_eq!(refused.detail["has_rows"]["dags"], true);
+    assert!(refused.hint.contains("CASCADE"), "{}", refused.hint);
+    client.batch_execute("CREATE EXTENSION pgcrypto; DROP EXTENSION pgcrypto").unwrap_or_default();
+    client.batch_execute("DROP EXTENSION pg_workflow CASCADE; DROP SCHEMA workflow").unwrap();
+    let _ = db.without_verification();
+}

@@ -1,0 +1,66 @@
+//! pgspot finds no way to have the extension's SQL run somebody else's.
+
+use std::process::Command;
+use xtask::setup::pypi::SQL_LINTER;
+
+/// Functions in SQL without a search_path of their own, so that they become part of the query that calls them. All names
+/// and operators in them are qualified.
+const INLINED: &[&str] = &[
+    "workflow.pause_dag(id uuid)",
+    "workflow.unpause_dag(id uuid)",
+    "workflow.latest_dag_run(dag_id uuid)",
+    "workflow.events_between(snapshot pg_snapshot,next_transaction_id xid8,floor_id bigint,end_snapshot pg_snapshot,\
+     end_next_transaction_id xid8,end_floor_id bigint,end_ceiling_id bigint,after_id bigint,max integer)",
+];
+
+/// What it can read: it knows nothing of psql and CREATE EXTENSION, loses the quotes of names, and does not know the
+/// columns of our tables.
+fn readable(script: &str) -> String {
+    let line = |line: &str| {
+        let declared = ["consumers", "consumer_checkpoints", "dropped_partitions"]
+            .iter()
+            .find_map(|table| line.strip_suffix(&format!(" workflow.{table};")));
+        declared.map_or_else(|| line.to_owned(), |name| format!("{name} record;")) + "\n"
+    };
+    let script: String = script.lines().filter(|line| !line.starts_with("\\echo")).map(line).collect();
+    script
+        .replace("MODULE_PATHNAME", "$libdir/pg_workflow")
+        .replace("\"position\"", "position_")
+        .replace("\"partition\"", "partition_")
+}
+
+#[test]
+fn pgspot_finds_nothing() {
+    let Some(pgspot) = SQL_LINTER.find() else {
+        eprintln!("skipped: there is no pgspot");
+        return;
+    };
+    let folder = std::env::temp_dir().join(format!("pg_workflow-{}", uuid::Uuid::new_v4()));
+    std::fs::create_dir(&folder).unwrap();
+    let run = |name: &str, script: &str, arguments: &[&str]| {
+        let path = folder.join(name);
+        std::fs::write(&path, readable(script)).unwrap();
+        let inlined = INLINED.iter().flat_map(|function| ["--proc-without-search-path", function]);
+        let output = Command::new(&pgspot).args(inlined).args(arguments).arg(&path).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.success(), text(&output.stdout) + &text(&output.stderr))
+    };
+    for (name, script) in xtask::build::extension_files().unwrap().iter().filter(|(name, _)| name.ends_with(".sql")) {
+        // A script from one version to another replaces what the extension has, and PostgreSQL refuses to replace what is
+        // somebody else's.
+        let is_update = name.matches("--").count() == 2;
+        // 0.1.0 stays as it was released: what it casts to `text` without the schema is in constraints that it creates itself.
+        let arguments: &[&str] = match name.as_str() {
+            "pg_workflow--0.1.0.sql" => &["--ignore", "PS017"],
+            _ if is_update => &["--ignore", "PS002", "--ignore", "PS015"],
+            _ => &[],
+        };
+        let (is_clean, said) = run(name, script, arguments);
+        assert!(is_clean && said.contains("Errors: 0 Warnings: 0 Unknown: 0"), "{name}: {said}");
+    }
+    // It would find something.
+    let hole = "CREATE FUNCTION workflow.hole() RETURNS int LANGUAGE plpgsql SECURITY DEFINER AS $$BEGIN RETURN length('x'); END$$;";
+    let (is_clean, said) = run("hole.sql", hole, &[]);
+    assert!(!is_clean && said.contains("PS003"), "{said}");
+    std::fs::remove_dir_all(&folder).unwrap();
+}

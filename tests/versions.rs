@@ -1,0 +1,290 @@
+//! From one version of the extension to another and back: the result is that of an installation, and nothing is lost.
+
+use pg_workflow_state_machine::State;
+use pg_workflow_tests::*;
+use postgres::Client;
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use uuid::Uuid;
+use xtask::stack::postgres::PRELOADED;
+
+const NEWEST: &str = env!("CARGO_PKG_VERSION");
+/// Every version that was released, the oldest first, and the SHA-256 of its install script.
+const RELEASED: &[(&str, &str)] = &[("0.1.0", "5cd72b34329adafce34e3511f032ec5ad190175e999a0bdfabbd918511447e79")];
+
+/// A database that has no extension yet.
+fn empty_database() -> Db {
+    let db = Db::new().without_verification();
+    db.connect().batch_execute("DROP EXTENSION pg_workflow CASCADE; DROP SCHEMA workflow").unwrap();
+    db
+}
+
+fn install(db: &Db, version: &str) -> Client {
+    let mut client = db.connect();
+    client.batch_execute(&format!("CREATE EXTENSION pg_workflow VERSION '{version}'")).unwrap();
+    client
+}
+
+fn update(client: &mut Client, version: &str) {
+    client.batch_execute(&format!("ALTER EXTENSION pg_workflow UPDATE TO '{version}'")).unwrap();
+}
+
+fn catalog(client: &mut Client) -> Vec<String> {
+    let rows = client.query(include_str!("versions/catalog.sql"), &[]).unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// What only one of the two has.
+fn differences(had: &[String], wanted: &[String]) -> Vec<String> {
+    let (had, wanted): (HashSet<_>, HashSet<_>) = (had.iter().collect(), wanted.iter().collect());
+    let only = |of: &HashSet<&String>, not: &HashSet<&String>, sign: &str| -> Vec<String> {
+        of.difference(not).map(|line| format!("{sign} {line}")).collect()
+    };
+    let mut all = [only(&had, &wanted, "+"), only(&wanted, &had, "-")].concat();
+    all.sort();
+    all
+}
+
+#[test]
+fn an_updated_catalog_is_that_of_an_installation_there_and_back() {
+    for (version, _) in RELEASED {
+        let (old, new, way) = (empty_database(), empty_database(), empty_database());
+        let (old, new) = (catalog(&mut install(&old, version)), catalog(&mut install(&new, NEWEST)));
+        let client = &mut install(&way, version);
+        assert_eq!(differences(&catalog(client), &old), [""; 0], "two installations of {version} differ");
+        assert_ne!(differences(&old, &new), [""; 0], "the comparison sees that versions differ");
+        update(client, NEWEST);
+        assert_eq!(differences(&catalog(client), &new), [""; 0], "from {version} to {NEWEST}");
+        update(client, version);
+        assert_eq!(differences(&catalog(client), &old), [""; 0], "from {NEWEST} to {version}");
+        update(client, NEWEST);
+        assert_eq!(differences(&catalog(client), &new), [""; 0], "and there again");
+    }
+}
+
+#[test]
+fn what_was_released_stays_as_it_was() {
+    for (version, sum) in RELEASED {
+        let script = xtask::workspace::root().join(format!("sql/releases/pg_workflow--{version}.sql"));
+        let output = std::process::Command::new("sha256sum").arg(&script).output().unwrap();
+        let found = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(found.split_whitespace().next(), Some(*sum), "{} was changed", script.display());
+    }
+}
+
+/// Uses what every version has, as a scheduler, a worker and a reader do.
+fn use_it(client: &mut Client) -> Uuid {
+    let task = create_in_state(client, "task_instance", State::Failed);
+    client.query_one("SELECT workflow.append_task_log($1, 'a line')", &[&task]).unwrap();
+    let sql = "SELECT workflow.transition_task_instance($1, 'failed', 'retrying', '{}', 2, 'request')";
+    for _ in 0..2 {
+        assert_eq!(client.query_one(sql, &[&task]).unwrap().get::<_, i64>(0), 3, "a request is made once");
+    }
+    client.execute("UPDATE workflow.task_instances SET state = 'running' WHERE id = $1", &[&task]).unwrap();
+    let many = "SELECT outcome FROM workflow.transition_many('task_instance', ARRAY[$1::uuid], 'running', 'success')";
+    assert_eq!(client.query_one(many, &[&task]).unwrap().get::<_, String>(0), "applied");
+    let illegal =
+        failure(client.execute("UPDATE workflow.task_instances SET state = 'queued' WHERE id = $1", &[&task]));
+    assert_eq!(illegal.sqlstate, "23514");
+    assert_eq!(history_len(client, task), 5);
+    task
+}
+
+#[test]
+fn the_library_serves_every_older_version() {
+    for (version, _) in RELEASED {
+        let db = empty_database();
+        let client = &mut install(&db, version);
+        client
+            .batch_execute("SELECT workflow.create_consumer('reader', true); SELECT workflow.fold_state_counts()")
+            .unwrap();
+        let here: String = client.query_one("SELECT workflow.current_position()", &[]).unwrap().get(0);
+        use_it(client);
+        let read = client.query("SELECT id FROM workflow.read_events('reader')", &[]).unwrap().len();
+        assert_eq!(read, 6, "five of the task and one of its run");
+        assert_eq!(client.query("SELECT FROM workflow.follow_events($1)", &[&here]).unwrap().len(), read);
+        assert_eq!(db.problems(), [""; 0]);
+        client.batch_execute("DELETE FROM workflow.dags; SELECT workflow.fold_state_counts()").unwrap();
+        assert_eq!(db.problems(), [""; 0]);
+    }
+}
+
+#[test]
+fn work_goes_on_while_versions_change() {
+    let (cluster, db) = own_cluster("versions", &[PRELOADED]);
+    cluster.psql("workflow", "SELECT workflow.create_consumer('reader', true)").unwrap();
+    let (done, all_written) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (moves, read) = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..4).map(|_| scope.spawn(|| move_tasks_until(&db, &done))).collect();
+        let reader = scope.spawn(|| read_until(&db, &all_written));
+        let client = &mut db.connect();
+        for version in ["0.1.0", NEWEST, "0.1.0", NEWEST] {
+            let seen = history_count(client);
+            wait_until("work goes on", || history_count(client) > seen + 200);
+            update(client, version);
+        }
+        let seen = history_count(client);
+        wait_until("work goes on", || history_count(client) > seen + 200);
+        done.store(true, Ordering::Release);
+        let moves: i64 = workers.into_iter().map(|worker| worker.join().unwrap()).sum();
+        all_written.store(true, Ordering::Release);
+        (moves, reader.join().unwrap())
+    });
+    let client = &mut db.connect();
+    let sql = "SELECT count(*) FROM workflow.state_history WHERE old_state IS NOT NULL";
+    let recorded: i64 = client.query_one(sql, &[]).unwrap().get(0);
+    assert!(recorded >= moves, "of {moves} moves that were answered {recorded} are recorded");
+    let all = client.query("SELECT entity_id, version FROM workflow.state_history", &[]).unwrap();
+    let all: HashSet<(Uuid, i64)> = all.iter().map(|row| (row.get(0), row.get(1))).collect();
+    assert_eq!(read, all, "each event was read");
+    drop(db);
+}
+
+fn history_count(client: &mut Client) -> i64 {
+    client.query_one("SELECT count(*) FROM workflow.state_history", &[]).unwrap().get(0)
+}
+
+/// Moves tasks, and returns how many moves were answered. A version that changes may fail a statement, not lose one.
+fn move_tasks_until(db: &Db, done: &AtomicBool) -> i64 {
+    let (mut client, mut moves) = (db.connect(), 0);
+    let mut failed_in_a_row = 0;
+    while !done.load(Ordering::Acquire) {
+        let task = client.query_one(
+            "SELECT id FROM workflow.create_task_instances(
+                workflow.create_dag_run(workflow.create_dag(gen_random_uuid()::text)), ARRAY['task'])",
+            &[],
+        );
+        let moved = task.and_then(|row| {
+            transition(&mut client, "task_instance", row.get(0), State::Queued, State::Running)?;
+            moves += 1;
+            transition(&mut client, "task_instance", row.get(0), State::Running, State::Success)?;
+            moves += 1;
+            Ok(())
+        });
+        failed_in_a_row = if let Err(error) = &moved {
+            println!("{error:?}");
+            failed_in_a_row + 1
+        } else {
+            0
+        };
+        assert!(failed_in_a_row < 3, "it does not go on: {moved:?}");
+    }
+    moves
+}
+
+/// Reads as the consumer, until there is nothing after `done`; no event twice.
+fn read_until(db: &Db, done: &AtomicBool) -> HashSet<(Uuid, i64)> {
+    let (mut client, mut read) = (db.connect(), HashSet::new());
+    let mut failed_in_a_row = 0;
+    loop {
+        let was_done = done.load(Ordering::Acquire);
+        let sql = "SELECT id, entity_id, version FROM workflow.read_events('reader', 500, '100 ms')";
+        let events = match client.query(sql, &[]) {
+            Ok(events) => events,
+            Err(error) => {
+                failed_in_a_row += 1;
+                assert!(failed_in_a_row < 3, "it does not go on: {error}");
+                continue;
+            }
+        };
+        failed_in_a_row = 0;
+        for row in &events {
+            assert!(read.insert((row.get(1), row.get(2))), "twice");
+        }
+        match events.last() {
+            Some(last) => {
+                // Read again where this fails, so it must not be counted before.
+                if client.query_one("SELECT workflow.ack_events('reader', $1)", &[&last.get::<_, i64>(0)]).is_err() {
+                    events.iter().for_each(|row| {
+                        read.remove(&(row.get(1), row.get(2)));
+                    });
+                }
+            }
+            None if was_done => return read,
+            None => {}
+        }
+    }
+}
+
+#[test]
+fn a_server_killed_amid_an_update_has_the_version_before() {
+    let (cluster, db) = own_cluster("versions-killed", &[PRELOADED]);
+    let client = &mut db.connect();
+    update(client, "0.1.0");
+    use_it(client);
+    let before = catalog(client);
+    // The update gets as far as the logs, which come after the history.
+    let mut holder = db.connect();
+    let mut held = holder.transaction().unwrap();
+    held.batch_execute("LOCK TABLE workflow.task_logs IN ACCESS SHARE MODE").unwrap();
+    std::thread::scope(|scope| {
+        let updater = scope.spawn(|| db.connect().batch_execute("ALTER EXTENSION pg_workflow UPDATE"));
+        wait_until("the update waits", || {
+            let sql = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'workflow.task_logs'::regclass";
+            !client.query(sql, &[]).unwrap().is_empty()
+        });
+        cluster.kill().unwrap();
+        assert!(updater.join().unwrap().is_err());
+    });
+    cluster.start_again().unwrap();
+    let client = &mut db.connect();
+    let version = "SELECT extversion FROM pg_extension WHERE extname = 'pg_workflow'";
+    assert_eq!(client.query_one(version, &[]).unwrap().get::<_, String>(0), "0.1.0");
+    assert_eq!(differences(&catalog(client), &before), [""; 0]);
+    use_it(client);
+    update(client, NEWEST);
+    use_it(client);
+    drop(db);
+}
+
+#[test]
+fn what_the_older_version_cannot_hold_is_refused() {
+    let db = Db::new().without_verification();
+    let client = &mut db.connect();
+    use_it(client);
+    client
+        .batch_execute("INSERT INTO workflow.dropped_partitions (partition, last_id) VALUES ('state_history_7', 1)")
+        .unwrap();
+    let before = catalog(client);
+    let refused = failure(client.batch_execute("ALTER EXTENSION pg_workflow UPDATE TO '0.1.0'"));
+    assert_eq!(refused.sqlstate, "55000");
+    assert_eq!(refused.detail["dropped_partitions"], serde_json::json!(["state_history_7"]));
+    assert!(refused.hint.contains("empty workflow.dropped_partitions"), "{}", refused.hint);
+    assert_eq!(differences(&catalog(client), &before), [""; 0]);
+    client
+        .batch_execute("DELETE FROM workflow.dropped_partitions; ALTER EXTENSION pg_workflow UPDATE TO '0.1.0'")
+        .unwrap();
+    use_it(client);
+}
+
+#[test]
+fn what_later_partitions_hold_goes_back_with_it_and_grants_stay() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let role = format!("auditor_{}", Uuid::new_v4().simple());
+    client.batch_execute(&format!("CREATE ROLE {role}; GRANT USAGE ON SCHEMA workflow TO {role};
+         GRANT SELECT ON workflow.state_history, workflow.task_logs, workflow.state_counts, workflow.consumer_lag TO {role}")).unwrap();
+    let first = use_it(client);
+    next_partition(client);
+    next_partition(client);
+    let second = use_it(client);
+    let all = |client: &mut Client| -> Vec<String> {
+        let sql = "SELECT h::text FROM workflow.state_history AS h UNION ALL SELECT l::text FROM workflow.task_logs AS l ORDER BY 1";
+        client.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect()
+    };
+    let before = all(client);
+    for version in ["0.1.0", NEWEST] {
+        update(client, version);
+        assert_eq!(all(client), before, "at {version}");
+        assert_eq!(db.problems(), [""; 0]);
+        client.batch_execute("SELECT workflow.fold_state_counts()").unwrap();
+        let auditor = &mut db.connect_as(&role);
+        for sql in ["TABLE workflow.task_logs", "TABLE workflow.state_counts", "TABLE workflow.consumer_lag"] {
+            auditor.batch_execute(sql).unwrap();
+        }
+        assert_eq!((history_len(auditor, first), history_len(auditor, second)), (5, 5));
+    }
+    // Ids go on from where they were, beyond what the first partition takes.
+    let third = use_it(client);
+    assert_eq!(history_len(client, third), 5);
+}

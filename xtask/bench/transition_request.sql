@@ -1,0 +1,9 @@
+-- One move by the function, with a request_id: it is looked for in the entity's history.
+\set n :client_id * 500 + mod(:k, 500)
+\set back mod(:k / 500, 2)
+\set k :k + 1
+\if :back
+SELECT workflow.transition_task_instance((SELECT id FROM tasks WHERE n = :n), 'retrying', 'running', '{}', NULL, 'request ' || :k);
+\else
+SELECT workflow.transition_task_instance((SELECT id FROM tasks WHERE n = :n), 'running', 'retrying', '{}', NULL, 'request ' || :k);
+\endif

@@ -1,0 +1,138 @@
+//! What 50,000,000 events of history cost those who move, read and clean up.
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use super::{Bench, Options, Pgbench, median, script};
+use crate::command::step;
+
+/// Months of history.
+const PARTITIONS: u64 = 12;
+/// Events in each.
+const ROWS: u64 = 4_000_000;
+/// Tasks that are there still, with three events each.
+const TASKS: u64 = 1_000_000;
+
+/// The databases: one with all that, one with none of it.
+const LARGE: &str = "history";
+const SMALL: &str = "history_none";
+
+/// What was measured.
+#[derive(Serialize)]
+pub struct Figure {
+    name: &'static str,
+    value: f64,
+    unit: &'static str,
+    /// At most this much; none where nobody has set a goal.
+    goal: Option<f64>,
+}
+
+pub fn measure(bench: &Bench, options: &Options) -> Result<Vec<Figure>> {
+    if !"history".contains(&options.only) {
+        return Ok(Vec::new());
+    }
+    for database in [SMALL, LARGE] {
+        bench.cluster.create_database(database)?;
+        bench.cluster.psql(database, &std::fs::read_to_string(script("setup"))?)?;
+    }
+    let total = PARTITIONS * ROWS + 3 * TASKS;
+    step(&format!("writing {total} events"), || {
+        let sql = std::fs::read_to_string(script("history"))?;
+        let variables = format!("\\set partitions {PARTITIONS}\n\\set rows {ROWS}\n\\set tasks {TASKS}\n");
+        bench.cluster.psql(LARGE, &(variables + &sql))
+    })?;
+    Ok(vec![
+        ratio(bench, options, "a transition: time, against none", "transition", Some(1.1))?,
+        ratio(bench, options, "the same with a request_id", "transition_request", None)?,
+        statement_ratio(bench, "read_events() of 1,000: time, against none", READ, Some(1.2))?,
+        statement_ratio(bench, "history() of a task: time, against none", HISTORY, None)?,
+        milliseconds(bench, "verify() of 1,000,000 tasks", VERIFY)?,
+        milliseconds(bench, "making a partition", "SELECT workflow.make_partition('state_history', 99)")?,
+        milliseconds(bench, "dropping a month of 4,000,000 events with purge()", PURGE)?,
+    ])
+}
+
+const READ: &str = "SELECT workflow.create_consumer('bench');
+    SELECT count(*) FROM workflow.transition_many('task_instance',
+        ARRAY(SELECT id FROM tasks WHERE n < 1000), NULL, 'failed');
+    SELECT count(*) FROM workflow.transition_many('task_instance',
+        ARRAY(SELECT id FROM tasks WHERE n < 1000), NULL, 'running');
+    \\set ON_ERROR_STOP 1
+    BEGIN;
+    SELECT clock_timestamp() AS began \\gset
+    SELECT count(*) FROM workflow.read_events('bench', 1000) \\g /dev/null
+    SELECT extract(epoch FROM clock_timestamp() - :'began') * 1000 AS took;
+    ROLLBACK;
+    SELECT workflow.drop_consumer('bench') \\g /dev/null";
+const HISTORY: &str = "SELECT id FROM tasks WHERE n = 7 \\gset
+    SELECT count(*) FROM workflow.history('task_instance', :'id') \\g /dev/null
+    SELECT clock_timestamp() AS began \\gset
+    SELECT count(*) FROM workflow.history('task_instance', :'id') \\g /dev/null
+    SELECT extract(epoch FROM clock_timestamp() - :'began') * 1000 AS took;";
+const VERIFY: &str = "SELECT count(*) FROM workflow.verify(
+    (SELECT min(created_at) FROM workflow.task_instances WHERE dag_run_id = (SELECT id FROM workflow.dag_runs WHERE execution_date = '2021-01-01Z')))";
+const PURGE: &str = "SELECT object, rows, outcome FROM workflow.purge('2020-01-31Z')";
+
+/// How much longer pgbench takes for a transaction of the script in the large database.
+fn ratio(
+    bench: &Bench,
+    options: &Options,
+    name: &'static str,
+    script: &'static str,
+    goal: Option<f64>,
+) -> Result<Figure> {
+    let mut ratios = Vec::new();
+    for round in 0..options.rounds {
+        let throughput = |database| {
+            bench.cluster.psql(database, RESET)?;
+            Pgbench { database, ..Pgbench::of(script, 1, options.seconds) }.run(bench, "off")
+        };
+        let (small, large) = if round % 2 == 0 {
+            let small = throughput(SMALL)?;
+            (small, throughput(LARGE)?)
+        } else {
+            let large = throughput(LARGE)?;
+            (throughput(SMALL)?, large)
+        };
+        ratios.push(small / large);
+    }
+    Ok(Figure { name, value: median(ratios), unit: "", goal })
+}
+
+const RESET: &str = "SET session_replication_role = replica;
+    UPDATE workflow.task_instances AS t SET state = 'running', version = 2 FROM tasks WHERE t.id = tasks.id;
+    DELETE FROM workflow.state_history AS h USING tasks WHERE h.entity_id = tasks.id;
+    VACUUM ANALYZE workflow.task_instances;
+    CHECKPOINT;";
+
+/// The same for statements of which the last prints how many milliseconds it took.
+fn statement_ratio(bench: &Bench, name: &'static str, sql: &str, goal: Option<f64>) -> Result<Figure> {
+    let mut ratios = Vec::new();
+    for _ in 0..15 {
+        let [small, large] = [SMALL, LARGE].map(|database| took(&bench.cluster.psql(database, sql)?));
+        ratios.push(large? / small?);
+    }
+    Ok(Figure { name, value: median(ratios), unit: "", goal })
+}
+
+fn milliseconds(bench: &Bench, name: &'static str, sql: &str) -> Result<Figure> {
+    let timed = format!(
+        "SELECT clock_timestamp() AS began \\gset\n{sql};\nSELECT extract(epoch FROM clock_timestamp() - :'began') * 1000;"
+    );
+    let printed = bench.cluster.psql(LARGE, &timed)?;
+    println!("{}", printed.trim());
+    Ok(Figure { name, value: took(&printed)?, unit: " ms", goal: None })
+}
+
+fn took(printed: &str) -> Result<f64> {
+    printed.lines().last().and_then(|line| line.trim().parse().ok()).with_context(|| format!("no time in {printed:?}"))
+}
+
+pub fn print_table(figures: &[Figure]) {
+    for Figure { name, value, unit, goal } in figures {
+        let goal = goal.map_or_else(String::new, |goal| {
+            format!("  goal {goal:.2}{}", if *value <= goal { "" } else { "  falls short" })
+        });
+        println!("{name:60} {value:>9.2}{unit}{goal}");
+    }
+}

@@ -1,0 +1,72 @@
+//! What is in the packages, and where it goes on Debian.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::tree::Tree;
+use crate::build::{Artefacts, extension_files};
+use crate::command;
+
+pub const EXTENSION_DESCRIPTION: &str = "state store of a workflow orchestrator, inside PostgreSQL
+ An extension that keeps DAGs, runs and task instances, guards how they move
+ from state to state, writes every move to a history in the same transaction,
+ and has an event feed that loses nothing.
+ .
+ It is best preloaded: shared_preload_libraries = 'pg_workflow'.";
+
+pub const SERVER_DESCRIPTION: &str = "relay, HTTP server and command line of pg_workflow
+ workflow-server forwards the events of a PostgreSQL database with the
+ extension pg_workflow to Redis, answers over HTTP, and shows, checks and
+ replays workflows.
+ .
+ Its service is not enabled until /etc/default/workflow-server says where the
+ servers are: systemctl enable --now workflow-server";
+
+/// The service is the administrator's to start: it needs to be told of PostgreSQL and Redis first.
+pub const SERVER_SCRIPTS: [(&str, &str); 3] = [
+    ("postinst", include_str!("postinst.sh")),
+    ("prerm", include_str!("prerm.sh")),
+    ("postrm", include_str!("postrm.sh")),
+];
+
+pub const SERVICE: &str = include_str!("workflow-server.service");
+pub const SETTINGS: &str = include_str!("workflow-server.default");
+
+/// Where a shell looks for its completions.
+pub const COMPLETIONS: [(&str, &str); 3] = [
+    ("bash", "usr/share/bash-completion/completions/workflow-server"),
+    ("zsh", "usr/share/zsh/vendor-completions/_workflow-server"),
+    ("fish", "usr/share/fish/vendor_completions.d/workflow-server.fish"),
+];
+
+/// Where Debian's PostgreSQL looks for extensions, wherever the one is that we have built against.
+pub fn library_folder(major: u32) -> String {
+    format!("usr/lib/postgresql/{major}/lib")
+}
+
+pub fn script_folder(major: u32) -> String {
+    format!("usr/share/postgresql/{major}/extension")
+}
+
+/// The extension: library, control file and scripts.
+pub fn extension(mut tree: Tree, major: u32, artefacts: &Artefacts) -> Result<Tree> {
+    tree.add_binary(&format!("{}/pg_workflow.so", library_folder(major)), &artefacts.library, 0o644)?;
+    for (name, content) in extension_files()? {
+        tree.add(&format!("{}/{name}", script_folder(major)), content)?;
+    }
+    Ok(tree)
+}
+
+/// The server: binary, completions, service.
+pub fn server(mut tree: Tree, artefacts: &Artefacts) -> Result<Tree> {
+    tree.add_binary("usr/bin/workflow-server", &artefacts.server, 0o755)?;
+    for (shell, place) in COMPLETIONS {
+        let script = command::output(Command::new(&artefacts.server).args(["completions", shell]))?;
+        tree.add(place, script + "\n")?;
+    }
+    tree.add("usr/lib/systemd/system/workflow-server.service", SERVICE)?;
+    // It will hold passwords.
+    tree.add_with_mode("etc/default/workflow-server", SETTINGS, 0o600)?;
+    Ok(tree)
+}
