@@ -206,6 +206,25 @@ fn read_until(db: &Db, done: &AtomicBool) -> HashSet<(Uuid, i64)> {
     }
 }
 
+/// Has the update wait amid its work: it gets as far as the logs, which come after the history.
+fn hold_up(holder: &mut Client) -> postgres::Transaction<'_> {
+    let mut held = holder.transaction().unwrap();
+    held.batch_execute("LOCK TABLE workflow.task_logs IN ACCESS SHARE MODE").unwrap();
+    held
+}
+
+fn wait_until_held_up(client: &mut Client) {
+    wait_until("the update waits", || {
+        let sql = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'workflow.task_logs'::regclass";
+        !client.query(sql, &[]).unwrap().is_empty()
+    });
+}
+
+fn installed(client: &mut Client) -> String {
+    let version = "SELECT extversion FROM pg_extension WHERE extname = 'pg_workflow'";
+    client.query_one(version, &[]).unwrap().get(0)
+}
+
 #[test]
 fn a_server_killed_amid_an_update_has_the_version_before() {
     let (cluster, db) = own_cluster("versions-killed", &[PRELOADED]);
@@ -213,28 +232,48 @@ fn a_server_killed_amid_an_update_has_the_version_before() {
     update(client, "0.1.0");
     use_it(client);
     let before = catalog(client);
-    // The update gets as far as the logs, which come after the history.
     let mut holder = db.connect();
-    let mut held = holder.transaction().unwrap();
-    held.batch_execute("LOCK TABLE workflow.task_logs IN ACCESS SHARE MODE").unwrap();
+    let _held = hold_up(&mut holder);
     std::thread::scope(|scope| {
         let updater = scope.spawn(|| db.connect().batch_execute("ALTER EXTENSION pg_workflow UPDATE"));
-        wait_until("the update waits", || {
-            let sql = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'workflow.task_logs'::regclass";
-            !client.query(sql, &[]).unwrap().is_empty()
-        });
+        wait_until_held_up(client);
         cluster.kill().unwrap();
         assert!(updater.join().unwrap().is_err());
     });
     cluster.start_again().unwrap();
     let client = &mut db.connect();
-    let version = "SELECT extversion FROM pg_extension WHERE extname = 'pg_workflow'";
-    assert_eq!(client.query_one(version, &[]).unwrap().get::<_, String>(0), "0.1.0");
+    assert_eq!(installed(client), "0.1.0");
     assert_eq!(differences(&catalog(client), &before), [""; 0]);
     use_it(client);
     update(client, NEWEST);
     use_it(client);
     drop(db);
+}
+
+#[test]
+fn a_migration_killed_amid_its_work_has_done_nothing() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    update(client, "0.1.0");
+    let before = catalog(client);
+    let mut holder = db.connect();
+    let held = hold_up(&mut holder);
+    let mut migrate = std::process::Command::new(server_binary());
+    let mut migrate = migrate.args(["migrate", "up", "--database-url", db.url()]).spawn().unwrap();
+    wait_until_held_up(client);
+    migrate.kill().unwrap();
+    migrate.wait().unwrap();
+    held.commit().unwrap();
+    // Its session ends when it finds nobody there any more.
+    wait_until("its session has ended", || {
+        let sql =
+            "SELECT FROM pg_locks WHERE relation = 'workflow.task_logs'::regclass AND mode = 'AccessExclusiveLock'";
+        client.query(sql, &[]).unwrap().is_empty()
+    });
+    assert_eq!(installed(client), "0.1.0");
+    assert_eq!(differences(&catalog(client), &before), [""; 0]);
+    update(client, NEWEST);
+    use_it(client);
 }
 
 #[test]
