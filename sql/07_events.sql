@@ -198,7 +198,15 @@ $$;
 COMMENT ON FUNCTION workflow.current_place() IS
 'Internal: the place of whoever has read all that is visible now. No event of it has an id above ceiling_id. floor_id is null where the snapshot stands still.';
 
-CREATE FUNCTION workflow.unfinished_transactions(snapshot pg_snapshot, next_transaction_id xid8)
+CREATE FUNCTION workflow.partition_start(id bigint)
+RETURNS bigint
+-- Without settings of its own, so that it becomes part of the query that calls it.
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$ SELECT $1 OPERATOR(pg_catalog.-) ($1 OPERATOR(pg_catalog.%) 1000000000000) $$;
+COMMENT ON FUNCTION workflow.partition_start(bigint) IS
+'Internal: the first id of the partition that takes this one; see partition_size().';
+
+CREATE FUNCTION workflow.unfinished_transactions(snapshot pg_snapshot, next_transaction_id xid8, floor_id bigint)
 RETURNS SETOF xid8
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
@@ -215,6 +223,8 @@ BEGIN
         FROM workflow.state_history AS h
         WHERE h.transaction_id >= at_least
             AND h.transaction_id < unfinished_transactions.next_transaction_id
+            -- Nobody had written before this who was still under way: a partition is opened when nobody has the table open.
+            AND h.id >= workflow.partition_start(unfinished_transactions.floor_id)
         ORDER BY h.transaction_id
         LIMIT 1;
         EXIT WHEN NOT FOUND;
@@ -223,7 +233,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION workflow.unfinished_transactions(pg_snapshot, xid8) IS
+COMMENT ON FUNCTION workflow.unfinished_transactions(pg_snapshot, xid8, bigint) IS
 'Internal: the transactions that were under way at a snapshot, and may have written events below its floor_id.';
 
 CREATE FUNCTION workflow.events_between(
@@ -245,12 +255,13 @@ AS $$
     FROM (
         (
             SELECT late.*
-            FROM workflow.unfinished_transactions($1, $2) AS x (transaction_id)
+            FROM workflow.unfinished_transactions($1, $2, $3) AS x (transaction_id)
             CROSS JOIN LATERAL (
                 SELECT h.*
                 FROM workflow.state_history AS h
                 WHERE h.transaction_id OPERATOR(pg_catalog.=) x.transaction_id
                     AND h.id OPERATOR(pg_catalog.>) $8
+                    AND h.id OPERATOR(pg_catalog.>=) workflow.partition_start($3)
                     AND h.id OPERATOR(pg_catalog.<=) $3
                 ORDER BY h.id
                 LIMIT $9
@@ -399,7 +410,7 @@ BEGIN
                 )
                 UNION ALL
                 SELECT h.id
-                FROM workflow.unfinished_transactions(place.snapshot, place.next_transaction_id) AS x (transaction_id)
+                FROM workflow.unfinished_transactions(place.snapshot, place.next_transaction_id, place.floor_id) AS x (transaction_id)
                 JOIN workflow.state_history AS h ON h.transaction_id = x.transaction_id
                 WHERE h.id <= place.floor_id
                     AND (h.id > place.acked_id

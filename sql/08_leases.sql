@@ -203,7 +203,7 @@ CROSS JOIN LATERAL (
             AND pg_catalog.pg_visible_in_snapshot(h.transaction_id, c.snapshot) IS NOT TRUE
         UNION ALL
         SELECT h.id, h.transaction_id, h.changed_at
-        FROM workflow.unfinished_transactions(c.snapshot, c.next_transaction_id) AS x (transaction_id)
+        FROM workflow.unfinished_transactions(c.snapshot, c.next_transaction_id, c.floor_id) AS x (transaction_id)
         JOIN workflow.state_history AS h ON h.transaction_id OPERATOR(pg_catalog.=) x.transaction_id
         WHERE h.id OPERATOR(pg_catalog.<=) c.floor_id
     ) AS h

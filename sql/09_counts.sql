@@ -150,7 +150,7 @@ WITH place AS MATERIALIZED (
     UNION ALL
     SELECT late.entity_type, late.old_state, late.new_state
     FROM place AS p
-    CROSS JOIN LATERAL workflow.unfinished_transactions(p.snapshot, p.next_transaction_id) AS x (transaction_id)
+    CROSS JOIN LATERAL workflow.unfinished_transactions(p.snapshot, p.next_transaction_id, p.floor_id) AS x (transaction_id)
     CROSS JOIN LATERAL (
         SELECT h.entity_type, h.old_state, h.new_state
         FROM workflow.state_history AS h
@@ -242,7 +242,7 @@ BEGIN
         -- restore, and so did all before it.
         foreign_id = coalesce((
             SELECT max(h.id)
-            FROM workflow.unfinished_transactions(place.snapshot, place.next_transaction_id) AS x (transaction_id)
+            FROM workflow.unfinished_transactions(place.snapshot, place.next_transaction_id, highest_id) AS x (transaction_id)
             JOIN workflow.state_history AS h ON h.transaction_id = x.transaction_id), 0),
         system_identifier = workflow.system_identifier(),
         folded_at = clock_timestamp()

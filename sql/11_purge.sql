@@ -16,7 +16,7 @@ BEGIN
             AND pg_visible_in_snapshot(h.transaction_id, place.snapshot) IS NOT TRUE
             AND (h.id > place.acked_id OR pg_visible_in_snapshot(h.transaction_id, place.window_snapshot) IS NOT TRUE)
     ) OR EXISTS (
-        SELECT FROM workflow.unfinished_transactions(place.snapshot, place.next_transaction_id) AS x (transaction_id)
+        SELECT FROM workflow.unfinished_transactions(place.snapshot, place.next_transaction_id, place.floor_id) AS x (transaction_id)
         JOIN workflow.state_history AS h ON h.transaction_id = x.transaction_id
         WHERE h.id < end_id
             AND (h.id > place.acked_id OR pg_visible_in_snapshot(h.transaction_id, place.window_snapshot) IS NOT TRUE)
@@ -72,6 +72,8 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '100ms'
 AS $$
+DECLARE
+    name text;
 BEGIN
     EXECUTE format('LOCK TABLE ONLY workflow.%I IN ACCESS EXCLUSIVE MODE', table_name);
     IF EXISTS (
@@ -82,14 +84,51 @@ BEGIN
     THEN
         EXECUTE format('ALTER EXTENSION pg_workflow DROP TABLE workflow.%I', "partition");
     END IF;
-    EXECUTE format('DROP TABLE workflow.%I', "partition");
+    -- Its files are removed by a later call, in free_partitions(): that takes longer than anybody should wait for the lock.
+    EXECUTE format('ALTER TABLE workflow.%I DETACH PARTITION workflow.%I', table_name, "partition");
+    -- Until then a dump has it, and must not meet one of that name which the extension brings.
+    FOR name IN
+        SELECT c.relname
+        FROM pg_index AS i
+        JOIN pg_class AS c ON c.oid = i.indexrelid
+        WHERE i.indrelid = format('workflow.%I', "partition")::regclass
+    LOOP
+        EXECUTE format('ALTER INDEX workflow.%I RENAME TO %I', name, 'dropped_' || name);
+    END LOOP;
+    EXECUTE format('ALTER TABLE workflow.%I RENAME TO %I', "partition", 'dropped_' || "partition");
     RETURN 'dropped';
 EXCEPTION WHEN lock_not_available THEN
     RETURN 'kept: the table is in use, try again';
 END
 $$;
 COMMENT ON FUNCTION workflow.drop_partition(text, text) IS
-'Internal: drops a partition, with all its rows, unless somebody uses its table for longer than others should wait.';
+'Internal: takes a partition, with all its rows, out of its table, unless somebody uses that for longer than others should wait.';
+
+CREATE FUNCTION workflow.free_partitions(dry_run boolean)
+RETURNS TABLE (object text, rows bigint, outcome text)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    FOR object, rows IN
+        SELECT substr(c.relname::text, length('dropped_') + 1), greatest(c.reltuples, 0)::bigint
+        FROM pg_class AS c
+        WHERE c.relnamespace = 'workflow'::regnamespace
+            AND c.relkind = 'r'
+            AND c.relname ~ '^dropped_(state_history|task_logs)_[0-9]+$'
+    LOOP
+        outcome := 'would be freed';
+        IF NOT dry_run THEN
+            EXECUTE format('DROP TABLE workflow.%I', 'dropped_' || object);
+            outcome := 'freed';
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION workflow.free_partitions(boolean) IS
+'Internal: frees the space of partitions that an earlier call has dropped.';
 
 CREATE FUNCTION workflow.finished_runs(before timestamptz)
 RETURNS SETOF uuid
@@ -270,10 +309,11 @@ BEGIN
     END LOOP;
     -- Partitions last, in a call that removes no run: their locks are not to wait for the deletion of many rows.
     IF dry_run OR removed = 0 THEN
+        RETURN QUERY SELECT p.* FROM workflow.free_partitions(dry_run) AS p;
         RETURN QUERY SELECT p.* FROM workflow.purge_history(before, dry_run) AS p;
         RETURN QUERY SELECT p.* FROM workflow.purge_logs(dry_run) AS p;
     END IF;
 END
 $$;
 COMMENT ON FUNCTION workflow.purge(timestamptz, boolean, integer) IS
-'Removes runs that ended before a moment, at most max_runs, with their tasks and logs; once there are none left, also the past partitions of state_history that end before it (their rows are counted by ids, at most), and those of task_logs that are empty. Keeps runs of which anything runs or has changed since, and events that a consumer is yet to read, and says so. Call it until it removes nothing: each call is a batch. dry_run only says what would go. Errors: 22023 bad argument.';
+'Removes runs that ended before a moment, at most max_runs, with their tasks and logs; once there are none left, also the past partitions of state_history that end before it (their rows are counted by ids, at most), and those of task_logs that are empty; the call after that frees their space. Keeps runs of which anything runs or has changed since, and events that a consumer is yet to read, and says so. Call it until it removes nothing: each call is a batch. dry_run only says what would go. Errors: 22023 bad argument.';

@@ -269,6 +269,10 @@ fn a_partition_goes_once_everybody_has_read_it() {
     scanning.commit().unwrap();
 
     assert_eq!(history(purge(client, before, false)), outcome("dropped"));
+    let freed = |rows: Vec<Row>| rows.into_iter().map(|row| (row.0, row.2)).collect::<Vec<_>>();
+    let object = |outcome: &str| [("state_history_0".to_owned(), outcome.to_owned())];
+    assert_eq!(freed(history(purge(client, before, true))), object("would be freed"));
+    assert_eq!(freed(history(purge(client, before, false))), object("freed"));
     assert_eq!(history(purge(client, before, false)), []);
     assert_eq!(history_len(client, running), 0);
     // verify(), at the end of this test too, misses nothing of what went; it does miss what went otherwise.

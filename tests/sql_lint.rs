@@ -9,6 +9,7 @@ const INLINED: &[&str] = &[
     "workflow.pause_dag(id uuid)",
     "workflow.unpause_dag(id uuid)",
     "workflow.latest_dag_run(dag_id uuid)",
+    "workflow.partition_start(id bigint)",
     "workflow.events_between(snapshot pg_snapshot,next_transaction_id xid8,floor_id bigint,end_snapshot pg_snapshot,\
      end_next_transaction_id xid8,end_floor_id bigint,end_ceiling_id bigint,after_id bigint,max integer)",
 ];

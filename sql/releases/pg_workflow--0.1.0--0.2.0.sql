@@ -303,6 +303,44 @@ $$;
 COMMENT ON FUNCTION workflow.verify(timestamptz, timestamptz) IS
 'Replays the history of the runs and tasks that were created from one moment to the other against their rows, and lists every disagreement: none on a healthy database. Without arguments it reads all there are, and compares the view state_counts with them too. What purge() has dropped is not missed.';
 
+CREATE FUNCTION workflow.partition_start(id bigint)
+RETURNS bigint
+-- Without settings of its own, so that it becomes part of the query that calls it.
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$ SELECT $1 OPERATOR(pg_catalog.-) ($1 OPERATOR(pg_catalog.%) 1000000000000) $$;
+COMMENT ON FUNCTION workflow.partition_start(bigint) IS
+'Internal: the first id of the partition that takes this one; see partition_size().';
+
+CREATE FUNCTION workflow.unfinished_transactions(snapshot pg_snapshot, next_transaction_id xid8, floor_id bigint)
+RETURNS SETOF xid8
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+ROWS 10
+AS $$
+DECLARE
+    at_least xid8 := pg_snapshot_xmax(snapshot);
+    found_id xid8;
+BEGIN
+    RETURN QUERY SELECT pg_snapshot_xip(snapshot);
+    -- Walks the index from one number to the next, however much each has written.
+    LOOP
+        SELECT h.transaction_id INTO found_id
+        FROM workflow.state_history AS h
+        WHERE h.transaction_id >= at_least
+            AND h.transaction_id < unfinished_transactions.next_transaction_id
+            -- Nobody had written before this who was still under way: a partition is opened when nobody has the table open.
+            AND h.id >= workflow.partition_start(unfinished_transactions.floor_id)
+        ORDER BY h.transaction_id
+        LIMIT 1;
+        EXIT WHEN NOT FOUND;
+        RETURN NEXT found_id;
+        at_least := (found_id::text::bigint + 1)::text::xid8;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION workflow.unfinished_transactions(pg_snapshot, xid8, bigint) IS
+'Internal: the transactions that were under way at a snapshot, and may have written events below its floor_id.';
+
 CREATE FUNCTION workflow.events_between(
     snapshot pg_snapshot,
     next_transaction_id xid8,
@@ -322,12 +360,13 @@ AS $$
     FROM (
         (
             SELECT late.*
-            FROM workflow.unfinished_transactions($1, $2) AS x (transaction_id)
+            FROM workflow.unfinished_transactions($1, $2, $3) AS x (transaction_id)
             CROSS JOIN LATERAL (
                 SELECT h.*
                 FROM workflow.state_history AS h
                 WHERE h.transaction_id OPERATOR(pg_catalog.=) x.transaction_id
                     AND h.id OPERATOR(pg_catalog.>) $8
+                    AND h.id OPERATOR(pg_catalog.>=) workflow.partition_start($3)
                     AND h.id OPERATOR(pg_catalog.<=) $3
                 ORDER BY h.id
                 LIMIT $9
@@ -528,7 +567,7 @@ BEGIN
                 )
                 UNION ALL
                 SELECT h.id
-                FROM workflow.unfinished_transactions(place.snapshot, place.next_transaction_id) AS x (transaction_id)
+                FROM workflow.unfinished_transactions(place.snapshot, place.next_transaction_id, place.floor_id) AS x (transaction_id)
                 JOIN workflow.state_history AS h ON h.transaction_id = x.transaction_id
                 WHERE h.id <= place.floor_id
                     AND (h.id > place.acked_id
@@ -613,6 +652,68 @@ $$;
 COMMENT ON FUNCTION workflow.parsed_position(text) IS
 'Internal: the place that a position spells; that of another cluster or timeline found again by ids. Errors: 22023.';
 
+CREATE OR REPLACE FUNCTION workflow.fold_state_counts()
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    highest_id bigint;
+BEGIN
+    -- What this transaction has written would be counted now, and again as that of an unfinished one. And where the
+    -- snapshot stands still, nobody knows what the floor was then.
+    IF pg_current_xact_id_if_assigned() IS NOT NULL
+        OR current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted')
+    THEN
+        RETURN false;
+    END IF;
+    IF EXISTS (
+        SELECT FROM workflow.state_count_place AS p
+        WHERE p.snapshot IS NOT NULL
+            AND p.system_identifier = workflow.system_identifier()
+            AND p.floor_id = workflow.last_event_id())
+        AND NOT EXISTS (SELECT FROM workflow.state_count_changes)
+    THEN
+        RETURN false;
+    END IF;
+    -- Before the row, as TRUNCATE takes them.
+    LOCK TABLE workflow.dag_runs, workflow.task_instances, workflow.state_history IN ACCESS SHARE MODE;
+    PERFORM FROM workflow.state_count_place FOR NO KEY UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    -- Amid a restore the sequence may be behind.
+    highest_id := greatest(workflow.last_event_id(), (SELECT max(h.id) FROM workflow.state_history AS h));
+    -- One statement, so one snapshot: that of the counts, of the changes that are taken away, and of the new place.
+    WITH place AS MATERIALIZED (
+        SELECT workflow.others_snapshot(pg_current_snapshot()) AS snapshot, workflow.next_transaction_id() AS next_transaction_id
+    ), counted AS (
+        INSERT INTO workflow.state_counts_at AS c (entity_type, state, count)
+        SELECT s.entity_type, s.state, s.count FROM workflow.state_counts AS s
+        ON CONFLICT ON CONSTRAINT state_counts_at_pkey DO UPDATE SET count = excluded.count
+        WHERE c.count <> excluded.count
+    ), folded AS (
+        DELETE FROM workflow.state_count_changes
+    )
+    UPDATE workflow.state_count_place AS p
+    SET snapshot = place.snapshot,
+        next_transaction_id = place.next_transaction_id,
+        floor_id = highest_id,
+        -- What an unfinished transaction has written is not visible. What is visible of such a number came with a
+        -- restore, and so did all before it.
+        foreign_id = coalesce((
+            SELECT max(h.id)
+            FROM workflow.unfinished_transactions(place.snapshot, place.next_transaction_id, highest_id) AS x (transaction_id)
+            JOIN workflow.state_history AS h ON h.transaction_id = x.transaction_id), 0),
+        system_identifier = workflow.system_identifier(),
+        folded_at = clock_timestamp()
+    FROM place;
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION workflow.fold_state_counts() IS
+'Brings the kept counts up to the present, so that the view state_counts has less to add; counts the tables where nothing is kept. Call it every few seconds, in a transaction of its own. Returns false, and does nothing, where nothing has happened since, where another session does it, in a transaction that has written, and at another level than READ COMMITTED.';
+
 CREATE OR REPLACE VIEW workflow.consumer_lag AS
 SELECT
     c.name AS consumer,
@@ -630,7 +731,7 @@ CROSS JOIN LATERAL (
             AND pg_catalog.pg_visible_in_snapshot(h.transaction_id, c.snapshot) IS NOT TRUE
         UNION ALL
         SELECT h.id, h.transaction_id, h.changed_at
-        FROM workflow.unfinished_transactions(c.snapshot, c.next_transaction_id) AS x (transaction_id)
+        FROM workflow.unfinished_transactions(c.snapshot, c.next_transaction_id, c.floor_id) AS x (transaction_id)
         JOIN workflow.state_history AS h ON h.transaction_id OPERATOR(pg_catalog.=) x.transaction_id
         WHERE h.id OPERATOR(pg_catalog.<=) c.floor_id
     ) AS h
@@ -654,7 +755,7 @@ WITH place AS MATERIALIZED (
     UNION ALL
     SELECT late.entity_type, late.old_state, late.new_state
     FROM place AS p
-    CROSS JOIN LATERAL workflow.unfinished_transactions(p.snapshot, p.next_transaction_id) AS x (transaction_id)
+    CROSS JOIN LATERAL workflow.unfinished_transactions(p.snapshot, p.next_transaction_id, p.floor_id) AS x (transaction_id)
     CROSS JOIN LATERAL (
         SELECT h.entity_type, h.old_state, h.new_state
         FROM workflow.state_history AS h
@@ -689,6 +790,8 @@ WITH place AS MATERIALIZED (
 SELECT c.entity_type, c.state, pg_catalog.sum(c.delta)::bigint AS count
 FROM change AS c
 GROUP BY c.entity_type, c.state;
+
+DROP FUNCTION workflow.unfinished_transactions(pg_snapshot, xid8);
 
 -- Partitions of state_history and task_logs.
 --
@@ -887,6 +990,7 @@ DO $$
 DECLARE
     name text;
     old text;
+    new text;
     number bigint;
     index text;
 BEGIN
@@ -896,20 +1000,21 @@ BEGIN
         EXECUTE pg_catalog.format('ALTER TABLE workflow.%I ATTACH PARTITION workflow.%I FOR VALUES FROM (0) TO (%s)',
             name, old, (number OPERATOR(pg_catalog.+) 1) OPERATOR(pg_catalog.*) workflow.partition_size());
         IF number OPERATOR(pg_catalog.>) 0 THEN
-            EXECUTE pg_catalog.format('ALTER TABLE workflow.%I RENAME TO %I', old, pg_catalog.format('%s_%s', name, number));
-            EXECUTE pg_catalog.format('COMMENT ON TABLE workflow.%I IS %L', pg_catalog.format('%s_%s', name, number), pg_catalog.format('Partition %s of %s.', number, name));
+            new := pg_catalog.format('%s_%s', name, number);
+            EXECUTE pg_catalog.format('ALTER TABLE workflow.%I RENAME TO %I', old, new);
+            EXECUTE pg_catalog.format('COMMENT ON TABLE workflow.%I IS %L', new, pg_catalog.format('Partition %s of %s.', number, name));
             FOR index IN
                 SELECT c.relname
                 FROM pg_catalog.pg_index AS i
                 JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.indexrelid
-                WHERE i.indrelid OPERATOR(pg_catalog.=) pg_catalog.format('workflow.%I', pg_catalog.format('%s_%s', name, number))::pg_catalog.regclass
+                WHERE i.indrelid OPERATOR(pg_catalog.=) pg_catalog.format('workflow.%I', new)::pg_catalog.regclass
             LOOP
                 EXECUTE pg_catalog.format('ALTER INDEX workflow.%I RENAME TO %I', index,
-                    pg_catalog.format('%s_%s', name, number) OPERATOR(pg_catalog.||) pg_catalog.substr(index, pg_catalog.length(old) OPERATOR(pg_catalog.+) 1));
+                    new OPERATOR(pg_catalog.||) pg_catalog.substr(index, pg_catalog.length(old) OPERATOR(pg_catalog.+) 1));
             END LOOP;
             IF name OPERATOR(pg_catalog.=) 'task_logs' THEN
-                EXECUTE pg_catalog.format('ALTER TABLE workflow.%I RENAME CONSTRAINT %I TO %I', pg_catalog.format('%s_%s', name, number),
-                    old OPERATOR(pg_catalog.||) '_task_instance_id_fkey', pg_catalog.format('%s_%s', name, number) OPERATOR(pg_catalog.||) '_task_instance_id_fkey');
+                EXECUTE pg_catalog.format('ALTER TABLE workflow.%I RENAME CONSTRAINT %I TO %I', new,
+                    old OPERATOR(pg_catalog.||) '_task_instance_id_fkey', new OPERATOR(pg_catalog.||) '_task_instance_id_fkey');
             END IF;
         END IF;
         PERFORM pg_catalog.pg_extension_config_dump(
@@ -936,7 +1041,7 @@ BEGIN
             AND pg_visible_in_snapshot(h.transaction_id, place.snapshot) IS NOT TRUE
             AND (h.id > place.acked_id OR pg_visible_in_snapshot(h.transaction_id, place.window_snapshot) IS NOT TRUE)
     ) OR EXISTS (
-        SELECT FROM workflow.unfinished_transactions(place.snapshot, place.next_transaction_id) AS x (transaction_id)
+        SELECT FROM workflow.unfinished_transactions(place.snapshot, place.next_transaction_id, place.floor_id) AS x (transaction_id)
         JOIN workflow.state_history AS h ON h.transaction_id = x.transaction_id
         WHERE h.id < end_id
             AND (h.id > place.acked_id OR pg_visible_in_snapshot(h.transaction_id, place.window_snapshot) IS NOT TRUE)
@@ -992,6 +1097,8 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '100ms'
 AS $$
+DECLARE
+    name text;
 BEGIN
     EXECUTE format('LOCK TABLE ONLY workflow.%I IN ACCESS EXCLUSIVE MODE', table_name);
     IF EXISTS (
@@ -1002,14 +1109,51 @@ BEGIN
     THEN
         EXECUTE format('ALTER EXTENSION pg_workflow DROP TABLE workflow.%I', "partition");
     END IF;
-    EXECUTE format('DROP TABLE workflow.%I', "partition");
+    -- Its files are removed by a later call, in free_partitions(): that takes longer than anybody should wait for the lock.
+    EXECUTE format('ALTER TABLE workflow.%I DETACH PARTITION workflow.%I', table_name, "partition");
+    -- Until then a dump has it, and must not meet one of that name which the extension brings.
+    FOR name IN
+        SELECT c.relname
+        FROM pg_index AS i
+        JOIN pg_class AS c ON c.oid = i.indexrelid
+        WHERE i.indrelid = format('workflow.%I', "partition")::regclass
+    LOOP
+        EXECUTE format('ALTER INDEX workflow.%I RENAME TO %I', name, 'dropped_' || name);
+    END LOOP;
+    EXECUTE format('ALTER TABLE workflow.%I RENAME TO %I', "partition", 'dropped_' || "partition");
     RETURN 'dropped';
 EXCEPTION WHEN lock_not_available THEN
     RETURN 'kept: the table is in use, try again';
 END
 $$;
 COMMENT ON FUNCTION workflow.drop_partition(text, text) IS
-'Internal: drops a partition, with all its rows, unless somebody uses its table for longer than others should wait.';
+'Internal: takes a partition, with all its rows, out of its table, unless somebody uses that for longer than others should wait.';
+
+CREATE FUNCTION workflow.free_partitions(dry_run boolean)
+RETURNS TABLE (object text, rows bigint, outcome text)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    FOR object, rows IN
+        SELECT substr(c.relname::text, length('dropped_') + 1), greatest(c.reltuples, 0)::bigint
+        FROM pg_class AS c
+        WHERE c.relnamespace = 'workflow'::regnamespace
+            AND c.relkind = 'r'
+            AND c.relname ~ '^dropped_(state_history|task_logs)_[0-9]+$'
+    LOOP
+        outcome := 'would be freed';
+        IF NOT dry_run THEN
+            EXECUTE format('DROP TABLE workflow.%I', 'dropped_' || object);
+            outcome := 'freed';
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION workflow.free_partitions(boolean) IS
+'Internal: frees the space of partitions that an earlier call has dropped.';
 
 CREATE FUNCTION workflow.finished_runs(before timestamptz)
 RETURNS SETOF uuid
@@ -1190,13 +1334,14 @@ BEGIN
     END LOOP;
     -- Partitions last, in a call that removes no run: their locks are not to wait for the deletion of many rows.
     IF dry_run OR removed = 0 THEN
+        RETURN QUERY SELECT p.* FROM workflow.free_partitions(dry_run) AS p;
         RETURN QUERY SELECT p.* FROM workflow.purge_history(before, dry_run) AS p;
         RETURN QUERY SELECT p.* FROM workflow.purge_logs(dry_run) AS p;
     END IF;
 END
 $$;
 COMMENT ON FUNCTION workflow.purge(timestamptz, boolean, integer) IS
-'Removes runs that ended before a moment, at most max_runs, with their tasks and logs; once there are none left, also the past partitions of state_history that end before it (their rows are counted by ids, at most), and those of task_logs that are empty. Keeps runs of which anything runs or has changed since, and events that a consumer is yet to read, and says so. Call it until it removes nothing: each call is a batch. dry_run only says what would go. Errors: 22023 bad argument.';
+'Removes runs that ended before a moment, at most max_runs, with their tasks and logs; once there are none left, also the past partitions of state_history that end before it (their rows are counted by ids, at most), and those of task_logs that are empty; the call after that frees their space. Keeps runs of which anything runs or has changed since, and events that a consumer is yet to read, and says so. Call it until it removes nothing: each call is a batch. dry_run only says what would go. Errors: 22023 bad argument.';
 
 -- What an operator asks first. (See also the views consumer_lag and notifier, state_counts and partitions.)
 

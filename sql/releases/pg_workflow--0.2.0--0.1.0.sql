@@ -130,6 +130,7 @@ DROP FUNCTION workflow.history(text, uuid, integer);
 DROP FUNCTION workflow.events_between(pg_snapshot, xid8, bigint, pg_snapshot, xid8, bigint, bigint, bigint, integer);
 DROP FUNCTION
     workflow.first_id_at(timestamptz),
+    workflow.partition_start(bigint),
     workflow.refuse_tenant(),
     workflow.partition_size(),
     workflow.make_partition(text, bigint),
@@ -139,6 +140,7 @@ DROP FUNCTION
     workflow.needs_history(workflow.consumers, bigint),
     workflow.who_needs_history(bigint),
     workflow.drop_partition(text, text),
+    workflow.free_partitions(boolean),
     workflow.finished_runs(timestamptz),
     workflow.purge_runs(timestamptz, integer, boolean),
     workflow.purge_history(timestamptz, boolean),
@@ -183,6 +185,96 @@ $$;
 ALTER SEQUENCE workflow.state_history_id_seq OWNED BY workflow.state_history.id;
 COMMENT ON TABLE workflow.state_history IS
 'Every creation and every move, written in the transaction that made it: the audit trail and the event feed. It outlives the rows it speaks of.';
+
+CREATE FUNCTION workflow.unfinished_transactions(snapshot pg_snapshot, next_transaction_id xid8)
+RETURNS SETOF xid8
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+ROWS 10
+AS $$
+DECLARE
+    at_least xid8 := pg_snapshot_xmax(snapshot);
+    found_id xid8;
+BEGIN
+    RETURN QUERY SELECT pg_snapshot_xip(snapshot);
+    -- Walks the index from one number to the next, however much each has written.
+    LOOP
+        SELECT h.transaction_id INTO found_id
+        FROM workflow.state_history AS h
+        WHERE h.transaction_id >= at_least
+            AND h.transaction_id < unfinished_transactions.next_transaction_id
+        ORDER BY h.transaction_id
+        LIMIT 1;
+        EXIT WHEN NOT FOUND;
+        RETURN NEXT found_id;
+        at_least := (found_id::text::bigint + 1)::text::xid8;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION workflow.unfinished_transactions(pg_snapshot, xid8) IS
+'Internal: the transactions that were under way at a snapshot, and may have written events below its floor_id.';
+
+CREATE OR REPLACE FUNCTION workflow.fold_state_counts()
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    highest_id bigint;
+BEGIN
+    -- What this transaction has written would be counted now, and again as that of an unfinished one. And where the
+    -- snapshot stands still, nobody knows what the floor was then.
+    IF pg_current_xact_id_if_assigned() IS NOT NULL
+        OR current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted')
+    THEN
+        RETURN false;
+    END IF;
+    IF EXISTS (
+        SELECT FROM workflow.state_count_place AS p
+        WHERE p.snapshot IS NOT NULL
+            AND p.system_identifier = workflow.system_identifier()
+            AND p.floor_id = workflow.last_event_id())
+        AND NOT EXISTS (SELECT FROM workflow.state_count_changes)
+    THEN
+        RETURN false;
+    END IF;
+    -- Before the row, as TRUNCATE takes them.
+    LOCK TABLE workflow.dag_runs, workflow.task_instances, workflow.state_history IN ACCESS SHARE MODE;
+    PERFORM FROM workflow.state_count_place FOR NO KEY UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    -- Amid a restore the sequence may be behind.
+    highest_id := greatest(workflow.last_event_id(), (SELECT max(h.id) FROM workflow.state_history AS h));
+    -- One statement, so one snapshot: that of the counts, of the changes that are taken away, and of the new place.
+    WITH place AS MATERIALIZED (
+        SELECT workflow.others_snapshot(pg_current_snapshot()) AS snapshot, workflow.next_transaction_id() AS next_transaction_id
+    ), counted AS (
+        INSERT INTO workflow.state_counts_at AS c (entity_type, state, count)
+        SELECT s.entity_type, s.state, s.count FROM workflow.state_counts AS s
+        ON CONFLICT ON CONSTRAINT state_counts_at_pkey DO UPDATE SET count = excluded.count
+        WHERE c.count <> excluded.count
+    ), folded AS (
+        DELETE FROM workflow.state_count_changes
+    )
+    UPDATE workflow.state_count_place AS p
+    SET snapshot = place.snapshot,
+        next_transaction_id = place.next_transaction_id,
+        floor_id = highest_id,
+        -- What an unfinished transaction has written is not visible. What is visible of such a number came with a
+        -- restore, and so did all before it.
+        foreign_id = coalesce((
+            SELECT max(h.id)
+            FROM workflow.unfinished_transactions(place.snapshot, place.next_transaction_id) AS x (transaction_id)
+            JOIN workflow.state_history AS h ON h.transaction_id = x.transaction_id), 0),
+        system_identifier = workflow.system_identifier(),
+        folded_at = clock_timestamp()
+    FROM place;
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION workflow.fold_state_counts() IS
+'Brings the kept counts up to the present, so that the view state_counts has less to add; counts the tables where nothing is kept. Call it every few seconds, in a transaction of its own. Returns false, and does nothing, where nothing has happened since, where another session does it, in a transaction that has written, and at another level than READ COMMITTED.';
 
 CREATE OR REPLACE VIEW workflow.consumer_lag AS
 SELECT
@@ -261,6 +353,7 @@ SELECT c.entity_type, c.state, pg_catalog.sum(c.delta)::bigint AS count
 FROM change AS c
 GROUP BY c.entity_type, c.state;
 
+DROP FUNCTION workflow.unfinished_transactions(pg_snapshot, xid8, bigint);
 DROP TABLE workflow.state_history_partitioned;
 ALTER TABLE workflow.state_history RENAME CONSTRAINT state_history_0_pkey TO state_history_pkey;
 ALTER TABLE workflow.state_history
