@@ -466,7 +466,8 @@ fn watch_shows_only_what_was_asked_for() {
     for filter in [["--dag", "etl"], ["--run", &id]] {
         let args = [&["watch", "--json"][..], &filter].concat();
         let watch = Server::start("watch", &server_binary(), &args, &[("DATABASE_URL", db.url())]).unwrap();
-        let shown = || std::fs::read_to_string(watch.log()).unwrap();
+        // It may not be there yet.
+        let shown = || std::fs::read_to_string(watch.log()).unwrap_or_default();
         // Whether it listens yet cannot be seen from outside: things happen until it shows some.
         let mut count = 0;
         wait_until("some lines", || {

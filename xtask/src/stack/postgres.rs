@@ -224,8 +224,18 @@ impl Postgres {
         upgrade.arg("--old-bindir").arg(&older.install.bindir).arg("--new-bindir").arg(&self.install.bindir);
         upgrade.arg("--old-datadir").arg(older.data()).arg("--new-datadir").arg(self.data());
         upgrade.args(["--old-port", &older.port().to_string(), "--new-port", &self.port().to_string()]);
-        command::output(&mut upgrade)?;
+        let done = command::output(&mut upgrade);
+        done.with_context(|| self.upgrade_logs())?;
         Ok(())
+    }
+
+    /// The errors in what pg_upgrade's programs have written, which it does not print itself.
+    fn upgrade_logs(&self) -> String {
+        let pattern = self.data().join("pg_upgrade_output.d/*/log/*.log");
+        let logs = glob::glob(&pattern.to_string_lossy()).expect("a valid pattern").flatten();
+        let texts: Vec<String> = logs.filter_map(|log| fs::read_to_string(log).ok()).collect();
+        let errors = texts.iter().flat_map(|text| text.lines()).filter(|line| line.contains("ERROR"));
+        errors.collect::<Vec<_>>().join("\n")
     }
 
     /// The postmaster's process id; None while it is stopped.
