@@ -86,5 +86,5 @@ fn a_range_of_time_is_verified_by_itself() {
     assert_eq!(wrong(None, None), [first, second]);
     assert_eq!(wrong(None, Some(TimeDelta::zero())), [first]);
     assert_eq!(wrong(Some(TimeDelta::zero()), None), [second]);
-    assert_eq!(wrong(Some(TimeDelta::hours(1)), None), [Uuid::nil(); 0]);
+    assert!(wrong(Some(TimeDelta::hours(1)), None).is_empty());
 }

@@ -192,18 +192,19 @@ fn read_until(db: &Db, done: &AtomicBool) -> HashSet<(Uuid, i64)> {
             assert!(read.insert((row.get(1), row.get(2))), "twice");
         }
         match events.last() {
-            Some(last) => {
-                // Read again where this fails, so it must not be counted before.
-                if client.query_one("SELECT workflow.ack_events('reader', $1)", &[&last.get::<_, i64>(0)]).is_err() {
-                    events.iter().for_each(|row| {
-                        read.remove(&(row.get(1), row.get(2)));
-                    });
-                }
-            }
+            // They come again.
+            Some(last) if !acknowledge(&mut client, last.get(0)) => events.iter().for_each(|row| {
+                read.remove(&(row.get(1), row.get(2)));
+            }),
+            Some(_) => {}
             None if was_done => return read,
             None => {}
         }
     }
+}
+
+fn acknowledge(client: &mut Client, id: i64) -> bool {
+    client.query_one("SELECT workflow.ack_events('reader', $1)", &[&id]).is_ok()
 }
 
 /// Has the update wait amid its work: it gets as far as the logs, which come after the history.
