@@ -114,6 +114,11 @@ fn fetch_compose(folder: &Path, config: &Path) -> Result<()> {
     command::output(Command::new("dpkg").arg("--extract").args([&package, &work.join("unpacked")]))?;
     let plugins = config.join("cli-plugins");
     fs::create_dir_all(&plugins)?;
-    symlink(work.join("unpacked/usr/libexec/docker/cli-plugins/docker-compose"), plugins.join("docker-compose"))?;
+    let link = plugins.join("docker-compose");
+    if link.is_symlink() {
+        // It leads to where this folder has been before.
+        fs::remove_file(&link)?;
+    }
+    symlink(work.join("unpacked/usr/libexec/docker/cli-plugins/docker-compose"), link)?;
     Ok(())
 }
