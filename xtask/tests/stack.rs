@@ -12,7 +12,7 @@ use xtask::stack::{FAST, Postgres, Redis, RedisCluster, RedisSentinel, Server, S
 fn postgres_keeps_its_data_and_port() -> Result<()> {
     let postgres = Postgres::start("test", FAST)?;
     let (url, data) = (postgres.create_database("my db")?, postgres.data());
-    assert!(url.ends_with(&format!("127.0.0.1:{}/my db", postgres.port())));
+    assert!(url.ends_with(&format!("127.0.0.1:{}/my%20db", postgres.port())));
     assert_eq!(postgres.psql("my db", "SELECT 1; SHOW fsync")?, "1\noff");
 
     postgres.psql("my db", "CREATE TABLE kept (n int); INSERT INTO kept VALUES (0)")?;

@@ -112,7 +112,8 @@ impl PostgresConfig {
 
     /// The URL of a database of this cluster.
     pub fn url(&self, database: &str) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+        // From version 18 on psql refuses spaces.
+        format!("postgres://postgres@127.0.0.1:{}/{}", self.port, database.replace(' ', "%20"))
     }
 
     /// How to run it.
