@@ -1,5 +1,6 @@
 //! A dump, restored in another cluster, has everything, and who reads goes on.
 
+use crate::versions;
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
 use postgres::Client;
@@ -101,13 +102,12 @@ fn compare(from: &Db, to: &Db) {
 }
 
 fn catalog(client: &mut Client) -> Vec<String> {
-    let rows = client.query(include_str!("versions/catalog.sql"), &[]).unwrap();
     // In a copy the first two partitions are there, also where they were purged: the extension brings them. And what was
     // made later belongs to the schema, not to the extension, as it did.
     let first = |line: &String| {
         ["state_history_0", "state_history_1", "task_logs_0", "task_logs_1"].iter().any(|name| line.contains(name))
     };
-    rows.iter().map(|row| row.get(0)).filter(|line| !first(line)).collect()
+    versions::catalog(client).into_iter().filter(|line| !first(line)).collect()
 }
 
 #[test]

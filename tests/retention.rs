@@ -230,9 +230,7 @@ fn a_partition_goes_once_everybody_has_read_it() {
     finished_run(client);
     age(client);
     let last: i64 = client.query_one("SELECT max(id) FROM workflow.state_history", &[]).unwrap().get(0);
-    wait_until("the next partition", || {
-        client.query("SELECT FROM workflow.open_partitions()", &[]).unwrap().is_empty()
-    });
+    open_partitions(client);
     let before = "now() - interval '30 days'";
     let history =
         |rows: Vec<Row>| -> Vec<Row> { rows.into_iter().filter(|row| row.0.starts_with("state_history")).collect() };
@@ -304,9 +302,7 @@ fn partitions_of_logs_go_with_the_last_of_their_lines() {
     let client = &mut db.connect();
     finished_run(client);
     age(client);
-    wait_until("the next partitions", || {
-        client.query("SELECT FROM workflow.open_partitions()", &[]).unwrap().is_empty()
-    });
+    open_partitions(client);
     let (_, tasks) = finished_run(client);
     let before = "now() - interval '30 days'";
     purge(client, before, false);

@@ -29,7 +29,8 @@ fn update(client: &mut Client, version: &str) {
     client.batch_execute(&format!("ALTER EXTENSION pg_workflow UPDATE TO '{version}'")).unwrap();
 }
 
-fn catalog(client: &mut Client) -> Vec<String> {
+/// All that the schema is made of, a line each.
+pub fn catalog(client: &mut Client) -> Vec<String> {
     let rows = client.query(include_str!("versions/catalog.sql"), &[]).unwrap();
     rows.iter().map(|row| row.get(0)).collect()
 }
