@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 /// An example, as `cargo xtask test` has built it.
 fn example(name: &str, db: &Db) -> Command {
-    let path = xtask::workspace::release_dir().expect("a target directory").join("examples").join(name);
+    let path = xtask::build::Profile::Quick.dir().expect("a target directory").join("examples").join(name);
     assert!(path.exists(), "there is no {}: run `cargo xtask test`", path.display());
     let mut command = Command::new(path);
     command.env("DATABASE_URL", db.url());

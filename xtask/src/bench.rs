@@ -15,10 +15,11 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
+use crate::build::{self, Profile};
 use crate::command::{output, step};
 use crate::stack::Redis;
 use crate::stack::postgres::{PRELOADED, Postgres, Shutdown};
-use crate::{build, setup, workspace};
+use crate::{setup, workspace};
 
 /// How long and how often.
 #[derive(clap::Args)]
@@ -124,7 +125,7 @@ struct Bench {
 /// Runs every line and prints the table.
 pub fn run(options: &Options) -> Result<()> {
     let toolchain = setup::ensure()?;
-    let artefacts = build::build_and_install(toolchain)?;
+    let artefacts = build::build_and_install(toolchain, Profile::Release)?;
     let title = "starting a private PostgreSQL (durable: fsync and synchronous_commit are on) and Redis";
     let bench = step(title, || start(artefacts.server.clone()))?;
     let mut figures = Vec::new();

@@ -19,12 +19,36 @@ pub struct Artefacts {
     pub server: PathBuf,
 }
 
+/// How the compiler optimizes; the profiles are in Cargo.toml.
+#[derive(Debug, Clone, Copy)]
+pub enum Profile {
+    /// Compiles in the shortest time: the demo, `up` and the tests.
+    Quick,
+    /// Runs in the shortest time: packages and benchmarks.
+    Release,
+}
+
+impl Profile {
+    /// Its name in Cargo.toml, and of its folder in the target directory.
+    pub fn name(self) -> &'static str {
+        match self {
+            Profile::Quick => "quick",
+            Profile::Release => "release",
+        }
+    }
+
+    /// The folder of its artefacts.
+    pub fn dir(self) -> Result<PathBuf> {
+        Ok(workspace::target_dir()?.join(self.name()))
+    }
+}
+
 /// Builds everything and installs the extension: what every command that runs something begins with.
-pub fn build_and_install(toolchain: &Toolchain) -> Result<Artefacts> {
+pub fn build_and_install(toolchain: &Toolchain, profile: Profile) -> Result<Artefacts> {
     let postgres = &toolchain.postgres;
     let artefacts = command::step(
         &format!("Building the extension for PostgreSQL {} and workflow-server", postgres.major),
-        || build(postgres),
+        || build(postgres, profile),
     )?;
     command::step(&format!("Installing the extension into {}", postgres.pkglibdir.display()), || {
         install(postgres, &artefacts.library)
@@ -34,17 +58,17 @@ pub fn build_and_install(toolchain: &Toolchain) -> Result<Artefacts> {
 
 /// Builds the whole workspace: with a part of it, cargo would choose other features for shared dependencies and
 /// build those, pgrx among them, once more for the tests.
-pub fn build(postgres: &PostgresInstall) -> Result<Artefacts> {
-    command::run(&mut cargo("build", postgres)?)?;
+pub fn build(postgres: &PostgresInstall, profile: Profile) -> Result<Artefacts> {
+    command::run(&mut cargo("build", postgres, profile)?)?;
     let library = format!("{}pg_workflow{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
-    let release = workspace::release_dir()?;
-    Ok(Artefacts { library: release.join(library), server: release.join("workflow-server") })
+    let folder = profile.dir()?;
+    Ok(Artefacts { library: folder.join(library), server: folder.join("workflow-server") })
 }
 
 /// Cargo on the whole workspace, told which PostgreSQL to build against.
-pub fn cargo(subcommand: &str, postgres: &PostgresInstall) -> Result<Command> {
+pub fn cargo(subcommand: &str, postgres: &PostgresInstall, profile: Profile) -> Result<Command> {
     let mut cargo = workspace::cargo(subcommand);
-    cargo.args(["--release", "--workspace", "--features", &postgres.feature()]);
+    cargo.args(["--profile", profile.name(), "--workspace", "--features", &postgres.feature()]);
     cargo.env("PGRX_PG_CONFIG_PATH", &postgres.pg_config);
     if rust_minor()? < 96 {
         // pgrx declares Rust 1.96, and builds and runs with 1.95.
@@ -145,10 +169,10 @@ fn put(path: &Path, content: &[u8]) -> Result<()> {
     })
 }
 
-/// The server's binary: the one that WORKFLOW_SERVER_BIN names, else the one that [`build`] makes.
+/// The server's binary: the one that WORKFLOW_SERVER_BIN names, else the one that [`build`] makes for the tests.
 pub fn server_binary() -> Result<PathBuf> {
     match std::env::var_os("WORKFLOW_SERVER_BIN") {
         Some(named) => Ok(named.into()),
-        None => Ok(workspace::release_dir()?.join("workflow-server")),
+        None => Ok(Profile::Quick.dir()?.join("workflow-server")),
     }
 }

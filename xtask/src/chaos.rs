@@ -5,8 +5,9 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use crate::build::{self, Profile};
 use crate::command::{run, shown, step};
-use crate::{build, setup, workspace};
+use crate::setup;
 
 /// How long, and what.
 #[derive(clap::Args)]
@@ -31,10 +32,10 @@ pub struct Options {
 /// Sets up, builds, installs, and runs the binary `chaos` of the tests. Its table goes to standard output.
 pub fn run_chaos(options: &Options) -> Result<()> {
     let toolchain = setup::ensure()?;
-    let artefacts = build::build_and_install(toolchain)?;
+    let artefacts = build::build_and_install(toolchain, Profile::Quick)?;
     // Short, to be typed again.
     let seed = options.seed.unwrap_or_else(|| RandomState::new().hash_one(()) % 1_000_000);
-    let mut chaos = Command::new(workspace::release_dir()?.join("chaos"));
+    let mut chaos = Command::new(Profile::Quick.dir()?.join("chaos"));
     let (seconds, rate) = (options.seconds.to_string(), options.rate.to_string());
     chaos.args(["--seed", &seed.to_string(), "--seconds", &seconds, "--rate", &rate]);
     chaos.args(["--only", &options.only]);

@@ -14,11 +14,12 @@ use pg_workflow_client::replay::{self, Options as ReplayOptions, Pace, Progress,
 use pg_workflow_client::wfformat::Trace;
 use tokio::sync::watch;
 
+use crate::build::{self, Profile};
 use crate::command::step;
 use crate::stack::postgres::{PRELOADED, Postgres};
 use crate::stack::redis::Redis;
 use crate::stack::server::Server;
-use crate::{build, setup, workspace};
+use crate::{setup, workspace};
 
 /// How long the last events may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -44,7 +45,7 @@ pub fn run(options: &Options) -> Result<()> {
     let files = if options.files.is_empty() { vec![default_trace()?] } else { options.files.clone() };
     let traces = files.iter().map(|file| Ok(Trace::read(file)?)).collect::<Result<Vec<Trace>>>()?;
 
-    let artefacts = build::build_and_install(setup::ensure()?)?;
+    let artefacts = build::build_and_install(setup::ensure()?, Profile::Quick)?;
     let stack = step("Starting a private PostgreSQL, Redis and workflow-server", || Stack::start(&artefacts.server))?;
     let runtime = tokio::runtime::Runtime::new()?;
     let mut reports = Vec::new();

@@ -9,11 +9,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::build::{self, Profile};
 use crate::command::step;
 use crate::stack::detached::Detached;
 use crate::stack::process::{PATIENCE, Program, Running};
 use crate::stack::{FAST, PRELOADED, PostgresConfig, RedisConfig, port, scratch};
-use crate::{build, setup, workspace};
+use crate::{setup, workspace};
 
 const DATABASE: &str = "workflow";
 
@@ -40,7 +41,7 @@ pub fn up() -> Result<()> {
         None => {}
     }
     let toolchain = setup::ensure()?;
-    let artefacts = build::build_and_install(toolchain)?;
+    let artefacts = build::build_and_install(toolchain, Profile::Quick)?;
     let mut stack = Stack { dir: scratch::lasting("dev")?, servers: Vec::new(), variables: Vec::new() };
     if let Err(error) = stack.start(&artefacts.server) {
         stack.remove()?;

@@ -2,20 +2,21 @@
 
 use anyhow::Result;
 
+use crate::build::{self, Profile};
 use crate::command::{run, step, which};
-use crate::{build, setup, workspace};
+use crate::{setup, workspace};
 
 /// Every check; the first that fails ends it.
 pub fn run_all() -> Result<()> {
     step("Checking the formatting", || run(workspace::cargo("fmt").args(["--all", "--check"])))?;
     let postgres = &setup::ensure()?.postgres;
     step(&format!("Clippy, for PostgreSQL {}", postgres.major), || {
-        run(build::cargo("clippy", postgres)?.args(["--all-targets", "--", "--deny", "warnings"]))
+        run(build::cargo("clippy", postgres, Profile::Quick)?.args(["--all-targets", "--", "--deny", "warnings"]))
     })?;
     step("Checking the documentation", || {
         // The extension's interface is SQL; its Rust documentation is read in the source.
         let mut doc = workspace::cargo("doc");
-        doc.args(["--release", "--no-deps", "--workspace", "--exclude", "pg_workflow"]);
+        doc.args(["--profile", Profile::Quick.name(), "--no-deps", "--workspace", "--exclude", "pg_workflow"]);
         run(doc.env("RUSTDOCFLAGS", "--deny warnings"))
     })?;
     if which("cargo-deny").is_none() {

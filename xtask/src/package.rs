@@ -14,8 +14,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::build::{self, Profile};
 use crate::command::{self, step};
-use crate::{build, setup, workspace};
+use crate::{setup, workspace};
 use deb::Deb;
 use tree::Tree;
 
@@ -33,7 +34,7 @@ pub fn run(options: &Options) -> Result<()> {
         setup::ensure_program(program, "dpkg-dev")?;
     }
     let postgres = &setup::ensure()?.postgres;
-    let artefacts = step("Building the extension and workflow-server", || build::build(postgres))?;
+    let artefacts = step("Building the extension and workflow-server", || build::build(postgres, Profile::Release))?;
     let folder = workspace::target_dir()?.join("package");
     let made = step("Packing", || pack(postgres.major, &artefacts, &folder))?;
     for file in &made {

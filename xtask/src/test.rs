@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 
+use crate::build::{self, Profile};
 use crate::command::{run, shown, step};
+use crate::setup;
 use crate::setup::Debian;
-use crate::{build, setup};
 
 /// Sets up, builds, installs, and runs `cargo test` with these arguments: on the PostgreSQL that is found, or on one of this
 /// major version, wherever that is to be had.
@@ -23,10 +24,12 @@ fn run_tests_here(args: &[String]) -> Result<()> {
     setup::ensure_browser()?;
     setup::pypi::FUZZER.ensure()?;
     setup::pypi::SQL_LINTER.ensure()?;
-    let artefacts = build::build_and_install(toolchain)?;
+    let artefacts = build::build_and_install(toolchain, Profile::Quick)?;
     // `cargo test` would build them too, but not where it is told which test to run.
-    step("Building the examples", || run(build::cargo("build", &toolchain.postgres)?.arg("--examples")))?;
-    let mut test = build::cargo("test", &toolchain.postgres)?;
+    step("Building the examples", || {
+        run(build::cargo("build", &toolchain.postgres, Profile::Quick)?.arg("--examples"))
+    })?;
+    let mut test = build::cargo("test", &toolchain.postgres, Profile::Quick)?;
     test.args(args);
     // The tests' servers are these, wherever PATH may lead.
     test.env("PG_CONFIG", &toolchain.postgres.pg_config).env("WORKFLOW_SERVER_BIN", &artefacts.server);

@@ -40,8 +40,3 @@ pub fn target_dir() -> Result<&'static Path> {
     let dir = metadata["target_directory"].as_str().context("cargo metadata names no target directory")?;
     Ok(DIR.get_or_init(|| PathBuf::from(dir)))
 }
-
-/// Where release builds put their artefacts.
-pub fn release_dir() -> Result<PathBuf> {
-    Ok(target_dir()?.join("release"))
-}
