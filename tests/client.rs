@@ -1,6 +1,7 @@
 //! The client library, against real servers.
 
 mod errors;
+mod examples;
 mod hosts;
 mod lists;
 mod plans;

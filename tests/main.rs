@@ -1,40 +1,44 @@
 //! Every test runs against real servers, which it finds installed by `cargo xtask test`. Most share one PostgreSQL
 //! cluster and have a database each; those that stop servers start their own.
 
-mod backup;
-mod chaos;
-mod cli;
 mod client;
-mod counts;
-mod creation;
-mod diagnosis;
-mod errors;
-mod events;
-mod examples;
-mod follow;
-mod guard;
-mod history;
-mod http;
-mod http_access;
-mod http_events;
-mod http_fuzz;
-mod http_lists;
-mod http_openapi;
-mod many;
-mod notifier;
-mod page;
-mod publisher;
-mod races;
-mod readme;
-mod redis;
-mod relay;
-mod replay;
-mod retention;
-mod roles;
-mod sql_lint;
-mod standby;
-mod stream;
-mod subscriber;
-mod tenants;
-mod transition;
-mod versions;
+mod docs {
+    mod readme;
+}
+mod extension {
+    mod counts;
+    mod creation;
+    mod errors;
+    mod guard;
+    mod history;
+    mod many;
+    mod races;
+    mod roles;
+    mod sql_lint;
+    mod tenants;
+    mod transition;
+}
+mod feed {
+    mod chaos;
+    pub mod events;
+    mod follow;
+    mod notifier;
+    mod publisher;
+    pub mod redis;
+    mod relay;
+    mod stream;
+    mod subscriber;
+}
+mod operations {
+    mod backup;
+    mod diagnosis;
+    mod retention;
+    mod standby;
+    pub mod versions;
+}
+mod server {
+    mod cli;
+    pub mod http;
+    mod page;
+    mod replay;
+}

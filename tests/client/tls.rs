@@ -1,7 +1,7 @@
 //! TLS to PostgreSQL: whom each sslmode believes, and what is said where it does not.
 
 use super::*;
-use crate::redis::certificates::Certificates;
+use crate::feed::redis::certificates::Certificates;
 use pg_workflow_client::Error;
 use std::os::unix::fs::{PermissionsExt, chown};
 use xtask::stack::postgres::{FAST, Postgres};

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
-use crate::http::Api;
+use super::Api;
 
 /// All rows of a list, page by page.
 fn all(api: &Api, path: &str) -> Vec<Value> {

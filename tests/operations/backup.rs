@@ -1,6 +1,6 @@
 //! A dump, restored in another cluster, has everything, and who reads goes on.
 
-use crate::versions;
+use crate::operations::versions;
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
 use postgres::Client;

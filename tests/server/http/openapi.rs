@@ -5,7 +5,7 @@ use pg_workflow_tests::*;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::http::Api;
+use super::Api;
 
 /// A database with one of everything, a server on it, and what the server says of itself.
 struct Described {

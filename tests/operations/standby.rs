@@ -8,7 +8,7 @@ use uuid::Uuid;
 use xtask::stack::postgres::{PRELOADED, Postgres};
 use xtask::stack::redis::Redis;
 
-use crate::http::Api;
+use crate::server::http::Api;
 
 /// A primary and a standby that has all of it: runs, moves, what was deleted, a consumer that is behind, and counts that were
 /// kept while a transaction was open.

@@ -1,6 +1,6 @@
 //! An ordinary role can work, and cannot forge.
 
-use crate::http::Api;
+use crate::server::http::Api;
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
 use std::io::Write;

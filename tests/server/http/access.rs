@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use crate::http::Api;
+use super::Api;
 
 #[test]
 fn without_the_token_nothing_is_told_but_health() {

@@ -1,5 +1,11 @@
 //! The HTTP API: lists, single things, and an error for every bad request.
 
+mod access;
+mod events;
+mod fuzz;
+mod lists;
+mod openapi;
+
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
 use serde_json::{Value, json};

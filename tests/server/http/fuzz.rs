@@ -5,7 +5,7 @@ use std::process::Command;
 use xtask::setup::pypi::FUZZER;
 use xtask::stack::process::clean_environment;
 
-use crate::http::Api;
+use super::Api;
 
 #[test]
 fn a_fuzzer_finds_nothing() {

@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use uuid::Uuid;
 
-use crate::http::Api;
+use super::Api;
 
 /// A client as browsers are one.
 struct Follower {

@@ -1,6 +1,6 @@
 //! Following the feed from a position that the reader keeps.
 
-use crate::events::{Findings, compare, while_others_write};
+use crate::feed::events::{Findings, compare, while_others_write};
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
 use postgres::{Client, GenericClient};
