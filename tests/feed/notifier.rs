@@ -69,7 +69,7 @@ fn start_task(client: &mut Client, id: Uuid) {
 }
 
 #[test]
-fn a_worker_announces_and_shows_itself() {
+fn background_worker_notifies_and_appears_in_view() {
     let db = Db::new();
     let client = &mut db.connect();
     let mut listener = Listener::start(&db);
@@ -86,7 +86,7 @@ fn a_worker_announces_and_shows_itself() {
 }
 
 #[test]
-fn the_transaction_itself_sends_nothing() {
+fn transaction_sends_no_notification_itself() {
     let db = Db::new();
     let client = &mut db.connect();
     let mut listener = Listener::start(&db);
@@ -102,7 +102,7 @@ fn the_transaction_itself_sends_nothing() {
 }
 
 #[test]
-fn nothing_is_announced_that_was_rolled_back_or_came_before_the_listener() {
+fn only_commits_after_listen_are_notified() {
     let db = Db::new();
     let client = &mut db.connect();
     let tasks = create_tasks(client, 3);
@@ -123,7 +123,7 @@ fn nothing_is_announced_that_was_rolled_back_or_came_before_the_listener() {
 }
 
 #[test]
-fn everything_is_heard_once_while_many_write() {
+fn listener_gets_each_event_once_under_load() {
     let db = Db::new();
     let tasks = create_tasks(&mut db.connect(), 200);
     let mut listener = Listener::start(&db);
@@ -150,7 +150,7 @@ fn everything_is_heard_once_while_many_write() {
 }
 
 #[test]
-fn it_sends_as_the_settings_say() {
+fn notifier_follows_its_settings() {
     let (cluster, db) = own_cluster("notifier-settings", &[PRELOADED, ("pg_workflow.batch_size", "7")]);
     let client = &mut db.connect();
     let mut listener = Listener::start(&db);
@@ -185,7 +185,7 @@ fn it_sends_as_the_settings_say() {
 }
 
 #[test]
-fn a_database_that_it_does_not_serve_notifies_by_itself() {
+fn transactions_notify_in_unserved_database() {
     let settings = [PRELOADED, ("pg_workflow.databases", "other, another")];
     let (_cluster, db) = own_cluster("notifier-databases", &settings);
     let client = &mut db.connect();
@@ -196,7 +196,7 @@ fn a_database_that_it_does_not_serve_notifies_by_itself() {
 }
 
 #[test]
-fn without_a_free_worker_transactions_notify_by_themselves() {
+fn transactions_notify_without_a_free_worker() {
     let (cluster, db) = own_cluster("notifier-none", &[PRELOADED, ("max_worker_processes", "0")]);
     let client = &mut db.connect();
     let mut listener = Listener::start(&db);
@@ -208,7 +208,7 @@ fn without_a_free_worker_transactions_notify_by_themselves() {
 }
 
 #[test]
-fn without_preloading_transactions_notify_and_the_log_says_so_once() {
+fn transactions_notify_without_preloading_and_log_it_once() {
     let (cluster, db) = own_cluster("notifier-absent", &[]);
     let mut listener = Listener::start(&db);
     for _ in 0..3 {
@@ -222,7 +222,7 @@ fn without_preloading_transactions_notify_and_the_log_says_so_once() {
 }
 
 #[test]
-fn without_preloading_a_session_announces_as_it_is_told_to() {
+fn session_setting_applies_without_preloading() {
     let (_cluster, db) = own_cluster("notifier-session", &[]);
     let client = &mut db.connect();
     let tasks = create_tasks(client, 3);
@@ -237,7 +237,7 @@ fn without_preloading_a_session_announces_as_it_is_told_to() {
 }
 
 #[test]
-fn each_database_has_its_own() {
+fn each_database_has_its_own_notifier() {
     let (cluster, db) = own_cluster("notifier-two", &[PRELOADED]);
     let other = Db::at(cluster.create_database("other").unwrap());
     other.connect().batch_execute("CREATE EXTENSION pg_workflow").unwrap();
@@ -251,7 +251,7 @@ fn each_database_has_its_own() {
 
 /// PostgreSQL answers a killed process with a restart of all of them, and shared memory begins anew.
 #[test]
-fn a_killed_backend_and_a_killed_notifier_leave_it_working() {
+fn notifier_restarts_after_kill_of_any_process() {
     let (_cluster, db) = own_cluster("notifier-killed", &[PRELOADED]);
     let backend = "SELECT pg_backend_pid()";
     for victim in [backend, "SELECT pid FROM workflow.notifier", backend] {
@@ -270,7 +270,7 @@ fn a_killed_backend_and_a_killed_notifier_leave_it_working() {
 }
 
 #[test]
-fn a_terminated_notifier_comes_back_and_repeats_nothing() {
+fn terminated_notifier_restarts_and_repeats_nothing() {
     let db = Db::new();
     let client = &mut db.connect();
     let mut listener = Listener::start(&db);
@@ -286,7 +286,7 @@ fn a_terminated_notifier_comes_back_and_repeats_nothing() {
 }
 
 #[test]
-fn its_own_error_is_shown_and_tried_again_with_pauses() {
+fn notifier_shows_its_error_and_retries_with_pauses() {
     let db = Db::new();
     let client = &mut db.connect();
     let mut listener = Listener::start(&db);
@@ -306,7 +306,7 @@ fn its_own_error_is_shown_and_tried_again_with_pauses() {
 }
 
 #[test]
-fn the_extension_can_be_dropped_and_created_again() {
+fn extension_can_be_recreated_under_a_notifier() {
     let db = Db::new();
     let client = &mut db.connect();
     let mut listener = Listener::start(&db);
@@ -325,7 +325,7 @@ fn the_extension_can_be_dropped_and_created_again() {
 }
 
 #[test]
-fn its_database_can_be_renamed_copied_and_dropped() {
+fn database_with_notifier_can_be_renamed_copied_and_dropped() {
     let (cluster, db) = own_cluster("notifier-drop", &[PRELOADED]);
     for statement in [
         "ALTER DATABASE workflow RENAME TO w2",
@@ -353,7 +353,7 @@ fn its_database_can_be_renamed_copied_and_dropped() {
 
 /// DROP DATABASE has every process close its files, and waits for all of them.
 #[test]
-fn it_holds_up_no_drop_of_another_database() {
+fn notifier_does_not_delay_drop_of_another_database() {
     let (cluster, db) = own_cluster("notifier-barrier", &[PRELOADED]);
     let client = &mut db.connect();
     let drop_another = || {
@@ -376,7 +376,7 @@ fn it_holds_up_no_drop_of_another_database() {
 }
 
 #[test]
-fn it_lets_the_server_stop_and_start() {
+fn notifier_does_not_delay_server_stop() {
     let (cluster, db) = own_cluster("notifier-stop", &[PRELOADED]);
     for how in [Shutdown::Fast, Shutdown::Smart, Shutdown::Immediate] {
         let mut listener = Listener::start(&db);
@@ -391,7 +391,7 @@ fn it_lets_the_server_stop_and_start() {
 }
 
 #[test]
-fn a_promoted_standby_has_one_too() {
+fn promoted_standby_starts_a_notifier() {
     let (primary, db) = own_cluster("notifier-promoted", &[PRELOADED]);
     let standby = primary.standby("notifier-promoted").unwrap();
     primary.wait_for_standby().unwrap();
@@ -409,7 +409,7 @@ fn a_promoted_standby_has_one_too() {
 }
 
 #[test]
-fn a_locked_table_does_not_keep_the_server_from_stopping() {
+fn notifier_waiting_for_a_lock_does_not_delay_server_stop() {
     let (cluster, db) = own_cluster("notifier-locked", &[PRELOADED]);
     let client = &mut db.connect();
     let mut listener = Listener::start(&db);
@@ -428,7 +428,7 @@ fn a_locked_table_does_not_keep_the_server_from_stopping() {
 }
 
 #[test]
-fn a_prepared_transaction_is_found_by_polling() {
+fn polling_finds_prepared_transaction() {
     let (_cluster, db) = own_cluster("notifier-prepared", &[PRELOADED, ("max_prepared_transactions", "5")]);
     let client = &mut db.connect();
     let mut listener = Listener::start(&db);
@@ -452,7 +452,7 @@ fn a_prepared_transaction_is_found_by_polling() {
 }
 
 #[test]
-fn a_commit_wakes_a_reader_that_waits() {
+fn commit_wakes_waiting_consumer() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);
@@ -481,7 +481,7 @@ fn a_commit_wakes_a_reader_that_waits() {
 }
 
 #[test]
-fn a_reader_that_waits_can_be_cancelled_and_holds_up_nobody() {
+fn waiting_consumer_can_be_canceled_and_blocks_no_other() {
     let db = Db::new();
     let client = &mut db.connect();
     let reader = &mut db.connect();

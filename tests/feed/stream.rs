@@ -60,7 +60,7 @@ fn lead(db: &Db, redis: &Redis, more: &[(&str, &str)]) -> Server {
 }
 
 #[test]
-fn it_holds_each_event_once_and_what_it_holds_is_published() {
+fn stream_holds_each_event_once_and_in_published_order() {
     let db = Db::new();
     let redis = Redis::start("stream-once").unwrap();
     let subscriber = Subscriber::start(&redis.url());
@@ -74,7 +74,7 @@ fn it_holds_each_event_once_and_what_it_holds_is_published() {
 
 /// The grants are those of README.md's role `relay`.
 #[test]
-fn a_relay_needs_no_more_than_it_is_granted() {
+fn relay_needs_only_documented_grants() {
     let db = Db::new();
     let redis = Redis::start("stream-role").unwrap();
     let role = format!("relay_{}", uuid::Uuid::new_v4().simple());
@@ -98,7 +98,7 @@ fn a_relay_needs_no_more_than_it_is_granted() {
 }
 
 #[test]
-fn another_relay_takes_over_in_time() {
+fn standby_relay_takes_over_in_time() {
     let db = Db::new();
     let redis = Redis::start("stream-leaders").unwrap();
     let first = lead(&db, &redis, &[]);
@@ -134,7 +134,7 @@ fn another_relay_takes_over_in_time() {
 }
 
 #[test]
-fn what_redis_has_forgotten_is_written_again() {
+fn relay_rewrites_entries_lost_by_redis() {
     let db = Db::new();
     let redis = Redis::start("stream-forgotten").unwrap();
     let _relay = lead(&db, &redis, &[]);
@@ -160,7 +160,7 @@ fn what_redis_has_forgotten_is_written_again() {
 }
 
 #[test]
-fn it_is_shortened_but_keeps_what_is_young() {
+fn stream_is_trimmed_but_keeps_young_entries() {
     let db = Db::new();
     let redis = Redis::start("stream-trim").unwrap();
     let length = || redis.command::<usize>(&["XLEN", STREAM]).unwrap();
@@ -182,7 +182,7 @@ fn it_is_shortened_but_keeps_what_is_young() {
 }
 
 #[test]
-fn what_somebody_else_writes_there_stops_nothing() {
+fn relay_continues_after_foreign_stream_entry() {
     let db = Db::new();
     let redis = Redis::start("stream-foreign").unwrap();
     let relay = lead(&db, &redis, &[]);
@@ -201,7 +201,7 @@ fn what_somebody_else_writes_there_stops_nothing() {
 }
 
 #[test]
-fn a_leased_consumer_is_read_by_its_holder_alone() {
+fn only_lease_holder_reads_leased_consumer() {
     let db = Db::new();
     let client = &mut db.connect();
     client.batch_execute("SELECT workflow.create_consumer('c', true)").unwrap();
@@ -228,7 +228,7 @@ fn a_leased_consumer_is_read_by_its_holder_alone() {
 }
 
 #[test]
-fn whoever_takes_a_lease_ends_the_session_that_had_it() {
+fn new_lease_ends_session_of_expired_holder() {
     let db = Db::new();
     let holder = &mut db.connect();
     holder.batch_execute("SELECT workflow.create_consumer('c')").unwrap();
@@ -242,7 +242,7 @@ fn whoever_takes_a_lease_ends_the_session_that_had_it() {
 }
 
 #[test]
-fn a_consumer_goes_back_to_the_checkpoint_before_a_position() {
+fn rewind_returns_to_checkpoint_before_position() {
     let db = Db::new();
     let client = &mut db.connect();
     client.batch_execute("SELECT workflow.create_consumer('c'), workflow.save_checkpoint('c', '{0,0}')").unwrap();

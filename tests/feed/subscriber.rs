@@ -157,7 +157,7 @@ fn two_ways(port: u16) -> [Proxy; 2] {
 }
 
 #[test]
-fn a_consumer_misses_nothing_however_often_postgres_or_the_connection_goes() {
+fn consumer_misses_no_event_through_outages() {
     let (cluster, db) = own_cluster("subscriber-consumer", &[]);
     let way = Proxy::start(cluster.port()).unwrap();
     let source = || Source::consumer(at(way.port()), "billing");
@@ -188,7 +188,7 @@ fn a_consumer_misses_nothing_however_often_postgres_or_the_connection_goes() {
 }
 
 #[test]
-fn of_two_consumers_of_one_name_one_is_given_events_and_the_other_takes_over() {
+fn second_consumer_of_a_name_takes_over() {
     let db = Db::new();
     let source = || Source::consumer(PostgresServer::parse(db.url()).unwrap(), "pair");
     let first = Running::start(source());
@@ -204,7 +204,7 @@ fn of_two_consumers_of_one_name_one_is_given_events_and_the_other_takes_over() {
 }
 
 #[test]
-fn who_follows_misses_nothing_and_goes_on_from_a_position() {
+fn follower_misses_no_event_and_resumes_from_position() {
     let (cluster, db) = own_cluster("subscriber-follow", &[]);
     let way = Proxy::start(cluster.port()).unwrap();
     let running = Running::start(Source::follow(at(way.port()), None));
@@ -239,7 +239,7 @@ fn who_follows_misses_nothing_and_goes_on_from_a_position() {
 }
 
 #[test]
-fn a_channel_is_filled_in_after_each_outage_and_repeats_nothing() {
+fn channel_gaps_are_filled_after_each_outage_without_repeats() {
     let (cluster, db) = own_cluster("subscriber-channel", &[]);
     let redis = Redis::start("subscriber-channel").unwrap();
     let (server, _) = serve(db.url(), &redis.url());
@@ -291,7 +291,7 @@ fn a_channel_is_filled_in_after_each_outage_and_repeats_nothing() {
 
 /// The relay is late: what it has not published when the channel breaks is older than any position taken meanwhile.
 #[test]
-fn what_a_late_relay_publishes_during_an_outage_is_filled_in_too() {
+fn channel_fills_in_events_published_late_during_an_outage() {
     let db = Db::new();
     let redis = Redis::start("subscriber-late").unwrap();
     let (server, _) = serve(db.url(), &redis.url());
@@ -323,7 +323,7 @@ fn what_a_late_relay_publishes_during_an_outage_is_filled_in_too() {
 }
 
 #[test]
-fn a_channel_that_skips_versions_or_repeats_them_is_set_right() {
+fn channel_corrects_skipped_and_repeated_versions() {
     let db = Db::new();
     let redis = Redis::start("subscriber-gap").unwrap();
     let client = &mut db.connect();
@@ -350,7 +350,7 @@ fn a_channel_that_skips_versions_or_repeats_them_is_set_right() {
 }
 
 #[test]
-fn a_group_shares_a_stream_and_misses_nothing() {
+fn group_shares_a_stream_and_misses_no_event() {
     let db = Db::new();
     // It keeps its data, so that the group is still there afterwards.
     let redis = Redis::start_with("subscriber-group", &["--appendonly", "yes", "--appendfsync", "always"]).unwrap();
@@ -406,7 +406,7 @@ fn a_group_shares_a_stream_and_misses_nothing() {
 }
 
 #[test]
-fn a_group_begins_anew_where_redis_comes_back_empty() {
+fn group_starts_again_if_redis_returns_empty() {
     let db = Db::new();
     let redis = Redis::start("subscriber-empty").unwrap();
     let (server, _) = serve(db.url(), &redis.url());
@@ -425,7 +425,7 @@ fn a_group_begins_anew_where_redis_comes_back_empty() {
 }
 
 #[test]
-fn a_group_is_told_how_many_events_it_never_got() {
+fn group_reports_number_of_trimmed_events() {
     let db = Db::new();
     let redis = Redis::start("subscriber-trimmed").unwrap();
     let (server, _) = serve(db.url(), &redis.url());

@@ -109,7 +109,7 @@ fn etl(client: &mut Client) -> Etl {
 }
 
 #[test]
-fn lists_are_tables_for_people_and_json_for_programs() {
+fn lists_print_tables_or_json() {
     let db = Db::new();
     let client = &mut db.connect();
     let Etl { dag, run: etl_run, failed } = etl(client);
@@ -182,7 +182,7 @@ fn lists_are_tables_for_people_and_json_for_programs() {
 }
 
 #[test]
-fn a_list_goes_on_for_as_long_as_it_is_asked_to() {
+fn list_reads_pages_up_to_its_limit() {
     let db = Db::new();
     let client = &mut db.connect();
     let mut ids: Vec<String> = create_tasks(client, 2500).iter().map(Uuid::to_string).collect();
@@ -208,7 +208,7 @@ fn a_list_goes_on_for_as_long_as_it_is_asked_to() {
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_is_no_error() {
+fn closed_pipe_is_no_error() {
     let db = Db::new();
     create_tasks(&mut db.connect(), 2500);
     let file = std::env::temp_dir().join(format!("pg-workflow-cli-{}", std::process::id()));
@@ -231,7 +231,7 @@ fn a_reader_that_has_seen_enough_is_no_error() {
 }
 
 #[test]
-fn show_finds_out_what_an_id_is() {
+fn show_recognizes_ids_of_dags_runs_and_tasks() {
     let db = Db::new();
     let client = &mut db.connect();
     let Etl { dag, run: etl_run, failed } = etl(client);
@@ -271,7 +271,7 @@ fn show_finds_out_what_an_id_is() {
 }
 
 #[test]
-fn history_is_newest_first_and_of_the_deleted_too() {
+fn history_is_newest_first_and_includes_deleted_entities() {
     let db = Db::new();
     let client = &mut db.connect();
     let Etl { dag, failed, .. } = etl(client);
@@ -294,7 +294,7 @@ fn history_is_newest_first_and_of_the_deleted_too() {
 }
 
 #[test]
-fn exit_codes_tell_what_went_wrong() {
+fn exit_code_tells_the_kind_of_failure() {
     let db = Db::new();
     let dag: Uuid = db.connect().query_one("SELECT workflow.create_dag('etl')", &[]).unwrap().get(0);
     let nobody = Uuid::new_v4().to_string();
@@ -349,7 +349,7 @@ fn exit_codes_tell_what_went_wrong() {
 }
 
 #[test]
-fn colour_is_for_terminals() {
+fn color_is_only_for_terminals() {
     let db = Db::new();
     let client = &mut db.connect();
     let Etl { run: etl_run, .. } = etl(client);
@@ -372,7 +372,7 @@ fn colour_is_for_terminals() {
 }
 
 #[test]
-fn tables_fit_the_terminal_and_are_whole_in_a_pipe() {
+fn tables_fit_the_terminal_and_are_complete_in_a_pipe() {
     let db = Db::new();
     let client = &mut db.connect();
     let (_, run) = create_run(client);
@@ -395,7 +395,7 @@ fn tables_fit_the_terminal_and_are_whole_in_a_pipe() {
 }
 
 #[test]
-fn control_characters_are_not_obeyed() {
+fn control_characters_are_escaped() {
     let db = Db::new();
     let client = &mut db.connect();
     let evil = "\u{1b}[2Jx\u{7}\u{9b}31m\u{202e}";
@@ -429,7 +429,7 @@ fn control_characters_are_not_obeyed() {
 }
 
 #[test]
-fn verify_exits_with_4_where_history_was_falsified() {
+fn verify_exits_with_4_if_history_was_falsified() {
     let db = Db::new().without_verification();
     let client = &mut db.connect();
     let task = create_task(client);
@@ -458,7 +458,7 @@ fn verify_exits_with_4_where_history_was_falsified() {
 }
 
 #[test]
-fn watch_shows_only_what_was_asked_for() {
+fn watch_shows_only_matching_events() {
     let db = Db::new();
     let client = &mut db.connect();
     let Etl { run: etl_run, .. } = etl(client);
@@ -510,7 +510,7 @@ impl Drop for Scripts {
 }
 
 #[test]
-fn migrate_installs_updates_and_goes_back() {
+fn migrate_installs_updates_and_downgrades() {
     let db = Db::new().without_verification();
     let client = &mut db.connect();
     client.batch_execute("DROP EXTENSION pg_workflow CASCADE; DROP SCHEMA IF EXISTS workflow CASCADE").unwrap();
@@ -552,7 +552,7 @@ fn migrate_installs_updates_and_goes_back() {
 }
 
 #[test]
-fn a_migration_that_fails_has_done_nothing() {
+fn failed_migration_changes_nothing() {
     let db = Db::new();
     let client = &mut db.connect();
     let installed = |db: &Db| ok(db, &["migrate", "version", "--json"]).json()[0]["installed"].clone();
@@ -571,7 +571,7 @@ fn a_migration_that_fails_has_done_nothing() {
 }
 
 #[test]
-fn only_a_superuser_migrates() {
+fn only_superusers_can_migrate() {
     let db = Db::new().without_verification();
     let client = &mut db.connect();
     let role = format!("plain_{}", Uuid::new_v4().simple());
@@ -584,7 +584,7 @@ fn only_a_superuser_migrates() {
 }
 
 #[test]
-fn completions_are_scripts_that_the_shell_reads() {
+fn completions_are_valid_shell_scripts() {
     let db = Db::new();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = ok(&db, &["completions", shell]).stdout;

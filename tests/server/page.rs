@@ -165,7 +165,7 @@ fn states_of(client: &mut Client) -> Value {
 }
 
 #[test]
-fn it_shows_every_task_of_every_run_and_follows() {
+fn grid_shows_every_task_and_follows_changes() {
     let Some(mut stage) = Stage::new() else { return };
     stage.open("");
     stage.browser.wait("document.querySelectorAll('.recent .mark').length >= 14");
@@ -220,7 +220,7 @@ fn it_shows_every_task_of_every_run_and_follows() {
 }
 
 #[test]
-fn the_keyboard_reaches_a_cell_and_its_history() {
+fn keyboard_reaches_a_cell_and_its_history() {
     let Some(mut stage) = Stage::new() else { return };
     let task = stage.task("notify_regions");
     let client = &mut stage.db.connect();
@@ -276,7 +276,7 @@ fn the_keyboard_reaches_a_cell_and_its_history() {
 }
 
 #[test]
-fn it_goes_on_by_itself_after_the_server_was_away() {
+fn page_reconnects_after_server_restart() {
     let Some(mut stage) = Stage::new() else { return };
     stage.open_grid();
     stage.browser.evaluate("window.marker = 'not loaded again'");
@@ -304,7 +304,7 @@ fn it_goes_on_by_itself_after_the_server_was_away() {
 }
 
 #[test]
-fn it_asks_for_a_token_and_says_in_words_what_is_wrong() {
+fn page_asks_for_token_and_explains_problems() {
     let Some(mut stage) = Stage::new() else { return };
     stage.open_grid();
     stage.restart(&["--token", "s3cret"]);
@@ -340,7 +340,7 @@ fn it_asks_for_a_token_and_says_in_words_what_is_wrong() {
 }
 
 #[test]
-fn nothing_is_wider_than_a_phone() {
+fn pages_fit_a_phone() {
     let Some(mut stage) = Stage::new() else { return };
     stage.browser.resize(360, 740);
     let task = stage.task("extract_orders");
@@ -383,7 +383,7 @@ fn nothing_is_wider_than_a_phone() {
 }
 
 #[test]
-fn two_thousand_cells_stay_smooth_under_hundreds_of_moves_a_second() {
+fn two_thousand_cells_stay_smooth_under_load() {
     let Some(mut stage) = Stage::new() else { return };
     stage.open("");
     stage.browser.wait("document.querySelector('.recent .mark')");
@@ -430,7 +430,7 @@ fn storm(client: &mut Client, length: Duration) -> u64 {
 }
 
 #[test]
-fn it_is_sent_once_and_with_a_strict_policy() {
+fn page_is_cached_and_has_a_strict_policy() {
     let (db, redis) = (Db::new(), Redis::start("page-headers").unwrap());
     let (_server, url) = serve(db.url(), &redis.url());
     let mut answer = ureq::get(&url).call().unwrap();
