@@ -47,7 +47,7 @@ fn differences(had: &[String], wanted: &[String]) -> Vec<String> {
 }
 
 #[test]
-fn an_updated_catalog_is_that_of_an_installation_there_and_back() {
+fn updated_catalog_equals_installed_catalog_both_ways() {
     for (version, _) in RELEASED {
         let (old, new, way) = (empty_database(), empty_database(), empty_database());
         let (old, new) = (catalog(&mut install(&old, version)), catalog(&mut install(&new, NEWEST)));
@@ -64,7 +64,7 @@ fn an_updated_catalog_is_that_of_an_installation_there_and_back() {
 }
 
 #[test]
-fn what_was_released_stays_as_it_was() {
+fn released_scripts_stay_unchanged() {
     for (version, sum) in RELEASED {
         let script = xtask::workspace::root().join(format!("sql/releases/pg_workflow--{version}.sql"));
         let output = std::process::Command::new("sha256sum").arg(&script).output().unwrap();
@@ -92,7 +92,7 @@ fn use_it(client: &mut Client) -> Uuid {
 }
 
 #[test]
-fn the_library_serves_every_older_version() {
+fn library_serves_every_older_version() {
     for (version, _) in RELEASED {
         let db = empty_database();
         let client = &mut install(&db, version);
@@ -111,7 +111,7 @@ fn the_library_serves_every_older_version() {
 }
 
 #[test]
-fn work_goes_on_while_versions_change() {
+fn work_continues_while_versions_change() {
     let (cluster, db) = own_cluster("versions", &[PRELOADED]);
     cluster.psql("workflow", "SELECT workflow.create_consumer('reader', true)").unwrap();
     let (done, all_written) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -228,7 +228,7 @@ fn installed(client: &mut Client) -> String {
 }
 
 #[test]
-fn a_server_killed_amid_an_update_has_the_version_before() {
+fn server_killed_during_update_keeps_the_old_version() {
     let (cluster, db) = own_cluster("versions-killed", &[PRELOADED]);
     let client = &mut db.connect();
     update(client, "0.1.0");
@@ -253,7 +253,7 @@ fn a_server_killed_amid_an_update_has_the_version_before() {
 }
 
 #[test]
-fn a_migration_killed_amid_its_work_has_done_nothing() {
+fn migration_killed_during_update_changes_nothing() {
     let db = Db::new();
     let client = &mut db.connect();
     update(client, "0.1.0");
@@ -279,7 +279,7 @@ fn a_migration_killed_amid_its_work_has_done_nothing() {
 }
 
 #[test]
-fn what_the_older_version_cannot_hold_is_refused() {
+fn downgrade_is_rejected_if_old_version_cannot_hold_data() {
     let db = Db::new().without_verification();
     let client = &mut db.connect();
     use_it(client);
@@ -299,7 +299,7 @@ fn what_the_older_version_cannot_hold_is_refused() {
 }
 
 #[test]
-fn what_later_partitions_hold_goes_back_with_it_and_grants_stay() {
+fn downgrade_keeps_rows_of_later_partitions_and_grants() {
     let db = Db::new();
     let client = &mut db.connect();
     let role = format!("auditor_{}", Uuid::new_v4().simple());
