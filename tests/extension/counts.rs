@@ -43,7 +43,7 @@ fn count(client: &mut impl GenericClient, state: &str) -> i64 {
 }
 
 #[test]
-fn they_are_exact_at_every_moment_while_all_go_on_at_once() {
+fn counts_are_exact_during_concurrent_writes_and_refreshes() {
     let db = &Db::new();
     let (done, folded, read) = (&AtomicBool::new(false), &AtomicU32::new(0), &AtomicU32::new(0));
     std::thread::scope(|scope| {
@@ -117,7 +117,7 @@ fn write(db: &Db, writer: usize) {
 }
 
 #[test]
-fn moves_that_were_under_way_at_a_fold_count_once_they_commit() {
+fn counts_include_transactions_open_during_a_refresh() {
     let db = Db::new();
     let client = &mut db.connect();
     let tasks = create_tasks(client, 20);
@@ -145,7 +145,7 @@ fn moves_that_were_under_way_at_a_fold_count_once_they_commit() {
 }
 
 #[test]
-fn a_fold_is_left_alone_where_it_would_be_wrong() {
+fn refresh_is_skipped_if_counts_would_be_wrong() {
     let db = Db::new();
     let client = &mut db.connect();
     let tasks = create_tasks(client, 3);
@@ -180,7 +180,7 @@ fn a_fold_is_left_alone_where_it_would_be_wrong() {
 }
 
 #[test]
-fn what_is_deleted_is_counted_no_more() {
+fn counts_exclude_deleted_entities() {
     let db = Db::new();
     let client = &mut db.connect();
     for state in State::ALL {
@@ -210,7 +210,7 @@ fn what_is_deleted_is_counted_no_more() {
 }
 
 #[test]
-fn what_the_kept_counts_do_not_survive_has_them_counted_anew() {
+fn untracked_changes_reset_stored_counts() {
     let db = Db::new().without_verification();
     let client = &mut db.connect();
     for statement in [
@@ -247,7 +247,7 @@ fn what_the_kept_counts_do_not_survive_has_them_counted_anew() {
 }
 
 #[test]
-fn in_another_cluster_they_are_counted_anew() {
+fn stored_counts_are_reset_in_another_cluster() {
     let db = Db::new();
     let client = &mut db.connect();
     let tasks = create_tasks(client, 60);
@@ -282,7 +282,7 @@ fn in_another_cluster_they_are_counted_anew() {
 }
 
 #[test]
-fn they_are_not_dumped_and_a_fold_amid_a_restore_does_no_harm() {
+fn refresh_during_restore_keeps_counts_exact() {
     let (cluster, db) = own_cluster("counts-restored", &[PRELOADED]);
     let client = &mut db.connect();
     let tasks = create_tasks(client, 3000);
@@ -325,7 +325,7 @@ fn they_are_not_dumped_and_a_fold_amid_a_restore_does_no_harm() {
 }
 
 #[test]
-fn a_read_only_transaction_reads_them() {
+fn read_only_transaction_reads_exact_counts() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);

@@ -12,7 +12,7 @@ fn plain_update(client: &mut Client, entity_type: &str, id: Uuid, to: State) -> 
 }
 
 #[test]
-fn each_pair_of_states_is_decided_as_by_the_pure_machine() {
+fn guard_decides_each_state_pair_like_the_rust_machine() {
     let db = Db::new();
     let client = &mut db.connect();
     for entity_type in ENTITY_TYPES {
@@ -49,7 +49,7 @@ fn each_pair_of_states_is_decided_as_by_the_pure_machine() {
 }
 
 #[test]
-fn sql_and_rust_have_the_same_machine() {
+fn state_machine_is_the_same_in_sql_and_rust() {
     let db = Db::new();
     let client = &mut db.connect();
     let rows = client.query("SELECT from_state, to_state FROM workflow.state_machine", &[]).unwrap();
@@ -78,7 +78,7 @@ fn sql_and_rust_have_the_same_machine() {
 }
 
 #[test]
-fn upsert_and_merge_are_guarded() {
+fn guard_checks_upsert_and_merge() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);
@@ -101,7 +101,7 @@ fn upsert_and_merge_are_guarded() {
 }
 
 #[test]
-fn columns_that_the_database_keeps_cannot_be_set() {
+fn managed_columns_cannot_be_set() {
     let db = Db::new();
     let client = &mut db.connect();
     let (_, other_run) = create_run(client);
@@ -133,7 +133,7 @@ fn columns_that_the_database_keeps_cannot_be_set() {
 }
 
 #[test]
-fn dates_tries_and_error_follow_the_moves() {
+fn transitions_set_dates_attempts_and_error() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);
@@ -166,7 +166,7 @@ fn dates_tries_and_error_follow_the_moves() {
 }
 
 #[test]
-fn an_update_that_moves_nothing_is_no_event() {
+fn update_without_transition_writes_no_event() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);
@@ -178,7 +178,7 @@ fn an_update_that_moves_nothing_is_no_event() {
 }
 
 #[test]
-fn a_statement_moves_all_its_rows_or_none() {
+fn statement_transitions_all_its_rows_or_none() {
     let db = Db::new();
     let client = &mut db.connect();
     let tasks = create_tasks(client, 100);
@@ -197,7 +197,7 @@ fn a_statement_moves_all_its_rows_or_none() {
 }
 
 #[test]
-fn another_trigger_cannot_change_the_row_behind_the_guard() {
+fn later_trigger_cannot_bypass_guard() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);
@@ -222,7 +222,7 @@ fn another_trigger_cannot_change_the_row_behind_the_guard() {
 }
 
 #[test]
-fn what_a_users_trigger_moves_meanwhile_has_metadata_of_its_own() {
+fn transition_in_user_trigger_has_its_own_metadata() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);

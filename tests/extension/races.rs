@@ -28,7 +28,7 @@ fn in_sessions(db: &Db, tasks: &[Uuid], race: impl Fn(&mut postgres::Client, Uui
 }
 
 #[test]
-fn each_move_is_won_once_and_the_losers_learn_the_state() {
+fn one_racer_wins_and_the_others_learn_the_current_state() {
     let db = Db::new();
     let tasks = create_tasks(&mut db.connect(), TASKS);
     let (won, lost) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -55,7 +55,7 @@ fn each_move_is_won_once_and_the_losers_learn_the_state() {
 }
 
 #[test]
-fn plain_updates_race_as_safely() {
+fn racing_plain_updates_apply_once() {
     let db = Db::new();
     let tasks = create_tasks(&mut db.connect(), TASKS);
     let won = AtomicUsize::new(0);
@@ -67,7 +67,7 @@ fn plain_updates_race_as_safely() {
 }
 
 #[test]
-fn a_request_repeated_everywhere_at_once_is_one_move() {
+fn repeated_request_id_applies_once_across_sessions() {
     let db = Db::new();
     let tasks = create_tasks(&mut db.connect(), TASKS);
     in_sessions(&db, &tasks, |client, task| {
@@ -80,7 +80,7 @@ fn a_request_repeated_everywhere_at_once_is_one_move() {
 }
 
 #[test]
-fn every_version_is_won_once_where_all_move_on() {
+fn each_version_is_won_once_by_racing_sessions() {
     let db = Db::new();
     let tasks = create_tasks(&mut db.connect(), 5);
     let won = AtomicUsize::new(0);

@@ -31,7 +31,7 @@ fn readable(script: &str) -> String {
 }
 
 #[test]
-fn pgspot_finds_nothing() {
+fn pgspot_finds_no_problem() {
     let Some(pgspot) = SQL_LINTER.find() else {
         eprintln!("skipped: there is no pgspot");
         return;

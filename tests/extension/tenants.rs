@@ -40,7 +40,7 @@ fn count(client: &mut Client, table: &str) -> i64 {
 const TABLES: [&str; 5] = ["dags", "dag_runs", "task_instances", "task_logs", "state_history"];
 
 #[test]
-fn each_sees_and_moves_its_own() {
+fn tenant_reads_and_changes_its_own_rows() {
     let tenants = Tenants::new();
     let (mine, theirs) = (&mut tenants.connect(0), &mut tenants.connect(1));
     let task = create_in_state(mine, "task_instance", State::Running);
@@ -57,7 +57,7 @@ fn each_sees_and_moves_its_own() {
 }
 
 #[test]
-fn what_is_anothers_does_not_exist() {
+fn rows_of_another_tenant_do_not_exist() {
     let tenants = Tenants::new();
     let (mine, theirs) = (&mut tenants.connect(0), &mut tenants.connect(1));
     let task = create_in_state(mine, "task_instance", State::Running);

@@ -22,7 +22,7 @@ fn notifications(client: &mut Client, at_least: usize) -> Vec<Value> {
 }
 
 #[test]
-fn a_move_returns_the_new_version_and_is_recorded() {
+fn transition_returns_new_version_and_is_recorded() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);
@@ -39,7 +39,7 @@ fn a_move_returns_the_new_version_and_is_recorded() {
 }
 
 #[test]
-fn who_is_late_learns_what_the_entity_is_now() {
+fn conflict_reports_current_state_and_version() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_in_state(client, "task_instance", State::Running);
@@ -61,7 +61,7 @@ fn who_is_late_learns_what_the_entity_is_now() {
 }
 
 #[test]
-fn a_retry_of_the_same_request_returns_the_same_version() {
+fn repeated_request_id_returns_same_version() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);
@@ -85,7 +85,7 @@ fn a_retry_of_the_same_request_returns_the_same_version() {
 }
 
 #[test]
-fn metadata_of_a_mebibyte_is_kept_and_left_out_of_the_notification() {
+fn large_metadata_is_stored_but_omitted_from_notification() {
     let db = Db::new();
     let client = &mut db.connect();
     let listener = &mut db.connect();
@@ -106,7 +106,7 @@ fn metadata_of_a_mebibyte_is_kept_and_left_out_of_the_notification() {
 }
 
 #[test]
-fn no_payload_of_any_size_fails_a_move() {
+fn payload_size_never_fails_a_transition() {
     let db = Db::new();
     let client = &mut db.connect();
     let listener = &mut db.connect();
@@ -140,7 +140,7 @@ fn client_start(client: &mut Client, task: uuid::Uuid) -> &'static str {
 }
 
 #[test]
-fn what_is_rolled_back_leaves_no_history_and_no_event() {
+fn rollback_leaves_no_history_and_no_event() {
     let db = Db::new();
     let client = &mut db.connect();
     let listener = &mut db.connect();
@@ -170,7 +170,7 @@ fn what_is_rolled_back_leaves_no_history_and_no_event() {
 }
 
 #[test]
-fn an_error_in_a_move_does_not_leak_into_the_next() {
+fn failed_transition_leaks_nothing_into_the_next() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);
@@ -182,7 +182,7 @@ fn an_error_in_a_move_does_not_leak_into_the_next() {
 }
 
 #[test]
-fn the_extension_can_be_dropped_and_created_again_in_one_session() {
+fn extension_can_be_recreated_in_one_session() {
     let db = Db::new();
     let client = &mut db.connect();
     for _ in 0..2 {

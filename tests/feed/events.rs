@@ -33,7 +33,7 @@ fn create_reader(client: &mut Client) {
 }
 
 #[test]
-fn what_is_not_acknowledged_comes_again() {
+fn unacknowledged_events_are_redelivered() {
     let db = Db::new();
     let client = &mut db.connect();
     create_tasks(client, 2);
@@ -55,7 +55,7 @@ fn what_is_not_acknowledged_comes_again() {
 }
 
 #[test]
-fn a_consumer_from_the_beginning_reads_everything_kept() {
+fn consumer_from_the_beginning_reads_all_stored_events() {
     let db = Db::new();
     let client = &mut db.connect();
     create_tasks(client, 5);
@@ -65,7 +65,7 @@ fn a_consumer_from_the_beginning_reads_everything_kept() {
 }
 
 #[test]
-fn who_commits_late_is_read_late_and_not_lost() {
+fn late_commit_is_delivered_late_and_not_lost() {
     let db = Db::new();
     let client = &mut db.connect();
     let late = &mut db.connect();
@@ -93,7 +93,7 @@ fn who_commits_late_is_read_late_and_not_lost() {
 }
 
 #[test]
-fn an_old_acknowledgement_skips_nothing() {
+fn repeated_acknowledgement_skips_no_event() {
     let db = Db::new();
     let client = &mut db.connect();
     let late = &mut db.connect();
@@ -117,7 +117,7 @@ fn an_old_acknowledgement_skips_nothing() {
 }
 
 #[test]
-fn a_transaction_can_move_and_read_by_turns() {
+fn transaction_can_alternate_transitions_and_reads() {
     let db = Db::new();
     let client = &mut db.connect();
     let tasks = create_tasks(client, 3);
@@ -137,7 +137,7 @@ fn a_transaction_can_move_and_read_by_turns() {
 }
 
 #[test]
-fn reading_rolled_back_is_reading_undone() {
+fn rollback_undoes_acknowledgement() {
     let db = Db::new();
     let client = &mut db.connect();
     create_reader(client);
@@ -150,7 +150,7 @@ fn reading_rolled_back_is_reading_undone() {
 }
 
 #[test]
-fn a_transaction_whose_snapshot_stands_still_loses_nothing_either() {
+fn fixed_snapshot_loses_no_event() {
     let db = Db::new();
     let client = &mut db.connect();
     for level in ["REPEATABLE READ", "SERIALIZABLE"] {
@@ -177,7 +177,7 @@ fn a_transaction_whose_snapshot_stands_still_loses_nothing_either() {
 }
 
 #[test]
-fn in_another_cluster_the_place_is_found_by_ids() {
+fn position_is_relocated_by_ids_in_another_cluster() {
     let db = Db::new();
     let client = &mut db.connect();
     let open = &mut db.connect();
@@ -273,7 +273,7 @@ pub fn while_others_write(db: &Db, mut read: impl FnMut() + Send) {
 }
 
 #[test]
-fn nothing_is_lost_doubled_or_disordered_while_others_write() {
+fn consumer_gets_each_event_once_in_order_under_load() {
     let db = Db::new();
     let client = &mut db.connect();
     client.batch_execute("SELECT workflow.create_consumer('reader', true)").unwrap();
@@ -284,7 +284,7 @@ fn nothing_is_lost_doubled_or_disordered_while_others_write() {
 }
 
 #[test]
-fn the_comparison_above_notices_what_a_cursor_on_ids_loses() {
+fn comparison_detects_losses_of_an_id_cursor() {
     let db = Db::new();
     let client = &mut db.connect();
     let mut events: Vec<(i64, Uuid, i64)> = Vec::new();
@@ -297,7 +297,7 @@ fn the_comparison_above_notices_what_a_cursor_on_ids_loses() {
 }
 
 #[test]
-fn an_open_transaction_stalls_nobody() {
+fn open_transaction_stalls_no_consumer() {
     let db = Db::new();
     let client = &mut db.connect();
     create_reader(client);
@@ -316,7 +316,7 @@ fn an_open_transaction_stalls_nobody() {
 }
 
 #[test]
-fn what_a_crash_may_undo_is_on_disk_before_it_is_read() {
+fn events_are_flushed_before_they_are_read() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);

@@ -44,7 +44,7 @@ fn entities(events: &[(i64, Uuid, i64)]) -> Vec<Uuid> {
 }
 
 #[test]
-fn nothing_is_lost_doubled_or_disordered_by_whatever_session_while_others_write() {
+fn follower_gets_each_event_once_in_order_across_sessions() {
     let db = Db::new();
     let mut sessions = [db.connect(), db.connect(), db.connect()];
     let mut position = current_position(&mut sessions[0]);
@@ -59,7 +59,7 @@ fn nothing_is_lost_doubled_or_disordered_by_whatever_session_while_others_write(
 }
 
 #[test]
-fn who_commits_late_is_followed_late_and_not_lost() {
+fn late_commit_is_delivered_late_and_not_lost() {
     let db = Db::new();
     let client = &mut db.connect();
     let tasks = create_tasks(client, 30);
@@ -82,7 +82,7 @@ fn who_commits_late_is_followed_late_and_not_lost() {
 }
 
 #[test]
-fn a_position_can_be_used_again() {
+fn position_can_be_reused() {
     let db = Db::new();
     let client = &mut db.connect();
     let start = current_position(client);
@@ -101,7 +101,7 @@ fn a_position_can_be_used_again() {
 }
 
 #[test]
-fn a_read_only_transaction_can_follow() {
+fn read_only_transaction_can_follow() {
     let db = Db::new();
     create_task(&mut db.connect());
     let client = &mut db.connect();
@@ -116,7 +116,7 @@ fn a_read_only_transaction_can_follow() {
 }
 
 #[test]
-fn a_transaction_can_move_and_follow_by_turns() {
+fn transaction_can_alternate_transitions_and_following() {
     let db = Db::new();
     let client = &mut db.connect();
     let tasks = create_tasks(client, 3);
@@ -131,7 +131,7 @@ fn a_transaction_can_move_and_follow_by_turns() {
 }
 
 #[test]
-fn a_transaction_whose_snapshot_stands_still_loses_nothing_either() {
+fn fixed_snapshot_loses_no_event() {
     let db = Db::new();
     let client = &mut db.connect();
     let mut transaction =
@@ -152,7 +152,7 @@ fn with_part(position: &str, part: usize, value: &str) -> String {
 }
 
 #[test]
-fn in_another_cluster_the_position_is_found_by_ids() {
+fn position_is_relocated_by_ids_in_another_cluster() {
     let db = Db::new();
     let client = &mut db.connect();
     let open = &mut db.connect();
@@ -181,7 +181,7 @@ fn in_another_cluster_the_position_is_found_by_ids() {
 }
 
 #[test]
-fn a_malformed_position_is_refused() {
+fn malformed_position_is_rejected() {
     let db = Db::new();
     let client = &mut db.connect();
     let late = &mut db.connect();
@@ -236,7 +236,7 @@ fn a_malformed_position_is_refused() {
 }
 
 #[test]
-fn a_commit_wakes_a_follower_that_waits() {
+fn commit_wakes_waiting_follower() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);
@@ -267,7 +267,7 @@ fn a_commit_wakes_a_follower_that_waits() {
 }
 
 #[test]
-fn what_a_position_lies_behind_is_on_disk() {
+fn events_before_a_position_are_flushed() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);
@@ -295,7 +295,7 @@ fn what_a_position_lies_behind_is_on_disk() {
 }
 
 #[test]
-fn a_standby_refuses_and_after_its_promotion_goes_on() {
+fn standby_rejects_following_until_its_promotion() {
     let (primary, db) = own_cluster("follow-promoted", &[PRELOADED]);
     let standby = primary.standby("follow-promoted").unwrap();
     primary.wait_for_standby().unwrap();

@@ -75,7 +75,7 @@ fn assert_nothing_lost(db: &Db, subscriber: &Subscriber) {
 }
 
 #[test]
-fn redis_killed_and_postgres_restarted_under_load_lose_nothing() {
+fn outages_of_redis_and_postgresql_lose_no_event() {
     let (cluster, db) = own_cluster("relay-faults", &[]);
     let redis = Redis::start("relay-faults").unwrap();
     let (server, _) = serve(db.url(), &redis.url());
@@ -131,7 +131,7 @@ fn redis_killed_and_postgres_restarted_under_load_lose_nothing() {
 }
 
 #[test]
-fn it_waits_for_both_servers_at_the_start() {
+fn relay_waits_for_both_servers_at_start() {
     let cluster = Postgres::start("relay-start", FAST).unwrap();
     let redis = Redis::start("relay-start").unwrap();
     cluster.psql("postgres", "CREATE DATABASE workflow").unwrap();
@@ -162,7 +162,7 @@ fn it_waits_for_both_servers_at_the_start() {
 }
 
 #[test]
-fn a_killed_relay_goes_on_where_it_was() {
+fn relay_resumes_after_kill() {
     let db = Db::new();
     let redis = Redis::start("relay-killed").unwrap();
     let subscriber = Subscriber::start(&redis.url());
@@ -188,7 +188,7 @@ fn a_killed_relay_goes_on_where_it_was() {
 }
 
 #[test]
-fn it_stops_at_once_during_an_outage_too() {
+fn relay_stops_at_once_during_outage() {
     let db = Db::new();
     let redis = Redis::start("relay-stop").unwrap();
     let (server, _) = serve(db.url(), &redis.url());
@@ -201,7 +201,7 @@ fn it_stops_at_once_during_an_outage_too() {
 }
 
 #[test]
-fn an_event_of_a_mebibyte_is_relayed_whole_and_as_the_feed_has_it() {
+fn large_event_is_relayed_unchanged() {
     let db = Db::new();
     let redis = Redis::start("relay-large").unwrap();
     let (server, _) = serve(db.url(), &redis.url());

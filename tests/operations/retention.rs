@@ -41,7 +41,7 @@ fn partitions(client: &mut Client, table: &str) -> Vec<(i64, String)> {
 }
 
 #[test]
-fn a_new_month_has_partitions_of_its_own_and_nothing_notices() {
+fn new_month_switches_to_new_partitions() {
     let db = Db::new();
     let client = &mut db.connect();
     client
@@ -82,7 +82,7 @@ fn a_new_month_has_partitions_of_its_own_and_nothing_notices() {
 }
 
 #[test]
-fn no_row_is_without_a_partition_whoever_writes_while_a_new_one_is_opened() {
+fn concurrent_writes_always_find_a_partition() {
     let db = Db::new();
     let client = &mut db.connect();
     client.batch_execute("SELECT workflow.create_consumer('reader', true)").unwrap();
@@ -131,7 +131,7 @@ fn write_until(db: &Db, done: &AtomicBool, in_transactions: bool) -> Duration {
 }
 
 #[test]
-fn a_table_in_use_keeps_its_partition_and_nobody_waits_for_long() {
+fn table_in_use_delays_partition_switch_without_blocking() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_in_state(client, "task_instance", State::Running);
@@ -155,7 +155,7 @@ fn a_table_in_use_keeps_its_partition_and_nobody_waits_for_long() {
 }
 
 #[test]
-fn purge_removes_what_has_ended_in_batches_and_says_how_much() {
+fn purge_removes_finished_runs_in_batches_and_counts_them() {
     let db = Db::new();
     let client = &mut db.connect();
     client.batch_execute("SELECT workflow.fold_state_counts()").unwrap();
@@ -198,7 +198,7 @@ fn purge_removes_what_has_ended_in_batches_and_says_how_much() {
 }
 
 #[test]
-fn purge_waits_for_nobody_and_takes_nothing_that_moves_meanwhile() {
+fn purge_skips_locked_runs_without_waiting() {
     let db = Db::new();
     let client = &mut db.connect();
     let (run, _) = finished_run(client);
@@ -219,7 +219,7 @@ fn transition_in(transaction: &mut postgres::Transaction, run: Uuid) {
 }
 
 #[test]
-fn a_partition_goes_once_everybody_has_read_it() {
+fn partition_is_dropped_after_all_consumers_read_it() {
     let db = Db::new();
     let client = &mut db.connect();
     let position: String = client.query_one("SELECT workflow.current_position()", &[]).unwrap().get(0);
@@ -297,7 +297,7 @@ fn a_partition_goes_once_everybody_has_read_it() {
 }
 
 #[test]
-fn partitions_of_logs_go_with_the_last_of_their_lines() {
+fn log_partition_is_dropped_after_its_last_line() {
     let db = Db::new();
     let client = &mut db.connect();
     finished_run(client);

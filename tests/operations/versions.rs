@@ -84,7 +84,7 @@ fn updated_catalog_equals_installed_catalog_both_ways() {
 }
 
 #[test]
-fn released_scripts_stay_as_they_were() {
+fn released_scripts_stay_unchanged() {
     let check = Command::new("sha256sum").args(["--check", "--strict", "SHA256SUMS"]).current_dir(releases()).output();
     let check = check.unwrap();
     assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
@@ -253,7 +253,7 @@ fn installed(client: &mut Client) -> String {
 }
 
 #[test]
-fn server_killed_during_update_keeps_old_version() {
+fn server_killed_during_update_keeps_the_old_version() {
     let (cluster, db) = own_cluster("versions-killed", &[PRELOADED]);
     let client = &mut db.connect();
     update(client, "0.1.0");
@@ -278,7 +278,7 @@ fn server_killed_during_update_keeps_old_version() {
 }
 
 #[test]
-fn killed_migration_changes_nothing() {
+fn migration_killed_during_update_changes_nothing() {
     let db = Db::new();
     let client = &mut db.connect();
     update(client, "0.1.0");
@@ -304,7 +304,7 @@ fn killed_migration_changes_nothing() {
 }
 
 #[test]
-fn update_rejects_data_that_older_version_cannot_hold() {
+fn downgrade_is_rejected_if_old_version_cannot_hold_data() {
     let db = Db::new().without_verification();
     let client = &mut db.connect();
     use_it(client);

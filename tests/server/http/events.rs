@@ -80,7 +80,7 @@ impl Follower {
 }
 
 #[test]
-fn events_come_as_they_happen_and_filtered() {
+fn events_arrive_live_and_filtered() {
     let db = Db::new();
     let client = &mut db.connect();
     let (ours, theirs) = (create_task(client), create_task(client));
@@ -103,7 +103,7 @@ fn events_come_as_they_happen_and_filtered() {
 }
 
 #[test]
-fn who_comes_back_misses_nothing() {
+fn reconnecting_follower_misses_no_event() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);
@@ -132,7 +132,7 @@ fn who_comes_back_misses_nothing() {
 }
 
 #[test]
-fn a_follower_that_does_not_read_holds_up_nobody() {
+fn stalled_follower_delays_no_other() {
     let db = Db::new();
     let client = &mut db.connect();
     let api = Api::without_relay(&db, &["--followers", "2"]);
@@ -154,7 +154,7 @@ fn a_follower_that_does_not_read_holds_up_nobody() {
 }
 
 #[test]
-fn followers_outlive_the_database() {
+fn followers_survive_database_restart() {
     let (cluster, db) = own_cluster("http-events", &[]);
     let client = &mut db.connect();
     let task = create_task(client);
