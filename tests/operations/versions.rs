@@ -102,9 +102,9 @@ fn released_scripts_stay_unchanged() {
 fn use_it(client: &mut Client) -> Uuid {
     let task = create_in_state(client, "task_instance", State::Failed);
     client.query_one("SELECT workflow.append_task_log($1, 'a line')", &[&task]).unwrap();
-    let sql = "SELECT workflow.transition_task_instance($1, 'failed', 'retrying', '{}', 2, 'request')";
+    let retry = Transition::of(task).from(State::Failed).to(State::Retrying).version(2).request("request");
     for _ in 0..2 {
-        assert_eq!(client.query_one(sql, &[&task]).unwrap().get::<_, i64>(0), 3, "a request is made once");
+        assert_eq!(retry.clone().run(client).unwrap(), 3, "a repeated request is applied once");
     }
     client.execute("UPDATE workflow.task_instances SET state = 'running' WHERE id = $1", &[&task]).unwrap();
     let many = "SELECT outcome FROM workflow.transition_many('task_instance', ARRAY[$1::uuid], 'running', 'success')";
@@ -181,9 +181,9 @@ fn move_tasks_until(db: &Db, done: &AtomicBool) -> i64 {
             &[],
         );
         let moved = task.and_then(|row| {
-            transition(&mut client, "task_instance", row.get(0), State::Queued, State::Running)?;
+            Transition::of(row.get(0)).from(State::Queued).to(State::Running).run(&mut client)?;
             moves += 1;
-            transition(&mut client, "task_instance", row.get(0), State::Running, State::Success)?;
+            Transition::of(row.get(0)).from(State::Running).to(State::Success).run(&mut client)?;
             moves += 1;
             Ok(())
         });
