@@ -6,7 +6,6 @@ mod recovery;
 mod sending;
 mod waiting;
 
-use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
 use postgres::Client;
 use serde_json::Value;
@@ -64,8 +63,4 @@ fn wait_for_notifier(client: &mut Client) -> i32 {
 
 fn version_2(id: Uuid) -> Vec<(String, i64)> {
     vec![(id.to_string(), 2)]
-}
-
-fn start_task(client: &mut Client, id: Uuid) {
-    transition(client, "task_instance", id, State::Queued, State::Running).unwrap();
 }

@@ -2,7 +2,6 @@
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
 use serde_json::Value;
 use std::time::{Duration, Instant};
@@ -43,7 +42,7 @@ fn assert_the_stream_is_the_history(db: &Db, redis: &Redis) {
 fn move_some(db: &Db, tasks: usize) {
     let client = &mut db.connect();
     for task in create_tasks(client, tasks) {
-        transition(client, "task_instance", task, State::Queued, State::Running).unwrap();
+        start_task(client, task);
     }
 }
 

@@ -81,13 +81,12 @@ fn etl(client: &mut Client) -> Etl {
     let sql =
         "SELECT id FROM workflow.create_task_instances($1, ARRAY['extract', 'load', 'transform'], 3) ORDER BY task_id";
     let tasks: Vec<Uuid> = client.query(sql, &[&run]).unwrap().iter().map(|row| row.get(0)).collect();
-    transition(client, "dag_run", run, State::Queued, State::Running).unwrap();
+    Transition::of_run(run).from(State::Queued).to(State::Running).run(client).unwrap();
     for task in &tasks[..2] {
-        transition(client, "task_instance", *task, State::Queued, State::Running).unwrap();
+        start_task(client, *task);
     }
-    let sql = "SELECT workflow.transition_task_instance($1, 'running', 'failed', $2)";
     let metadata = json!({"error": "no such file\n  at line 7", "worker": "w-1"});
-    client.execute(sql, &[&tasks[0], &metadata]).unwrap();
+    Transition::of(tasks[0]).from(State::Running).to(State::Failed).metadata(metadata).run(client).unwrap();
     client.execute("SELECT workflow.append_task_log($1, 'opening', 'INFO')", &[&tasks[0]]).unwrap();
     client.execute("SELECT workflow.append_task_log($1, E'Traceback\\n  line 7', 'ERROR')", &[&tasks[0]]).unwrap();
     Etl { dag, run, failed: tasks[0] }

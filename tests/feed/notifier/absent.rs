@@ -1,6 +1,6 @@
 //! Without a notifier, transactions notify by themselves.
 
-use super::{Listener, pid, start_task};
+use super::{Listener, pid};
 use pg_workflow_tests::*;
 use xtask::stack::postgres::PRELOADED;
 

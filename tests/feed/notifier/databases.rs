@@ -1,6 +1,6 @@
 //! A notifier for each database, which blocks no CREATE, ALTER or DROP.
 
-use super::{Listener, start_task, wait_for_notifier};
+use super::{Listener, wait_for_notifier};
 use pg_workflow_tests::*;
 use std::time::{Duration, Instant};
 use xtask::stack::postgres::PRELOADED;

@@ -1,6 +1,6 @@
 //! The notifier after kills, errors, restarts and promotion.
 
-use super::{Listener, pid, start_task, version_2, wait_for_notifier};
+use super::{Listener, pid, version_2, wait_for_notifier};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pg_workflow_tests::*;

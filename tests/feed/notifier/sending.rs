@@ -1,6 +1,6 @@
 //! Notifications: which are sent, by which process, and by which settings.
 
-use super::{Listener, start_task, version_2, wait_for_notifier};
+use super::{Listener, version_2, wait_for_notifier};
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
 use xtask::stack::postgres::PRELOADED;
@@ -45,11 +45,10 @@ fn only_commits_after_listen_are_notified() {
     let tasks = create_tasks(client, 3);
     let mut late = db.connect();
     let mut open = late.transaction().unwrap();
-    let sql = "SELECT workflow.transition('task_instance', $1, 'queued', 'running')";
-    open.query_one(sql, &[&tasks[0]]).unwrap();
+    start_task(&mut open, tasks[0]);
     let mut listener = Listener::start(&db);
     let mut undone = client.transaction().unwrap();
-    undone.query_one(sql, &[&tasks[1]]).unwrap();
+    start_task(&mut undone, tasks[1]);
     undone.rollback().unwrap();
     start_task(client, tasks[2]);
     assert_eq!(listener.hear(1), version_2(tasks[2]));
@@ -71,7 +70,7 @@ fn listener_gets_each_event_once_under_load() {
                 let client = &mut db.connect();
                 for task in own {
                     start_task(client, *task);
-                    transition(client, "task_instance", *task, State::Running, State::Success).unwrap();
+                    Transition::of(*task).from(State::Running).to(State::Success).run(client).unwrap();
                 }
             });
         }

@@ -1,6 +1,5 @@
 //! `read_events()` that waits: woken by a commit, and cancelable.
 
-use super::start_task;
 use pg_workflow_tests::*;
 use std::time::{Duration, Instant};
 

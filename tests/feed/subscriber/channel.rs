@@ -117,7 +117,7 @@ fn channel_corrects_skipped_and_repeated_versions() {
     std::thread::sleep(Duration::from_secs(1));
     let path = [State::Queued, State::Running, State::Retrying, State::Running, State::Success];
     for pair in path.windows(2) {
-        transition(client, "task_instance", task, pair[0], pair[1]).unwrap();
+        Transition::of(task).from(pair[0]).to(pair[1]).run(client).unwrap();
     }
     let versions = published(&db, &format!("entity_id = '{task}' ORDER BY version"));
     for version in [2, 2, 5, 3, 1] {

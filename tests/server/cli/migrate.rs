@@ -9,6 +9,8 @@ use uuid::Uuid;
 
 /// The version that is built here.
 const NEWEST: &str = env!("CARGO_PKG_VERSION");
+/// The latest released version.
+const PREVIOUS: &str = "0.2.0";
 
 /// Scripts to a version that does not exist, as long as this lives.
 struct Scripts(Vec<PathBuf>);
@@ -39,8 +41,8 @@ fn migrate_installs_updates_and_downgrades() {
     let versions = |db: &Db| ok(db, &["migrate", "version", "--json"]).json()[0].clone();
     let mut before = versions(&db);
     // Another test has its own version there, for a while.
-    before["available"].as_array_mut().unwrap().truncate(2);
-    let available = json!(["0.1.0", NEWEST]);
+    before["available"].as_array_mut().unwrap().truncate(3);
+    let available = json!(["0.1.0", PREVIOUS, NEWEST]);
     let nothing = json!({"installed": null, "library": null, "default": NEWEST, "available": available});
     assert_eq!(before, nothing);
     assert!(refused(&db, &["list", "dags"], 1).contains("migrate up"));
@@ -68,7 +70,8 @@ fn migrate_installs_updates_and_downgrades() {
     assert_eq!(ok(&db, &["migrate", "version"]).table()[0], ["installed", NEWEST]);
     assert!(refused(&db, &["migrate", "to", "9.9.9"], 1).contains("there are: 0.1.0, "));
 
-    assert_eq!(ok(&db, &["migrate", "down"]).stdout, format!("done: update pg_workflow {NEWEST} → 0.1.0\n"));
+    assert_eq!(ok(&db, &["migrate", "down"]).stdout, format!("done: update pg_workflow {NEWEST} → {PREVIOUS}\n"));
+    assert_eq!(ok(&db, &["migrate", "down"]).stdout, format!("done: update pg_workflow {PREVIOUS} → 0.1.0\n"));
     assert!(refused(&db, &["migrate", "down"], 1).contains("0.1.0 is the oldest"));
     assert_eq!(ok(&db, &["migrate", "up"]).stdout, format!("done: update pg_workflow 0.1.0 → {NEWEST}\n"));
 }

@@ -2,6 +2,7 @@
 
 use super::{Etl, command, etl, ok, refused};
 use nix::pty::{OpenptyResult, Winsize, openpty};
+use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
 use serde_json::json;
 use std::fs::File;
@@ -83,8 +84,7 @@ fn control_characters_are_escaped() {
     let sql = "SELECT id FROM workflow.create_task_instances($1, $2)";
     let task: Uuid = client.query_one(sql, &[&run, &vec![evil]]).unwrap().get(0);
     let metadata = json!({"error": evil, "note": "\u{9b}"});
-    let sql = "SELECT workflow.transition_task_instance($1, 'queued', 'failed', $2)";
-    client.execute(sql, &[&task, &metadata]).unwrap();
+    Transition::of(task).from(State::Queued).to(State::Failed).metadata(metadata).run(client).unwrap();
     client.execute("SELECT workflow.append_task_log($1, $2)", &[&task, &evil]).unwrap();
     let (dag, run_id, task) = (dag.to_string(), run.to_string(), task.to_string());
     for args in [

@@ -40,7 +40,7 @@ fn grid_shows_every_task_and_follows_changes() {
     stage.browser.evaluate("window.marker = 'not loaded again'");
     let client = &mut stage.db.connect();
     for (from, to) in [(State::Queued, State::Running), (State::Running, State::Failed)] {
-        transition(client, "task_instance", task, from, to).unwrap();
+        Transition::of(task).from(from).to(to).run(client).unwrap();
         stage.wait_state(task, to.as_str());
     }
     let label = format!("document.querySelector('.cell[href$=\"{task}\"]').getAttribute('aria-label')");

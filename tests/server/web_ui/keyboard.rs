@@ -43,10 +43,9 @@ fn keyboard_reaches_a_cell_and_its_history() {
     assert_eq!(stage.browser.evaluate("document.querySelector('.log pre').textContent"), "<b>bold</b>");
 
     // It grows while one looks at it.
-    transition(client, "task_instance", task, State::Queued, State::Running).unwrap();
+    start_task(client, task);
     let metadata = json!({"error": "disk full", "worker": "w-7"});
-    let sql = "SELECT workflow.transition('task_instance', $1, 'running', 'failed', $2)";
-    client.query_one(sql, &[&task, &metadata]).unwrap();
+    Transition::of(task).from(State::Running).to(State::Failed).metadata(metadata).run(client).unwrap();
     stage.browser.wait("document.querySelectorAll('[aria-label=Moves] tbody tr').length === 3");
     let first = stage.browser.evaluate("document.querySelector('[aria-label=Moves] tbody tr').innerText");
     let first = first.as_str().unwrap().to_owned();

@@ -1,6 +1,8 @@
 //! Restarts of the server, tokens, and errors.
 
 use super::{Stage, start_server};
+use pg_workflow_state_machine::State;
+use pg_workflow_tests::*;
 use postgres::Client;
 use uuid::Uuid;
 use xtask::stack::port;
@@ -11,22 +13,26 @@ fn page_reconnects_after_server_restart() {
     stage.open_grid();
     stage.browser.evaluate("window.marker = 'not loaded again'");
     let task = stage.task("notify_stock");
-    let moves = [("queued", "running"), ("running", "failed"), ("failed", "retrying"), ("retrying", "running")];
+    let transitions = [
+        (State::Queued, State::Running),
+        (State::Running, State::Failed),
+        (State::Failed, State::Retrying),
+        (State::Retrying, State::Running),
+    ];
     // At the first restart no event has come yet from which it could go on.
-    for pair in moves.chunks(2) {
+    for pair in transitions.chunks(2) {
         stage.server.take().unwrap().terminate().unwrap();
         stage.browser.wait("document.querySelector('#live').textContent === 'reconnecting'");
-        let move_on = |client: &mut Client, (from, to): (&str, &str)| {
-            let sql = "SELECT workflow.transition('task_instance', $1, $2, $3)";
-            client.query_one(sql, &[&task, &from, &to]).unwrap();
+        let make = |client: &mut Client, (from, to): (State, State)| {
+            Transition::of(task).from(from).to(to).run(client).unwrap();
         };
         let client = &mut stage.db.connect();
-        move_on(client, pair[0]);
+        make(client, pair[0]);
         stage.restart(&[]);
-        stage.wait_state(task, pair[0].1);
+        stage.wait_state(task, pair[0].1.as_str());
         stage.wait_live();
-        move_on(client, pair[1]);
-        stage.wait_state(task, pair[1].1);
+        make(client, pair[1]);
+        stage.wait_state(task, pair[1].1.as_str());
     }
     stage.wait_true();
     assert_eq!(stage.browser.evaluate("window.marker"), "not loaded again");
