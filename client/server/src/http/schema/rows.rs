@@ -144,7 +144,7 @@ pub struct Event {
     /// The role that was logged in.
     pub actor: String,
     /// What the caller gave with the move; `{}` where a notification left it out.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Object, required = false)]
     pub metadata: (),
 }
 
