@@ -13,7 +13,7 @@ fn names(states: impl IntoIterator<Item = State>) -> String {
 }
 
 /// 23514: the state machine has no such move.
-pub fn illegal_move(kind: EntityType, id: Uuid, from: State, to: State) -> ! {
+pub fn transition_not_allowed(kind: EntityType, id: Uuid, from: State, to: State) -> ! {
     let next = from.next_states();
     let hint = if from.is_terminal() {
         format!("{from} is terminal: nothing follows it.")
@@ -91,8 +91,19 @@ pub fn unknown_state(argument: &str, value: Option<&str>) -> ! {
     invalid_argument(argument, &json!(value), &wrong, &format!("States are {}.", names(State::ALL)))
 }
 
+/// 22023: the request ID belongs to an earlier transition of the entity, which is another one.
+pub fn reused_request_id(attempt: &Attempt, request_id: &str, from: Option<&str>, to: Option<&str>) -> ! {
+    let (kind, id) = (attempt.kind.as_str(), attempt.id);
+    let [from_text, to_text] = [from, to].map(|state| state.unwrap_or("no state"));
+    invalid(
+        &format!("request_id \"{request_id}\" already moved {kind} {id} from {from_text} to {to_text}"),
+        &json!({ "argument": "request_id", "value": request_id, "from": from, "to": to }),
+        "Use a new request_id for each transition. Repeat one only to retry the same transition.",
+    )
+}
+
 /// 428C9: a column that the database keeps was set by hand.
-pub fn kept_column(kind: &str, id: Uuid, column: &str) -> ! {
+pub fn managed_column(kind: &str, id: Uuid, column: &str) -> ! {
     raise(
         Code::ERRCODE_GENERATED_ALWAYS,
         &format!("{kind} {id}: column \"{column}\" cannot be set by hand"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// What a notification on the channel carries.
 #[derive(Clone, Copy, PartialEq, Eq, pgrx::PostgresGucEnum)]
-pub enum Announce {
+pub enum Notification {
     /// Nothing is sent: readers find the events when they poll.
     #[name = c"off"]
     Off,
@@ -18,7 +18,7 @@ pub enum Announce {
     Events,
 }
 
-static ANNOUNCE: GucSetting<Announce> = GucSetting::<Announce>::new(Announce::Events);
+static NOTIFICATION: GucSetting<Notification> = GucSetting::<Notification>::new(Notification::Events);
 static DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"*"));
 static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1000);
 static BATCH_DELAY: GucSetting<i32> = GucSetting::<i32>::new(2);
@@ -29,7 +29,7 @@ pub fn define() {
         c"pg_workflow.announce",
         c"What each creation and move sends on the channel workflow_events.",
         c"off: nothing; wakeup: an empty payload; events: each event as JSON.",
-        &ANNOUNCE,
+        &NOTIFICATION,
         GucContext::Suset,
         GucFlags::default(),
     );
@@ -74,8 +74,8 @@ fn define_number(
     GucRegistry::define_int_guc(name, description, c"", setting, least, most, GucContext::Sighup, flags);
 }
 
-pub fn announce() -> Announce {
-    ANNOUNCE.get()
+pub fn notification() -> Notification {
+    NOTIFICATION.get()
 }
 
 pub fn batch_size() -> i32 {

@@ -81,7 +81,7 @@ impl State {
 
     /// Whether an entity that enters this state has come to an end, for good or until it is tried again: its
     /// `end_date` is set then.
-    pub const fn ends_a_try(self) -> bool {
+    pub const fn ends_attempt(self) -> bool {
         matches!(self, Success | Failed | Skipped | UpstreamFailed)
     }
 }

@@ -1,6 +1,6 @@
 //! What the notifiers of the server are doing, for the view `workflow.notifier`.
 
-use crate::ffi::session;
+use crate::ffi::catalog;
 use crate::ffi::shared::{self, Progress, Signals};
 use crate::ffi::values::clock;
 use pgrx::datum::TimestampWithTimeZone;
@@ -36,7 +36,7 @@ fn notifiers() -> TableIterator<
     TableIterator::new(entries.into_iter().map(|(signals, progress)| {
         let pending = pending(signals, &progress);
         (
-            session::database_name(Oid::from(signals.database.load(Ordering::Acquire))),
+            catalog::database_name(Oid::from(signals.database.load(Ordering::Acquire))),
             (progress.pid != 0).then_some(progress.pid),
             moment(progress.started_at),
             signals.listened.load(Ordering::Acquire),
@@ -45,7 +45,7 @@ fn notifiers() -> TableIterator<
             (progress.last_event_id != 0).then_some(progress.last_event_id),
             progress.events,
             progress.batches,
-            moment(progress.announced_at),
+            moment(progress.notified_at),
             progress.errors,
             (progress.errors != 0).then(|| progress.last_error.get().to_owned()),
             moment(progress.last_error_at),
