@@ -41,7 +41,7 @@ fn create_dag_run(
     let conf = args::json_object("conf", conf);
     let values = [Some(dag.as_datum()), Some(Datum::from(date)), Some(conf.datum())];
     let runs = if tenant::sees_dag(dag) { INSERT.with(|plan| insert(plan, &values)) } else { Vec::new() };
-    let Some(&run) = runs.first() else { errors::missing("dag", &dag.to_string(), "create a dag_run of it") };
+    let Some(&run) = runs.first() else { errors::missing("dag", &dag.to_string(), "create a run of it") };
     record(EntityType::DagRun, dag, run, &[(run, None)]);
     pgrx::Uuid::from_bytes(run.0)
 }
@@ -76,7 +76,7 @@ fn create_task_instances(
     let is_seen = tenant::sees_run(run);
     let tasks = if is_seen { INSERT.with(|plan| insert(plan, &values)) } else { Vec::new() };
     let Some(dag) = dag_of(run).filter(|_| is_seen && tasks.len() == names.len()) else {
-        errors::missing("dag_run", &run.to_string(), "create its task_instances")
+        errors::missing("dag_run", &run.to_string(), "create tasks in it")
     };
     let created: Vec<(Uuid, Option<&str>)> =
         tasks.iter().zip(&names).map(|(task, name)| (*task, Some(name.as_str()))).collect();

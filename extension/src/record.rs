@@ -101,7 +101,7 @@ impl Transition {
             EntityType::DagRun => self.parent,
             // A role that moves tasks may lack the right to read runs.
             EntityType::TaskInstance => session::as_owner(owner, || dag_of(self.parent))
-                .unwrap_or_else(|| errors::missing("dag_run", &self.parent.to_string(), "move a task instance of it")),
+                .unwrap_or_else(|| errors::missing("dag_run", &self.parent.to_string(), "move a task of it")),
         }
     }
 }
