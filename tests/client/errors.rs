@@ -10,7 +10,7 @@ use pg_workflow_client::{
 use serde_json::json;
 
 #[test]
-fn a_refused_move_tells_all_that_there_is_to_know() {
+fn transition_error_has_current_and_next_states() {
     let db = Db::new();
     run(async {
         let client = server(db.url()).connect().await.unwrap();
@@ -41,7 +41,7 @@ fn a_refused_move_tells_all_that_there_is_to_know() {
 }
 
 #[test]
-fn what_is_not_there_is_named() {
+fn not_found_error_names_entity() {
     let db = Db::new();
     run(async {
         let client = server(db.url()).connect().await.unwrap();
@@ -77,7 +77,7 @@ fn what_is_not_there_is_named() {
 }
 
 #[test]
-fn bad_arguments_and_duplicates_are_named() {
+fn errors_name_invalid_arguments_and_duplicates() {
     let db = Db::new();
     run(async {
         let client = server(db.url()).connect().await.unwrap();
@@ -120,7 +120,7 @@ fn bad_arguments_and_duplicates_are_named() {
 }
 
 #[test]
-fn who_may_not_is_denied_and_who_reads_alone_is_named() {
+fn errors_report_denied_rights_and_lease_holder() {
     let db = Db::new();
     run(async {
         let client = server(db.url()).connect().await.unwrap();
@@ -140,7 +140,7 @@ fn who_may_not_is_denied_and_who_reads_alone_is_named() {
 }
 
 #[test]
-fn what_postgresql_itself_refuses_is_not_taken_for_ours() {
+fn postgresql_errors_keep_their_own_variant() {
     let db = Db::new();
     run(async {
         let mut client = server(db.url()).connect().await.unwrap();

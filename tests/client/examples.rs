@@ -22,7 +22,7 @@ fn output(name: &str, db: &Db) -> String {
 }
 
 #[test]
-fn initialise_can_be_repeated_and_says_what_is_missing() {
+fn initialise_is_repeatable_and_reports_missing_extension() {
     let db = Db::new();
     let first = output("initialise", &db);
     assert!(
@@ -40,7 +40,7 @@ fn initialise_can_be_repeated_and_says_what_is_missing() {
 }
 
 #[test]
-fn a_run_is_created_followed_and_looked_back_at() {
+fn examples_create_follow_and_query_a_run() {
     let db = Db::new();
     let mut subscriber = example("subscribe", &db).arg("18").stdout(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(subscriber.stdout.take().unwrap()).lines();

@@ -4,7 +4,7 @@ use super::*;
 use pg_workflow_client::State;
 
 #[test]
-fn the_one_that_writes_is_found_and_found_again_after_a_promotion() {
+fn connection_finds_primary_before_and_after_promotion() {
     let (primary, db) = own_cluster("client-hosts", &[]);
     let standby = primary.standby("client-hosts").unwrap();
     primary.wait_for_standby().unwrap();

@@ -74,7 +74,7 @@ async fn fill(client: &Client) -> Vec<Uuid> {
 }
 
 #[test]
-fn dags_come_in_every_order_and_names_mean_themselves() {
+fn dag_list_sorts_in_every_order_and_matches_names_exactly() {
     let db = Db::new();
     run(async {
         let client = &server(db.url()).connect().await.unwrap();
@@ -106,7 +106,7 @@ fn dags_come_in_every_order_and_names_mean_themselves() {
 }
 
 #[test]
-fn runs_come_in_every_order_with_every_filter() {
+fn run_list_combines_every_order_and_filter() {
     let db = Db::new();
     run(async {
         let client = &server(db.url()).connect().await.unwrap();
@@ -158,7 +158,7 @@ fn runs_come_in_every_order_with_every_filter() {
 }
 
 #[test]
-fn tasks_and_logs_come_in_every_order_with_every_filter() {
+fn task_and_log_lists_combine_every_order_and_filter() {
     let db = Db::new();
     run(async {
         let client = &server(db.url()).connect().await.unwrap();
@@ -224,7 +224,7 @@ fn tasks_and_logs_come_in_every_order_with_every_filter() {
 }
 
 #[test]
-fn history_comes_in_every_order_with_every_filter() {
+fn history_list_combines_every_order_and_filter() {
     let db = Db::new();
     run(async {
         let client = &server(db.url()).connect().await.unwrap();
@@ -259,7 +259,7 @@ fn history_comes_in_every_order_with_every_filter() {
 }
 
 #[test]
-fn history_of_a_time_is_just_that() {
+fn history_list_filters_by_time_range() {
     let db = Db::new();
     run(async {
         let client = &server(db.url()).connect().await.unwrap();
@@ -297,7 +297,7 @@ fn history_of_a_time_is_just_that() {
 }
 
 #[test]
-fn what_comes_and_goes_meanwhile_disturbs_no_other_row() {
+fn pages_skip_and_repeat_no_row_during_writes() {
     let db = Db::new();
     run(async {
         let client = &server(db.url()).connect().await.unwrap();
@@ -331,7 +331,7 @@ fn what_comes_and_goes_meanwhile_disturbs_no_other_row() {
 }
 
 #[test]
-fn only_a_cursor_of_the_list_is_taken() {
+fn list_rejects_invalid_cursor() {
     let db = Db::new();
     run(async {
         let client = &server(db.url()).connect().await.unwrap();

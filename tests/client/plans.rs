@@ -77,7 +77,7 @@ macro_rules! assert_cheap {
 }
 
 #[test]
-fn no_list_reads_the_whole_table() {
+fn lists_read_few_rows_of_a_large_table() {
     let db = Db::new();
     run(async {
         let client = &mut server(db.url()).connect().await.unwrap();

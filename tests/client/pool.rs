@@ -9,7 +9,7 @@ use xtask::stack::postgres::Shutdown;
 const SHORT: Duration = Duration::from_millis(300);
 
 #[test]
-fn it_opens_no_more_than_it_may_and_keeps_what_it_must() {
+fn pool_stays_between_minimum_and_maximum_size() {
     let db = Db::new();
     run(async {
         let options = Options { max_connections: 2, min_connections: 2, acquire_timeout: SHORT, ..Options::default() };
@@ -34,7 +34,7 @@ fn it_opens_no_more_than_it_may_and_keeps_what_it_must() {
 }
 
 #[test]
-fn the_idle_and_the_old_are_closed() {
+fn pool_closes_idle_and_old_connections() {
     let db = Db::new();
     run(async {
         let idle = Options { idle_timeout: Some(SHORT), max_lifetime: None, ..Options::default() };
@@ -55,7 +55,7 @@ fn the_idle_and_the_old_are_closed() {
 }
 
 #[test]
-fn after_a_restart_it_works_again_and_meanwhile_it_says_why_not() {
+fn pool_reports_outage_and_recovers_after_restart() {
     let (cluster, db) = own_cluster("client-pool", &[]);
     run(async {
         let options = Options { acquire_timeout: 2 * SHORT, max_connections: 2, ..Options::default() };
@@ -80,7 +80,7 @@ fn after_a_restart_it_works_again_and_meanwhile_it_says_why_not() {
 }
 
 #[test]
-fn why_nobody_can_connect_is_said() {
+fn pool_error_explains_failed_connection() {
     let db = Db::new();
     run(async {
         let url = db.url().replace("/test_", "/no_such_");
@@ -93,7 +93,7 @@ fn why_nobody_can_connect_is_said() {
 }
 
 #[test]
-fn a_statement_over_its_time_limit_frees_the_connection() {
+fn connection_is_reused_after_statement_timeout() {
     let db = Db::new();
     run(async {
         let options = Options { statement_timeout: SHORT, max_connections: 1, ..Options::default() };
@@ -116,7 +116,7 @@ fn a_statement_over_its_time_limit_frees_the_connection() {
 }
 
 #[test]
-fn a_connection_that_hangs_is_not_given_out_again() {
+fn pool_discards_hanging_connection() {
     let db = Db::new();
     run(async {
         let options = Options { statement_timeout: SHORT, max_connections: 1, ..Options::default() };
@@ -138,7 +138,7 @@ fn a_connection_that_hangs_is_not_given_out_again() {
 }
 
 #[test]
-fn a_read_only_pool_writes_nothing() {
+fn read_only_pool_rejects_writes() {
     let db = Db::new();
     run(async {
         let pool = pool(db.url(), Options { is_read_only: true, ..Options::default() });

@@ -18,7 +18,7 @@ async fn wait_until_read_from(database: &Database, expected: u16) {
 }
 
 #[test]
-fn reads_go_to_the_replica_only_while_it_is_fresh() {
+fn reads_use_replica_only_while_it_is_fresh() {
     let (primary, db) = own_cluster("client-replica", &[]);
     let replica = primary.standby("client-replica").unwrap();
     run(async {
@@ -80,7 +80,7 @@ async fn count(database: Database, commits: Commits) {
 }
 
 #[test]
-fn no_read_is_staler_than_the_bound() {
+fn reads_are_never_staler_than_the_bound() {
     let (primary, db) = own_cluster("client-staleness", &[]);
     primary.psql("workflow", "CREATE TABLE counter AS SELECT 0::bigint AS n").unwrap();
     let replica = primary.standby("client-staleness").unwrap();

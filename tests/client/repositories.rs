@@ -228,7 +228,7 @@ async fn rows(session: &impl Session) -> i64 {
 }
 
 #[test]
-fn all_works_on_a_client_and_in_the_callers_own_transaction() {
+fn repositories_work_on_client_and_in_transaction() {
     let db = Db::new();
     run(async {
         let mut client = server(db.url()).connect().await.unwrap();
@@ -246,7 +246,7 @@ fn all_works_on_a_client_and_in_the_callers_own_transaction() {
 }
 
 #[test]
-fn all_works_on_a_pooled_connection_and_in_its_transaction() {
+fn repositories_work_on_pooled_connection_and_in_transaction() {
     let db = Db::new();
     run(async {
         let pool = pool(db.url(), Options::default());
@@ -282,7 +282,7 @@ async fn prepared(connection: &Connection) -> Vec<(String, i64)> {
 }
 
 #[test]
-fn a_pooled_connection_prepares_each_statement_once() {
+fn pooled_connection_prepares_each_statement_once() {
     let db = Db::new();
     run(async {
         let options = Options { max_connections: 1, ..Options::default() };
@@ -301,7 +301,7 @@ fn a_pooled_connection_prepares_each_statement_once() {
 }
 
 #[test]
-fn a_connection_that_keeps_no_statements_prepares_none() {
+fn connection_prepares_nothing_without_statement_cache() {
     let db = Db::new();
     run(async {
         let pool = pool(db.url(), Options { keeps_statements: false, max_connections: 1, ..Options::default() });
@@ -312,7 +312,7 @@ fn a_connection_that_keeps_no_statements_prepares_none() {
 }
 
 #[test]
-fn many_are_created_in_their_order_all_or_none() {
+fn create_many_keeps_order_and_is_atomic() {
     let db = Db::new();
     run(async {
         let client = server(db.url()).connect().await.unwrap();

@@ -45,7 +45,7 @@ async fn refusal(url: &str) -> (String, &'static str) {
 }
 
 #[test]
-fn each_sslmode_believes_whom_it_should() {
+fn sslmode_decides_server_certificate_checks() {
     let (right, wrong) = (Certificates::new(), Certificates::new());
     let cluster = tls_cluster(&right);
     let url = cluster.url("postgres");
@@ -85,7 +85,7 @@ fn each_sslmode_believes_whom_it_should() {
 }
 
 #[test]
-fn a_certificate_of_ones_own_opens_the_door() {
+fn client_certificate_authenticates_role() {
     let (right, wrong) = (Certificates::new(), Certificates::new());
     let cluster = tls_cluster(&right);
     let url = cluster.url("postgres").replace("postgres@", "with_certificate@");
@@ -108,7 +108,7 @@ fn a_certificate_of_ones_own_opens_the_door() {
 }
 
 #[test]
-fn a_server_without_tls_is_taken_only_where_that_is_allowed() {
+fn server_without_tls_is_accepted_if_sslmode_allows_it() {
     let db = Db::new();
     let url = db.url();
     run(async {

@@ -9,8 +9,6 @@ use uuid::Uuid;
 use xtask::stack::postgres::PRELOADED;
 use xtask::stack::process::clean_environment;
 
-const START_TASK: &str = "SELECT workflow.transition('task_instance', $1, 'queued', 'running')";
-
 /// The view must have all states of both kinds, and just what is in the tables at that moment.
 fn assert_exact(client: &mut impl GenericClient) {
     let sql = "SELECT format('%s %s: %s, but %s', c.entity_type, c.state, c.count, coalesce(t.count, 0)),
@@ -43,7 +41,7 @@ fn count(client: &mut impl GenericClient, state: &str) -> i64 {
 }
 
 #[test]
-fn they_are_exact_at_every_moment_while_all_go_on_at_once() {
+fn counts_are_exact_during_concurrent_writes_and_refreshes() {
     let db = &Db::new();
     let (done, folded, read) = (&AtomicBool::new(false), &AtomicU32::new(0), &AtomicU32::new(0));
     std::thread::scope(|scope| {
@@ -90,7 +88,7 @@ fn write(db: &Db, writer: usize) {
         let tasks = create_tasks(client, 8);
         let mut transaction = client.transaction().unwrap();
         for task in &tasks[..6] {
-            transaction.query_one(START_TASK, &[task]).unwrap();
+            start_task(&mut transaction, *task);
         }
         if round % 3 == 0 {
             assert_exact(&mut transaction);
@@ -117,7 +115,7 @@ fn write(db: &Db, writer: usize) {
 }
 
 #[test]
-fn moves_that_were_under_way_at_a_fold_count_once_they_commit() {
+fn counts_include_transactions_open_during_a_refresh() {
     let db = Db::new();
     let client = &mut db.connect();
     let tasks = create_tasks(client, 20);
@@ -126,16 +124,16 @@ fn moves_that_were_under_way_at_a_fold_count_once_they_commit() {
     for (task, others) in [(0, 5), (10, 0)] {
         let late = &mut db.connect();
         let mut open = late.transaction().unwrap();
-        open.query_one(START_TASK, &[&tasks[task]]).unwrap();
-        open.query_one(START_TASK, &[&tasks[task + 1]]).unwrap();
+        start_task(&mut open, tasks[task]);
+        start_task(&mut open, tasks[task + 1]);
         for other in 0..others {
-            client.query_one(START_TASK, &[&tasks[task + 2 + other]]).unwrap();
+            start_task(client, tasks[task + 2 + other]);
         }
         assert!(fold(client));
         assert_exact(client);
         assert_exact(&mut open);
         let before = count(client, "running");
-        open.query_one(START_TASK, &[&tasks[task + 9]]).unwrap();
+        start_task(&mut open, tasks[task + 9]);
         open.commit().unwrap();
         assert_exact(client);
         assert_eq!(count(client, "running"), before + 3);
@@ -145,7 +143,7 @@ fn moves_that_were_under_way_at_a_fold_count_once_they_commit() {
 }
 
 #[test]
-fn a_fold_is_left_alone_where_it_would_be_wrong() {
+fn refresh_is_skipped_if_counts_would_be_wrong() {
     let db = Db::new();
     let client = &mut db.connect();
     let tasks = create_tasks(client, 3);
@@ -153,13 +151,13 @@ fn a_fold_is_left_alone_where_it_would_be_wrong() {
     assert!(!fold(client), "nothing has happened since");
     // Moves of the folding transaction itself.
     let mut transaction = client.transaction().unwrap();
-    transaction.query_one(START_TASK, &[&tasks[0]]).unwrap();
+    start_task(&mut transaction, tasks[0]);
     assert!(!fold(&mut transaction));
     assert_exact(&mut transaction);
     transaction.commit().unwrap();
     let mut transaction = client.transaction().unwrap();
     assert!(fold(&mut transaction));
-    transaction.query_one(START_TASK, &[&tasks[1]]).unwrap();
+    start_task(&mut transaction, tasks[1]);
     assert!(!fold(&mut db.connect()), "another session folds");
     assert_exact(&mut transaction);
     assert_exact(&mut db.connect());
@@ -180,7 +178,7 @@ fn a_fold_is_left_alone_where_it_would_be_wrong() {
 }
 
 #[test]
-fn what_is_deleted_is_counted_no_more() {
+fn counts_exclude_deleted_entities() {
     let db = Db::new();
     let client = &mut db.connect();
     for state in State::ALL {
@@ -210,7 +208,7 @@ fn what_is_deleted_is_counted_no_more() {
 }
 
 #[test]
-fn what_the_kept_counts_do_not_survive_has_them_counted_anew() {
+fn untracked_changes_reset_stored_counts() {
     let db = Db::new().without_verification();
     let client = &mut db.connect();
     for statement in [
@@ -247,7 +245,7 @@ fn what_the_kept_counts_do_not_survive_has_them_counted_anew() {
 }
 
 #[test]
-fn in_another_cluster_they_are_counted_anew() {
+fn stored_counts_are_reset_in_another_cluster() {
     let db = Db::new();
     let client = &mut db.connect();
     let tasks = create_tasks(client, 60);
@@ -269,25 +267,25 @@ fn in_another_cluster_they_are_counted_anew() {
     let mut sessions: Vec<Client> = (0..5).map(|_| db.connect()).collect();
     let mut open: Vec<_> = sessions.iter_mut().map(|session| session.transaction().unwrap()).collect();
     for (transaction, task) in open.iter_mut().zip(&tasks) {
-        transaction.query_one(START_TASK, &[task]).unwrap();
+        start_task(transaction, *task);
     }
-    client.query_one(START_TASK, &[&tasks[50]]).unwrap();
+    start_task(client, tasks[50]);
     assert!(fold(client) && is_kept(client));
     assert_exact(client);
     open.into_iter().for_each(|transaction| transaction.commit().unwrap());
     assert_exact(client);
-    client.query_one(START_TASK, &[&tasks[51]]).unwrap();
+    start_task(client, tasks[51]);
     assert!(fold(client));
     assert_exact(client);
 }
 
 #[test]
-fn they_are_not_dumped_and_a_fold_amid_a_restore_does_no_harm() {
+fn refresh_during_restore_keeps_counts_exact() {
     let (cluster, db) = own_cluster("counts-restored", &[PRELOADED]);
     let client = &mut db.connect();
     let tasks = create_tasks(client, 3000);
     for task in &tasks[..300] {
-        client.query_one(START_TASK, &[task]).unwrap();
+        start_task(client, *task);
     }
     fold(client);
     let restored = Db::at(cluster.create_database("restored").unwrap());
@@ -318,19 +316,19 @@ fn they_are_not_dumped_and_a_fold_amid_a_restore_does_no_harm() {
     assert_exact(client);
     fold(client);
     for task in &tasks[300..320] {
-        client.query_one(START_TASK, &[task]).unwrap();
+        start_task(client, *task);
     }
     assert!(is_kept(client));
     assert_exact(client);
 }
 
 #[test]
-fn a_read_only_transaction_reads_them() {
+fn read_only_transaction_reads_exact_counts() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);
     fold(client);
-    client.query_one(START_TASK, &[&task]).unwrap();
+    start_task(client, task);
     client.batch_execute("SET default_transaction_read_only = on").unwrap();
     assert_eq!((count(client, "running"), count(client, "queued")), (1, 0));
     assert_exact(client);

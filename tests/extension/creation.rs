@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 #[test]
-fn creation_is_the_first_move_in_history() {
+fn creation_is_first_transition_in_history() {
     let db = Db::new();
     let client = &mut db.connect();
     let (dag, run) = create_run(client);
@@ -26,7 +26,7 @@ fn creation_is_the_first_move_in_history() {
 }
 
 #[test]
-fn the_latest_run_is_that_of_the_latest_date() {
+fn latest_run_has_latest_execution_date() {
     let db = Db::new();
     let client = &mut db.connect();
     let dag: Uuid = client.query_one("SELECT workflow.create_dag('etl', tags => '[\"a\"]')", &[]).unwrap().get(0);
@@ -41,7 +41,7 @@ fn the_latest_run_is_that_of_the_latest_date() {
 }
 
 #[test]
-fn pausing_says_whether_it_changed_anything() {
+fn pausing_returns_true_only_on_change() {
     let db = Db::new();
     let client = &mut db.connect();
     let (dag, _) = create_run(client);
@@ -54,12 +54,12 @@ fn pausing_says_whether_it_changed_anything() {
 }
 
 #[test]
-fn logs_belong_to_the_present_try() {
+fn logs_belong_to_current_attempt() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);
     client.query_one("SELECT workflow.append_task_log($1, 'waiting')", &[&task]).unwrap();
-    client.query_one("SELECT workflow.transition_task_instance($1, 'queued', 'running')", &[&task]).unwrap();
+    start_task(client, task);
     client.query_one("SELECT workflow.append_task_log($1, 'broken', 'ERROR')", &[&task]).unwrap();
     let rows = client.query("SELECT try_number, level, message FROM workflow.task_logs ORDER BY id", &[]).unwrap();
     let logs: Vec<(i32, String, String)> = rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
@@ -67,7 +67,7 @@ fn logs_belong_to_the_present_try() {
 }
 
 #[test]
-fn what_exists_already_is_named() {
+fn duplicate_error_names_constraint() {
     let db = Db::new();
     let client = &mut db.connect();
     let (dag, run) = create_run(client);

@@ -6,7 +6,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 #[test]
-fn bad_arguments_are_refused_by_name() {
+fn invalid_argument_error_names_argument() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_in_state(client, "task_instance", State::Running);
@@ -103,7 +103,7 @@ fn bad_arguments_are_refused_by_name() {
 }
 
 #[test]
-fn what_does_not_exist_is_named() {
+fn not_found_error_names_entity() {
     let db = Db::new();
     let client = &mut db.connect();
     let id = Uuid::new_v4();
@@ -130,7 +130,7 @@ fn what_does_not_exist_is_named() {
 }
 
 #[test]
-fn a_plain_update_to_no_state_is_refused() {
+fn plain_update_rejects_unknown_state() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);
@@ -143,7 +143,7 @@ fn a_plain_update_to_no_state_is_refused() {
 }
 
 #[test]
-fn rows_written_directly_meet_the_constraints() {
+fn direct_writes_meet_constraints() {
     let db = Db::new();
     let client = &mut db.connect();
     create_task(client);
@@ -177,9 +177,9 @@ fn rows_written_directly_meet_the_constraints() {
 }
 
 #[test]
-fn an_error_carries_no_backtrace() {
+fn error_detail_is_json_without_backtrace() {
     let db = Db::new();
     let client = &mut db.connect();
-    let failed = failure(transition(client, "task_instance", Uuid::nil(), State::Queued, State::Running));
+    let failed = failure(Transition::of(Uuid::nil()).from(State::Queued).to(State::Running).run(client));
     assert!(failed.detail.is_object(), "DETAIL is JSON and nothing else: {}", failed.detail);
 }

@@ -6,7 +6,7 @@ use pg_workflow_tests::*;
 use serde_json::Value;
 
 #[test]
-fn history_is_read_newest_first_and_outlives_its_entity() {
+fn history_is_newest_first_and_outlives_its_entity() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_in_state(client, "task_instance", State::Retrying);
@@ -26,7 +26,7 @@ fn history_is_read_newest_first_and_outlives_its_entity() {
 }
 
 #[test]
-fn the_state_at_any_moment_can_be_told() {
+fn state_at_returns_state_at_any_time() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_in_state(client, "task_instance", State::Success);
@@ -45,7 +45,7 @@ fn the_state_at_any_moment_can_be_told() {
 }
 
 #[test]
-fn a_moment_is_found_by_ids() {
+fn event_id_at_finds_first_event_since_a_time() {
     let db = Db::new().without_verification();
     let client = &mut db.connect();
     let id_at = |client: &mut postgres::Client, at: DateTime<Utc>| -> i64 {
@@ -85,7 +85,7 @@ fn a_moment_is_found_by_ids() {
 }
 
 #[test]
-fn verify_lists_every_kind_of_disagreement() {
+fn verify_reports_every_kind_of_disagreement() {
     let cases = [
         ("UPDATE workflow.task_instances SET state = 'success' WHERE id = $1", "row and history disagree"),
         ("UPDATE workflow.task_instances SET version = 9 WHERE id = $1", "row and history disagree"),
@@ -123,7 +123,7 @@ fn verify_lists_every_kind_of_disagreement() {
 }
 
 #[test]
-fn verify_compares_the_counts_too() {
+fn verify_compares_stored_counts() {
     let db = Db::new().without_verification();
     let client = &mut db.connect();
     create_task(client);
@@ -138,7 +138,7 @@ fn verify_compares_the_counts_too() {
 }
 
 #[test]
-fn every_object_says_what_it_is() {
+fn every_object_has_a_comment() {
     let db = Db::new();
     let client = &mut db.connect();
     let sql = "SELECT pg_describe_object(d.classid, d.objid, 0)
@@ -157,7 +157,7 @@ fn every_object_says_what_it_is() {
 }
 
 #[test]
-fn the_notification_is_the_event_of_the_feed() {
+fn notification_equals_feed_event() {
     use fallible_iterator::FallibleIterator;
     let db = Db::new();
     let client = &mut db.connect();

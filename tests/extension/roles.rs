@@ -23,7 +23,7 @@ fn create_worker(client: &mut postgres::Client) -> String {
 }
 
 #[test]
-fn a_worker_moves_tasks_and_its_login_is_recorded() {
+fn worker_transition_records_its_login() {
     let db = Db::new();
     let owner = &mut db.connect();
     let role = create_worker(owner);
@@ -31,7 +31,7 @@ fn a_worker_moves_tasks_and_its_login_is_recorded() {
     let (_, run) = create_run(owner);
     let sql = "SELECT id FROM workflow.create_task_instances($1, ARRAY['t'])";
     let task: Uuid = worker.query_one(sql, &[&run]).unwrap().get(0);
-    transition(worker, "task_instance", task, State::Queued, State::Running).unwrap();
+    start_task(worker, task);
     worker.execute("UPDATE workflow.task_instances SET state = 'failed' WHERE id = $1", &[&task]).unwrap();
     let sql = "SELECT actor FROM workflow.history('task_instance', $1)";
     let actors: Vec<String> = worker.query(sql, &[&task]).unwrap().iter().map(|row| row.get(0)).collect();
@@ -41,7 +41,7 @@ fn a_worker_moves_tasks_and_its_login_is_recorded() {
 }
 
 #[test]
-fn no_entity_appears_without_its_history() {
+fn entities_cannot_be_inserted_without_history() {
     let db = Db::new();
     let owner = &mut db.connect();
     let role = create_worker(owner);
@@ -66,7 +66,7 @@ fn no_entity_appears_without_its_history() {
 }
 
 #[test]
-fn history_is_append_only_and_only_for_the_database() {
+fn worker_cannot_change_history() {
     let db = Db::new();
     let owner = &mut db.connect();
     let role = create_worker(owner);
@@ -85,14 +85,14 @@ fn history_is_append_only_and_only_for_the_database() {
 }
 
 #[test]
-fn a_stranger_may_do_nothing() {
+fn role_without_grants_is_denied_everything() {
     let db = Db::new();
     let owner = &mut db.connect();
     let role = format!("stranger_{}", Uuid::new_v4().simple());
     owner.batch_execute(&format!("CREATE ROLE {role}; GRANT USAGE ON SCHEMA workflow TO {role}")).unwrap();
     let task = create_task(owner);
     let stranger = &mut db.connect_as(&role);
-    assert_eq!(failure(transition(stranger, "task_instance", task, State::Queued, State::Running)).sqlstate, "42501");
+    assert_eq!(failure(Transition::of(task).from(State::Queued).to(State::Running).run(stranger)).sqlstate, "42501");
     for sql in [
         "SELECT workflow.create_dag('x')",
         "SELECT workflow.create_dag_run(gen_random_uuid())",
@@ -115,7 +115,7 @@ fn a_stranger_may_do_nothing() {
 }
 
 #[test]
-fn a_hostile_search_path_changes_nothing() {
+fn functions_ignore_hostile_search_path() {
     let db = Db::new();
     let owner = &mut db.connect();
     let task = create_task(owner);
@@ -132,7 +132,7 @@ fn a_hostile_search_path_changes_nothing() {
     owner
         .batch_execute("SELECT workflow.open_partitions('day'); TABLE workflow.partitions; SELECT workflow.stuck('0'); TABLE workflow.settings; SELECT workflow.verify('-infinity', 'infinity')")
         .unwrap();
-    transition(owner, "task_instance", task, State::Queued, State::Running).unwrap();
+    start_task(owner, task);
     let tasks = create_tasks(owner, 2);
     let moved = owner
         .query("SELECT outcome FROM workflow.transition_many('task_instance', $1, 'queued', 'running')", &[&tasks]);
@@ -191,7 +191,7 @@ const FORGERIES: &[&str] = &[
 ];
 
 #[test]
-fn a_writer_does_what_a_scheduler_and_a_worker_do_and_forges_nothing() {
+fn writer_schedules_and_works_but_cannot_forge() {
     let db = Db::new();
     let owner = &mut db.connect();
     create_in_state(owner, "task_instance", State::Success);
@@ -201,8 +201,8 @@ fn a_writer_does_what_a_scheduler_and_a_worker_do_and_forges_nothing() {
     let run: Uuid = writer.query_one("SELECT workflow.create_dag_run($1)", &[&dag]).unwrap().get(0);
     let sql = "SELECT id FROM workflow.create_task_instances($1, ARRAY['a', 'b'])";
     let tasks: Vec<Uuid> = writer.query(sql, &[&run]).unwrap().iter().map(|row| row.get(0)).collect();
-    let sql = "SELECT workflow.transition_task_instance($1, 'queued', 'running', '{}', 1, 'request')";
-    assert_eq!((0..2).map(|_| writer.query_one(sql, &[&tasks[0]]).unwrap().get(0)).collect::<Vec<i64>>(), [2, 2]);
+    let start = Transition::of(tasks[0]).from(State::Queued).to(State::Running).version(1).request("request");
+    assert_eq!([start.clone().run(writer).unwrap(), start.run(writer).unwrap()], [2, 2]);
     let sql = "SELECT outcome FROM workflow.transition_many('task_instance', $1, NULL, 'failed', '{\"error\": \"x\"}')";
     assert_eq!(writer.query(sql, &[&tasks]).unwrap().len(), 2);
     writer
@@ -240,7 +240,7 @@ fn a_writer_does_what_a_scheduler_and_a_worker_do_and_forges_nothing() {
 }
 
 #[test]
-fn a_reader_reads_and_changes_nothing() {
+fn reader_reads_everything_but_changes_nothing() {
     let db = Db::new();
     let owner = &mut db.connect();
     let task = create_in_state(owner, "task_instance", State::Running);
@@ -282,7 +282,7 @@ fn a_reader_reads_and_changes_nothing() {
 }
 
 #[test]
-fn an_admin_removes_and_forges_nothing() {
+fn admin_purges_but_cannot_forge() {
     let db = Db::new();
     let owner = &mut db.connect();
     create_in_state(owner, "dag_run", State::Failed);
@@ -301,7 +301,7 @@ fn an_admin_removes_and_forges_nothing() {
 }
 
 #[test]
-fn what_runs_with_the_owners_rights_is_granted_to_nobody_else_and_looks_up_nothing_elsewhere() {
+fn security_definer_functions_pin_search_path_and_grants() {
     let db = Db::new();
     let sql = "SELECT p.oid::regprocedure::text FROM pg_proc AS p
                WHERE p.pronamespace = 'workflow'::regnamespace AND p.prosecdef AND p.prorettype <> 'trigger'::regtype
@@ -324,7 +324,7 @@ const PATHS: &[&str] = &[
 ];
 
 #[test]
-fn the_server_works_as_a_writer_and_without_a_relay_as_a_reader() {
+fn server_runs_as_writer_and_without_relay_as_reader() {
     let db = Db::new();
     let redis = Redis::start("roles").unwrap();
     let url_of = |role: &str| db.url().replace("//postgres@", &format!("//{role}@"));

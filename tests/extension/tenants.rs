@@ -40,7 +40,7 @@ fn count(client: &mut Client, table: &str) -> i64 {
 const TABLES: [&str; 5] = ["dags", "dag_runs", "task_instances", "task_logs", "state_history"];
 
 #[test]
-fn each_sees_and_moves_its_own() {
+fn tenant_reads_and_changes_its_own_rows() {
     let tenants = Tenants::new();
     let (mine, theirs) = (&mut tenants.connect(0), &mut tenants.connect(1));
     let task = create_in_state(mine, "task_instance", State::Running);
@@ -57,7 +57,7 @@ fn each_sees_and_moves_its_own() {
 }
 
 #[test]
-fn what_is_anothers_does_not_exist() {
+fn rows_of_another_tenant_do_not_exist() {
     let tenants = Tenants::new();
     let (mine, theirs) = (&mut tenants.connect(0), &mut tenants.connect(1));
     let task = create_in_state(mine, "task_instance", State::Running);
@@ -99,5 +99,5 @@ fn what_is_anothers_does_not_exist() {
     assert!(refused.hint.contains("disable_row_security()"), "{refused:?}");
     owner.batch_execute("SELECT workflow.disable_row_security()").unwrap();
     assert_eq!(count(theirs, "dags"), 1, "all see all again");
-    assert_eq!(transition(theirs, "task_instance", task, State::Running, State::Success).unwrap(), 3);
+    assert_eq!(Transition::of(task).from(State::Running).to(State::Success).run(theirs).unwrap(), 3);
 }

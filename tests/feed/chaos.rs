@@ -26,7 +26,7 @@ const LOAD: Load = Load { writers: 8, rate: 500 };
 
 /// `CHAOS_SEED` chooses other faults.
 #[test]
-fn a_minute_of_faults_loses_nothing() {
+fn a_minute_of_faults_loses_no_event() {
     let seed = std::env::var("CHAOS_SEED").map_or(1, |seed| seed.parse().expect("CHAOS_SEED is a number"));
     let time = Duration::from_secs(60);
     let outcome = run(&Options { seed, time, load: LOAD, only: String::new(), keep_logs: false }).unwrap();
@@ -37,7 +37,7 @@ fn a_minute_of_faults_loses_nothing() {
 /// A commit that waits for the standby becomes visible when its session is ended, and is lost with the primary. Who has
 /// relayed it meanwhile has told what never was; and its id is given out again.
 #[test]
-fn a_move_that_the_standby_never_got_is_not_relayed() {
+fn relay_withholds_events_missing_on_standby() {
     let primary = Postgres::start("chaos-forgotten", &[FAST, &[PRELOADED]].concat()).unwrap();
     primary.psql("postgres", "CREATE DATABASE workflow").unwrap();
     primary.psql("workflow", "CREATE EXTENSION pg_workflow; SELECT workflow.create_consumer('relay', true);").unwrap();
@@ -53,9 +53,9 @@ fn a_move_that_the_standby_never_got_is_not_relayed() {
     wait_until("its creation, and its run's", || relayed() == 2);
     standby.kill().unwrap();
     let moving = std::thread::spawn(move || {
-        transition(&mut writer, "task_instance", task, State::Queued, State::Running).map_err(|error| error.to_string())
+        Transition::of(task).from(State::Queued).to(State::Running).run(&mut writer).map_err(|error| error.to_string())
     });
-    let waiting = "SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE '%workflow.transition(%'";
+    let waiting = "SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE '%workflow.transition%'";
     wait_until("the commit", || ask(&primary, &format!("SELECT EXISTS ({waiting})")) == "t");
     ask(&primary, &waiting.replace("SELECT", "SELECT pg_terminate_backend(pid)"));
     assert!(moving.join().unwrap().is_err(), "nobody was told that it had been made");
@@ -71,9 +71,9 @@ fn a_move_that_the_standby_never_got_is_not_relayed() {
 }
 
 /// Where the primary is killed, who has two addresses follows to the standby that takes its place, and nothing that anybody was
-/// told is lost. (Among `a_minute_of_faults_loses_nothing` too; here without anything else that fails.)
+/// told is lost. (Among `a_minute_of_faults_loses_no_event` too; here without anything else that fails.)
 #[test]
-fn a_promotion_while_all_write_loses_no_answered_move_and_the_relay_follows() {
+fn promotion_under_load_loses_no_confirmed_transition() {
     let primary = Postgres::start("chaos-failover", &[FAST, &[PRELOADED]].concat()).unwrap();
     primary.psql("postgres", "CREATE DATABASE workflow").unwrap();
     primary.psql("workflow", "CREATE EXTENSION pg_workflow; SELECT workflow.create_consumer('relay', true);").unwrap();
@@ -127,7 +127,7 @@ fn evidence_of(follows: Follows) -> Evidence {
 }
 
 #[test]
-fn the_checker_notices_what_a_reader_loses_that_follows_ids() {
+fn checker_detects_losses_of_an_id_cursor() {
     let report = check(&evidence_of(Follows::Ids));
     assert!(report.stream.lost.count > 0, "the naive reader must lose events, or the proof shows nothing");
     assert_eq!(report.receivers[0].lost.count, report.stream.lost.count);
@@ -156,7 +156,7 @@ fn neighbours(evidence: &Evidence) -> (usize, usize) {
 }
 
 #[test]
-fn the_checker_notices_nothing_where_nothing_is_wrong() {
+fn checker_accepts_correct_evidence() {
     let (evidence, report) = (sound(), check(&sound()));
     assert!(report.is_clean(), "{report:?}");
     assert_eq!(counts(&report), [0; 5]);
@@ -166,7 +166,7 @@ fn the_checker_notices_nothing_where_nothing_is_wrong() {
 }
 
 #[test]
-fn the_checker_notices_each_wrong_entry_of_the_stream() {
+fn checker_detects_each_wrong_stream_entry() {
     let mut lacking = sound();
     lacking.stream.remove(100);
     assert_eq!(counts(&check(&lacking)), [1, 0, 0, 0, 0]);
@@ -197,7 +197,7 @@ fn the_checker_notices_each_wrong_entry_of_the_stream() {
 }
 
 #[test]
-fn the_checker_notices_a_broken_promise() {
+fn checker_detects_lost_and_doubled_confirmations() {
     let mut forgotten = sound();
     let (entity, version) = forgotten.acknowledged[100];
     forgotten.history.retain(|event| (event.entity, event.version) != (entity, version));
@@ -217,7 +217,7 @@ fn the_checker_notices_a_broken_promise() {
 }
 
 #[test]
-fn the_checker_excuses_a_receiver_only_while_redis_was_away() {
+fn checker_excuses_receiver_only_during_redis_outage() {
     let mut deaf = sound();
     let missed = deaf.receivers[0].events.remove(100);
     let report = check(&deaf);
@@ -243,7 +243,7 @@ fn the_checker_excuses_a_receiver_only_while_redis_was_away() {
 }
 
 #[test]
-fn a_seed_is_a_plan_and_a_minute_covers_many_kinds() {
+fn seed_determines_plan_with_many_kinds_of_faults() {
     let plan = |seed| Plan::new(seed).take(40).collect::<Vec<_>>();
     assert_eq!(plan(7), plan(7));
     assert_ne!(plan(7), plan(8));
@@ -258,7 +258,7 @@ fn a_seed_is_a_plan_and_a_minute_covers_many_kinds() {
 }
 
 #[test]
-fn a_proxy_breaks_connections_in_every_way() {
+fn proxy_breaks_connections_in_every_way() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let proxy = Proxy::start(server.local_addr().unwrap().port()).unwrap();
     let connect = || {

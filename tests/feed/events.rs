@@ -33,7 +33,7 @@ fn create_reader(client: &mut Client) {
 }
 
 #[test]
-fn what_is_not_acknowledged_comes_again() {
+fn unacknowledged_events_are_redelivered() {
     let db = Db::new();
     let client = &mut db.connect();
     create_tasks(client, 2);
@@ -55,7 +55,7 @@ fn what_is_not_acknowledged_comes_again() {
 }
 
 #[test]
-fn a_consumer_from_the_beginning_reads_everything_kept() {
+fn consumer_from_the_beginning_reads_all_stored_events() {
     let db = Db::new();
     let client = &mut db.connect();
     create_tasks(client, 5);
@@ -65,23 +65,22 @@ fn a_consumer_from_the_beginning_reads_everything_kept() {
 }
 
 #[test]
-fn who_commits_late_is_read_late_and_not_lost() {
+fn late_commit_is_delivered_late_and_not_lost() {
     let db = Db::new();
     let client = &mut db.connect();
     let late = &mut db.connect();
     let tasks = create_tasks(client, 3);
     create_reader(client);
-    let sql = "SELECT workflow.transition('task_instance', $1, $2, $3)";
     let mut transaction = late.transaction().unwrap();
-    transaction.query_one(sql, &[&tasks[0], &"queued", &"running"]).unwrap();
-    client.query_one(sql, &[&tasks[1], &"queued", &"running"]).unwrap();
+    start_task(&mut transaction, tasks[0]);
+    start_task(client, tasks[1]);
     let early = read(client, 10);
     assert_eq!(early.iter().map(|event| event.1).collect::<Vec<_>>(), [tasks[1]], "the open one hides nobody");
     ack(client, early[0].0);
     assert_eq!(read(client, 10), []);
-    client.query_one(sql, &[&tasks[1], &"running", &"success"]).unwrap();
+    Transition::of(tasks[1]).from(State::Running).to(State::Success).run(client).unwrap();
     assert_eq!(drain(client, 10).len(), 1);
-    transaction.query_one(sql, &[&tasks[2], &"queued", &"running"]).unwrap();
+    start_task(&mut transaction, tasks[2]);
     transaction.commit().unwrap();
 
     // The ids of the late one are on both sides of what has been read.
@@ -93,16 +92,15 @@ fn who_commits_late_is_read_late_and_not_lost() {
 }
 
 #[test]
-fn an_old_acknowledgement_skips_nothing() {
+fn repeated_acknowledgement_skips_no_event() {
     let db = Db::new();
     let client = &mut db.connect();
     let late = &mut db.connect();
     let tasks = create_tasks(client, 2);
     create_reader(client);
-    let sql = "SELECT workflow.transition('task_instance', $1, 'queued', 'running')";
     let mut transaction = late.transaction().unwrap();
-    transaction.query_one(sql, &[&tasks[0]]).unwrap();
-    client.query_one(sql, &[&tasks[1]]).unwrap();
+    start_task(&mut transaction, tasks[0]);
+    start_task(client, tasks[1]);
     let early = drain(client, 10);
     transaction.commit().unwrap();
     // Somebody reads the next window, and the acknowledgement of the last one comes once more.
@@ -117,27 +115,26 @@ fn an_old_acknowledgement_skips_nothing() {
 }
 
 #[test]
-fn a_transaction_can_move_and_read_by_turns() {
+fn transaction_can_alternate_transitions_and_reads() {
     let db = Db::new();
     let client = &mut db.connect();
     let tasks = create_tasks(client, 3);
     create_reader(client);
-    let sql = "SELECT workflow.transition('task_instance', $1, 'queued', 'running')";
     let mut transaction = client.transaction().unwrap();
-    transaction.query_one(sql, &[&tasks[0]]).unwrap();
+    start_task(&mut transaction, tasks[0]);
     assert_eq!(read(&mut transaction, 10), [], "its own moves are not committed yet");
-    db.connect().query_one(sql, &[&tasks[1]]).unwrap();
+    start_task(&mut db.connect(), tasks[1]);
     let events = read(&mut transaction, 10);
     assert_eq!(events.len(), 1);
     ack(&mut transaction, events[0].0);
     assert_eq!(read(&mut transaction, 10), []);
-    transaction.query_one(sql, &[&tasks[2]]).unwrap();
+    start_task(&mut transaction, tasks[2]);
     transaction.commit().unwrap();
     assert_eq!(drain(client, 10).iter().map(|event| event.1).collect::<Vec<_>>(), [tasks[0], tasks[2]]);
 }
 
 #[test]
-fn reading_rolled_back_is_reading_undone() {
+fn rollback_undoes_acknowledgement() {
     let db = Db::new();
     let client = &mut db.connect();
     create_reader(client);
@@ -150,7 +147,7 @@ fn reading_rolled_back_is_reading_undone() {
 }
 
 #[test]
-fn a_transaction_whose_snapshot_stands_still_loses_nothing_either() {
+fn fixed_snapshot_loses_no_event() {
     let db = Db::new();
     let client = &mut db.connect();
     for level in ["REPEATABLE READ", "SERIALIZABLE"] {
@@ -177,7 +174,7 @@ fn a_transaction_whose_snapshot_stands_still_loses_nothing_either() {
 }
 
 #[test]
-fn in_another_cluster_the_place_is_found_by_ids() {
+fn position_is_relocated_by_ids_in_another_cluster() {
     let db = Db::new();
     let client = &mut db.connect();
     let open = &mut db.connect();
@@ -185,9 +182,7 @@ fn in_another_cluster_the_place_is_found_by_ids() {
     let tasks = create_tasks(client, 2);
     // One commits after the snapshot that the dump holds.
     let mut transaction = open.transaction().unwrap();
-    transaction
-        .query_one("SELECT workflow.transition('task_instance', $1, 'queued', 'running')", &[&tasks[0]])
-        .unwrap();
+    start_task(&mut transaction, tasks[0]);
     create_tasks(client, 1);
     let read_before = drain(client, 10);
     assert_eq!(read_before.len(), 5);
@@ -273,7 +268,7 @@ pub fn while_others_write(db: &Db, mut read: impl FnMut() + Send) {
 }
 
 #[test]
-fn nothing_is_lost_doubled_or_disordered_while_others_write() {
+fn consumer_gets_each_event_once_in_order_under_load() {
     let db = Db::new();
     let client = &mut db.connect();
     client.batch_execute("SELECT workflow.create_consumer('reader', true)").unwrap();
@@ -284,7 +279,7 @@ fn nothing_is_lost_doubled_or_disordered_while_others_write() {
 }
 
 #[test]
-fn the_comparison_above_notices_what_a_cursor_on_ids_loses() {
+fn comparison_detects_losses_of_an_id_cursor() {
     let db = Db::new();
     let client = &mut db.connect();
     let mut events: Vec<(i64, Uuid, i64)> = Vec::new();
@@ -297,16 +292,14 @@ fn the_comparison_above_notices_what_a_cursor_on_ids_loses() {
 }
 
 #[test]
-fn an_open_transaction_stalls_nobody() {
+fn open_transaction_stalls_no_consumer() {
     let db = Db::new();
     let client = &mut db.connect();
     create_reader(client);
     let tasks = create_tasks(client, 1);
     let open = &mut db.connect();
     let mut transaction = open.transaction().unwrap();
-    transaction
-        .query_one("SELECT workflow.transition('task_instance', $1, 'queued', 'running')", &[&tasks[0]])
-        .unwrap();
+    start_task(&mut transaction, tasks[0]);
     for _ in 0..20 {
         create_in_state(client, "task_instance", State::Running);
         assert!(drain(client, 100).len() >= 3);
@@ -316,7 +309,7 @@ fn an_open_transaction_stalls_nobody() {
 }
 
 #[test]
-fn what_a_crash_may_undo_is_on_disk_before_it_is_read() {
+fn events_are_flushed_before_they_are_read() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);
@@ -324,7 +317,7 @@ fn what_a_crash_may_undo_is_on_disk_before_it_is_read() {
     let is_durable = || db.connect().query_one("SELECT workflow.is_durable()", &[]).unwrap().get::<_, bool>(0);
     assert!(is_durable(), "everybody has waited for the disk so far");
     client.batch_execute("SET synchronous_commit = off").unwrap();
-    transition(client, "task_instance", task, State::Queued, State::Running).unwrap();
+    start_task(client, task);
     let written: String = client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).unwrap().get(0);
     assert!(!is_durable());
     assert_eq!(read(client, 10).len(), 1);
@@ -335,7 +328,7 @@ fn what_a_crash_may_undo_is_on_disk_before_it_is_read() {
     assert!(is_durable());
     // One that fails at its end is not waited for for ever.
     let mut undone = client.transaction().unwrap();
-    undone.query_one("SELECT workflow.transition('task_instance', $1, 'running', 'success')", &[&task]).unwrap();
+    Transition::of(task).from(State::Running).to(State::Success).run(&mut undone).unwrap();
     undone.rollback().unwrap();
     assert!(is_durable());
 }

@@ -9,7 +9,6 @@ use uuid::Uuid;
 use xtask::stack::postgres::PRELOADED;
 
 const FOLLOW: &str = "SELECT id, entity_id, version, position FROM workflow.follow_events($1, $2)";
-const START_TASK: &str = "SELECT workflow.transition('task_instance', $1, 'queued', 'running')";
 
 fn current_position(client: &mut impl GenericClient) -> String {
     client.query_one("SELECT workflow.current_position()", &[]).unwrap().get(0)
@@ -44,7 +43,7 @@ fn entities(events: &[(i64, Uuid, i64)]) -> Vec<Uuid> {
 }
 
 #[test]
-fn nothing_is_lost_doubled_or_disordered_by_whatever_session_while_others_write() {
+fn follower_gets_each_event_once_in_order_across_sessions() {
     let db = Db::new();
     let mut sessions = [db.connect(), db.connect(), db.connect()];
     let mut position = current_position(&mut sessions[0]);
@@ -59,22 +58,22 @@ fn nothing_is_lost_doubled_or_disordered_by_whatever_session_while_others_write(
 }
 
 #[test]
-fn who_commits_late_is_followed_late_and_not_lost() {
+fn late_commit_is_delivered_late_and_not_lost() {
     let db = Db::new();
     let client = &mut db.connect();
     let tasks = create_tasks(client, 30);
     let late = &mut db.connect();
     let mut open = late.transaction().unwrap();
-    open.query_one(START_TASK, &[&tasks[0]]).unwrap();
+    start_task(&mut open, tasks[0]);
     let position = &mut current_position(client);
     for task in &tasks[1..20] {
-        client.query_one(START_TASK, &[task]).unwrap();
+        start_task(client, *task);
     }
-    open.query_one(START_TASK, &[&tasks[20]]).unwrap();
+    start_task(&mut open, tasks[20]);
     // It commits between two pages of a window that it does not belong to.
     let mut early = follow(client, position, 7);
     open.commit().unwrap();
-    client.query_one(START_TASK, &[&tasks[21]]).unwrap();
+    start_task(client, tasks[21]);
     early.extend(follow(client, position, 7));
     early.extend(follow(client, position, 5));
     assert_eq!(entities(&early), tasks[1..20]);
@@ -82,7 +81,7 @@ fn who_commits_late_is_followed_late_and_not_lost() {
 }
 
 #[test]
-fn a_position_can_be_used_again() {
+fn position_can_be_reused() {
     let db = Db::new();
     let client = &mut db.connect();
     let start = current_position(client);
@@ -101,7 +100,7 @@ fn a_position_can_be_used_again() {
 }
 
 #[test]
-fn a_read_only_transaction_can_follow() {
+fn read_only_transaction_can_follow() {
     let db = Db::new();
     create_task(&mut db.connect());
     let client = &mut db.connect();
@@ -116,22 +115,22 @@ fn a_read_only_transaction_can_follow() {
 }
 
 #[test]
-fn a_transaction_can_move_and_follow_by_turns() {
+fn transaction_can_alternate_transitions_and_following() {
     let db = Db::new();
     let client = &mut db.connect();
     let tasks = create_tasks(client, 3);
     let mut transaction = client.transaction().unwrap();
-    transaction.query_one(START_TASK, &[&tasks[0]]).unwrap();
+    start_task(&mut transaction, tasks[0]);
     let mut position = current_position(&mut transaction);
-    db.connect().query_one(START_TASK, &[&tasks[1]]).unwrap();
+    start_task(&mut db.connect(), tasks[1]);
     assert_eq!(entities(&drain(&mut transaction, &mut position, 10)), [tasks[1]]);
-    transaction.query_one(START_TASK, &[&tasks[2]]).unwrap();
+    start_task(&mut transaction, tasks[2]);
     transaction.commit().unwrap();
     assert_eq!(entities(&drain(client, &mut position, 10)), [tasks[0], tasks[2]]);
 }
 
 #[test]
-fn a_transaction_whose_snapshot_stands_still_loses_nothing_either() {
+fn fixed_snapshot_loses_no_event() {
     let db = Db::new();
     let client = &mut db.connect();
     let mut transaction =
@@ -152,16 +151,16 @@ fn with_part(position: &str, part: usize, value: &str) -> String {
 }
 
 #[test]
-fn in_another_cluster_the_position_is_found_by_ids() {
+fn position_is_relocated_by_ids_in_another_cluster() {
     let db = Db::new();
     let client = &mut db.connect();
     let open = &mut db.connect();
     let tasks = create_tasks(client, 12);
     let mut position = current_position(client);
     let mut late = open.transaction().unwrap();
-    late.query_one(START_TASK, &[&tasks[0]]).unwrap();
+    start_task(&mut late, tasks[0]);
     for task in &tasks[1..12] {
-        client.query_one(START_TASK, &[task]).unwrap();
+        start_task(client, *task);
     }
     // In the midst of a window.
     let seen = entities(&follow(client, &mut position, 4));
@@ -181,13 +180,13 @@ fn in_another_cluster_the_position_is_found_by_ids() {
 }
 
 #[test]
-fn a_malformed_position_is_refused() {
+fn malformed_position_is_rejected() {
     let db = Db::new();
     let client = &mut db.connect();
     let late = &mut db.connect();
     let mut open = late.transaction().unwrap();
     let tasks = create_tasks(client, 5);
-    open.query_one(START_TASK, &[&tasks[0]]).unwrap();
+    start_task(&mut open, tasks[0]);
     let mut position = current_position(client);
     create_tasks(client, 5);
     follow(client, &mut position, 2);
@@ -236,7 +235,7 @@ fn a_malformed_position_is_refused() {
 }
 
 #[test]
-fn a_commit_wakes_a_follower_that_waits() {
+fn commit_wakes_waiting_follower() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);
@@ -255,7 +254,7 @@ fn a_commit_wakes_a_follower_that_waits() {
                          AND datname = current_database() AND pid <> pg_backend_pid()";
         wait_until("it waits", || client.query_one(waits, &[]).unwrap().get::<_, i64>(0) == 1);
         let moved = Instant::now();
-        transition(client, "task_instance", task, State::Queued, State::Running).unwrap();
+        start_task(client, task);
         let (versions, took) = waiting.join().unwrap();
         assert_eq!(versions, [2]);
         assert!(moved.elapsed() < Duration::from_secs(5), "it was woken: {took:?}");
@@ -267,7 +266,7 @@ fn a_commit_wakes_a_follower_that_waits() {
 }
 
 #[test]
-fn what_a_position_lies_behind_is_on_disk() {
+fn events_before_a_position_are_flushed() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);
@@ -279,11 +278,11 @@ fn what_a_position_lies_behind_is_on_disk() {
         let sql = "SELECT pg_current_wal_flush_lsn() >= $1::text::pg_lsn";
         client.query_one(sql, &[&written]).unwrap().get(0)
     };
-    transition(client, "task_instance", task, State::Queued, State::Running).unwrap();
+    start_task(client, task);
     let written = inserted(client);
     let mut position = current_position(client);
     assert!(is_flushed(client, &written));
-    transition(client, "task_instance", task, State::Running, State::Success).unwrap();
+    Transition::of(task).from(State::Running).to(State::Success).run(client).unwrap();
     // Also the end of one that has moved nothing: its number may be given out again.
     client.batch_execute("BEGIN; CREATE TABLE undone (); ROLLBACK").unwrap();
     let written = inserted(client);
@@ -295,7 +294,7 @@ fn what_a_position_lies_behind_is_on_disk() {
 }
 
 #[test]
-fn a_standby_refuses_and_after_its_promotion_goes_on() {
+fn standby_rejects_following_until_its_promotion() {
     let (primary, db) = own_cluster("follow-promoted", &[PRELOADED]);
     let standby = primary.standby("follow-promoted").unwrap();
     primary.wait_for_standby().unwrap();
@@ -303,7 +302,7 @@ fn a_standby_refuses_and_after_its_promotion_goes_on() {
     let tasks = create_tasks(client, 10);
     let mut position = current_position(client);
     for task in &tasks {
-        client.query_one(START_TASK, &[task]).unwrap();
+        start_task(client, *task);
     }
     let mut seen = entities(&follow(client, &mut position, 4));
     let promoted = Db::at(standby.url("workflow"));

@@ -58,8 +58,8 @@ type Store = Arc<Mutex<Vec<Event>>>;
 fn move_some(db: &Db, tasks: usize) {
     let client = &mut db.connect();
     for task in create_tasks(client, tasks) {
-        transition(client, "task_instance", task, State::Queued, State::Running).unwrap();
-        transition(client, "task_instance", task, State::Running, State::Success).unwrap();
+        start_task(client, task);
+        Transition::of(task).from(State::Running).to(State::Success).run(client).unwrap();
     }
 }
 
@@ -123,7 +123,7 @@ impl Publisher for Unreliable {
 }
 
 #[test]
-fn one_that_fails_in_every_way_misses_nothing() {
+fn failing_publisher_misses_no_event() {
     let db = Db::new();
     let store = Store::default();
     let relay = Relay::start(&db, Unreliable { store: store.clone(), calls: 0, is_connected: false });
@@ -179,7 +179,7 @@ impl Publisher for Counting {
 }
 
 #[test]
-fn one_that_knows_what_it_has_gets_each_event_once() {
+fn publisher_with_positions_gets_each_event_once() {
     let db = Db::new();
     let store = Store::default();
     let relays: Vec<Relay> = (0..2).map(|_| Relay::begin(&db, Counting { store: store.clone(), calls: 0 })).collect();
@@ -199,7 +199,7 @@ fn one_that_knows_what_it_has_gets_each_event_once() {
 }
 
 #[test]
-fn two_at_once_both_get_everything() {
+fn two_publishers_both_get_all_events() {
     let db = Db::new();
     let redis = Redis::start("publisher-both").unwrap();
     let server = RedisServer::parse(&redis.url()).unwrap();
@@ -227,7 +227,7 @@ fn two_at_once_both_get_everything() {
 }
 
 #[test]
-fn a_redis_channel_alone_gets_everything() {
+fn redis_channel_alone_gets_all_events() {
     let db = Db::new();
     let redis = Redis::start("publisher-channel").unwrap();
     let subscriber = Subscriber::start(&redis.url());

@@ -103,7 +103,7 @@ fn with_tls(certificates: &Certificates) -> (Redis, u16) {
 }
 
 #[test]
-fn a_user_with_few_rights_over_tls_with_a_private_ca() {
+fn relay_works_over_tls_with_private_ca_and_few_rights() {
     let db = Db::new();
     let certificates = Certificates::new();
     let (redis, port) = with_tls(&certificates);
@@ -118,7 +118,7 @@ fn a_user_with_few_rights_over_tls_with_a_private_ca() {
 }
 
 #[test]
-fn what_keeps_the_relay_from_redis_is_said_without_secrets() {
+fn connection_errors_are_reported_without_secrets() {
     let db = Db::new();
     let certificates = Certificates::new();
     let (redis, port) = with_tls(&certificates);
@@ -153,7 +153,7 @@ fn what_keeps_the_relay_from_redis_is_said_without_secrets() {
 }
 
 #[test]
-fn a_redis_url_that_makes_no_sense_is_refused_without_saying_its_password() {
+fn invalid_redis_url_is_rejected_without_its_password() {
     let db = Db::new();
     let url = "redis://relay:s3cret@host:port";
     let server =
@@ -166,7 +166,7 @@ fn a_redis_url_that_makes_no_sense_is_refused_without_saying_its_password() {
 }
 
 #[test]
-fn a_redis_cluster_passes_events_to_subscribers_of_all_its_nodes() {
+fn redis_cluster_delivers_events_to_subscribers_of_all_nodes() {
     let db = Db::new();
     let cluster = RedisCluster::start("redis-cluster").unwrap();
     let secret = format!(">{PASSWORD}");
@@ -189,7 +189,7 @@ fn a_redis_cluster_passes_events_to_subscribers_of_all_its_nodes() {
 }
 
 #[test]
-fn of_several_redis_addresses_one_that_answers_is_enough() {
+fn one_reachable_redis_address_is_enough() {
     let db = Db::new();
     let cluster = RedisCluster::start("redis-addresses").unwrap();
     let subscriber = Subscriber::start(&cluster.nodes()[1].url());
@@ -203,7 +203,7 @@ fn of_several_redis_addresses_one_that_answers_is_enough() {
 }
 
 #[test]
-fn behind_redis_sentinel_the_relay_follows_the_master() {
+fn relay_follows_master_behind_redis_sentinel() {
     let db = Db::new();
     let sentinel = RedisSentinel::start("redis-sentinel", "secret").unwrap();
     let [first, second] = sentinel.servers();
@@ -235,7 +235,7 @@ fn behind_redis_sentinel_the_relay_follows_the_master() {
 }
 
 #[test]
-fn a_redis_sentinel_that_does_not_know_the_master_says_which_it_knows() {
+fn unknown_sentinel_master_error_lists_known_masters() {
     let db = Db::new();
     let sentinel = RedisSentinel::start("redis-unknown", "secret").unwrap();
     let redis_url = sentinel.url().replace("redis://", "redis://:secret@");
@@ -249,7 +249,7 @@ fn a_redis_sentinel_that_does_not_know_the_master_says_which_it_knows() {
 }
 
 #[test]
-fn redis_on_a_unix_socket() {
+fn relay_works_over_unix_socket() {
     let db = Db::new();
     let folder = Scratch::short().unwrap();
     let socket = folder.path().join("redis.sock").display().to_string();
@@ -262,7 +262,7 @@ fn redis_on_a_unix_socket() {
 }
 
 #[test]
-fn a_redis_replica_is_waited_for_until_it_is_a_master() {
+fn relay_waits_for_redis_replica_to_become_master() {
     let db = Db::new();
     let master = Redis::start("redis-master").unwrap();
     let redis = Redis::start_with("redis-replica", &["--replicaof", "127.0.0.1", &master.port().to_string()]).unwrap();
@@ -285,7 +285,7 @@ fn stream(redis: &Redis) -> Vec<Value> {
 }
 
 #[test]
-fn a_redis_that_is_full_is_waited_for() {
+fn relay_waits_while_redis_is_full() {
     let db = Db::new();
     let redis = Redis::start_with("redis-full", &["--maxmemory-policy", "noeviction"]).unwrap();
     let (server, _) = serve_with(&db, &redis.url(), &[]);
@@ -304,7 +304,7 @@ fn a_redis_that_is_full_is_waited_for() {
 }
 
 #[test]
-fn a_redis_master_that_becomes_a_replica_is_waited_for() {
+fn relay_waits_while_redis_master_is_a_replica() {
     let db = Db::new();
     let redis = Redis::start("redis-demoted").unwrap();
     let (server, url) = serve_with(&db, &redis.url(), &[]);

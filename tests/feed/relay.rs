@@ -75,7 +75,7 @@ fn assert_nothing_lost(db: &Db, subscriber: &Subscriber) {
 }
 
 #[test]
-fn redis_killed_and_postgres_restarted_under_load_lose_nothing() {
+fn outages_of_redis_and_postgresql_lose_no_event() {
     let (cluster, db) = own_cluster("relay-faults", &[]);
     let redis = Redis::start("relay-faults").unwrap();
     let (server, _) = serve(db.url(), &redis.url());
@@ -131,7 +131,7 @@ fn redis_killed_and_postgres_restarted_under_load_lose_nothing() {
 }
 
 #[test]
-fn it_waits_for_both_servers_at_the_start() {
+fn relay_waits_for_both_servers_at_start() {
     let cluster = Postgres::start("relay-start", FAST).unwrap();
     let redis = Redis::start("relay-start").unwrap();
     cluster.psql("postgres", "CREATE DATABASE workflow").unwrap();
@@ -162,7 +162,7 @@ fn it_waits_for_both_servers_at_the_start() {
 }
 
 #[test]
-fn a_killed_relay_goes_on_where_it_was() {
+fn relay_resumes_after_kill() {
     let db = Db::new();
     let redis = Redis::start("relay-killed").unwrap();
     let subscriber = Subscriber::start(&redis.url());
@@ -188,7 +188,7 @@ fn a_killed_relay_goes_on_where_it_was() {
 }
 
 #[test]
-fn it_stops_at_once_during_an_outage_too() {
+fn relay_stops_at_once_during_outage() {
     let db = Db::new();
     let redis = Redis::start("relay-stop").unwrap();
     let (server, _) = serve(db.url(), &redis.url());
@@ -201,7 +201,7 @@ fn it_stops_at_once_during_an_outage_too() {
 }
 
 #[test]
-fn an_event_of_a_mebibyte_is_relayed_whole_and_as_the_feed_has_it() {
+fn large_event_is_relayed_unchanged() {
     let db = Db::new();
     let redis = Redis::start("relay-large").unwrap();
     let (server, _) = serve(db.url(), &redis.url());
@@ -211,8 +211,7 @@ fn an_event_of_a_mebibyte_is_relayed_whole_and_as_the_feed_has_it() {
     let subscriber = Subscriber::start(&redis.url());
     let task = create_task(client);
     let metadata = serde_json::json!({"log": "x\u{1F600}\"".repeat(200_000), "number": 1.5, "null": null});
-    let sql = "SELECT workflow.transition('task_instance', $1, 'queued', 'running', $2)";
-    client.query_one(sql, &[&task, &metadata]).unwrap();
+    Transition::of(task).from(State::Queued).to(State::Running).metadata(metadata).run(client).unwrap();
     wait_until("three events", || subscriber.len() >= 3);
     let sql = "SELECT to_jsonb(e) - 'changed_at' FROM workflow.read_events('reader') AS e";
     let feed: Vec<serde_json::Value> = client.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect();

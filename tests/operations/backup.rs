@@ -111,7 +111,7 @@ fn catalog(client: &mut Client) -> Vec<String> {
 }
 
 #[test]
-fn a_dump_restored_elsewhere_has_everything_and_readers_go_on() {
+fn restored_dump_keeps_everything_and_consumers_resume() {
     let (cluster, db) = own_cluster("backup", &[PRELOADED]);
     a_database_in_use(&db);
     let other = Postgres::start("restored", &[("fsync", "off"), PRELOADED]).unwrap();
@@ -142,7 +142,7 @@ fn knows_attribute_options(old: &Postgres, new: &Postgres) -> bool {
 }
 
 #[test]
-fn pg_upgrade_keeps_everything_and_readers_go_on() {
+fn pg_upgrade_keeps_everything_and_consumers_resume() {
     let install = &xtask::setup::toolchain().unwrap().postgres;
     let Some(older) = install.older() else {
         eprintln!("skipped: there is no PostgreSQL older than {}", install.major);
@@ -167,7 +167,7 @@ fn pg_upgrade_keeps_everything_and_readers_go_on() {
 }
 
 #[test]
-fn the_extension_is_not_dropped_with_its_data_unasked() {
+fn drop_extension_is_rejected_while_it_has_data() {
     let (_cluster, db) = own_cluster("dropped", &[]);
     let client = &mut db.connect();
     client.batch_execute("DROP EXTENSION pg_workflow; DROP SCHEMA workflow; CREATE EXTENSION pg_workflow").unwrap();

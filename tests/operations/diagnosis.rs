@@ -12,7 +12,7 @@ fn stuck(client: &mut Client, longer_than: &str) -> Vec<Uuid> {
 }
 
 #[test]
-fn what_runs_without_progress_is_found() {
+fn stuck_finds_running_entities_without_progress() {
     let db = Db::new();
     let client = &mut db.connect();
     let long = create_in_state(client, "task_instance", State::Running);
@@ -37,7 +37,7 @@ fn what_runs_without_progress_is_found() {
     assert_eq!(stuck(client, "1 hour"), [run, long], "a move of a task, and a line in a log, are progress");
     assert_eq!(stuck(client, "150 minutes"), [run]);
     assert!(stuck(client, "1 day").is_empty());
-    transition(client, "task_instance", long, State::Running, State::Failed).unwrap();
+    Transition::of(long).from(State::Running).to(State::Failed).run(client).unwrap();
     assert_eq!(stuck(client, "1 hour"), [run]);
     for wrong in ["-1 s", "NULL"] {
         let sql = format!("SELECT workflow.stuck('{wrong}')").replace("'NULL'", "NULL");
@@ -46,7 +46,7 @@ fn what_runs_without_progress_is_found() {
 }
 
 #[test]
-fn settings_are_shown_as_they_hold() {
+fn settings_view_shows_current_values() {
     let db = Db::new();
     // In a session that has not called the library yet, too.
     let client = &mut db.connect();
@@ -61,7 +61,7 @@ fn settings_are_shown_as_they_hold() {
 }
 
 #[test]
-fn a_range_of_time_is_verified_by_itself() {
+fn verify_checks_a_time_range_alone() {
     let db = Db::new().without_verification();
     let client = &mut db.connect();
     let first = create_in_state(client, "task_instance", State::Running);

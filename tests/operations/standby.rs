@@ -1,6 +1,5 @@
 //! What can be read, and asked over HTTP, of a hot standby.
 
-use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
 use postgres::Client;
 use serde_json::{Value, json};
@@ -37,7 +36,7 @@ impl Pair {
         late.execute("UPDATE workflow.task_instances SET state = 'skipped' WHERE id = $1", &[&tasks[1]]).unwrap();
         writer.query("SELECT workflow.fold_state_counts()", &[]).unwrap();
         late.commit().unwrap();
-        transition(&mut writer, "task_instance", tasks[0], State::Queued, State::Running).unwrap();
+        start_task(&mut writer, tasks[0]);
         writer.execute("SELECT workflow.append_task_log($1, 'hello')", &[&tasks[0]]).unwrap();
         let position = writer.query_one("SELECT workflow.current_position()", &[]).unwrap().get(0);
         let of_task = "SELECT dag_id, dag_run_id FROM workflow.state_history WHERE entity_id = $1 LIMIT 1";
@@ -60,7 +59,7 @@ impl Pair {
 }
 
 #[test]
-fn every_function_and_view_that_reads_answers_as_on_the_primary() {
+fn reads_on_standby_equal_reads_on_primary() {
     let mut pair = Pair::start("standby-functions");
     let (dag, run, task) = (pair.dag, pair.run, pair.task);
     let reads = [
@@ -114,7 +113,7 @@ fn every_function_and_view_that_reads_answers_as_on_the_primary() {
 }
 
 #[test]
-fn what_writes_is_refused_as_by_postgresql_itself() {
+fn writes_on_standby_fail_as_read_only() {
     let pair = Pair::start("standby-writes");
     let (dag, run, task) = (pair.dag, pair.run, pair.task);
     let mut client = Db::at(pair.standby.url("workflow")).without_verification().connect();
@@ -144,7 +143,7 @@ fn what_writes_is_refused_as_by_postgresql_itself() {
 }
 
 #[test]
-fn a_server_that_only_reads_works_on_a_standby_and_through_its_promotion() {
+fn read_only_server_works_on_standby_and_after_promotion() {
     let pair = Pair::start("standby-http");
     let redis = Redis::start("standby-http").unwrap();
     let url = pair.standby.url("workflow");
@@ -201,7 +200,7 @@ fn a_server_that_only_reads_works_on_a_standby_and_through_its_promotion() {
 }
 
 #[test]
-fn of_several_hosts_the_first_is_read_from() {
+fn reads_use_first_reachable_host() {
     let pair = Pair::start("standby-hosts");
     for (ports, in_recovery) in [([&pair.standby, &pair.primary], true), ([&pair.primary, &pair.standby], false)] {
         let [first, second] = ports.map(|server| server.port());

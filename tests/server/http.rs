@@ -73,7 +73,7 @@ impl Api {
 }
 
 #[test]
-fn health_says_what_is_wrong() {
+fn health_reports_the_cause() {
     let db = Db::new();
     let redis = Redis::start("http-health").unwrap();
     let api = Api::start(&db, &redis);
@@ -107,7 +107,7 @@ fn ask_health(api: &Api) -> (Option<i32>, String, String) {
 }
 
 #[test]
-fn health_is_not_asked_forever() {
+fn health_command_times_out() {
     // It takes connections, and says nothing.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     for (listen, why) in
@@ -173,7 +173,7 @@ fn lists_are_filtered_and_paged() {
 }
 
 #[test]
-fn bad_requests_get_a_clear_error() {
+fn invalid_requests_get_a_clear_error() {
     let db = Db::new();
     let redis = Redis::start("http-errors").unwrap();
     let api = Api::start(&db, &redis);

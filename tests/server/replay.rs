@@ -22,7 +22,7 @@ fn own_example() -> PathBuf {
 }
 
 #[test]
-fn real_workflows_run_to_their_end_and_every_move_is_received() {
+fn real_workflows_finish_and_every_transition_is_received() {
     let names = [
         "1000genome-chameleon-8ch-250k-001.json",
         "blast-chameleon-medium-001.json",
@@ -65,7 +65,7 @@ fn real_workflows_run_to_their_end_and_every_move_is_received() {
 }
 
 #[test]
-fn no_task_starts_before_its_parents_are_done() {
+fn tasks_start_after_their_parents_finish() {
     let db = Db::new();
     let file = own_example();
     assert!(replay(&db, &file, &["--within", "1"]).status.success());
@@ -94,7 +94,7 @@ fn no_task_starts_before_its_parents_are_done() {
 }
 
 #[test]
-fn a_file_that_cannot_be_replayed_is_refused_before_anything_is_written() {
+fn invalid_file_is_rejected_before_any_write() {
     let tasks = |tasks: Value| {
         json!({"name": "w", "schemaVersion": "1.5", "workflow": {"specification": {"tasks": tasks}}}).to_string()
     };
@@ -133,7 +133,7 @@ fn a_file_that_cannot_be_replayed_is_refused_before_anything_is_written() {
 }
 
 #[test]
-fn watch_shows_moves_as_they_happen() {
+fn watch_shows_transitions_live() {
     let db = Db::new();
     let client = &mut db.connect();
     let watch = Server::start("watch", &server_binary(), &["watch", "--json"], &[("DATABASE_URL", db.url())]).unwrap();

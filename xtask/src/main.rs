@@ -32,6 +32,8 @@ enum Command {
     Chaos(xtask::chaos::Options),
     /// Make Debian packages and a tarball of the extension and the server
     Package(xtask::package::Options),
+    /// Freeze the SQL scripts of this version in sql/releases
+    Release,
     /// Build the container images and run a workflow through docker/compose.yaml
     ComposeTest,
     /// Measure the extension against the same work by hand, and print the ratios
@@ -57,6 +59,7 @@ fn run(command: Command) -> Result<()> {
         Command::Down => xtask::dev::down(),
         Command::Chaos(options) => xtask::chaos::run_chaos(&options),
         Command::Package(options) => xtask::package::run(&options),
+        Command::Release => xtask::scripts::release::run(),
         Command::ComposeTest => xtask::compose_test::run(),
         Command::Bench(options) => xtask::bench::run(&options),
         Command::Lint => xtask::lint::run_all(),

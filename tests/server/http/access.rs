@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::Api;
 
 #[test]
-fn without_the_token_nothing_is_told_but_health() {
+fn requests_without_token_are_denied_except_health() {
     let db = Db::new();
     let api = Api::without_relay(&db, &["--token", "s3cret"]);
     let status = |path: &str, header: Option<&str>| {
@@ -41,7 +41,7 @@ fn without_the_token_nothing_is_told_but_health() {
 }
 
 #[test]
-fn a_request_is_found_in_the_log_by_its_id() {
+fn log_contains_the_request_id() {
     let db = Db::new();
     let api = Api::without_relay(&db, &["--log-format", "json"]);
     let ask = |id: &str| {
@@ -73,7 +73,7 @@ fn connect(api: &Api) -> TcpStream {
 }
 
 #[test]
-fn clients_that_are_slow_or_large_are_ended() {
+fn slow_and_large_clients_are_disconnected() {
     let db = Db::new();
     let api = Api::without_relay(&db, &["--clients", "2"]);
     // Both places taken by clients that say half a request, or nothing.
@@ -99,7 +99,7 @@ fn clients_that_are_slow_or_large_are_ended() {
 }
 
 #[test]
-fn other_methods_are_told_which_to_use() {
+fn unsupported_methods_are_rejected_with_allow_header() {
     let db = Db::new();
     let api = Api::without_relay(&db, &[]);
     let refused = api.agent.delete(format!("{}/api/v1/dags", api.url)).call().unwrap();

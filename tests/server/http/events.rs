@@ -80,7 +80,7 @@ impl Follower {
 }
 
 #[test]
-fn events_come_as_they_happen_and_filtered() {
+fn events_arrive_live_and_filtered() {
     let db = Db::new();
     let client = &mut db.connect();
     let (ours, theirs) = (create_task(client), create_task(client));
@@ -90,12 +90,12 @@ fn events_come_as_they_happen_and_filtered() {
     let mut everything = Follower::start(&api, "", None);
     let mut of_run = Follower::start(&api, &format!("?dag_run_id={run}"), None);
     for id in [theirs, ours] {
-        transition(client, "task_instance", id, State::Queued, State::Running).unwrap();
+        start_task(client, id);
     }
     assert_eq!(everything.until(ours, 2), [(theirs.to_string(), 2), (ours.to_string(), 2)]);
     assert_eq!(of_run.until(ours, 2), [(ours.to_string(), 2)]);
     let (listed, _) = api.list("/api/v1/history?limit=1");
-    transition(client, "task_instance", ours, State::Running, State::Success).unwrap();
+    Transition::of(ours).from(State::Running).to(State::Success).run(client).unwrap();
     assert_eq!(
         everything.event().as_object().unwrap().keys().collect::<Vec<_>>(),
         listed[0].as_object().unwrap().keys().collect::<Vec<_>>()
@@ -103,13 +103,13 @@ fn events_come_as_they_happen_and_filtered() {
 }
 
 #[test]
-fn who_comes_back_misses_nothing() {
+fn reconnecting_follower_misses_no_event() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);
     let api = Api::without_relay(&db, &[]);
     let mut follower = Follower::start(&api, "", None);
-    transition(client, "task_instance", task, State::Queued, State::Running).unwrap();
+    start_task(client, task);
     follower.until(task, 2);
     // The id comes behind the batch.
     while follower.message().is_some() {}
@@ -132,7 +132,7 @@ fn who_comes_back_misses_nothing() {
 }
 
 #[test]
-fn a_follower_that_does_not_read_holds_up_nobody() {
+fn stalled_follower_delays_no_other() {
     let db = Db::new();
     let client = &mut db.connect();
     let api = Api::without_relay(&db, &["--followers", "2"]);
@@ -154,16 +154,16 @@ fn a_follower_that_does_not_read_holds_up_nobody() {
 }
 
 #[test]
-fn followers_outlive_the_database() {
+fn followers_survive_database_restart() {
     let (cluster, db) = own_cluster("http-events", &[]);
     let client = &mut db.connect();
     let task = create_task(client);
     let api = Api::without_relay(&db, &[]);
     let mut follower = Follower::start(&api, "", None);
-    transition(client, "task_instance", task, State::Queued, State::Running).unwrap();
+    start_task(client, task);
     follower.until(task, 2);
     cluster.kill().unwrap();
     cluster.start_again().unwrap();
-    transition(&mut db.connect(), "task_instance", task, State::Running, State::Success).unwrap();
+    Transition::of(task).from(State::Running).to(State::Success).run(&mut db.connect()).unwrap();
     assert_eq!(follower.until(task, 3).last(), Some(&(task.to_string(), 3)));
 }

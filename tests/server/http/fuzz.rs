@@ -8,7 +8,7 @@ use xtask::stack::process::clean_environment;
 use super::Api;
 
 #[test]
-fn a_fuzzer_finds_nothing() {
+fn fuzzer_finds_no_problem() {
     let Some(fuzzer) = FUZZER.find() else {
         eprintln!("skipped: there is no schemathesis");
         return;

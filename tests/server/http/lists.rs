@@ -1,5 +1,6 @@
 //! The HTTP API's lists: filters, orders, ranges, fields, counts, logs and ETags.
 
+use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -30,7 +31,7 @@ fn column(rows: &[Value], name: &str) -> Vec<String> {
 }
 
 #[test]
-fn dags_are_found_by_prefix_and_ordered_by_name() {
+fn dags_are_filtered_by_prefix_and_sorted_by_name() {
     let db = Db::new();
     let client = &mut db.connect();
     for name in ["b_1", "b%2", "a", "bx", r"b\3", "é.ü", "B"] {
@@ -53,7 +54,7 @@ fn dags_are_found_by_prefix_and_ordered_by_name() {
 }
 
 #[test]
-fn runs_are_found_by_date_and_tasks_by_name() {
+fn runs_are_filtered_by_date_and_tasks_by_name() {
     let db = Db::new();
     let client = &mut db.connect();
     let dag: Uuid = client.query_one("SELECT workflow.create_dag('daily')", &[]).unwrap().get(0);
@@ -93,7 +94,7 @@ fn runs_are_found_by_date_and_tasks_by_name() {
 }
 
 #[test]
-fn pages_stand_while_rows_come_and_go() {
+fn pages_are_stable_while_rows_change() {
     let db = Db::new();
     let client = &mut db.connect();
     let tasks = create_tasks(client, 30);
@@ -114,7 +115,7 @@ fn pages_stand_while_rows_come_and_go() {
 }
 
 #[test]
-fn history_is_found_by_time_and_logs_by_task() {
+fn history_is_filtered_by_time_and_logs_by_task() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);
@@ -123,11 +124,9 @@ fn history_is_found_by_time_and_logs_by_task() {
         client.query_one(sql, &[]).unwrap().get(0)
     };
     let before = moment(client);
-    client
-        .execute("SELECT workflow.transition('task_instance', $1, 'queued', 'running', '{\"n\": 1e300}')", &[&task])
-        .unwrap();
+    start_task(client, task);
     let after = moment(client);
-    client.execute("SELECT workflow.transition('task_instance', $1, 'running', 'success')", &[&task]).unwrap();
+    Transition::of(task).from(State::Running).to(State::Success).run(client).unwrap();
     for message in ["one", "two", "three"] {
         client.execute("SELECT workflow.append_task_log($1, $2)", &[&task, &message]).unwrap();
     }
@@ -151,7 +150,7 @@ fn history_is_found_by_time_and_logs_by_task() {
 }
 
 #[test]
-fn fields_are_chosen_and_keep_their_text() {
+fn fields_are_selected_and_keep_their_text() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);
@@ -169,7 +168,7 @@ fn fields_are_chosen_and_keep_their_text() {
 }
 
 #[test]
-fn who_has_an_answer_is_not_sent_it_again() {
+fn unchanged_response_is_not_sent_again() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);

@@ -126,7 +126,7 @@ fn good_values(name: &str, schema: &Value, of: &Described) -> Vec<String> {
 }
 
 #[test]
-fn every_answer_is_as_described() {
+fn responses_match_the_description() {
     let described = Described::start();
     let operations = described.operations();
     assert!(operations.len() >= 12, "{}", operations.len());
@@ -152,7 +152,7 @@ fn every_answer_is_as_described() {
 }
 
 #[test]
-fn every_bad_value_is_refused_by_name() {
+fn invalid_value_error_names_parameter() {
     let described = Described::start();
     for (path, operation) in described.operations() {
         assert_eq!(described.ask(operation, &format!("{path}?unheard_of=1")).1["error"]["parameter"], "unheard_of");
@@ -197,7 +197,7 @@ fn every_bad_value_is_refused_by_name() {
 }
 
 #[test]
-fn the_stream_is_described_where_nobody_waits_for_its_end() {
+fn event_stream_is_described_outside_paths() {
     let described = Described::start();
     let events = &described.description["components"]["pathItems"]["events"]["get"];
     let names: Vec<&str> = parameters(events).into_iter().map(|(name, _)| name).collect();

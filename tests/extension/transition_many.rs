@@ -24,7 +24,7 @@ fn answer(id: Uuid, outcome: &str, state: &str, version: i64) -> Answer {
 }
 
 #[test]
-fn each_id_gets_its_outcome_in_the_order_given() {
+fn outcomes_follow_the_order_of_ids() {
     let db = Db::new();
     let client = &mut db.connect();
     let queued = create_task(client);
@@ -61,7 +61,7 @@ fn each_id_gets_its_outcome_in_the_order_given() {
 }
 
 #[test]
-fn ten_thousand_at_once() {
+fn transition_many_handles_ten_thousand_tasks() {
     let db = Db::new();
     let client = &mut db.connect();
     let tasks = create_tasks(client, 10_000);
@@ -77,7 +77,7 @@ fn ten_thousand_at_once() {
 }
 
 #[test]
-fn it_moves_runs_too() {
+fn transition_many_handles_runs() {
     let db = Db::new();
     let client = &mut db.connect();
     let runs: Vec<Uuid> = (0..3).map(|_| create_run(client).1).collect();
