@@ -1,5 +1,5 @@
-//! Rejecting DROP EXTENSION without CASCADE while there is data: to PostgreSQL the tables are part of the extension, and
-//! it would drop them with no warning.
+//! Rejecting DROP EXTENSION without CASCADE while there is data: PostgreSQL would drop the extension's tables with no
+//! warning.
 
 use crate::errors;
 use crate::ffi::drop::export_drop_trigger;

@@ -116,7 +116,8 @@ pub fn managed_column(kind: &str, id: Uuid, column: &str) -> ! {
         Code::ERRCODE_GENERATED_ALWAYS,
         &format!("cannot set managed column \"{column}\" of {kind} {id}"),
         &json!({ "entity_type": kind, "entity_id": id.to_string(), "column": column }),
-        "Omit this column: the database manages it. To move a run or a task, set its state or call workflow.transition().",
+        "Omit this column: the database manages it. To move a run or a task, set its state or call \
+         workflow.transition().",
     )
 }
 
@@ -176,7 +177,8 @@ pub fn no_partition(id: i64) -> ! {
         Code::ERRCODE_CHECK_VIOLATION,
         &format!("workflow.state_history has no partition for event {id}"),
         &json!({ "table": "state_history", "id": id }),
-        "Attach the partition again, or create one with workflow.create_partition('state_history', number). See the view workflow.partitions.",
+        "Attach the partition again, or create one with workflow.create_partition('state_history', number). See the \
+         view workflow.partitions.",
     )
 }
 

@@ -58,7 +58,7 @@ fn claim(own: u32) -> Option<usize> {
     Some(free)
 }
 
-/// Counts the end of a marked transaction and wakes the sessions that wait. Runs in its backend, where nothing may fail.
+/// Counts the end of a marked transaction and wakes waiting sessions. Runs in its backend, where nothing may fail.
 pub fn count(entry: usize, end: End) {
     let Some(signals) = shared::signals().and_then(|all| all.get(entry)) else { return };
     match end {

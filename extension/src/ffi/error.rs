@@ -5,8 +5,8 @@ use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 use serde_json::Value;
 use std::ffi::CString;
 
-/// Raises an ERROR directly rather than as a Rust panic: pgrx appends a backtrace to the DETAIL of a panic, and ours must
-/// stay JSON.
+/// Raises an ERROR directly rather than as a Rust panic: pgrx appends a backtrace to the DETAIL of a panic, and our
+/// DETAIL must stay JSON.
 pub fn raise(code: PgSqlErrorCode, message: &str, detail: &Value, hint: &str) -> ! {
     let [message, detail, hint] = [message, &detail.to_string(), hint].map(to_palloc);
     let mut data = pg_sys::ErrorData {

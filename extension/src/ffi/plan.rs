@@ -7,8 +7,8 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use std::cell::Cell;
 use std::ffi::CString;
 
-/// A statement with its argument types. The first run makes a generic plan, so that no later run plans again. PostgreSQL
-/// itself replans after DDL.
+/// A statement with its argument types. The first run makes a generic plan, so that no later run plans again.
+/// PostgreSQL itself replans after DDL.
 pub struct Plan {
     sql: String,
     types: &'static [Oid],

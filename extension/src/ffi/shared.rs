@@ -12,14 +12,16 @@ pub const DATABASES: usize = 32;
 /// How many sessions of a database can wait for events and be woken; further sessions poll.
 pub const READERS: usize = 32;
 
-/// The part that transactions change when they commit: only atomics. A latch is in PostgreSQL's shared memory, which
-/// stays while the server runs. If a latch now belongs to another backend, it wakes for nothing.
+/// The part that transactions change when they commit: only atomics.
+///
+/// A latch is in PostgreSQL's shared memory, which stays while the server runs. If a latch now belongs to another
+/// backend, that backend wakes for nothing.
 pub struct Signals {
     /// The database; 0 if the entry is free.
     pub database: AtomicU32,
     /// Transactions with events that have committed.
     pub commits: AtomicU64,
-    /// Transactions that did not wait for the disk: how many were about to commit, how many have ended, and how many had
+    /// Transactions that did not wait for the disk: how many were about to commit, how many have ended, how many had
     /// ended before the last wait for the disk.
     pub unflushed_begun: AtomicU64,
     pub unflushed_ended: AtomicU64,

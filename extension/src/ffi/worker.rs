@@ -68,7 +68,7 @@ pub fn reload_if_signaled() {
     }
 }
 
-/// Waits on the latch. Then joins the barriers that other processes wait for: DROP DATABASE makes all close their files.
+/// Waits on the latch, then joins barriers that other processes wait for: DROP DATABASE makes all close their files.
 pub fn wait(at_most: Duration) {
     latch::wait(at_most);
     // SAFETY: outside of a transaction, with no lock held, as in PostgreSQL's own workers.
