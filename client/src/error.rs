@@ -126,18 +126,6 @@ pub enum Error {
     /// Something could not be written or read as JSON.
     #[error("cannot convert JSON: {0}")]
     Json(#[from] serde_json::Error),
-    /// A move of a replay was refused, or could not be made in time.
-    #[error("cannot move {entity} from {from} to {to}: {source}")]
-    Move {
-        /// The run or the task.
-        entity: String,
-        /// The state it was to leave.
-        from: State,
-        /// The state it was to enter.
-        to: State,
-        /// Why not.
-        source: Box<Error>,
-    },
 }
 
 /// A run or a task.
@@ -200,7 +188,6 @@ impl Error {
         match self {
             Error::Timeout(_) => true,
             Error::Postgres(error) => postgres::is_outage(error),
-            Error::Move { source, .. } => source.is_transient(),
             _ => false,
         }
     }
@@ -221,7 +208,6 @@ impl Error {
             Error::Postgres(error) => postgres::advice(error),
             #[cfg(feature = "redis")]
             Error::Redis(error) => redis::advice(error),
-            Error::Move { source, .. } => source.advice(),
             Error::Publisher(_) => {
                 "See what keeps the destination from taking events; they are kept in PostgreSQL meanwhile"
             }

@@ -11,14 +11,11 @@
 //! | [`model`], [`list`], [`session`] | rows; filters, orders and pages; what statements run on |
 //! | [`Error`] | what the database refuses, as an enum |
 //! | [`event`], [`feed`] | the durable event feed: every change at least once, in order within an entity |
+//! | [`position`] | the feed for followers, who store their own position |
 //! | [`subscriber`] | handing each event to your code: from the feed, a Redis channel or a Redis stream; reconnects by itself |
-//! | [`watch`] | changes as they happen, for people; what happens while nobody listens is not shown |
-//! | [`migrate`] | installing the extension, and bringing it to another version |
-//! | [`wfformat`], [`replay`] | a recorded workflow, and running it again through the database's functions |
 //! | [`relay`], [`publisher`] | bringing every event elsewhere: to Redis, or to a destination of your own (feature `relay`) |
 //! | [`redis_server`] | where Redis is (feature `redis`) |
-//! | [`http`] | the HTTP server (feature `server`, on by default) |
-//! | [`upkeep`] | keeping the counts per state close to the present, and opening partitions |
+//! | [`outage`] | waiting for a server that is unavailable, with one log line about it |
 //!
 //! ```no_run
 //! use pg_workflow_client::connect::PostgresServer;
@@ -43,28 +40,25 @@ pub mod database;
 mod error;
 pub mod event;
 pub mod feed;
-#[cfg(feature = "server")]
-pub mod http;
 mod json;
 pub mod list;
-pub mod migrate;
 pub mod model;
-mod outage;
+pub mod outage;
 pub mod pool;
-mod position;
+pub mod position;
 #[cfg(feature = "relay")]
 pub mod publisher;
 #[cfg(feature = "redis")]
 pub mod redis_server;
 #[cfg(feature = "relay")]
 pub mod relay;
-pub mod replay;
 mod repository;
 pub mod session;
 pub mod subscriber;
-pub mod upkeep;
-pub mod watch;
-pub mod wfformat;
+
+#[cfg(feature = "redis")]
+pub use redis;
+pub use tokio_postgres;
 
 pub use error::{Entity, Error};
 pub use model::{Dag, DagRun, LogLevel, StateCounts, TaskInstance, TaskLog};

@@ -44,7 +44,6 @@ impl<S> Default for Page<S> {
 
 /// A page of a list.
 #[derive(Clone, Debug, Serialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct List<T> {
     /// The rows.
     pub items: Vec<T>,

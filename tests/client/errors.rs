@@ -1,4 +1,4 @@
-//! What the database refuses, as the enum's variants.
+//! Errors of the database as variants of the enum.
 
 use super::*;
 use pg_workflow_client::event::EntityType;
@@ -32,7 +32,7 @@ fn transition_error_has_current_and_next_states() {
         assert_eq!((entity.id, *from, *to), (task, State::Running, State::Skipped));
         assert_eq!(next_states, State::Running.next_states());
         assert!(!error.is_transient());
-        // A plain UPDATE is refused in the same way.
+        // A plain UPDATE fails in the same way.
         let update = "UPDATE workflow.dag_runs SET state = 'success' WHERE id = $1";
         let error = Error::from(client.execute(update, &[&run]).await.unwrap_err());
         let Error::Illegal { entity, .. } = error else { panic!("{error:?}") };
@@ -45,20 +45,20 @@ fn not_found_error_names_entity() {
     let db = Db::new();
     run(async {
         let client = server(db.url()).connect().await.unwrap();
-        let (nobody, name) = (Uuid::from_u128(7), "00000000-0000-0000-0000-000000000007");
+        let (unknown, name) = (Uuid::from_u128(7), "00000000-0000-0000-0000-000000000007");
         let (dags, runs, tasks) = (Dags::new(&client), DagRuns::new(&client), TaskInstances::new(&client));
         let logs = TaskLogs::new(&client);
         let errors = [
-            ("dag", dags.pause(nobody).await.unwrap_err()),
-            ("dag", dags.update(nobody, &DagChanges::default()).await.unwrap_err()),
-            ("dag", dags.delete(nobody).await.unwrap_err()),
-            ("dag", runs.create(&NewDagRun::of(nobody)).await.unwrap_err()),
-            ("dag_run", runs.update_state(nobody, State::Queued, State::Running).await.unwrap_err()),
-            ("dag_run", runs.delete(nobody).await.unwrap_err()),
-            ("dag_run", tasks.create(nobody, "a").await.unwrap_err()),
-            ("task_instance", tasks.update_state(nobody, State::Queued, State::Running).await.unwrap_err()),
-            ("task_instance", tasks.update(nobody, &TaskInstanceChanges::default()).await.unwrap_err()),
-            ("task_instance", logs.append(nobody, LogLevel::Info, "x").await.unwrap_err()),
+            ("dag", dags.pause(unknown).await.unwrap_err()),
+            ("dag", dags.update(unknown, &DagChanges::default()).await.unwrap_err()),
+            ("dag", dags.delete(unknown).await.unwrap_err()),
+            ("dag", runs.create(&NewDagRun::of(unknown)).await.unwrap_err()),
+            ("dag_run", runs.update_state(unknown, State::Queued, State::Running).await.unwrap_err()),
+            ("dag_run", runs.delete(unknown).await.unwrap_err()),
+            ("dag_run", tasks.create(unknown, "a").await.unwrap_err()),
+            ("task_instance", tasks.update_state(unknown, State::Queued, State::Running).await.unwrap_err()),
+            ("task_instance", tasks.update(unknown, &TaskInstanceChanges::default()).await.unwrap_err()),
+            ("task_instance", logs.append(unknown, LogLevel::Info, "x").await.unwrap_err()),
         ];
         for (kind, error) in errors {
             let Error::NotFound { entity_type, entity_id, .. } = &error else { panic!("{kind}: {error:?}") };
@@ -67,8 +67,8 @@ fn not_found_error_names_entity() {
         }
         let error = logs.delete(7).await.unwrap_err();
         assert_eq!(error.to_string(), "there is no task_log 7");
-        assert!(tasks.get(nobody).await.unwrap().is_none());
-        assert!(HistoryTracker::new(&client).history(EntityType::DagRun, nobody, 1).await.unwrap().is_empty());
+        assert!(tasks.get(unknown).await.unwrap().is_none());
+        assert!(HistoryTracker::new(&client).history(EntityType::DagRun, unknown, 1).await.unwrap().is_empty());
         let feed = Feed::open(&server(db.url()), "reader").await.unwrap();
         client.execute("SELECT workflow.drop_consumer('reader')", &[]).await.unwrap();
         let error = feed.ack(1).await.unwrap_err();
@@ -91,7 +91,7 @@ fn errors_name_invalid_arguments_and_duplicates() {
         assert!(matches!(&error, Error::Invalid { argument, .. } if argument == "conf"), "{error:?}");
         let error = HistoryTracker::new(&client).history(EntityType::DagRun, run, -1).await.unwrap_err();
         assert!(matches!(&error, Error::Invalid { argument, .. } if argument == "max"), "{error:?}");
-        // The guard of the table raises it too.
+        // The guard trigger raises it too.
         let changes = TaskInstanceChanges { max_tries: Some(-1), error: None };
         let (_, _, tasks) = new_tasks(&client, &["a"]).await;
         let error = TaskInstances::new(&client).update(tasks[0], &changes).await.unwrap_err();
@@ -163,7 +163,7 @@ fn postgresql_errors_keep_their_own_variant() {
 
         let error =
             Error::from(client.query_one("SELECT 1::text", &[]).await.unwrap().try_get::<_, i64>(0).unwrap_err());
-        assert!(!error.is_transient(), "a mistake of the program: {error}");
+        assert!(!error.is_transient(), "a mistake in the program: {error}");
 
         client.batch_execute("SET statement_timeout = 50").await.unwrap();
         let error = Error::from(client.batch_execute("SELECT pg_sleep(10)").await.unwrap_err());

@@ -1,4 +1,4 @@
-//! Lists, page by page: each row once, in just the order that was asked for.
+//! Lists, page by page: each row exactly once, in the requested order.
 
 use super::*;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use std::fmt::Debug;
 use tokio_postgres::Client;
 
-/// Every page of a list.
+/// Reads every page of a list.
 async fn pages<T, S: Sort>(
     order: Option<OrderBy<S>>,
     limit: u32,
@@ -30,7 +30,7 @@ async fn pages<T, S: Sort>(
     }
 }
 
-/// The first column of what psql would print.
+/// Returns the first column of a query.
 async fn column<T: for<'a> tokio_postgres::types::FromSql<'a>>(client: &Client, sql: &str) -> Vec<T> {
     client.query(sql, &[]).await.expect(sql).iter().map(|row| row.get(0)).collect()
 }
@@ -44,17 +44,17 @@ fn direction<S>(order: OrderBy<S>) -> &'static str {
     if order.descending { "DESC" } else { "ASC" }
 }
 
-/// Compares and, where they differ, does not print all rows.
-fn assert_same<T: PartialEq + Debug>(found: &[T], expected: &[T], what: &str) {
+/// Compares two lists without printing all rows if they differ.
+fn assert_same<T: PartialEq + Debug>(found: &[T], expected: &[T], case: &str) {
     let differs = found.iter().zip(expected).position(|(one, other)| one != other);
-    assert_eq!((found.len(), differs), (expected.len(), None), "{what}");
+    assert_eq!((found.len(), differs), (expected.len(), None), "{case}");
 }
 
-/// Names with everything that means something to LIKE, to a cursor or to a collation.
+/// Names with characters that are special to LIKE, to a cursor or to a collation.
 const NAMES: [&str; 14] =
     ["a", "A", "a.b", "a%", "a%b", "a_", "a_b", "axb", r"a\", r"a\b", "50% off", "é", "€ 1", "a,b\"c'"];
 
-/// 5 DAGs, each with runs of the same dates, two of them infinite, in different states; and DAGs with odd names.
+/// Creates DAGs with odd names. Five of them have runs of the same dates, two of which are infinite, in several states.
 async fn fill(client: &Client) -> Vec<Uuid> {
     let names: Vec<NewDag> = NAMES
         .iter()
@@ -112,7 +112,7 @@ fn run_list_combines_every_order_and_filter() {
         let client = &server(db.url()).connect().await.unwrap();
         let dag = fill(client).await[2];
         let runs = DagRuns::new(client);
-        let date = |text: &str| Some(text.parse().expect("a moment"));
+        let date = |text: &str| Some(text.parse().expect("a time"));
         let two = vec![State::Running, State::Failed];
         let filters = [
             (DagRunFilter::default(), "true".to_owned()),
@@ -196,7 +196,7 @@ fn task_and_log_lists_combine_every_order_and_filter() {
                 assert_same(&found, &column(client, &sql).await, &format!("{condition} {order}"));
             }
         }
-        // Across runs by name: run by run.
+        // Tasks of one name in all runs are sorted by run.
         for order in orders::<TaskInstanceSort>() {
             let filter =
                 TaskInstanceFilter { task_id: named("a%"), states: vec![State::Running], ..Default::default() };
@@ -268,9 +268,9 @@ fn history_list_filters_by_time_range() {
         for _ in 0..30 {
             tasks.extend(new_tasks(client, &["a", "b"]).await.2);
         }
-        let moments: Vec<DateTime<Utc>> =
+        let times: Vec<DateTime<Utc>> =
             column(client, "SELECT changed_at FROM workflow.state_history ORDER BY id").await;
-        let (from, until) = (moments[17], moments[63]);
+        let (from, until) = (times[17], times[63]);
         let entity = tasks[20];
         let filters = [
             (Some(from), Some(until), None),
@@ -278,8 +278,8 @@ fn history_list_filters_by_time_range() {
             (None, Some(until), None),
             (Some(from), Some(until), Some(entity)),
             (Some(until), Some(from), None),
-            (Some(moments[89] + TimeDelta::hours(1)), None, None),
-            (None, Some(moments[0] - TimeDelta::days(400_000)), None),
+            (Some(times[89] + TimeDelta::hours(1)), None, None),
+            (None, Some(times[0] - TimeDelta::days(400_000)), None),
         ];
         for (gte, lt, entity_id) in filters {
             let filter = HistoryFilter { entity_id, changed_at_gte: gte, changed_at_lt: lt, ..Default::default() };
@@ -308,7 +308,7 @@ fn pages_skip_and_repeat_no_row_during_writes() {
             let found = pages(Some(order), 7, async |page| {
                 let page = runs.list(&DagRunFilter::default(), &page).await?;
                 seen.extend(page.items.iter().map(|run| run.id));
-                // The row that the cursor was made of, and one that was not given yet, go; another comes.
+                // Deletes the row that the cursor comes from and one that is not listed yet, and creates another one.
                 let unseen = before.iter().find(|id| !seen.contains(id) && !deleted.contains(*id));
                 for id in page.items.last().map(|run| &run.id).into_iter().chain(unseen) {
                     runs.delete(*id).await?;
@@ -320,9 +320,9 @@ fn pages_skip_and_repeat_no_row_during_writes() {
             .await;
             let given: Vec<Uuid> = found.iter().map(|run| run.id).collect();
             let once: HashSet<Uuid> = given.iter().copied().collect();
-            assert_eq!(given.len(), once.len(), "{order}: one came twice");
+            assert_eq!(given.len(), once.len(), "{order}: a row was listed twice");
             let lost = before.iter().filter(|id| !deleted.contains(id) && !once.contains(id)).count();
-            assert_eq!(lost, 0, "{order}: rows that stayed were skipped");
+            assert_eq!(lost, 0, "{order}: remaining rows were skipped");
             let keys = found.iter().map(|run| (run.execution_date, run.id)).collect::<Vec<_>>();
             let keys: Vec<_> = if order.descending { keys.into_iter().rev().collect() } else { keys };
             assert!(order.by == DagRunSort::Id || keys.is_sorted_by_key(|(date, _)| *date), "{order}");
@@ -340,7 +340,7 @@ fn list_rejects_invalid_cursor() {
         let first = Page { limit: 7, order_by: Some(OrderBy::ascending(DagRunSort::Id)), ..Page::default() };
         let first = runs.list(&DagRunFilter::default(), &first).await.unwrap();
         let cursor = first.next_cursor.expect("there are more");
-        // A cursor says where a row stands, in every order: before it there are the six.
+        // A cursor is the position of a row in any order: in reverse, the other six rows follow it.
         let back = Page { limit: 7, cursor: Some(cursor.clone()), order_by: Some(OrderBy::descending(DagRunSort::Id)) };
         let back = runs.list(&DagRunFilter::default(), &back).await.unwrap();
         let expected: Vec<Uuid> = first.items[..6].iter().rev().map(|run| run.id).collect();
@@ -349,7 +349,7 @@ fn list_rejects_invalid_cursor() {
         for garbage in ["", "x", "1", "' OR true", &cursor[..cursor.len() - 1], &format!("{cursor}x"), "\0"] {
             let page = Page { cursor: Some(garbage.to_owned()), ..Page::default() };
             if let Ok(list) = runs.list(&DagRunFilter::default(), &page).await {
-                panic!("{garbage:?} was taken for a cursor, with {} rows", list.items.len());
+                panic!("{garbage:?} was accepted as a cursor, with {} rows", list.items.len());
             }
             let page = Page { cursor: Some(garbage.to_owned()), ..Page::default() };
             let error = dags.list(&DagFilter::default(), &page).await.unwrap_err();

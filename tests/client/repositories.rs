@@ -1,4 +1,4 @@
-//! Every method of every repository, on everything it can run on.
+//! Every method of every repository, on every kind of session.
 
 use super::*;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -23,9 +23,9 @@ async fn everything(session: &impl Session) -> Result<(), Error> {
 
 async fn dags(session: &impl Session, prefix: &str) -> Result<Uuid, Error> {
     let dags = Dags::new(session);
-    let start = moment("2026-01-02T03:04:05.678901Z");
+    let start = time("2026-01-02T03:04:05.678901Z");
     let new = NewDag {
-        description: Some("what it is".to_owned()),
+        description: Some("a description".to_owned()),
         schedule: Some("@daily".to_owned()),
         start_date: Some(start),
         tags: vec!["b".to_owned(), "a".to_owned()],
@@ -51,8 +51,8 @@ async fn dags(session: &impl Session, prefix: &str) -> Result<Uuid, Error> {
     let filter = DagFilter { name_prefix: Some(prefix.to_owned()), ..DagFilter::default() };
     assert_eq!(dags.list(&filter, &Page::default()).await?.items.len(), 4);
 
-    assert!(dags.unpause(id).await? && !dags.unpause(id).await?, "only the first is news");
-    assert!(dags.pause(id).await? && !dags.pause(id).await?, "only the first is news");
+    assert!(dags.unpause(id).await? && !dags.unpause(id).await?, "only the first call changes it");
+    assert!(dags.pause(id).await? && !dags.pause(id).await?, "only the first call changes it");
     let changes = DagChanges { schedule: Some(None), tags: Some(vec!["c".to_owned()]), ..DagChanges::default() };
     let changed = dags.update(id, &changes).await?;
     assert_eq!((changed.schedule, changed.tags, &changed.description), (None, vec!["c".to_owned()], &new.description));
@@ -75,20 +75,20 @@ async fn dags(session: &impl Session, prefix: &str) -> Result<Uuid, Error> {
 async fn runs(session: &impl Session, dag: Uuid) -> Result<Uuid, Error> {
     let runs = DagRuns::new(session);
     let conf = json!({"day": "2026-11-24", "n": [1, null]});
-    let date = moment("2026-11-24T00:00:00Z");
+    let date = time("2026-11-24T00:00:00Z");
     let id = runs.create(&NewDagRun { dag_id: dag, execution_date: date, conf: conf.clone() }).await?;
     let run = runs.get(id).await?.expect("it was created");
     assert_eq!((run.dag_id, run.execution_date, run.state, run.version), (dag, date, State::Queued, 1));
     assert_eq!(run.parse_conf::<Value>()?, conf);
     assert_eq!(runs.get_by_execution_date(dag, date).await?.map(|run| run.id), Some(id));
 
-    // With nanoseconds, which the database does not keep.
-    let finer = moment("2026-11-23T00:00:00.000000999Z");
+    // The database does not store nanoseconds.
+    let finer = time("2026-11-23T00:00:00.000000999Z");
     let many = [3, 1, 2].map(|days| NewDagRun { execution_date: finer - TimeDelta::days(days), ..NewDagRun::of(dag) });
     let ids = runs.create_many(&many).await?;
     for (id, new) in ids.iter().zip(&many) {
         let found = runs.get_by_execution_date(dag, new.execution_date).await?;
-        assert_eq!(found.map(|run| run.id), Some(*id), "the date that it was created with finds it");
+        assert_eq!(found.map(|run| run.id), Some(*id), "found by the date of its creation");
     }
     assert_eq!(runs.latest(dag).await?.map(|run| run.id), Some(id));
     let filter = DagRunFilter { dag_id: Some(dag), ..DagRunFilter::default() };
@@ -139,8 +139,8 @@ async fn tasks(session: &impl Session, run: Uuid) -> Result<Vec<Uuid>, Error> {
         .expecting_version(2)
         .with_request_id("once");
     assert_eq!(tasks.make_move(first, &failing).await?, 3);
-    assert_eq!(tasks.make_move(first, &failing).await?, 3, "the same request has the same answer");
-    let task = tasks.get(first).await?.expect("it is there");
+    assert_eq!(tasks.make_move(first, &failing).await?, 3, "a repeated request returns the same version");
+    let task = tasks.get(first).await?.expect("it exists");
     assert_eq!((task.state, task.version, task.try_number), (State::Failed, 3, 1));
     assert_eq!(task.error.as_deref(), Some("disk full"));
     assert!(task.start_date <= task.end_date && task.duration.is_some());
@@ -174,7 +174,7 @@ async fn tasks(session: &impl Session, run: Uuid) -> Result<Vec<Uuid>, Error> {
 async fn logs(session: &impl Session, task: Uuid) -> Result<(), Error> {
     let logs = TaskLogs::new(session);
     let first = logs.append(task, LogLevel::Warning, "slow").await?;
-    let at = moment("2026-11-24T01:02:03.000004999Z");
+    let at = time("2026-11-24T01:02:03.000004999Z");
     let lines: Vec<NewTaskLog> = LogLevel::ALL
         .into_iter()
         .map(|level| NewTaskLog { level, logged_at: Some(at), ..NewTaskLog::of(task, level.as_str()) })
@@ -183,7 +183,7 @@ async fn logs(session: &impl Session, task: Uuid) -> Result<(), Error> {
     assert!(first < ids[0] && ids.is_sorted());
     let line = logs.get(ids[4]).await?.expect("it was appended");
     assert_eq!((line.level, line.message.as_str(), line.try_number), (LogLevel::Critical, "CRITICAL", 1));
-    assert_eq!(line.logged_at, moment("2026-11-24T01:02:03.000004Z"));
+    assert_eq!(line.logged_at, time("2026-11-24T01:02:03.000004Z"));
 
     let page = Page::<TaskLogSort>::default();
     let all = logs.list(task, &TaskLogFilter::default(), &page).await?;
@@ -214,11 +214,11 @@ async fn history(session: &impl Session, run: Uuid, task: Uuid) -> Result<(), Er
     Ok(())
 }
 
-fn moment(text: &str) -> DateTime<Utc> {
-    text.parse().expect("a moment")
+fn time(text: &str) -> DateTime<Utc> {
+    text.parse().expect("a time")
 }
 
-/// How many rows there are in all tables.
+/// Counts the rows of all tables.
 async fn rows(session: &impl Session) -> i64 {
     use tokio_postgres::GenericClient;
     let sql = "SELECT (SELECT count(*) FROM workflow.dags) + (SELECT count(*) FROM workflow.dag_runs)
@@ -241,7 +241,7 @@ fn repositories_work_on_client_and_in_transaction() {
         savepoint.rollback().await.unwrap();
         assert!(rows(&transaction).await > before);
         transaction.rollback().await.unwrap();
-        assert_eq!(rows(&client).await, before, "nothing stays");
+        assert_eq!(rows(&client).await, before, "nothing was written");
     });
 }
 
@@ -257,23 +257,23 @@ fn repositories_work_on_pooled_connection_and_in_transaction() {
         let transaction = connection.transaction().await.unwrap();
         everything(&transaction).await.unwrap();
         transaction.rollback().await.unwrap();
-        assert_eq!(rows(&connection).await, before, "nothing stays");
+        assert_eq!(rows(&connection).await, before, "nothing was written");
 
         drop(connection.transaction().await.unwrap());
         let transaction = connection.transaction().await.unwrap();
         everything(&transaction).await.unwrap();
         transaction.commit().await.unwrap();
-        assert!(rows(&connection).await > before, "what was committed stays");
+        assert!(rows(&connection).await > before, "the commit was written");
 
         let before = rows(&connection).await;
         let transaction = connection.transaction().await.unwrap();
         everything(&transaction).await.unwrap();
         drop(transaction);
-        assert_eq!(rows(&connection).await, before, "what was dropped does not");
+        assert_eq!(rows(&connection).await, before, "the dropped transaction was rolled back");
     });
 }
 
-/// How often each statement that the connection has prepared was run.
+/// Returns the prepared statements of the connection, and how often each was run.
 async fn prepared(connection: &Connection) -> Vec<(String, i64)> {
     let sql = "SELECT statement, generic_plans + custom_plans FROM pg_prepared_statements
                WHERE statement LIKE '%workflow.%' AND statement NOT LIKE '%pg_prepared_statements%'";
@@ -334,6 +334,6 @@ fn create_many_keeps_order_and_is_atomic() {
         assert!(matches!(TaskInstances::new(&client).create_many(&names).await, Err(Error::AlreadyExists { .. })));
         let lines = [NewTaskLog::of(tasks[0], "x"), NewTaskLog::of(Uuid::nil(), "x")];
         assert!(matches!(TaskLogs::new(&client).append_many(&lines).await, Err(Error::NotFound { .. })));
-        assert_eq!(rows(&client).await, before, "nothing stays");
+        assert_eq!(rows(&client).await, before, "nothing was written");
     });
 }
