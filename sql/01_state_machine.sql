@@ -44,7 +44,7 @@ RETURNS text
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'version_wrapper';
 COMMENT ON FUNCTION workflow.version() IS
-'The version of the loaded library; pg_extension.extversion is that of the SQL objects.';
+'Returns the version of the loaded library; pg_extension.extversion is the version of the SQL objects.';
 
 CREATE FUNCTION workflow.uuid_v7()
 RETURNS uuid

@@ -8,17 +8,18 @@ mod extension {
     mod errors;
     mod guard;
     mod history;
-    mod many;
     mod races;
     mod roles;
     mod sql_lint;
     mod tenants;
     mod transition;
+    mod transition_many;
 }
 mod feed {
     mod chaos;
     pub mod events;
     mod follow;
+    mod leases;
     mod notifier;
     mod publisher;
     pub mod redis;
@@ -36,6 +37,6 @@ mod operations {
 mod server {
     mod cli;
     pub mod http;
-    mod page;
     mod replay;
+    mod web_ui;
 }

@@ -9,8 +9,6 @@ use uuid::Uuid;
 use xtask::stack::postgres::PRELOADED;
 use xtask::stack::process::clean_environment;
 
-const START_TASK: &str = "SELECT workflow.transition('task_instance', $1, 'queued', 'running')";
-
 /// The view must have all states of both kinds, and just what is in the tables at that moment.
 fn assert_exact(client: &mut impl GenericClient) {
     let sql = "SELECT format('%s %s: %s, but %s', c.entity_type, c.state, c.count, coalesce(t.count, 0)),
@@ -90,7 +88,7 @@ fn write(db: &Db, writer: usize) {
         let tasks = create_tasks(client, 8);
         let mut transaction = client.transaction().unwrap();
         for task in &tasks[..6] {
-            transaction.query_one(START_TASK, &[task]).unwrap();
+            start_task(&mut transaction, *task);
         }
         if round % 3 == 0 {
             assert_exact(&mut transaction);
@@ -126,16 +124,16 @@ fn counts_include_transactions_open_during_a_refresh() {
     for (task, others) in [(0, 5), (10, 0)] {
         let late = &mut db.connect();
         let mut open = late.transaction().unwrap();
-        open.query_one(START_TASK, &[&tasks[task]]).unwrap();
-        open.query_one(START_TASK, &[&tasks[task + 1]]).unwrap();
+        start_task(&mut open, tasks[task]);
+        start_task(&mut open, tasks[task + 1]);
         for other in 0..others {
-            client.query_one(START_TASK, &[&tasks[task + 2 + other]]).unwrap();
+            start_task(client, tasks[task + 2 + other]);
         }
         assert!(fold(client));
         assert_exact(client);
         assert_exact(&mut open);
         let before = count(client, "running");
-        open.query_one(START_TASK, &[&tasks[task + 9]]).unwrap();
+        start_task(&mut open, tasks[task + 9]);
         open.commit().unwrap();
         assert_exact(client);
         assert_eq!(count(client, "running"), before + 3);
@@ -153,13 +151,13 @@ fn refresh_is_skipped_if_counts_would_be_wrong() {
     assert!(!fold(client), "nothing has happened since");
     // Moves of the folding transaction itself.
     let mut transaction = client.transaction().unwrap();
-    transaction.query_one(START_TASK, &[&tasks[0]]).unwrap();
+    start_task(&mut transaction, tasks[0]);
     assert!(!fold(&mut transaction));
     assert_exact(&mut transaction);
     transaction.commit().unwrap();
     let mut transaction = client.transaction().unwrap();
     assert!(fold(&mut transaction));
-    transaction.query_one(START_TASK, &[&tasks[1]]).unwrap();
+    start_task(&mut transaction, tasks[1]);
     assert!(!fold(&mut db.connect()), "another session folds");
     assert_exact(&mut transaction);
     assert_exact(&mut db.connect());
@@ -269,14 +267,14 @@ fn stored_counts_are_reset_in_another_cluster() {
     let mut sessions: Vec<Client> = (0..5).map(|_| db.connect()).collect();
     let mut open: Vec<_> = sessions.iter_mut().map(|session| session.transaction().unwrap()).collect();
     for (transaction, task) in open.iter_mut().zip(&tasks) {
-        transaction.query_one(START_TASK, &[task]).unwrap();
+        start_task(transaction, *task);
     }
-    client.query_one(START_TASK, &[&tasks[50]]).unwrap();
+    start_task(client, tasks[50]);
     assert!(fold(client) && is_kept(client));
     assert_exact(client);
     open.into_iter().for_each(|transaction| transaction.commit().unwrap());
     assert_exact(client);
-    client.query_one(START_TASK, &[&tasks[51]]).unwrap();
+    start_task(client, tasks[51]);
     assert!(fold(client));
     assert_exact(client);
 }
@@ -287,7 +285,7 @@ fn refresh_during_restore_keeps_counts_exact() {
     let client = &mut db.connect();
     let tasks = create_tasks(client, 3000);
     for task in &tasks[..300] {
-        client.query_one(START_TASK, &[task]).unwrap();
+        start_task(client, *task);
     }
     fold(client);
     let restored = Db::at(cluster.create_database("restored").unwrap());
@@ -318,7 +316,7 @@ fn refresh_during_restore_keeps_counts_exact() {
     assert_exact(client);
     fold(client);
     for task in &tasks[300..320] {
-        client.query_one(START_TASK, &[task]).unwrap();
+        start_task(client, *task);
     }
     assert!(is_kept(client));
     assert_exact(client);
@@ -330,7 +328,7 @@ fn read_only_transaction_reads_exact_counts() {
     let client = &mut db.connect();
     let task = create_task(client);
     fold(client);
-    client.query_one(START_TASK, &[&task]).unwrap();
+    start_task(client, task);
     client.batch_execute("SET default_transaction_read_only = on").unwrap();
     assert_eq!((count(client, "running"), count(client, "queued")), (1, 0));
     assert_exact(client);

@@ -59,7 +59,7 @@ fn logs_belong_to_current_attempt() {
     let client = &mut db.connect();
     let task = create_task(client);
     client.query_one("SELECT workflow.append_task_log($1, 'waiting')", &[&task]).unwrap();
-    client.query_one("SELECT workflow.transition_task_instance($1, 'queued', 'running')", &[&task]).unwrap();
+    start_task(client, task);
     client.query_one("SELECT workflow.append_task_log($1, 'broken', 'ERROR')", &[&task]).unwrap();
     let rows = client.query("SELECT try_number, level, message FROM workflow.task_logs ORDER BY id", &[]).unwrap();
     let logs: Vec<(i32, String, String)> = rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();

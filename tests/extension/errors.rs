@@ -180,6 +180,6 @@ fn direct_writes_meet_constraints() {
 fn error_detail_is_json_without_backtrace() {
     let db = Db::new();
     let client = &mut db.connect();
-    let failed = failure(transition(client, "task_instance", Uuid::nil(), State::Queued, State::Running));
+    let failed = failure(Transition::of(Uuid::nil()).from(State::Queued).to(State::Running).run(client));
     assert!(failed.detail.is_object(), "DETAIL is JSON and nothing else: {}", failed.detail);
 }

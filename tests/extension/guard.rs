@@ -23,7 +23,7 @@ fn guard_decides_each_state_pair_like_the_rust_machine() {
                     let (_, version) = state_of(client, entity_type, id);
                     let what = format!("{entity_type} {from} -> {to}, by function: {by_function}");
                     let answer = if by_function {
-                        transition(client, entity_type, id, from, to)
+                        Transition::of_type(entity_type, id).from(from).to(to).run(client)
                     } else {
                         plain_update(client, entity_type, id, to).map(|_| state_of(client, entity_type, id).1)
                     };
@@ -137,26 +137,21 @@ fn transitions_set_dates_attempts_and_error() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);
-    let check = |client: &mut Client, to: &str, expected: &str| {
-        let from = state_of(client, "task_instance", task).0;
-        client
-            .query_one(
-                "SELECT workflow.transition_task_instance($1, $2, $3, '{\"error\": \"boom\"}')",
-                &[&task, &from, &to],
-            )
-            .unwrap();
+    let check = |client: &mut Client, to: State, expected: &str| {
+        let from: State = state_of(client, "task_instance", task).0.parse().unwrap();
+        Transition::of(task).from(from).to(to).metadata(serde_json::json!({"error": "boom"})).run(client).unwrap();
         let sql = "SELECT concat_ws(' ', try_number, start_date IS NOT NULL, end_date IS NOT NULL,
                           duration = extract(epoch FROM end_date - start_date), error, updated_at >= start_date)
                    FROM workflow.task_instances WHERE id = $1";
         assert_eq!(client.query_one(sql, &[&task]).unwrap().get::<_, String>(0), expected, "{from} -> {to}");
     };
-    check(client, "running", "1 t f t");
-    check(client, "failed", "1 t t t boom t");
-    check(client, "retrying", "1 t t t boom t");
-    check(client, "running", "2 t f t");
-    check(client, "upstream_failed", "2 t t t boom t");
-    check(client, "queued", "2 t t t boom t");
-    check(client, "skipped", "2 t t t boom t");
+    check(client, State::Running, "1 t f t");
+    check(client, State::Failed, "1 t t t boom t");
+    check(client, State::Retrying, "1 t t t boom t");
+    check(client, State::Running, "2 t f t");
+    check(client, State::UpstreamFailed, "2 t t t boom t");
+    check(client, State::Queued, "2 t t t boom t");
+    check(client, State::Skipped, "2 t t t boom t");
 
     // Never ran, so it lasted no time that could be told.
     let skipped = create_in_state(client, "task_instance", State::Skipped);
@@ -184,7 +179,7 @@ fn statement_transitions_all_its_rows_or_none() {
     let tasks = create_tasks(client, 100);
     let start = "UPDATE workflow.task_instances SET state = 'running' WHERE id = ANY($1)";
     assert_eq!(client.execute(start, &[&tasks]).unwrap(), 100);
-    transition(client, "task_instance", tasks[99], State::Running, State::Success).unwrap();
+    Transition::of(tasks[99]).from(State::Running).to(State::Success).run(client).unwrap();
 
     // One of them has ended: nothing is done.
     let fail = "UPDATE workflow.task_instances SET state = 'failed' WHERE id = ANY($1)";
@@ -209,16 +204,16 @@ fn later_trigger_cannot_bypass_guard() {
              FOR EACH ROW EXECUTE FUNCTION late();",
         )
         .unwrap();
-    let failed = failure(transition(client, "task_instance", task, State::Queued, State::Running));
+    let failed = failure(Transition::of(task).from(State::Queued).to(State::Running).run(client));
     assert_eq!(failed.sqlstate, "23514");
     assert!(failed.message.contains("after the guard"), "{}", failed.message);
 
     // One that sorts before it is checked like any other change.
     client.batch_execute("ALTER TRIGGER zzz_late ON workflow.task_instances RENAME TO early").unwrap();
-    let failed = failure(transition(client, "task_instance", task, State::Queued, State::Running));
+    let failed = failure(Transition::of(task).from(State::Queued).to(State::Running).run(client));
     assert!(failed.message.contains("cannot move from queued to success"), "{}", failed.message);
     client.batch_execute("DROP TRIGGER early ON workflow.task_instances").unwrap();
-    transition(client, "task_instance", task, State::Queued, State::Running).unwrap();
+    start_task(client, task);
 }
 
 #[test]
@@ -235,8 +230,8 @@ fn transition_in_user_trigger_has_its_own_metadata() {
              FOR EACH ROW EXECUTE FUNCTION start_run();",
         )
         .unwrap();
-    let sql = "SELECT workflow.transition('task_instance', $1, 'queued', 'running', '{\"worker\": 7}', NULL, 'once')";
-    client.query_one(sql, &[&task]).unwrap();
+    let start = Transition::of(task).from(State::Queued).to(State::Running);
+    start.metadata(serde_json::json!({"worker": 7})).request("once").run(client).unwrap();
     let rows = client
         .query(
             "SELECT entity_type, metadata, request_id FROM workflow.state_history WHERE version = 2 ORDER BY id",

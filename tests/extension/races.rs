@@ -33,7 +33,7 @@ fn one_racer_wins_and_the_others_learn_the_current_state() {
     let tasks = create_tasks(&mut db.connect(), TASKS);
     let (won, lost) = (AtomicUsize::new(0), AtomicUsize::new(0));
     in_sessions(&db, &tasks, |client, task| {
-        match transition(client, "task_instance", task, State::Queued, State::Running) {
+        match Transition::of(task).from(State::Queued).to(State::Running).run(client) {
             Ok(version) => {
                 assert_eq!(version, 2);
                 won.fetch_add(1, Ordering::Relaxed);
@@ -71,8 +71,8 @@ fn repeated_request_id_applies_once_across_sessions() {
     let db = Db::new();
     let tasks = create_tasks(&mut db.connect(), TASKS);
     in_sessions(&db, &tasks, |client, task| {
-        let sql = "SELECT workflow.transition_task_instance($1, 'queued', 'running', request_id => 'start')";
-        assert_eq!(client.query_one(sql, &[&task]).unwrap().get::<_, i64>(0), 2);
+        let start = Transition::of(task).from(State::Queued).to(State::Running).request("start");
+        assert_eq!(start.run(client).unwrap(), 2);
     });
     for task in tasks {
         assert_eq!(history_len(&mut db.connect(), task), 2);
@@ -87,10 +87,10 @@ fn each_version_is_won_once_by_racing_sessions() {
     in_sessions(&db, &tasks, |client, task| {
         for _ in 0..20 {
             let (state, version) = state_of(client, "task_instance", task);
-            let to = if state == "running" { "retrying" } else { "running" };
-            let sql = "SELECT workflow.transition_task_instance($1, $2, $3, expected_version => $4)";
-            match client.query_one(sql, &[&task, &state, &to, &version]) {
-                Ok(row) => assert_eq!(row.get::<_, i64>(0), version + 1),
+            let from: State = state.parse().unwrap();
+            let to = if from == State::Running { State::Retrying } else { State::Running };
+            match Transition::of(task).from(from).to(to).version(version).run(client) {
+                Ok(new_version) => assert_eq!(new_version, version + 1),
                 error => {
                     assert_eq!(failure(error).sqlstate, "40001");
                     continue;

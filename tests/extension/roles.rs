@@ -31,7 +31,7 @@ fn worker_transition_records_its_login() {
     let (_, run) = create_run(owner);
     let sql = "SELECT id FROM workflow.create_task_instances($1, ARRAY['t'])";
     let task: Uuid = worker.query_one(sql, &[&run]).unwrap().get(0);
-    transition(worker, "task_instance", task, State::Queued, State::Running).unwrap();
+    start_task(worker, task);
     worker.execute("UPDATE workflow.task_instances SET state = 'failed' WHERE id = $1", &[&task]).unwrap();
     let sql = "SELECT actor FROM workflow.history('task_instance', $1)";
     let actors: Vec<String> = worker.query(sql, &[&task]).unwrap().iter().map(|row| row.get(0)).collect();
@@ -92,7 +92,7 @@ fn role_without_grants_is_denied_everything() {
     owner.batch_execute(&format!("CREATE ROLE {role}; GRANT USAGE ON SCHEMA workflow TO {role}")).unwrap();
     let task = create_task(owner);
     let stranger = &mut db.connect_as(&role);
-    assert_eq!(failure(transition(stranger, "task_instance", task, State::Queued, State::Running)).sqlstate, "42501");
+    assert_eq!(failure(Transition::of(task).from(State::Queued).to(State::Running).run(stranger)).sqlstate, "42501");
     for sql in [
         "SELECT workflow.create_dag('x')",
         "SELECT workflow.create_dag_run(gen_random_uuid())",
@@ -132,7 +132,7 @@ fn functions_ignore_hostile_search_path() {
     owner
         .batch_execute("SELECT workflow.open_partitions('day'); TABLE workflow.partitions; SELECT workflow.stuck('0'); TABLE workflow.settings; SELECT workflow.verify('-infinity', 'infinity')")
         .unwrap();
-    transition(owner, "task_instance", task, State::Queued, State::Running).unwrap();
+    start_task(owner, task);
     let tasks = create_tasks(owner, 2);
     let moved = owner
         .query("SELECT outcome FROM workflow.transition_many('task_instance', $1, 'queued', 'running')", &[&tasks]);
@@ -201,8 +201,8 @@ fn writer_schedules_and_works_but_cannot_forge() {
     let run: Uuid = writer.query_one("SELECT workflow.create_dag_run($1)", &[&dag]).unwrap().get(0);
     let sql = "SELECT id FROM workflow.create_task_instances($1, ARRAY['a', 'b'])";
     let tasks: Vec<Uuid> = writer.query(sql, &[&run]).unwrap().iter().map(|row| row.get(0)).collect();
-    let sql = "SELECT workflow.transition_task_instance($1, 'queued', 'running', '{}', 1, 'request')";
-    assert_eq!((0..2).map(|_| writer.query_one(sql, &[&tasks[0]]).unwrap().get(0)).collect::<Vec<i64>>(), [2, 2]);
+    let start = Transition::of(tasks[0]).from(State::Queued).to(State::Running).version(1).request("request");
+    assert_eq!([start.clone().run(writer).unwrap(), start.run(writer).unwrap()], [2, 2]);
     let sql = "SELECT outcome FROM workflow.transition_many('task_instance', $1, NULL, 'failed', '{\"error\": \"x\"}')";
     assert_eq!(writer.query(sql, &[&tasks]).unwrap().len(), 2);
     writer

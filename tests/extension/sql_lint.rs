@@ -46,7 +46,7 @@ fn pgspot_finds_no_problem() {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (output.status.success(), text(&output.stdout) + &text(&output.stderr))
     };
-    for (name, script) in xtask::build::extension_files().unwrap().iter().filter(|(name, _)| name.ends_with(".sql")) {
+    for (name, script) in xtask::scripts::extension_files().unwrap().iter().filter(|(name, _)| name.ends_with(".sql")) {
         // A script from one version to another replaces what the extension has, and PostgreSQL refuses to replace what is
         // somebody else's.
         let is_update = name.matches("--").count() == 2;

@@ -99,5 +99,5 @@ fn rows_of_another_tenant_do_not_exist() {
     assert!(refused.hint.contains("disable_row_security()"), "{refused:?}");
     owner.batch_execute("SELECT workflow.disable_row_security()").unwrap();
     assert_eq!(count(theirs, "dags"), 1, "all see all again");
-    assert_eq!(transition(theirs, "task_instance", task, State::Running, State::Success).unwrap(), 3);
+    assert_eq!(Transition::of(task).from(State::Running).to(State::Success).run(theirs).unwrap(), 3);
 }

@@ -7,8 +7,6 @@ use postgres::Client;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-const MOVE: &str = "SELECT workflow.transition_task_instance($1, $2, $3, $4, $5, $6)";
-
 /// The payloads of the notifications that have come, the first of them awaited.
 fn notifications(client: &mut Client, at_least: usize) -> Vec<Value> {
     let mut notifications = client.notifications();
@@ -27,9 +25,8 @@ fn transition_returns_new_version_and_is_recorded() {
     let client = &mut db.connect();
     let task = create_task(client);
     let metadata = json!({"worker": "w-1", "nested": {"a": [1, 2]}});
-    let none = (None::<i64>, None::<&str>);
-    let row = client.query_one(MOVE, &[&task, &"queued", &"running", &metadata, &none.0, &none.1]).unwrap();
-    assert_eq!(row.get::<_, i64>(0), 2);
+    let start = Transition::of(task).from(State::Queued).to(State::Running).metadata(metadata.clone());
+    assert_eq!(start.run(client).unwrap(), 2);
     let row = client.query_one("SELECT * FROM workflow.history('task_instance', $1) LIMIT 1", &[&task]).unwrap();
     assert_eq!(row.get::<_, Value>("metadata"), metadata);
     assert_eq!(row.get::<_, Option<String>>("old_state").as_deref(), Some("queued"));
@@ -43,21 +40,19 @@ fn conflict_reports_current_state_and_version() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_in_state(client, "task_instance", State::Running);
-    let failed = failure(transition(client, "task_instance", task, State::Queued, State::Skipped));
+    let failed = failure(Transition::of(task).from(State::Queued).to(State::Skipped).run(client));
     assert_eq!(failed.sqlstate, "40001");
     assert_eq!(failed.detail["current_state"], "running");
     assert_eq!(failed.detail["current_version"], 2);
     assert!(failed.hint.contains("Decide again"), "{}", failed.hint);
 
-    // The state is right but the version is not: it has been away and back.
-    let args = (json!({}), Some(1_i64), None::<&str>);
-    let failed = failure(client.query_one(MOVE, &[&task, &"running", &"failed", &args.0, &args.1, &args.2]));
+    // The state is as expected but the version is not: the task left that state and returned to it.
+    let fail = Transition::of(task).from(State::Running).to(State::Failed);
+    let failed = failure(fail.clone().version(1).run(client));
     assert_eq!(failed.sqlstate, "40001");
     assert_eq!(failed.detail["expected_version"], 1);
     assert_eq!(failed.detail["current_version"], 2);
-    let args = (json!({}), Some(2_i64), None::<&str>);
-    let row = client.query_one(MOVE, &[&task, &"running", &"failed", &args.0, &args.1, &args.2]).unwrap();
-    assert_eq!(row.get::<_, i64>(0), 3);
+    assert_eq!(fail.version(2).run(client).unwrap(), 3);
 }
 
 #[test]
@@ -65,21 +60,19 @@ fn repeated_request_id_returns_same_version() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);
-    let mut ask = |from: &str, to: &str, request: &str| {
-        let args = (json!({}), None::<i64>, Some(request));
-        client.query_one(MOVE, &[&task, &from, &to, &args.0, &args.1, &args.2]).map(|row| row.get::<_, i64>(0))
-    };
-    assert_eq!(ask("queued", "running", "r1").unwrap(), 2);
-    assert_eq!(ask("queued", "running", "r1").unwrap(), 2);
-    assert_eq!(ask("running", "failed", "r2").unwrap(), 3);
-    assert_eq!(ask("failed", "running", "r3").unwrap(), 4);
-    // It is running again, so the move r2 would be possible, but it has been made.
-    assert_eq!(ask("running", "failed", "r2").unwrap(), 3);
-    // Another move under a used name is a mistake, not a retry.
-    assert_eq!(failure(ask("running", "success", "r2")).sqlstate, "22023");
-    assert_eq!(failure(ask("running", "success", "")).sqlstate, "22023");
-    // Another request is no retry.
-    assert_eq!(failure(ask("queued", "running", "r9")).sqlstate, "40001");
+    let mut request =
+        |key: &'static str, from: State, to: State| Transition::of(task).from(from).to(to).request(key).run(client);
+    assert_eq!(request("r1", State::Queued, State::Running).unwrap(), 2);
+    assert_eq!(request("r1", State::Queued, State::Running).unwrap(), 2);
+    assert_eq!(request("r2", State::Running, State::Failed).unwrap(), 3);
+    assert_eq!(request("r3", State::Failed, State::Running).unwrap(), 4);
+    // The task is running again, so r2 would be possible, but r2 has been applied.
+    assert_eq!(request("r2", State::Running, State::Failed).unwrap(), 3);
+    // Another transition with a used key is a mistake, not a retry.
+    assert_eq!(failure(request("r2", State::Running, State::Success)).sqlstate, "22023");
+    assert_eq!(failure(request("", State::Running, State::Success)).sqlstate, "22023");
+    // Another key is no retry.
+    assert_eq!(failure(request("r9", State::Queued, State::Running)).sqlstate, "40001");
     assert_eq!(state_of(client, "task_instance", task), ("running".into(), 4));
     assert_eq!(history_len(client, task), 4);
 }
@@ -93,14 +86,15 @@ fn large_metadata_is_stored_but_omitted_from_notification() {
     listener.batch_execute("LISTEN workflow_events").unwrap();
     // Incompressible and compressible alike.
     let noise: String = (0..40_000).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
-    for (from, to, text) in [("queued", "running", noise), ("running", "failed", "x".repeat(1 << 20))] {
+    let compressible = "x".repeat(1 << 20);
+    for (from, to, text) in [(State::Queued, State::Running, noise), (State::Running, State::Failed, compressible)] {
         assert!(text.len() >= 1 << 20);
         let metadata = json!({"log": text});
-        client.query_one(MOVE, &[&task, &from, &to, &metadata, &None::<i64>, &None::<&str>]).unwrap();
+        Transition::of(task).from(from).to(to).metadata(metadata.clone()).run(client).unwrap();
         let row = client.query_one("SELECT * FROM workflow.history('task_instance', $1) LIMIT 1", &[&task]).unwrap();
         assert_eq!(row.get::<_, Value>("metadata"), metadata);
         let event = &notifications(listener, 1)[0];
-        assert_eq!((&event["metadata_omitted"], &event["new_state"]), (&json!(true), &json!(to)));
+        assert_eq!((&event["metadata_omitted"], &event["new_state"]), (&json!(true), &json!(to.as_str())));
         assert_eq!(event.get("metadata"), None);
     }
 }
@@ -120,23 +114,18 @@ fn payload_size_never_fails_a_transition() {
         .get(0);
     assert_eq!(notifications(listener, 2)[1]["task_id"], json!(name));
     // Around the limit of a payload, byte by byte.
+    start_task(client, task);
     let mut omitted = 0;
     for size in 4_640..4_700 {
-        let (from, to) = if size % 2 == 0 { ("running", "retrying") } else { ("retrying", "running") };
-        let from = if size == 4_640 { client_start(client, task) } else { from };
-        let metadata = json!({"x": "y".repeat(size)});
-        client.query_one(MOVE, &[&task, &from, &to, &metadata, &None::<i64>, &None::<&str>]).unwrap();
+        let (from, to) =
+            if size % 2 == 0 { (State::Running, State::Retrying) } else { (State::Retrying, State::Running) };
+        Transition::of(task).from(from).to(to).metadata(json!({"x": "y".repeat(size)})).run(client).unwrap();
     }
     for event in &notifications(listener, 61)[1..] {
         omitted += usize::from(event["metadata_omitted"] == json!(true));
         assert_eq!(event.get("metadata").is_some(), event.get("metadata_omitted").is_none());
     }
     assert!((1..60).contains(&omitted), "the sizes tried must straddle the limit: {omitted}");
-}
-
-fn client_start(client: &mut Client, task: uuid::Uuid) -> &'static str {
-    transition(client, "task_instance", task, State::Queued, State::Running).unwrap();
-    "running"
 }
 
 #[test]
@@ -149,15 +138,14 @@ fn rollback_leaves_no_history_and_no_event() {
     client.batch_execute("SELECT workflow.create_consumer('reader')").unwrap();
 
     let mut transaction = client.transaction().unwrap();
-    let sql = "SELECT workflow.transition('task_instance', $1, 'queued', 'running')";
-    transaction.query_one(sql, &[&tasks[0]]).unwrap();
+    start_task(&mut transaction, tasks[0]);
     transaction.rollback().unwrap();
 
     // And what a savepoint takes back, in a transaction that commits.
     let mut transaction = client.transaction().unwrap();
-    transaction.query_one(sql, &[&tasks[1]]).unwrap();
+    start_task(&mut transaction, tasks[1]);
     let mut savepoint = transaction.savepoint("s").unwrap();
-    savepoint.query_one(sql, &[&tasks[0]]).unwrap();
+    start_task(&mut savepoint, tasks[0]);
     savepoint.rollback().unwrap();
     transaction.commit().unwrap();
 
@@ -174,8 +162,8 @@ fn failed_transition_leaks_nothing_into_the_next() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);
-    let args = (json!({"from": "failed call"}), None::<i64>, Some("r1"));
-    failure(client.query_one(MOVE, &[&task, &"retrying", &"running", &args.0, &args.1, &args.2]));
+    let wrong = Transition::of(task).from(State::Retrying).to(State::Running);
+    failure(wrong.metadata(json!({"from": "failed call"})).request("r1").run(client));
     client.execute("UPDATE workflow.task_instances SET state = 'running' WHERE id = $1", &[&task]).unwrap();
     let row = client.query_one("SELECT * FROM workflow.history('task_instance', $1) LIMIT 1", &[&task]).unwrap();
     assert_eq!((row.get::<_, Value>("metadata"), row.get::<_, Option<String>>("request_id")), (json!({}), None));

@@ -53,9 +53,9 @@ fn relay_withholds_events_missing_on_standby() {
     wait_until("its creation, and its run's", || relayed() == 2);
     standby.kill().unwrap();
     let moving = std::thread::spawn(move || {
-        transition(&mut writer, "task_instance", task, State::Queued, State::Running).map_err(|error| error.to_string())
+        Transition::of(task).from(State::Queued).to(State::Running).run(&mut writer).map_err(|error| error.to_string())
     });
-    let waiting = "SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE '%workflow.transition(%'";
+    let waiting = "SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE '%workflow.transition%'";
     wait_until("the commit", || ask(&primary, &format!("SELECT EXISTS ({waiting})")) == "t");
     ask(&primary, &waiting.replace("SELECT", "SELECT pg_terminate_backend(pid)"));
     assert!(moving.join().unwrap().is_err(), "nobody was told that it had been made");

@@ -71,17 +71,16 @@ fn late_commit_is_delivered_late_and_not_lost() {
     let late = &mut db.connect();
     let tasks = create_tasks(client, 3);
     create_reader(client);
-    let sql = "SELECT workflow.transition('task_instance', $1, $2, $3)";
     let mut transaction = late.transaction().unwrap();
-    transaction.query_one(sql, &[&tasks[0], &"queued", &"running"]).unwrap();
-    client.query_one(sql, &[&tasks[1], &"queued", &"running"]).unwrap();
+    start_task(&mut transaction, tasks[0]);
+    start_task(client, tasks[1]);
     let early = read(client, 10);
     assert_eq!(early.iter().map(|event| event.1).collect::<Vec<_>>(), [tasks[1]], "the open one hides nobody");
     ack(client, early[0].0);
     assert_eq!(read(client, 10), []);
-    client.query_one(sql, &[&tasks[1], &"running", &"success"]).unwrap();
+    Transition::of(tasks[1]).from(State::Running).to(State::Success).run(client).unwrap();
     assert_eq!(drain(client, 10).len(), 1);
-    transaction.query_one(sql, &[&tasks[2], &"queued", &"running"]).unwrap();
+    start_task(&mut transaction, tasks[2]);
     transaction.commit().unwrap();
 
     // The ids of the late one are on both sides of what has been read.
@@ -99,10 +98,9 @@ fn repeated_acknowledgement_skips_no_event() {
     let late = &mut db.connect();
     let tasks = create_tasks(client, 2);
     create_reader(client);
-    let sql = "SELECT workflow.transition('task_instance', $1, 'queued', 'running')";
     let mut transaction = late.transaction().unwrap();
-    transaction.query_one(sql, &[&tasks[0]]).unwrap();
-    client.query_one(sql, &[&tasks[1]]).unwrap();
+    start_task(&mut transaction, tasks[0]);
+    start_task(client, tasks[1]);
     let early = drain(client, 10);
     transaction.commit().unwrap();
     // Somebody reads the next window, and the acknowledgement of the last one comes once more.
@@ -122,16 +120,15 @@ fn transaction_can_alternate_transitions_and_reads() {
     let client = &mut db.connect();
     let tasks = create_tasks(client, 3);
     create_reader(client);
-    let sql = "SELECT workflow.transition('task_instance', $1, 'queued', 'running')";
     let mut transaction = client.transaction().unwrap();
-    transaction.query_one(sql, &[&tasks[0]]).unwrap();
+    start_task(&mut transaction, tasks[0]);
     assert_eq!(read(&mut transaction, 10), [], "its own moves are not committed yet");
-    db.connect().query_one(sql, &[&tasks[1]]).unwrap();
+    start_task(&mut db.connect(), tasks[1]);
     let events = read(&mut transaction, 10);
     assert_eq!(events.len(), 1);
     ack(&mut transaction, events[0].0);
     assert_eq!(read(&mut transaction, 10), []);
-    transaction.query_one(sql, &[&tasks[2]]).unwrap();
+    start_task(&mut transaction, tasks[2]);
     transaction.commit().unwrap();
     assert_eq!(drain(client, 10).iter().map(|event| event.1).collect::<Vec<_>>(), [tasks[0], tasks[2]]);
 }
@@ -185,9 +182,7 @@ fn position_is_relocated_by_ids_in_another_cluster() {
     let tasks = create_tasks(client, 2);
     // One commits after the snapshot that the dump holds.
     let mut transaction = open.transaction().unwrap();
-    transaction
-        .query_one("SELECT workflow.transition('task_instance', $1, 'queued', 'running')", &[&tasks[0]])
-        .unwrap();
+    start_task(&mut transaction, tasks[0]);
     create_tasks(client, 1);
     let read_before = drain(client, 10);
     assert_eq!(read_before.len(), 5);
@@ -304,9 +299,7 @@ fn open_transaction_stalls_no_consumer() {
     let tasks = create_tasks(client, 1);
     let open = &mut db.connect();
     let mut transaction = open.transaction().unwrap();
-    transaction
-        .query_one("SELECT workflow.transition('task_instance', $1, 'queued', 'running')", &[&tasks[0]])
-        .unwrap();
+    start_task(&mut transaction, tasks[0]);
     for _ in 0..20 {
         create_in_state(client, "task_instance", State::Running);
         assert!(drain(client, 100).len() >= 3);
@@ -324,7 +317,7 @@ fn events_are_flushed_before_they_are_read() {
     let is_durable = || db.connect().query_one("SELECT workflow.is_durable()", &[]).unwrap().get::<_, bool>(0);
     assert!(is_durable(), "everybody has waited for the disk so far");
     client.batch_execute("SET synchronous_commit = off").unwrap();
-    transition(client, "task_instance", task, State::Queued, State::Running).unwrap();
+    start_task(client, task);
     let written: String = client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).unwrap().get(0);
     assert!(!is_durable());
     assert_eq!(read(client, 10).len(), 1);
@@ -335,7 +328,7 @@ fn events_are_flushed_before_they_are_read() {
     assert!(is_durable());
     // One that fails at its end is not waited for for ever.
     let mut undone = client.transaction().unwrap();
-    undone.query_one("SELECT workflow.transition('task_instance', $1, 'running', 'success')", &[&task]).unwrap();
+    Transition::of(task).from(State::Running).to(State::Success).run(&mut undone).unwrap();
     undone.rollback().unwrap();
     assert!(is_durable());
 }

@@ -9,7 +9,6 @@ use uuid::Uuid;
 use xtask::stack::postgres::PRELOADED;
 
 const FOLLOW: &str = "SELECT id, entity_id, version, position FROM workflow.follow_events($1, $2)";
-const START_TASK: &str = "SELECT workflow.transition('task_instance', $1, 'queued', 'running')";
 
 fn current_position(client: &mut impl GenericClient) -> String {
     client.query_one("SELECT workflow.current_position()", &[]).unwrap().get(0)
@@ -65,16 +64,16 @@ fn late_commit_is_delivered_late_and_not_lost() {
     let tasks = create_tasks(client, 30);
     let late = &mut db.connect();
     let mut open = late.transaction().unwrap();
-    open.query_one(START_TASK, &[&tasks[0]]).unwrap();
+    start_task(&mut open, tasks[0]);
     let position = &mut current_position(client);
     for task in &tasks[1..20] {
-        client.query_one(START_TASK, &[task]).unwrap();
+        start_task(client, *task);
     }
-    open.query_one(START_TASK, &[&tasks[20]]).unwrap();
+    start_task(&mut open, tasks[20]);
     // It commits between two pages of a window that it does not belong to.
     let mut early = follow(client, position, 7);
     open.commit().unwrap();
-    client.query_one(START_TASK, &[&tasks[21]]).unwrap();
+    start_task(client, tasks[21]);
     early.extend(follow(client, position, 7));
     early.extend(follow(client, position, 5));
     assert_eq!(entities(&early), tasks[1..20]);
@@ -121,11 +120,11 @@ fn transaction_can_alternate_transitions_and_following() {
     let client = &mut db.connect();
     let tasks = create_tasks(client, 3);
     let mut transaction = client.transaction().unwrap();
-    transaction.query_one(START_TASK, &[&tasks[0]]).unwrap();
+    start_task(&mut transaction, tasks[0]);
     let mut position = current_position(&mut transaction);
-    db.connect().query_one(START_TASK, &[&tasks[1]]).unwrap();
+    start_task(&mut db.connect(), tasks[1]);
     assert_eq!(entities(&drain(&mut transaction, &mut position, 10)), [tasks[1]]);
-    transaction.query_one(START_TASK, &[&tasks[2]]).unwrap();
+    start_task(&mut transaction, tasks[2]);
     transaction.commit().unwrap();
     assert_eq!(entities(&drain(client, &mut position, 10)), [tasks[0], tasks[2]]);
 }
@@ -159,9 +158,9 @@ fn position_is_relocated_by_ids_in_another_cluster() {
     let tasks = create_tasks(client, 12);
     let mut position = current_position(client);
     let mut late = open.transaction().unwrap();
-    late.query_one(START_TASK, &[&tasks[0]]).unwrap();
+    start_task(&mut late, tasks[0]);
     for task in &tasks[1..12] {
-        client.query_one(START_TASK, &[task]).unwrap();
+        start_task(client, *task);
     }
     // In the midst of a window.
     let seen = entities(&follow(client, &mut position, 4));
@@ -187,7 +186,7 @@ fn malformed_position_is_rejected() {
     let late = &mut db.connect();
     let mut open = late.transaction().unwrap();
     let tasks = create_tasks(client, 5);
-    open.query_one(START_TASK, &[&tasks[0]]).unwrap();
+    start_task(&mut open, tasks[0]);
     let mut position = current_position(client);
     create_tasks(client, 5);
     follow(client, &mut position, 2);
@@ -255,7 +254,7 @@ fn commit_wakes_waiting_follower() {
                          AND datname = current_database() AND pid <> pg_backend_pid()";
         wait_until("it waits", || client.query_one(waits, &[]).unwrap().get::<_, i64>(0) == 1);
         let moved = Instant::now();
-        transition(client, "task_instance", task, State::Queued, State::Running).unwrap();
+        start_task(client, task);
         let (versions, took) = waiting.join().unwrap();
         assert_eq!(versions, [2]);
         assert!(moved.elapsed() < Duration::from_secs(5), "it was woken: {took:?}");
@@ -279,11 +278,11 @@ fn events_before_a_position_are_flushed() {
         let sql = "SELECT pg_current_wal_flush_lsn() >= $1::text::pg_lsn";
         client.query_one(sql, &[&written]).unwrap().get(0)
     };
-    transition(client, "task_instance", task, State::Queued, State::Running).unwrap();
+    start_task(client, task);
     let written = inserted(client);
     let mut position = current_position(client);
     assert!(is_flushed(client, &written));
-    transition(client, "task_instance", task, State::Running, State::Success).unwrap();
+    Transition::of(task).from(State::Running).to(State::Success).run(client).unwrap();
     // Also the end of one that has moved nothing: its number may be given out again.
     client.batch_execute("BEGIN; CREATE TABLE undone (); ROLLBACK").unwrap();
     let written = inserted(client);
@@ -303,7 +302,7 @@ fn standby_rejects_following_until_its_promotion() {
     let tasks = create_tasks(client, 10);
     let mut position = current_position(client);
     for task in &tasks {
-        client.query_one(START_TASK, &[task]).unwrap();
+        start_task(client, *task);
     }
     let mut seen = entities(&follow(client, &mut position, 4));
     let promoted = Db::at(standby.url("workflow"));

@@ -58,8 +58,8 @@ type Store = Arc<Mutex<Vec<Event>>>;
 fn move_some(db: &Db, tasks: usize) {
     let client = &mut db.connect();
     for task in create_tasks(client, tasks) {
-        transition(client, "task_instance", task, State::Queued, State::Running).unwrap();
-        transition(client, "task_instance", task, State::Running, State::Success).unwrap();
+        start_task(client, task);
+        Transition::of(task).from(State::Running).to(State::Success).run(client).unwrap();
     }
 }
 

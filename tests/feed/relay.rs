@@ -211,8 +211,7 @@ fn large_event_is_relayed_unchanged() {
     let subscriber = Subscriber::start(&redis.url());
     let task = create_task(client);
     let metadata = serde_json::json!({"log": "x\u{1F600}\"".repeat(200_000), "number": 1.5, "null": null});
-    let sql = "SELECT workflow.transition('task_instance', $1, 'queued', 'running', $2)";
-    client.query_one(sql, &[&task, &metadata]).unwrap();
+    Transition::of(task).from(State::Queued).to(State::Running).metadata(metadata).run(client).unwrap();
     wait_until("three events", || subscriber.len() >= 3);
     let sql = "SELECT to_jsonb(e) - 'changed_at' FROM workflow.read_events('reader') AS e";
     let feed: Vec<serde_json::Value> = client.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect();

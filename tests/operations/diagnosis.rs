@@ -37,7 +37,7 @@ fn stuck_finds_running_entities_without_progress() {
     assert_eq!(stuck(client, "1 hour"), [run, long], "a move of a task, and a line in a log, are progress");
     assert_eq!(stuck(client, "150 minutes"), [run]);
     assert!(stuck(client, "1 day").is_empty());
-    transition(client, "task_instance", long, State::Running, State::Failed).unwrap();
+    Transition::of(long).from(State::Running).to(State::Failed).run(client).unwrap();
     assert_eq!(stuck(client, "1 hour"), [run]);
     for wrong in ["-1 s", "NULL"] {
         let sql = format!("SELECT workflow.stuck('{wrong}')").replace("'NULL'", "NULL");

@@ -28,9 +28,9 @@ fn finished_run(client: &mut Client) -> (Uuid, Vec<Uuid>) {
     }
     for (from, to) in [(State::Queued, State::Running), (State::Running, State::Success)] {
         for task in &tasks {
-            transition(client, "task_instance", *task, from, to).unwrap();
+            Transition::of(*task).from(from).to(to).run(client).unwrap();
         }
-        transition(client, "dag_run", run, from, to).unwrap();
+        Transition::of_run(run).from(from).to(to).run(client).unwrap();
     }
     (run, tasks)
 }
@@ -65,7 +65,7 @@ fn new_month_switches_to_new_partitions() {
     assert_eq!(partitions(client, "state_history"), roles);
     assert_eq!(partitions(client, "task_logs"), roles);
 
-    transition(client, "task_instance", task, State::Running, State::Failed).unwrap();
+    Transition::of(task).from(State::Running).to(State::Failed).run(client).unwrap();
     let sql = "SELECT tableoid::regclass::text FROM workflow.state_history WHERE entity_id = $1 ORDER BY version";
     let places: Vec<String> = client.query(sql, &[&task]).unwrap().iter().map(|row| row.get(0)).collect();
     assert_eq!(places, ["workflow.state_history_0", "workflow.state_history_0", "workflow.state_history_1"]);
@@ -142,7 +142,7 @@ fn table_in_use_delays_partition_switch_without_blocking() {
     let sql = "SELECT outcome FROM workflow.open_partitions()";
     let outcome: String = client.query_one(sql, &[]).unwrap().get(0);
     assert_eq!(outcome, "not opened: the table is in use, try again");
-    transition(client, "task_instance", task, State::Running, State::Success).unwrap();
+    Transition::of(task).from(State::Running).to(State::Success).run(client).unwrap();
     reading.commit().unwrap();
     assert_eq!(client.query_one(sql, &[]).unwrap().get::<_, String>(0), "opened");
     // What has been made could be undone, the sequence could not.
@@ -206,16 +206,11 @@ fn purge_skips_locked_runs_without_waiting() {
     age(client);
     let mut scheduler = db.connect();
     let mut transaction = scheduler.transaction().unwrap();
-    transition_in(&mut transaction, failed);
+    Transition::of_run(failed).from(State::Failed).to(State::Retrying).run(&mut transaction).unwrap();
     assert_eq!(purge(client, "now() - interval '30 days'", false)[0], row("dag_runs", 1, "removed"), "only {run}");
     transaction.commit().unwrap();
     assert_eq!(purge(client, "now() - interval '30 days'", false)[0], row("dag_runs", 0, "removed"));
     assert_eq!(state_of(client, "dag_run", failed).0, "retrying");
-}
-
-fn transition_in(transaction: &mut postgres::Transaction, run: Uuid) {
-    let sql = "SELECT workflow.transition_dag_run($1, 'failed', 'retrying')";
-    transaction.query_one(sql, &[&run]).unwrap();
 }
 
 #[test]
@@ -275,7 +270,7 @@ fn partition_is_dropped_after_all_consumers_read_it() {
     assert_eq!(history_len(client, running), 0);
     // verify(), at the end of this test too, misses nothing of what went; it does miss what went otherwise.
     assert_eq!(db.problems(), [""; 0]);
-    transition(client, "task_instance", running, State::Running, State::Success).unwrap();
+    Transition::of(running).from(State::Running).to(State::Success).run(client).unwrap();
     assert_eq!(db.problems(), [""; 0]);
     let task = create_in_state(client, "task_instance", State::Running);
     let mut transaction = client.transaction().unwrap();

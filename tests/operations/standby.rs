@@ -1,6 +1,5 @@
 //! What can be read, and asked over HTTP, of a hot standby.
 
-use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
 use postgres::Client;
 use serde_json::{Value, json};
@@ -37,7 +36,7 @@ impl Pair {
         late.execute("UPDATE workflow.task_instances SET state = 'skipped' WHERE id = $1", &[&tasks[1]]).unwrap();
         writer.query("SELECT workflow.fold_state_counts()", &[]).unwrap();
         late.commit().unwrap();
-        transition(&mut writer, "task_instance", tasks[0], State::Queued, State::Running).unwrap();
+        start_task(&mut writer, tasks[0]);
         writer.execute("SELECT workflow.append_task_log($1, 'hello')", &[&tasks[0]]).unwrap();
         let position = writer.query_one("SELECT workflow.current_position()", &[]).unwrap().get(0);
         let of_task = "SELECT dag_id, dag_run_id FROM workflow.state_history WHERE entity_id = $1 LIMIT 1";

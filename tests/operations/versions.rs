@@ -3,14 +3,34 @@
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
 use postgres::Client;
+use serde_json::Value;
 use std::collections::HashSet;
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use uuid::Uuid;
 use xtask::stack::postgres::PRELOADED;
 
 const NEWEST: &str = env!("CARGO_PKG_VERSION");
-/// Every version that was released, the oldest first, and the SHA-256 of its install script.
-const RELEASED: &[(&str, &str)] = &[("0.1.0", "5cd72b34329adafce34e3511f032ec5ad190175e999a0bdfabbd918511447e79")];
+/// The latest released version.
+const PREVIOUS: &str = "0.2.0";
+
+/// The folder of the released scripts.
+fn releases() -> PathBuf {
+    xtask::workspace::root().join("sql/releases")
+}
+
+/// Every released version: those with an install script in `sql/releases`.
+fn released() -> Vec<String> {
+    let names = std::fs::read_dir(releases()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let version = |name: String| {
+        let versions = name.strip_prefix("pg_workflow--")?.strip_suffix(".sql")?.to_owned();
+        (!versions.contains("--")).then_some(versions)
+    };
+    let released: Vec<String> = names.filter_map(version).collect();
+    assert!(released.iter().any(|version| version == PREVIOUS), "{released:?}");
+    released
+}
 
 /// A database that has no extension yet.
 fn empty_database() -> Db {
@@ -48,7 +68,7 @@ fn differences(had: &[String], wanted: &[String]) -> Vec<String> {
 
 #[test]
 fn updated_catalog_equals_installed_catalog_both_ways() {
-    for (version, _) in RELEASED {
+    for version in &released() {
         let (old, new, way) = (empty_database(), empty_database(), empty_database());
         let (old, new) = (catalog(&mut install(&old, version)), catalog(&mut install(&new, NEWEST)));
         let client = &mut install(&way, version);
@@ -65,21 +85,26 @@ fn updated_catalog_equals_installed_catalog_both_ways() {
 
 #[test]
 fn released_scripts_stay_unchanged() {
-    for (version, sum) in RELEASED {
-        let script = xtask::workspace::root().join(format!("sql/releases/pg_workflow--{version}.sql"));
-        let output = std::process::Command::new("sha256sum").arg(&script).output().unwrap();
-        let found = String::from_utf8(output.stdout).unwrap();
-        assert_eq!(found.split_whitespace().next(), Some(*sum), "{} was changed", script.display());
-    }
+    let check = Command::new("sha256sum").args(["--check", "--strict", "SHA256SUMS"]).current_dir(releases()).output();
+    let check = check.unwrap();
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
+    let sums = std::fs::read_to_string(releases().join("SHA256SUMS")).unwrap();
+    let mut listed: Vec<&str> = sums.lines().filter_map(|line| line.split_whitespace().last()).collect();
+    listed.push("SHA256SUMS");
+    listed.sort_unstable();
+    let files = std::fs::read_dir(releases()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut files: Vec<String> = files.collect();
+    files.sort_unstable();
+    assert_eq!(listed, files, "cargo xtask release writes both");
 }
 
 /// Uses what every version has, as a scheduler, a worker and a reader do.
 fn use_it(client: &mut Client) -> Uuid {
     let task = create_in_state(client, "task_instance", State::Failed);
     client.query_one("SELECT workflow.append_task_log($1, 'a line')", &[&task]).unwrap();
-    let sql = "SELECT workflow.transition_task_instance($1, 'failed', 'retrying', '{}', 2, 'request')";
+    let retry = Transition::of(task).from(State::Failed).to(State::Retrying).version(2).request("request");
     for _ in 0..2 {
-        assert_eq!(client.query_one(sql, &[&task]).unwrap().get::<_, i64>(0), 3, "a request is made once");
+        assert_eq!(retry.clone().run(client).unwrap(), 3, "a repeated request is applied once");
     }
     client.execute("UPDATE workflow.task_instances SET state = 'running' WHERE id = $1", &[&task]).unwrap();
     let many = "SELECT outcome FROM workflow.transition_many('task_instance', ARRAY[$1::uuid], 'running', 'success')";
@@ -93,7 +118,7 @@ fn use_it(client: &mut Client) -> Uuid {
 
 #[test]
 fn library_serves_every_older_version() {
-    for (version, _) in RELEASED {
+    for version in &released() {
         let db = empty_database();
         let client = &mut install(&db, version);
         client
@@ -156,9 +181,9 @@ fn move_tasks_until(db: &Db, done: &AtomicBool) -> i64 {
             &[],
         );
         let moved = task.and_then(|row| {
-            transition(&mut client, "task_instance", row.get(0), State::Queued, State::Running)?;
+            Transition::of(row.get(0)).from(State::Queued).to(State::Running).run(&mut client)?;
             moves += 1;
-            transition(&mut client, "task_instance", row.get(0), State::Running, State::Success)?;
+            Transition::of(row.get(0)).from(State::Running).to(State::Success).run(&mut client)?;
             moves += 1;
             Ok(())
         });
@@ -260,7 +285,7 @@ fn migration_killed_during_update_changes_nothing() {
     let before = catalog(client);
     let mut holder = db.connect();
     let held = hold_up(&mut holder);
-    let mut migrate = std::process::Command::new(server_binary());
+    let mut migrate = Command::new(server_binary());
     let mut migrate = migrate.args(["migrate", "up", "--database-url", db.url()]).spawn().unwrap();
     wait_until_held_up(client);
     migrate.kill().unwrap();
@@ -328,4 +353,74 @@ fn downgrade_keeps_rows_of_later_partitions_and_grants() {
     // Ids go on from where they were, beyond what the first partition takes.
     let third = use_it(client);
     assert_eq!(history_len(client, third), 5);
+}
+
+/// A consumer with a lease, an open window and a relay checkpoint; and a follower's position in the same window.
+struct Reader {
+    consumer: String,
+    lease: i64,
+    position: String,
+    unread: Vec<i64>,
+}
+
+fn ids(client: &mut Client, sql: &str, args: &[&(dyn postgres::types::ToSql + Sync)]) -> Vec<i64> {
+    client.query(sql, args).unwrap().iter().map(|row| row.get("id")).collect()
+}
+
+/// Reads and acknowledges a part of the window, and stores the counts.
+fn begin_to_read(client: &mut Client, consumer: &str) -> Reader {
+    let consumer = consumer.to_owned();
+    let start: String = client.query_one("SELECT workflow.current_position()", &[]).unwrap().get(0);
+    client.query_one("SELECT workflow.create_consumer($1)", &[&consumer]).unwrap();
+    let lease = "SELECT workflow.lease_consumer($1, 'worker', '1 hour')";
+    let lease: i64 = client.query_one(lease, &[&consumer]).unwrap().get(0);
+    use_it(client);
+    let all = ids(client, "SELECT id FROM workflow.read_events($1, lease => $2)", &[&consumer, &lease]);
+    client.query_one("SELECT workflow.ack_events($1, $2, $3)", &[&consumer, &all[1], &lease]).unwrap();
+    client.query_one("SELECT workflow.save_checkpoint($1, '{1,0}', $2)", &[&consumer, &lease]).unwrap();
+    let followed = client.query("SELECT id, \"position\" FROM workflow.follow_events($1, 2)", &[&start]).unwrap();
+    assert_eq!(followed[1].get::<_, i64>(0), all[1]);
+    assert!(client.query_one("SELECT workflow.fold_state_counts()", &[]).unwrap().get::<_, bool>(0));
+    use_it(client);
+    Reader { consumer, lease, position: followed[1].get(1), unread: all[2..].to_vec() }
+}
+
+/// What the tables of the feed and of the counts hold, and what the counts are.
+fn stored(client: &mut Client) -> Vec<Value> {
+    let sql = "SELECT to_jsonb(c) FROM workflow.consumers AS c
+        UNION ALL SELECT to_jsonb(c) FROM workflow.consumer_checkpoints AS c
+        UNION ALL SELECT to_jsonb(p) FROM workflow.state_count_place AS p
+        UNION ALL SELECT to_jsonb(c) FROM workflow.state_counts_at AS c
+        UNION ALL SELECT to_jsonb(c) FROM workflow.state_counts AS c";
+    let mut rows: Vec<Value> = client.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    rows.sort_by_key(Value::to_string);
+    rows
+}
+
+#[test]
+fn update_keeps_positions_leases_and_counts() {
+    for (from, to) in [(PREVIOUS, NEWEST), (NEWEST, PREVIOUS)] {
+        let db = empty_database();
+        let client = &mut install(&db, from);
+        let reader = begin_to_read(client, "reader");
+        let before = stored(client);
+        update(client, to);
+        assert_eq!(stored(client), before, "from {from} to {to}");
+        let read = "SELECT id FROM workflow.read_events($1, lease => $2)";
+        assert_eq!(ids(client, read, &[&reader.consumer, &reader.lease]), reader.unread);
+        let unleased = failure(client.query("SELECT workflow.read_events($1)", &[&reader.consumer]));
+        assert_eq!(unleased.sqlstate, "55006");
+        let follow = "SELECT id FROM workflow.follow_events($1)";
+        assert_eq!(ids(client, follow, &[&reader.position]), reader.unread);
+        let last = reader.unread.last().unwrap();
+        client.query_one("SELECT workflow.ack_events($1, $2, $3)", &[&reader.consumer, last, &reader.lease]).unwrap();
+        let second = ids(client, read, &[&reader.consumer, &reader.lease]);
+        assert_eq!(second.len(), 6, "the second window: five events of a task and one of its run");
+        // The relay finds that its destination has lost everything since the checkpoint.
+        let rewind = "SELECT workflow.rewind_consumer($1, '{1,0}', $2)";
+        assert_eq!(client.query_one(rewind, &[&reader.consumer, &reader.lease]).unwrap().get::<_, Vec<i64>>(0), [1, 0]);
+        assert_eq!(ids(client, read, &[&reader.consumer, &reader.lease]), reader.unread);
+        assert!(client.query_one("SELECT workflow.fold_state_counts()", &[]).unwrap().get::<_, bool>(0));
+        assert_eq!(db.problems(), [""; 0]);
+    }
 }

@@ -5,10 +5,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::setup::{PostgresInstall, Toolchain};
-use crate::{command, workspace};
+use crate::{command, scripts, workspace};
 
 /// What a build made.
 #[derive(Debug, Clone)]
@@ -90,7 +90,7 @@ pub fn install(postgres: &PostgresInstall, library: &Path) -> Result<()> {
     let folder = postgres.sharedir.join("extension");
     let content = fs::read(library).with_context(|| format!("cannot read {}", library.display()))?;
     put(&postgres.pkglibdir.join(library_name(postgres)), &content)?;
-    for (name, content) in extension_files()? {
+    for (name, content) in scripts::extension_files()? {
         put(&folder.join(name), content.as_bytes())?;
     }
     Ok(())
@@ -99,53 +99,6 @@ pub fn install(postgres: &PostgresInstall, library: &Path) -> Result<()> {
 /// The name that the server looks for: the suffix is what its loader appends.
 pub fn library_name(postgres: &PostgresInstall) -> String {
     format!("pg_workflow{}", module_suffix(postgres))
-}
-
-/// What goes into `SHAREDIR/extension`, by file name: the control file, the install script, and the scripts that were
-/// released or lead from one version to another.
-pub fn extension_files() -> Result<Vec<(String, String)>> {
-    let control = read(&workspace::root().join("extension/pg_workflow.control"))?;
-    let install = format!("pg_workflow--{}.sql", default_version(&control)?);
-    let mut files = vec![("pg_workflow.control".to_owned(), control), (install, install_script()?)];
-    for path in sql_files(&workspace::root().join("sql/releases"))? {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        files.push((name, read(&path)?));
-    }
-    Ok(files)
-}
-
-/// The install script: the files of `sql/` in the order of their names.
-pub fn install_script() -> Result<String> {
-    // psql would run the script outside CREATE EXTENSION, where it makes no sense.
-    let mut script = String::from("\\echo Use \"CREATE EXTENSION pg_workflow\" to load this file. \\quit\n");
-    for file in sql_files(&workspace::root().join("sql"))? {
-        script += &read(&file)?;
-        script.push('\n');
-    }
-    Ok(script)
-}
-
-/// The `.sql` files of a folder, in the order of their names.
-fn sql_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
-    let mut files = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
-    files.retain(|file| file.extension().is_some_and(|extension| extension == "sql"));
-    files.sort();
-    if files.is_empty() {
-        bail!("{} holds no .sql file", folder.display());
-    }
-    Ok(files)
-}
-
-fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
-}
-
-/// `default_version = '0.1.0'` → 0.1.0
-fn default_version(control: &str) -> Result<&str> {
-    let mut settings = control.lines().filter_map(|line| line.split_once('='));
-    let version = settings.find(|(name, _)| name.trim() == "default_version").map(|(_, value)| value.trim());
-    version.map(|value| value.trim_matches('\'')).context("the control file has no default_version")
 }
 
 /// What PostgreSQL's loader appends to a library's name: on macOS that changed with version 16.

@@ -31,6 +31,8 @@ pub enum Command {
     Chaos(crate::chaos::Options),
     /// Make Debian packages and a tarball of the extension and the server
     Package(crate::package::Options),
+    /// Freeze the SQL scripts of this version in sql/releases
+    Release,
     /// Build the container images and run a workflow through docker/compose.yaml
     ComposeTest,
     /// Measure the extension against the same work by hand, and print the ratios
@@ -47,6 +49,7 @@ impl Command {
             Self::Down => crate::dev::down(),
             Self::Chaos(options) => crate::chaos::run_chaos(&options),
             Self::Package(options) => crate::package::run(&options),
+            Self::Release => crate::scripts::release::run(),
             Self::ComposeTest => crate::compose_test::run(),
             Self::Bench(options) => crate::bench::run(&options),
             Self::Lint => crate::lint::run_all(),

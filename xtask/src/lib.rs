@@ -2,6 +2,7 @@
 //!
 //! - [`setup`] finds PostgreSQL, Redis and libclang, and installs them where they are missing;
 //! - [`build`] builds the extension and the server, and installs the extension;
+//! - [`scripts`] assembles the extension's SQL scripts;
 //! - [`stack`] runs real, private servers that never outlive their owner.
 
 pub mod bench;
@@ -14,6 +15,7 @@ pub mod demo;
 pub mod dev;
 pub mod lint;
 pub mod package;
+pub mod scripts;
 pub mod setup;
 pub mod stack;
 pub mod test;

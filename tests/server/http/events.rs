@@ -90,12 +90,12 @@ fn events_arrive_live_and_filtered() {
     let mut everything = Follower::start(&api, "", None);
     let mut of_run = Follower::start(&api, &format!("?dag_run_id={run}"), None);
     for id in [theirs, ours] {
-        transition(client, "task_instance", id, State::Queued, State::Running).unwrap();
+        start_task(client, id);
     }
     assert_eq!(everything.until(ours, 2), [(theirs.to_string(), 2), (ours.to_string(), 2)]);
     assert_eq!(of_run.until(ours, 2), [(ours.to_string(), 2)]);
     let (listed, _) = api.list("/api/v1/history?limit=1");
-    transition(client, "task_instance", ours, State::Running, State::Success).unwrap();
+    Transition::of(ours).from(State::Running).to(State::Success).run(client).unwrap();
     assert_eq!(
         everything.event().as_object().unwrap().keys().collect::<Vec<_>>(),
         listed[0].as_object().unwrap().keys().collect::<Vec<_>>()
@@ -109,7 +109,7 @@ fn reconnecting_follower_misses_no_event() {
     let task = create_task(client);
     let api = Api::without_relay(&db, &[]);
     let mut follower = Follower::start(&api, "", None);
-    transition(client, "task_instance", task, State::Queued, State::Running).unwrap();
+    start_task(client, task);
     follower.until(task, 2);
     // The id comes behind the batch.
     while follower.message().is_some() {}
@@ -160,10 +160,10 @@ fn followers_survive_database_restart() {
     let task = create_task(client);
     let api = Api::without_relay(&db, &[]);
     let mut follower = Follower::start(&api, "", None);
-    transition(client, "task_instance", task, State::Queued, State::Running).unwrap();
+    start_task(client, task);
     follower.until(task, 2);
     cluster.kill().unwrap();
     cluster.start_again().unwrap();
-    transition(&mut db.connect(), "task_instance", task, State::Running, State::Success).unwrap();
+    Transition::of(task).from(State::Running).to(State::Success).run(&mut db.connect()).unwrap();
     assert_eq!(follower.until(task, 3).last(), Some(&(task.to_string(), 3)));
 }

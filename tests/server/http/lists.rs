@@ -1,5 +1,6 @@
 //! The HTTP API's lists: filters, orders, ranges, fields, counts, logs and ETags.
 
+use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -123,11 +124,9 @@ fn history_is_filtered_by_time_and_logs_by_task() {
         client.query_one(sql, &[]).unwrap().get(0)
     };
     let before = moment(client);
-    client
-        .execute("SELECT workflow.transition('task_instance', $1, 'queued', 'running', '{\"n\": 1e300}')", &[&task])
-        .unwrap();
+    start_task(client, task);
     let after = moment(client);
-    client.execute("SELECT workflow.transition('task_instance', $1, 'running', 'success')", &[&task]).unwrap();
+    Transition::of(task).from(State::Running).to(State::Success).run(client).unwrap();
     for message in ["one", "two", "three"] {
         client.execute("SELECT workflow.append_task_log($1, $2)", &[&task, &message]).unwrap();
     }

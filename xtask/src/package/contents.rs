@@ -5,8 +5,9 @@ use std::process::Command;
 use anyhow::Result;
 
 use super::tree::Tree;
-use crate::build::{Artefacts, extension_files};
+use crate::build::Artefacts;
 use crate::command;
+use crate::scripts::extension_files;
 
 pub const EXTENSION_DESCRIPTION: &str = "state store of a workflow orchestrator, inside PostgreSQL
  An extension that keeps DAGs, runs and task instances, guards how they move

@@ -1,0 +1,77 @@
+//! Leases on consumers, and relay checkpoints to rewind to.
+
+use pg_workflow_tests::*;
+use serde_json::Value;
+
+#[test]
+fn only_lease_holder_reads_leased_consumer() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    client.batch_execute("SELECT workflow.create_consumer('c', true)").unwrap();
+    create_tasks(client, 3);
+    let lease = "SELECT workflow.lease_consumer('c', $1, '1 hour')";
+    let held: Option<i64> = client.query_one(lease, &[&"me"]).unwrap().get(0);
+    assert_eq!(held, Some(1));
+    let other = &mut db.connect();
+    assert_eq!(other.query_one(lease, &[&"you"]).unwrap().get::<_, Option<i64>>(0), None);
+    for sql in ["SELECT FROM workflow.read_events('c')", "SELECT FROM workflow.read_events('c', lease => 2)"] {
+        let failed = failure(other.query(sql, &[]));
+        assert_eq!((failed.sqlstate.as_str(), &failed.detail["consumer"]), ("55006", &Value::from("c")), "{sql}");
+        assert!(!failed.hint.is_empty());
+    }
+    let sql = "SELECT id FROM workflow.read_events('c', lease => 1)";
+    assert_eq!(client.query(sql, &[]).unwrap().len(), 4);
+    assert!(client.query_one("SELECT workflow.release_consumer('c', 1)", &[]).unwrap().get::<_, bool>(0));
+    assert_eq!(failure(client.query(sql, &[])).sqlstate, "55006");
+    // Free again, also for who has no lease.
+    assert_eq!(other.query("SELECT FROM workflow.read_events('c')", &[]).unwrap().len(), 4);
+    assert_eq!(other.query_one(lease, &[&"you"]).unwrap().get::<_, Option<i64>>(0), Some(2));
+    let refused = failure(client.query("SELECT workflow.lease_consumer('c', 'x', '0')", &[]));
+    assert_eq!(refused.sqlstate, "22023");
+}
+
+#[test]
+fn new_lease_ends_session_of_expired_holder() {
+    let db = Db::new();
+    let holder = &mut db.connect();
+    holder.batch_execute("SELECT workflow.create_consumer('c')").unwrap();
+    holder.batch_execute("SELECT workflow.lease_consumer('c', 'me', '1 ms')").unwrap();
+    // It hangs with the consumer locked.
+    let mut open = holder.transaction().unwrap();
+    open.query("SELECT FROM workflow.read_events('c', lease => 1)", &[]).unwrap();
+    let lease = "SELECT workflow.lease_consumer('c', 'you')";
+    assert_eq!(db.connect().query_one(lease, &[]).unwrap().get::<_, Option<i64>>(0), Some(2));
+    assert!(open.batch_execute("SELECT").is_err());
+}
+
+#[test]
+fn rewind_returns_to_checkpoint_before_position() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    client.batch_execute("SELECT workflow.create_consumer('c'), workflow.save_checkpoint('c', '{0,0}')").unwrap();
+    let mut ends = Vec::new();
+    for round in 1..=3 {
+        create_tasks(client, 2);
+        let sql = "SELECT max(id) FROM workflow.read_events('c')";
+        let last: i64 = client.query_one(sql, &[]).unwrap().get(0);
+        client.execute("SELECT workflow.ack_events('c', $1)", &[&last]).unwrap();
+        client.execute("SELECT workflow.save_checkpoint('c', ARRAY[$1::bigint, 0])", &[&(round * 10_i64)]).unwrap();
+        ends.push(last);
+    }
+    let mut rewind = |position: &str| -> (Option<Vec<i64>>, i64) {
+        let sql = format!("SELECT workflow.rewind_consumer('c', '{position}')");
+        let at = client.query_one(&sql, &[]).unwrap().get(0);
+        let pending = client.query_one("SELECT count(*) FROM workflow.read_events('c')", &[]).unwrap().get(0);
+        (at, pending)
+    };
+    assert_eq!(rewind("{31,7}"), (Some(vec![30, 0]), 0));
+    assert_eq!(rewind("{29,7}"), (Some(vec![20, 0]), 3));
+    assert_eq!(rewind("{30,0}"), (Some(vec![20, 0]), 3), "what was beyond is forgotten");
+    assert_eq!(rewind("{0,5}"), (Some(vec![0, 0]), 9));
+    // Where all are beyond, the first.
+    client.batch_execute("DELETE FROM workflow.consumer_checkpoints").unwrap();
+    client.batch_execute("SELECT workflow.save_checkpoint('c', '{40,1}')").unwrap();
+    let sql = "SELECT workflow.rewind_consumer('c', '{1,1}')";
+    assert_eq!(client.query_one(sql, &[]).unwrap().get::<_, Option<Vec<i64>>>(0), Some(vec![40, 1]));
+    assert_eq!(ends.len(), 3);
+}

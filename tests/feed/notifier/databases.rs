@@ -1,0 +1,89 @@
+//! A notifier for each database, which blocks no CREATE, ALTER or DROP.
+
+use super::{Listener, wait_for_notifier};
+use pg_workflow_tests::*;
+use std::time::{Duration, Instant};
+use xtask::stack::postgres::PRELOADED;
+
+#[test]
+fn each_database_has_its_own_notifier() {
+    let (cluster, db) = own_cluster("notifier-two", &[PRELOADED]);
+    let other = Db::at(cluster.create_database("other").unwrap());
+    other.connect().batch_execute("CREATE EXTENSION pg_workflow").unwrap();
+    let mut listeners = [Listener::start(&db), Listener::start(&other)];
+    let tasks = [create_task(&mut db.connect()), create_task(&mut other.connect())];
+    for (listener, task) in listeners.iter_mut().zip(tasks) {
+        assert_eq!(listener.hear(2)[1].0, task.to_string());
+    }
+    assert_ne!(wait_for_notifier(&mut db.connect()), wait_for_notifier(&mut other.connect()));
+}
+
+#[test]
+fn extension_can_be_recreated_under_a_notifier() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let mut listener = Listener::start(&db);
+    for _ in 0..2 {
+        let task = create_task(client);
+        assert_eq!(listener.hear(2)[1].0, task.to_string());
+        client.batch_execute("DROP EXTENSION pg_workflow CASCADE").unwrap();
+        let sql = "SELECT count(*) FROM pg_stat_activity
+                   WHERE backend_type = 'pg_workflow notifier' AND datname = current_database()";
+        wait_until("its end", || client.query_one(sql, &[]).unwrap().get::<_, i64>(0) == 0);
+        client.batch_execute("CREATE EXTENSION pg_workflow").unwrap();
+    }
+    // Who listens before there is an extension hears of its first event.
+    let task = create_task(client);
+    assert_eq!(listener.hear(2)[1].0, task.to_string());
+}
+
+#[test]
+fn database_with_notifier_can_be_renamed_copied_and_dropped() {
+    let (cluster, db) = own_cluster("notifier-drop", &[PRELOADED]);
+    for statement in [
+        "ALTER DATABASE workflow RENAME TO w2",
+        "ALTER DATABASE w2 RENAME TO workflow",
+        "CREATE DATABASE copy TEMPLATE workflow",
+        "DROP DATABASE workflow",
+    ] {
+        let name = if statement.contains("DATABASE w2") { "w2" } else { "workflow" };
+        let at = Db::at(cluster.url(name)).without_verification();
+        create_task(&mut at.connect());
+        wait_for_notifier(&mut at.connect());
+        let began = Instant::now();
+        cluster.psql("postgres", statement).unwrap();
+        assert!(began.elapsed() < Duration::from_secs(4), "{statement}: {:?}", began.elapsed());
+    }
+    drop(db.without_verification());
+    // A new database of the old name is another one.
+    cluster.psql("postgres", "CREATE DATABASE workflow").unwrap();
+    cluster.psql("workflow", "CREATE EXTENSION pg_workflow").unwrap();
+    let db = Db::at(cluster.url("workflow"));
+    let mut listener = Listener::start(&db);
+    create_task(&mut db.connect());
+    listener.hear(2);
+}
+
+/// DROP DATABASE has every process close its files, and waits for all of them.
+#[test]
+fn notifier_does_not_delay_drop_of_another_database() {
+    let (cluster, db) = own_cluster("notifier-barrier", &[PRELOADED]);
+    let client = &mut db.connect();
+    let drop_another = || {
+        cluster.create_database("another").unwrap();
+        let began = Instant::now();
+        cluster.psql("postgres", "DROP DATABASE another").unwrap();
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    };
+    let task = create_task(client);
+    wait_for_notifier(client);
+    drop_another();
+    // Nor while it waits after an error.
+    let _listener = Listener::start(&db);
+    client.batch_execute("ALTER FUNCTION workflow.current_place() RENAME TO hidden").unwrap();
+    start_task(client, task);
+    let errors = "SELECT errors FROM workflow.notifier";
+    wait_until("a pause of 4 s", || client.query_one(errors, &[]).unwrap().get::<_, i64>(0) >= 3);
+    drop_another();
+    client.batch_execute("ALTER FUNCTION workflow.hidden() RENAME TO current_place").unwrap();
+}

@@ -1,0 +1,130 @@
+//! Source: a Redis channel, with gaps filled in from PostgreSQL.
+
+use super::{CHANNEL, Running, STREAM, at, last_id, move_some, redis_at, two_ways};
+use pg_workflow_client::connect::PostgresServer;
+use pg_workflow_client::redis_server::RedisServer;
+use pg_workflow_client::subscriber::Subscriber as Source;
+use pg_workflow_state_machine::State;
+use pg_workflow_tests::chaos::proxy::{Cut, Proxy};
+use pg_workflow_tests::*;
+use std::collections::HashSet;
+use std::time::Duration;
+use xtask::stack::redis::Redis;
+
+/// What a relay would publish of these events.
+fn published(db: &Db, which: &str) -> Vec<String> {
+    let fields = "id, entity_type, entity_id, dag_id, dag_run_id, task_id, old_state, new_state, version, changed_at, actor, metadata";
+    let sql = format!("SELECT to_jsonb(h)::text FROM (SELECT {fields} FROM workflow.state_history WHERE {which}) AS h");
+    db.connect().query(&sql, &[]).unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+#[test]
+fn channel_gaps_are_filled_after_each_outage_without_repeats() {
+    let (cluster, db) = own_cluster("subscriber-channel", &[]);
+    let redis = Redis::start("subscriber-channel").unwrap();
+    let (server, _) = serve(db.url(), &redis.url());
+    server.wait_line("this relay works", PATIENCE).unwrap();
+    let ways = two_ways(redis.port());
+    let postgres = Proxy::start(cluster.port()).unwrap();
+    let [first, second] = [ways[0].port(), ways[1].port()];
+    let url = format!("redis://127.0.0.1:{first},redis://127.0.0.1:{second}");
+    let running = Running::start(Source::channel(RedisServer::parse(&url).unwrap(), CHANNEL, at(postgres.port())));
+    let start = running.wait_ready(&db);
+    move_some(&db, 20);
+    running.assert_complete(&db, start);
+    for _ in 0..3 {
+        ways.iter().for_each(Proxy::refuse);
+        // The channel brings these to others, not to this one.
+        move_some(&db, 20);
+        ways.iter().for_each(Proxy::pass);
+        move_some(&db, 20);
+        running.assert_complete(&db, start);
+    }
+    redis.kill().unwrap();
+    move_some(&db, 20);
+    redis.start_again().unwrap();
+    move_some(&db, 20);
+    running.assert_complete(&db, start);
+    // Half-open: it must notice by itself, and take the other way.
+    ways[0].blackhole();
+    move_some(&db, 20);
+    running.assert_complete(&db, start);
+    ways[0].pass();
+    // Once the feed is read to its end, the channel goes on without PostgreSQL. What happens in an outage of both comes
+    // when PostgreSQL is back.
+    std::thread::sleep(Duration::from_secs(1));
+    postgres.refuse();
+    move_some(&db, 20);
+    running.assert_complete(&db, start);
+    ways.iter().for_each(|way| way.cut(Cut::Reset));
+    move_some(&db, 20);
+    postgres.pass();
+    running.assert_complete(&db, start);
+    cluster.kill().unwrap();
+    cluster.start_again().unwrap();
+    move_some(&db, 20);
+    running.assert_complete(&db, start);
+    let handled = running.stop();
+    assert_eq!(handled.iter().map(|event| event.id).collect::<HashSet<_>>().len(), handled.len(), "each once");
+    assert_eq!(server.terminate().unwrap().code(), Some(0));
+}
+
+/// The relay is late: what it has not published when the channel breaks is older than any position taken meanwhile.
+#[test]
+fn channel_fills_in_events_published_late_during_an_outage() {
+    let db = Db::new();
+    let redis = Redis::start("subscriber-late").unwrap();
+    let (server, _) = serve(db.url(), &redis.url());
+    server.wait_line("this relay works", PATIENCE).unwrap();
+    let way = Proxy::start(redis.port()).unwrap();
+    let postgres = PostgresServer::parse(db.url()).unwrap();
+    let running = Running::start(Source::channel(redis_at(way.port()), CHANNEL, postgres));
+    let start = running.wait_ready(&db);
+    move_some(&db, 20);
+    running.assert_complete(&db, start);
+    assert_eq!(server.terminate().unwrap().code(), Some(0));
+    let before = last_id(&db);
+    move_some(&db, 20);
+    // Positions are taken every 2 s: several are, behind what is still to be published.
+    std::thread::sleep(Duration::from_secs(7));
+    // Of all that, the first event is published while the channel works, and the rest while it does not.
+    let first = published(&db, &format!("id > {before} ORDER BY id LIMIT 1"));
+    redis.command::<usize>(&["PUBLISH", CHANNEL, &first[0]]).unwrap();
+    wait_until("the first event", || running.handled().last().is_some_and(|event| event.id > before));
+    way.refuse();
+    let length = || redis.command::<usize>(&["XLEN", STREAM]).unwrap();
+    let (server, _) = serve(db.url(), &redis.url());
+    let all = last_id(&db);
+    wait_until("the stream", || i64::try_from(length()).unwrap() >= all);
+    way.pass();
+    running.assert_complete(&db, start);
+    running.stop();
+    assert_eq!(server.terminate().unwrap().code(), Some(0));
+}
+
+#[test]
+fn channel_corrects_skipped_and_repeated_versions() {
+    let db = Db::new();
+    let redis = Redis::start("subscriber-gap").unwrap();
+    let client = &mut db.connect();
+    // Everything before is none of its business.
+    let task = create_task(client);
+    let source = Source::channel(redis_at(redis.port()), CHANNEL, PostgresServer::parse(db.url()).unwrap());
+    let running = Running::start(source);
+    let subscribed = || redis.command::<Vec<(String, usize)>>(&["PUBSUB", "NUMSUB", CHANNEL]).unwrap()[0].1 == 1;
+    wait_until("the subscription", subscribed);
+    // What it fills in at its beginning is over.
+    std::thread::sleep(Duration::from_secs(1));
+    let path = [State::Queued, State::Running, State::Retrying, State::Running, State::Success];
+    for pair in path.windows(2) {
+        Transition::of(task).from(pair[0]).to(pair[1]).run(client).unwrap();
+    }
+    let versions = published(&db, &format!("entity_id = '{task}' ORDER BY version"));
+    for version in [2, 2, 5, 3, 1] {
+        redis.command::<usize>(&["PUBLISH", CHANNEL, &versions[version - 1]]).unwrap();
+    }
+    redis.command::<usize>(&["PUBLISH", CHANNEL, "no event"]).unwrap();
+    wait_until("the missing versions", || running.handled().len() >= 4);
+    let handled: Vec<i64> = running.stop().iter().map(|event| event.version).collect();
+    assert_eq!(handled, [2, 3, 4, 5]);
+}

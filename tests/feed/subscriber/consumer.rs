@@ -1,0 +1,56 @@
+//! Source: a consumer, whose position the database stores.
+
+use super::{Running, at, last_id, move_some};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pg_workflow_client::connect::PostgresServer;
+use pg_workflow_client::subscriber::Subscriber as Source;
+use pg_workflow_tests::chaos::proxy::{Cut, Proxy};
+use pg_workflow_tests::*;
+
+#[test]
+fn consumer_misses_no_event_through_outages() {
+    let (cluster, db) = own_cluster("subscriber-consumer", &[]);
+    let way = Proxy::start(cluster.port()).unwrap();
+    let source = || Source::consumer(at(way.port()), "billing");
+    let running = Running::start(source());
+    let start = running.wait_ready(&db);
+    move_some(&db, 20);
+    way.cut(Cut::Reset);
+    move_some(&db, 20);
+    running.assert_complete(&db, start);
+    // Its session hangs, with the connection intact: it must notice by itself, and begin another.
+    let sql = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%workflow.read_events%' AND pid <> pg_backend_pid()";
+    let pid = Pid::from_raw(db.connect().query_one(sql, &[]).unwrap().get(0));
+    kill(pid, Signal::SIGSTOP).unwrap();
+    move_some(&db, 20);
+    running.assert_complete(&db, start);
+    kill(pid, Signal::SIGCONT).unwrap();
+    cluster.kill().unwrap();
+    cluster.start_again().unwrap();
+    move_some(&db, 20);
+    running.assert_complete(&db, start);
+    let last = last_id(&db);
+    running.stop();
+    // While it does not run, the database keeps its place.
+    move_some(&db, 20);
+    let running = Running::start(source());
+    running.assert_complete(&db, last);
+    assert!(running.stop().iter().all(|event| event.id > last), "what was acknowledged does not come again");
+}
+
+#[test]
+fn second_consumer_of_a_name_takes_over() {
+    let db = Db::new();
+    let source = || Source::consumer(PostgresServer::parse(db.url()).unwrap(), "pair");
+    let first = Running::start(source());
+    let start = first.wait_ready(&db);
+    let second = Running::start(source());
+    move_some(&db, 20);
+    first.assert_complete(&db, start);
+    let last = last_id(&db);
+    first.stop();
+    move_some(&db, 20);
+    second.assert_complete(&db, last);
+    assert!(second.stop().iter().all(|event| event.id > last));
+}

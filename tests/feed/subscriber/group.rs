@@ -1,0 +1,114 @@
+//! Source: a consumer group of the Redis stream.
+
+use super::{Running, STREAM, last_id, move_some, redis_at, two_ways};
+use pg_workflow_client::redis_server::RedisServer;
+use pg_workflow_client::subscriber::Subscriber as Source;
+use pg_workflow_tests::chaos::proxy::Cut;
+use pg_workflow_tests::*;
+use std::collections::HashSet;
+use xtask::stack::redis::Redis;
+
+#[test]
+fn group_shares_a_stream_and_misses_no_event() {
+    let db = Db::new();
+    // It keeps its data, so that the group is still there afterwards.
+    let redis = Redis::start_with("subscriber-group", &["--appendonly", "yes", "--appendfsync", "always"]).unwrap();
+    let (server, _) = serve(db.url(), &redis.url());
+    server.wait_line("this relay works", PATIENCE).unwrap();
+    move_some(&db, 10);
+    let ways = two_ways(redis.port());
+    let [first, second] = [ways[0].port(), ways[1].port()];
+    let url = format!("redis://127.0.0.1:{first},redis://127.0.0.1:{second}");
+    // A new group begins with what the stream has.
+    let running = Running::start(Source::group(RedisServer::parse(&url).unwrap(), STREAM, "billing", "one"));
+    running.assert_complete(&db, 0);
+    ways.iter().for_each(|way| way.cut(Cut::Reset));
+    move_some(&db, 20);
+    running.assert_complete(&db, 0);
+    // Half-open: it must notice by itself, and take the other way.
+    ways[0].blackhole();
+    move_some(&db, 20);
+    running.assert_complete(&db, 0);
+    ways[0].pass();
+    redis.kill().unwrap();
+    move_some(&db, 20);
+    redis.start_again().unwrap();
+    move_some(&db, 20);
+    running.assert_complete(&db, 0);
+    let pending =
+        || redis.command::<(usize, redis::Value, redis::Value, redis::Value)>(&["XPENDING", STREAM, "billing"]);
+    wait_until("acknowledgements", || pending().unwrap().0 == 0);
+    running.stop();
+
+    // What another member of our name had not finished comes first, then what is new, and then what one left alone.
+    move_some(&db, 5);
+    let all = last_id(&db);
+    wait_until("the stream", || redis.command::<usize>(&["XLEN", STREAM]).unwrap() as i64 >= all);
+    let take = |member: &str| -> Vec<String> {
+        let read = ["XREADGROUP", "GROUP", "billing", member, "COUNT", "4", "STREAMS", STREAM, ">"];
+        type Entries = Vec<(String, Vec<String>)>;
+        let mut streams: Vec<(String, Entries)> = redis.command(&read).unwrap();
+        streams.remove(0).1.into_iter().map(|(id, _)| id).collect()
+    };
+    let id = |entry: &String| -> i64 { entry.split_once('-').unwrap().1.parse().unwrap() };
+    let (dead, own) = (take("dead"), take("two"));
+    let running = Running::start(Source::group(redis_at(redis.port()), STREAM, "billing", "two"));
+    wait_until("what was left alone", || {
+        let handled: HashSet<i64> = running.handled().iter().map(|event| event.id).collect();
+        dead.iter().all(|entry| handled.contains(&id(entry)))
+    });
+    wait_until("acknowledgements", || pending().unwrap().0 == 0);
+    let handled: Vec<i64> = running.stop().iter().map(|event| event.id).collect();
+    assert_eq!(handled[..4], own.iter().map(id).collect::<Vec<_>>());
+    assert_eq!(handled.len(), 16, "five tasks and their run, each event once");
+    assert_eq!(server.terminate().unwrap().code(), Some(0));
+}
+
+#[test]
+fn group_starts_again_if_redis_returns_empty() {
+    let db = Db::new();
+    let redis = Redis::start("subscriber-empty").unwrap();
+    let (server, _) = serve(db.url(), &redis.url());
+    server.wait_line("this relay works", PATIENCE).unwrap();
+    let running = Running::start(Source::group(redis_at(redis.port()), STREAM, "billing", "one"));
+    move_some(&db, 20);
+    running.assert_complete(&db, 0);
+    redis.kill().unwrap();
+    move_some(&db, 20);
+    redis.start_again().unwrap();
+    move_some(&db, 20);
+    running.assert_complete(&db, 0);
+    assert_eq!(["Redis is away", "Redis is back"].map(|text| running.log.count(text)), [1, 1], "said once");
+    running.stop();
+    assert_eq!(server.terminate().unwrap().code(), Some(0));
+}
+
+#[test]
+fn group_reports_number_of_trimmed_events() {
+    let db = Db::new();
+    let redis = Redis::start("subscriber-trimmed").unwrap();
+    let (server, _) = serve(db.url(), &redis.url());
+    server.wait_line("this relay works", PATIENCE).unwrap();
+    let length = || i64::try_from(redis.command::<usize>(&["XLEN", STREAM]).unwrap()).unwrap();
+    move_some(&db, 10);
+    wait_until("the stream", || length() == 31);
+    // What has gone before there is a group is no loss.
+    redis.command::<usize>(&["XTRIM", STREAM, "MAXLEN", "4"]).unwrap();
+    let source = || Source::group(redis_at(redis.port()), STREAM, "slow", "one");
+    let running = Running::start(source());
+    wait_until("four events", || running.handled().len() == 4);
+    assert_eq!(running.log.count("was shortened"), 0);
+    running.stop();
+    for lost in [27, 3] {
+        let tasks = usize::try_from(lost / 3).unwrap();
+        let before = length();
+        move_some(&db, tasks);
+        wait_until("the stream", || length() == before + lost + 1);
+        redis.command::<usize>(&["XTRIM", STREAM, "MAXLEN", "1"]).unwrap();
+        let running = Running::start(source());
+        wait_until("the last event", || running.handled().last().is_some_and(|event| event.id == last_id(&db)));
+        assert_eq!(running.log.count(&format!("was shortened by {lost} events")), 1);
+        running.stop();
+    }
+    assert_eq!(server.terminate().unwrap().code(), Some(0));
+}

@@ -1,0 +1,78 @@
+//! A database with the extension, for one test.
+
+use crate::cluster::shared_cluster;
+use postgres::{Client, NoTls};
+use serde_json::Value;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A database with the extension. At the end of its scope, its history must agree with its rows.
+pub struct Db {
+    url: String,
+    verified: bool,
+    /// Its name if it is in the shared cluster: dropping it frees a background worker for the other notifiers.
+    shared: Option<String>,
+}
+
+impl Db {
+    /// Creates a database in the cluster that the tests share.
+    pub fn new() -> Db {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        shared_cluster().psql("postgres", &format!("CREATE DATABASE {name} TEMPLATE fresh")).expect("a new database");
+        let url = shared_cluster().url(&name);
+        Db { url, verified: true, shared: Some(name) }
+    }
+
+    /// Takes an existing database that has the extension.
+    pub fn at(url: String) -> Db {
+        Db { url, verified: true, shared: None }
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub fn connect(&self) -> Client {
+        Client::connect(&self.url, NoTls).expect("a connection")
+    }
+
+    /// Connects as another role than the superuser.
+    pub fn connect_as(&self, role: &str) -> Client {
+        let mut client = self.connect();
+        client.batch_execute(&format!("SET SESSION AUTHORIZATION {role}")).expect("the role exists");
+        client
+    }
+
+    /// Skips the check at the end, for tests that break history on purpose.
+    pub fn without_verification(mut self) -> Db {
+        self.verified = false;
+        self
+    }
+
+    /// Returns the problems that `verify()` finds.
+    pub fn problems(&self) -> Vec<String> {
+        let rows = self.connect().query("SELECT problem, detail FROM workflow.verify()", &[]).expect("verify() runs");
+        rows.iter().map(|row| format!("{}: {}", row.get::<_, String>(0), row.get::<_, Value>(1))).collect()
+    }
+}
+
+impl Default for Db {
+    fn default() -> Db {
+        Db::new()
+    }
+}
+
+impl Drop for Db {
+    fn drop(&mut self) {
+        if self.verified && !std::thread::panicking() {
+            assert_eq!(self.problems(), [""; 0], "history and rows disagree");
+            self.connect().batch_execute("SELECT workflow.fold_state_counts()").expect("counts can be refreshed");
+            assert_eq!(self.problems(), [""; 0], "the refreshed counts disagree");
+        }
+        if let Some(name) = self.shared.take().filter(|_| !std::thread::panicking()) {
+            shared_cluster()
+                .psql("postgres", &format!("DROP DATABASE {name} WITH (FORCE)"))
+                .expect("the database can be dropped");
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! The harness that all tests share.
+
+#[path = "../chaos/lib.rs"]
+pub mod chaos;
+
+mod cluster;
+mod database;
+mod entities;
+mod failure;
+mod partitions;
+mod redis_subscriber;
+mod server;
+mod trace;
+mod transition;
+mod waiting;
+
+pub use cluster::own_cluster;
+pub use database::Db;
+pub use entities::{create_in_state, create_run, create_task, create_tasks, history_len, state_of, table};
+pub use failure::{Failure, failure};
+pub use partitions::{age, next_partition, open_partitions};
+pub use redis_subscriber::Subscriber;
+pub use server::{log_of, serve, server_binary};
+pub use trace::real_trace;
+pub use transition::{Transition, start_task};
+pub use waiting::{PATIENCE, wait_until};

@@ -1,0 +1,90 @@
+//! Exit codes and the messages with them.
+
+use super::{ok, refused, run};
+use pg_workflow_tests::*;
+use serde_json::json;
+use uuid::Uuid;
+
+#[test]
+fn exit_code_tells_the_kind_of_failure() {
+    let db = Db::new();
+    let dag: Uuid = db.connect().query_one("SELECT workflow.create_dag('etl')", &[]).unwrap().get(0);
+    let nobody = Uuid::new_v4().to_string();
+    for args in [
+        &["show", &nobody][..],
+        &["show", "nobody"],
+        &["history", &nobody],
+        &["list", "runs", "--dag", "nobody"],
+        &["list", "runs", "--dag", &nobody],
+        &["list", "tasks", "--run", &nobody],
+        &["watch", "--dag", "nobody"],
+        &["watch", "--run", &nobody],
+    ] {
+        assert!(refused(&db, args, 3).contains(args.last().unwrap()), "{args:?}");
+    }
+    assert!(refused(&db, &["history", &dag.to_string()], 3).contains("list runs --dag"));
+    for args in [
+        &[][..],
+        &["lst"],
+        &["list"],
+        &["list", "dags", "--limit", "-1"],
+        &["list", "dags", "--limit", "1", "--all"],
+        &["list", "dags", "--paused", "perhaps"],
+        &["list", "dags", "--order-by", "color"],
+        &["list", "runs", "--state", "runing"],
+        &["list", "runs", "--since", "yesterday"],
+        &["list", "tasks", "--run", "etl"],
+        &["history", "etl"],
+        &["migrate"],
+        &["migrate", "to"],
+        &["completions", "ksh"],
+        &["--color", "red", "verify"],
+    ] {
+        refused(&db, args, 2);
+    }
+    let hint = refused(&db, &["list", "runs", "--state", "runing"], 2);
+    assert!(hint.contains("running"), "{hint}");
+
+    let absent = "postgres://postgres@127.0.0.1:1/workflow";
+    for args in [&["list", "dags"][..], &["show", "etl"], &["history", &nobody], &["verify"], &["migrate", "up"]] {
+        let args = [args, &["--database-url", absent]].concat();
+        assert!(refused(&db, &args, 1).contains("DATABASE_URL"), "{args:?}");
+    }
+    assert_eq!(ok(&db, &["--version"]).stdout, format!("workflow-server {}\n", env!("CARGO_PKG_VERSION")));
+    for command in ["list", "show", "history", "watch", "verify", "migrate"] {
+        assert!(ok(&db, &[command, "--help"]).stdout.contains("workflow-server"), "{command}");
+    }
+    let help = ok(&db, &["--help"]).stdout;
+    for code in ["0  done", "1  something", "2  the command line", "3  there is no", "4  verify found"] {
+        assert!(help.contains(code), "{code}");
+    }
+}
+
+#[test]
+fn verify_exits_with_4_if_history_was_falsified() {
+    let db = Db::new().without_verification();
+    let client = &mut db.connect();
+    let task = create_task(client);
+    let done = ok(&db, &["verify"]);
+    assert_eq!((done.stdout.as_str(), done.stderr.as_str()), ("", "rows and history agree\n"));
+    client
+        .batch_execute(
+            "SET session_replication_role = replica; UPDATE workflow.task_instances SET state = 'success';
+             ALTER DATABASE CURRENT_DATABASE_NAME SET statement_timeout = '1ms'"
+                .replace("CURRENT_DATABASE_NAME", db.url().rsplit('/').next().unwrap().split('?').next().unwrap())
+                .as_str(),
+        )
+        .unwrap();
+    // The database's own limit on statements does not end it.
+    let done = run(&db, &["verify"]);
+    assert_eq!(done.code, Some(4), "{}", done.stderr);
+    let table = done.table();
+    assert_eq!(table[0].join(" "), "ENTITY TYPE ENTITY ID PROBLEM DETAIL");
+    let of_task = ["task_instance", &task.to_string(), "row", "and", "history", "disagree"];
+    assert!(table.iter().any(|row| row.starts_with(&of_task)), "{table:?}");
+    // That of the row, and those of the counts of the two states.
+    assert!(done.stderr.starts_with("workflow-server: rows and history disagree in 3 places"), "{}", done.stderr);
+    let done = run(&db, &["verify", "--json"]);
+    assert_eq!(done.code, Some(4));
+    assert!(done.json().iter().any(|line| line["entity_id"] == json!(task)));
+}

@@ -1,0 +1,109 @@
+//! `migrate`: up, down, failure, and rights.
+
+use super::{Done, command, ok, refused};
+use pg_workflow_tests::*;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use uuid::Uuid;
+
+/// The version that is built here.
+const NEWEST: &str = env!("CARGO_PKG_VERSION");
+/// The latest released version.
+const PREVIOUS: &str = "0.2.0";
+
+/// Scripts to a version that does not exist, as long as this lives.
+struct Scripts(Vec<PathBuf>);
+
+impl Scripts {
+    fn write(folder: &Path) -> Scripts {
+        let steps = [format!("{NEWEST}--99.0.0"), format!("99.0.0--{NEWEST}")];
+        let files = steps.map(|step| folder.join(format!("pg_workflow--{step}.sql")));
+        let sql = ["CREATE VIEW workflow.news AS SELECT 1 AS one;", "DROP VIEW workflow.news;"];
+        files.iter().zip(sql).for_each(|(file, sql)| std::fs::write(file, sql).expect("a script"));
+        Scripts(files.to_vec())
+    }
+}
+
+impl Drop for Scripts {
+    fn drop(&mut self) {
+        for file in &self.0 {
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}
+
+#[test]
+fn migrate_installs_updates_and_downgrades() {
+    let db = Db::new().without_verification();
+    let client = &mut db.connect();
+    client.batch_execute("DROP EXTENSION pg_workflow CASCADE; DROP SCHEMA IF EXISTS workflow CASCADE").unwrap();
+    let versions = |db: &Db| ok(db, &["migrate", "version", "--json"]).json()[0].clone();
+    let mut before = versions(&db);
+    // Another test has its own version there, for a while.
+    before["available"].as_array_mut().unwrap().truncate(3);
+    let available = json!(["0.1.0", PREVIOUS, NEWEST]);
+    let nothing = json!({"installed": null, "library": null, "default": NEWEST, "available": available});
+    assert_eq!(before, nothing);
+    assert!(refused(&db, &["list", "dags"], 1).contains("migrate up"));
+    assert!(refused(&db, &["migrate", "down"], 1).contains("migrate up"));
+    let plan = ok(&db, &["migrate", "plan"]).stdout;
+    assert_eq!(plan, format!("install pg_workflow {NEWEST}\n  CREATE EXTENSION pg_workflow VERSION '{NEWEST}';\n"));
+    assert_eq!(versions(&db)["installed"], Value::Null, "a plan does nothing");
+
+    // Several programs that all migrate at their start.
+    let children: Vec<_> = (0..4)
+        .map(|_| command(&db, &["migrate", "up"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+        .collect();
+    let mut said: Vec<String> = Vec::new();
+    for child in children {
+        let done = Done::of(child.wait_with_output().unwrap());
+        assert_eq!(done.code, Some(0), "{}", done.stderr);
+        said.push(done.stdout);
+    }
+    said.sort();
+    let there = format!("pg_workflow is at {NEWEST} already\n");
+    assert_eq!(said[0], format!("done: install pg_workflow {NEWEST}\n"));
+    assert!(said[1..].iter().all(|said| *said == there), "{said:?}");
+    assert_eq!(ok(&db, &["migrate", "plan"]).stdout, there);
+    assert_eq!((&versions(&db)["installed"], &versions(&db)["library"]), (&json!(NEWEST), &json!(NEWEST)));
+    assert_eq!(ok(&db, &["migrate", "version"]).table()[0], ["installed", NEWEST]);
+    assert!(refused(&db, &["migrate", "to", "9.9.9"], 1).contains("there are: 0.1.0, "));
+
+    assert_eq!(ok(&db, &["migrate", "down"]).stdout, format!("done: update pg_workflow {NEWEST} → {PREVIOUS}\n"));
+    assert_eq!(ok(&db, &["migrate", "down"]).stdout, format!("done: update pg_workflow {PREVIOUS} → 0.1.0\n"));
+    assert!(refused(&db, &["migrate", "down"], 1).contains("0.1.0 is the oldest"));
+    assert_eq!(ok(&db, &["migrate", "up"]).stdout, format!("done: update pg_workflow 0.1.0 → {NEWEST}\n"));
+}
+
+#[test]
+fn failed_migration_changes_nothing() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let installed = |db: &Db| ok(db, &["migrate", "version", "--json"]).json()[0]["installed"].clone();
+    let scripts = Scripts::write(&xtask::setup::toolchain().unwrap().postgres.sharedir.join("extension"));
+    assert_eq!(ok(&db, &["migrate", "to", "99.0.0"]).stdout, format!("done: update pg_workflow {NEWEST} → 99.0.0\n"));
+    client.query_one("SELECT one FROM workflow.news", &[]).unwrap();
+    assert_eq!(ok(&db, &["migrate", "down"]).stdout, format!("done: update pg_workflow 99.0.0 → {NEWEST}\n"));
+    assert!(client.query_one("SELECT one FROM workflow.news", &[]).is_err());
+    ok(&db, &["migrate", "to", "99.0.0"]);
+    std::fs::write(&scripts.0[1], "DROP VIEW workflow.news; SELECT 1/0;").unwrap();
+    assert!(refused(&db, &["migrate", "down"], 1).contains("division by zero"));
+    assert_eq!(installed(&db), "99.0.0");
+    client.query_one("SELECT one FROM workflow.news", &[]).unwrap();
+    std::fs::remove_file(&scripts.0[1]).unwrap();
+    assert!(refused(&db, &["migrate", "to", NEWEST], 1).contains("no scripts lead from pg_workflow 99.0.0"));
+}
+
+#[test]
+fn only_superusers_can_migrate() {
+    let db = Db::new().without_verification();
+    let client = &mut db.connect();
+    let role = format!("plain_{}", Uuid::new_v4().simple());
+    client.batch_execute(&format!("DROP EXTENSION pg_workflow CASCADE; CREATE ROLE {role} LOGIN")).unwrap();
+    let url = db.url().replacen("postgres@", &format!("{role}@"), 1);
+    assert_ne!(url, db.url());
+    let message = refused(&db, &["migrate", "up", "--database-url", &url], 1);
+    assert!(message.contains("superuser"), "{message}");
+    client.batch_execute(&format!("DROP ROLE {role}")).unwrap();
+}
