@@ -4,10 +4,10 @@ use super::*;
 use chrono::{DateTime, TimeDelta, Utc};
 use pg_workflow_client::event::EntityType;
 use pg_workflow_client::list::{
-    DagFilter, DagRunFilter, DagRunSort, DagSort, HistoryFilter, HistorySort, List, OrderBy, Page, Sort,
+    DagFilter, DagRunFilter, DagRunSort, DagSort, HistoryFilter, HistorySort, ListOptions, OrderBy, Page, Sort,
     TaskInstanceFilter, TaskInstanceSort, TaskLogFilter, TaskLogSort,
 };
-use pg_workflow_client::{Error, HistoryTracker, LogLevel, NewTaskLog, State, TaskLogs};
+use pg_workflow_client::{Error, History, LogLevel, NewTaskLog, State, TaskLogs};
 use std::collections::HashSet;
 use std::fmt::Debug;
 use tokio_postgres::Client;
@@ -16,11 +16,11 @@ use tokio_postgres::Client;
 async fn pages<T, S: Sort>(
     order: Option<OrderBy<S>>,
     limit: u32,
-    mut list: impl AsyncFnMut(Page<S>) -> Result<List<T>, Error>,
+    mut list: impl AsyncFnMut(ListOptions<S>) -> Result<Page<T>, Error>,
 ) -> Vec<T> {
     let (mut rows, mut cursor) = (Vec::new(), None);
     loop {
-        let page = list(Page { limit, cursor, order_by: order }).await.expect("a page");
+        let page = list(ListOptions { limit, cursor, order_by: order }).await.expect("a page");
         assert!(page.items.len() == limit as usize || page.next_cursor.is_none(), "a short page is the last");
         rows.extend(page.items);
         cursor = page.next_cursor;
@@ -88,7 +88,7 @@ fn dag_list_sorts_in_every_order_and_matches_names_exactly() {
         }
         for name in NAMES {
             let exact = DagFilter { name: Some(name.to_owned()), ..DagFilter::default() };
-            let found = dags.list(&exact, &Page::default()).await.unwrap().items;
+            let found = dags.list(&exact, &ListOptions::default()).await.unwrap().items;
             assert_eq!(found.iter().map(|dag| dag.name.as_str()).collect::<Vec<_>>(), [name]);
             let prefix = DagFilter { name_prefix: Some(name.to_owned()), ..DagFilter::default() };
             let order = Some(OrderBy::ascending(DagSort::Name));
@@ -100,7 +100,7 @@ fn dag_list_sorts_in_every_order_and_matches_names_exactly() {
             assert_eq!(found, expected, "{name}");
         }
         let filter = DagFilter { tag: Some("t1".to_owned()), paused: Some(true), ..DagFilter::default() };
-        let found = dags.list(&filter, &Page::default()).await.unwrap().items;
+        let found = dags.list(&filter, &ListOptions::default()).await.unwrap().items;
         assert!(found.len() == 2 && found.iter().all(|dag| dag.is_paused && dag.tags == ["t1"]));
     });
 }
@@ -167,7 +167,7 @@ fn task_and_log_lists_combine_every_order_and_filter() {
         new_tasks(client, &["other"]).await;
         let (tasks, logs) = (TaskInstances::new(client), TaskLogs::new(client));
         let started = [&ids[2..8], &others[2..4]].concat();
-        tasks.update_state_many(&started, State::Queued, State::Running).await.unwrap();
+        tasks.transition_many(&started, State::Queued, State::Running).await.unwrap();
         let named = |name: &str| Some(name.to_owned());
         let filters = [
             (TaskInstanceFilter::default(), "true".to_owned()),
@@ -233,9 +233,9 @@ fn history_list_combines_every_order_and_filter() {
         for (from, to) in
             [(State::Queued, State::Running), (State::Running, State::Failed), (State::Failed, State::Running)]
         {
-            tasks.update_state_many(&ids, from, to).await.unwrap();
+            tasks.transition_many(&ids, from, to).await.unwrap();
         }
-        let tracker = HistoryTracker::new(client);
+        let tracker = History::new(client);
         let (kind, entity) = (Some(EntityType::TaskInstance), Some(ids[4]));
         let filters = [
             (HistoryFilter::default(), "true".to_owned()),
@@ -263,7 +263,7 @@ fn history_list_filters_by_time_range() {
     let db = Db::new();
     run(async {
         let client = &server(db.url()).connect().await.unwrap();
-        let tracker = HistoryTracker::new(client);
+        let tracker = History::new(client);
         let mut tasks = Vec::new();
         for _ in 0..30 {
             tasks.extend(new_tasks(client, &["a", "b"]).await.2);
@@ -337,25 +337,28 @@ fn list_rejects_invalid_cursor() {
         let client = &server(db.url()).connect().await.unwrap();
         fill(client).await;
         let (dags, runs) = (Dags::new(client), DagRuns::new(client));
-        let first = Page { limit: 7, order_by: Some(OrderBy::ascending(DagRunSort::Id)), ..Page::default() };
+        let first =
+            ListOptions { limit: 7, order_by: Some(OrderBy::ascending(DagRunSort::Id)), ..ListOptions::default() };
         let first = runs.list(&DagRunFilter::default(), &first).await.unwrap();
         let cursor = first.next_cursor.expect("there are more");
         // A cursor is the position of a row in any order: in reverse, the other six rows follow it.
-        let back = Page { limit: 7, cursor: Some(cursor.clone()), order_by: Some(OrderBy::descending(DagRunSort::Id)) };
+        let back =
+            ListOptions { limit: 7, cursor: Some(cursor.clone()), order_by: Some(OrderBy::descending(DagRunSort::Id)) };
         let back = runs.list(&DagRunFilter::default(), &back).await.unwrap();
         let expected: Vec<Uuid> = first.items[..6].iter().rev().map(|run| run.id).collect();
         assert_eq!(back.items.iter().map(|run| run.id).collect::<Vec<_>>(), expected);
 
         for garbage in ["", "x", "1", "' OR true", &cursor[..cursor.len() - 1], &format!("{cursor}x"), "\0"] {
-            let page = Page { cursor: Some(garbage.to_owned()), ..Page::default() };
+            let page = ListOptions { cursor: Some(garbage.to_owned()), ..ListOptions::default() };
             if let Ok(list) = runs.list(&DagRunFilter::default(), &page).await {
                 panic!("{garbage:?} was accepted as a cursor, with {} rows", list.items.len());
             }
-            let page = Page { cursor: Some(garbage.to_owned()), ..Page::default() };
+            let page = ListOptions { cursor: Some(garbage.to_owned()), ..ListOptions::default() };
             let error = dags.list(&DagFilter::default(), &page).await.unwrap_err();
             assert!(matches!(&error, Error::Cursor(said) if said == garbage), "{error:?}");
         }
-        let none = runs.list(&DagRunFilter::default(), &Page { limit: 0, ..Page::default() }).await.unwrap();
+        let none =
+            runs.list(&DagRunFilter::default(), &ListOptions { limit: 0, ..ListOptions::default() }).await.unwrap();
         assert!(none.items.is_empty() && none.next_cursor.is_none());
     });
 }

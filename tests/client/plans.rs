@@ -4,9 +4,9 @@ use super::*;
 use pg_workflow_client::State;
 use pg_workflow_client::event::EntityType;
 use pg_workflow_client::list::{
-    DagRunFilter, DagRunSort, HistoryFilter, HistorySort, OrderBy, Page, TaskInstanceFilter, TaskInstanceSort,
+    DagRunFilter, DagRunSort, HistoryFilter, HistorySort, ListOptions, OrderBy, TaskInstanceFilter, TaskInstanceSort,
 };
-use pg_workflow_client::{Error, HistoryTracker};
+use pg_workflow_client::{Error, History};
 use pg_workflow_tests::Db;
 use tokio_postgres::Transaction;
 
@@ -31,8 +31,8 @@ async fn fill(client: &tokio_postgres::Client) -> (Uuid, Uuid) {
         let tasks: Vec<Uuid> = tasks.iter().map(|row| row.get(0)).collect();
         if (1..RUNS - 1).contains(&n) {
             for (from, to) in [(State::Queued, State::Running), (State::Running, State::Success)] {
-                TaskInstances::new(client).update_state_many(&tasks, from, to).await.unwrap();
-                DagRuns::new(client).update_state(run, from, to).await.unwrap();
+                TaskInstances::new(client).transition_many(&tasks, from, to).await.unwrap();
+                DagRuns::new(client).transition(run, from, to).await.unwrap();
             }
         }
         all_runs.push(run);
@@ -57,7 +57,7 @@ macro_rules! assert_cheap {
         let (filter, mut cursor) = ($filter, None);
         for page in 1..=2 {
             let transaction = $client.transaction().await.unwrap();
-            let wanted = Page { cursor, order_by: $order, ..Page::default() };
+            let wanted = ListOptions { cursor, order_by: $order, ..ListOptions::default() };
             let before = read(&transaction).await;
             let list = $repository::new(&transaction).list(&filter, &wanted).await?;
             let after = read(&transaction).await;
@@ -124,9 +124,9 @@ async fn check(client: &mut tokio_postgres::Client, dag: Uuid, run: Uuid) -> Res
     let success = DagRunFilter { states: vec![State::Success], ..Default::default() };
     assert_cheap!(client, 55, DagRuns, success, None);
 
-    assert_cheap!(client, 55, HistoryTracker, HistoryFilter::default(), None);
+    assert_cheap!(client, 55, History, HistoryFilter::default(), None);
     let kind = Some(EntityType::TaskInstance);
-    assert_cheap!(client, 60, HistoryTracker, HistoryFilter { entity_type: kind, ..Default::default() }, None);
+    assert_cheap!(client, 60, History, HistoryFilter { entity_type: kind, ..Default::default() }, None);
     // From and up to a time in the middle of 300,000 events.
     let middle = "SELECT changed_at FROM workflow.state_history ORDER BY id OFFSET 150000 LIMIT 1";
     let middle: chrono::DateTime<chrono::Utc> = client.query_one(middle, &[]).await?.get(0);
@@ -134,9 +134,9 @@ async fn check(client: &mut tokio_postgres::Client, dag: Uuid, run: Uuid) -> Res
         let filter = HistoryFilter { changed_at_gte: gte, changed_at_lt: lt, ..Default::default() };
         let oldest = Some(OrderBy::ascending(HistorySort::Id));
         // Rows within the second of slack are read and skipped.
-        assert_cheap!(client, 60_000, HistoryTracker, filter.clone(), None);
-        assert_cheap!(client, 60_000, HistoryTracker, filter, oldest);
+        assert_cheap!(client, 60_000, History, filter.clone(), None);
+        assert_cheap!(client, 60_000, History, filter, oldest);
     }
-    assert_cheap!(client, 5, HistoryTracker, HistoryFilter { entity_id: Some(task), ..Default::default() }, None);
+    assert_cheap!(client, 5, History, HistoryFilter { entity_id: Some(task), ..Default::default() }, None);
     Ok(())
 }

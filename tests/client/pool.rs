@@ -3,7 +3,7 @@
 use super::*;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pg_workflow_client::{Error, Move, State};
+use pg_workflow_client::{Error, State, Transition};
 use xtask::stack::postgres::Shutdown;
 
 const SHORT: Duration = Duration::from_millis(300);
@@ -62,7 +62,7 @@ fn pool_reports_outage_and_recovers_after_restart() {
         let pool = pool(db.url(), options);
         let held = pool.get().await.unwrap();
         let (_, _, tasks) = new_tasks(&held, &["a", "b"]).await;
-        TaskInstances::new(&held).update_state(tasks[0], State::Queued, State::Running).await.unwrap();
+        TaskInstances::new(&held).transition(tasks[0], State::Queued, State::Running).await.unwrap();
         drop(pool.get().await.unwrap());
         cluster.stop(Shutdown::Fast).unwrap();
         let error = TaskInstances::new(&held).get(tasks[0]).await.unwrap_err();
@@ -70,11 +70,11 @@ fn pool_reports_outage_and_recovers_after_restart() {
         drop(held);
         let error = pool.get().await.err().expect("the server is stopped");
         assert!(error.to_string().contains("error connecting to server"), "{error}");
-        assert!(error.is_transient() && error.advice().contains("Check that PostgreSQL runs"), "{}", error.advice());
+        assert!(error.is_transient() && error.hint().contains("Check that PostgreSQL runs"), "{}", error.hint());
 
         cluster.start_again().unwrap();
         let connection = pool.get().await.unwrap();
-        let moved = TaskInstances::new(&connection).update_state(tasks[1], State::Queued, State::Running).await;
+        let moved = TaskInstances::new(&connection).transition(tasks[1], State::Queued, State::Running).await;
         assert_eq!(moved.unwrap(), 2);
     });
 }
@@ -87,7 +87,7 @@ fn pool_error_explains_failed_connection() {
         let pool = pool(&url, Options { acquire_timeout: SHORT, ..Options::default() });
         let error = pool.get().await.err().expect("the database does not exist");
         assert_eq!(error.code().map(|code| code.code()), Some("3D000"), "{error:?}");
-        assert!(error.advice().starts_with("Create that database"), "{}", error.advice());
+        assert!(error.hint().starts_with("Create that database"), "{}", error.hint());
         assert!(!error.is_transient());
     });
 }
@@ -104,12 +104,12 @@ fn connection_is_reused_after_statement_timeout() {
 
         let connection = pool.get().await.unwrap();
         let pid = backend(&connection).await;
-        let start = Move::new(State::Queued, State::Running);
-        let error = TaskInstances::new(&connection).make_move(tasks[0], &start).await.unwrap_err();
+        let start = Transition::new(State::Queued, State::Running);
+        let error = TaskInstances::new(&connection).transition_with(tasks[0], &start).await.unwrap_err();
         assert_eq!(error.code().map(|code| code.code()), Some("57014"), "{error:?}");
         assert!(error.is_transient());
         other.batch_execute("ROLLBACK").await.unwrap();
-        assert_eq!(TaskInstances::new(&connection).make_move(tasks[0], &start).await.unwrap(), 2);
+        assert_eq!(TaskInstances::new(&connection).transition_with(tasks[0], &start).await.unwrap(), 2);
         drop(connection);
         assert_eq!(backend(&pool.get().await.unwrap()).await, pid, "the connection is reused");
     });

@@ -4,11 +4,11 @@ use super::*;
 use chrono::{DateTime, TimeDelta, Utc};
 use pg_workflow_client::event::EntityType;
 use pg_workflow_client::list::{
-    DagFilter, DagRunFilter, HistoryFilter, Page, TaskInstanceFilter, TaskLogFilter, TaskLogSort,
+    DagFilter, DagRunFilter, HistoryFilter, ListOptions, TaskInstanceFilter, TaskLogFilter, TaskLogSort,
 };
 use pg_workflow_client::{
-    DagChanges, DagRunChanges, Error, HistoryTracker, LogLevel, ManyMoves, Move, NewTaskLog, Outcome, State,
-    TaskInstanceChanges, TaskLogs,
+    DagChanges, DagRunChanges, Error, History, LogLevel, NewTaskLog, Outcome, State, TaskInstanceChanges, TaskLogs,
+    Transition, TransitionMany,
 };
 use serde_json::{Value, json};
 
@@ -49,7 +49,7 @@ async fn dags(session: &impl Session, prefix: &str) -> Result<Uuid, Error> {
         assert_eq!((&dag.name, dag.start_date, dag.is_paused), (&new.name, Some(start), false));
     }
     let filter = DagFilter { name_prefix: Some(prefix.to_owned()), ..DagFilter::default() };
-    assert_eq!(dags.list(&filter, &Page::default()).await?.items.len(), 4);
+    assert_eq!(dags.list(&filter, &ListOptions::default()).await?.items.len(), 4);
 
     assert!(dags.unpause(id).await? && !dags.unpause(id).await?, "only the first call changes it");
     assert!(dags.pause(id).await? && !dags.pause(id).await?, "only the first call changes it");
@@ -92,7 +92,7 @@ async fn runs(session: &impl Session, dag: Uuid) -> Result<Uuid, Error> {
     }
     assert_eq!(runs.latest(dag).await?.map(|run| run.id), Some(id));
     let filter = DagRunFilter { dag_id: Some(dag), ..DagRunFilter::default() };
-    let list: Vec<Uuid> = runs.list(&filter, &Page::default()).await?.items.iter().map(|run| run.id).collect();
+    let list: Vec<Uuid> = runs.list(&filter, &ListOptions::default()).await?.items.iter().map(|run| run.id).collect();
     assert_eq!(list, [id, ids[1], ids[2], ids[0]], "the latest date first");
 
     let changes = DagRunChanges { conf: Some(json!({"n": 2})), ..DagRunChanges::default() };
@@ -101,16 +101,18 @@ async fn runs(session: &impl Session, dag: Uuid) -> Result<Uuid, Error> {
     let changed = runs.update(id, &later).await?;
     assert_eq!((changed.execution_date, changed.parse_conf::<Value>()?), (date + TimeDelta::days(1), json!({"n": 2})));
 
-    assert_eq!(runs.update_state(id, State::Queued, State::Running).await?, 2);
-    let moved = runs.update_state_many(&[ids[2], ids[1], id], State::Queued, State::Skipped).await?;
+    assert_eq!(runs.transition(id, State::Queued, State::Running).await?, 2);
+    let moved = runs.transition_many(&[ids[2], ids[1], id], State::Queued, State::Skipped).await?;
     let mut outcomes: Vec<_> = moved.iter().map(|moved| (moved.entity_id, moved.outcome)).collect();
     outcomes.sort_unstable_by_key(|(id, _)| *id);
     let mut expected = [(ids[2], Outcome::Applied), (ids[1], Outcome::Applied), (id, Outcome::Stale)];
     expected.sort_unstable_by_key(|(id, _)| *id);
     assert_eq!(outcomes, expected);
-    let dry = runs.make_moves(&[ids[0]], &ManyMoves::to(State::Failed).with_metadata("why", "test").dry_run()).await?;
+    let dry = runs
+        .transition_many_with(&[ids[0]], &TransitionMany::to(State::Failed).with_metadata("why", "test").dry_run())
+        .await?;
     assert_eq!((dry[0].outcome, dry[0].state, dry[0].version), (Outcome::Applied, Some(State::Queued), Some(1)));
-    runs.make_move(ids[0], &Move::new(State::Queued, State::Failed).with_metadata("why", "test")).await?;
+    runs.transition_with(ids[0], &Transition::new(State::Queued, State::Failed).with_metadata("why", "test")).await?;
     runs.delete(ids[0]).await?;
     assert!(runs.get(ids[0]).await?.is_none());
     Ok(id)
@@ -127,19 +129,19 @@ async fn tasks(session: &impl Session, run: Uuid) -> Result<Vec<Uuid>, Error> {
     }
     let alone = tasks.create(run, "alone").await?;
     let filter = TaskInstanceFilter { dag_run_id: Some(run), ..TaskInstanceFilter::default() };
-    let list = tasks.list(&filter, &Page::default()).await?;
+    let list = tasks.list(&filter, &ListOptions::default()).await?;
     let by_name: Vec<&str> = list.items.iter().map(|task| task.task_id.as_str()).collect();
     assert_eq!(by_name, ["a", "alone", "b", "m", "z"]);
 
     let first = ids[0];
-    assert_eq!(tasks.update_state(first, State::Queued, State::Running).await?, 2);
-    let failing = Move::new(State::Running, State::Failed)
+    assert_eq!(tasks.transition(first, State::Queued, State::Running).await?, 2);
+    let failing = Transition::new(State::Running, State::Failed)
         .with_metadata("error", "disk full")
         .with_metadata("worker", 7)
         .expecting_version(2)
         .with_request_id("once");
-    assert_eq!(tasks.make_move(first, &failing).await?, 3);
-    assert_eq!(tasks.make_move(first, &failing).await?, 3, "a repeated request returns the same version");
+    assert_eq!(tasks.transition_with(first, &failing).await?, 3);
+    assert_eq!(tasks.transition_with(first, &failing).await?, 3, "a repeated request returns the same version");
     let task = tasks.get(first).await?.expect("it exists");
     assert_eq!((task.state, task.version, task.try_number), (State::Failed, 3, 1));
     assert_eq!(task.error.as_deref(), Some("disk full"));
@@ -152,12 +154,12 @@ async fn tasks(session: &impl Session, run: Uuid) -> Result<Vec<Uuid>, Error> {
     assert_eq!((changed.max_tries, changed.error), (5, None));
 
     let missing = Uuid::new_v4();
-    let moved = tasks.update_state_many(&[ids[1], first, missing], State::Queued, State::Running).await?;
+    let moved = tasks.transition_many(&[ids[1], first, missing], State::Queued, State::Running).await?;
     let outcome = |id| moved.iter().find(|moved| moved.entity_id == id).map(|moved| (moved.outcome, moved.state));
     assert_eq!(outcome(ids[1]), Some((Outcome::Applied, Some(State::Running))));
     assert_eq!(outcome(first), Some((Outcome::Stale, Some(State::Failed))));
     assert_eq!(outcome(missing), Some((Outcome::Missing, None)));
-    let moved = tasks.make_moves(&[ids[1], first], &ManyMoves::to(State::Success)).await?;
+    let moved = tasks.transition_many_with(&[ids[1], first], &TransitionMany::to(State::Success)).await?;
     let outcome = |id| moved.iter().find(|moved| moved.entity_id == id).map(|moved| moved.outcome);
     assert_eq!((outcome(ids[1]), outcome(first)), (Some(Outcome::Applied), Some(Outcome::Illegal)));
 
@@ -185,7 +187,7 @@ async fn logs(session: &impl Session, task: Uuid) -> Result<(), Error> {
     assert_eq!((line.level, line.message.as_str(), line.try_number), (LogLevel::Critical, "CRITICAL", 1));
     assert_eq!(line.logged_at, time("2026-11-24T01:02:03.000004Z"));
 
-    let page = Page::<TaskLogSort>::default();
+    let page = ListOptions::<TaskLogSort>::default();
     let all = logs.list(task, &TaskLogFilter::default(), &page).await?;
     assert_eq!(all.items.iter().map(|line| line.id).collect::<Vec<_>>(), [&[first], &ids[..]].concat());
     assert!(logs.list(task, &TaskLogFilter { try_number: Some(2) }, &page).await?.items.is_empty());
@@ -195,7 +197,7 @@ async fn logs(session: &impl Session, task: Uuid) -> Result<(), Error> {
 }
 
 async fn history(session: &impl Session, run: Uuid, task: Uuid) -> Result<(), Error> {
-    let tracker = HistoryTracker::new(session);
+    let tracker = History::new(session);
     let events = tracker.history(EntityType::TaskInstance, task, 10).await?;
     let moves: Vec<_> = events.iter().map(|event| (event.version, event.old_state, event.new_state)).collect();
     let expected =
@@ -208,7 +210,7 @@ async fn history(session: &impl Session, run: Uuid, task: Uuid) -> Result<(), Er
     assert_eq!(tracker.state_at(kind, task, started).await?, Some(State::Running));
     assert_eq!(tracker.state_at(kind, task, started - TimeDelta::days(1)).await?, None);
     let filter = HistoryFilter { entity_id: Some(run), ..HistoryFilter::default() };
-    let listed = tracker.list(&filter, &Page::default()).await?;
+    let listed = tracker.list(&filter, &ListOptions::default()).await?;
     assert_eq!(listed.items.iter().map(|event| event.version).collect::<Vec<_>>(), [2, 1]);
     assert!(tracker.verify().await?.is_empty());
     Ok(())
@@ -291,7 +293,7 @@ fn pooled_connection_prepares_each_statement_once() {
             let mut connection = pool.get().await.unwrap();
             let (_, _, tasks) = new_tasks(&connection, &["a"]).await;
             let transaction = connection.transaction().await.unwrap();
-            TaskInstances::new(&transaction).update_state(tasks[0], State::Queued, State::Running).await.unwrap();
+            TaskInstances::new(&transaction).transition(tasks[0], State::Queued, State::Running).await.unwrap();
             transaction.commit().await.unwrap();
         }
         let prepared = prepared(&pool.get().await.unwrap()).await;

@@ -134,17 +134,17 @@ fn connection_errors_are_reported_without_secrets() {
         (format!("rediss://relay:s3cret@127.0.0.1:{port}"), &trusting[..], "--redis-cert"),
         (format!("rediss://relay:s3cret@{plain}"), &trusting[..], "where it expects TLS and only there"),
     ];
-    for (redis_url, envs, advice) in cases {
+    for (redis_url, envs, hint) in cases {
         let (server, url) = serve_with(&db, &redis_url, envs);
         // Not always at once: the driver may not notice that Redis closes a connection.
-        let line = server.wait_line(advice, PATIENCE).unwrap();
+        let line = server.wait_line(hint, PATIENCE).unwrap();
         assert!(line.contains("Redis is away"), "{redis_url}: {line}");
         let mut body = Value::Null;
         wait_until("the reason in /health", || {
             let (status, said) = health(&url);
             assert_eq!(status, 503, "{said}");
             body = said;
-            body["errors"]["redis"].as_str().is_some_and(|reason| reason.contains(advice))
+            body["errors"]["redis"].as_str().is_some_and(|reason| reason.contains(hint))
         });
         let log = log_of(&server);
         assert!(!log.contains("s3cret") && !body.to_string().contains("s3cret"), "{log}\n{body}");
