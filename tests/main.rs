@@ -1,5 +1,5 @@
-//! Every test runs against real servers, which it finds installed by `cargo xtask test`. Most share one PostgreSQL
-//! cluster and have a database each; those that stop servers start their own.
+//! All tests run against real servers, which `cargo xtask test` installs. Most tests have a database each in one shared
+//! cluster; tests that stop servers start their own.
 
 mod client;
 mod extension {

@@ -14,7 +14,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::Error;
 
 /// A statement that has not been answered by then counts as an outage: a server can hang with its connection intact.
-pub(crate) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long sent data may stay unacknowledged, and how long a silent connection goes unprobed. The defaults of the
@@ -84,8 +84,8 @@ impl PostgresServer {
         self
     }
 
-    /// Settings of each connection, in the form of the server's command line: `-c name=value`.
-    pub(crate) fn with_settings(mut self, settings: &str) -> PostgresServer {
+    /// Adds settings to each connection, in the form of the server's command line: `-c name=value`.
+    pub fn with_settings(mut self, settings: &str) -> PostgresServer {
         let given = self.config.get_options().unwrap_or_default();
         self.config.options(format!("{given} {settings}").trim());
         self
@@ -106,12 +106,16 @@ impl PostgresServer {
     /// # }
     /// ```
     pub async fn connect(&self) -> Result<Client, Error> {
-        self.connect_hearing(|_| ()).await
+        self.connect_listening(|_| ()).await
     }
 
-    /// Opens one connection and calls `hear` with the payload of each notification. It must not block: the answers of
-    /// the connection's statements come after it.
-    pub(crate) async fn connect_hearing(&self, mut hear: impl FnMut(&str) + Send + 'static) -> Result<Client, Error> {
+    /// Opens one connection and calls `hear` with the payload of each notification.
+    ///
+    /// `hear` must not block: the responses to the connection's statements come after it.
+    ///
+    /// # Errors
+    /// Returns [`Error::Postgres`] or [`Error::Timeout`] if the server is unavailable.
+    pub async fn connect_listening(&self, mut hear: impl FnMut(&str) + Send + 'static) -> Result<Client, Error> {
         // connect_timeout covers the TCP connection only, not a server that accepts and then hangs.
         let (client, mut connection) = within(STATEMENT_TIMEOUT, self.config.connect(self.tls.clone())).await?;
         tokio::spawn(async move {
@@ -178,8 +182,11 @@ fn with_limits(mut config: Config) -> Config {
     config
 }
 
-/// Gives up on a statement that is not answered in time.
-pub(crate) async fn within<T>(
+/// Waits for the response to a statement, up to a time limit.
+///
+/// # Errors
+/// Returns [`Error::Timeout`] if there is no response in time, and the error of the statement.
+pub async fn within<T>(
     limit: Duration,
     answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T, Error> {

@@ -41,7 +41,7 @@ pub enum Error {
     },
     /// The state machine has no such move.
     #[error("{}", postgres::message(source))]
-    Illegal {
+    NotAllowed {
         /// Which entity.
         entity: Entity,
         /// The state it is in.
@@ -126,18 +126,6 @@ pub enum Error {
     /// Something could not be written or read as JSON.
     #[error("cannot convert JSON: {0}")]
     Json(#[from] serde_json::Error),
-    /// A move of a replay was refused, or could not be made in time.
-    #[error("cannot move {entity} from {from} to {to}: {source}")]
-    Move {
-        /// The run or the task.
-        entity: String,
-        /// The state it was to leave.
-        from: State,
-        /// The state it was to enter.
-        to: State,
-        /// Why not.
-        source: Box<Error>,
-    },
 }
 
 /// A run or a task.
@@ -177,7 +165,7 @@ impl Error {
     fn postgres(&self) -> Option<&tokio_postgres::Error> {
         match self {
             Error::Stale { source, .. }
-            | Error::Illegal { source, .. }
+            | Error::NotAllowed { source, .. }
             | Error::NotFound { source: Some(source), .. }
             | Error::Invalid { source, .. }
             | Error::AlreadyExists { source, .. }
@@ -200,15 +188,14 @@ impl Error {
         match self {
             Error::Timeout(_) => true,
             Error::Postgres(error) => postgres::is_outage(error),
-            Error::Move { source, .. } => source.is_transient(),
             _ => false,
         }
     }
 
     /// What an operator can do about it.
-    pub fn advice(&self) -> &'static str {
+    pub fn hint(&self) -> &'static str {
         match self {
-            Error::Stale { .. } | Error::Illegal { .. } | Error::NotFound { .. } => {
+            Error::Stale { .. } | Error::NotAllowed { .. } | Error::NotFound { .. } => {
                 "Something else moves or deletes it: leave it alone meanwhile"
             }
             Error::Invalid { .. } => "Correct that argument",
@@ -218,10 +205,9 @@ impl Error {
                  tables"
             }
             Error::Leased { .. } => "Wait until the other reader has ended, or read as another consumer",
-            Error::Postgres(error) => postgres::advice(error),
+            Error::Postgres(error) => postgres::hint(error),
             #[cfg(feature = "redis")]
-            Error::Redis(error) => redis::advice(error),
-            Error::Move { source, .. } => source.advice(),
+            Error::Redis(error) => redis::hint(error),
             Error::Publisher(_) => {
                 "See what keeps the destination from taking events; they are kept in PostgreSQL meanwhile"
             }

@@ -24,7 +24,6 @@ use crate::{Error, json};
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Event {
     /// In the order of writing, which is not the order of committing.
     pub id: i64,
@@ -39,10 +38,8 @@ pub struct Event {
     /// The task's name; none for a run.
     pub task_id: Option<String>,
     /// The state left; none at creation.
-    #[cfg_attr(feature = "server", schema(schema_with = crate::http::schema::state_or_null))]
     pub old_state: Option<State>,
     /// The state entered.
-    #[cfg_attr(feature = "server", schema(schema_with = crate::http::schema::state))]
     pub new_state: State,
     /// The entity's version after the change.
     pub version: i64,
@@ -54,7 +51,6 @@ pub struct Event {
     /// What the caller gave with the move; `{}` where a notification left it out.
     // As text: jsonb holds numbers and depths that a parsed value would refuse, and one such event would stop the feed.
     #[serde(default = "no_metadata")]
-    #[cfg_attr(feature = "server", schema(value_type = Object))]
     pub metadata: Box<RawValue>,
 }
 
@@ -92,7 +88,6 @@ pub(crate) fn state(name: &str) -> Result<State, Error> {
 
 /// The kinds of things that have a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum EntityType {
     /// An execution of a DAG.

@@ -23,7 +23,7 @@ impl Feed {
     /// Connects, and creates the consumer where it does not exist (it then begins with what commits from now on).
     ///
     /// # Errors
-    /// [`Error::Postgres`] or [`Error::Timeout`]; [`Error::advice`] tells what to do, for example to install the
+    /// [`Error::Postgres`] or [`Error::Timeout`]; [`Error::hint`] tells what to do, for example to install the
     /// extension.
     pub async fn open(server: &PostgresServer, consumer: &str) -> Result<Feed, Error> {
         let client = server.connect().await?;
@@ -143,8 +143,11 @@ impl Feed {
     }
 }
 
-/// A connection whose session is woken where it waits for events.
-pub(crate) async fn connect_to_wait(server: &PostgresServer) -> Result<Client, Error> {
+/// Opens a connection whose session is woken when it waits for events.
+///
+/// # Errors
+/// Returns [`Error::Postgres`] or [`Error::Timeout`] if the server is unavailable.
+pub async fn connect_to_wait(server: &PostgresServer) -> Result<Client, Error> {
     let client = server.connect().await?;
     within(STATEMENT_TIMEOUT, be_woken(&client)).await?;
     Ok(client)

@@ -6,19 +6,16 @@
 //! |---|---|
 //! | [`connect`], [`pool`], [`database`] | connections that notice when the server is gone; to share; to a primary and a replica |
 //! | [`Dags`], [`DagRuns`], [`TaskInstances`], [`TaskLogs`] | what programs do with these, on a connection or in a transaction |
-//! | [`HistoryTracker`] | what happened |
+//! | [`History`] | what happened |
 //! | [`StateMachine`], [`State`] | the rules, offline: the same definition that the database enforces |
 //! | [`model`], [`list`], [`session`] | rows; filters, orders and pages; what statements run on |
 //! | [`Error`] | what the database refuses, as an enum |
 //! | [`event`], [`feed`] | the durable event feed: every change at least once, in order within an entity |
-//! | [`subscriber`] | handing each event to your code: from the feed, a Redis channel or a Redis stream; reconnects by itself |
-//! | [`watch`] | changes as they happen, for people; what happens while nobody listens is not shown |
-//! | [`migrate`] | installing the extension, and bringing it to another version |
-//! | [`wfformat`], [`replay`] | a recorded workflow, and running it again through the database's functions |
+//! | [`position`] | the feed for followers, who store their own position |
+//! | [`subscriber`] | delivers each event to your code: from the feed, a Redis channel or a Redis stream; reconnects by itself |
 //! | [`relay`], [`publisher`] | bringing every event elsewhere: to Redis, or to a destination of your own (feature `relay`) |
 //! | [`redis_server`] | where Redis is (feature `redis`) |
-//! | [`http`] | the HTTP server (feature `server`, on by default) |
-//! | [`upkeep`] | keeping the counts per state close to the present, and opening partitions |
+//! | [`outage`] | waiting for a server that is unavailable, with one log line about it |
 //!
 //! ```no_run
 //! use pg_workflow_client::connect::PostgresServer;
@@ -32,7 +29,7 @@
 //! let dag = Dags::new(&transaction).create(&NewDag::named("orders")).await?;
 //! let runs = DagRuns::new(&transaction);
 //! let run = runs.create(&NewDagRun::of(dag)).await?;
-//! runs.update_state(run, State::Queued, State::Running).await?;
+//! runs.transition(run, State::Queued, State::Running).await?;
 //! transaction.commit().await?;
 //! # Ok(())
 //! # }
@@ -43,35 +40,32 @@ pub mod database;
 mod error;
 pub mod event;
 pub mod feed;
-#[cfg(feature = "server")]
-pub mod http;
 mod json;
 pub mod list;
-pub mod migrate;
 pub mod model;
-mod outage;
+pub mod outage;
 pub mod pool;
-mod position;
+pub mod position;
 #[cfg(feature = "relay")]
 pub mod publisher;
 #[cfg(feature = "redis")]
 pub mod redis_server;
 #[cfg(feature = "relay")]
 pub mod relay;
-pub mod replay;
 mod repository;
 pub mod session;
 pub mod subscriber;
-pub mod upkeep;
-pub mod watch;
-pub mod wfformat;
+
+#[cfg(feature = "redis")]
+pub use redis;
+pub use tokio_postgres;
 
 pub use error::{Entity, Error};
 pub use model::{Dag, DagRun, LogLevel, StateCounts, TaskInstance, TaskLog};
 pub use pg_workflow_state_machine::{State, StateMachine, UnknownState};
 pub use repository::{
-    DagChanges, DagRunChanges, DagRuns, Dags, Disagreement, HistoryTracker, ManyMoves, Move, Moved, NewDag, NewDagRun,
-    NewTaskInstances, NewTaskLog, Outcome, TaskInstanceChanges, TaskInstances, TaskLogs,
+    DagChanges, DagRunChanges, DagRuns, Dags, Disagreement, History, NewDag, NewDagRun, NewTaskInstances, NewTaskLog,
+    Outcome, TaskInstanceChanges, TaskInstances, TaskLogs, Transition, TransitionMany, TransitionResult,
 };
 
 /// The README's Rust compiles.

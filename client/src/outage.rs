@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::Error;
 
-/// Whether a server is away.
+/// Whether a server is unavailable.
+#[derive(Debug)]
 pub struct Outage {
     server: String,
     /// Since when, and what the operator was told to do. When that changes (the server is up again but lacks the
@@ -13,21 +14,24 @@ pub struct Outage {
 }
 
 impl Outage {
+    /// Begins with a server that is thought to be available; `server` is its name in the log.
     pub fn of(server: impl Into<String>) -> Outage {
         Outage { server: server.into(), told: None }
     }
 
+    /// Logs that the server is unavailable, unless the log says so already.
     pub fn began(&mut self, error: &Error) {
-        let advice = error.advice();
+        let hint = error.hint();
         let since = match self.told {
-            Some((_, told)) if told == advice => return tracing::debug!("{} is still away: {error}", self.server),
+            Some((_, told)) if told == hint => return tracing::debug!("{} is still away: {error}", self.server),
             Some((since, _)) => since,
             None => Instant::now(),
         };
-        self.told = Some((since, advice));
-        tracing::warn!("{} is away: {error}. {advice}. Waiting for it", self.server);
+        self.told = Some((since, hint));
+        tracing::warn!("{} is away: {error}. {hint}. Waiting for it", self.server);
     }
 
+    /// Logs that the server is available again, if it was not.
     pub fn ended(&mut self) {
         if let Some((since, _)) = self.told.take() {
             tracing::info!("{} is back after {:.1} s", self.server, since.elapsed().as_secs_f64());
@@ -36,20 +40,30 @@ impl Outage {
 }
 
 /// How long to wait before the next attempt: short at first, then about a second.
+#[derive(Debug)]
 pub struct Backoff(Duration);
+
+impl Default for Backoff {
+    fn default() -> Backoff {
+        Backoff::new()
+    }
+}
 
 impl Backoff {
     const FIRST: Duration = Duration::from_millis(50);
     const LAST: Duration = Duration::from_secs(1);
 
+    /// Begins with the shortest wait.
     pub const fn new() -> Backoff {
         Backoff(Backoff::FIRST)
     }
 
+    /// Returns to the shortest wait.
     pub fn reset(&mut self) {
         self.0 = Backoff::FIRST;
     }
 
+    /// Waits, and longer the next time.
     pub async fn wait(&mut self) {
         tokio::time::sleep(self.0).await;
         self.0 = (self.0 * 2).min(Backoff::LAST);

@@ -1,22 +1,65 @@
-//! The feed without a consumer: the reader keeps the position.
+//! The event feed for followers: the caller stores its position, not the database.
 
-use tokio_postgres::Client;
+use std::time::Duration;
+
+use tokio_postgres::types::Type;
 
 use crate::Error;
-use crate::connect::{STATEMENT_TIMEOUT, within};
+use crate::connect::STATEMENT_TIMEOUT;
 use crate::event::Event;
+use crate::session::{self, Parameter, Session};
 
-/// Reads the events after a position. Parameters: the position, how many, how many seconds to wait. The column `position` of
-/// the last row is the next position.
-pub fn read_sql() -> String {
-    format!(
-        "SELECT {}, \"position\" FROM workflow.follow_events($1, $2, pg_catalog.make_interval(secs => $3))",
-        Event::COLUMNS
-    )
+/// Events that were read together.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Batch {
+    /// At least one event, in the order of the feed.
+    pub events: Vec<Event>,
+    /// The position after the last of them.
+    pub position: String,
 }
 
-/// The position after all that has committed so far.
-pub async fn current(client: &Client) -> Result<String, Error> {
-    let row = async { client.query_one("SELECT workflow.current_position()", &[]).await };
-    Ok(within(STATEMENT_TIMEOUT, row).await?.try_get(0)?)
+/// Reads up to `max` events after a position; `None` if there are none.
+///
+/// If there are none at first, the database waits up to `wait` (a few seconds at most) for one. To be woken by the next
+/// event, the session must come from [`feed::connect_to_wait`](crate::feed::connect_to_wait).
+///
+/// # Errors
+/// Returns [`Error::Invalid`] for the argument `position` if the database no longer knows that position, for example
+/// after a backup was restored; [`Error::Timeout`] if the database does not respond within 10 s.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use pg_workflow_client::{connect::PostgresServer, feed, position};
+///
+/// # async fn example() -> Result<(), pg_workflow_client::Error> {
+/// let client = feed::connect_to_wait(&PostgresServer::parse("postgres://alice@db.example/workflow")?).await?;
+/// let mut at = position::current(&client).await?;
+/// while let Some(batch) = position::read(&client, &at, 500, Duration::from_secs(2)).await? {
+///     println!("{} events", batch.events.len());
+///     at = batch.position;
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub async fn read(session: &impl Session, position: &str, max: i32, wait: Duration) -> Result<Option<Batch>, Error> {
+    let sql = format!(
+        "SELECT {}, \"position\" FROM workflow.follow_events($1, $2, pg_catalog.make_interval(secs => $3))",
+        Event::COLUMNS
+    );
+    let wait = wait.as_secs_f64();
+    let parameters: [Parameter<'_>; 3] = [(&position, Type::TEXT), (&max, Type::INT4), (&wait, Type::FLOAT8)];
+    let rows = tokio::time::timeout(STATEMENT_TIMEOUT, session::once(session, &sql, &parameters)).await;
+    let rows = rows.unwrap_or(Err(Error::Timeout(STATEMENT_TIMEOUT)))?;
+    let Some(last) = rows.last() else { return Ok(None) };
+    let events = rows.iter().map(Event::from_row).collect::<Result<_, Error>>()?;
+    Ok(Some(Batch { events, position: last.try_get("position")? }))
+}
+
+/// Returns the position after the latest committed event.
+///
+/// # Errors
+/// Returns [`Error::Postgres`] or [`Error::Timeout`] if the database is unavailable.
+pub async fn current(session: &impl Session) -> Result<String, Error> {
+    Ok(session::one(session, "SELECT workflow.current_position()", &[]).await?.try_get(0)?)
 }

@@ -116,7 +116,6 @@ struct Figure {
 /// What runs while it is measured.
 struct Bench {
     // Fields are dropped in this order: who talks to a server goes before it.
-    listener: events::Listener,
     redis: Redis,
     cluster: Postgres,
     server_binary: PathBuf,
@@ -174,8 +173,7 @@ fn start(server_binary: PathBuf) -> Result<Bench> {
     cluster.create_database("bench")?;
     let setup = std::fs::read_to_string(script("setup"))?;
     cluster.psql("bench", &setup)?;
-    let listener = events::Listener::new(&cluster.url("bench"));
-    Ok(Bench { listener, redis: Redis::start("bench")?, cluster, server_binary })
+    Ok(Bench { redis: Redis::start("bench")?, cluster, server_binary })
 }
 
 /// With commit_siblings 0 every commit waits this long before it flushes.
@@ -216,7 +214,7 @@ fn throughput(bench: &Bench, side: Side, clients: u32, options: &Options) -> Res
     let pgbench = Pgbench::of(side.script, clients, options.seconds);
     match side.told {
         Told::Nobody => pgbench.run(bench, "off"),
-        Told::Listener => bench.listener.while_listening(|| pgbench.run(bench, "events")),
+        Told::Listener => events::while_listening(&bench.cluster, || pgbench.run(bench, "events")),
         Told::Redis => {
             let relay = events::Relay::start(bench)?;
             let tps = pgbench.run(bench, "off")?;

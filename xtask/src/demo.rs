@@ -1,21 +1,16 @@
 //! `cargo xtask demo`: a recorded workflow runs through the whole, from a function in SQL to a subscriber of Redis.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use chrono::{DateTime, TimeDelta, Utc};
-use indicatif::{ProgressBar, ProgressStyle};
-use pg_workflow_client::connect::PostgresServer;
-use pg_workflow_client::event::Event;
-use pg_workflow_client::replay::{self, Options as ReplayOptions, Pace, Progress, Report};
-use pg_workflow_client::wfformat::Trace;
-use tokio::sync::watch;
+use serde::Deserialize;
 
 use crate::build::{self, Profile};
-use crate::command::step;
+use crate::command::{run as run_command, step};
 use crate::stack::postgres::{PRELOADED, Postgres};
 use crate::stack::redis::Redis;
 use crate::stack::server::Server;
@@ -37,25 +32,31 @@ pub struct Options {
     keep: bool,
 }
 
-/// Starts the servers, replays, and prints what became of every move.
+/// Starts the servers, replays, and prints the fate of every transition.
 pub fn run(options: &Options) -> Result<()> {
     if !(options.seconds.is_finite() && options.seconds > 0.0) {
         bail!("--seconds must be more than 0");
     }
     let files = if options.files.is_empty() { vec![default_trace()?] } else { options.files.clone() };
-    let traces = files.iter().map(|file| Ok(Trace::read(file)?)).collect::<Result<Vec<Trace>>>()?;
+    // Before the build, which takes minutes.
+    if let Some(missing) = files.iter().find(|file| !file.is_file()) {
+        bail!("cannot find the file {}", missing.display());
+    }
 
     let artefacts = build::build_and_install(setup::ensure()?, Profile::Quick)?;
     let stack = step("Starting a private PostgreSQL, Redis and workflow-server", || Stack::start(&artefacts.server))?;
-    let runtime = tokio::runtime::Runtime::new()?;
-    let mut reports = Vec::new();
-    for (file, trace) in files.iter().zip(&traces) {
-        eprintln!("» Replaying {}: {} tasks, {} s", file.display(), trace.tasks.len(), options.seconds);
-        reports.push(runtime.block_on(replay(&stack, trace, options.seconds))?);
+    for file in &files {
+        let seconds = options.seconds.to_string();
+        step(&format!("Replaying {} within {seconds} s", file.display()), || {
+            let mut replay = Command::new(&artefacts.server);
+            replay.arg("replay").arg(file).args(["--within", &seconds, "--connections", "8"]);
+            run_command(replay.env("DATABASE_URL", stack.postgres.url("workflow")))
+        })?;
     }
-    let lost = print_result(&stack, &reports)?;
+    let lost = print_result(&stack)?;
     if options.keep {
         stack.invite();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(tokio::signal::ctrl_c())?;
     }
     if lost > 0 {
@@ -83,7 +84,13 @@ struct Stack {
     postgres: Postgres,
 }
 
-/// An event that arrived at the subscriber, and how long after its move (commit included).
+/// The part of an event that the demo reads.
+#[derive(Deserialize)]
+struct Event {
+    changed_at: DateTime<Utc>,
+}
+
+/// An event that arrived at the subscriber, and how long after its transition (commit included).
 struct Received {
     after: TimeDelta,
 }
@@ -144,40 +151,8 @@ fn subscribe(url: &str) -> Result<Arc<Mutex<Vec<Received>>>> {
     Ok(received)
 }
 
-async fn replay(stack: &Stack, trace: &Trace, seconds: f64) -> Result<Report> {
-    let database = PostgresServer::parse(&stack.postgres.url("workflow"))?;
-    let options = ReplayOptions { pace: Pace::Within(Duration::from_secs_f64(seconds)), connections: 8 };
-    let (progress, seen) = watch::channel(Progress::default());
-    tokio::select! {
-        report = replay::run(&database, trace, &options, &progress) => Ok(report?),
-        () = show(stack, seen, trace.tasks.len()) => unreachable!("shows for as long as it is polled"),
-    }
-}
-
-/// Shows how far it is: live on a terminal, a line a second elsewhere.
-async fn show(stack: &Stack, seen: watch::Receiver<Progress>, tasks: usize) {
-    let live = std::io::stderr().is_terminal();
-    let bar = if live { ProgressBar::new(tasks as u64) } else { ProgressBar::hidden() };
-    if let Ok(style) = ProgressStyle::with_template("  {bar:30} {pos}/{len} tasks  {msg}") {
-        bar.set_style(style);
-    }
-    loop {
-        tokio::time::sleep(Duration::from_millis(if live { 100 } else { 1000 })).await;
-        let Progress { queued, running, success, .. } = *seen.borrow();
-        let message = format!(
-            "queued {queued}  running {running}  success {success}  events received {}",
-            stack.received().len()
-        );
-        if !live {
-            eprintln!("  {message}");
-        }
-        bar.set_position(success as u64);
-        bar.set_message(message);
-    }
-}
-
 /// Waits for the last events and prints the table; returns how many were lost.
-fn print_result(stack: &Stack, reports: &[Report]) -> Result<usize> {
+fn print_result(stack: &Stack) -> Result<usize> {
     let written = stack.count("SELECT count(*) FROM workflow.state_history;")?;
     let deadline = Instant::now() + PATIENCE;
     while stack.received().len() < written && Instant::now() < deadline {
@@ -187,19 +162,20 @@ fn print_result(stack: &Stack, reports: &[Report]) -> Result<usize> {
     let problems = stack.count("SELECT count(*) FROM workflow.verify();")?;
     let mut delays: Vec<TimeDelta> = stack.received().iter().map(|event| event.after).collect();
     delays.sort();
-    let total = |field: fn(&Report) -> usize| reports.iter().map(field).sum::<usize>();
+    let tasks = stack.count("SELECT count(*) FROM workflow.task_instances;")?;
+    let transitions = stack.count("SELECT count(*) FROM workflow.state_history WHERE old_state IS NOT NULL;")?;
     let lost = written.saturating_sub(delays.len());
     let verified = if problems == 0 { "clean".to_owned() } else { format!("{problems} disagreements") };
     let rows = [
-        ("tasks", total(|report| report.tasks).to_string()),
-        ("moves", total(|report| report.moves).to_string()),
-        ("events written (creations and moves)", written.to_string()),
+        ("tasks", tasks.to_string()),
+        ("transitions", transitions.to_string()),
+        ("events written (creations and transitions)", written.to_string()),
         ("events relayed", (written - pending).to_string()),
         ("events received", delays.len().to_string()),
         ("events lost", lost.to_string()),
         ("verify()", verified),
-        ("move to subscriber, commit included, p50", milliseconds(&delays, 50)),
-        ("move to subscriber, commit included, p99", milliseconds(&delays, 99)),
+        ("transition to subscriber, with commit, p50", milliseconds(&delays, 50)),
+        ("transition to subscriber, with commit, p99", milliseconds(&delays, 99)),
     ];
     println!();
     for (name, value) in rows {

@@ -10,7 +10,6 @@ use crate::{Error, json};
 
 /// A workflow definition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Dag {
     /// Time-ordered: newer DAGs have larger ids.
     pub id: Uuid,

@@ -14,7 +14,6 @@ use crate::{Error, json};
 
 /// An execution of a DAG.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct DagRun {
     /// Time-ordered: newer runs have larger ids.
     pub id: Uuid,
@@ -24,12 +23,10 @@ pub struct DagRun {
     #[serde(serialize_with = "json::moment")]
     pub execution_date: DateTime<Utc>,
     /// What it is doing.
-    #[cfg_attr(feature = "server", schema(schema_with = crate::http::schema::state))]
     pub state: State,
     /// 1 at creation, one more with each move.
     pub version: i64,
     /// Its parameters, a JSON object.
-    #[cfg_attr(feature = "server", schema(value_type = Object))]
     pub conf: Box<RawValue>,
     /// When it last began to run.
     #[serde(serialize_with = "json::moment_or_null")]

@@ -7,7 +7,6 @@ use crate::event::state;
 
 /// How many runs, or tasks, are in each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[allow(missing_docs, reason = "the fields are the states")]
 pub struct StateCounts {
     pub queued: i64,

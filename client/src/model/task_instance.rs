@@ -12,7 +12,6 @@ use crate::{Error, json};
 
 /// A task of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct TaskInstance {
     /// Time-ordered: newer tasks have larger ids.
     pub id: Uuid,
@@ -21,7 +20,6 @@ pub struct TaskInstance {
     /// Its name, unique in the run.
     pub task_id: String,
     /// What it is doing.
-    #[cfg_attr(feature = "server", schema(schema_with = crate::http::schema::state))]
     pub state: State,
     /// 1 at creation, one more with each move.
     pub version: i64,

@@ -13,7 +13,6 @@ use crate::{Error, json};
 
 /// A line that a task has printed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct TaskLog {
     /// In the order of arrival.
     pub id: i64,
@@ -32,7 +31,6 @@ pub struct TaskLog {
 
 /// How much a line matters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "UPPERCASE")]
 pub enum LogLevel {
     /// For whoever looks for a mistake.

@@ -7,7 +7,9 @@ use tokio_postgres::Client;
 
 use super::BATCH;
 use crate::Error;
-use crate::connect::{PostgresServer, STATEMENT_TIMEOUT, within};
+use crate::connect::PostgresServer;
+#[cfg(feature = "redis")]
+use crate::connect::{STATEMENT_TIMEOUT, within};
 use crate::event::Event;
 use crate::{feed, position};
 
@@ -46,20 +48,16 @@ impl Follower {
     pub async fn next(&mut self, wait: Duration) -> Result<Vec<Event>, Error> {
         self.finish();
         let position = self.begin().await?;
-        let sql = position::read_sql();
-        let client = self.connect().await?;
-        let query = async { client.query(&sql, &[&position, &BATCH, &wait.as_secs_f64()]).await };
-        let rows = match within(STATEMENT_TIMEOUT, query).await {
+        let batch = match position::read(self.connect().await?, &position, BATCH, wait).await {
             Err(Error::Invalid { argument, source, .. }) if argument == "position" => {
                 self.lose_position(&Error::Postgres(source));
                 return Ok(Vec::new());
             }
-            rows => rows?,
+            batch => batch?,
         };
-        if let Some(row) = rows.last() {
-            self.in_hand = Some((row.try_get("id")?, row.try_get("position")?));
-        }
-        rows.iter().map(Event::from_row).collect()
+        let Some(batch) = batch else { return Ok(Vec::new()) };
+        self.in_hand = batch.events.last().map(|last| (last.id, batch.position));
+        Ok(batch.events)
     }
 
     pub fn handled(&mut self, event: &Event) {

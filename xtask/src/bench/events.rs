@@ -1,20 +1,19 @@
 //! How soon and how fast events arrive.
 
 use std::fs;
+use std::io::Write;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use chrono::{TimeDelta, Utc};
-use pg_workflow_client::connect::PostgresServer;
-use pg_workflow_client::event::Event;
-use pg_workflow_client::watch::Watch;
-use serde::Serialize;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
 
 use super::{Bench, Options, Pgbench, reset};
 use crate::command::step;
-use crate::stack::Server;
+use crate::stack::{Postgres, Server};
 
 const STREAM: &str = "workflow:stream";
 /// How long a relay may take to catch up.
@@ -22,30 +21,24 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const RATE: u32 = 1000;
 const BACKLOG: usize = 1_000_000;
 
-/// A session that says LISTEN and reads what it hears.
-pub struct Listener(String);
+/// The part of an event that is measured.
+#[derive(Deserialize)]
+struct Event {
+    changed_at: DateTime<Utc>,
+}
 
-impl Listener {
-    pub fn new(url: &str) -> Listener {
-        Listener(url.to_owned())
-    }
-
-    pub fn while_listening<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let mut watch = Watch::new(PostgresServer::parse(&self.0)?);
-        std::thread::scope(|scope| {
-            scope.spawn(move || {
-                let hearing = async { while !watch.next().await.is_empty() {} };
-                runtime.block_on(async {
-                    tokio::select! { () = hearing => (), _ = stopped => () }
-                });
-            });
-            let result = work();
-            let _ = stop.send(());
-            result
-        })
-    }
+/// Works while a session listens to `workflow_events` and reads the notifications.
+pub fn while_listening<T>(cluster: &Postgres, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let mut psql = cluster.psql_command("bench");
+    // psql reads notifications after each statement.
+    let mut psql = psql.args(["--output", "/dev/null"]).stdin(Stdio::piped()).spawn().context("cannot run psql")?;
+    let mut statements = psql.stdin.take().context("psql has no input")?;
+    statements.write_all(b"LISTEN workflow_events;\nSELECT \\watch 0.01\n")?;
+    statements.flush()?;
+    let result = work();
+    psql.kill()?;
+    psql.wait()?;
+    result
 }
 
 /// A relay to a stream that was emptied before it.

@@ -1,0 +1,84 @@
+//! How commands fail: what they say, what can be done about it, and the exit code.
+
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+
+use pg_workflow_client::Error;
+use pg_workflow_client::tokio_postgres::error::SqlState;
+use pg_workflow_server::migrate;
+
+use crate::output::visible;
+
+pub const NOT_FOUND: u8 = 3;
+pub const DISAGREEMENTS: u8 = 4;
+const WRONG: u8 = 1;
+const USAGE: u8 = 2;
+
+/// A failure with a message, a hint and an exit code of its own.
+#[derive(Debug)]
+pub struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    /// What was named does not exist.
+    pub fn not_found(message: impl Into<String>) -> anyhow::Error {
+        Failure { code: NOT_FOUND, message: message.into() }.into()
+    }
+
+    /// Rows and history disagree.
+    pub fn disagreements(message: impl Into<String>) -> anyhow::Error {
+        Failure { code: DISAGREEMENTS, message: message.into() }.into()
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Says on standard error what went wrong, and returns the exit code for it.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    // Whoever read has seen enough: `workflow-server list tasks --all | head`.
+    if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+        return ExitCode::SUCCESS;
+    }
+    // Names that users made are in it.
+    let message = visible(&format!("{error:#}"));
+    match hint(error) {
+        Some(hint) => eprintln!("workflow-server: {message}. {hint}"),
+        None => eprintln!("workflow-server: {message}"),
+    }
+    ExitCode::from(code(error))
+}
+
+fn code(error: &anyhow::Error) -> u8 {
+    if let Some(failure) = error.downcast_ref::<Failure>() {
+        return failure.code;
+    }
+    match error.downcast_ref::<Error>() {
+        Some(Error::NotFound { .. }) => NOT_FOUND,
+        Some(Error::Cursor(_)) => USAGE,
+        _ => WRONG,
+    }
+}
+
+fn hint(error: &anyhow::Error) -> Option<&'static str> {
+    if let Some(error) = error.downcast_ref::<migrate::Error>() {
+        return Some(error.hint());
+    }
+    match error.downcast_ref::<Error>()? {
+        Error::Cursor(_) => Some("Give what was printed as the next --cursor of this list, or leave --cursor out"),
+        Error::Unknown(_) => None,
+        // No such schema, function, table.
+        error if matches!(error.code().map(SqlState::code), Some("3F000" | "42883" | "42P01")) => {
+            Some("Install the extension in that database, or update it: workflow-server migrate up")
+        }
+        error => Some(error.hint()),
+    }
+}

@@ -1,0 +1,87 @@
+//! `workflow-server history`.
+
+use anyhow::Result;
+use clap::Args;
+use pg_workflow_client::event::Event;
+use pg_workflow_client::list::{HistoryFilter, HistorySort, ListOptions, OrderBy};
+use pg_workflow_client::{Dags, History};
+use uuid::Uuid;
+
+use crate::Database;
+use crate::failure::Failure;
+use crate::list::{Part, Printed, order};
+use crate::output::{Format, Output};
+use crate::table::{Cell, Column, Table, elastic, whole};
+use crate::time::second;
+
+/// Show what happened to a run or a task, the newest first; also to one that has been deleted.
+///
+/// With --order-by id the oldest comes first.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  workflow-server history 01a20acc-426c-72e1-b99d-ae799985b4ee
+  workflow-server history 01a20acc-426c-72e1-b99d-ae799985b4ee --all --json | jq 'select(.new_state == \"failed\")'")]
+pub struct Arguments {
+    /// The id of the run or the task.
+    id: Uuid,
+
+    #[command(flatten)]
+    database: Database,
+
+    /// In this order; with "-" the newest first.
+    #[arg(long, value_name = "ORDER", allow_hyphen_values = true, value_parser = order::<HistorySort>())]
+    order_by: Option<OrderBy<HistorySort>>,
+
+    #[command(flatten)]
+    part: Part,
+
+    #[command(flatten)]
+    format: Format,
+}
+
+pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
+    let client = arguments.database.database_url.connect().await?;
+    let id = arguments.id;
+    let tracker = History::new(&client);
+    let filter = HistoryFilter { entity_id: Some(id), ..HistoryFilter::default() };
+    // Each entity has at least its creation in it, unless retention took it.
+    if arguments.part.is_first()
+        && tracker.list(&filter, &ListOptions { limit: 1, ..ListOptions::default() }).await?.items.is_empty()
+    {
+        return Err(match Dags::new(&client).get(id).await? {
+            Some(_) => Failure::not_found(format!(
+                "{id} is a DAG, and DAGs have no history. Their runs have: workflow-server list runs --dag {id}"
+            )),
+            None => Failure::not_found(format!(
+                "no run or task has or had the id {id}. Those that are there: workflow-server list runs"
+            )),
+        });
+    }
+    let printed = Printed { name: "moves", is_json: arguments.format.json, table: Table::new(columns()) };
+    arguments
+        .part
+        .print(
+            output,
+            printed,
+            arguments.order_by,
+            async |page| tracker.list(&filter, page).await,
+            async |events| Ok(events.iter().map(row).collect()),
+        )
+        .await
+}
+
+pub fn columns() -> Vec<Column> {
+    vec![whole("CHANGED"), whole("VERSION"), whole("FROM"), whole("TO"), elastic("ACTOR"), elastic("METADATA")]
+}
+
+pub fn row(event: &Event) -> Vec<Cell> {
+    let metadata = Some(event.metadata.get()).filter(|metadata| *metadata != "{}");
+    vec![
+        Cell::from(second(event.changed_at)),
+        Cell::from(event.version.to_string()),
+        Cell::optional(event.old_state.map(|state| state.as_str())),
+        Cell::from(event.new_state),
+        Cell::from(event.actor.as_str()),
+        Cell::optional(metadata),
+    ]
+}

@@ -1,0 +1,103 @@
+use std::collections::HashMap;
+
+use anyhow::Result;
+use chrono::{DateTime, Utc};
+use clap::Args;
+use pg_workflow_client::list::{DagRunFilter, DagRunSort, OrderBy};
+use pg_workflow_client::tokio_postgres::Client;
+use pg_workflow_client::{DagRun, DagRuns, Dags, Error, State};
+use uuid::Uuid;
+
+use super::{Part, Printed, order, state};
+use crate::output::{Format, Output};
+use crate::table::{Cell, Column, Table, elastic, whole};
+use crate::time::{moment, second, second_or_none, taken};
+use crate::{Database, lookup};
+
+/// List runs: the newest first, or, of a DAG or with dates, the latest execution date first.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  workflow-server list runs --dag etl --state failed,running
+  workflow-server list runs --since 2h --json | jq -r 'select(.state == \"failed\").id'")]
+pub struct Arguments {
+    #[command(flatten)]
+    database: Database,
+
+    /// Of this DAG: its name or its id.
+    #[arg(long, value_name = "NAME|ID")]
+    dag: Option<String>,
+
+    /// In one of these states.
+    #[arg(long, value_delimiter = ',', value_name = "STATE[,STATE…]", value_parser = state())]
+    state: Vec<State>,
+
+    /// Of this execution date or later: 2026-11-24, 2026-11-24T03:00:00Z, or how long ago (90s, 30m, 2h, 7d).
+    #[arg(long, value_name = "MOMENT", value_parser = moment)]
+    since: Option<DateTime<Utc>>,
+
+    /// Of an earlier execution date than this.
+    #[arg(long, value_name = "MOMENT", value_parser = moment)]
+    until: Option<DateTime<Utc>>,
+
+    /// In this order; with "-" the greatest first.
+    #[arg(long, value_name = "ORDER", allow_hyphen_values = true, value_parser = order::<DagRunSort>())]
+    order_by: Option<OrderBy<DagRunSort>>,
+
+    #[command(flatten)]
+    part: Part,
+
+    #[command(flatten)]
+    format: Format,
+}
+
+pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
+    let client = arguments.database.database_url.connect().await?;
+    let dag = match &arguments.dag {
+        Some(name_or_id) => Some(lookup::dag(&client, name_or_id).await?),
+        None => None,
+    };
+    let filter = DagRunFilter {
+        dag_id: dag.map(|dag| dag.id),
+        states: arguments.state,
+        execution_date_gte: arguments.since,
+        execution_date_lt: arguments.until,
+    };
+    let runs = DagRuns::new(&client);
+    let printed = Printed { name: "runs", is_json: arguments.format.json, table: Table::new(columns()) };
+    arguments
+        .part
+        .print(
+            output,
+            printed,
+            arguments.order_by,
+            async |page| runs.list(&filter, page).await,
+            async |runs: &[DagRun]| {
+                let names = names(&client, runs).await?;
+                Ok(runs.iter().map(|run| row(run, names.get(&run.dag_id).map(String::as_str))).collect())
+            },
+        )
+        .await
+}
+
+/// The names of the DAGs of these runs.
+async fn names(client: &Client, runs: &[DagRun]) -> Result<HashMap<Uuid, String>, Error> {
+    let mut ids: Vec<Uuid> = runs.iter().map(|run| run.dag_id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(Dags::new(client).get_many(&ids).await?.into_iter().map(|dag| (dag.id, dag.name)).collect())
+}
+
+pub fn columns() -> Vec<Column> {
+    vec![elastic("DAG"), whole("EXECUTION DATE"), whole("STATE"), whole("STARTED"), whole("DURATION"), whole("ID")]
+}
+
+pub fn row(run: &DagRun, dag: Option<&str>) -> Vec<Cell> {
+    vec![
+        Cell::optional(dag),
+        Cell::from(second(run.execution_date)),
+        Cell::from(run.state),
+        Cell::optional(second_or_none(run.start_date)),
+        Cell::optional(taken(run.state, run.start_date, run.end_date)),
+        Cell::from(run.id.to_string()),
+    ]
+}

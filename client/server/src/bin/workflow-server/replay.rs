@@ -1,0 +1,121 @@
+//! `workflow-server replay`.
+
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::Args;
+use clap::builder::FalseyValueParser;
+use indicatif::{ProgressBar, ProgressStyle};
+use pg_workflow_server::replay::{self, Options, Pace, Progress};
+use pg_workflow_server::wfformat::Trace;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::Database;
+
+/// Run a recorded workflow again, as a fleet of workers would.
+///
+/// Creates the DAG (or takes the one of that name), a run and its tasks, and moves each task when its parents are done.
+///
+/// FILE is a trace in WfFormat 1.5, see wfcommons.org/format.
+#[derive(Args)]
+pub struct Arguments {
+    /// The trace.
+    file: PathBuf,
+
+    #[command(flatten)]
+    database: Database,
+
+    /// How many times as fast as it was recorded.
+    #[arg(long, env = "WORKFLOW_SPEED", default_value_t = 1.0, value_name = "N", value_parser = positive)]
+    speed: f64,
+
+    /// So fast that the longest path through the workflow takes this many seconds.
+    #[arg(long, env = "WORKFLOW_WITHIN", value_name = "SECONDS", value_parser = positive, conflicts_with = "speed")]
+    within: Option<f64>,
+
+    /// How many database connections the workers share.
+    #[arg(long, env = "WORKFLOW_REPLAY_CONNECTIONS", default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    connections: u32,
+
+    /// Show no progress, only the summary.
+    #[arg(long, short, env = "WORKFLOW_QUIET", value_parser = FalseyValueParser::new())]
+    quiet: bool,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && number > 0.0 => Ok(number),
+        _ => Err("expected a number greater than 0".to_owned()),
+    }
+}
+
+pub async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let trace = Trace::read(&arguments.file)?;
+    for warning in &trace.warnings {
+        tracing::warn!("{}: {warning}", arguments.file.display());
+    }
+    let pace = match arguments.within {
+        Some(seconds) => Pace::Within(Duration::try_from_secs_f64(seconds)?),
+        None => Pace::Speed(arguments.speed),
+    };
+    let options = Options { pace, connections: arguments.connections };
+    let (progress, seen) = watch::channel(Progress::default());
+    let ended = tokio::select! {
+        report = replay::run(&arguments.database.database_url, &trace, &options, &progress) => Some(report),
+        () = shutdown.cancelled() => None,
+        () = show(seen.clone(), trace.tasks.len(), arguments.quiet) => None,
+    };
+    match (ended, seen.borrow().dag_run_id) {
+        (Some(Ok(report)), _) => {
+            let seconds = report.elapsed.as_secs_f64();
+            println!(
+                "{}: {} tasks, {} moves in {seconds:.2} s, dag_run {}",
+                trace.name, report.tasks, report.moves, report.dag_run_id
+            );
+            Ok(())
+        }
+        (Some(Err(error)), _) => bail!("{error}. {}", error.hint()),
+        (None, Some(run)) => bail!("stopped; dag_run {run} is left as it is"),
+        (None, None) => bail!("stopped before anything was created"),
+    }
+}
+
+/// Shows the progress for as long as it is polled.
+async fn show(seen: watch::Receiver<Progress>, tasks: usize, quiet: bool) {
+    if quiet {
+        std::future::pending().await
+    } else if io::stderr().is_terminal() {
+        show_bar(seen, tasks).await
+    } else {
+        show_lines(seen).await
+    }
+}
+
+async fn show_bar(seen: watch::Receiver<Progress>, tasks: usize) {
+    let bar = ProgressBar::new(tasks as u64);
+    if let Ok(style) = ProgressStyle::with_template("{elapsed_precise} {bar:30} {pos}/{len}  {msg}") {
+        bar.set_style(style);
+    }
+    loop {
+        let now = *seen.borrow();
+        bar.set_position(now.success as u64);
+        bar.set_message(describe(&now));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn show_lines(seen: watch::Receiver<Progress>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = *seen.borrow();
+        eprintln!("{}", describe(&now));
+    }
+}
+
+fn describe(progress: &Progress) -> String {
+    let Progress { queued, running, success, moves, .. } = progress;
+    format!("queued {queued}  running {running}  success {success}  ({moves} moves)")
+}

@@ -1,0 +1,101 @@
+//! `workflow-server watch`.
+
+use anyhow::Result;
+use clap::Args;
+use pg_workflow_client::event::Event;
+use pg_workflow_server::watch::Watch;
+use tokio::io::AsyncWriteExt;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::output::{Format, Output, harmless_json, style_of, visible};
+use crate::{Database, lookup};
+
+/// Show events as they happen, a line each: time, task or run, move, version, actor.
+///
+/// Needs no Redis. What happens while the database is away is not shown, and neither is what a slow terminal cannot
+/// keep up with. With --json the events are printed as they come; one that is too long comes without its metadata and
+/// says so.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  workflow-server watch --dag etl
+  workflow-server watch --json | jq --unbuffered -r 'select(.new_state == \"failed\").task_id'")]
+pub struct Arguments {
+    #[command(flatten)]
+    database: Database,
+
+    /// Only what happens in this DAG: its name or its id.
+    #[arg(long, value_name = "NAME|ID")]
+    dag: Option<String>,
+
+    /// Only what happens in this run.
+    #[arg(long, value_name = "ID")]
+    run: Option<Uuid>,
+
+    #[command(flatten)]
+    format: Format,
+}
+
+/// Which events to show.
+struct Filter {
+    dag_id: Option<Uuid>,
+    dag_run_id: Option<Uuid>,
+}
+
+pub async fn run(arguments: Arguments, output: &Output, shutdown: CancellationToken) -> Result<()> {
+    let showing = async {
+        let filter = Filter::find(&arguments).await?;
+        let mut watch = Watch::new(arguments.database.database_url);
+        // Not Output: where the terminal is stopped, SIGTERM must end it all the same.
+        let mut stdout = tokio::io::stdout();
+        loop {
+            let payload = watch.next().await;
+            let event: Option<Event> = serde_json::from_str(&payload).ok();
+            if event.as_ref().is_none_or(|event| filter.fits(event)) {
+                let mut line = if arguments.format.json {
+                    harmless_json(&payload)
+                } else {
+                    // One that this version does not know is shown as it is.
+                    event.map_or_else(|| visible(&payload), |event| describe(output, &event))
+                };
+                line.push('\n');
+                stdout.write_all(line.as_bytes()).await?;
+                stdout.flush().await?;
+            }
+        }
+    };
+    shutdown.run_until_cancelled(showing).await.unwrap_or(Ok(()))
+}
+
+impl Filter {
+    /// Asks the database only where a filter is given: without, it may be away as yet.
+    async fn find(arguments: &Arguments) -> Result<Filter> {
+        if arguments.dag.is_none() && arguments.run.is_none() {
+            return Ok(Filter { dag_id: None, dag_run_id: None });
+        }
+        let client = arguments.database.database_url.connect().await?;
+        let dag = match &arguments.dag {
+            Some(name_or_id) => Some(lookup::dag(&client, name_or_id).await?),
+            None => None,
+        };
+        if let Some(id) = arguments.run {
+            lookup::run(&client, id).await?;
+        }
+        Ok(Filter { dag_id: dag.map(|dag| dag.id), dag_run_id: arguments.run })
+    }
+
+    fn fits(&self, event: &Event) -> bool {
+        self.dag_id.is_none_or(|id| id == event.dag_id) && self.dag_run_id.is_none_or(|id| id == event.dag_run_id)
+    }
+}
+
+fn describe(output: &Output, event: &Event) -> String {
+    let entity = match &event.task_id {
+        Some(task) => format!("{} of run {}", visible(task), event.dag_run_id),
+        None => format!("run {}", event.entity_id),
+    };
+    let time = event.changed_at.format("%H:%M:%S%.3f");
+    let old = event.old_state.map_or("-", |state| state.as_str());
+    let new = output.paint(event.new_state.as_str(), style_of(event.new_state));
+    format!("{time}  {entity}  {old} → {new}  v{}  {}", event.version, visible(&event.actor))
+}

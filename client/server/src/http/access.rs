@@ -1,0 +1,75 @@
+//! Who may ask, and what is noted of each request.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderName, HeaderValue};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use subtle::ConstantTimeEq;
+use uuid::Uuid;
+
+use super::answer::ApiError;
+
+/// Told to the client, and in the log: to find one by the other.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const LONGEST_REQUEST_ID: usize = 128;
+/// The page holds nothing by itself, and who watches the server need not know its data.
+const OPEN_TO_ALL: [&str; 2] = ["/", "/health"];
+
+/// What clients must know.
+#[derive(Clone)]
+pub struct Token(Option<Arc<str>>);
+
+impl Token {
+    pub fn new(token: Option<&str>) -> Token {
+        Token(token.map(Arc::from))
+    }
+
+    fn admits(&self, request: &Request) -> bool {
+        let Some(token) = &self.0 else { return true };
+        let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let given = given.and_then(|value| value.split_once(' '));
+        given.is_some_and(|(scheme, given)| {
+            scheme.eq_ignore_ascii_case("bearer") && bool::from(given.trim().as_bytes().ct_eq(token.as_bytes()))
+        })
+    }
+}
+
+pub async fn check_token(State(token): State<Token>, request: Request, next: Next) -> Response {
+    if OPEN_TO_ALL.contains(&request.uri().path()) || token.admits(&request) {
+        return next.run(request).await;
+    }
+    ApiError::unauthorized().into_response()
+}
+
+/// Gives the request an id, or keeps the one that a proxy has given, and notes what became of it.
+pub async fn name_and_log(request: Request, next: Next) -> Response {
+    let id = request.headers().get(&REQUEST_ID).filter(|id| is_decent(id)).cloned();
+    let id = id.or_else(|| HeaderValue::from_str(&Uuid::now_v7().to_string()).ok());
+    let (method, uri, began) = (request.method().clone(), request.uri().clone(), Instant::now());
+    let mut response = next.run(request).await;
+    tracing::info!(
+        target: "http",
+        method = method.as_str(),
+        path = uri.path(),
+        query = uri.query(),
+        status = response.status().as_u16(),
+        milliseconds = began.elapsed().as_secs_f64() * 1e3,
+        request_id = id.as_ref().and_then(|id| id.to_str().ok()),
+        "answered"
+    );
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if let Some(id) = id {
+        headers.insert(REQUEST_ID, id);
+    }
+    response
+}
+
+/// What comes from outside goes into the log: not at any length, and no control characters.
+fn is_decent(id: &HeaderValue) -> bool {
+    id.len() <= LONGEST_REQUEST_ID && !id.is_empty() && id.as_bytes().iter().all(u8::is_ascii_graphic)
+}

@@ -1,0 +1,56 @@
+//! ETags: who has an answer already, and asks for it again, is told so.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use axum::body::{Body, to_bytes};
+use axum::extract::Request;
+use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::answer::ApiError;
+
+/// Tags answers in JSON. Everything in them may change at any moment, so clients must ask each time.
+pub async fn tag(request: Request, next: Next) -> Response {
+    let is_get = request.method() == Method::GET;
+    let known: Vec<HeaderValue> = request.headers().get_all(IF_NONE_MATCH).iter().cloned().collect();
+    let response = next.run(request).await;
+    if !is_get || response.status() != StatusCode::OK || !is_json(response.headers()) {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    // It is in memory already.
+    let Ok(body) = to_bytes(body, usize::MAX).await else { return ApiError::internal().into_response() };
+    let tag = format!("\"{:016x}\"", hash(&body));
+    let is_known = names(&known, &tag);
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        parts.headers.insert(ETAG, tag);
+    }
+    parts.headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    if is_known {
+        parts.status = StatusCode::NOT_MODIFIED;
+        parts.headers.remove(CONTENT_TYPE);
+        parts.headers.remove(CONTENT_LENGTH);
+        return Response::from_parts(parts, Body::empty());
+    }
+    Response::from_parts(parts, Body::from(body))
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"))
+}
+
+/// Whether these `If-None-Match` name the tag. Proxies that compress mark it as weak.
+pub fn names<'a>(known: impl IntoIterator<Item = &'a HeaderValue>, tag: &str) -> bool {
+    let known = known.into_iter().filter_map(|value| value.to_str().ok());
+    let mut known = known.flat_map(|list| list.split(',')).map(|known| known.trim().trim_start_matches("W/"));
+    known.any(|known| known == tag || known == "*")
+}
+
+/// Not for secrets: only an answer of this very path is compared with it.
+fn hash(body: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    body.hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,310 @@
+//! Parameters of a request, checked strictly: a filter that is misspelt and ignored would list everything. The same types
+//! describe them in `/openapi.json`.
+
+use std::marker::PhantomData;
+use std::str::FromStr;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use chrono::{DateTime, Utc};
+use pg_workflow_client::State;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
+use utoipa::{IntoParams, PartialSchema};
+use uuid::Uuid;
+
+use super::answer::ApiError;
+use super::schema;
+use pg_workflow_client::event::EntityType;
+use pg_workflow_client::list::{ListOptions, OrderBy, Sort};
+
+/// The query string: each name known and given once, each value as its field wants it.
+pub struct Query<T>(pub T);
+
+impl<T: DeserializeOwned + IntoParams, S: Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Query<T>, ApiError> {
+        let known: Vec<String> = T::into_params(|| None).into_iter().map(|parameter| parameter.name).collect();
+        parse(parts.uri.query().unwrap_or_default(), &known).map(Query)
+    }
+}
+
+fn parse<T: DeserializeOwned>(query: &str, known: &[String]) -> Result<T, ApiError> {
+    let mut seen: Vec<(String, String)> = Vec::new();
+    for (name, value) in form_urlencoded::parse(query.as_bytes()).into_owned() {
+        let why = if !known.contains(&name) {
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            format!("is unknown; known here: {known}")
+        } else if seen.iter().any(|(other, _)| *other == name) {
+            "is given more than once".to_owned()
+        } else {
+            seen.push((name, value));
+            continue;
+        };
+        return Err(ApiError::parameter(&shown(&name), &why));
+    }
+    let values = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query.as_bytes()));
+    serde_path_to_error::deserialize(values).map_err(|error| {
+        let name = error.path().to_string();
+        let value = seen.iter().find(|(other, _)| *other == name).map_or("", |(_, value)| value);
+        ApiError::parameter(&name, &format!("is \"{}\"; {}", shown(value), error.into_inner()))
+    })
+}
+
+/// What a user has sent, as far as it is worth repeating.
+fn shown(text: &str) -> String {
+    text.chars().take(100).collect()
+}
+
+/// The id in a path.
+pub struct Id(pub Uuid);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Id, ApiError> {
+        let text = match axum::extract::Path::<String>::from_request_parts(parts, state).await {
+            Ok(axum::extract::Path(text)) => text,
+            Err(rejection) => return Err(ApiError::parameter("id", &rejection.body_text())),
+        };
+        let id = uuid(&text).ok_or_else(|| ApiError::parameter("id", &format!("is \"{}\"; {A_UUID}", shown(&text))))?;
+        Ok(Id(id))
+    }
+}
+
+/// A text, as long as names may be.
+#[derive(Debug)]
+pub struct Text(pub String);
+/// The id of something.
+#[derive(Debug)]
+pub struct UuidText(pub Uuid);
+/// How many rows at most.
+#[derive(Debug)]
+pub struct Limit(u32);
+/// Several states, separated by commas.
+#[derive(Debug)]
+pub struct States(pub Vec<State>);
+/// A moment.
+#[derive(Debug)]
+pub struct Moment(pub DateTime<Utc>);
+/// An order.
+#[derive(Debug)]
+pub struct Order<S>(pub OrderBy<S>);
+/// Runs, or tasks.
+#[derive(Debug)]
+pub struct Kind(pub EntityType);
+/// The number of a try.
+#[derive(Debug)]
+pub struct TryNumber(pub i32);
+/// The fields of each row that are wanted, in this order.
+#[derive(Debug)]
+pub struct Fields<T>(pub Vec<String>, PhantomData<fn() -> T>);
+
+const A_UUID: &str = "expected a UUID such as 01a20acc-426c-72e1-b99d-ae799985b4ee";
+
+impl FromStr for Text {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Text, String> {
+        match text.chars().count() {
+            // PostgreSQL has no text with this character.
+            _ if text.contains('\0') => Err("expected no null character".to_owned()),
+            _ if text.contains('\u{fffd}') => Err("expected UTF-8".to_owned()),
+            1..=schema::LONGEST_TEXT => Ok(Text(text.to_owned())),
+            _ => Err(format!("expected 1 to {} characters", schema::LONGEST_TEXT)),
+        }
+    }
+}
+
+impl FromStr for UuidText {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<UuidText, String> {
+        uuid(text).map(UuidText).ok_or_else(|| A_UUID.to_owned())
+    }
+}
+
+/// A UUID as it is usually written, and in no other way.
+fn uuid(text: &str) -> Option<Uuid> {
+    if text.len() == 36 { Uuid::try_parse(text).ok() } else { None }
+}
+
+impl FromStr for Limit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Limit, String> {
+        match digits(text) {
+            Some(limit) if (1..=schema::GREATEST_LIMIT).contains(&limit) => Ok(Limit(limit)),
+            _ => Err(format!("expected a number from 1 to {}", schema::GREATEST_LIMIT)),
+        }
+    }
+}
+
+impl FromStr for TryNumber {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<TryNumber, String> {
+        let number = digits(text).and_then(|number| i32::try_from(number).ok());
+        number.map(TryNumber).ok_or_else(|| format!("expected a number from 0 to {}", i32::MAX))
+    }
+}
+
+/// A number without a sign.
+fn digits(text: &str) -> Option<u32> {
+    if text.starts_with('+') { None } else { text.parse().ok() }
+}
+
+impl FromStr for States {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<States, String> {
+        let states: Result<_, _> = text.split(',').map(State::from_str).collect();
+        let all = || State::ALL.map(State::as_str).join(", ");
+        states.map(States).map_err(|_| format!("expected one or more of {}, separated by commas", all()))
+    }
+}
+
+impl FromStr for Moment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Moment, String> {
+        let moment = DateTime::parse_from_rfc3339(text);
+        let expected = "expected a moment such as 2026-11-24T08:00:00Z (RFC 3339; a \"+\" is written %2B)";
+        moment.map(|moment| Moment(moment.to_utc())).map_err(|_| expected.to_owned())
+    }
+}
+
+impl<S: Sort> FromStr for Order<S> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Order<S>, String> {
+        text.parse().map(Order).map_err(|_| format!("expected one of {}", OrderBy::<S>::names().join(", ")))
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Kind, String> {
+        text.parse().map(Kind).map_err(|_| "expected dag_run or task_instance".to_owned())
+    }
+}
+
+impl<T: PartialSchema> FromStr for Fields<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Fields<T>, String> {
+        let known = schema::field_names::<T>();
+        let fields: Vec<String> = text.split(',').map(str::to_owned).collect();
+        let is_once = |(place, field): (usize, &String)| !fields[..place].contains(field);
+        if fields.iter().all(|field| known.contains(field)) && fields.iter().enumerate().all(is_once) {
+            return Ok(Fields(fields, PhantomData));
+        }
+        Err(format!("expected one or more of {}, each once, separated by commas", known.join(", ")))
+    }
+}
+
+macro_rules! deserialize_by_parsing {
+    ($($name:ident $(<$parameter:ident: $bound:path>)?),+) => { $(
+        impl<'de $(, $parameter: $bound)?> Deserialize<'de> for $name $(<$parameter>)? {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+            }
+        }
+    )+ };
+}
+deserialize_by_parsing!(
+    Text,
+    UuidText,
+    Limit,
+    States,
+    Moment,
+    Order<S: Sort>,
+    Kind,
+    TryNumber,
+    Fields<T: PartialSchema>
+);
+
+/// The page that these parameters mean.
+pub fn page<S>(limit: Option<Limit>, cursor: Option<String>, order_by: Option<Order<S>>) -> ListOptions<S> {
+    ListOptions {
+        limit: limit.map_or(schema::USUAL_LIMIT, |Limit(limit)| limit),
+        cursor,
+        order_by: order_by.map(|order| order.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pg_workflow_client::list::DagSort;
+
+    #[derive(Debug, Default, Deserialize)]
+    #[serde(default)]
+    struct All {
+        state: Option<States>,
+        limit: Option<Limit>,
+        name: Option<Text>,
+        dag_id: Option<UuidText>,
+        at: Option<Moment>,
+        order_by: Option<Order<DagSort>>,
+        fields: Option<Fields<schema::Dag>>,
+        paused: Option<bool>,
+    }
+
+    fn all(query: &str) -> Result<All, (Option<String>, String)> {
+        let known = ["state", "limit", "name", "dag_id", "at", "order_by", "fields", "paused"].map(str::to_owned);
+        parse(query, &known).map_err(|refusal| (refusal.parameter, refusal.message))
+    }
+
+    #[test]
+    fn each_bad_value_is_refused_by_name() {
+        let long = format!("name={}", "x".repeat(schema::LONGEST_TEXT + 1));
+        for query in [
+            "stat=queued",
+            "state=queued&state=running",
+            "state=",
+            "state=queued,",
+            "limit=0",
+            "limit=1001",
+            "limit=x",
+            "limit=",
+            "limit=-1",
+            "limit=%2B5",
+            "limit=99999999999999999999",
+            "name=",
+            "name=%00",
+            "name=%ff",
+            &long,
+            "dag_id=7",
+            "dag_id=01a20acc426c72e1b99dae799985b4ee",
+            "at=yesterday",
+            "at=2026-13-01T00:00:00Z",
+            "order_by=colour",
+            "order_by=",
+            "fields=colour",
+            "fields=",
+            "fields=id,id",
+            "paused=yes",
+            "paused=",
+        ] {
+            let (parameter, message) = all(query).unwrap_err();
+            let name = query.split_once('=').unwrap().0;
+            assert_eq!(parameter.as_deref(), Some(name), "{query}");
+            assert!(message.contains(&format!("\"{name}\"")) && message.len() < 400, "{query}: {message}");
+        }
+    }
+
+    #[test]
+    fn what_is_given_is_used() {
+        let given =
+            all("state=queued,upstream_failed&limit=1000&at=2026-11-24T09:00:00%2B01:00&fields=name,id").unwrap();
+        assert_eq!(given.state.unwrap().0, [State::Queued, State::UpstreamFailed]);
+        assert_eq!(given.at.unwrap().0.to_rfc3339(), "2026-11-24T08:00:00+00:00");
+        assert_eq!(given.fields.unwrap().0, ["name", "id"]);
+        let page = page::<DagSort>(given.limit, None, given.order_by);
+        assert_eq!((page.limit, page.order_by), (1000, None));
+        assert_eq!(all("paused=true").unwrap().paused, Some(true));
+    }
+}

@@ -1,0 +1,114 @@
+use chrono::{DateTime, TimeDelta, Utc};
+use pg_workflow_state_machine::State;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio_postgres::types::{Json, Type};
+use uuid::Uuid;
+
+use crate::Error;
+use crate::event::{EntityType, Event, state};
+use crate::list::query::{Plan, Query, Way};
+use crate::list::{HistoryFilter, HistorySort, ListOptions, OrderBy, Page};
+use crate::session::{self, Session};
+
+/// What happened: every creation and every move, also of what has been deleted.
+///
+/// ```no_run
+/// use pg_workflow_client::{Error, History, event::EntityType, session::Session};
+///
+/// # async fn example(session: &impl Session, task: uuid::Uuid) -> Result<(), Error> {
+/// for event in History::new(session).history(EntityType::TaskInstance, task, 100).await? {
+///     println!("{} {} by {}", event.changed_at, event.new_state, event.actor);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct History<'a, S>(&'a S);
+
+impl<'a, S: Session> History<'a, S> {
+    /// Works on this session.
+    pub fn new(session: &'a S) -> History<'a, S> {
+        History(session)
+    }
+
+    /// The latest moves of a run or a task, at most `max`, the newest first. None where it never existed.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a negative `max`; [`Error::Denied`], [`Error::Postgres`] and [`Error::Timeout`] here and
+    /// everywhere.
+    pub async fn history(&self, kind: EntityType, id: Uuid, max: i32) -> Result<Vec<Event>, Error> {
+        let sql = format!("SELECT {} FROM workflow.history($1, $2, $3)", Event::COLUMNS);
+        let kind = kind.as_str();
+        let parameters: [session::Parameter<'_>; 3] = [(&kind, Type::TEXT), (&id, Type::UUID), (&max, Type::INT4)];
+        session::once(self.0, &sql, &parameters).await?.iter().map(Event::from_row).collect()
+    }
+
+    /// The state of a run or a task at a moment; none before its creation.
+    ///
+    /// # Errors
+    /// See [`history`](History::history).
+    pub async fn state_at(&self, kind: EntityType, id: Uuid, at: DateTime<Utc>) -> Result<Option<State>, Error> {
+        let kind = kind.as_str();
+        let parameters: [session::Parameter<'_>; 3] =
+            [(&kind, Type::TEXT), (&id, Type::UUID), (&at, Type::TIMESTAMPTZ)];
+        let row = session::one(self.0, "SELECT workflow.state_at($1, $2, $3)", &parameters).await?;
+        row.try_get::<_, Option<&str>>(0)?.map(state).transpose()
+    }
+
+    /// Lists changes, the newest first where the page does not say otherwise. To follow what happens, use a
+    /// [feed](crate::feed) or a subscriber: ids are in the order of writing, which is not that of committing.
+    ///
+    /// # Errors
+    /// [`Error::Cursor`], and see [`history`](History::history).
+    pub async fn list(&self, filter: &HistoryFilter, page: &ListOptions<HistorySort>) -> Result<Page<Event>, Error> {
+        let order = page.order_by.unwrap_or(OrderBy::descending(HistorySort::Id));
+        let entity_type = filter.entity_type.map(EntityType::as_str);
+        let is_narrow = filter.entity_id.is_some();
+        // No index serves times: they are looked up as ids. Ids and times can disagree for as long as it takes to write
+        // an event after its id was drawn.
+        let slack = TimeDelta::seconds(1);
+        let from = filter.changed_at_gte.filter(|_| !is_narrow).and_then(|at| at.checked_sub_signed(slack));
+        let until = filter.changed_at_lt.filter(|_| !is_narrow).and_then(|at| at.checked_add_signed(slack));
+        let mut query = Query::default();
+        query.and("t.entity_id = $", &filter.entity_id, Type::UUID);
+        query.and("t.entity_type = $", &entity_type, Type::TEXT);
+        query.and("t.changed_at >= $", &filter.changed_at_gte, Type::TIMESTAMPTZ);
+        query.and("t.changed_at < $", &filter.changed_at_lt, Type::TIMESTAMPTZ);
+        query.and("t.id >= (SELECT workflow.event_id_at($))", &from, Type::TIMESTAMPTZ);
+        query.and("t.id < (SELECT workflow.event_id_at($))", &until, Type::TIMESTAMPTZ);
+        query
+            .list(self.0, &[], page, Plan { order, keys: &[0], way: if is_narrow { Way::Few } else { Way::Order } })
+            .await
+    }
+
+    /// Every disagreement between history and rows: none in a healthy database. Reads both whole.
+    ///
+    /// # Errors
+    /// See [`history`](History::history). The time limit of the session must suit the size of the database.
+    pub async fn verify(&self) -> Result<Vec<Disagreement>, Error> {
+        let sql = "SELECT entity_type, entity_id, problem, detail FROM workflow.verify()";
+        let disagreement = |row: &tokio_postgres::Row| {
+            let Json(detail) = row.try_get(3)?;
+            Ok(Disagreement {
+                entity_type: row.try_get(0)?,
+                entity_id: row.try_get(1)?,
+                problem: row.try_get(2)?,
+                detail,
+            })
+        };
+        session::once(self.0, sql, &[]).await?.iter().map(disagreement).collect()
+    }
+}
+
+/// Where history and rows disagree.
+#[derive(Clone, Debug, Serialize)]
+pub struct Disagreement {
+    /// `dag_run` or `task_instance`.
+    pub entity_type: String,
+    /// Which; none where it is about all of them.
+    pub entity_id: Option<Uuid>,
+    /// What is wrong.
+    pub problem: String,
+    /// How it shows, a JSON object.
+    pub detail: Box<RawValue>,
+}

@@ -1,0 +1,181 @@
+//! Moves of runs and tasks.
+
+use std::str::FromStr;
+
+use pg_workflow_state_machine::State;
+use serde_json::{Map, Value};
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use crate::Error;
+use crate::event::{EntityType, state};
+use crate::session::{self, Session};
+
+/// A move to be made, with all that may be said of it.
+///
+/// ```
+/// use pg_workflow_client::{Transition, State};
+///
+/// let start = Transition::new(State::Queued, State::Running)
+///     .with_metadata("worker", "w-7")
+///     .expecting_version(1)
+///     .with_request_id("a1b2c3");
+/// ```
+#[derive(Clone, Debug)]
+pub struct Transition {
+    from: State,
+    to: State,
+    metadata: Map<String, Value>,
+    expected_version: Option<i64>,
+    request_id: Option<String>,
+}
+
+impl Transition {
+    /// From one state to another.
+    pub fn new(from: State, to: State) -> Transition {
+        Transition { from, to, metadata: Map::new(), expected_version: None, request_id: None }
+    }
+
+    /// Adds to what the history keeps of it. A task's `error` is what went wrong.
+    pub fn with_metadata(mut self, key: &str, value: impl Into<Value>) -> Transition {
+        self.metadata.insert(key.to_owned(), value.into());
+        self
+    }
+
+    /// Only where the entity has just this version.
+    pub fn expecting_version(mut self, version: i64) -> Transition {
+        self.expected_version = Some(version);
+        self
+    }
+
+    /// A name for the request: the same again returns the first answer, rather than [`Error::Stale`].
+    pub fn with_request_id(mut self, request_id: impl Into<String>) -> Transition {
+        self.request_id = Some(request_id.into());
+        self
+    }
+
+    pub(super) async fn make(&self, session: &impl Session, kind: EntityType, id: Uuid) -> Result<i64, Error> {
+        let sql = "SELECT workflow.transition($1, $2, $3, $4, $5, $6, $7)";
+        let (kind, from, to) = (kind.as_str(), self.from.as_str(), self.to.as_str());
+        let metadata = tokio_postgres::types::Json(&self.metadata);
+        let parameters: [session::Parameter<'_>; 7] = [
+            (&kind, Type::TEXT),
+            (&id, Type::UUID),
+            (&from, Type::TEXT),
+            (&to, Type::TEXT),
+            (&metadata, Type::JSONB),
+            (&self.expected_version, Type::INT8),
+            (&self.request_id, Type::TEXT),
+        ];
+        Ok(session::one(session, sql, &parameters).await?.try_get(0)?)
+    }
+}
+
+/// One move of many entities.
+///
+/// ```
+/// use pg_workflow_client::{TransitionMany, State};
+///
+/// let give_up = TransitionMany::to(State::Skipped).from(State::Queued).with_metadata("reason", "superseded").dry_run();
+/// ```
+#[derive(Clone, Debug)]
+pub struct TransitionMany {
+    from: Option<State>,
+    to: State,
+    metadata: Map<String, Value>,
+    is_dry_run: bool,
+}
+
+impl TransitionMany {
+    /// To a state, from whatever state each of them is in.
+    pub fn to(to: State) -> TransitionMany {
+        TransitionMany { from: None, to, metadata: Map::new(), is_dry_run: false }
+    }
+
+    /// Only those that are in this state.
+    pub fn from(mut self, from: State) -> TransitionMany {
+        self.from = Some(from);
+        self
+    }
+
+    /// Adds to what the history keeps of each move.
+    pub fn with_metadata(mut self, key: &str, value: impl Into<Value>) -> TransitionMany {
+        self.metadata.insert(key.to_owned(), value.into());
+        self
+    }
+
+    /// Moves nothing, and says what would happen.
+    pub fn dry_run(mut self) -> TransitionMany {
+        self.is_dry_run = true;
+        self
+    }
+
+    pub(super) async fn make(
+        &self,
+        session: &impl Session,
+        kind: EntityType,
+        ids: &[Uuid],
+    ) -> Result<Vec<TransitionResult>, Error> {
+        let sql = "SELECT entity_id, outcome, state, version FROM workflow.transition_many($1, $2, $3, $4, $5, $6)";
+        let (kind, from, to) = (kind.as_str(), self.from.map(State::as_str), self.to.as_str());
+        let metadata = tokio_postgres::types::Json(&self.metadata);
+        let parameters: [session::Parameter<'_>; 6] = [
+            (&kind, Type::TEXT),
+            (&ids, Type::UUID_ARRAY),
+            (&from, Type::TEXT),
+            (&to, Type::TEXT),
+            (&metadata, Type::JSONB),
+            (&self.is_dry_run, Type::BOOL),
+        ];
+        let rows = session::fixed(session, sql, &parameters).await?;
+        let moved = |row: &tokio_postgres::Row| {
+            Ok(TransitionResult {
+                entity_id: row.try_get(0)?,
+                outcome: row.try_get::<_, &str>(1)?.parse()?,
+                state: row.try_get::<_, Option<&str>>(2)?.map(state).transpose()?,
+                version: row.try_get(3)?,
+            })
+        };
+        rows.iter().map(moved).collect()
+    }
+}
+
+/// What has become of one of many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransitionResult {
+    /// The run or the task.
+    pub entity_id: Uuid,
+    /// Whether it was moved, and why not.
+    pub outcome: Outcome,
+    /// Its state now; none where it does not exist.
+    pub state: Option<State>,
+    /// Its version now; none where it does not exist.
+    pub version: Option<i64>,
+}
+
+/// Whether one of many was moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was (or, in a dry run, would be).
+    Applied,
+    /// It is in another state than was said.
+    Stale,
+    /// From its state there is no such move.
+    Illegal,
+    /// There is no such run or task.
+    Missing,
+}
+
+impl FromStr for Outcome {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Outcome, Error> {
+        match name {
+            "applied" => Ok(Outcome::Applied),
+            "stale" => Ok(Outcome::Stale),
+            "illegal" => Ok(Outcome::Illegal),
+            "missing" => Ok(Outcome::Missing),
+            _ => Err(Error::Unknown(format!("the outcome \"{name}\""))),
+        }
+    }
+}

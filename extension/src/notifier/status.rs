@@ -1,0 +1,66 @@
+//! The state of the server's notifiers, for the view `workflow.notifier`.
+
+use crate::ffi::catalog;
+use crate::ffi::shared::{self, Progress, Signals};
+use crate::ffi::values::clock;
+use pgrx::datum::TimestampWithTimeZone;
+use pgrx::iter::TableIterator;
+use pgrx::name;
+use pgrx::pg_sys::Oid;
+use std::sync::atomic::Ordering;
+
+/// Returns a row for each database that has written events, or listened to them, since the server started.
+#[pgrx::pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn notifiers() -> TableIterator<
+    'static,
+    (
+        name!(database, Option<String>),
+        name!(pid, Option<i32>),
+        name!(started_at, Option<TimestampWithTimeZone>),
+        name!(is_listened, bool),
+        name!(pending, i64),
+        name!(lag_seconds, f64),
+        name!(last_event_id, Option<i64>),
+        name!(events, i64),
+        name!(batches, i64),
+        name!(announced_at, Option<TimestampWithTimeZone>),
+        name!(errors, i64),
+        name!(last_error, Option<String>),
+        name!(last_error_at, Option<TimestampWithTimeZone>),
+    ),
+> {
+    let all = shared::signals().into_iter().flatten().enumerate();
+    let used = all.filter(|(_, signals)| signals.database.load(Ordering::Acquire) != 0);
+    let entries: Vec<_> = used.map(|(entry, signals)| (signals, shared::progress()[entry])).collect();
+    TableIterator::new(entries.into_iter().map(|(signals, progress)| {
+        let pending = pending(signals, &progress);
+        (
+            catalog::database_name(Oid::from(signals.database.load(Ordering::Acquire))),
+            (progress.pid != 0).then_some(progress.pid),
+            time(progress.started_at),
+            signals.listened.load(Ordering::Acquire),
+            pending,
+            if pending == 0 { 0.0 } else { (clock() - progress.caught_up_at) as f64 / 1e6 },
+            (progress.last_event_id != 0).then_some(progress.last_event_id),
+            progress.events,
+            progress.batches,
+            time(progress.notified_at),
+            progress.errors,
+            (progress.errors != 0).then(|| progress.last_error.get().to_owned()),
+            time(progress.last_error_at),
+        )
+    }))
+}
+
+/// Counts the committed transactions whose notifications are not sent yet; 0 if no session has listened.
+fn pending(signals: &Signals, progress: &Progress) -> i64 {
+    if !signals.listened.load(Ordering::Acquire) {
+        return 0;
+    }
+    signals.commits.load(Ordering::Acquire).saturating_sub(progress.commits).cast_signed()
+}
+
+fn time(microseconds: i64) -> Option<TimestampWithTimeZone> {
+    (microseconds != 0).then(|| TimestampWithTimeZone::try_from(microseconds).ok()).flatten()
+}
