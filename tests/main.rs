@@ -2,9 +2,6 @@
 //! cluster; tests that stop servers start their own.
 
 mod client;
-mod docs {
-    mod readme;
-}
 mod extension {
     mod counts;
     mod creation;

@@ -44,7 +44,7 @@ fn conflict_reports_current_state_and_version() {
     assert_eq!(failed.sqlstate, "40001");
     assert_eq!(failed.detail["current_state"], "running");
     assert_eq!(failed.detail["current_version"], 2);
-    assert!(failed.hint.contains("Decide again"), "{}", failed.hint);
+    assert!(failed.hint.contains("decide again"), "{}", failed.hint);
 
     // The state is as expected but the version is not: the task left that state and returned to it.
     let fail = Transition::of(task).from(State::Running).to(State::Failed);

@@ -89,19 +89,19 @@ fn promotion_under_load_loses_no_confirmed_transition() {
     let writers =
         Writers::start(&format!("{url}?target_session_attrs=read-write"), 1, Load { writers: 8, rate: 1000 }).unwrap();
     let relayed = || redis.command::<u64>(&["XLEN", "workflow:stream"]).unwrap();
-    wait_until("transitions", || writers.moves() > 2000 && relayed() > 1000);
+    wait_until("transitions", || writers.transitions() > 2000 && relayed() > 1000);
 
     let begun = Instant::now();
     primary.kill().unwrap();
-    let moved = writers.moves();
+    let moved = writers.transitions();
     standby.promote().unwrap();
-    wait_until("transitions on the new primary", || writers.moves() > moved);
+    wait_until("transitions on the new primary", || writers.transitions() > moved);
     let writes_again = begun.elapsed();
     let count = || standby.psql("workflow", "SELECT count(*) FROM workflow.state_history").unwrap().parse().unwrap();
     let goal = count();
     wait_until("their events", || relayed() >= goal);
     eprintln!("transitions again after {writes_again:?}, relayed again after {:?}", begun.elapsed());
-    wait_until("many transitions", || writers.moves() > moved + 2000);
+    wait_until("many transitions", || writers.transitions() > moved + 2000);
 
     let written = writers.finish().unwrap();
     eprintln!("{} confirmed, {} unanswered", written.acknowledged.len(), written.unanswered);
@@ -121,7 +121,7 @@ fn evidence_of(follows: Follows) -> Evidence {
     let stand_in = StandIn::start(db.url(), &redis.url(), follows).unwrap();
     let holder = Holder::start(db.url()).unwrap();
     let writers = Writers::start(db.url(), 1, Load { writers: 8, rate: 2000 }).unwrap();
-    wait_until("some transitions", || writers.moves() > 3000);
+    wait_until("some transitions", || writers.transitions() > 3000);
     let mut written = writers.finish().unwrap();
     written.add(holder.finish().unwrap().written);
     stand_in.finish().unwrap();
