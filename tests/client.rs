@@ -19,7 +19,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// Runs this to its end. The clients of the harness block, so they are for outside.
+/// Runs a future to its end. The harness's clients block, so a test must use them outside of the future.
 fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Runtime::new().expect("a runtime").block_on(future)
 }
@@ -32,19 +32,19 @@ fn pool(url: &str, options: Options) -> Pool {
     Pool::new(server(url), options)
 }
 
-/// The process that serves a connection.
+/// Returns the id of the process that serves a connection.
 async fn backend(connection: &Connection) -> i32 {
     connection.query_one("SELECT pg_backend_pid()", &[]).await.expect("an answer").get(0)
 }
 
-/// The port that a connection leads to.
+/// Returns the port of the server at the other end of a connection.
 async fn port(session: &impl Session) -> u16 {
     use tokio_postgres::GenericClient;
     let row = session.client().query_one("SELECT inet_server_port()", &[]).await.expect("an answer");
     u16::try_from(row.get::<_, i32>(0)).expect("a port")
 }
 
-/// Tasks of a new run of a new DAG.
+/// Creates a DAG, a run and these tasks.
 async fn new_tasks(session: &impl Session, names: &[&str]) -> (Uuid, Uuid, Vec<Uuid>) {
     let dag = Dags::new(session).create(&NewDag::named(Uuid::new_v4().to_string())).await.expect("a DAG");
     let run = DagRuns::new(session).create(&NewDagRun::of(dag)).await.expect("a run");
@@ -52,11 +52,11 @@ async fn new_tasks(session: &impl Session, names: &[&str]) -> (Uuid, Uuid, Vec<U
     (dag, run, TaskInstances::new(session).create_many(&tasks).await.expect("tasks"))
 }
 
-/// As [`wait_until`], for what must be asked for asynchronously.
-async fn wait_for(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+/// Waits as [`wait_until`] does, for an asynchronous condition.
+async fn wait_for(goal: &str, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition().await {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        assert!(Instant::now() < deadline, "waited in vain: {goal}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

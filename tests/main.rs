@@ -1,10 +1,7 @@
-//! Every test runs against real servers, which it finds installed by `cargo xtask test`. Most share one PostgreSQL
-//! cluster and have a database each; those that stop servers start their own.
+//! All tests run against real servers, which `cargo xtask test` installs. Most tests have a database each in one shared
+//! cluster; tests that stop servers start their own.
 
 mod client;
-mod docs {
-    mod readme;
-}
 mod extension {
     mod counts;
     mod creation;

@@ -1,4 +1,4 @@
-//! A run from its creation to its end: tasks, moves as a worker makes them, moves of many, and a race that is lost.
+//! A run from its creation to its end: tasks, transitions one by one and many at once, and a race that is lost.
 //!
 //! ```sh
 //! DATABASE_URL=postgres://… cargo run --example create_and_run
@@ -9,8 +9,8 @@ use std::error::Error;
 use pg_workflow_client::connect::PostgresServer;
 use pg_workflow_client::pool::{Options, Pool};
 use pg_workflow_client::{
-    DagRuns, Dags, Error as WorkflowError, LogLevel, Move, NewDag, NewDagRun, NewTaskInstances, State, TaskInstances,
-    TaskLogs,
+    DagRuns, Dags, Error as WorkflowError, LogLevel, NewDag, NewDagRun, NewTaskInstances, State, TaskInstances,
+    TaskLogs, Transition,
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -42,7 +42,7 @@ async fn create(pool: &Pool) -> Result<(Uuid, Vec<Uuid>), Box<dyn Error>> {
     let names = ["extract", "transform", "load", "report", "clean_up"];
     let tasks = NewTaskInstances { max_tries: 2, ..NewTaskInstances::of(run, names) };
     let tasks = TaskInstances::new(&transaction).create_many(&tasks).await?;
-    runs.update_state(run, State::Queued, State::Running).await?;
+    runs.transition(run, State::Queued, State::Running).await?;
     transaction.commit().await?;
     Ok((run, tasks))
 }
@@ -52,19 +52,19 @@ async fn work(pool: &Pool, task: Uuid) -> Result<(), WorkflowError> {
     let connection = pool.get().await?;
     let (tasks, logs) = (TaskInstances::new(&connection), TaskLogs::new(&connection));
     // Where the answer is lost, the same request can be made again: it has the same answer.
-    let start = Move::new(State::Queued, State::Running)
+    let start = Transition::new(State::Queued, State::Running)
         .with_metadata("worker", "w-7")
         .expecting_version(1)
         .with_request_id(Uuid::now_v7());
-    let version = tasks.make_move(task, &start).await?;
+    let version = tasks.transition_with(task, &start).await?;
     logs.append(task, LogLevel::Error, "the source does not answer").await?;
 
     let failure =
-        Move::new(State::Running, State::Failed).with_metadata("error", "no answer").expecting_version(version);
-    tasks.make_move(task, &failure).await?;
-    tasks.update_state(task, State::Failed, State::Retrying).await?;
-    tasks.update_state(task, State::Retrying, State::Running).await?;
-    let version = tasks.update_state(task, State::Running, State::Success).await?;
+        Transition::new(State::Running, State::Failed).with_metadata("error", "no answer").expecting_version(version);
+    tasks.transition_with(task, &failure).await?;
+    tasks.transition(task, State::Failed, State::Retrying).await?;
+    tasks.transition(task, State::Retrying, State::Running).await?;
+    let version = tasks.transition(task, State::Running, State::Success).await?;
     println!("extract: success at version {version}, at the second try");
     Ok(())
 }
@@ -72,15 +72,15 @@ async fn work(pool: &Pool, task: Uuid) -> Result<(), WorkflowError> {
 /// Two workers want the same task. Who comes second is told what it is now, and leaves it alone.
 async fn lose_a_race(pool: &Pool, task: Uuid) -> Result<(), WorkflowError> {
     let (one, other) = (pool.get().await?, pool.get().await?);
-    TaskInstances::new(&one).update_state(task, State::Queued, State::Running).await?;
-    match TaskInstances::new(&other).update_state(task, State::Queued, State::Running).await {
+    TaskInstances::new(&one).transition(task, State::Queued, State::Running).await?;
+    match TaskInstances::new(&other).transition(task, State::Queued, State::Running).await {
         Ok(version) => println!("transform: ours, at version {version}"),
         Err(WorkflowError::Stale { current_state, current_version, .. }) => {
             println!("transform: lost the race, it is {current_state} at version {current_version}");
         }
         Err(error) => return Err(error),
     }
-    TaskInstances::new(&one).update_state(task, State::Running, State::Success).await?;
+    TaskInstances::new(&one).transition(task, State::Running, State::Success).await?;
     Ok(())
 }
 
@@ -88,9 +88,9 @@ async fn lose_a_race(pool: &Pool, task: Uuid) -> Result<(), WorkflowError> {
 async fn finish(pool: &Pool, run: Uuid, tasks: &[Uuid]) -> Result<(), WorkflowError> {
     let connection = pool.get().await?;
     let instances = TaskInstances::new(&connection);
-    for moved in instances.update_state_many(tasks, State::Queued, State::Skipped).await? {
+    for moved in instances.transition_many(tasks, State::Queued, State::Skipped).await? {
         println!("{}: {:?}, {:?} at version {:?}", moved.entity_id, moved.outcome, moved.state, moved.version);
     }
-    DagRuns::new(&connection).update_state(run, State::Running, State::Success).await?;
+    DagRuns::new(&connection).transition(run, State::Running, State::Success).await?;
     Ok(())
 }

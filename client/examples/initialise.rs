@@ -42,5 +42,5 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 /// What went wrong, and what an operator can do about it.
 fn explain(error: WorkflowError) -> String {
-    format!("{error}. {}", error.advice())
+    format!("{error}. {}", error.hint())
 }

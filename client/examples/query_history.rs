@@ -8,9 +8,11 @@ use std::error::Error;
 
 use pg_workflow_client::connect::PostgresServer;
 use pg_workflow_client::event::EntityType;
-use pg_workflow_client::list::{DagRunFilter, HistoryFilter, OrderBy, Page, TaskInstanceFilter, TaskInstanceSort};
+use pg_workflow_client::list::{
+    DagRunFilter, HistoryFilter, ListOptions, OrderBy, TaskInstanceFilter, TaskInstanceSort,
+};
 use pg_workflow_client::session::Session;
-use pg_workflow_client::{DagRuns, Dags, HistoryTracker, State, TaskInstance, TaskInstances};
+use pg_workflow_client::{DagRuns, Dags, History, State, TaskInstance, TaskInstances};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -27,7 +29,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let skipped = TaskInstanceFilter { states: vec![State::Skipped], ..Default::default() };
     // Page by page, the oldest first.
-    let mut page = Page { limit: 2, order_by: Some(OrderBy::ascending(TaskInstanceSort::Id)), ..Page::default() };
+    let mut page =
+        ListOptions { limit: 2, order_by: Some(OrderBy::ascending(TaskInstanceSort::Id)), ..ListOptions::default() };
     loop {
         let list = tasks.list(&skipped, &page).await?;
         list.items.iter().for_each(|task| println!("skipped: {}", task.task_id));
@@ -37,18 +40,18 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     let filter = DagRunFilter { dag_id: Some(dag.id), states: vec![State::Success], ..Default::default() };
-    println!("{} of its runs succeeded", runs.list(&filter, &Page::default()).await?.items.len());
+    println!("{} of its runs succeeded", runs.list(&filter, &ListOptions::default()).await?.items.len());
 
-    let disagreements = HistoryTracker::new(&client).verify().await?;
+    let disagreements = History::new(&client).verify().await?;
     println!("history and rows disagree in {} places", disagreements.len());
     Ok(())
 }
 
 /// What the task went through, and what it was when it began.
 async fn look_back(session: &impl Session, task: &TaskInstance) -> Result<(), Box<dyn Error>> {
-    let tracker = HistoryTracker::new(session);
+    let tracker = History::new(session);
     let filter = HistoryFilter { entity_id: Some(task.id), ..Default::default() };
-    let newest = tracker.list(&filter, &Page { limit: 1, ..Page::default() }).await?;
+    let newest = tracker.list(&filter, &ListOptions { limit: 1, ..ListOptions::default() }).await?;
     println!(
         "{}: the last of its changes is number {:?}",
         task.task_id,

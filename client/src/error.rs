@@ -41,7 +41,7 @@ pub enum Error {
     },
     /// The state machine has no such move.
     #[error("{}", postgres::message(source))]
-    Illegal {
+    NotAllowed {
         /// Which entity.
         entity: Entity,
         /// The state it is in.
@@ -165,7 +165,7 @@ impl Error {
     fn postgres(&self) -> Option<&tokio_postgres::Error> {
         match self {
             Error::Stale { source, .. }
-            | Error::Illegal { source, .. }
+            | Error::NotAllowed { source, .. }
             | Error::NotFound { source: Some(source), .. }
             | Error::Invalid { source, .. }
             | Error::AlreadyExists { source, .. }
@@ -193,9 +193,9 @@ impl Error {
     }
 
     /// What an operator can do about it.
-    pub fn advice(&self) -> &'static str {
+    pub fn hint(&self) -> &'static str {
         match self {
-            Error::Stale { .. } | Error::Illegal { .. } | Error::NotFound { .. } => {
+            Error::Stale { .. } | Error::NotAllowed { .. } | Error::NotFound { .. } => {
                 "Something else moves or deletes it: leave it alone meanwhile"
             }
             Error::Invalid { .. } => "Correct that argument",
@@ -205,9 +205,9 @@ impl Error {
                  tables"
             }
             Error::Leased { .. } => "Wait until the other reader has ended, or read as another consumer",
-            Error::Postgres(error) => postgres::advice(error),
+            Error::Postgres(error) => postgres::hint(error),
             #[cfg(feature = "redis")]
-            Error::Redis(error) => redis::advice(error),
+            Error::Redis(error) => redis::hint(error),
             Error::Publisher(_) => {
                 "See what keeps the destination from taking events; they are kept in PostgreSQL meanwhile"
             }

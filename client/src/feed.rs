@@ -23,7 +23,7 @@ impl Feed {
     /// Connects, and creates the consumer where it does not exist (it then begins with what commits from now on).
     ///
     /// # Errors
-    /// [`Error::Postgres`] or [`Error::Timeout`]; [`Error::advice`] tells what to do, for example to install the
+    /// [`Error::Postgres`] or [`Error::Timeout`]; [`Error::hint`] tells what to do, for example to install the
     /// extension.
     pub async fn open(server: &PostgresServer, consumer: &str) -> Result<Feed, Error> {
         let client = server.connect().await?;

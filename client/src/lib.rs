@@ -6,13 +6,13 @@
 //! |---|---|
 //! | [`connect`], [`pool`], [`database`] | connections that notice when the server is gone; to share; to a primary and a replica |
 //! | [`Dags`], [`DagRuns`], [`TaskInstances`], [`TaskLogs`] | what programs do with these, on a connection or in a transaction |
-//! | [`HistoryTracker`] | what happened |
+//! | [`History`] | what happened |
 //! | [`StateMachine`], [`State`] | the rules, offline: the same definition that the database enforces |
 //! | [`model`], [`list`], [`session`] | rows; filters, orders and pages; what statements run on |
 //! | [`Error`] | what the database refuses, as an enum |
 //! | [`event`], [`feed`] | the durable event feed: every change at least once, in order within an entity |
 //! | [`position`] | the feed for followers, who store their own position |
-//! | [`subscriber`] | handing each event to your code: from the feed, a Redis channel or a Redis stream; reconnects by itself |
+//! | [`subscriber`] | delivers each event to your code: from the feed, a Redis channel or a Redis stream; reconnects by itself |
 //! | [`relay`], [`publisher`] | bringing every event elsewhere: to Redis, or to a destination of your own (feature `relay`) |
 //! | [`redis_server`] | where Redis is (feature `redis`) |
 //! | [`outage`] | waiting for a server that is unavailable, with one log line about it |
@@ -29,7 +29,7 @@
 //! let dag = Dags::new(&transaction).create(&NewDag::named("orders")).await?;
 //! let runs = DagRuns::new(&transaction);
 //! let run = runs.create(&NewDagRun::of(dag)).await?;
-//! runs.update_state(run, State::Queued, State::Running).await?;
+//! runs.transition(run, State::Queued, State::Running).await?;
 //! transaction.commit().await?;
 //! # Ok(())
 //! # }
@@ -64,8 +64,8 @@ pub use error::{Entity, Error};
 pub use model::{Dag, DagRun, LogLevel, StateCounts, TaskInstance, TaskLog};
 pub use pg_workflow_state_machine::{State, StateMachine, UnknownState};
 pub use repository::{
-    DagChanges, DagRunChanges, DagRuns, Dags, Disagreement, HistoryTracker, ManyMoves, Move, Moved, NewDag, NewDagRun,
-    NewTaskInstances, NewTaskLog, Outcome, TaskInstanceChanges, TaskInstances, TaskLogs,
+    DagChanges, DagRunChanges, DagRuns, Dags, Disagreement, History, NewDag, NewDagRun, NewTaskInstances, NewTaskLog,
+    Outcome, TaskInstanceChanges, TaskInstances, TaskLogs, Transition, TransitionMany, TransitionResult,
 };
 
 /// The README's Rust compiles.

@@ -20,31 +20,31 @@ pub use order::{DagRunSort, DagSort, HistorySort, OrderBy, Sort, TaskInstanceSor
 /// Which part of a list, in which order.
 ///
 /// ```
-/// use pg_workflow_client::list::{DagSort, OrderBy, Page};
+/// use pg_workflow_client::list::{DagSort, OrderBy, ListOptions};
 ///
-/// let page = Page { limit: 20, order_by: Some(OrderBy::ascending(DagSort::Name)), ..Page::default() };
+/// let page = ListOptions { limit: 20, order_by: Some(OrderBy::ascending(DagSort::Name)), ..ListOptions::default() };
 /// assert_eq!(page.order_by.unwrap().to_string(), "name");
 /// ```
 #[derive(Clone, Debug)]
-pub struct Page<S> {
+pub struct ListOptions<S> {
     /// How many rows at most.
     pub limit: u32,
-    /// The [`List::next_cursor`] of the page before; none for the first.
+    /// The [`Page::next_cursor`] of the page before; none for the first.
     pub cursor: Option<String>,
     /// None for the order that suits the filter: see each list.
     pub order_by: Option<OrderBy<S>>,
 }
 
-impl<S> Default for Page<S> {
+impl<S> Default for ListOptions<S> {
     /// The first 50.
-    fn default() -> Page<S> {
-        Page { limit: 50, cursor: None, order_by: None }
+    fn default() -> ListOptions<S> {
+        ListOptions { limit: 50, cursor: None, order_by: None }
     }
 }
 
 /// A page of a list.
 #[derive(Clone, Debug, Serialize)]
-pub struct List<T> {
+pub struct Page<T> {
     /// The rows.
     pub items: Vec<T>,
     /// Where the next page begins; none where there is nothing more.

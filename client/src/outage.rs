@@ -21,14 +21,14 @@ impl Outage {
 
     /// Logs that the server is unavailable, unless the log says so already.
     pub fn began(&mut self, error: &Error) {
-        let advice = error.advice();
+        let hint = error.hint();
         let since = match self.told {
-            Some((_, told)) if told == advice => return tracing::debug!("{} is still away: {error}", self.server),
+            Some((_, told)) if told == hint => return tracing::debug!("{} is still away: {error}", self.server),
             Some((since, _)) => since,
             None => Instant::now(),
         };
-        self.told = Some((since, advice));
-        tracing::warn!("{} is away: {error}. {advice}. Waiting for it", self.server);
+        self.told = Some((since, hint));
+        tracing::warn!("{} is away: {error}. {hint}. Waiting for it", self.server);
     }
 
     /// Logs that the server is available again, if it was not.

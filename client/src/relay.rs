@@ -178,7 +178,7 @@ impl Log {
 }
 
 fn said(error: &Error) -> String {
-    format!("{error}. {}", error.advice())
+    format!("{error}. {}", error.hint())
 }
 
 #[cfg(feature = "redis")]

@@ -3,10 +3,10 @@
 
 mod dag_runs;
 mod dags;
-mod history_tracker;
-mod moves;
+mod history;
 mod task_instances;
 mod task_logs;
+mod transition;
 
 use tokio_postgres::types::Type;
 use uuid::Uuid;
@@ -17,10 +17,10 @@ use crate::session::{self, Session};
 
 pub use dag_runs::{DagRunChanges, DagRuns, NewDagRun};
 pub use dags::{DagChanges, Dags, NewDag};
-pub use history_tracker::{Disagreement, HistoryTracker};
-pub use moves::{ManyMoves, Move, Moved, Outcome};
+pub use history::{Disagreement, History};
 pub use task_instances::{NewTaskInstances, TaskInstanceChanges, TaskInstances};
 pub use task_logs::{NewTaskLog, TaskLogs};
+pub use transition::{Outcome, Transition, TransitionMany, TransitionResult};
 
 /// The first row of a statement whose text is put together from constants.
 async fn find<T: Record>(

@@ -1,4 +1,4 @@
-//! Handing events to your code, from wherever they come: one handler, four sources.
+//! Delivery events to your code, from wherever they come: one handler, four sources.
 //!
 //! | source | for whom | what is missed while it does not run |
 //! |---|---|---|
@@ -33,10 +33,10 @@
 #[cfg(feature = "redis")]
 mod channel;
 mod consumer;
+mod delivery;
 mod follower;
 #[cfg(feature = "redis")]
 mod group;
-mod handing;
 #[cfg(feature = "redis")]
 mod subscription;
 #[cfg(feature = "redis")]
@@ -57,17 +57,17 @@ use crate::redis_server::RedisServer;
 #[cfg(feature = "redis")]
 use channel::Channel;
 use consumer::Consumer;
+use delivery::Delivery;
 use follower::Follower;
 #[cfg(feature = "redis")]
 use group::Group;
-use handing::Handing;
 
 /// How long a source waits for events before it is asked again. The server is then seen to be there.
 const POLL: Duration = Duration::from_secs(1);
 /// Events read at once; a handler that is slow has at most these in memory.
 const BATCH: i32 = 200;
 /// How often what has been handled is acknowledged, in the midst of a batch or of a long handler too.
-const SETTLE_INTERVAL: Duration = Duration::from_secs(1);
+const ACKNOWLEDGE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Hands events to a handler. See the [module](self).
 pub struct Subscriber {
@@ -192,12 +192,12 @@ impl Subscriber {
     {
         tracing::info!("subscribing to {}", self.source.describe());
         let mut log = Log::new();
-        let mut handing = Handing::new(&handler, &shutdown);
+        let mut delivery = Delivery::new(&handler, &shutdown);
         while !shutdown.is_cancelled() {
             let outcome = match shutdown.run_until_cancelled(self.source.next()).await {
                 Some(Ok(events)) => {
                     log.servers_answer();
-                    handing.hand_over(events, &mut self.source).await
+                    delivery.hand_over(events, &mut self.source).await
                 }
                 Some(Err(error)) => Err(error),
                 None => break,
@@ -253,21 +253,21 @@ impl Source {
     }
 
     /// Acknowledges what has been handled, and keeps the rest from being given to others.
-    async fn settle(&mut self) -> Result<(), Error> {
+    async fn acknowledge(&mut self) -> Result<(), Error> {
         match self {
-            Source::Consumer(consumer) => consumer.settle().await,
+            Source::Consumer(consumer) => consumer.acknowledge().await,
             Source::Follower(_) => Ok(()),
             #[cfg(feature = "redis")]
             Source::Channel(_) => Ok(()),
             #[cfg(feature = "redis")]
-            Source::Group(group) => group.settle().await,
+            Source::Group(group) => group.acknowledge().await,
         }
     }
 
     async fn close(&mut self) -> Result<(), Error> {
         match self {
             Source::Consumer(consumer) => consumer.close().await,
-            _ => self.settle().await,
+            _ => self.acknowledge().await,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Checking the arguments of functions: null where it makes no sense, names that do not exist.
+//! Checking the arguments of functions.
 
 use crate::entity::EntityType;
 use crate::errors;
@@ -7,13 +7,8 @@ use pg_workflow_state_machine::State;
 use serde_json::json;
 
 pub fn entity_type(name: Option<&str>) -> EntityType {
-    name.and_then(EntityType::parse).unwrap_or_else(|| {
-        let wrong = match name {
-            Some(name) => format!("is unknown: \"{name}\""),
-            None => "is null".to_owned(),
-        };
-        errors::invalid_argument("entity_type", &json!(name), &wrong, "It is dag_run or task_instance.")
-    })
+    name.and_then(EntityType::parse)
+        .unwrap_or_else(|| errors::unknown_name("entity_type", name, "Set entity_type to dag_run or task_instance."))
 }
 
 pub fn state(argument: &str, name: Option<&str>) -> State {
@@ -21,30 +16,34 @@ pub fn state(argument: &str, name: Option<&str>) -> State {
 }
 
 pub fn not_null<T>(argument: &str, value: Option<T>) -> T {
-    value.unwrap_or_else(|| errors::invalid_argument(argument, &json!(null), "is null", "Give a value."))
+    value.unwrap_or_else(|| {
+        errors::invalid_argument(argument, &json!(null), "must not be null", &format!("Set {argument} to a value."))
+    })
 }
 
 pub fn json_object(argument: &str, value: Option<Jsonb>) -> Jsonb {
     let object = not_null(argument, value);
     if !object.is_object() {
-        let hint = format!("Give {argument} like '{{\"reason\": \"worker lost\"}}', or leave it out.");
-        errors::invalid_argument(argument, &json!(null), "is not a JSON object", &hint);
+        let hint = format!("Set {argument} to an object such as '{{\"reason\": \"worker lost\"}}', or omit it.");
+        errors::invalid_argument(argument, &json!(null), "must be a JSON object", &hint);
     }
     object
 }
 
+/// Checks a task name, which is in the argument or column `argument`.
 pub fn check_task_id(argument: &str, task_id: &str) {
-    if task_id.trim().is_empty() || task_id.chars().count() > 500 {
-        let wrong = if task_id.trim().is_empty() { "has an empty name" } else { "has a name that is too long" };
+    let is_blank = task_id.trim().is_empty();
+    if is_blank || task_id.chars().count() > 500 {
+        let rule = if is_blank { "must not be blank" } else { "must not be longer than 500 characters" };
         let shown: String = task_id.chars().take(500).collect();
-        let hint = "A task_id has 1 to 500 characters, at least one of them visible.";
-        errors::invalid_argument(argument, &json!(shown), wrong, hint);
+        let detail = json!({ "argument": argument, "value": shown });
+        errors::invalid(&format!("task_id {rule}"), &detail, "Use 1 to 500 characters, at least one of them visible.");
     }
 }
 
 pub fn check_max_tries(max_tries: i32) -> i32 {
     if max_tries < 0 {
-        errors::invalid_argument("max_tries", &json!(max_tries), "is negative", "Give 0 or more.");
+        errors::invalid_argument("max_tries", &json!(max_tries), "must not be negative", "Set max_tries to 0 or more.");
     }
     max_tries
 }

@@ -1,4 +1,4 @@
-//! Where the columns of the entity tables are.
+//! The column numbers of the entity tables.
 
 use crate::entity::EntityType;
 use crate::ffi::trigger::Trigger;
@@ -21,7 +21,7 @@ pub struct Columns {
     pub task: Option<TaskColumns>,
 }
 
-/// Those that a task has and a run has not.
+/// The columns that only tasks have.
 #[derive(Clone, Copy)]
 pub struct TaskColumns {
     pub task_id: usize,
@@ -38,7 +38,7 @@ pub const fn parent_name(kind: EntityType) -> &'static str {
 }
 
 impl Columns {
-    /// By name, so that the library serves a table of any version; once a table, so that a row costs nothing.
+    /// Finds the columns by name, so that the library works with a table of any version. Looks up each table once.
     pub fn of(kind: EntityType, trigger: Trigger) -> Columns {
         thread_local! {
             static KNOWN: RefCell<HashMap<(Oid, i32), Columns>> = RefCell::new(HashMap::new());

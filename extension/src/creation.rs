@@ -1,46 +1,25 @@
-//! Creating runs and tasks: the row, its first history and the announcement, all or none.
+//! Creating runs and tasks, with their first event, in one transaction.
 //!
 //! The functions are SECURITY DEFINER in SQL: ordinary roles may insert into neither table.
 
-use crate::announce::Event;
+use crate::append::append;
 use crate::args;
+use crate::call::{self, Call};
+use crate::dag_of::dag_of;
 use crate::entity::EntityType;
 use crate::errors;
+use crate::event::Event;
 use crate::ffi::jsonb::Jsonb;
 use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::session;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::{clock, text_array, text_datum};
-use crate::history::{History, dag_of};
 use crate::tenant;
 use pg_workflow_state_machine::State;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::iter::TableIterator;
 use pgrx::name;
 use pgrx::pg_sys::{self, Datum};
-use std::cell::Cell;
-
-thread_local! {
-    static UNDER_WAY: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether an INSERT is ours, and its history follows.
-pub fn is_under_way() -> bool {
-    UNDER_WAY.get()
-}
-
-/// Runs one of the INSERTs below, and returns the new ids. An error that leaves it ends it too.
-fn insert(plan: &Plan, values: &[Option<Datum>]) -> Vec<Uuid> {
-    struct End;
-    impl Drop for End {
-        fn drop(&mut self) {
-            UNDER_WAY.set(false);
-        }
-    }
-    UNDER_WAY.set(true);
-    let _end = End;
-    plan.run(values, ids)
-}
 
 #[pgrx::pg_extern(sql = false)]
 fn create_dag_run(
@@ -62,7 +41,7 @@ fn create_dag_run(
     let conf = args::json_object("conf", conf);
     let values = [Some(dag.as_datum()), Some(Datum::from(date)), Some(conf.datum())];
     let runs = if tenant::sees_dag(dag) { INSERT.with(|plan| insert(plan, &values)) } else { Vec::new() };
-    let Some(&run) = runs.first() else { errors::missing("dag", &dag.to_string(), "create a dag_run of it") };
+    let Some(&run) = runs.first() else { errors::missing("dag", &dag.to_string(), "create a run of it") };
     record(EntityType::DagRun, dag, run, &[(run, None)]);
     pgrx::Uuid::from_bytes(run.0)
 }
@@ -97,7 +76,7 @@ fn create_task_instances(
     let is_seen = tenant::sees_run(run);
     let tasks = if is_seen { INSERT.with(|plan| insert(plan, &values)) } else { Vec::new() };
     let Some(dag) = dag_of(run).filter(|_| is_seen && tasks.len() == names.len()) else {
-        errors::missing("dag_run", &run.to_string(), "create its task_instances")
+        errors::missing("dag_run", &run.to_string(), "create tasks in it")
     };
     let created: Vec<(Uuid, Option<&str>)> =
         tasks.iter().zip(&names).map(|(task, name)| (*task, Some(name.as_str()))).collect();
@@ -105,40 +84,37 @@ fn create_task_instances(
     TableIterator::new(tasks.into_iter().map(|task| pgrx::Uuid::from_bytes(task.0)).zip(names))
 }
 
-/// Writes and announces the creation of entities of one run.
+/// Runs one of the INSERTs above and returns the new IDs.
+fn insert(plan: &Plan, values: &[Option<Datum>]) -> Vec<Uuid> {
+    call::during(Call::Creation, || plan.run(values, ids))
+}
+
+/// Column 1 of the returned rows: the new IDs.
+fn ids(rows: Rows) -> Vec<Uuid> {
+    (0..rows.len()).filter_map(|row| rows.uuid(row, 1)).collect()
+}
+
+/// Appends the creation of entities of one run to the history.
 fn record(kind: EntityType, dag_id: Uuid, dag_run_id: Uuid, created: &[(Uuid, Option<&str>)]) {
     let actor = session::session_user();
     let metadata = Jsonb::empty_object();
-    let history = History::open();
-    let announcer = history.announcer();
-    for (entity_id, task_id) in created {
-        let event = Event {
-            id: history.next_id(),
-            entity_type: kind.as_str(),
-            entity_id: *entity_id,
-            dag_id,
-            dag_run_id,
-            task_id: *task_id,
-            old_state: None,
-            new_state: State::Queued.as_str(),
-            version: 1,
-            changed_at: clock(),
-            actor: &actor,
-            metadata,
-        };
-        history.write(&event, None);
-        announcer.announce(&event);
-    }
-    history.close();
+    append(created, None, |id, (entity_id, task_id)| Event {
+        id,
+        entity_type: kind.as_str(),
+        entity_id: *entity_id,
+        dag_id,
+        dag_run_id,
+        task_id: *task_id,
+        old_state: None,
+        new_state: State::Queued.as_str(),
+        version: 1,
+        changed_at: clock(),
+        actor: &actor,
+        metadata,
+    });
 }
 
-/// Column 1 of the rows, which both statements return their new ids in.
-fn ids(rows: Rows) -> Vec<Uuid> {
-    // SAFETY: it is the primary key, a uuid.
-    (0..rows.len()).filter_map(|row| rows.get(row, 1).map(|id| unsafe { Uuid::from_datum(id) })).collect()
-}
-
-/// What no row of task_instances may be without, however it is written.
+/// Checks a row of task_instances, for its CHECK constraint.
 #[pgrx::pg_extern(sql = false)]
 fn check_task_instance(task_id: &str, state: &str, max_tries: i32) -> bool {
     args::check_task_id("task_id", task_id);

@@ -1,42 +1,30 @@
-//! DROP EXTENSION without CASCADE is refused while there is data: PostgreSQL itself counts the tables as part of the
-//! extension, and would drop them without a word.
+//! Rejecting DROP EXTENSION without CASCADE while there is data: PostgreSQL would drop the extension's tables with no
+//! warning.
 
 use crate::errors;
-use crate::ffi::drop;
+use crate::ffi::drop::export_drop_trigger;
 use crate::ffi::plan::Plan;
-use pgrx::pg_sys::{self, Datum};
 use serde_json::{Map, Value};
 
-#[doc(hidden)]
-#[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_refuse_drop_wrapper() -> &'static pg_sys::Pg_finfo_record {
-    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &V1
-}
+export_drop_trigger!(refuse_drop_wrapper, pg_finfo_refuse_drop_wrapper, refuse_drop);
 
 /// ON ddl_command_start of DROP EXTENSION.
-#[doc(hidden)]
-#[pgrx::pg_guard]
-#[unsafe(no_mangle)]
-pub extern "C-unwind" fn refuse_drop_wrapper(fcinfo: pg_sys::FunctionCallInfo) -> Datum {
-    // SAFETY: PostgreSQL passed it.
-    let dropped = unsafe { drop::extensions(fcinfo) };
-    if dropped.iter().any(|extension| extension == "pg_workflow") {
-        refuse_where_there_is_data();
+fn refuse_drop(extensions: Vec<String>) {
+    if extensions.iter().any(|extension| extension == "pg_workflow") {
+        reject_with_data();
     }
-    Datum::null()
 }
 
-fn refuse_where_there_is_data() {
+fn reject_with_data() {
     thread_local! {
-        static LOOK: Plan = Plan::new(
+        static LOOK_UP: Plan = Plan::new(
             "SELECT EXISTS (SELECT FROM workflow.dags), EXISTS (SELECT FROM workflow.state_history), \
                 EXISTS (SELECT FROM workflow.consumers)"
                 .to_owned(),
             &[],
         );
     }
-    let holds: Map<String, Value> = LOOK.with(|plan| {
+    let holds: Map<String, Value> = LOOK_UP.with(|plan| {
         plan.run(&[], |rows| {
             let tables = ["dags", "state_history", "consumers"];
             let has_rows = |column: i32| rows.get(0, column).is_some_and(|value| value.value() != 0);

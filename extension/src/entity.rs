@@ -1,6 +1,6 @@
-//! The two kinds of thing that have a state.
+//! The two kinds of entity.
 
-/// A kind of entity: its name, and where its rows are.
+/// A kind of entity, with its name and its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntityType {
     DagRun,

@@ -1,5 +1,5 @@
-//! The one place that raises errors. Each has a SQLSTATE that drivers know, a message that names the entity and what
-//! was tried, a DETAIL that programs read (JSON) and a HINT with the next step.
+//! All errors of the extension. Each has a SQLSTATE that drivers know, a message with the object's name, a DETAIL for
+//! programs (JSON), and a HINT with the next step.
 
 use crate::entity::EntityType;
 use crate::ffi::error::raise;
@@ -12,13 +12,13 @@ fn names(states: impl IntoIterator<Item = State>) -> String {
     states.into_iter().map(State::as_str).collect::<Vec<_>>().join(", ")
 }
 
-/// 23514: the state machine has no such move.
-pub fn illegal_move(kind: EntityType, id: Uuid, from: State, to: State) -> ! {
+/// 23514: the state machine does not allow the transition.
+pub fn transition_not_allowed(kind: EntityType, id: Uuid, from: State, to: State) -> ! {
     let next = from.next_states();
     let hint = if from.is_terminal() {
-        format!("{from} is terminal: nothing follows it.")
+        format!("Do not move it again: {from} is terminal.")
     } else {
-        format!("From {from} it can move to: {}.", names(next.iter().copied()))
+        format!("Move it to one of: {}.", names(next.iter().copied()))
     };
     raise(
         Code::ERRCODE_CHECK_VIOLATION,
@@ -31,7 +31,7 @@ pub fn illegal_move(kind: EntityType, id: Uuid, from: State, to: State) -> ! {
     )
 }
 
-/// What a caller of `transition` expected of an entity, and what it wanted.
+/// A transition, as its caller expects it.
 pub struct Attempt {
     pub kind: EntityType,
     pub id: Uuid,
@@ -40,7 +40,7 @@ pub struct Attempt {
     pub expected_version: Option<i64>,
 }
 
-/// 40001: the entity is not in the state, or at the version, that the caller expected.
+/// 40001: the entity is in another state or at another version than the caller expected.
 pub fn stale(attempt: &Attempt, current_state: &str, current_version: i64) -> ! {
     let Attempt { kind, id, from, to, expected_version } = attempt;
     let expected = match expected_version {
@@ -49,134 +49,155 @@ pub fn stale(attempt: &Attempt, current_state: &str, current_version: i64) -> ! 
     };
     raise(
         Code::ERRCODE_T_R_SERIALIZATION_FAILURE,
-        &format!(
-            "{} {id} is {current_state} at version {current_version}, not {expected}: it was not moved to {to}",
-            kind.as_str()
-        ),
+        &format!("{} {id} is {current_state} at version {current_version}, expected {expected}", kind.as_str()),
         &json!({
             "entity_type": kind.as_str(), "entity_id": id.to_string(), "from": from.as_str(), "to": to.as_str(),
             "expected_version": expected_version,
             "current_state": current_state, "current_version": current_version,
         }),
-        "Somebody else moved it. Decide again from its current state.",
+        "Another client changed it first. Re-read it and decide again.",
     )
 }
 
-/// P0002: nothing has this id.
+/// P0002: no object has this ID; a consumer's ID is its name.
 pub fn missing(kind: &str, id: &str, tried: &str) -> ! {
+    let (object, hint) = match kind {
+        "consumer" => {
+            (format!("consumer \"{id}\""), "Check the name. Create a consumer with workflow.create_consumer().")
+        }
+        _ => (format!("{kind} {id}"), "Check the ID. The row may have been deleted."),
+    };
     raise(
         Code::ERRCODE_NO_DATA_FOUND,
-        &format!("there is no {kind} {id}: cannot {tried}"),
+        &format!("{object} does not exist: cannot {tried}"),
         &json!({ "entity_type": kind, "entity_id": id }),
-        "Check the id; it may have been deleted.",
+        hint,
     )
 }
 
-/// 22023: an argument makes no sense.
+/// 22023: an argument is invalid.
 pub fn invalid(message: &str, detail: &Value, hint: &str) -> ! {
     raise(Code::ERRCODE_INVALID_PARAMETER_VALUE, message, detail, hint)
 }
 
-/// 22023 for a function's argument, named, with what it may be.
-pub fn invalid_argument(argument: &str, value: &Value, wrong: &str, hint: &str) -> ! {
-    invalid(&format!("{argument} {wrong}"), &json!({ "argument": argument, "value": value }), hint)
+/// 22023: an argument breaks a rule such as "must not be null".
+pub fn invalid_argument(argument: &str, value: &Value, rule: &str, hint: &str) -> ! {
+    invalid(&format!("{argument} {rule}"), &json!({ "argument": argument, "value": value }), hint)
 }
 
-/// 22023: no state has this name (or it is null).
-pub fn unknown_state(argument: &str, value: Option<&str>) -> ! {
-    let wrong = match value {
-        Some(value) => format!("is not a state: \"{value}\""),
-        None => "is null".to_owned(),
+/// 22023: an argument is null or a name that does not exist.
+pub fn unknown_name(argument: &str, name: Option<&str>, hint: &str) -> ! {
+    let message = match name {
+        Some(name) => format!("invalid {argument}: \"{name}\""),
+        None => format!("{argument} must not be null"),
     };
-    invalid_argument(argument, &json!(value), &wrong, &format!("States are {}.", names(State::ALL)))
+    invalid(&message, &json!({ "argument": argument, "value": name }), hint)
 }
 
-/// 428C9: a column that the database keeps was set by hand.
-pub fn kept_column(kind: &str, id: Uuid, column: &str) -> ! {
-    raise(
-        Code::ERRCODE_GENERATED_ALWAYS,
-        &format!("{kind} {id}: column \"{column}\" cannot be set by hand"),
-        &json!({ "entity_type": kind, "entity_id": id.to_string(), "column": column }),
-        "The database keeps this column. To move the entity, set its state or call workflow.transition().",
+/// 22023: an argument is null or not the name of a state.
+pub fn unknown_state(argument: &str, name: Option<&str>) -> ! {
+    unknown_name(argument, name, &format!("Use one of: {}.", names(State::ALL)))
+}
+
+/// 22023: the request ID belongs to another transition of the entity.
+pub fn reused_request_id(attempt: &Attempt, request_id: &str, from: Option<&str>, to: Option<&str>) -> ! {
+    let (kind, id) = (attempt.kind.as_str(), attempt.id);
+    let [from_text, to_text] = [from, to].map(|state| state.unwrap_or("no state"));
+    invalid(
+        &format!("request_id \"{request_id}\" already moved {kind} {id} from {from_text} to {to_text}"),
+        &json!({ "argument": "request_id", "value": request_id, "from": from, "to": to }),
+        "Use a new request_id for each transition. Repeat one only to retry the same transition.",
     )
 }
 
-/// 42501: a row inserted directly would have no history.
+/// 428C9: a statement sets a managed column.
+pub fn managed_column(kind: &str, id: Uuid, column: &str) -> ! {
+    raise(
+        Code::ERRCODE_GENERATED_ALWAYS,
+        &format!("cannot set managed column \"{column}\" of {kind} {id}"),
+        &json!({ "entity_type": kind, "entity_id": id.to_string(), "column": column }),
+        "Omit this column: the database manages it. To move a run or a task, set its state or call \
+         workflow.transition().",
+    )
+}
+
+/// 42501: a directly inserted row would have no history.
 pub fn direct_insert(table: &str, instead: &str) -> ! {
     raise(
         Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
         &format!("cannot insert into workflow.{table} directly"),
         &json!({ "table": table }),
-        &format!("Call workflow.{instead}(), which writes the history too."),
+        &format!("Call workflow.{instead}(), which also writes the history."),
     )
 }
 
-/// 23514: another trigger changed the row behind the guard's back.
+/// 23514: another trigger changed the row after the guard trigger.
 pub fn changed_after_guard(kind: EntityType, id: Uuid) -> ! {
     raise(
         Code::ERRCODE_CHECK_VIOLATION,
-        &format!("{} {id} was changed by a trigger after the guard had checked it", kind.as_str()),
+        &format!("a trigger changed {} {id} after the guard trigger checked it", kind.as_str()),
         &json!({ "entity_type": kind.as_str(), "entity_id": id.to_string() }),
-        "Give your BEFORE UPDATE trigger a name that sorts before zz_guard.",
+        "Rename your BEFORE UPDATE trigger so that its name sorts before zz_guard.",
     )
 }
 
-/// 55006: a consumer belongs to the holder of a lease, who is not the caller.
+/// 55006: the consumer is leased to another session, or the caller's lease is no longer valid.
 pub fn leased(consumer: &str, lease: Option<i64>, holder: Option<&str>, current_lease: Option<i64>) -> ! {
-    let (what, hint) = match lease {
-        None => {
-            let hint = "Read as a consumer of your own (workflow.create_consumer()), or wait until its holder stops.";
-            (format!("is leased to {}", holder.unwrap_or("somebody")), hint)
-        }
-        Some(lease) => {
-            let hint = "Take a new lease with workflow.lease_consumer(), and read again from there.";
-            (format!("is not yours any more: lease {lease} has ended"), hint)
-        }
+    let (message, hint) = match lease {
+        None => (
+            format!("consumer \"{consumer}\" is leased to {}", holder.unwrap_or("another session")),
+            "Wait until its holder stops, or read as another consumer (workflow.create_consumer()).",
+        ),
+        Some(lease) => (
+            format!("lease {lease} of consumer \"{consumer}\" is no longer valid"),
+            "Acquire a new lease with workflow.lease_consumer(), then read again.",
+        ),
     };
     raise(
         Code::ERRCODE_OBJECT_IN_USE,
-        &format!("consumer \"{consumer}\" {what}"),
+        &message,
         &json!({ "consumer": consumer, "lease": lease, "holder": holder, "current_lease": current_lease }),
         hint,
     )
 }
 
-/// 25006: what only the primary can tell was asked of a standby.
+/// 25006: the event feed needs values that only a primary has.
 pub fn on_standby() -> ! {
     raise(
         Code::ERRCODE_READ_ONLY_SQL_TRANSACTION,
-        "the event feed cannot be read on a standby",
+        "cannot read the event feed on a standby",
         &json!({ "is_standby": true }),
-        "Read it on the primary.",
+        "Read it from the primary.",
     )
 }
 
-/// 23514: the history has no partition for this id; somebody has detached it.
+/// 23514: the history has no partition for this ID, because it was detached.
 pub fn no_partition(id: i64) -> ! {
     raise(
         Code::ERRCODE_CHECK_VIOLATION,
         &format!("workflow.state_history has no partition for event {id}"),
         &json!({ "table": "state_history", "id": id }),
-        "Attach it again, or make one with workflow.make_partition('state_history', number): see the view workflow.partitions.",
+        "Attach the partition again, or create one with workflow.create_partition('state_history', number). See the \
+         view workflow.partitions.",
     )
 }
 
-/// 2BP01: DROP EXTENSION would take all of this with it.
+/// 2BP01: DROP EXTENSION would delete data.
 pub fn data_at_stake(rows: &Value) -> ! {
     raise(
         Code::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
-        "cannot drop extension pg_workflow: its tables hold data, which would be lost",
+        "cannot drop extension pg_workflow because its tables contain data",
         rows,
-        "Take a dump first (pg_dump). DROP EXTENSION pg_workflow CASCADE drops the extension with all its data.",
+        "Take a dump with pg_dump, then use DROP EXTENSION pg_workflow CASCADE. It deletes all data.",
     )
 }
 
-/// 42501: row security shows the role a part of the history only, and the feed has all of it.
+/// 42501: row security hides a part of the history from the role, but the feed has all events.
 pub fn feed_of_all_tenants() -> ! {
     raise(
         Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
-        "the event feed has the events of all tenants, of which this role may see its own",
+        "permission denied for the event feed: row security applies to this role",
         &json!({ "table": "state_history" }),
-        "Read workflow.state_history, or follow the feed as a role with BYPASSRLS.",
+        "Read workflow.state_history, or read the feed as a role with BYPASSRLS.",
     )
 }

@@ -1,32 +1,32 @@
-//! Writing `state_history`.
+//! Writing the table `state_history`.
 
-use crate::announce::{Announcer, Event};
 use crate::errors;
-use crate::ffi::insert::{Inserter, next_value, relation, schema, transaction_id};
+use crate::event::Event;
+use crate::ffi::insert::Inserter;
 use crate::ffi::partition::Table;
-use crate::ffi::plan::Plan;
-use crate::ffi::uuid::Uuid;
+use crate::ffi::sequence::Sequence;
+use crate::ffi::transaction;
 use crate::ffi::values::text_datum;
-use pgrx::pg_sys::{self, Datum, Oid};
+use pgrx::pg_sys::{Datum, Oid};
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-/// state_history, open for what one statement writes. It is written for everyone, whatever they may do.
+/// The table, open for the events of one statement. It is written with no check of permissions.
 pub struct History {
     table: Table,
     leaf: RefCell<Option<Leaf>>,
-    ids: Oid,
+    ids: Sequence,
 }
 
-/// The partition that takes the rows with the ids that are drawn at present.
+/// The partition for the IDs that are drawn now.
 struct Leaf {
     rows: Inserter,
     columns: Columns,
-    /// The first id that another one takes.
+    /// The first ID of the next partition.
     end: i64,
 }
 
-/// Column numbers (from 1), by name, so that the library serves a table of any version.
+/// Column numbers (from 1), found by name, so that the library works with a table of any version.
 #[derive(Clone, Copy)]
 struct Columns {
     id: usize,
@@ -46,24 +46,24 @@ struct Columns {
 }
 
 impl History {
-    /// Opens the table. An id must be drawn after this: its lock keeps the sequence from going on to a partition that
-    /// this transaction does not know of yet.
+    /// Opens the table. Draw IDs only after this: the table's lock keeps the sequence from reaching a partition that
+    /// this transaction does not know yet.
     pub fn open() -> History {
         let table = Table::open(c"workflow", c"state_history");
-        History { table, leaf: RefCell::new(None), ids: relation(schema(c"workflow"), c"state_history_id_seq") }
+        History { table, leaf: RefCell::new(None), ids: Sequence::find(c"workflow", c"state_history_id_seq") }
     }
 
-    /// The id of the next event. They are drawn while the entity's row is locked, so they follow its versions.
+    /// Draws the ID of the next event. The entity's row is locked meanwhile, so IDs follow its versions.
     pub fn next_id(&self) -> i64 {
-        next_value(self.ids)
+        self.ids.next_value()
     }
 
-    /// How the events that are written here become known.
-    pub fn announcer(&self) -> Announcer {
-        let (table, owner) = self.table.table();
-        Announcer::of_transaction(table, owner)
+    /// Returns the table and its owner.
+    pub fn table(&self) -> (Oid, Oid) {
+        self.table.table()
     }
 
+    /// Inserts the row of an event.
     pub fn write(&self, event: &Event, request_id: Option<&str>) {
         let mut leaf = self.leaf.borrow_mut();
         if leaf.as_ref().is_none_or(|leaf| event.id >= leaf.end) {
@@ -85,13 +85,14 @@ impl History {
             (changed_at, Datum::from(event.changed_at)),
             (dag_id, event.dag_id.as_datum()),
             (dag_run_id, event.dag_run_id.as_datum()),
-            (xid, transaction_id()),
+            (xid, transaction::id()),
         ];
         let texts = [(old_state, event.old_state), (task_id, event.task_id), (request, request_id)];
         values.extend(texts.into_iter().filter_map(|(column, text)| Some((column, text_datum(text?)))));
         leaf.rows.insert(&values);
     }
 
+    /// Closes the table; its lock stays.
     pub fn close(self) {
         self.leaf.into_inner().into_iter().for_each(Leaf::close);
         self.table.close();
@@ -136,33 +137,4 @@ impl Columns {
             transaction_id: table.column("transaction_id"),
         }
     }
-}
-
-/// The DAG of a run, which never changes: asked once a backend. None where there is no such run.
-pub fn dag_of(run: Uuid) -> Option<Uuid> {
-    /// Some 200 kB. A worker moves the tasks of a few runs at a time.
-    const KEPT: usize = 4096;
-    thread_local! {
-        static KNOWN: RefCell<HashMap<Uuid, Uuid>> = RefCell::new(HashMap::new());
-        static ASK: Plan = Plan::new(
-            "SELECT r.dag_id FROM workflow.dag_runs AS r WHERE r.id OPERATOR(pg_catalog.=) $1".to_owned(),
-            &[pg_sys::UUIDOID],
-        );
-    }
-    if let Some(dag) = KNOWN.with_borrow(|known| known.get(&run).copied()) {
-        return Some(dag);
-    }
-    let dag = ASK.with(|plan| {
-        plan.run(&[Some(run.as_datum())], |rows| {
-            // SAFETY: column 1 is a uuid.
-            if rows.len() == 0 { None } else { rows.get(0, 1).map(|dag| unsafe { Uuid::from_datum(dag) }) }
-        })
-    })?;
-    KNOWN.with_borrow_mut(|known| {
-        if known.len() >= KEPT {
-            known.clear();
-        }
-        known.insert(run, dag);
-    });
-    Some(dag)
 }

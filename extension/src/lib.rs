@@ -1,26 +1,33 @@
 //! The PostgreSQL extension `pg_workflow`.
 //!
-//! Its SQL face is hand-written in `sql/`; here are the functions that it names. A move takes this way:
-//! `transition` → one UPDATE → `guard` (may it?) → `record` (what happened) → `announce` (who wants to know).
-//! A plain UPDATE enters at `guard`. After the commit `signals` wakes the `notifier` and whoever is `waiting`.
+//! Its SQL is hand-written in `sql/`; this library has the C functions that the SQL names. The path of a transition:
+//! `transition` → one UPDATE → `guard` (is it allowed?) → `record` → `append` (history row and notification).
+//! A plain UPDATE enters at `guard`. After the commit `signals` wakes the `notifier` and the `waiting` sessions.
 
-mod announce;
+mod append;
 mod args;
+mod call;
 mod columns;
 mod creation;
+mod dag_of;
 mod drop_guard;
+mod durability;
 mod entity;
 mod errors;
+mod event;
 mod ffi;
 mod guard;
 mod history;
+mod notifications;
 mod notifier;
+mod position;
+mod raise;
 mod record;
-mod request;
+mod restore;
 mod rules;
+mod server_info;
 mod settings;
 mod signals;
-mod status;
 mod tenant;
 mod transition;
 mod transition_many;
@@ -28,11 +35,13 @@ mod waiting;
 
 ::pgrx::pg_module_magic!();
 
-/// Called by PostgreSQL when it loads the library: into the postmaster, where it is preloaded, or into a backend.
+/// Called by PostgreSQL when it loads the library: into the postmaster if it is preloaded, else into a backend.
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     settings::define();
     if ffi::shared::is_preloading() {
-        signals::prepare();
+        ffi::shared::request();
+        ffi::transaction::register(signals::count);
+        ffi::utility::before_each(notifier::launch::before_statement);
     }
 }

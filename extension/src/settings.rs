@@ -4,13 +4,13 @@ use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use std::ffi::CString;
 use std::time::Duration;
 
-/// What a notification on the channel carries.
+/// The content of notifications.
 #[derive(Clone, Copy, PartialEq, Eq, pgrx::PostgresGucEnum)]
-pub enum Announce {
-    /// Nothing is sent: readers find the events when they poll.
+pub enum Notification {
+    /// No notification: readers find the events when they poll.
     #[name = c"off"]
     Off,
-    /// An empty payload: there is something to read.
+    /// An empty payload, which says that there are events to read.
     #[name = c"wakeup"]
     Wakeup,
     /// Each event as JSON.
@@ -18,46 +18,47 @@ pub enum Announce {
     Events,
 }
 
-static ANNOUNCE: GucSetting<Announce> = GucSetting::<Announce>::new(Announce::Events);
+static NOTIFICATION: GucSetting<Notification> = GucSetting::<Notification>::new(Notification::Events);
 static DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"*"));
 static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1000);
 static BATCH_DELAY: GucSetting<i32> = GucSetting::<i32>::new(2);
 static POLL_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(1000);
 
+/// Defines the settings.
 pub fn define() {
     GucRegistry::define_enum_guc(
         c"pg_workflow.announce",
-        c"What each creation and move sends on the channel workflow_events.",
-        c"off: nothing; wakeup: an empty payload; events: each event as JSON.",
-        &ANNOUNCE,
+        c"Sets the content of notifications on the NOTIFY channel workflow_events.",
+        c"off: no notifications; wakeup: an empty payload; events: each event as JSON.",
+        &NOTIFICATION,
         GucContext::Suset,
         GucFlags::default(),
     );
     GucRegistry::define_string_guc(
         c"pg_workflow.databases",
-        c"The databases that a notifier serves: names separated by commas, or * for all.",
-        c"In every other one, and without shared_preload_libraries, each transaction sends its own notifications.",
+        c"Lists the databases that have a notifier: names separated by commas, or * for all.",
+        c"In other databases, and without shared_preload_libraries, each transaction sends its own notifications.",
         &DATABASES,
         GucContext::Sighup,
         GucFlags::default(),
     );
     define_number(
         c"pg_workflow.batch_size",
-        c"How many events the notifier announces in one transaction at most.",
+        c"Sets the maximum number of events that the notifier sends in one transaction.",
         &BATCH_SIZE,
         (1, 100_000),
         GucFlags::default(),
     );
     define_number(
         c"pg_workflow.batch_delay",
-        c"How long the notifier collects events before it announces them.",
+        c"Sets how long the notifier collects events before it sends them.",
         &BATCH_DELAY,
         (0, 1000),
         GucFlags::UNIT_MS,
     );
     define_number(
         c"pg_workflow.poll_interval",
-        c"How often the notifier looks for events that nobody told it of, such as those of COMMIT PREPARED.",
+        c"Sets how often the notifier looks for events that did not wake it, such as events of COMMIT PREPARED.",
         &POLL_INTERVAL,
         (10, 60_000),
         GucFlags::UNIT_MS,
@@ -74,8 +75,8 @@ fn define_number(
     GucRegistry::define_int_guc(name, description, c"", setting, least, most, GucContext::Sighup, flags);
 }
 
-pub fn announce() -> Announce {
-    ANNOUNCE.get()
+pub fn notification() -> Notification {
+    NOTIFICATION.get()
 }
 
 pub fn batch_size() -> i32 {
@@ -94,7 +95,7 @@ fn milliseconds(setting: &'static GucSetting<i32>) -> Duration {
     Duration::from_millis(u64::from(setting.get().unsigned_abs()))
 }
 
-/// Whether the notifier is to serve the database, whose name is asked for only where it matters.
+/// Whether the database has a notifier. `database` looks up its name, which is seldom needed.
 pub fn serves(database: impl FnOnce() -> Option<String>) -> bool {
     let databases = DATABASES.get();
     let list = databases.as_deref().map(|list| list.to_string_lossy()).unwrap_or_default();

@@ -1,9 +1,9 @@
-//! Row security, where functions that run with the owner's rights would pass it by.
+//! Row security in functions that run as the owner, which would bypass it.
 
 use crate::errors;
 use crate::ffi::plan::Plan;
-use crate::ffi::session;
 use crate::ffi::uuid::Uuid;
+use crate::ffi::{catalog, session};
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
@@ -16,25 +16,25 @@ fn see(table: &str) -> Plan {
     Plan::new(format!("SELECT FROM workflow.{table} AS t WHERE t.id OPERATOR(pg_catalog.=) $1"), &[pg_sys::UUIDOID])
 }
 
-/// Whether the session's role may see the DAG.
+/// Whether row security shows the DAG to the session's role.
 pub fn sees_dag(id: Uuid) -> bool {
     SEE_DAG.with(|plan| sees(c"dags", plan, id))
 }
 
-/// Whether the session's role may see the run.
+/// Whether row security shows the run to the session's role.
 pub fn sees_run(id: Uuid) -> bool {
     SEE_RUN.with(|plan| sees(c"dag_runs", plan, id))
 }
 
-/// True too where row security is off: then it is not asked whether there is such a row.
+/// Also true if row security does not apply: then no query checks whether the row exists.
 fn sees(table: &CStr, plan: &Plan, id: Uuid) -> bool {
-    let restricted = session::table(c"workflow", table).and_then(|(table, _)| session::restricted_user(table));
+    let restricted = catalog::table(c"workflow", table).and_then(|(table, _)| session::restricted_user(table));
     restricted.is_none_or(|user| session::as_owner(user, || plan.run(&[Some(id.as_datum())], |rows| rows.len() > 0)))
 }
 
 #[pgrx::pg_extern(sql = false)]
 fn refuse_tenant() {
-    let history = session::table(c"workflow", c"state_history");
+    let history = catalog::table(c"workflow", c"state_history");
     if history.is_some_and(|(history, _)| session::restricted_user(history).is_some()) {
         errors::feed_of_all_tenants();
     }

@@ -1,26 +1,26 @@
-//! `transition_many`: thousands of moves in one statement, with an answer for each.
+//! `transition_many`: thousands of transitions in one statement, with an outcome for each.
 
 use crate::args;
+use crate::call::{self, Call, Request};
 use crate::entity::EntityType;
 use crate::ffi::jsonb::Jsonb;
 use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::uuid::Uuid;
-use crate::ffi::values::{text, text_array, text_datum, uuid_array};
-use crate::request::{self, Request};
+use crate::ffi::values::{text_array, text_datum, uuid_array};
 use pg_workflow_state_machine::State;
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_sys};
 use std::collections::{HashMap, HashSet};
 
-/// What became of one id.
+/// The result for one entity.
 #[derive(Clone)]
-struct Answer {
+struct Outcome {
     outcome: &'static str,
     state: Option<String>,
     version: Option<i64>,
 }
 
-const MISSING: Answer = Answer { outcome: "missing", state: None, version: None };
+const MISSING: Outcome = Outcome { outcome: "missing", state: None, version: None };
 
 #[pgrx::pg_extern(sql = false)]
 fn transition_many(
@@ -48,9 +48,9 @@ fn transition_many(
 
     let mut seen = HashSet::new();
     let in_order: Vec<Uuid> = ids.filter(|id| seen.insert(*id)).collect();
-    let answers = Batch { kind, from, to }.answers(in_order.clone(), metadata, dry_run);
+    let outcomes = Batch { kind, from, to }.outcomes(in_order.clone(), metadata, dry_run);
     TableIterator::new(in_order.into_iter().map(move |id| {
-        let Answer { outcome, state, version } = answers.get(&id).cloned().unwrap_or(MISSING);
+        let Outcome { outcome, state, version } = outcomes.get(&id).cloned().unwrap_or(MISSING);
         (pgrx::Uuid::from_bytes(id.0), outcome, state, version)
     }))
 }
@@ -62,25 +62,25 @@ struct Batch {
 }
 
 impl Batch {
-    fn answers(&self, mut ids: Vec<Uuid>, metadata: Jsonb, dry_run: bool) -> HashMap<Uuid, Answer> {
+    fn outcomes(&self, mut ids: Vec<Uuid>, metadata: Jsonb, dry_run: bool) -> HashMap<Uuid, Outcome> {
         ids.sort_unstable();
-        let mut answers = if dry_run { HashMap::new() } else { self.update(&ids, metadata) };
-        ids.retain(|id| !answers.contains_key(id));
+        let mut outcomes = if dry_run { HashMap::new() } else { self.update(&ids, metadata) };
+        ids.retain(|id| !outcomes.contains_key(id));
         if !ids.is_empty() {
-            self.look(&ids, dry_run, &mut answers);
+            self.explain(&ids, dry_run, &mut outcomes);
         }
-        answers
+        outcomes
     }
 
-    /// The states from which a row is moved.
+    /// Returns the states from which a row is moved.
     fn sources(&self) -> Vec<State> {
         let wanted = |state: &State| self.from.is_none_or(|from| from == *state) && state.can_transition(self.to);
         State::ALL.into_iter().filter(wanted).collect()
     }
 
-    /// Moves what can be moved. Rows are locked in the order of their ids first, so that two batches never wait for
-    /// each other in a circle: the planner chooses in which order an UPDATE visits them.
-    fn update(&self, ids: &[Uuid], metadata: Jsonb) -> HashMap<Uuid, Answer> {
+    /// Moves the rows that can move. First locks them in the order of their IDs, so that two batches do not deadlock:
+    /// the planner chooses the order in which an UPDATE visits rows.
+    fn update(&self, ids: &[Uuid], metadata: Jsonb) -> HashMap<Uuid, Outcome> {
         let sources: Vec<_> = self.sources().into_iter().map(|state| text_datum(state.as_str())).collect();
         if sources.is_empty() || ids.is_empty() {
             return HashMap::new();
@@ -88,31 +88,30 @@ impl Batch {
         let args = [Some(id_array(ids)), Some(text_array(sources)), Some(text_datum(self.to.as_str()))];
         let state = Some(self.to.as_str().to_owned());
         let applied = |rows: Rows| {
-            let answer = |row| Answer { outcome: "applied", state: state.clone(), version: Some(rows.get_i64(row, 2)) };
-            (0..rows.len()).map(|row| (row_id(&rows, row), answer(row))).collect()
+            let outcome = |row| Outcome { outcome: "applied", state: state.clone(), version: Some(rows.i64(row, 2)) };
+            (0..rows.len()).map(|row| (row_id(&rows, row), outcome(row))).collect()
         };
         let request = Request { ids: ids.to_vec(), metadata, request_id: None };
-        request::during(request, || with_plans(self.kind, |plans| plans.update.run(&args, applied)))
+        call::during(Call::Transition(request), || with_plans(self.kind, |plans| plans.update.run(&args, applied)))
     }
 
-    /// Says of each of these why it was not moved; in a dry run, whether it would be.
-    fn look(&self, ids: &[Uuid], dry_run: bool, answers: &mut HashMap<Uuid, Answer>) {
+    /// Adds why each of these was not moved; in a dry run, whether it would move.
+    fn explain(&self, ids: &[Uuid], dry_run: bool, outcomes: &mut HashMap<Uuid, Outcome>) {
         let sources = self.sources();
         with_plans(self.kind, |plans| {
-            plans.look.run(&[Some(id_array(ids))], |rows| {
+            plans.look_up.run(&[Some(id_array(ids))], |rows| {
                 for row in 0..rows.len() {
-                    // SAFETY: column 2 is a text, which lives as long as the rows.
-                    let state = rows.get(row, 2).map_or("", |value| unsafe { text(value) });
+                    let state = rows.text(row, 2).unwrap_or_default();
                     let movable = sources.iter().any(|source| source.as_str() == state);
                     let expected = self.from.is_none_or(|from| from.as_str() == state);
                     let outcome = match (movable, expected) {
                         (true, _) if dry_run => "applied",
-                        // It came to this state after the update had passed it.
+                        // It entered this state after the update had passed it.
                         (true, _) | (false, false) => "stale",
                         (false, true) => "illegal",
                     };
-                    let answer = Answer { outcome, state: Some(state.to_owned()), version: Some(rows.get_i64(row, 3)) };
-                    answers.insert(row_id(&rows, row), answer);
+                    let outcome = Outcome { outcome, state: Some(state.to_owned()), version: Some(rows.i64(row, 3)) };
+                    outcomes.insert(row_id(&rows, row), outcome);
                 }
             });
         });
@@ -124,13 +123,13 @@ fn id_array(ids: &[Uuid]) -> pg_sys::Datum {
 }
 
 fn row_id(rows: &Rows, row: usize) -> Uuid {
-    // SAFETY: column 1 of both statements is the primary key, a uuid.
-    rows.get(row, 1).map_or(Uuid([0; 16]), |id| unsafe { Uuid::from_datum(id) })
+    // Column 1 of both statements is the primary key, which is not null.
+    rows.uuid(row, 1).unwrap_or(Uuid([0; 16]))
 }
 
 struct Plans {
     update: Plan,
-    look: Plan,
+    look_up: Plan,
 }
 
 fn with_plans<R>(kind: EntityType, run: impl FnOnce(&Plans) -> R) -> R {
@@ -157,7 +156,7 @@ impl Plans {
                 ),
                 &[pg_sys::UUIDARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTOID],
             ),
-            look: Plan::new(
+            look_up: Plan::new(
                 format!("SELECT e.id, e.state, e.version FROM {table} AS e WHERE e.id OPERATOR(pg_catalog.=) ANY ($1)"),
                 &[pg_sys::UUIDARRAYOID],
             ),

@@ -1,78 +1,94 @@
-//! Waiting: for events, before `read_events()` reads, and for the disk, before it returns them.
+//! Waiting for events, before `read_events()` and `follow_events()` read.
 
-use crate::ffi::shared::{self, Signals};
-use crate::ffi::{latch, wal};
-use crate::signals::{self, Woken};
+use crate::ffi::latch;
+use crate::ffi::shared::{self, READERS, Signals};
+use crate::signals;
 use pgrx::pg_extern;
+use pgrx::pg_sys::Latch;
 use std::cell::RefCell;
-use std::sync::atomic::Ordering;
+use std::ptr::null_mut;
+use std::sync::Once;
+use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::{Duration, Instant};
 
-/// How often to look where no commit wakes this session.
-const UNCERTAIN: Duration = Duration::from_millis(20);
+/// How often a session looks if no commit wakes it.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 thread_local! {
-    /// The consumer for which this session's last read found nothing, and the count of commits before it.
+    /// The consumer for which this session's last read found nothing, and the number of commits before the read.
     static FOUND_NOTHING: RefCell<Option<(String, u64)>> = const { RefCell::new(None) };
 }
 
-fn own_signals() -> Option<&'static Signals> {
-    signals::entry().and_then(|entry| Some(&shared::signals()?[entry]))
-}
-
-/// Transactions with events that have committed in this database since the server started; 0 where nobody counts.
+/// Counts the transactions with events that have committed in this database since the server started; 0 if the
+/// library is not preloaded.
 #[pg_extern(sql = false)]
 fn commits() -> i64 {
-    own_signals().map_or(0, |signals| signals.commits.load(Ordering::Acquire)).cast_signed()
+    signals::own().map_or(0, |signals| signals.commits.load(Ordering::Acquire)).cast_signed()
 }
 
-/// Whether commits are counted and wake those who wait.
+/// Whether commits are counted and wake waiting sessions.
 #[pg_extern(sql = false)]
 fn is_preloaded() -> bool {
-    signals::is_possible()
+    signals::is_preloaded()
 }
 
-/// Notes that a read which began at this count of commits found nothing.
+/// Stores that a read which began at this number of commits found nothing.
 #[pg_extern(sql = false)]
 fn note_found_nothing(consumer: Option<&str>, commits: i64) {
     FOUND_NOTHING.set(consumer.map(|consumer| (consumer.to_owned(), commits.cast_unsigned())));
 }
 
-/// Waits for a commit or a notification, unless the session's last read of this consumer may have left something.
+/// Waits for a commit or a notification, unless the session's last read of this consumer found events.
 #[pg_extern(sql = false)]
 fn wait_for_events(consumer: &str, seconds: f64) {
     let seen = FOUND_NOTHING.with_borrow(|last| last.as_ref().filter(|last| last.0 == consumer).map(|last| last.1));
     let Some(seen) = seen else { return };
     let deadline = Instant::now() + Duration::try_from_secs_f64(seconds.min(86_400.0)).unwrap_or_default();
-    let signals = own_signals();
-    let woken = signals.map(Woken::by);
-    let must_look = woken.as_ref().is_some_and(|woken| !woken.is_certain());
+    let signals = signals::own();
+    let slot = signals.map(Slot::acquire);
+    let must_poll = slot.as_ref().is_some_and(|slot| !slot.is_acquired());
     loop {
-        let news = signals.is_some_and(|signals| signals.commits.load(Ordering::Acquire) != seen);
+        let has_committed = signals.is_some_and(|signals| signals.commits.load(Ordering::Acquire) != seen);
         let left = deadline.saturating_duration_since(Instant::now());
-        if news || latch::is_notified() || left.is_zero() {
+        if has_committed || latch::is_notified() || left.is_zero() {
             return;
         }
-        latch::wait(if must_look { left.min(UNCERTAIN) } else { left });
+        latch::wait(if must_poll { left.min(POLL_INTERVAL) } else { left });
         pgrx::check_for_interrupts!();
     }
 }
 
-/// Whether every event that is visible is known to be on disk, and there is no standby to wait for: so it is where every
-/// transaction with events has waited for the disk before it became visible.
-#[pg_extern(sql = false)]
-fn is_durable() -> bool {
-    let all_ended_before_a_wait = |signals: &Signals| {
-        signals.unflushed_begun.load(Ordering::Acquire) == signals.unflushed_durable.load(Ordering::Acquire)
-    };
-    !wal::has_synchronous_standbys() && own_signals().is_some_and(all_ended_before_a_wait)
+/// One of the slots for sessions that commits wake, until it is dropped.
+struct Slot(Option<&'static AtomicPtr<Latch>>);
+
+impl Slot {
+    /// Acquires a free slot. If none is free, commits do not wake the session, and it must poll.
+    fn acquire(signals: &'static Signals) -> Slot {
+        static AT_EXIT: Once = Once::new();
+        AT_EXIT.call_once(|| latch::at_exit(release_slots));
+        let own = latch::mine();
+        let acquire = |slot: &&AtomicPtr<Latch>| {
+            slot.compare_exchange(null_mut(), own, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        };
+        Slot(signals.readers.iter().find(acquire))
+    }
+
+    fn is_acquired(&self) -> bool {
+        self.0.is_some()
+    }
 }
 
-#[pg_extern(sql = false)]
-fn wait_until_durable() {
-    let ended = own_signals().map(|signals| (signals, signals.unflushed_ended.load(Ordering::Acquire)));
-    wal::wait_until_durable();
-    if let Some((signals, ended)) = ended {
-        signals.unflushed_durable.fetch_max(ended, Ordering::AcqRel);
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(slot) = self.0 {
+            slot.store(null_mut(), Ordering::Release);
+        }
+    }
+}
+
+/// Releases the slots of a backend that ends while it waits.
+fn release_slots(own: *mut Latch) {
+    for slot in shared::signals().into_iter().flatten().flat_map(|signals| &signals.readers[..READERS]) {
+        let _ = slot.compare_exchange(own, null_mut(), Ordering::AcqRel, Ordering::Relaxed);
     }
 }

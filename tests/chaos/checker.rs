@@ -1,4 +1,4 @@
-//! The comparison: every promise against what is there.
+//! The comparison of every promise with the contents of history, stream and receivers.
 
 use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
@@ -7,11 +7,11 @@ use super::event::Event;
 use super::evidence::{Entry, Evidence};
 use super::receivers::Received;
 
-/// How long after an event's entry a receiver may still be told of it, milliseconds: a relay can be killed between the
-/// two, and the next one first has to take its place.
+/// The longest time between an event's entry and its publication, in milliseconds: if a relay is killed between the two,
+/// another one must first take over.
 const PUBLISHED_WITHIN: i64 = 15_000;
 
-/// Things that must not be: each is counted, and the first ones are told.
+/// Violations of one kind: their number, and a description of the first ones.
 #[derive(Debug, Clone, Default)]
 pub struct Findings {
     pub count: usize,
@@ -19,21 +19,21 @@ pub struct Findings {
 }
 
 impl Findings {
-    const TOLD: usize = 10;
+    const SHOWN: usize = 10;
 
-    fn add(&mut self, tell: impl FnOnce() -> String) {
+    fn add(&mut self, describe: impl FnOnce() -> String) {
         self.count += 1;
-        if self.first.len() < Self::TOLD {
-            self.first.push(tell());
+        if self.first.len() < Self::SHOWN {
+            self.first.push(describe());
         }
     }
 
-    fn all(told: &[String]) -> Findings {
-        Findings { count: told.len(), first: told.iter().take(Self::TOLD).cloned().collect() }
+    fn all(descriptions: &[String]) -> Findings {
+        Findings { count: descriptions.len(), first: descriptions.iter().take(Self::SHOWN).cloned().collect() }
     }
 }
 
-/// What is wrong in one place.
+/// The findings in one place: the acknowledgements, the stream, or a receiver.
 #[derive(Debug, Clone, Default)]
 pub struct Verdict {
     pub checked: usize,
@@ -41,11 +41,11 @@ pub struct Verdict {
     pub duplicated: Findings,
     pub disordered: Findings,
     pub phantom: Findings,
-    /// With other content than in history.
+    /// Events whose content differs from history.
     pub altered: Findings,
-    /// Not received, because Redis or the connection to it was gone.
+    /// Events not received because Redis or its connection was down.
     pub missed: usize,
-    /// Received more than once, which a receiver must expect.
+    /// Events received more than once, which a receiver must expect.
     pub repeated: usize,
 }
 
@@ -65,14 +65,14 @@ impl Verdict {
     }
 }
 
-/// What is wrong altogether.
+/// All findings of a run.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
-    /// Acknowledged moves, against history.
+    /// Confirmed transitions, compared with history.
     pub acknowledged: Verdict,
-    /// History, against the stream.
+    /// History, compared with the stream.
     pub stream: Verdict,
-    /// History, against each receiver.
+    /// History, compared with each receiver.
     pub receivers: Vec<Verdict>,
     pub problems: Findings,
     pub complaints: Findings,
@@ -85,7 +85,7 @@ impl Report {
     }
 }
 
-/// Compares everything with everything.
+/// Compares all evidence.
 pub fn check(evidence: &Evidence) -> Report {
     let history = History::of(&evidence.history);
     let written_at: HashMap<i64, i64> =
@@ -99,18 +99,18 @@ pub fn check(evidence: &Evidence) -> Report {
     }
 }
 
-/// What was written, to be looked up.
+/// The history, indexed.
 struct History<'a> {
     events: &'a [Event],
     by_id: HashMap<i64, &'a Event>,
-    moves: HashSet<(Uuid, i64)>,
+    versions: HashSet<(Uuid, i64)>,
 }
 
 impl<'a> History<'a> {
     fn of(events: &'a [Event]) -> History<'a> {
         let by_id = events.iter().map(|event| (event.id, event)).collect();
-        let moves = events.iter().map(|event| (event.entity, event.version)).collect();
-        History { events, by_id, moves }
+        let versions = events.iter().map(|event| (event.entity, event.version)).collect();
+        History { events, by_id, versions }
     }
 }
 
@@ -118,11 +118,11 @@ fn check_acknowledged(acknowledged: &[(Uuid, i64)], history: &History<'_>) -> Ve
     let mut verdict = Verdict { checked: acknowledged.len(), ..Verdict::default() };
     let mut seen = HashSet::new();
     for &(entity, version) in acknowledged {
-        if !history.moves.contains(&(entity, version)) {
-            verdict.lost.add(|| format!("{entity} was told to be at version {version}"));
+        if !history.versions.contains(&(entity, version)) {
+            verdict.lost.add(|| format!("version {version} of {entity} was confirmed"));
         }
         if !seen.insert((entity, version)) {
-            verdict.duplicated.add(|| format!("{entity} was twice told to be at version {version}"));
+            verdict.duplicated.add(|| format!("version {version} of {entity} was confirmed twice"));
         }
     }
     verdict
@@ -134,52 +134,52 @@ fn check_stream(stream: &[Entry], history: &History<'_>) -> Verdict {
     for Entry { id, event } in stream {
         match tally.take(event, history) {
             Taken::First => (),
-            Taken::Again => verdict.duplicated.add(|| format!("entry {id}: {}", told(event))),
+            Taken::Again => verdict.duplicated.add(|| format!("entry {id}: {}", shown(event))),
             Taken::Late(after) => {
-                verdict.disordered.add(|| format!("entry {id}: {} after version {after}", told(event)));
+                verdict.disordered.add(|| format!("entry {id}: {} after version {after}", shown(event)));
             }
-            Taken::Phantom => verdict.phantom.add(|| format!("entry {id}: {}", told(event))),
-            Taken::Altered => verdict.altered.add(|| format!("entry {id}: {}", told(event))),
+            Taken::Phantom => verdict.phantom.add(|| format!("entry {id}: {}", shown(event))),
+            Taken::Altered => verdict.altered.add(|| format!("entry {id}: {}", shown(event))),
         }
     }
     for event in history.events.iter().filter(|event| !tally.seen.contains(&event.id)) {
-        verdict.lost.add(|| told(event));
+        verdict.lost.add(|| shown(event));
     }
     verdict
 }
 
 fn check_receiver(received: &Received, history: &History<'_>, written_at: &HashMap<i64, i64>) -> Verdict {
     let mut verdict = Verdict { checked: history.events.len(), ..Verdict::default() };
-    // From when it was made until it was in the stream and published, no receiver need have been there.
+    // A break at any time between the transition and its publication excuses a receiver.
     let is_excused = |event: &Event| {
         let made = event.changed_at / 1000;
         let published = written_at.get(&event.id).map_or(i64::MAX, |at| at + PUBLISHED_WITHIN);
-        received.breaks.iter().any(|gone| gone.from <= published && gone.to >= made)
+        received.breaks.iter().any(|absence| absence.from <= published && absence.to >= made)
     };
     let mut tally = Tally::default();
     for event in &received.events {
         match tally.take(event, history) {
             Taken::First => (),
             Taken::Again => verdict.repeated += 1,
-            // It was missed when it was first published, and has come with the repetition.
+            // The receiver missed the first publication, and got the repetition.
             Taken::Late(_) if is_excused(event) => (),
-            Taken::Late(after) => verdict.disordered.add(|| format!("{} after version {after}", told(event))),
-            Taken::Phantom => verdict.phantom.add(|| told(event)),
-            Taken::Altered => verdict.altered.add(|| told(event)),
+            Taken::Late(after) => verdict.disordered.add(|| format!("{} after version {after}", shown(event))),
+            Taken::Phantom => verdict.phantom.add(|| shown(event)),
+            Taken::Altered => verdict.altered.add(|| shown(event)),
         }
     }
-    received.nonsense.iter().for_each(|what| verdict.phantom.add(|| what.clone()));
+    received.invalid.iter().for_each(|message| verdict.phantom.add(|| message.clone()));
     for event in history.events.iter().filter(|event| !tally.seen.contains(&event.id)) {
         if is_excused(event) {
             verdict.missed += 1;
         } else {
-            verdict.lost.add(|| told(event));
+            verdict.lost.add(|| shown(event));
         }
     }
     verdict
 }
 
-/// What has been seen so far of a sequence of events.
+/// The events seen so far, and the latest version of each entity.
 #[derive(Default)]
 struct Tally {
     seen: HashSet<i64>,
@@ -199,7 +199,7 @@ enum Taken {
 impl Tally {
     fn take(&mut self, event: &Event, history: &History<'_>) -> Taken {
         match history.by_id.get(&event.id) {
-            // Under an id of history something else can hide: a move that was undone, whose id was used again.
+            // An undone transition can have the id of another event, because ids are used again.
             Some(written) if (written.entity, written.version) == (event.entity, event.version) => {
                 if !self.seen.insert(event.id) {
                     return Taken::Again;
@@ -216,7 +216,7 @@ impl Tally {
     }
 }
 
-fn told(event: &Event) -> String {
+fn shown(event: &Event) -> String {
     let at = chrono::DateTime::from_timestamp_micros(event.changed_at).unwrap_or_default();
-    format!("event {}, {} version {}, made at {}", event.id, event.entity, event.version, at.format("%H:%M:%S%.3f"))
+    format!("event {}, {} version {}, changed at {}", event.id, event.entity, event.version, at.format("%H:%M:%S%.3f"))
 }

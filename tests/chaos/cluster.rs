@@ -1,4 +1,4 @@
-//! A primary and its synchronous standby, that change places.
+//! A primary and its synchronous standby, which switch roles.
 
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use xtask::stack::postgres::{FAST, PRELOADED, Postgres};
 
 use super::link::Link;
 
-/// The database that everything happens in.
+/// The database of the run.
 pub const DATABASE: &str = "workflow";
 
 const SETTINGS: &[(&str, &str)] = &[
@@ -21,14 +21,14 @@ const SETTINGS: &[(&str, &str)] = &[
     ("log_line_prefix", "%m [%p] %a "),
 ];
 
-/// Two clusters. Each has a place in the links; the one in a place can be replaced by another.
+/// Two servers. Each has a fixed index in the links; another server can replace the one at an index.
 #[derive(Debug)]
 pub struct Cluster {
     nodes: Mutex<Nodes>,
     logs: PathBuf,
 }
 
-/// Which is the primary, and who runs where.
+/// The servers, and the index of the primary.
 #[derive(Debug)]
 struct Nodes {
     primary: usize,
@@ -46,7 +46,7 @@ impl Cluster {
     pub fn start(logs: &Path) -> Result<Cluster> {
         let primary = Postgres::start("chaos", &[FAST, SETTINGS].concat())?;
         primary.create_database(DATABASE)?;
-        // The relay's place is the beginning, however late it comes.
+        // The relay's consumer starts at the beginning of the history.
         primary.psql(DATABASE, "CREATE EXTENSION pg_workflow; SELECT workflow.fold_state_counts(); SELECT workflow.create_consumer('relay', true);")?;
         let standby = primary.standby("chaos")?;
         primary.wait_for_standby()?;
@@ -54,22 +54,22 @@ impl Cluster {
         Ok(Cluster { nodes: Mutex::new(nodes), logs: logs.to_owned() })
     }
 
-    /// Does something with the primary. Nobody replaces it meanwhile.
+    /// Runs `work` on the primary, which is not replaced meanwhile.
     pub fn with_primary<T>(&self, work: impl FnOnce(&Postgres) -> Result<T>) -> Result<T> {
         work(self.nodes().primary()?)
     }
 
-    /// The ports of both.
+    /// The ports of both servers.
     pub fn ports(&self) -> Result<[u16; 2]> {
         let nodes = self.nodes();
-        let port = |place: usize| anyhow::Ok(nodes.running[place].as_ref().context("a server is missing")?.port());
+        let port = |index: usize| anyhow::Ok(nodes.running[index].as_ref().context("a server is missing")?.port());
         Ok([port(0)?, port(1)?])
     }
 
-    /// Kills the primary, lets the standby take its place, and builds a new standby of that.
+    /// Kills the primary, promotes the standby, and builds a new standby from it.
     pub fn promote(&self, links: &[&Link]) -> Result<()> {
         let mut nodes = self.nodes();
-        // After a crash it may still be behind; then it would not be a standby to promote.
+        // After a crash, the standby may lag and must not be promoted yet.
         nodes.primary()?.wait_for_standby()?;
         nodes.primary()?.kill()?;
         let lost = nodes.primary;
@@ -84,17 +84,17 @@ impl Cluster {
         nodes.primary()?.wait_for_standby()
     }
 
-    /// Kills the standby, and starts it again after this time. Meanwhile no commit is answered.
-    pub fn restart_standby(&self, away: Duration) -> Result<()> {
+    /// Kills the standby, and restarts it after this time. Meanwhile, no commit completes.
+    pub fn restart_standby(&self, down: Duration) -> Result<()> {
         let nodes = self.nodes();
         let standby = nodes.running[1 - nodes.primary].as_ref().context("there is no standby")?;
         standby.kill()?;
-        std::thread::sleep(away);
+        std::thread::sleep(down);
         standby.start_again()?;
         nodes.primary()?.wait_for_standby()
     }
 
-    /// Copies the servers' logs to where they outlive them.
+    /// Copies the servers' logs to the log folder of the run.
     pub fn keep_logs(&self) -> Result<()> {
         self.nodes().running.iter().flatten().try_for_each(|node| self.keep_log(node))
     }

@@ -1,4 +1,4 @@
-//! An event, reduced to what is compared: a long run has a million of them, at several places.
+//! An event, reduced to its compared parts: a long run holds a million of them several times.
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use uuid::Uuid;
 
-/// What identifies an event, when it was made, and a fingerprint of all the rest.
+/// The identity of an event, its time, and a fingerprint of its other fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Event {
     pub id: i64,
@@ -31,7 +31,7 @@ impl Event {
         Event { id, entity, version, changed_at, content: fingerprint(&rest, &row.get(11)) }
     }
 
-    /// Reads an event as it is in Redis.
+    /// Parses an event from Redis.
     pub fn from_json(json: &str) -> Result<Event> {
         let event: Value = serde_json::from_str(json).with_context(|| format!("not JSON: {json:.200}"))?;
         ensure!(event["metadata"].is_object(), "an event without metadata: {json:.200}");
@@ -53,12 +53,12 @@ impl Event {
 fn fingerprint(rest: &[Option<String>; 7], metadata: &Value) -> u64 {
     let mut hasher = DefaultHasher::new();
     rest.hash(&mut hasher);
-    // Both sides were parsed by the same parser from what the database printed.
+    // The same parser has read both sides from the database's output.
     metadata.to_string().hash(&mut hasher);
     hasher.finish()
 }
 
-/// An event as JSON, as a relay writes it to Redis. For stand-ins of the relay.
+/// Formats an event as a relay writes it to Redis, for stand-ins of the relay.
 pub fn to_json(row: &Row) -> String {
     let text = |column: usize| row.get::<_, Option<String>>(column);
     json!({

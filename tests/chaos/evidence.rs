@@ -1,4 +1,4 @@
-//! What is left when a run is over: what was promised, what was written, what came out.
+//! The evidence after a run: confirmed transitions, history, stream, and received events.
 
 use anyhow::{Context, Result, ensure};
 use postgres::{Client, NoTls};
@@ -12,23 +12,23 @@ use super::event::Event;
 use super::receivers::Received;
 use super::writers::Written;
 
-/// The stream that the relay writes.
+/// The relay's stream.
 pub const STREAM: &str = "workflow:stream";
-/// The channel that it publishes in.
+/// The relay's channel.
 pub const CHANNEL: &str = "workflow:events";
 
-/// Everything that is compared.
+/// All data that the checker compares.
 #[derive(Debug, Clone, Default)]
 pub struct Evidence {
-    /// The moves that the writers were told had been made: entity and version.
+    /// The transitions that were confirmed to the writers: entity and version.
     pub acknowledged: Vec<(Uuid, i64)>,
-    /// Answers that a writer should never get.
+    /// Responses that a writer must never get.
     pub complaints: Vec<String>,
-    /// state_history.
+    /// The rows of `state_history`.
     pub history: Vec<Event>,
-    /// What verify() found.
+    /// The problems that `verify()` reports.
     pub problems: Vec<String>,
-    /// The stream, in its order.
+    /// The entries of the stream, in order.
     pub stream: Vec<Entry>,
     pub receivers: Vec<Received>,
 }
@@ -41,14 +41,14 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// When it was written, as its id says: milliseconds since 1970.
+    /// Returns the time in its id: milliseconds since 1970.
     pub fn written_at(&self) -> Option<i64> {
         self.id.split('-').next()?.parse().ok()
     }
 }
 
 impl Evidence {
-    /// Collects what the servers hold. All writers must have ended, and the relay have caught up.
+    /// Collects the evidence from the servers. All writers must have ended, and the relay must have caught up.
     pub fn gather(database_url: &str, redis_url: &str, written: Written, receivers: Vec<Received>) -> Result<Evidence> {
         let mut database = Client::connect(database_url, NoTls)?;
         let mut redis = redis::Client::open(redis_url)?.get_connection()?;
@@ -65,7 +65,7 @@ impl Evidence {
 
 fn history(database: &mut Client) -> Result<Vec<Event>> {
     const BATCH: i64 = 10_000;
-    // Nobody writes any more, so here, and only here, ids may be followed.
+    // All writers have ended; only therefore is it safe to read by ids.
     let sql = format!("SELECT {} FROM workflow.state_history WHERE id > $1 ORDER BY id LIMIT {BATCH}", Event::COLUMNS);
     let mut events: Vec<Event> = Vec::new();
     loop {

@@ -1,4 +1,4 @@
-//! What can go wrong. A fault is a value: what the plan has drawn is all there is to know about it.
+//! Faults. A fault is a value with all its parameters, which the plan has drawn.
 
 use fastrand::Rng;
 use std::fmt;
@@ -7,14 +7,14 @@ use std::time::Duration;
 use super::link::Peer;
 use super::proxy::Cut;
 
-/// Every fault, with all that varies.
+/// Every fault, with its parameters.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Fault {
     KillRelay {
         which: Which,
-        away: Duration,
+        down: Duration,
     },
-    /// Longer than its lease: it wakes up believing that it still leads.
+    /// For longer than its lease: the relay wakes up and believes that it still leads.
     StopRelay {
         which: Which,
         time: Duration,
@@ -44,7 +44,7 @@ pub enum Fault {
     },
     RestartRedis {
         with: Contents,
-        away: Duration,
+        down: Duration,
     },
     StopRedis {
         time: Duration,
@@ -56,7 +56,7 @@ pub enum Fault {
         whose: Whose,
         nth: u32,
     },
-    /// It keeps its locks and its snapshot, and goes on when others have long done its work.
+    /// The backend keeps its locks and its snapshot, and continues after others have done its work.
     StopBackend {
         whose: Whose,
         nth: u32,
@@ -66,43 +66,43 @@ pub enum Fault {
         whose: Whose,
     },
     KillPostmaster {
-        away: Duration,
+        down: Duration,
     },
     ShutDownAtOnce {
-        away: Duration,
+        down: Duration,
     },
-    /// Commits wait until it is back.
+    /// Commits wait until the standby is back.
     KillStandby {
-        away: Duration,
+        down: Duration,
     },
     Promote,
 }
 
-/// Which of the relays.
+/// One relay, or both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {
     One(usize),
     Both,
 }
 
-/// How a blackhole ends.
+/// The end of a blackhole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
-    /// What was held back arrives.
+    /// The held bytes arrive.
     Arrives,
     IsCut,
 }
 
-/// What Redis has when it comes back.
+/// The contents of Redis after its restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Contents {
     All,
     Nothing,
-    /// What it had this long before it was killed.
+    /// A copy from this long before it was killed.
     Older(Duration),
 }
 
-/// Whose sessions of the database.
+/// The owner of a database session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whose {
     Writers,
@@ -110,7 +110,7 @@ pub enum Whose {
     Notifier,
 }
 
-/// What a fault is about: two that are about the same would be in each other's way.
+/// The target of a fault. Two faults at once must have different targets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
     Relay,
@@ -119,9 +119,9 @@ pub enum Subject {
     Postgres,
 }
 
-/// The kinds that a plan shuffles: each draws its parameters.
+/// The kinds of faults that a plan shuffles; each function draws its parameters.
 pub const KINDS: &[fn(&mut Rng) -> Fault] = &[
-    |random| Fault::KillRelay { which: which(random), away: millis(random, 100..3000) },
+    |random| Fault::KillRelay { which: which(random), down: millis(random, 100..3000) },
     |random| Fault::StopRelay { which: which(random), time: millis(random, 6000..7500) },
     |random| Fault::CutRelay { which: which(random), peer: Peer::Postgres, how: cut(random) },
     |random| Fault::CutRelay { which: which(random), peer: Peer::Redis, how: cut(random) },
@@ -130,9 +130,9 @@ pub const KINDS: &[fn(&mut Rng) -> Fault] = &[
     |random| Fault::RefuseRelay { which: which(random), peer: peer(random), time: millis(random, 500..4000) },
     |random| Fault::CutWriters { how: cut(random) },
     |random| Fault::BlackholeWriters { time: millis(random, 1000..3000), then: then(random) },
-    |random| Fault::RestartRedis { with: Contents::All, away: millis(random, 0..3000) },
-    |random| Fault::RestartRedis { with: Contents::Nothing, away: millis(random, 0..3000) },
-    |random| Fault::RestartRedis { with: Contents::Older(millis(random, 500..4000)), away: millis(random, 0..2000) },
+    |random| Fault::RestartRedis { with: Contents::All, down: millis(random, 0..3000) },
+    |random| Fault::RestartRedis { with: Contents::Nothing, down: millis(random, 0..3000) },
+    |random| Fault::RestartRedis { with: Contents::Older(millis(random, 500..4000)), down: millis(random, 0..2000) },
     |random| Fault::StopRedis { time: millis(random, 2000..6000) },
     |random| Fault::FillRedis { time: millis(random, 2000..5000) },
     |random| Fault::KillBackend { whose: Whose::Writers, nth: nth(random) },
@@ -142,14 +142,14 @@ pub const KINDS: &[fn(&mut Rng) -> Fault] = &[
     |random| stop_backend(random, Whose::Relays),
     |random| stop_backend(random, Whose::Notifier),
     |random| Fault::TerminateBackends { whose: [Whose::Relays, Whose::Notifier][random.usize(0..2)] },
-    |random| Fault::KillPostmaster { away: millis(random, 0..3000) },
-    |random| Fault::ShutDownAtOnce { away: millis(random, 0..3000) },
-    |random| Fault::KillStandby { away: millis(random, 500..5000) },
+    |random| Fault::KillPostmaster { down: millis(random, 0..3000) },
+    |random| Fault::ShutDownAtOnce { down: millis(random, 0..3000) },
+    |random| Fault::KillStandby { down: millis(random, 500..5000) },
     |_| Fault::Promote,
 ];
 
 fn which(random: &mut Rng) -> Which {
-    // More often one of them: that the other takes over is the more interesting.
+    // One relay more often than both: a takeover is more interesting.
     [Which::One(0), Which::One(1), Which::Both][random.choice([0, 0, 1, 1, 2]).unwrap_or_default()]
 }
 
@@ -173,7 +173,7 @@ fn stop_backend(random: &mut Rng, whose: Whose) -> Fault {
     Fault::StopBackend { whose, nth: nth(random), time: millis(random, 1000..6000) }
 }
 
-/// As many as this there never are.
+/// Draws an index from a range that covers all backends.
 fn nth(random: &mut Rng) -> u32 {
     random.u32(0..60)
 }
@@ -197,7 +197,7 @@ impl Fault {
         }
     }
 
-    /// What it is called in the table, where faults of a kind are one line.
+    /// Returns the name of its kind, which is one line of the table.
     pub fn kind(&self) -> String {
         match self {
             Fault::KillRelay { .. } => "relay killed".into(),
@@ -225,20 +225,22 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.kind())?;
         match self {
-            Fault::KillRelay { which, away } => write!(f, ": {which}, for {away:?}"),
+            Fault::KillRelay { which, down } => write!(f, ": {which}, for {down:?}"),
             Fault::StopRelay { which, time } => write!(f, ": {which}, for {time:?}"),
             Fault::CutRelay { which, how, .. } => write!(f, ": {which}, {how:?}"),
             Fault::BlackholeRelay { which, time, then, .. } => write!(f, ": {which}, for {time:?}, then {then:?}"),
             Fault::RefuseRelay { which, time, .. } => write!(f, ": {which}, for {time:?}"),
             Fault::CutWriters { how } => write!(f, ": {how:?}"),
             Fault::BlackholeWriters { time, then } => write!(f, ": for {time:?}, then {then:?}"),
-            Fault::RestartRedis { with: Contents::Older(age), away } => write!(f, " of {age:?} before, after {away:?}"),
-            Fault::RestartRedis { away, .. } => write!(f, ", after {away:?}"),
+            Fault::RestartRedis { with: Contents::Older(age), down } => write!(f, " of {age:?} before, after {down:?}"),
+            Fault::RestartRedis { down, .. } => write!(f, ", after {down:?}"),
             Fault::StopRedis { time } | Fault::FillRedis { time } => write!(f, " for {time:?}"),
-            Fault::KillBackend { nth, .. } => write!(f, ": number {nth} modulo how many there are"),
-            Fault::StopBackend { nth, time, .. } => write!(f, " for {time:?}: number {nth} modulo how many there are"),
-            Fault::KillPostmaster { away } | Fault::ShutDownAtOnce { away } | Fault::KillStandby { away } => {
-                write!(f, " for {away:?}")
+            Fault::KillBackend { nth, .. } => write!(f, ": number {nth} modulo the number of backends"),
+            Fault::StopBackend { nth, time, .. } => {
+                write!(f, " for {time:?}: number {nth} modulo the number of backends")
+            }
+            Fault::KillPostmaster { down } | Fault::ShutDownAtOnce { down } | Fault::KillStandby { down } => {
+                write!(f, " for {down:?}")
             }
             Fault::TerminateBackends { .. } | Fault::Promote => Ok(()),
         }

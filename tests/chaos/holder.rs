@@ -12,21 +12,21 @@ use super::session::{Session, Verdict, verdict};
 use super::writers::Written;
 use crate::create_run;
 
-/// How often it moves something.
+/// The pause between two transitions.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The open transaction. When the server takes it away, another one is opened.
+/// The open transaction. If the server ends it, another one is opened.
 #[derive(Debug)]
 pub struct Holder {
     done: Arc<AtomicBool>,
     thread: JoinHandle<Result<Held>>,
 }
 
-/// What came of it.
+/// The result of the holder.
 #[derive(Debug, Clone)]
 pub struct Held {
     pub written: Written,
-    /// How long the last one was open.
+    /// The time that the last transaction was open.
     pub open: Duration,
 }
 
@@ -42,11 +42,11 @@ impl Holder {
         Ok(Holder { done, thread })
     }
 
-    /// Commits it.
+    /// Commits the transaction.
     pub fn finish(self) -> Result<Held> {
         self.done.store(true, Ordering::Release);
         self.thread.thread().unpark();
-        self.thread.join().ok().context("the holder has panicked")?
+        self.thread.join().ok().context("the holder panicked")?
     }
 }
 

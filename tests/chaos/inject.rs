@@ -1,4 +1,4 @@
-//! Makes a fault happen, and the world whole again.
+//! Injects a fault, and repairs everything afterwards.
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -17,18 +17,18 @@ use super::relay::Relay;
 use super::world::World;
 use crate::PATIENCE;
 
-/// Whether there was anything to break.
+/// Tells whether there was a target for the fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Injected {
     Yes,
-    NothingThere,
+    NoTarget,
 }
 
 impl Fault {
-    /// Returns when it is over: everything runs again, though perhaps not everybody has noticed.
+    /// Injects the fault, and returns once everything runs again; some clients may not have noticed yet.
     pub fn inject(&self, world: &World) -> Result<Injected> {
         match *self {
-            Fault::KillRelay { which, away } => kill_relays(&world.chosen(which), away)?,
+            Fault::KillRelay { which, down } => kill_relays(&world.chosen(which), down)?,
             Fault::StopRelay { which, time } => {
                 let relays = world.chosen(which);
                 relays.iter().try_for_each(|relay| relay.signal(Signal::SIGSTOP))?;
@@ -42,7 +42,7 @@ impl Fault {
             Fault::RefuseRelay { which, peer, time } => refuse(&world.links_of(which), peer, time),
             Fault::CutWriters { how } => world.writers.cut(Peer::Postgres, how),
             Fault::BlackholeWriters { time, then } => blackhole(&[&world.writers], Peer::Postgres, time, then),
-            Fault::RestartRedis { with, away } => restart_redis(world, with, away)?,
+            Fault::RestartRedis { with, down } => restart_redis(world, with, down)?,
             Fault::StopRedis { time } => stop_redis(world, || {
                 sleep(time);
                 Ok(())
@@ -55,17 +55,17 @@ impl Fault {
                 return world.cluster.with_primary(|primary| stop_backend(primary, whose, nth, time));
             }
             Fault::TerminateBackends { whose } => return terminate_backends(world, whose),
-            Fault::KillPostmaster { away } => world.cluster.with_primary(|primary| {
+            Fault::KillPostmaster { down } => world.cluster.with_primary(|primary| {
                 primary.kill()?;
-                sleep(away);
+                sleep(down);
                 primary.start_again()
             })?,
-            Fault::ShutDownAtOnce { away } => world.cluster.with_primary(|primary| {
+            Fault::ShutDownAtOnce { down } => world.cluster.with_primary(|primary| {
                 primary.stop(Shutdown::Immediate)?;
-                sleep(away);
+                sleep(down);
                 primary.start_again()
             })?,
-            Fault::KillStandby { away } => world.cluster.restart_standby(away)?,
+            Fault::KillStandby { down } => world.cluster.restart_standby(down)?,
             Fault::Promote => world.cluster.promote(&world.links())?,
         }
         Ok(Injected::Yes)
@@ -85,9 +85,9 @@ impl World {
     }
 }
 
-fn kill_relays(relays: &[&Relay], away: Duration) -> Result<()> {
+fn kill_relays(relays: &[&Relay], down: Duration) -> Result<()> {
     relays.iter().try_for_each(|relay| relay.kill())?;
-    sleep(away);
+    sleep(down);
     relays.iter().try_for_each(|relay| relay.start_again())
 }
 
@@ -108,11 +108,11 @@ fn refuse(links: &[&Link], peer: Peer, time: Duration) {
     proxies().for_each(|proxy| proxy.pass());
 }
 
-fn restart_redis(world: &World, with: Contents, away: Duration) -> Result<()> {
+fn restart_redis(world: &World, with: Contents, down: Duration) -> Result<()> {
     let files = world.redis.data_dir().join("appendonlydir");
     let copy = world.redis.data_dir().join("copy");
     if let Contents::Older(age) = with {
-        // Nothing is written to while it is copied.
+        // Redis must not write during the copy.
         stop_redis(world, || {
             command::run(Command::new("cp").arg("-a").arg(&files).arg(&copy))?;
             Ok(())
@@ -126,7 +126,7 @@ fn restart_redis(world: &World, with: Contents, away: Duration) -> Result<()> {
     if let Contents::Older(_) = with {
         std::fs::rename(&copy, &files)?;
     }
-    sleep(away);
+    sleep(down);
     world.redis.start_again()
 }
 
@@ -147,7 +147,7 @@ fn fill_redis(world: &World, time: Duration) -> Result<()> {
     Ok(())
 }
 
-/// The condition in pg_stat_activity.
+/// Returns the condition in `pg_stat_activity` that selects these sessions.
 fn sessions(whose: Whose) -> &'static str {
     match whose {
         Whose::Writers => "application_name LIKE 'chaos writer%'",
@@ -158,7 +158,7 @@ fn sessions(whose: Whose) -> &'static str {
     }
 }
 
-/// The process of one of those sessions.
+/// Returns the process of one of these sessions.
 fn backend(client: &mut Client, whose: Whose, nth: u32) -> Result<Option<Pid>> {
     let sql = format!("SELECT pid FROM pg_stat_activity WHERE datname = $1 AND {} ORDER BY pid", sessions(whose));
     let pids: Vec<i32> = client.query(&sql, &[&DATABASE])?.iter().map(|row| row.get(0)).collect();
@@ -166,15 +166,15 @@ fn backend(client: &mut Client, whose: Whose, nth: u32) -> Result<Option<Pid>> {
     Ok(index.map(|index| Pid::from_raw(pids[index])))
 }
 
-/// Kills one, upon which the postmaster restarts them all.
+/// Kills one backend, so that the postmaster restarts all of them.
 fn kill_backend(primary: &Postgres, whose: Whose, nth: u32) -> Result<Injected> {
     let mut client = Client::connect(&primary.url(DATABASE), NoTls)?;
-    let Some(pid) = backend(&mut client, whose, nth)? else { return Ok(Injected::NothingThere) };
+    let Some(pid) = backend(&mut client, whose, nth)? else { return Ok(Injected::NoTarget) };
     kill(pid, Signal::SIGKILL)?;
-    // Our own connection tells when the restart has begun.
+    // Our own connection breaks when the restart begins.
     let deadline = Instant::now() + PATIENCE;
     while client.simple_query("SELECT pg_sleep(0.01)").is_ok() {
-        ensure!(Instant::now() < deadline, "the postmaster does not notice that a backend was killed");
+        ensure!(Instant::now() < deadline, "the postmaster did not notice that a backend was killed");
     }
     primary.wait_recovered()?;
     Ok(Injected::Yes)
@@ -182,7 +182,7 @@ fn kill_backend(primary: &Postgres, whose: Whose, nth: u32) -> Result<Injected> 
 
 fn stop_backend(primary: &Postgres, whose: Whose, nth: u32, time: Duration) -> Result<Injected> {
     let mut client = Client::connect(&primary.url(DATABASE), NoTls)?;
-    let Some(pid) = backend(&mut client, whose, nth)? else { return Ok(Injected::NothingThere) };
+    let Some(pid) = backend(&mut client, whose, nth)? else { return Ok(Injected::NoTarget) };
     kill(pid, Signal::SIGSTOP)?;
     sleep(time);
     kill(pid, Signal::SIGCONT)?;
@@ -196,5 +196,5 @@ fn terminate_backends(world: &World, whose: Whose) -> Result<Injected> {
         sessions(whose)
     );
     let count: i64 = client.query_one(&sql, &[&DATABASE])?.get(0);
-    Ok(if count > 0 { Injected::Yes } else { Injected::NothingThere })
+    Ok(if count > 0 { Injected::Yes } else { Injected::NoTarget })
 }

@@ -1,7 +1,7 @@
-//! The proof that nothing is lost: writers that remember what they were told, faults from a seed, and a comparison of
-//! what was promised, what is in history, what is in the stream and what subscribers got.
+//! The proof that no event is lost: writers that record all confirmed transitions, faults from a seed, and a comparison of
+//! confirmations, history, stream and received events.
 //!
-//! [`run::run`] does all of it. The parts are usable by themselves, so that the checker can be checked.
+//! [`run::run`] runs all of it. Each part works alone, so that the checker can be tested.
 
 pub mod checker;
 pub mod cluster;

@@ -1,4 +1,4 @@
-//! How one client reaches the servers: through proxies of its own, so that it can be cut off and nobody else.
+//! The connections of one client to the servers, through its own proxies, so that a fault can cut off this client alone.
 
 use anyhow::Result;
 
@@ -7,7 +7,7 @@ use super::proxy::{Cut, Proxy};
 
 #[derive(Debug)]
 pub struct Link {
-    /// One for each of the two places in the cluster.
+    /// One for each server of the cluster.
     pub postgres: [Proxy; 2],
     pub redis: Proxy,
 }
@@ -18,7 +18,7 @@ impl Link {
         Ok(Link { postgres: [Proxy::start(first)?, Proxy::start(second)?], redis: Proxy::start(redis)? })
     }
 
-    /// Leads to whichever of the two takes writes.
+    /// The URL of both servers; a client uses the one that accepts writes.
     pub fn database_url(&self) -> String {
         let [first, second] = [self.postgres[0].port(), self.postgres[1].port()];
         format!("postgres://postgres@127.0.0.1:{first},127.0.0.1:{second}/{DATABASE}?target_session_attrs=read-write")
@@ -42,7 +42,7 @@ impl Link {
     }
 }
 
-/// What a client can be cut off from.
+/// A server that a client can be cut off from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
     Postgres,

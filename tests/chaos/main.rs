@@ -1,4 +1,4 @@
-//! `cargo xtask chaos` runs this. Exit code 1: something was lost, duplicated, out of order, or could not be checked.
+//! `cargo xtask chaos` runs this. Exit code 1: an event was lost, duplicated or out of order, or a check failed.
 
 use clap::Parser;
 use pg_workflow_tests::chaos::run::{Options, run};
@@ -6,22 +6,22 @@ use pg_workflow_tests::chaos::writers::Load;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Breaks everything while writers write, and compares what was promised with what is there.
+/// Injects faults while writers write, and checks that no event is lost.
 #[derive(Parser)]
 struct Arguments {
-    /// From which all faults follow.
+    /// Seed of all faults
     #[arg(long)]
     seed: u64,
-    /// How long faults are injected.
+    /// Time of the faults, in seconds
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// Moves in a second, of all writers together.
+    /// Transitions per second of all writers together
     #[arg(long, default_value_t = 700, value_parser = clap::value_parser!(u32).range(1..))]
     rate: u32,
-    /// Only faults whose name, as the table has it, contains this.
-    #[arg(long, default_value = "")]
+    /// Only faults whose name in the table contains TEXT
+    #[arg(long, value_name = "TEXT", default_value = "")]
     only: String,
-    /// Keep the servers' logs, also where nothing was found.
+    /// Keep the servers' logs even if nothing is wrong
     #[arg(long)]
     keep_logs: bool,
 }

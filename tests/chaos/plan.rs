@@ -1,11 +1,11 @@
-//! Which faults, in which order and how: all from the seed.
+//! The sequence of faults and their parameters, which the seed determines.
 
 use fastrand::Rng;
 use std::time::Duration;
 
 use super::fault::{Fault, KINDS};
 
-/// What happens next: after a quiet while a fault, perhaps with a second one that begins a little later.
+/// One step: a quiet time, then a fault, perhaps with a second fault that begins a little later.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
     pub quiet: Duration,
@@ -13,7 +13,7 @@ pub struct Step {
     pub meanwhile: Option<(Duration, Fault)>,
 }
 
-/// An endless sequence. Every kind comes once before any comes again, as when cards are dealt.
+/// An endless sequence of steps. As with a deck of cards, every kind is drawn once before any kind is drawn again.
 #[derive(Debug)]
 pub struct Plan {
     random: Rng,
@@ -26,13 +26,13 @@ impl Plan {
         Plan { random: Rng::with_seed(seed), kinds: KINDS.to_vec(), deck: Vec::new() }
     }
 
-    /// Only faults whose name contains this; an empty plan where there is none.
+    /// Restricts the plan to faults whose name contains this; the plan is empty if there are none.
     pub fn only(seed: u64, name: &str) -> Plan {
-        let is_meant = |kind: &fn(&mut Rng) -> Fault| kind(&mut Rng::with_seed(0)).kind().contains(name);
-        Plan { kinds: KINDS.iter().copied().filter(is_meant).collect(), ..Plan::new(seed) }
+        let matches = |kind: &fn(&mut Rng) -> Fault| kind(&mut Rng::with_seed(0)).kind().contains(name);
+        Plan { kinds: KINDS.iter().copied().filter(matches).collect(), ..Plan::new(seed) }
     }
 
-    /// The next card that `fits`; shuffles anew when there is none left.
+    /// Draws the next card that `fits`; shuffles a new deck once it is empty.
     fn draw(&mut self, fits: impl Fn(&Fault) -> bool) -> Option<Fault> {
         if self.deck.is_empty() {
             self.deck = (0..self.kinds.len()).collect();

@@ -12,25 +12,25 @@ use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 use xtask::stack::port;
 
-/// What happens to bytes and to new connections.
+/// The treatment of bytes and of new connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Pass,
-    /// Connections stay open, are accepted even, and nothing comes through: a cable that was pulled.
+    /// Connections stay open and are accepted, but no bytes pass: a pulled cable.
     Blackhole,
     Refuse,
 }
 
-/// How connections end when they are cut.
+/// The way to cut connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
-    /// In an orderly way, as when the other side closes.
+    /// With FIN, as if the other side closes.
     Finish,
-    /// With RST, as when the other side has forgotten them.
+    /// With RST, as if the other side has lost its state.
     Reset,
 }
 
-/// Forwards connections to a port that can change. Dropping it cuts them all.
+/// Forwards connections to a port that can change. Dropping it cuts all connections.
 #[derive(Debug)]
 pub struct Proxy {
     port: u16,
@@ -38,7 +38,7 @@ pub struct Proxy {
     listening: JoinHandle<()>,
 }
 
-/// What all connections of a proxy look at.
+/// The state that all connections of a proxy share.
 #[derive(Debug)]
 struct Wires {
     target: AtomicU16,
@@ -66,29 +66,29 @@ impl Proxy {
         self.port
     }
 
-    /// New connections go to this port; those that exist stay where they are.
+    /// Sends new connections to this port; existing connections stay.
     pub fn retarget(&self, target: u16) {
         self.wires.target.store(target, Ordering::Release);
     }
 
     /// Ends all connections.
     pub fn cut(&self, how: Cut) {
-        // An error means that there are none.
+        // An error means that there are no connections.
         let _ = self.wires.cuts.send(how);
     }
 
-    /// Holds everything back until [`pass`](Self::pass).
+    /// Holds all bytes until [`pass`](Self::pass).
     pub fn blackhole(&self) {
         self.wires.mode.send_replace(Mode::Blackhole);
     }
 
-    /// Ends all connections and takes no new ones until [`pass`](Self::pass).
+    /// Ends all connections and refuses new ones until [`pass`](Self::pass).
     pub fn refuse(&self) {
         self.wires.mode.send_replace(Mode::Refuse);
         self.cut(Cut::Reset);
     }
 
-    /// Lets everything through, also what was held back.
+    /// Lets all bytes through, also the held ones.
     pub fn pass(&self) {
         self.wires.mode.send_replace(Mode::Pass);
     }
@@ -110,7 +110,7 @@ fn runtime() -> &'static Runtime {
 }
 
 async fn listen(listener: TcpListener, wires: Arc<Wires>) {
-    // A failing accept is that connection's failure.
+    // A failed accept concerns that connection only.
     loop {
         if let Ok((client, _)) = listener.accept().await {
             tokio::spawn(serve(client, wires.clone()));
@@ -126,7 +126,7 @@ async fn serve(mut client: TcpStream, wires: Arc<Wires>) {
     }
     let how = tokio::select! {
         how = cuts.recv() => how.ok(),
-        // One of the two sides has ended it, or the target is not there.
+        // One side has ended the connection, or the target is down.
         _ = forward(&mut client, &wires) => None,
     };
     if how == Some(Cut::Reset) {
@@ -153,7 +153,7 @@ async fn pump(
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let read = from.read(&mut buffer).await;
-        // An end, or an error, does not come through a blackhole either.
+        // The end of a stream, or an error, does not pass a blackhole either.
         wires.passing().await;
         match read? {
             0 => return to.shutdown().await,

@@ -1,4 +1,4 @@
-//! Subscribers that note what they get, and when they were not there to get it.
+//! Subscribers that record the received events and the times without a subscription.
 
 use anyhow::{Context, Result, bail};
 use redis::Commands;
@@ -11,27 +11,27 @@ use super::event::Event;
 use super::evidence::CHANNEL;
 use crate::PATIENCE;
 
-/// Published when all is over.
+/// The message at the end of a run.
 const MARKER: &str = "the end";
 
-/// What one subscriber got. Times are milliseconds since 1970.
+/// The record of one subscriber. Times are milliseconds since 1970.
 #[derive(Debug, Clone, Default)]
 pub struct Received {
     pub events: Vec<Event>,
     pub breaks: Vec<Break>,
-    /// What was no event.
-    pub nonsense: Vec<String>,
+    /// Messages that are not events.
+    pub invalid: Vec<String>,
 }
 
-/// A time when it was not subscribed, through no fault of the relay: Redis was gone, and had forgotten it.
+/// A time without a subscription, for which the relay is not to blame: Redis was down and lost the subscription.
 #[derive(Debug, Clone, Copy)]
 pub struct Break {
-    /// The last message before: what Redis sent after that may have been lost with the connection.
+    /// The time of the last message before: later messages may have been lost with the connection.
     pub from: i64,
     pub to: i64,
 }
 
-/// A subscriber that runs.
+/// A running subscriber.
 #[derive(Debug)]
 pub struct Receiver {
     shared: Arc<Shared>,
@@ -41,12 +41,12 @@ pub struct Receiver {
 #[derive(Debug, Default)]
 struct Shared {
     subscribed: AtomicUsize,
-    /// The next marker is the end.
+    /// The next marker ends the receiver.
     done: AtomicBool,
 }
 
 impl Receiver {
-    /// Subscribes, and again whenever the connection breaks.
+    /// Subscribes, and subscribes again after each broken connection.
     pub fn start(redis_url: &str) -> Result<Receiver> {
         let client = redis::Client::open(redis_url)?;
         let shared = Arc::new(Shared::default());
@@ -59,27 +59,27 @@ impl Receiver {
         Ok(receiver)
     }
 
-    /// Waits until everything that Redis has sent has arrived, which a message of our own tells, and ends.
+    /// Waits until all messages of Redis have arrived, by publishing a marker, and ends.
     pub fn finish(self, redis_url: &str) -> Result<Received> {
         let mut redis = redis::Client::open(redis_url)?.get_connection()?;
         self.shared.done.store(true, Ordering::Release);
         let mut published: Option<Instant> = None;
         self.wait("reached by a message", |receiver| {
-            // Again and again: it may just be subscribing.
+            // Repeatedly: the receiver may be between two subscriptions.
             if published.is_none_or(|at| at.elapsed() > Duration::from_secs(1)) {
                 published = Some(Instant::now());
                 let _: redis::RedisResult<()> = redis.publish(CHANNEL, MARKER);
             }
             receiver.thread.is_finished()
         })?;
-        self.thread.join().ok().context("a receiver has panicked")
+        self.thread.join().ok().context("a receiver panicked")
     }
 
-    fn wait(&self, what: &str, mut condition: impl FnMut(&Receiver) -> bool) -> Result<()> {
+    fn wait(&self, goal: &str, mut condition: impl FnMut(&Receiver) -> bool) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while !condition(self) {
             if Instant::now() >= deadline {
-                bail!("a receiver was not {what} within {PATIENCE:?}");
+                bail!("a receiver was not {goal} within {PATIENCE:?}");
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -90,7 +90,7 @@ impl Receiver {
 fn receive(client: &redis::Client, shared: &Shared) -> Received {
     let mut received = Received::default();
     let mut last = now();
-    // An error is that Redis is gone, which is what the breaks are about.
+    // An error means that Redis is down; `follow` records the break.
     while follow(client, shared, &mut received, &mut last).is_err() {
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -110,13 +110,13 @@ fn follow(client: &redis::Client, shared: &Shared, received: &mut Received, last
         if payload == MARKER {
             match shared.done.load(Ordering::Acquire) {
                 true => return Ok(()),
-                // Another one's.
+                // The marker of another receiver.
                 false => continue,
             }
         }
         match Event::from_json(&payload) {
             Ok(event) => received.events.push(event),
-            Err(error) => received.nonsense.push(format!("{error:#}")),
+            Err(error) => received.invalid.push(format!("{error:#}")),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One of the relays: a workflow-server that is killed and started again, behind a link of its own.
+//! One relay: a workflow-server that is killed and restarted, behind its own link.
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
@@ -18,7 +18,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Starts it, and waits until it listens.
+    /// Starts the relay, and waits until it listens.
     pub fn start(number: usize, link: Link, logs: &Path) -> Result<Relay> {
         let log = logs.join(format!("relay-{number}.log"));
         let server = spawn(&link)?;
@@ -27,7 +27,7 @@ impl Relay {
     }
 
     pub fn kill(&self) -> Result<()> {
-        let server = self.process.lock().unwrap().take().context("the relay has been killed already")?;
+        let server = self.process.lock().unwrap().take().context("the relay is not running")?;
         self.keep(&server)?;
         server.kill()
     }
@@ -38,14 +38,14 @@ impl Relay {
         Ok(())
     }
 
-    /// Sends it a signal that it survives.
+    /// Sends the relay a signal that it survives.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let process = self.process.lock().unwrap();
-        let pid = process.as_ref().context("the relay does not run")?.pid();
+        let pid = process.as_ref().context("the relay is not running")?.pid();
         Ok(kill(Pid::from_raw(pid.cast_signed()), signal)?)
     }
 
-    /// Copies its log to where it outlives it.
+    /// Copies the relay's log to the log folder of the run.
     pub fn keep_log(&self) -> Result<()> {
         self.process.lock().unwrap().as_ref().map_or(Ok(()), |server| self.keep(server))
     }
@@ -63,7 +63,7 @@ fn spawn(link: &Link) -> Result<Server> {
         ("DATABASE_URL", database_url.as_str()),
         ("REDIS_URL", redis_url.as_str()),
         ("WORKFLOW_LISTEN", "127.0.0.1:0"),
-        // The stream is compared with all of history.
+        // The checker compares the stream with the whole history.
         ("WORKFLOW_STREAM_MAX_LENGTH", "0"),
     ];
     Server::start("chaos-relay", &server_binary(), &["serve"], &envs)

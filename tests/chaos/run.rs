@@ -1,4 +1,4 @@
-//! One run: everything is put up, broken by the plan while writers write, healed, and compared.
+//! One run: start everything, inject the plan's faults while writers write, repair, and compare.
 
 use anyhow::{Context, Result};
 use chrono::Utc;
@@ -19,83 +19,83 @@ use super::table;
 use super::world::World;
 use super::writers::{Load, Writers};
 
-/// How long the stream must have stood still, complete, before it is compared: what comes twice can come late.
+/// The time without new entries after which a complete stream is compared: duplicates can be late.
 const SETTLED: Duration = Duration::from_secs(3);
-/// How long it may stand still, incomplete, before what is missing is thought to be lost.
+/// The time without new entries after which the missing entries of an incomplete stream count as lost.
 const STALLED: Duration = Duration::from_secs(30);
 
-/// What makes a run.
+/// The parameters of a run.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// From which all faults follow.
+    /// The seed of all faults.
     pub seed: u64,
-    /// How long faults are injected.
+    /// The time of the faults.
     pub time: Duration,
     pub load: Load,
     /// Only faults whose name contains this.
     pub only: String,
-    /// Keep the servers' logs, also where nothing was found.
+    /// Keep the servers' logs even if nothing is wrong.
     pub keep_logs: bool,
 }
 
-/// What came of it.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Outcome {
     pub report: Report,
     pub faults: Vec<Injection>,
-    pub figures: Figures,
-    /// Where the servers' logs are; None: removed.
+    pub statistics: Statistics,
+    /// The folder of the servers' logs; `None` if it was removed.
     pub logs: Option<PathBuf>,
 }
 
-/// A fault that was injected, and whether there was anything to break.
+/// A fault of the run, and whether there was a target for it.
 #[derive(Debug, Clone, Copy)]
 pub struct Injection {
     pub fault: Fault,
     pub injected: Injected,
 }
 
-/// What says how hard it was.
+/// Statistics of a run.
 #[derive(Debug, Clone, Copy)]
-pub struct Figures {
-    pub moves_per_second: f64,
+pub struct Statistics {
+    pub transitions_per_second: f64,
     pub unanswered: u64,
     pub rolled_back: u64,
-    /// How long the long transaction was open.
+    /// The time that the long transaction was open.
     pub held: Duration,
-    /// How long the relay needed in the end.
+    /// The time that the relay needed to catch up at the end.
     pub catching_up: Duration,
 }
 
-/// Runs, telling standard output what happens when.
+/// Runs, and prints each fault with its time to standard output.
 pub fn run(options: &Options) -> Result<Outcome> {
     let logs = workspace::target_dir()?.join("chaos").join(format!("seed-{}", options.seed));
     if logs.exists() {
         std::fs::remove_dir_all(&logs)?;
     }
-    std::fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
+    std::fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
     let world = World::start(&logs)?;
     let outcome = run_in(&world, options);
     world.keep_logs()?;
-    let (report, faults, figures) = outcome.with_context(|| format!("the logs are in {}", logs.display()))?;
+    let (report, faults, statistics) = outcome.with_context(|| format!("the logs are in {}", logs.display()))?;
     let keep = options.keep_logs || !report.is_clean();
     if !keep {
         std::fs::remove_dir_all(&logs)?;
     }
-    let outcome = Outcome { report, faults, figures, logs: keep.then_some(logs) };
+    let outcome = Outcome { report, faults, statistics, logs: keep.then_some(logs) };
     table::print(options, &outcome);
     Ok(outcome)
 }
 
-fn run_in(world: &World, options: &Options) -> Result<(Report, Vec<Injection>, Figures)> {
+fn run_in(world: &World, options: &Options) -> Result<(Report, Vec<Injection>, Statistics)> {
     let redis_url = world.redis.url();
     let receivers = [Receiver::start(&redis_url)?, Receiver::start(&redis_url)?];
     let holder = Holder::start(&world.undisturbed.database_url())?;
     let writers = Writers::start(&world.writers.database_url(), options.seed, options.load)?;
     let begin = Instant::now();
     let faults = inject_all(world, options, begin);
-    let (moves, elapsed) = (writers.moves(), begin.elapsed());
-    println!("{}  all is healed: finishing, and waiting for the stream", clock(begin));
+    let (transitions, elapsed) = (writers.transitions(), begin.elapsed());
+    println!("{}  everything runs again: finishing, and waiting for the stream", clock(begin));
     let mut written = writers.finish()?;
     let held = holder.finish()?;
     let (unanswered, rolled_back) = (written.unanswered, written.rolled_back);
@@ -104,12 +104,12 @@ fn run_in(world: &World, options: &Options) -> Result<(Report, Vec<Injection>, F
     let catching_up = catch_up(world)?;
     let received = receivers.into_iter().map(|one| one.finish(&redis_url)).collect::<Result<_>>()?;
     let evidence = Evidence::gather(&world.database_url()?, &redis_url, written, received)?;
-    let moves_per_second = moves as f64 / elapsed.as_secs_f64();
-    let figures = Figures { moves_per_second, unanswered, rolled_back, held: held.open, catching_up };
-    Ok((check(&evidence), faults, figures))
+    let transitions_per_second = transitions as f64 / elapsed.as_secs_f64();
+    let statistics = Statistics { transitions_per_second, unanswered, rolled_back, held: held.open, catching_up };
+    Ok((check(&evidence), faults, statistics))
 }
 
-/// Goes through the plan until the time is up.
+/// Injects the plan's faults until the time is up.
 fn inject_all(world: &World, options: &Options, begin: Instant) -> Result<Vec<Injection>> {
     let mut injections = Vec::new();
     for step in Plan::only(options.seed, &options.only) {
@@ -118,17 +118,17 @@ fn inject_all(world: &World, options: &Options, begin: Instant) -> Result<Vec<In
         if left <= step.quiet {
             break;
         }
-        injections.extend(take(world, &step, begin)?);
+        injections.extend(inject_step(world, &step, begin)?);
     }
     Ok(injections)
 }
 
-/// One step of the plan.
-fn take(world: &World, step: &Step, begin: Instant) -> Result<Vec<Injection>> {
+/// Injects one step of the plan.
+fn inject_step(world: &World, step: &Step, begin: Instant) -> Result<Vec<Injection>> {
     let inject = |fault: Fault| {
         println!("{}  {fault}", clock(begin));
         let injected = fault.inject(world).with_context(|| fault.to_string())?;
-        let nothing = if injected == Injected::NothingThere { ": nothing there to break" } else { "" };
+        let nothing = if injected == Injected::NoTarget { ": no target" } else { "" };
         println!("{}      over: {}{nothing}", clock(begin), fault.kind());
         anyhow::Ok(Injection { fault, injected })
     };
@@ -145,7 +145,7 @@ fn take(world: &World, step: &Step, begin: Instant) -> Result<Vec<Injection>> {
     })
 }
 
-/// Waits until the stream has as many entries as history has rows, or does not move any more.
+/// Waits until the stream has as many entries as the history has rows, or gets no more entries.
 fn catch_up(world: &World) -> Result<Duration> {
     let mut database = Client::connect(&world.database_url()?, NoTls)?;
     let goal: i64 = database.query_one("SELECT count(*) FROM workflow.state_history", &[])?.get(0);
@@ -165,7 +165,7 @@ fn catch_up(world: &World) -> Result<Duration> {
     }
 }
 
-/// The time of day, as in the logs, and since the beginning.
+/// Formats the time of day, as in the logs, and the time since the beginning.
 fn clock(begin: Instant) -> String {
     format!("{}  {:6.1} s", Utc::now().format("%H:%M:%S%.3f"), begin.elapsed().as_secs_f64())
 }

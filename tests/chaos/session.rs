@@ -1,25 +1,25 @@
-//! A connection to the database that comes back, and what its errors mean.
+//! A connection to the database that is restored after errors, and the meaning of its errors.
 
 use anyhow::{Context, Result, ensure};
 use postgres::{Client, Config, NoTls};
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// How long a database may be away altogether before the run is given up.
+/// The longest time that the database may be unavailable before the run fails.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What an error says about the statement, or the commit, that it answers.
+/// The meaning of an error for its statement or commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// No answer: it may have been done or not.
+    /// No response: the statement may have been executed or not.
     Unknown,
-    /// Not done: somebody else was first.
-    Refused,
-    /// Not done, and there is no good reason.
+    /// Not executed: another client was first.
+    Conflict,
+    /// Not executed, for no good reason.
     Wrong,
 }
 
-/// A statement of our own that found an entity in another state than its only writer had left it in.
+/// A statement found an entity at another version than its only writer knows.
 #[derive(Debug)]
 pub struct Stale;
 
@@ -31,67 +31,69 @@ impl fmt::Display for Stale {
 
 impl std::error::Error for Stale {}
 
-/// None: not an answer of the database, but the end of our patience with it.
+/// Returns `None` if the error is not from the database but a timeout of this session.
 pub fn verdict(error: &anyhow::Error) -> Option<Verdict> {
     if error.is::<Stale>() {
-        return Some(Verdict::Refused);
+        return Some(Verdict::Conflict);
     }
     error.downcast_ref().map(verdict_of_database)
 }
 
 fn verdict_of_database(error: &postgres::Error) -> Verdict {
     match error.as_db_error().map(|error| error.code().code()) {
-        // It is stopping, starting, has crashed, or has no room; or it ended the connection.
+        // The database is stopping, starting, crashed or full, or has ended the connection.
         None => Verdict::Unknown,
         Some(code) if code.starts_with("57") || code.starts_with("08") || code.starts_with("53") => Verdict::Unknown,
-        // A primary that is a standby by now.
+        // A former primary that is a standby now.
         Some("25006") => Verdict::Unknown,
-        Some("40001" | "40P01") => Verdict::Refused,
+        Some("40001" | "40P01") => Verdict::Conflict,
         Some(_) => Verdict::Wrong,
     }
 }
 
-/// Connects when it must.
+/// A session that connects on demand.
 pub struct Session {
     config: Config,
     client: Option<Client>,
 }
 
 impl Session {
-    /// `url` may name several hosts: the one that takes writes is meant.
+    /// `url` may have several hosts; the session uses the one that accepts writes.
     pub fn new(url: &str, application_name: &str) -> Result<Session> {
         let mut config: Config = url.parse()?;
         config.application_name(application_name).connect_timeout(Duration::from_secs(3));
         Ok(Session { config, client: None })
     }
 
-    /// The connection; a new one where there is none. Waits for the database.
+    /// Returns the connection, or waits for the database and opens one.
     pub fn client(&mut self) -> Result<&mut Client> {
         let deadline = Instant::now() + PATIENCE;
         while self.client.as_ref().is_none_or(Client::is_closed) {
             match self.config.connect(NoTls) {
                 Ok(client) => self.client = Some(client),
-                Err(error) if Instant::now() >= deadline => return Err(error).context("the database stays away"),
+                Err(error) if Instant::now() >= deadline => {
+                    return Err(error).context("the database stays unavailable");
+                }
                 Err(_) => std::thread::sleep(Duration::from_millis(50)),
             }
         }
         self.client.as_mut().context("just connected")
     }
 
-    /// Forgets the connection.
+    /// Drops the connection.
     pub fn reset(&mut self) {
         self.client = None;
     }
 
-    /// Does something that can be done twice, as often as it takes to get an answer.
+    /// Repeats work that may run twice until there is a response.
     pub fn insist<T>(&mut self, mut work: impl FnMut(&mut Client) -> Result<T, postgres::Error>) -> Result<T> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match work(self.client()?) {
                 Err(error) if verdict_of_database(&error) == Verdict::Unknown => self.reset(),
-                answer => return Ok(answer?),
+                result => return Ok(result?),
             }
-            ensure!(Instant::now() < deadline, "the database does not answer for good");
+            ensure!(Instant::now() < deadline, "the database does not respond");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Relays that are none: what the checker is checked with.
+//! Stand-ins for the relay, which test the checker.
 
 use anyhow::{Context, Result};
 use postgres::{Client, NoTls};
@@ -11,16 +11,16 @@ use std::time::Duration;
 use super::event::{Event, to_json};
 use super::evidence::{CHANNEL, STREAM};
 
-/// How a stand-in follows the events.
+/// The way that a stand-in follows the events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Follows {
-    /// With the feed's cursor. In a world without faults nothing is wrong with it.
+    /// As a consumer of the feed, which is correct without faults.
     Feed,
-    /// With `id > last`, which skips what commits late.
+    /// With `id > last`, which skips events of late commits.
     Ids,
 }
 
-/// One that runs: each event goes into the stream and the channel.
+/// A running stand-in, which writes each event to the stream and the channel.
 #[derive(Debug)]
 pub struct StandIn {
     done: Arc<AtomicBool>,
@@ -40,10 +40,10 @@ impl StandIn {
         Ok(StandIn { done, thread })
     }
 
-    /// Lets it go on until there is nothing more.
+    /// Lets the stand-in read to the end.
     pub fn finish(self) -> Result<()> {
         self.done.store(true, Ordering::Release);
-        self.thread.join().ok().context("the stand-in has panicked")?
+        self.thread.join().ok().context("the stand-in panicked")?
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a run prints at its end.
+//! The table that a run prints at its end.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::run::{Options, Outcome};
 
 pub fn print(options: &Options, outcome: &Outcome) {
     print_faults(outcome);
-    print_figures(outcome);
+    print_statistics(outcome);
     print_verdicts(&outcome.report);
     print_findings(&outcome.report);
     if !outcome.report.is_clean() {
@@ -29,19 +29,19 @@ fn print_faults(outcome: &Outcome) {
     }
     println!("\n{:44} {:>9}", "faults", "injected");
     for (kind, (injected, skipped)) in &counts {
-        let note = if *skipped > 0 { format!("  ({skipped} times there was nothing to break)") } else { String::new() };
+        let note = if *skipped > 0 { format!("  ({skipped} times without a target)") } else { String::new() };
         println!("  {kind:42} {injected:>9}{note}");
     }
     println!("  {:42} {:>9}", "in all", counts.values().map(|(injected, _)| injected).sum::<usize>());
 }
 
-fn print_figures(outcome: &Outcome) {
-    let figures = &outcome.figures;
-    println!("\n  moves a second                             {:>9.0}", figures.moves_per_second);
-    println!("  statements and commits without an answer   {:>9}", figures.unanswered);
-    println!("  transactions rolled back by the writers    {:>9}", figures.rolled_back);
-    println!("  seconds that the long transaction was open {:>9.1}", figures.held.as_secs_f64());
-    println!("  seconds until the stream had caught up     {:>9.1}", figures.catching_up.as_secs_f64());
+fn print_statistics(outcome: &Outcome) {
+    let statistics = &outcome.statistics;
+    println!("\n  transitions per second                     {:>9.0}", statistics.transitions_per_second);
+    println!("  statements and commits without a response  {:>9}", statistics.unanswered);
+    println!("  transactions rolled back by the writers    {:>9}", statistics.rolled_back);
+    println!("  seconds that the long transaction was open {:>9.1}", statistics.held.as_secs_f64());
+    println!("  seconds until the stream had caught up     {:>9.1}", statistics.catching_up.as_secs_f64());
 }
 
 fn print_verdicts(report: &Report) {
@@ -49,12 +49,12 @@ fn print_verdicts(report: &Report) {
         "\n{:26} {:>8} {:>7} {:>10} {:>12} {:>8} {:>8}",
         "", "checked", "lost", "duplicated", "out of order", "phantom", "altered"
     );
-    print_verdict("acknowledged, in history", &report.acknowledged);
+    print_verdict("confirmed, in history", &report.acknowledged);
     print_verdict("history, in the stream", &report.stream);
     for (number, verdict) in report.receivers.iter().enumerate() {
         print_verdict(&format!("history, at receiver {number}"), verdict);
         println!(
-            "    missed while Redis was gone {}, received again {}: as pub/sub must be expected to",
+            "    missed while Redis was down {}, received again {}: both are normal for pub/sub",
             verdict.missed, verdict.repeated
         );
     }
@@ -70,16 +70,16 @@ fn print_verdict(name: &str, verdict: &Verdict) {
 }
 
 fn print_findings(report: &Report) {
-    let print = |place: &str, what: &str, findings: &Findings| {
+    let print = |place: &str, kind: &str, findings: &Findings| {
         if findings.count > 0 {
-            println!("\n{place}: {what}, the first of {}:", findings.count);
-            findings.first.iter().for_each(|told| println!("  {told}"));
+            println!("\n{place}: {kind}, the first of {}:", findings.count);
+            findings.first.iter().for_each(|finding| println!("  {finding}"));
         }
     };
     let receivers = report.receivers.iter().enumerate().map(|(number, one)| (format!("receiver {number}"), one));
     let places = [("history".to_owned(), &report.acknowledged), ("the stream".to_owned(), &report.stream)];
     for (place, verdict) in places.into_iter().chain(receivers) {
-        verdict.findings().iter().for_each(|(what, findings)| print(&place, what, findings));
+        verdict.findings().iter().for_each(|(kind, findings)| print(&place, kind, findings));
     }
     print("verify()", "problems", &report.problems);
     print("the writers", "complaints", &report.complaints);

@@ -1,4 +1,4 @@
-//! All that runs: the cluster, Redis, two relays, and the ways to them.
+//! The whole setup: the cluster, Redis, two relays, and the links to them.
 
 use anyhow::Result;
 use std::path::{Path, PathBuf};
@@ -8,16 +8,16 @@ use super::cluster::{Cluster, DATABASE};
 use super::link::Link;
 use super::relay::Relay;
 
-/// Redis has on disk whatever it has confirmed: what it then loses, it loses because a fault takes it away.
+/// Redis writes confirmed data to disk at once, so it loses data only by a fault.
 const DURABLE: &[&str] = &["--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0"];
 
 #[derive(Debug)]
 pub struct World {
-    // Fields are dropped in this order: those who connect go before those whom they connect to.
+    // Fields are dropped in this order: clients before their servers.
     pub relays: [Relay; 2],
-    /// The writers' way.
+    /// The link of the writers.
     pub writers: Link,
-    /// The way of those who are not to be cut off.
+    /// The link of clients that no fault cuts off.
     pub undisturbed: Link,
     pub redis: Redis,
     pub cluster: Cluster,
@@ -44,12 +44,12 @@ impl World {
         [&self.relays[0].link, &self.relays[1].link, &self.writers, &self.undisturbed]
     }
 
-    /// The URL of the primary's database, past all proxies.
+    /// The URL of the primary's database, without a proxy.
     pub fn database_url(&self) -> Result<String> {
         self.cluster.with_primary(|primary| Ok(primary.url(DATABASE)))
     }
 
-    /// Copies all logs to where they outlive the servers.
+    /// Copies all logs to the log folder of the run.
     pub fn keep_logs(&self) -> Result<()> {
         self.cluster.keep_logs()?;
         self.relays.iter().try_for_each(Relay::keep_log)?;

@@ -1,4 +1,4 @@
-//! One writer. Entities of its own only it moves, so that it knows what they must look like; others it shares.
+//! One writer. It alone moves its own entities, so that it knows their state; it shares other entities.
 
 use anyhow::Result;
 use fastrand::Rng;
@@ -12,10 +12,10 @@ use super::session::{Session, Stale, Verdict, verdict};
 use super::writers::Written;
 use crate::table;
 
-/// With fewer entities of its own it creates some.
+/// A writer with fewer own entities creates some.
 const ENOUGH: usize = 12;
 
-/// An entity as its writer knows it.
+/// An entity in the state that its writer knows.
 #[derive(Debug, Clone, Copy)]
 struct Entity {
     kind: &'static str,
@@ -43,7 +43,7 @@ impl Writer {
         Ok(Writer { name, session, random, dag, own: Vec::new(), shared, written: Written::default() })
     }
 
-    /// Does something, and returns how many moves it made; an error if the database stays away.
+    /// Makes one random change, and returns its number of transitions; fails if the database stays unavailable.
     pub fn step(&mut self) -> Result<u32> {
         self.own.retain(|entity| !entity.state.is_terminal());
         let outcome = match self.random.u32(0..100) {
@@ -56,7 +56,7 @@ impl Writer {
             _ => self.move_in_transaction(false),
         };
         let error = match outcome {
-            Ok(moves) => return Ok(moves),
+            Ok(transitions) => return Ok(transitions),
             Err(error) => error,
         };
         match verdict(&error) {
@@ -64,21 +64,21 @@ impl Writer {
                 self.written.unanswered += 1;
                 self.resolve()?;
             }
-            // A statement of ours whose connection was cut can still have been made, after we had looked.
-            Some(Verdict::Refused) if self.resolve()? => (),
+            // An earlier statement on a broken connection may have been executed after `resolve`.
+            Some(Verdict::Conflict) if self.resolve()? => (),
             Some(_) => self.complain(&format!("{error:?}")),
             None => return Err(error),
         }
         Ok(0)
     }
 
-    /// Ends, knowing the outcome of everything.
+    /// Ends once the outcome of all statements is known.
     pub fn finish(mut self) -> Result<Written> {
         self.resolve()?;
         Ok(self.written)
     }
 
-    /// A move by function, as one request that is repeated until it is answered.
+    /// Calls transition() with an idempotency key until there is a response.
     fn move_by_request(&mut self) -> Result<u32> {
         let index = self.random.usize(0..self.own.len());
         let entity = self.own[index];
@@ -103,7 +103,7 @@ impl Writer {
         Ok(1)
     }
 
-    /// A move of a task that others move too.
+    /// Moves a task that other writers move, too.
     fn move_shared(&mut self) -> Result<u32> {
         let task = self.random.choice(self.shared.iter()).copied().unwrap_or_default();
         let version = toggle(self.session.client()?, task)?;
@@ -128,7 +128,7 @@ impl Writer {
         Ok(moved.len() as u32)
     }
 
-    /// Several moves in one transaction: with a savepoint that is rolled back, and perhaps all of it.
+    /// Makes several transitions in one transaction, with a savepoint that is rolled back; then commits or rolls back.
     fn move_in_transaction(&mut self, commit: bool) -> Result<u32> {
         let random = &mut self.random;
         let chosen = random.choose_multiple(0..self.own.len(), 4);
@@ -158,7 +158,7 @@ impl Writer {
         Ok(count)
     }
 
-    /// A run with tasks.
+    /// Creates a run with tasks.
     fn create(&mut self) -> Result<u32> {
         let names: Vec<String> = (0..self.random.u32(5..15)).map(|number| format!("task_{number}")).collect();
         let mut transaction = self.session.client()?.transaction()?;
@@ -180,30 +180,30 @@ impl Writer {
         let id = entity.id;
         self.written.acknowledged.push((id, version));
         if version <= before {
-            self.complain(&format!("{id} was at version {before}, and a move led to {version}"));
+            self.complain(&format!("{id} was at version {before}, and a transition returned {version}"));
         }
     }
 
-    /// Finds out which moves have been made without our being told; returns whether any were.
+    /// Looks for transitions that were made without a response; returns whether there were any.
     fn resolve(&mut self) -> Result<bool> {
         self.session.reset();
-        let mut news = false;
+        let mut found = false;
         for kind in ["dag_run", "task_instance"] {
             let ids: Vec<Uuid> = self.own.iter().filter(|own| own.kind == kind).map(|own| own.id).collect();
-            // With the lock: a commit of the broken connection may still be under way.
+            // With the lock: a commit of the broken connection may still be in progress.
             let sql = format!("SELECT id, state, version FROM {} WHERE id = ANY ($1) FOR UPDATE", table(kind));
             let rows = self.session.insist(|client| client.query(&sql, &[&ids]))?;
             if rows.len() != ids.len() {
-                self.complain(&format!("of {} entities {} are there", ids.len(), rows.len()));
+                self.complain(&format!("of {} entities, {} exist", ids.len(), rows.len()));
             }
             for row in rows {
-                news |= self.learn(row.get(0), row.get::<_, String>(1).parse()?, row.get(2));
+                found |= self.learn(row.get(0), row.get::<_, String>(1).parse()?, row.get(2));
             }
         }
-        Ok(news)
+        Ok(found)
     }
 
-    /// An entity of our own is found in this state.
+    /// Records the state of an own entity; returns whether it is new.
     fn learn(&mut self, id: Uuid, state: State, version: i64) -> bool {
         let Some(entity) = self.own.iter_mut().find(|own| own.id == id) else { return false };
         let before = entity.version;
@@ -215,33 +215,33 @@ impl Writer {
         version > before
     }
 
-    fn complain(&mut self, what: &str) {
-        self.written.complaints.push(format!("{}: {what}", self.name));
+    fn complain(&mut self, complaint: &str) {
+        self.written.complaints.push(format!("{}: {complaint}", self.name));
     }
 }
 
-/// A plain UPDATE by the only writer of an entity.
+/// Runs a plain UPDATE as the only writer of an entity.
 fn update(client: &mut impl GenericClient, entity: Entity, to: State) -> Result<i64> {
     let sql = format!("UPDATE {} SET state = $3 WHERE id = $1 AND version = $2 RETURNING version", table(entity.kind));
     let row = client.query_opt(&sql, &[&entity.id, &entity.version, &to.as_str()])?;
     Ok(row.ok_or(Stale)?.get(0))
 }
 
-/// A plain UPDATE that is legal whatever the state: of tasks that never end.
+/// Runs a plain UPDATE that every state of a shared task allows; shared tasks never end.
 fn toggle(client: &mut impl GenericClient, task: Uuid) -> Result<i64> {
     let sql = "UPDATE workflow.task_instances SET state = CASE state WHEN 'running' THEN 'retrying' ELSE 'running' END
                WHERE id = $1 RETURNING version";
     Ok(client.query_one(sql, &[&task])?.get(0))
 }
 
-/// Any that the machine has, the terminal ones seldom.
+/// Draws an allowed next state; terminal states are rare.
 fn next_state(random: &mut Rng, state: State) -> State {
     let lasting: Vec<State> = state.next_states().iter().copied().filter(|next| !next.is_terminal()).collect();
     let choices = if random.u32(0..12) == 0 { state.next_states() } else { &lasting };
     choices[random.usize(0..choices.len())]
 }
 
-/// Mostly small, at times larger than what a notification holds.
+/// Draws metadata: mostly small, sometimes too large for a notification.
 fn metadata(random: &mut Rng) -> Value {
     let filler = match random.u32(0..100) {
         0 => 20_000,

@@ -1,4 +1,4 @@
-//! Writers: programs that move entities in every way there is, and remember what they were told had been done.
+//! Writers: they move entities in every possible way, and record all confirmed transitions.
 
 use anyhow::{Context, Result};
 use std::sync::Arc;
@@ -11,16 +11,16 @@ use super::session::Session;
 use super::writer::Writer;
 use crate::{create_run, create_tasks};
 
-/// What writers were told.
+/// The record of the writers.
 #[derive(Debug, Clone, Default)]
 pub struct Written {
-    /// Moves and creations that have been made, as entity and version.
+    /// Confirmed transitions and creations, as entity and version.
     pub acknowledged: Vec<(Uuid, i64)>,
-    /// Answers that they should never get.
+    /// Responses that a writer must never get.
     pub complaints: Vec<String>,
-    /// Statements and commits without an answer.
+    /// Statements and commits without a response.
     pub unanswered: u64,
-    /// Transactions that they rolled back themselves.
+    /// Transactions that the writers rolled back themselves.
     pub rolled_back: u64,
 }
 
@@ -33,61 +33,61 @@ impl Written {
     }
 }
 
-/// Writers at work, each in a thread of its own.
+/// Running writers, each in its own thread.
 #[derive(Debug)]
 pub struct Writers {
     done: Arc<AtomicBool>,
-    moves: Arc<AtomicU64>,
+    transitions: Arc<AtomicU64>,
     threads: Vec<JoinHandle<Result<Written>>>,
 }
 
-/// How many, and how fast.
+/// The number of writers and their speed.
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
     pub writers: u64,
-    /// Moves in a second, of all together.
+    /// Transitions per second of all writers together.
     pub rate: u32,
 }
 
 impl Writers {
-    /// Starts them on a database with the extension. `url` may name several hosts.
+    /// Starts writers on a database with the extension. `url` may have several hosts.
     pub fn start(url: &str, seed: u64, load: Load) -> Result<Writers> {
-        let (done, moves) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (done, transitions) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let mut session = Session::new(url, "chaos setup")?;
         let shared: Arc<[Uuid]> = create_tasks(session.client()?, 20).into();
         let pace = Duration::from_secs(load.writers) / load.rate;
         let start = |number: u64| {
             let dag = create_run(session.client()?).0;
             let writer = Writer::new(url, number, seed, dag, shared.clone())?;
-            let (done, moves) = (done.clone(), moves.clone());
-            Ok(std::thread::spawn(move || write(writer, pace, &done, &moves)))
+            let (done, transitions) = (done.clone(), transitions.clone());
+            Ok(std::thread::spawn(move || write(writer, pace, &done, &transitions)))
         };
         let threads = (0..load.writers).map(start).collect::<Result<_>>()?;
-        Ok(Writers { done, moves, threads })
+        Ok(Writers { done, transitions, threads })
     }
 
-    /// Moves made so far.
-    pub fn moves(&self) -> u64 {
-        self.moves.load(Ordering::Relaxed)
+    /// The number of transitions so far.
+    pub fn transitions(&self) -> u64 {
+        self.transitions.load(Ordering::Relaxed)
     }
 
-    /// Lets them finish what they are doing, and find out what became of what was not answered. Everything must run.
+    /// Ends the writers after they have found out the outcome of unanswered statements. All servers must run.
     pub fn finish(self) -> Result<Written> {
         self.done.store(true, Ordering::Release);
         let mut all = Written::default();
         for thread in self.threads {
-            all.add(thread.join().ok().context("a writer has panicked")??);
+            all.add(thread.join().ok().context("a writer panicked")??);
         }
         Ok(all)
     }
 }
 
-fn write(mut writer: Writer, pace: Duration, done: &AtomicBool, moves: &AtomicU64) -> Result<Written> {
+fn write(mut writer: Writer, pace: Duration, done: &AtomicBool, transitions: &AtomicU64) -> Result<Written> {
     let mut due = Instant::now();
     while !done.load(Ordering::Acquire) {
         let made = writer.step()?;
-        moves.fetch_add(u64::from(made), Ordering::Relaxed);
-        // What an outage held up is not made up for: the load should stay what it is.
+        transitions.fetch_add(u64::from(made), Ordering::Relaxed);
+        // Writers do not catch up after an outage: the load stays constant.
         due = (due + pace * made.max(1)).max(Instant::now());
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
     }

@@ -1,11 +1,11 @@
-//! What the database refuses, as the enum's variants.
+//! Errors of the database as variants of the enum.
 
 use super::*;
 use pg_workflow_client::event::EntityType;
 use pg_workflow_client::feed::Feed;
-use pg_workflow_client::list::Page;
+use pg_workflow_client::list::ListOptions;
 use pg_workflow_client::{
-    DagChanges, Entity, Error, HistoryTracker, LogLevel, Move, State, TaskInstanceChanges, TaskLogs,
+    DagChanges, Entity, Error, History, LogLevel, State, TaskInstanceChanges, TaskLogs, Transition,
 };
 use serde_json::json;
 
@@ -16,26 +16,26 @@ fn transition_error_has_current_and_next_states() {
         let client = server(db.url()).connect().await.unwrap();
         let (_, run, ids) = new_tasks(&client, &["a"]).await;
         let (tasks, task) = (TaskInstances::new(&client), ids[0]);
-        tasks.update_state(task, State::Queued, State::Running).await.unwrap();
+        tasks.transition(task, State::Queued, State::Running).await.unwrap();
 
-        let error = tasks.update_state(task, State::Queued, State::Running).await.unwrap_err();
+        let error = tasks.transition(task, State::Queued, State::Running).await.unwrap_err();
         let Error::Stale { entity, current_state, current_version, .. } = &error else { panic!("{error:?}") };
         assert_eq!(*entity, Entity { entity_type: EntityType::TaskInstance, id: task });
         assert_eq!((*current_state, *current_version), (State::Running, 2));
         assert!(!error.is_transient() && error.code().unwrap().code() == "40001");
         assert!(error.to_string().contains("is running at version 2, not queued"), "{error}");
-        let old = Move::new(State::Running, State::Failed).expecting_version(1);
-        assert!(matches!(tasks.make_move(task, &old).await, Err(Error::Stale { current_version: 2, .. })));
+        let old = Transition::new(State::Running, State::Failed).expecting_version(1);
+        assert!(matches!(tasks.transition_with(task, &old).await, Err(Error::Stale { current_version: 2, .. })));
 
-        let error = tasks.update_state(task, State::Running, State::Skipped).await.unwrap_err();
-        let Error::Illegal { entity, from, to, next_states, .. } = &error else { panic!("{error:?}") };
+        let error = tasks.transition(task, State::Running, State::Skipped).await.unwrap_err();
+        let Error::NotAllowed { entity, from, to, next_states, .. } = &error else { panic!("{error:?}") };
         assert_eq!((entity.id, *from, *to), (task, State::Running, State::Skipped));
         assert_eq!(next_states, State::Running.next_states());
         assert!(!error.is_transient());
-        // A plain UPDATE is refused in the same way.
+        // A plain UPDATE fails in the same way.
         let update = "UPDATE workflow.dag_runs SET state = 'success' WHERE id = $1";
         let error = Error::from(client.execute(update, &[&run]).await.unwrap_err());
-        let Error::Illegal { entity, .. } = error else { panic!("{error:?}") };
+        let Error::NotAllowed { entity, .. } = error else { panic!("{error:?}") };
         assert_eq!(entity, Entity { entity_type: EntityType::DagRun, id: run });
     });
 }
@@ -45,20 +45,20 @@ fn not_found_error_names_entity() {
     let db = Db::new();
     run(async {
         let client = server(db.url()).connect().await.unwrap();
-        let (nobody, name) = (Uuid::from_u128(7), "00000000-0000-0000-0000-000000000007");
+        let (unknown, name) = (Uuid::from_u128(7), "00000000-0000-0000-0000-000000000007");
         let (dags, runs, tasks) = (Dags::new(&client), DagRuns::new(&client), TaskInstances::new(&client));
         let logs = TaskLogs::new(&client);
         let errors = [
-            ("dag", dags.pause(nobody).await.unwrap_err()),
-            ("dag", dags.update(nobody, &DagChanges::default()).await.unwrap_err()),
-            ("dag", dags.delete(nobody).await.unwrap_err()),
-            ("dag", runs.create(&NewDagRun::of(nobody)).await.unwrap_err()),
-            ("dag_run", runs.update_state(nobody, State::Queued, State::Running).await.unwrap_err()),
-            ("dag_run", runs.delete(nobody).await.unwrap_err()),
-            ("dag_run", tasks.create(nobody, "a").await.unwrap_err()),
-            ("task_instance", tasks.update_state(nobody, State::Queued, State::Running).await.unwrap_err()),
-            ("task_instance", tasks.update(nobody, &TaskInstanceChanges::default()).await.unwrap_err()),
-            ("task_instance", logs.append(nobody, LogLevel::Info, "x").await.unwrap_err()),
+            ("dag", dags.pause(unknown).await.unwrap_err()),
+            ("dag", dags.update(unknown, &DagChanges::default()).await.unwrap_err()),
+            ("dag", dags.delete(unknown).await.unwrap_err()),
+            ("dag", runs.create(&NewDagRun::of(unknown)).await.unwrap_err()),
+            ("dag_run", runs.transition(unknown, State::Queued, State::Running).await.unwrap_err()),
+            ("dag_run", runs.delete(unknown).await.unwrap_err()),
+            ("dag_run", tasks.create(unknown, "a").await.unwrap_err()),
+            ("task_instance", tasks.transition(unknown, State::Queued, State::Running).await.unwrap_err()),
+            ("task_instance", tasks.update(unknown, &TaskInstanceChanges::default()).await.unwrap_err()),
+            ("task_instance", logs.append(unknown, LogLevel::Info, "x").await.unwrap_err()),
         ];
         for (kind, error) in errors {
             let Error::NotFound { entity_type, entity_id, .. } = &error else { panic!("{kind}: {error:?}") };
@@ -67,8 +67,8 @@ fn not_found_error_names_entity() {
         }
         let error = logs.delete(7).await.unwrap_err();
         assert_eq!(error.to_string(), "there is no task_log 7");
-        assert!(tasks.get(nobody).await.unwrap().is_none());
-        assert!(HistoryTracker::new(&client).history(EntityType::DagRun, nobody, 1).await.unwrap().is_empty());
+        assert!(tasks.get(unknown).await.unwrap().is_none());
+        assert!(History::new(&client).history(EntityType::DagRun, unknown, 1).await.unwrap().is_empty());
         let feed = Feed::open(&server(db.url()), "reader").await.unwrap();
         client.execute("SELECT workflow.drop_consumer('reader')", &[]).await.unwrap();
         let error = feed.ack(1).await.unwrap_err();
@@ -89,9 +89,9 @@ fn errors_name_invalid_arguments_and_duplicates() {
         let conf = NewDagRun { conf: json!([]), ..NewDagRun::of(dag) };
         let error = DagRuns::new(&client).create(&conf).await.unwrap_err();
         assert!(matches!(&error, Error::Invalid { argument, .. } if argument == "conf"), "{error:?}");
-        let error = HistoryTracker::new(&client).history(EntityType::DagRun, run, -1).await.unwrap_err();
+        let error = History::new(&client).history(EntityType::DagRun, run, -1).await.unwrap_err();
         assert!(matches!(&error, Error::Invalid { argument, .. } if argument == "max"), "{error:?}");
-        // The guard of the table raises it too.
+        // The guard trigger raises it too.
         let changes = TaskInstanceChanges { max_tries: Some(-1), error: None };
         let (_, _, tasks) = new_tasks(&client, &["a"]).await;
         let error = TaskInstances::new(&client).update(tasks[0], &changes).await.unwrap_err();
@@ -125,9 +125,9 @@ fn errors_report_denied_rights_and_lease_holder() {
     run(async {
         let client = server(db.url()).connect().await.unwrap();
         client.batch_execute("SET ROLE pg_signal_backend").await.unwrap();
-        let error = Dags::new(&client).list(&Default::default(), &Page::default()).await.unwrap_err();
+        let error = Dags::new(&client).list(&Default::default(), &ListOptions::default()).await.unwrap_err();
         assert!(matches!(error, Error::Denied { .. }), "{error:?}");
-        assert!(error.advice().contains("Grant"), "{}", error.advice());
+        assert!(error.hint().contains("Grant"), "{}", error.hint());
 
         let server = server(db.url());
         let mut first = Feed::open(&server, "reader").await.unwrap();
@@ -153,7 +153,7 @@ fn postgresql_errors_keep_their_own_variant() {
         Dags::new(&other).pause(dag).await.unwrap();
         let error = Dags::new(&transaction).pause(dag).await.unwrap_err();
         assert!(matches!(error, Error::Postgres(_)) && error.code().unwrap().code() == "40001", "{error:?}");
-        assert!(error.is_transient() && error.advice().contains("Repeat"), "{}", error.advice());
+        assert!(error.is_transient() && error.hint().contains("Repeat"), "{}", error.hint());
         transaction.rollback().await.unwrap();
 
         let changes = DagChanges { name: Some(" ".to_owned()), ..DagChanges::default() };
@@ -163,7 +163,7 @@ fn postgresql_errors_keep_their_own_variant() {
 
         let error =
             Error::from(client.query_one("SELECT 1::text", &[]).await.unwrap().try_get::<_, i64>(0).unwrap_err());
-        assert!(!error.is_transient(), "a mistake of the program: {error}");
+        assert!(!error.is_transient(), "a mistake in the program: {error}");
 
         client.batch_execute("SET statement_timeout = 50").await.unwrap();
         let error = Error::from(client.batch_execute("SELECT pg_sleep(10)").await.unwrap_err());

@@ -1,19 +1,19 @@
-//! The examples of the client run, and do what they say.
+//! The client's examples run and print the expected output.
 
 use pg_workflow_tests::*;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-/// An example, as `cargo xtask test` has built it.
+/// An example that `cargo xtask test` built.
 fn example(name: &str, db: &Db) -> Command {
     let path = xtask::build::Profile::Quick.dir().expect("a target directory").join("examples").join(name);
-    assert!(path.exists(), "there is no {}: run `cargo xtask test`", path.display());
+    assert!(path.exists(), "{} is missing: run `cargo xtask test`", path.display());
     let mut command = Command::new(path);
     command.env("DATABASE_URL", db.url());
     command
 }
 
-/// Runs it to its end, and returns what it printed.
+/// Runs an example to its end, and returns its output.
 fn output(name: &str, db: &Db) -> String {
     let done = example(name, db).output().expect("it starts");
     let printed = String::from_utf8_lossy(&done.stdout).into_owned();

@@ -24,8 +24,8 @@ fn connection_finds_primary_before_and_after_promotion() {
         standby.promote().unwrap();
         let connection = pool.get().await.unwrap();
         assert_eq!(port(&connection).await, b);
-        let moved = TaskInstances::new(&connection).update_state(tasks[0], State::Queued, State::Running).await;
-        assert_eq!(moved.unwrap(), 2, "nothing was lost, and it takes writes");
+        let moved = TaskInstances::new(&connection).transition(tasks[0], State::Queued, State::Running).await;
+        assert_eq!(moved.unwrap(), 2, "no task was lost, and the new primary accepts writes");
     });
     drop(db.without_verification());
 }

@@ -1,26 +1,26 @@
-//! Lists, page by page: each row once, in just the order that was asked for.
+//! Lists, page by page: each row exactly once, in the requested order.
 
 use super::*;
 use chrono::{DateTime, TimeDelta, Utc};
 use pg_workflow_client::event::EntityType;
 use pg_workflow_client::list::{
-    DagFilter, DagRunFilter, DagRunSort, DagSort, HistoryFilter, HistorySort, List, OrderBy, Page, Sort,
+    DagFilter, DagRunFilter, DagRunSort, DagSort, HistoryFilter, HistorySort, ListOptions, OrderBy, Page, Sort,
     TaskInstanceFilter, TaskInstanceSort, TaskLogFilter, TaskLogSort,
 };
-use pg_workflow_client::{Error, HistoryTracker, LogLevel, NewTaskLog, State, TaskLogs};
+use pg_workflow_client::{Error, History, LogLevel, NewTaskLog, State, TaskLogs};
 use std::collections::HashSet;
 use std::fmt::Debug;
 use tokio_postgres::Client;
 
-/// Every page of a list.
+/// Reads every page of a list.
 async fn pages<T, S: Sort>(
     order: Option<OrderBy<S>>,
     limit: u32,
-    mut list: impl AsyncFnMut(Page<S>) -> Result<List<T>, Error>,
+    mut list: impl AsyncFnMut(ListOptions<S>) -> Result<Page<T>, Error>,
 ) -> Vec<T> {
     let (mut rows, mut cursor) = (Vec::new(), None);
     loop {
-        let page = list(Page { limit, cursor, order_by: order }).await.expect("a page");
+        let page = list(ListOptions { limit, cursor, order_by: order }).await.expect("a page");
         assert!(page.items.len() == limit as usize || page.next_cursor.is_none(), "a short page is the last");
         rows.extend(page.items);
         cursor = page.next_cursor;
@@ -30,7 +30,7 @@ async fn pages<T, S: Sort>(
     }
 }
 
-/// The first column of what psql would print.
+/// Returns the first column of a query.
 async fn column<T: for<'a> tokio_postgres::types::FromSql<'a>>(client: &Client, sql: &str) -> Vec<T> {
     client.query(sql, &[]).await.expect(sql).iter().map(|row| row.get(0)).collect()
 }
@@ -44,17 +44,17 @@ fn direction<S>(order: OrderBy<S>) -> &'static str {
     if order.descending { "DESC" } else { "ASC" }
 }
 
-/// Compares and, where they differ, does not print all rows.
-fn assert_same<T: PartialEq + Debug>(found: &[T], expected: &[T], what: &str) {
+/// Compares two lists without printing all rows if they differ.
+fn assert_same<T: PartialEq + Debug>(found: &[T], expected: &[T], case: &str) {
     let differs = found.iter().zip(expected).position(|(one, other)| one != other);
-    assert_eq!((found.len(), differs), (expected.len(), None), "{what}");
+    assert_eq!((found.len(), differs), (expected.len(), None), "{case}");
 }
 
-/// Names with everything that means something to LIKE, to a cursor or to a collation.
+/// Names with characters that are special to LIKE, to a cursor or to a collation.
 const NAMES: [&str; 14] =
     ["a", "A", "a.b", "a%", "a%b", "a_", "a_b", "axb", r"a\", r"a\b", "50% off", "é", "€ 1", "a,b\"c'"];
 
-/// 5 DAGs, each with runs of the same dates, two of them infinite, in different states; and DAGs with odd names.
+/// Creates DAGs with odd names. Five of them have runs of the same dates, two of which are infinite, in several states.
 async fn fill(client: &Client) -> Vec<Uuid> {
     let names: Vec<NewDag> = NAMES
         .iter()
@@ -88,7 +88,7 @@ fn dag_list_sorts_in_every_order_and_matches_names_exactly() {
         }
         for name in NAMES {
             let exact = DagFilter { name: Some(name.to_owned()), ..DagFilter::default() };
-            let found = dags.list(&exact, &Page::default()).await.unwrap().items;
+            let found = dags.list(&exact, &ListOptions::default()).await.unwrap().items;
             assert_eq!(found.iter().map(|dag| dag.name.as_str()).collect::<Vec<_>>(), [name]);
             let prefix = DagFilter { name_prefix: Some(name.to_owned()), ..DagFilter::default() };
             let order = Some(OrderBy::ascending(DagSort::Name));
@@ -100,7 +100,7 @@ fn dag_list_sorts_in_every_order_and_matches_names_exactly() {
             assert_eq!(found, expected, "{name}");
         }
         let filter = DagFilter { tag: Some("t1".to_owned()), paused: Some(true), ..DagFilter::default() };
-        let found = dags.list(&filter, &Page::default()).await.unwrap().items;
+        let found = dags.list(&filter, &ListOptions::default()).await.unwrap().items;
         assert!(found.len() == 2 && found.iter().all(|dag| dag.is_paused && dag.tags == ["t1"]));
     });
 }
@@ -112,7 +112,7 @@ fn run_list_combines_every_order_and_filter() {
         let client = &server(db.url()).connect().await.unwrap();
         let dag = fill(client).await[2];
         let runs = DagRuns::new(client);
-        let date = |text: &str| Some(text.parse().expect("a moment"));
+        let date = |text: &str| Some(text.parse().expect("a time"));
         let two = vec![State::Running, State::Failed];
         let filters = [
             (DagRunFilter::default(), "true".to_owned()),
@@ -167,7 +167,7 @@ fn task_and_log_lists_combine_every_order_and_filter() {
         new_tasks(client, &["other"]).await;
         let (tasks, logs) = (TaskInstances::new(client), TaskLogs::new(client));
         let started = [&ids[2..8], &others[2..4]].concat();
-        tasks.update_state_many(&started, State::Queued, State::Running).await.unwrap();
+        tasks.transition_many(&started, State::Queued, State::Running).await.unwrap();
         let named = |name: &str| Some(name.to_owned());
         let filters = [
             (TaskInstanceFilter::default(), "true".to_owned()),
@@ -196,7 +196,7 @@ fn task_and_log_lists_combine_every_order_and_filter() {
                 assert_same(&found, &column(client, &sql).await, &format!("{condition} {order}"));
             }
         }
-        // Across runs by name: run by run.
+        // Tasks of one name in all runs are sorted by run.
         for order in orders::<TaskInstanceSort>() {
             let filter =
                 TaskInstanceFilter { task_id: named("a%"), states: vec![State::Running], ..Default::default() };
@@ -233,9 +233,9 @@ fn history_list_combines_every_order_and_filter() {
         for (from, to) in
             [(State::Queued, State::Running), (State::Running, State::Failed), (State::Failed, State::Running)]
         {
-            tasks.update_state_many(&ids, from, to).await.unwrap();
+            tasks.transition_many(&ids, from, to).await.unwrap();
         }
-        let tracker = HistoryTracker::new(client);
+        let tracker = History::new(client);
         let (kind, entity) = (Some(EntityType::TaskInstance), Some(ids[4]));
         let filters = [
             (HistoryFilter::default(), "true".to_owned()),
@@ -263,14 +263,14 @@ fn history_list_filters_by_time_range() {
     let db = Db::new();
     run(async {
         let client = &server(db.url()).connect().await.unwrap();
-        let tracker = HistoryTracker::new(client);
+        let tracker = History::new(client);
         let mut tasks = Vec::new();
         for _ in 0..30 {
             tasks.extend(new_tasks(client, &["a", "b"]).await.2);
         }
-        let moments: Vec<DateTime<Utc>> =
+        let times: Vec<DateTime<Utc>> =
             column(client, "SELECT changed_at FROM workflow.state_history ORDER BY id").await;
-        let (from, until) = (moments[17], moments[63]);
+        let (from, until) = (times[17], times[63]);
         let entity = tasks[20];
         let filters = [
             (Some(from), Some(until), None),
@@ -278,8 +278,8 @@ fn history_list_filters_by_time_range() {
             (None, Some(until), None),
             (Some(from), Some(until), Some(entity)),
             (Some(until), Some(from), None),
-            (Some(moments[89] + TimeDelta::hours(1)), None, None),
-            (None, Some(moments[0] - TimeDelta::days(400_000)), None),
+            (Some(times[89] + TimeDelta::hours(1)), None, None),
+            (None, Some(times[0] - TimeDelta::days(400_000)), None),
         ];
         for (gte, lt, entity_id) in filters {
             let filter = HistoryFilter { entity_id, changed_at_gte: gte, changed_at_lt: lt, ..Default::default() };
@@ -308,7 +308,7 @@ fn pages_skip_and_repeat_no_row_during_writes() {
             let found = pages(Some(order), 7, async |page| {
                 let page = runs.list(&DagRunFilter::default(), &page).await?;
                 seen.extend(page.items.iter().map(|run| run.id));
-                // The row that the cursor was made of, and one that was not given yet, go; another comes.
+                // Deletes the row that the cursor comes from and one that is not listed yet, and creates another one.
                 let unseen = before.iter().find(|id| !seen.contains(id) && !deleted.contains(*id));
                 for id in page.items.last().map(|run| &run.id).into_iter().chain(unseen) {
                     runs.delete(*id).await?;
@@ -320,9 +320,9 @@ fn pages_skip_and_repeat_no_row_during_writes() {
             .await;
             let given: Vec<Uuid> = found.iter().map(|run| run.id).collect();
             let once: HashSet<Uuid> = given.iter().copied().collect();
-            assert_eq!(given.len(), once.len(), "{order}: one came twice");
+            assert_eq!(given.len(), once.len(), "{order}: a row was listed twice");
             let lost = before.iter().filter(|id| !deleted.contains(id) && !once.contains(id)).count();
-            assert_eq!(lost, 0, "{order}: rows that stayed were skipped");
+            assert_eq!(lost, 0, "{order}: remaining rows were skipped");
             let keys = found.iter().map(|run| (run.execution_date, run.id)).collect::<Vec<_>>();
             let keys: Vec<_> = if order.descending { keys.into_iter().rev().collect() } else { keys };
             assert!(order.by == DagRunSort::Id || keys.is_sorted_by_key(|(date, _)| *date), "{order}");
@@ -337,25 +337,28 @@ fn list_rejects_invalid_cursor() {
         let client = &server(db.url()).connect().await.unwrap();
         fill(client).await;
         let (dags, runs) = (Dags::new(client), DagRuns::new(client));
-        let first = Page { limit: 7, order_by: Some(OrderBy::ascending(DagRunSort::Id)), ..Page::default() };
+        let first =
+            ListOptions { limit: 7, order_by: Some(OrderBy::ascending(DagRunSort::Id)), ..ListOptions::default() };
         let first = runs.list(&DagRunFilter::default(), &first).await.unwrap();
         let cursor = first.next_cursor.expect("there are more");
-        // A cursor says where a row stands, in every order: before it there are the six.
-        let back = Page { limit: 7, cursor: Some(cursor.clone()), order_by: Some(OrderBy::descending(DagRunSort::Id)) };
+        // A cursor is the position of a row in any order: in reverse, the other six rows follow it.
+        let back =
+            ListOptions { limit: 7, cursor: Some(cursor.clone()), order_by: Some(OrderBy::descending(DagRunSort::Id)) };
         let back = runs.list(&DagRunFilter::default(), &back).await.unwrap();
         let expected: Vec<Uuid> = first.items[..6].iter().rev().map(|run| run.id).collect();
         assert_eq!(back.items.iter().map(|run| run.id).collect::<Vec<_>>(), expected);
 
         for garbage in ["", "x", "1", "' OR true", &cursor[..cursor.len() - 1], &format!("{cursor}x"), "\0"] {
-            let page = Page { cursor: Some(garbage.to_owned()), ..Page::default() };
+            let page = ListOptions { cursor: Some(garbage.to_owned()), ..ListOptions::default() };
             if let Ok(list) = runs.list(&DagRunFilter::default(), &page).await {
-                panic!("{garbage:?} was taken for a cursor, with {} rows", list.items.len());
+                panic!("{garbage:?} was accepted as a cursor, with {} rows", list.items.len());
             }
-            let page = Page { cursor: Some(garbage.to_owned()), ..Page::default() };
+            let page = ListOptions { cursor: Some(garbage.to_owned()), ..ListOptions::default() };
             let error = dags.list(&DagFilter::default(), &page).await.unwrap_err();
             assert!(matches!(&error, Error::Cursor(said) if said == garbage), "{error:?}");
         }
-        let none = runs.list(&DagRunFilter::default(), &Page { limit: 0, ..Page::default() }).await.unwrap();
+        let none =
+            runs.list(&DagRunFilter::default(), &ListOptions { limit: 0, ..ListOptions::default() }).await.unwrap();
         assert!(none.items.is_empty() && none.next_cursor.is_none());
     });
 }

@@ -1,24 +1,24 @@
-//! A page costs what a page costs, not what the table costs: rows read are counted, in a table of 100,000 tasks.
+//! The cost of a page depends on the page, not on the table: the tests count the rows read, with 100,000 tasks.
 
 use super::*;
 use pg_workflow_client::State;
 use pg_workflow_client::event::EntityType;
 use pg_workflow_client::list::{
-    DagRunFilter, DagRunSort, HistoryFilter, HistorySort, OrderBy, Page, TaskInstanceFilter, TaskInstanceSort,
+    DagRunFilter, DagRunSort, HistoryFilter, HistorySort, ListOptions, OrderBy, TaskInstanceFilter, TaskInstanceSort,
 };
-use pg_workflow_client::{Error, HistoryTracker};
+use pg_workflow_client::{Error, History};
 use pg_workflow_tests::Db;
 use tokio_postgres::Transaction;
 
 const RUNS: i32 = 200;
 const TASKS: i32 = 500;
 
-/// 4 DAGs with 50 runs of 500 tasks each: most have succeeded, the oldest and the newest are still queued.
+/// Creates 4 DAGs with 50 runs of 500 tasks each: most succeeded, the oldest and the newest are queued.
 async fn fill(client: &tokio_postgres::Client) -> (Uuid, Uuid) {
     let dags: Vec<NewDag> = (0..4).map(|n| NewDag::named(format!("dag {n}"))).collect();
     let dags = Dags::new(client).create_many(&dags).await.unwrap();
     let runs = "SELECT workflow.create_dag_run($1, '2026-01-01'::timestamptz + $2 * interval '1 day')";
-    // Older ones without tasks, so that the table of runs is not so small that reading it whole is the best plan.
+    // Older runs without tasks, so that a sequential scan of all runs is not the best plan.
     let older = "SELECT count(workflow.create_dag_run(dag, '2026-01-01'::timestamptz - n * interval '1 hour'))
                  FROM unnest($1::uuid[]) AS dag, generate_series(1, 1500) AS n";
     client.query_one(older, &[&dags]).await.unwrap();
@@ -31,8 +31,8 @@ async fn fill(client: &tokio_postgres::Client) -> (Uuid, Uuid) {
         let tasks: Vec<Uuid> = tasks.iter().map(|row| row.get(0)).collect();
         if (1..RUNS - 1).contains(&n) {
             for (from, to) in [(State::Queued, State::Running), (State::Running, State::Success)] {
-                TaskInstances::new(client).update_state_many(&tasks, from, to).await.unwrap();
-                DagRuns::new(client).update_state(run, from, to).await.unwrap();
+                TaskInstances::new(client).transition_many(&tasks, from, to).await.unwrap();
+                DagRuns::new(client).transition(run, from, to).await.unwrap();
             }
         }
         all_runs.push(run);
@@ -41,8 +41,8 @@ async fn fill(client: &tokio_postgres::Client) -> (Uuid, Uuid) {
     (dags[1], all_runs[100])
 }
 
-/// How many rows this session has read of all tables, and how many sequential scans of the large ones it has made. (What an
-/// earlier transaction read may be among it.)
+/// Counts the rows that this session has read, and its sequential scans of the large tables. (Rows of an earlier transaction
+/// may be included.)
 async fn read(transaction: &Transaction<'_>) -> (i64, i64) {
     let sql = "SELECT coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0)::bigint,
                  coalesce(sum(seq_scan) FILTER (WHERE relname IN ('task_instances', 'state_history')), 0)::bigint
@@ -51,22 +51,22 @@ async fn read(transaction: &Transaction<'_>) -> (i64, i64) {
     (row.get(0), row.get(1))
 }
 
-/// Checks the first page, and the second where there is one, of a list.
+/// Checks the first page of a list, and the second one if it exists.
 macro_rules! assert_cheap {
     ($client:ident, $most:expr, $repository:ident, $filter:expr, $order:expr) => {{
         let (filter, mut cursor) = ($filter, None);
         for page in 1..=2 {
             let transaction = $client.transaction().await.unwrap();
-            let wanted = Page { cursor, order_by: $order, ..Page::default() };
+            let wanted = ListOptions { cursor, order_by: $order, ..ListOptions::default() };
             let before = read(&transaction).await;
             let list = $repository::new(&transaction).list(&filter, &wanted).await?;
             let after = read(&transaction).await;
             let (rows, scans) = (after.0 - before.0, after.1 - before.1);
-            let what =
+            let cost =
                 format!("page {page} of {filter:?}, {:?}: {rows} rows read for {}", wanted.order_by, list.items.len());
-            eprintln!("{what}");
-            assert!(!list.items.is_empty(), "{what}");
-            assert!(rows <= $most && scans == 0, "{what}, {scans} sequential scans");
+            eprintln!("{cost}");
+            assert!(!list.items.is_empty(), "{cost}");
+            assert!(rows <= $most && scans == 0, "{cost}, {scans} sequential scans");
             cursor = list.next_cursor;
             transaction.rollback().await.unwrap();
             if cursor.is_none() {
@@ -106,7 +106,7 @@ async fn check(client: &mut tokio_postgres::Client, dag: Uuid, run: Uuid) -> Res
     }
     let by_name = Some(OrderBy::ascending(TaskInstanceSort::TaskId));
     assert_cheap!(client, 60, TaskInstances, TaskInstanceFilter::default(), by_name);
-    // All of the run, some of them.
+    // All tasks of the run, or some of them.
     for order in [None, by_name, Some(both[0]), Some(both[1])] {
         let filter = TaskInstanceFilter { dag_run_id: Some(run), ..Default::default() };
         assert_cheap!(client, 600, TaskInstances, filter, order);
@@ -114,7 +114,7 @@ async fn check(client: &mut tokio_postgres::Client, dag: Uuid, run: Uuid) -> Res
     let one = TaskInstanceFilter { dag_run_id: Some(run), task_id: Some("task 7".to_owned()), ..Default::default() };
     assert_cheap!(client, 5, TaskInstances, one, None);
     let across = TaskInstanceFilter { task_id: Some("task 7".to_owned()), ..Default::default() };
-    // A run and its task, one after the other.
+    // Alternates between a run and its task.
     assert_cheap!(client, 110, TaskInstances, across, None);
 
     assert_cheap!(client, 55, DagRuns, DagRunFilter::default(), None);
@@ -124,19 +124,19 @@ async fn check(client: &mut tokio_postgres::Client, dag: Uuid, run: Uuid) -> Res
     let success = DagRunFilter { states: vec![State::Success], ..Default::default() };
     assert_cheap!(client, 55, DagRuns, success, None);
 
-    assert_cheap!(client, 55, HistoryTracker, HistoryFilter::default(), None);
+    assert_cheap!(client, 55, History, HistoryFilter::default(), None);
     let kind = Some(EntityType::TaskInstance);
-    assert_cheap!(client, 60, HistoryTracker, HistoryFilter { entity_type: kind, ..Default::default() }, None);
-    // 300,000 changes: those of a moment in the middle.
+    assert_cheap!(client, 60, History, HistoryFilter { entity_type: kind, ..Default::default() }, None);
+    // From and up to a time in the middle of 300,000 events.
     let middle = "SELECT changed_at FROM workflow.state_history ORDER BY id OFFSET 150000 LIMIT 1";
     let middle: chrono::DateTime<chrono::Utc> = client.query_one(middle, &[]).await?.get(0);
     for (gte, lt) in [(Some(middle), None), (None, Some(middle))] {
         let filter = HistoryFilter { changed_at_gte: gte, changed_at_lt: lt, ..Default::default() };
         let oldest = Some(OrderBy::ascending(HistorySort::Id));
-        // What lies in the second of slack is read and left out.
-        assert_cheap!(client, 60_000, HistoryTracker, filter.clone(), None);
-        assert_cheap!(client, 60_000, HistoryTracker, filter, oldest);
+        // Rows within the second of slack are read and skipped.
+        assert_cheap!(client, 60_000, History, filter.clone(), None);
+        assert_cheap!(client, 60_000, History, filter, oldest);
     }
-    assert_cheap!(client, 5, HistoryTracker, HistoryFilter { entity_id: Some(task), ..Default::default() }, None);
+    assert_cheap!(client, 5, History, HistoryFilter { entity_id: Some(task), ..Default::default() }, None);
     Ok(())
 }

@@ -1,9 +1,9 @@
-//! Connections to share: how many, how long, and what becomes of those that fail.
+//! The connection pool: size, lifetimes, timeouts, and failed connections.
 
 use super::*;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pg_workflow_client::{Error, Move, State};
+use pg_workflow_client::{Error, State, Transition};
 use xtask::stack::postgres::Shutdown;
 
 const SHORT: Duration = Duration::from_millis(300);
@@ -14,11 +14,11 @@ fn pool_stays_between_minimum_and_maximum_size() {
     run(async {
         let options = Options { max_connections: 2, min_connections: 2, acquire_timeout: SHORT, ..Options::default() };
         let pool = pool(db.url(), options);
-        wait_for("two connections that nobody has asked for", async || pool.size() == (2, 2)).await;
+        wait_for("two idle connections", async || pool.size() == (2, 2)).await;
         let first = pool.get().await.unwrap();
         let second = pool.get().await.unwrap();
         assert_ne!(backend(&first).await, backend(&second).await);
-        let error = pool.get().await.err().expect("there is no third");
+        let error = pool.get().await.err().expect("no third connection");
         assert!(matches!(error, Error::Timeout(limit) if limit == SHORT), "{error:?}");
         assert_eq!(error.to_string(), "no answer from PostgreSQL within 0.3 s");
         assert_eq!(pool.size(), (2, 0));
@@ -29,7 +29,7 @@ fn pool_stays_between_minimum_and_maximum_size() {
         });
         let pid = backend(&first).await;
         drop(first);
-        assert_eq!(waiting.await.unwrap(), pid, "who waits gets the first that is given back");
+        assert_eq!(waiting.await.unwrap(), pid, "the waiting task gets the returned connection");
     });
 }
 
@@ -41,14 +41,14 @@ fn pool_closes_idle_and_old_connections() {
         let idle = pool(db.url(), idle);
         drop(idle.get().await.unwrap());
         assert_eq!(idle.size(), (1, 1));
-        wait_for("nobody's connection closed", async || idle.size() == (0, 0)).await;
+        wait_for("the idle connection is closed", async || idle.size() == (0, 0)).await;
 
         let old = Options { idle_timeout: None, max_lifetime: Some(SHORT), max_connections: 1, ..Options::default() };
         let old = pool(db.url(), old);
         let connection = old.get().await.unwrap();
         let pid = backend(&connection).await;
         tokio::time::sleep(2 * SHORT).await;
-        assert_eq!(backend(&connection).await, pid, "who has it keeps it");
+        assert_eq!(backend(&connection).await, pid, "a connection in use stays open");
         drop(connection);
         assert_ne!(backend(&old.get().await.unwrap()).await, pid);
     });
@@ -62,19 +62,19 @@ fn pool_reports_outage_and_recovers_after_restart() {
         let pool = pool(db.url(), options);
         let held = pool.get().await.unwrap();
         let (_, _, tasks) = new_tasks(&held, &["a", "b"]).await;
-        TaskInstances::new(&held).update_state(tasks[0], State::Queued, State::Running).await.unwrap();
+        TaskInstances::new(&held).transition(tasks[0], State::Queued, State::Running).await.unwrap();
         drop(pool.get().await.unwrap());
         cluster.stop(Shutdown::Fast).unwrap();
         let error = TaskInstances::new(&held).get(tasks[0]).await.unwrap_err();
         assert!(error.is_transient(), "{error:?}");
         drop(held);
-        let error = pool.get().await.err().expect("there is no server");
+        let error = pool.get().await.err().expect("the server is stopped");
         assert!(error.to_string().contains("error connecting to server"), "{error}");
-        assert!(error.is_transient() && error.advice().contains("Check that PostgreSQL runs"), "{}", error.advice());
+        assert!(error.is_transient() && error.hint().contains("Check that PostgreSQL runs"), "{}", error.hint());
 
         cluster.start_again().unwrap();
         let connection = pool.get().await.unwrap();
-        let moved = TaskInstances::new(&connection).update_state(tasks[1], State::Queued, State::Running).await;
+        let moved = TaskInstances::new(&connection).transition(tasks[1], State::Queued, State::Running).await;
         assert_eq!(moved.unwrap(), 2);
     });
 }
@@ -85,9 +85,9 @@ fn pool_error_explains_failed_connection() {
     run(async {
         let url = db.url().replace("/test_", "/no_such_");
         let pool = pool(&url, Options { acquire_timeout: SHORT, ..Options::default() });
-        let error = pool.get().await.err().expect("there is no such database");
+        let error = pool.get().await.err().expect("the database does not exist");
         assert_eq!(error.code().map(|code| code.code()), Some("3D000"), "{error:?}");
-        assert!(error.advice().starts_with("Create that database"), "{}", error.advice());
+        assert!(error.hint().starts_with("Create that database"), "{}", error.hint());
         assert!(!error.is_transient());
     });
 }
@@ -104,14 +104,14 @@ fn connection_is_reused_after_statement_timeout() {
 
         let connection = pool.get().await.unwrap();
         let pid = backend(&connection).await;
-        let start = Move::new(State::Queued, State::Running);
-        let error = TaskInstances::new(&connection).make_move(tasks[0], &start).await.unwrap_err();
+        let start = Transition::new(State::Queued, State::Running);
+        let error = TaskInstances::new(&connection).transition_with(tasks[0], &start).await.unwrap_err();
         assert_eq!(error.code().map(|code| code.code()), Some("57014"), "{error:?}");
         assert!(error.is_transient());
         other.batch_execute("ROLLBACK").await.unwrap();
-        assert_eq!(TaskInstances::new(&connection).make_move(tasks[0], &start).await.unwrap(), 2);
+        assert_eq!(TaskInstances::new(&connection).transition_with(tasks[0], &start).await.unwrap(), 2);
         drop(connection);
-        assert_eq!(backend(&pool.get().await.unwrap()).await, pid, "it can still be used");
+        assert_eq!(backend(&pool.get().await.unwrap()).await, pid, "the connection is reused");
     });
 }
 
@@ -124,7 +124,7 @@ fn pool_discards_hanging_connection() {
         let connection = pool.get().await.unwrap();
         let (_, _, tasks) = new_tasks(&connection, &["a"]).await;
         let pid = backend(&connection).await;
-        // Its server process stands still: nobody enforces statement_timeout.
+        // The backend is stopped, so it cannot enforce statement_timeout.
         kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
         let error = TaskInstances::new(&connection).get(tasks[0]).await.unwrap_err();
         let limit = SHORT + Duration::from_secs(2);

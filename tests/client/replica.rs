@@ -1,4 +1,4 @@
-//! Reads that a replica takes off the primary, never staler than they may be.
+//! Reads on a standby instead of the primary, never staler than the bound.
 
 use super::*;
 use pg_workflow_client::database::Database;
@@ -12,9 +12,9 @@ fn database(primary: &Db, replica: &Postgres) -> Database {
     Database::new(pool(primary.url(), Options::default())).with_replica(replica, BOUND)
 }
 
-/// Reads until the read comes from this server.
+/// Reads until this server answers.
 async fn wait_until_read_from(database: &Database, expected: u16) {
-    wait_for("a read from the other server", async || port(&database.read().await.unwrap()).await == expected).await;
+    wait_for("a read from the expected server", async || port(&database.read().await.unwrap()).await == expected).await;
 }
 
 #[test]
@@ -27,9 +27,9 @@ fn reads_use_replica_only_while_it_is_fresh() {
         let connection = database.write().await.unwrap();
         assert_eq!(port(&connection).await, primary.port());
 
-        // It stands still, and then the primary goes on: after the bound nothing is read from it.
+        // Replay pauses while the primary continues: after the bound, no read uses the standby.
         replica.psql("postgres", "SELECT pg_wal_replay_pause()").unwrap();
-        wait_until("it has paused", || {
+        wait_until("replay has paused", || {
             replica.psql("postgres", "SELECT pg_get_wal_replay_pause_state()").unwrap() == "paused"
         });
         new_tasks(&connection, &["a"]).await;
@@ -59,17 +59,17 @@ fn reads_use_replica_only_while_it_is_fresh() {
         replica.start_again().unwrap();
         wait_until_read_from(&database, replica.port()).await;
 
-        // Without a primary nobody can tell, and there is nowhere else to read.
+        // Without a primary, the staleness is unknown, and reads fail.
         primary.kill().unwrap();
-        wait_for("a refusal", async || database.read().await.is_err()).await;
+        wait_for("a failed read", async || database.read().await.is_err()).await;
     });
     drop(db.without_verification());
 }
 
-/// When each value of the counter had been committed; the first is 0.
+/// The time of each commit of the counter, beginning with value 0.
 type Commits = Arc<Mutex<Vec<Instant>>>;
 
-/// Counts, and writes down when, until it is aborted.
+/// Counts up and records the time of each commit, until it is aborted.
 async fn count(database: Database, commits: Commits) {
     let connection = database.write().await.unwrap();
     loop {
@@ -91,7 +91,7 @@ fn reads_are_never_staler_than_the_bound() {
         let (begun, mut reads, mut pauses) = (Instant::now(), [0, 0], 0);
         let mut worst = Duration::ZERO;
         while begun.elapsed() < 12 * BOUND {
-            // Replay stands still half of the time.
+            // Replay is paused half of the time.
             let round = begun.elapsed().as_millis() / BOUND.as_millis() / 2;
             if pauses < round {
                 pauses = round;
@@ -104,11 +104,11 @@ fn reads_are_never_staler_than_the_bound() {
             let row = read.query_one("SELECT n, inet_server_port() FROM counter", &[]).await.unwrap();
             let n = usize::try_from(row.get::<_, i64>(0)).unwrap();
             reads[usize::from(row.get::<_, i32>(1) == i32::from(replica.port()))] += 1;
-            // The first commit that the read has not seen must not lie further back than the bound.
+            // The first commit that the read does not see must not be older than the bound.
             if let Some(unseen) = commits.lock().unwrap().get(n) {
                 let age = returned.saturating_duration_since(*unseen);
                 worst = worst.max(age);
-                assert!(age <= BOUND, "commit {} of {age:?} ago was not seen", n + 1);
+                assert!(age <= BOUND, "the read misses commit {}, which is {age:?} old", n + 1);
             }
         }
         writer.abort();

@@ -1,14 +1,14 @@
-//! Every method of every repository, on everything it can run on.
+//! Every method of every repository, on every kind of session.
 
 use super::*;
 use chrono::{DateTime, TimeDelta, Utc};
 use pg_workflow_client::event::EntityType;
 use pg_workflow_client::list::{
-    DagFilter, DagRunFilter, HistoryFilter, Page, TaskInstanceFilter, TaskLogFilter, TaskLogSort,
+    DagFilter, DagRunFilter, HistoryFilter, ListOptions, TaskInstanceFilter, TaskLogFilter, TaskLogSort,
 };
 use pg_workflow_client::{
-    DagChanges, DagRunChanges, Error, HistoryTracker, LogLevel, ManyMoves, Move, NewTaskLog, Outcome, State,
-    TaskInstanceChanges, TaskLogs,
+    DagChanges, DagRunChanges, Error, History, LogLevel, NewTaskLog, Outcome, State, TaskInstanceChanges, TaskLogs,
+    Transition, TransitionMany,
 };
 use serde_json::{Value, json};
 
@@ -23,9 +23,9 @@ async fn everything(session: &impl Session) -> Result<(), Error> {
 
 async fn dags(session: &impl Session, prefix: &str) -> Result<Uuid, Error> {
     let dags = Dags::new(session);
-    let start = moment("2026-01-02T03:04:05.678901Z");
+    let start = time("2026-01-02T03:04:05.678901Z");
     let new = NewDag {
-        description: Some("what it is".to_owned()),
+        description: Some("a description".to_owned()),
         schedule: Some("@daily".to_owned()),
         start_date: Some(start),
         tags: vec!["b".to_owned(), "a".to_owned()],
@@ -49,10 +49,10 @@ async fn dags(session: &impl Session, prefix: &str) -> Result<Uuid, Error> {
         assert_eq!((&dag.name, dag.start_date, dag.is_paused), (&new.name, Some(start), false));
     }
     let filter = DagFilter { name_prefix: Some(prefix.to_owned()), ..DagFilter::default() };
-    assert_eq!(dags.list(&filter, &Page::default()).await?.items.len(), 4);
+    assert_eq!(dags.list(&filter, &ListOptions::default()).await?.items.len(), 4);
 
-    assert!(dags.unpause(id).await? && !dags.unpause(id).await?, "only the first is news");
-    assert!(dags.pause(id).await? && !dags.pause(id).await?, "only the first is news");
+    assert!(dags.unpause(id).await? && !dags.unpause(id).await?, "only the first call changes it");
+    assert!(dags.pause(id).await? && !dags.pause(id).await?, "only the first call changes it");
     let changes = DagChanges { schedule: Some(None), tags: Some(vec!["c".to_owned()]), ..DagChanges::default() };
     let changed = dags.update(id, &changes).await?;
     assert_eq!((changed.schedule, changed.tags, &changed.description), (None, vec!["c".to_owned()], &new.description));
@@ -75,24 +75,24 @@ async fn dags(session: &impl Session, prefix: &str) -> Result<Uuid, Error> {
 async fn runs(session: &impl Session, dag: Uuid) -> Result<Uuid, Error> {
     let runs = DagRuns::new(session);
     let conf = json!({"day": "2026-11-24", "n": [1, null]});
-    let date = moment("2026-11-24T00:00:00Z");
+    let date = time("2026-11-24T00:00:00Z");
     let id = runs.create(&NewDagRun { dag_id: dag, execution_date: date, conf: conf.clone() }).await?;
     let run = runs.get(id).await?.expect("it was created");
     assert_eq!((run.dag_id, run.execution_date, run.state, run.version), (dag, date, State::Queued, 1));
     assert_eq!(run.parse_conf::<Value>()?, conf);
     assert_eq!(runs.get_by_execution_date(dag, date).await?.map(|run| run.id), Some(id));
 
-    // With nanoseconds, which the database does not keep.
-    let finer = moment("2026-11-23T00:00:00.000000999Z");
+    // The database does not store nanoseconds.
+    let finer = time("2026-11-23T00:00:00.000000999Z");
     let many = [3, 1, 2].map(|days| NewDagRun { execution_date: finer - TimeDelta::days(days), ..NewDagRun::of(dag) });
     let ids = runs.create_many(&many).await?;
     for (id, new) in ids.iter().zip(&many) {
         let found = runs.get_by_execution_date(dag, new.execution_date).await?;
-        assert_eq!(found.map(|run| run.id), Some(*id), "the date that it was created with finds it");
+        assert_eq!(found.map(|run| run.id), Some(*id), "found by the date of its creation");
     }
     assert_eq!(runs.latest(dag).await?.map(|run| run.id), Some(id));
     let filter = DagRunFilter { dag_id: Some(dag), ..DagRunFilter::default() };
-    let list: Vec<Uuid> = runs.list(&filter, &Page::default()).await?.items.iter().map(|run| run.id).collect();
+    let list: Vec<Uuid> = runs.list(&filter, &ListOptions::default()).await?.items.iter().map(|run| run.id).collect();
     assert_eq!(list, [id, ids[1], ids[2], ids[0]], "the latest date first");
 
     let changes = DagRunChanges { conf: Some(json!({"n": 2})), ..DagRunChanges::default() };
@@ -101,16 +101,18 @@ async fn runs(session: &impl Session, dag: Uuid) -> Result<Uuid, Error> {
     let changed = runs.update(id, &later).await?;
     assert_eq!((changed.execution_date, changed.parse_conf::<Value>()?), (date + TimeDelta::days(1), json!({"n": 2})));
 
-    assert_eq!(runs.update_state(id, State::Queued, State::Running).await?, 2);
-    let moved = runs.update_state_many(&[ids[2], ids[1], id], State::Queued, State::Skipped).await?;
+    assert_eq!(runs.transition(id, State::Queued, State::Running).await?, 2);
+    let moved = runs.transition_many(&[ids[2], ids[1], id], State::Queued, State::Skipped).await?;
     let mut outcomes: Vec<_> = moved.iter().map(|moved| (moved.entity_id, moved.outcome)).collect();
     outcomes.sort_unstable_by_key(|(id, _)| *id);
     let mut expected = [(ids[2], Outcome::Applied), (ids[1], Outcome::Applied), (id, Outcome::Stale)];
     expected.sort_unstable_by_key(|(id, _)| *id);
     assert_eq!(outcomes, expected);
-    let dry = runs.make_moves(&[ids[0]], &ManyMoves::to(State::Failed).with_metadata("why", "test").dry_run()).await?;
+    let dry = runs
+        .transition_many_with(&[ids[0]], &TransitionMany::to(State::Failed).with_metadata("why", "test").dry_run())
+        .await?;
     assert_eq!((dry[0].outcome, dry[0].state, dry[0].version), (Outcome::Applied, Some(State::Queued), Some(1)));
-    runs.make_move(ids[0], &Move::new(State::Queued, State::Failed).with_metadata("why", "test")).await?;
+    runs.transition_with(ids[0], &Transition::new(State::Queued, State::Failed).with_metadata("why", "test")).await?;
     runs.delete(ids[0]).await?;
     assert!(runs.get(ids[0]).await?.is_none());
     Ok(id)
@@ -127,20 +129,20 @@ async fn tasks(session: &impl Session, run: Uuid) -> Result<Vec<Uuid>, Error> {
     }
     let alone = tasks.create(run, "alone").await?;
     let filter = TaskInstanceFilter { dag_run_id: Some(run), ..TaskInstanceFilter::default() };
-    let list = tasks.list(&filter, &Page::default()).await?;
+    let list = tasks.list(&filter, &ListOptions::default()).await?;
     let by_name: Vec<&str> = list.items.iter().map(|task| task.task_id.as_str()).collect();
     assert_eq!(by_name, ["a", "alone", "b", "m", "z"]);
 
     let first = ids[0];
-    assert_eq!(tasks.update_state(first, State::Queued, State::Running).await?, 2);
-    let failing = Move::new(State::Running, State::Failed)
+    assert_eq!(tasks.transition(first, State::Queued, State::Running).await?, 2);
+    let failing = Transition::new(State::Running, State::Failed)
         .with_metadata("error", "disk full")
         .with_metadata("worker", 7)
         .expecting_version(2)
         .with_request_id("once");
-    assert_eq!(tasks.make_move(first, &failing).await?, 3);
-    assert_eq!(tasks.make_move(first, &failing).await?, 3, "the same request has the same answer");
-    let task = tasks.get(first).await?.expect("it is there");
+    assert_eq!(tasks.transition_with(first, &failing).await?, 3);
+    assert_eq!(tasks.transition_with(first, &failing).await?, 3, "a repeated request returns the same version");
+    let task = tasks.get(first).await?.expect("it exists");
     assert_eq!((task.state, task.version, task.try_number), (State::Failed, 3, 1));
     assert_eq!(task.error.as_deref(), Some("disk full"));
     assert!(task.start_date <= task.end_date && task.duration.is_some());
@@ -152,12 +154,12 @@ async fn tasks(session: &impl Session, run: Uuid) -> Result<Vec<Uuid>, Error> {
     assert_eq!((changed.max_tries, changed.error), (5, None));
 
     let missing = Uuid::new_v4();
-    let moved = tasks.update_state_many(&[ids[1], first, missing], State::Queued, State::Running).await?;
+    let moved = tasks.transition_many(&[ids[1], first, missing], State::Queued, State::Running).await?;
     let outcome = |id| moved.iter().find(|moved| moved.entity_id == id).map(|moved| (moved.outcome, moved.state));
     assert_eq!(outcome(ids[1]), Some((Outcome::Applied, Some(State::Running))));
     assert_eq!(outcome(first), Some((Outcome::Stale, Some(State::Failed))));
     assert_eq!(outcome(missing), Some((Outcome::Missing, None)));
-    let moved = tasks.make_moves(&[ids[1], first], &ManyMoves::to(State::Success)).await?;
+    let moved = tasks.transition_many_with(&[ids[1], first], &TransitionMany::to(State::Success)).await?;
     let outcome = |id| moved.iter().find(|moved| moved.entity_id == id).map(|moved| moved.outcome);
     assert_eq!((outcome(ids[1]), outcome(first)), (Some(Outcome::Applied), Some(Outcome::Illegal)));
 
@@ -174,7 +176,7 @@ async fn tasks(session: &impl Session, run: Uuid) -> Result<Vec<Uuid>, Error> {
 async fn logs(session: &impl Session, task: Uuid) -> Result<(), Error> {
     let logs = TaskLogs::new(session);
     let first = logs.append(task, LogLevel::Warning, "slow").await?;
-    let at = moment("2026-11-24T01:02:03.000004999Z");
+    let at = time("2026-11-24T01:02:03.000004999Z");
     let lines: Vec<NewTaskLog> = LogLevel::ALL
         .into_iter()
         .map(|level| NewTaskLog { level, logged_at: Some(at), ..NewTaskLog::of(task, level.as_str()) })
@@ -183,9 +185,9 @@ async fn logs(session: &impl Session, task: Uuid) -> Result<(), Error> {
     assert!(first < ids[0] && ids.is_sorted());
     let line = logs.get(ids[4]).await?.expect("it was appended");
     assert_eq!((line.level, line.message.as_str(), line.try_number), (LogLevel::Critical, "CRITICAL", 1));
-    assert_eq!(line.logged_at, moment("2026-11-24T01:02:03.000004Z"));
+    assert_eq!(line.logged_at, time("2026-11-24T01:02:03.000004Z"));
 
-    let page = Page::<TaskLogSort>::default();
+    let page = ListOptions::<TaskLogSort>::default();
     let all = logs.list(task, &TaskLogFilter::default(), &page).await?;
     assert_eq!(all.items.iter().map(|line| line.id).collect::<Vec<_>>(), [&[first], &ids[..]].concat());
     assert!(logs.list(task, &TaskLogFilter { try_number: Some(2) }, &page).await?.items.is_empty());
@@ -195,7 +197,7 @@ async fn logs(session: &impl Session, task: Uuid) -> Result<(), Error> {
 }
 
 async fn history(session: &impl Session, run: Uuid, task: Uuid) -> Result<(), Error> {
-    let tracker = HistoryTracker::new(session);
+    let tracker = History::new(session);
     let events = tracker.history(EntityType::TaskInstance, task, 10).await?;
     let moves: Vec<_> = events.iter().map(|event| (event.version, event.old_state, event.new_state)).collect();
     let expected =
@@ -208,17 +210,17 @@ async fn history(session: &impl Session, run: Uuid, task: Uuid) -> Result<(), Er
     assert_eq!(tracker.state_at(kind, task, started).await?, Some(State::Running));
     assert_eq!(tracker.state_at(kind, task, started - TimeDelta::days(1)).await?, None);
     let filter = HistoryFilter { entity_id: Some(run), ..HistoryFilter::default() };
-    let listed = tracker.list(&filter, &Page::default()).await?;
+    let listed = tracker.list(&filter, &ListOptions::default()).await?;
     assert_eq!(listed.items.iter().map(|event| event.version).collect::<Vec<_>>(), [2, 1]);
     assert!(tracker.verify().await?.is_empty());
     Ok(())
 }
 
-fn moment(text: &str) -> DateTime<Utc> {
-    text.parse().expect("a moment")
+fn time(text: &str) -> DateTime<Utc> {
+    text.parse().expect("a time")
 }
 
-/// How many rows there are in all tables.
+/// Counts the rows of all tables.
 async fn rows(session: &impl Session) -> i64 {
     use tokio_postgres::GenericClient;
     let sql = "SELECT (SELECT count(*) FROM workflow.dags) + (SELECT count(*) FROM workflow.dag_runs)
@@ -241,7 +243,7 @@ fn repositories_work_on_client_and_in_transaction() {
         savepoint.rollback().await.unwrap();
         assert!(rows(&transaction).await > before);
         transaction.rollback().await.unwrap();
-        assert_eq!(rows(&client).await, before, "nothing stays");
+        assert_eq!(rows(&client).await, before, "nothing was written");
     });
 }
 
@@ -257,23 +259,23 @@ fn repositories_work_on_pooled_connection_and_in_transaction() {
         let transaction = connection.transaction().await.unwrap();
         everything(&transaction).await.unwrap();
         transaction.rollback().await.unwrap();
-        assert_eq!(rows(&connection).await, before, "nothing stays");
+        assert_eq!(rows(&connection).await, before, "nothing was written");
 
         drop(connection.transaction().await.unwrap());
         let transaction = connection.transaction().await.unwrap();
         everything(&transaction).await.unwrap();
         transaction.commit().await.unwrap();
-        assert!(rows(&connection).await > before, "what was committed stays");
+        assert!(rows(&connection).await > before, "the commit was written");
 
         let before = rows(&connection).await;
         let transaction = connection.transaction().await.unwrap();
         everything(&transaction).await.unwrap();
         drop(transaction);
-        assert_eq!(rows(&connection).await, before, "what was dropped does not");
+        assert_eq!(rows(&connection).await, before, "the dropped transaction was rolled back");
     });
 }
 
-/// How often each statement that the connection has prepared was run.
+/// Returns the prepared statements of the connection, and how often each was run.
 async fn prepared(connection: &Connection) -> Vec<(String, i64)> {
     let sql = "SELECT statement, generic_plans + custom_plans FROM pg_prepared_statements
                WHERE statement LIKE '%workflow.%' AND statement NOT LIKE '%pg_prepared_statements%'";
@@ -291,7 +293,7 @@ fn pooled_connection_prepares_each_statement_once() {
             let mut connection = pool.get().await.unwrap();
             let (_, _, tasks) = new_tasks(&connection, &["a"]).await;
             let transaction = connection.transaction().await.unwrap();
-            TaskInstances::new(&transaction).update_state(tasks[0], State::Queued, State::Running).await.unwrap();
+            TaskInstances::new(&transaction).transition(tasks[0], State::Queued, State::Running).await.unwrap();
             transaction.commit().await.unwrap();
         }
         let prepared = prepared(&pool.get().await.unwrap()).await;
@@ -334,6 +336,6 @@ fn create_many_keeps_order_and_is_atomic() {
         assert!(matches!(TaskInstances::new(&client).create_many(&names).await, Err(Error::AlreadyExists { .. })));
         let lines = [NewTaskLog::of(tasks[0], "x"), NewTaskLog::of(Uuid::nil(), "x")];
         assert!(matches!(TaskLogs::new(&client).append_many(&lines).await, Err(Error::NotFound { .. })));
-        assert_eq!(rows(&client).await, before, "nothing stays");
+        assert_eq!(rows(&client).await, before, "nothing was written");
     });
 }

@@ -1,4 +1,4 @@
-//! TLS to PostgreSQL: whom each sslmode believes, and what is said where it does not.
+//! TLS to PostgreSQL: the checks of each sslmode, and the errors if they fail.
 
 use super::*;
 use crate::feed::redis::certificates::Certificates;
@@ -6,7 +6,7 @@ use pg_workflow_client::Error;
 use std::os::unix::fs::{PermissionsExt, chown};
 use xtask::stack::postgres::{FAST, Postgres};
 
-/// A server with TLS. The role `with_certificate` needs a certificate, the role `without_tls` may not use TLS.
+/// Starts a server with TLS. The role `with_certificate` needs a certificate, and `without_tls` may not use TLS.
 fn tls_cluster(certificates: &Certificates) -> Postgres {
     let (certificate, key) = certificates.server();
     let user = xtask::stack::user::for_postgres().unwrap();
@@ -30,18 +30,18 @@ fn tls_cluster(certificates: &Certificates) -> Postgres {
     cluster
 }
 
-/// Connects, and tells whether the server says that the connection is encrypted.
+/// Connects, and returns whether the server reports the connection as encrypted.
 async fn encrypted(url: &str) -> Result<bool, Error> {
     let client = server(url).connect().await?;
     let sql = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
     Ok(client.query_one(sql, &[]).await?.get(0))
 }
 
-/// What an operator reads.
+/// Returns the message and the hint of a connection that must fail.
 async fn refusal(url: &str) -> (String, &'static str) {
     let error = encrypted(url).await.expect_err(url);
     assert!(!error.is_transient(), "{url}: {error}");
-    (error.to_string(), error.advice())
+    (error.to_string(), error.hint())
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn sslmode_decides_server_certificate_checks() {
         for (mode, expected) in [("disable", false), ("allow", true), ("prefer", true), ("require", true)] {
             assert_eq!(encrypted(&format!("{url}?sslmode={mode}")).await.unwrap(), expected, "{mode}");
         }
-        assert!(encrypted(&url).await.unwrap(), "without sslmode it is prefer");
+        assert!(encrypted(&url).await.unwrap(), "the default sslmode is prefer");
         let by_address = format!("hostaddr=127.0.0.1 port={} user=postgres dbname=postgres", cluster.port());
         assert!(encrypted(&by_address).await.unwrap());
 
@@ -66,19 +66,19 @@ fn sslmode_decides_server_certificate_checks() {
                 cluster.port()
             );
             assert!(encrypted(&words).await.unwrap(), "{words}");
-            let (message, advice) = refusal(&format!("{url}?sslmode={mode}&sslrootcert={wrong}")).await;
-            // Both authorities have the same name, so it is the signature that is wrong.
+            let (message, hint) = refusal(&format!("{url}?sslmode={mode}&sslrootcert={wrong}")).await;
+            // Both authorities have the same name, so only the signature is wrong.
             assert!(message.contains("invalid peer certificate: BadSignature"), "{message}");
-            assert!(advice.contains("sslmode") && advice.contains("sslrootcert"), "{advice}");
+            assert!(hint.contains("sslmode") && hint.contains("sslrootcert"), "{hint}");
         }
-        // A certificate for 127.0.0.1, at localhost.
+        // The certificate is for 127.0.0.1, and the host is localhost.
         for mode in ["require", "verify-ca"] {
             assert!(encrypted(&format!("{elsewhere}?sslmode={mode}&sslrootcert={right}")).await.unwrap(), "{mode}");
         }
-        let (message, advice) = refusal(&format!("{elsewhere}?sslmode=verify-full&sslrootcert={right}")).await;
+        let (message, hint) = refusal(&format!("{elsewhere}?sslmode=verify-full&sslrootcert={right}")).await;
         assert!(message.contains("not valid for name \"localhost\""), "{message}");
-        assert!(advice.contains("the host's name, which must be in that certificate"), "{advice}");
-        // No authority of the system has signed it.
+        assert!(hint.contains("the host's name, which must be in that certificate"), "{hint}");
+        // No authority of the system signed the certificate.
         let (message, _) = refusal(&format!("{url}?sslmode=verify-ca")).await;
         assert!(message.contains("UnknownIssuer"), "{message}");
     });
@@ -95,12 +95,12 @@ fn client_certificate_authenticates_role() {
     };
     run(async {
         assert!(encrypted(&with(&right)).await.unwrap());
-        let (message, advice) = refusal(&url).await;
+        let (message, hint) = refusal(&url).await;
         assert!(message.contains("certificate"), "{message}");
-        assert!(advice.contains("sslcert") && advice.contains("sslkey"), "{advice}");
+        assert!(hint.contains("sslcert") && hint.contains("sslkey"), "{hint}");
         let error = encrypted(&with(&wrong)).await.unwrap_err();
         assert!(error.to_string().contains("received fatal alert") && !error.is_transient(), "{error}");
-        assert!(error.advice().contains("sslcert"), "{}", error.advice());
+        assert!(error.hint().contains("sslcert"), "{}", error.hint());
         let half = format!("{url}?sslcert={}", right.client().0);
         let error = PostgresServer::parse(&half).unwrap_err().to_string();
         assert!(error.contains("sslcert and sslkey go together"), "{error}");
@@ -116,18 +116,18 @@ fn server_without_tls_is_accepted_if_sslmode_allows_it() {
             assert!(!encrypted(&format!("{url}?sslmode={mode}")).await.unwrap(), "{mode}");
         }
         for mode in ["require", "verify-full"] {
-            let (message, advice) = refusal(&format!("{url}?sslmode={mode}")).await;
+            let (message, hint) = refusal(&format!("{url}?sslmode={mode}")).await;
             assert!(message.contains("server does not support TLS"), "{message}");
-            assert!(advice.contains("sslmode"), "{advice}");
+            assert!(hint.contains("sslmode"), "{hint}");
         }
         let certificates = Certificates::new();
         let cluster = tls_cluster(&certificates);
         let url = cluster.url("postgres").replace("postgres@", "without_tls@");
         assert!(!encrypted(&format!("{url}?sslmode=disable")).await.unwrap());
-        let (message, advice) = refusal(&format!("{url}?sslmode=require")).await;
+        let (message, hint) = refusal(&format!("{url}?sslmode=require")).await;
         assert!(message.contains("pg_hba.conf"), "{message}");
-        assert!(advice.contains("pg_hba.conf"), "{advice}");
-        // There is no TLS on a socket, and no need for it.
+        assert!(hint.contains("pg_hba.conf"), "{hint}");
+        // A socket has no TLS and needs none.
         let socket = cluster.socket_dir().display();
         let words = format!("host={socket} port={} user=postgres dbname=postgres sslmode=require", cluster.port());
         assert!(!encrypted(&words).await.unwrap());

@@ -1,4 +1,4 @@
-//! The counts per state: exact for every reader at every moment, whoever moves, deletes, folds or forgets.
+//! The counts per state are exact at any time, during transitions, deletions, refreshes and resets.
 
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
@@ -9,7 +9,7 @@ use uuid::Uuid;
 use xtask::stack::postgres::PRELOADED;
 use xtask::stack::process::clean_environment;
 
-/// The view must have all states of both kinds, and just what is in the tables at that moment.
+/// Checks that the view has all states of both entity types, with exactly the counts of the tables.
 fn assert_exact(client: &mut impl GenericClient) {
     let sql = "SELECT format('%s %s: %s, but %s', c.entity_type, c.state, c.count, coalesce(t.count, 0)),
                       c.count IS DISTINCT FROM coalesce(t.count, 0)
@@ -24,12 +24,12 @@ fn assert_exact(client: &mut impl GenericClient) {
     assert_eq!(rows.len(), 14);
 }
 
-fn fold(client: &mut impl GenericClient) -> bool {
+fn refresh(client: &mut impl GenericClient) -> bool {
     client.query_one("SELECT workflow.fold_state_counts()", &[]).unwrap().get(0)
 }
 
-/// Whether the view adds to what is kept, rather than counting the tables.
-fn is_kept(client: &mut impl GenericClient) -> bool {
+/// Tells whether the view adds to stored counts instead of counting the tables.
+fn is_stored(client: &mut impl GenericClient) -> bool {
     let sql = "SELECT snapshot IS NOT NULL AND system_identifier = workflow.system_identifier()
                FROM workflow.state_count_place";
     client.query_one(sql, &[]).unwrap().get(0)
@@ -43,13 +43,13 @@ fn count(client: &mut impl GenericClient, state: &str) -> i64 {
 #[test]
 fn counts_are_exact_during_concurrent_writes_and_refreshes() {
     let db = &Db::new();
-    let (done, folded, read) = (&AtomicBool::new(false), &AtomicU32::new(0), &AtomicU32::new(0));
+    let (done, refreshed, read) = (&AtomicBool::new(false), &AtomicU32::new(0), &AtomicU32::new(0));
     std::thread::scope(|scope| {
         let writers: Vec<_> = (0..6).map(|writer| scope.spawn(move || write(db, writer))).collect();
-        let folder = || {
+        let refresher = || {
             let client = &mut db.connect();
             while !done.load(Ordering::Acquire) {
-                folded.fetch_add(fold(client).into(), Ordering::Relaxed);
+                refreshed.fetch_add(refresh(client).into(), Ordering::Relaxed);
             }
         };
         let reader = |level| {
@@ -65,8 +65,8 @@ fn counts_are_exact_during_concurrent_writes_and_refreshes() {
             }
         };
         let others = [
-            scope.spawn(folder),
-            scope.spawn(folder),
+            scope.spawn(refresher),
+            scope.spawn(refresher),
             scope.spawn(reader(IsolationLevel::ReadCommitted)),
             scope.spawn(reader(IsolationLevel::RepeatableRead)),
         ];
@@ -75,13 +75,13 @@ fn counts_are_exact_during_concurrent_writes_and_refreshes() {
         others.into_iter().for_each(|other| other.join().unwrap());
         written.into_iter().for_each(|result| result.unwrap());
     });
-    assert!(folded.load(Ordering::Relaxed) > 3 && read.load(Ordering::Relaxed) > 50, "{folded:?}, {read:?}");
+    assert!(refreshed.load(Ordering::Relaxed) > 3 && read.load(Ordering::Relaxed) > 50, "{refreshed:?}, {read:?}");
     let client = &mut db.connect();
-    assert!(is_kept(client));
+    assert!(is_stored(client));
     assert_exact(client);
 }
 
-/// Creates, moves and deletes, in transactions of several steps that sometimes are rolled back.
+/// Creates, moves and deletes tasks in transactions of several steps, some of which are rolled back.
 fn write(db: &Db, writer: usize) {
     let client = &mut db.connect();
     for round in 0..60 {
@@ -119,8 +119,8 @@ fn counts_include_transactions_open_during_a_refresh() {
     let db = Db::new();
     let client = &mut db.connect();
     let tasks = create_tasks(client, 20);
-    assert!(fold(client));
-    // Once with a number below the snapshot's end, because others have ended since, and once with one beyond it.
+    assert!(refresh(client));
+    // First a transaction ID below the snapshot's end, because later transactions have committed; then one beyond it.
     for (task, others) in [(0, 5), (10, 0)] {
         let late = &mut db.connect();
         let mut open = late.transaction().unwrap();
@@ -129,7 +129,7 @@ fn counts_include_transactions_open_during_a_refresh() {
         for other in 0..others {
             start_task(client, tasks[task + 2 + other]);
         }
-        assert!(fold(client));
+        assert!(refresh(client));
         assert_exact(client);
         assert_exact(&mut open);
         let before = count(client, "running");
@@ -137,7 +137,7 @@ fn counts_include_transactions_open_during_a_refresh() {
         open.commit().unwrap();
         assert_exact(client);
         assert_eq!(count(client, "running"), before + 3);
-        assert!(fold(client) && is_kept(client));
+        assert!(refresh(client) && is_stored(client));
         assert_exact(client);
     }
 }
@@ -147,33 +147,33 @@ fn refresh_is_skipped_if_counts_would_be_wrong() {
     let db = Db::new();
     let client = &mut db.connect();
     let tasks = create_tasks(client, 3);
-    assert!(fold(client));
-    assert!(!fold(client), "nothing has happened since");
-    // Moves of the folding transaction itself.
+    assert!(refresh(client));
+    assert!(!refresh(client), "no event since the last refresh");
+    // The refreshing transaction has transitions of its own.
     let mut transaction = client.transaction().unwrap();
     start_task(&mut transaction, tasks[0]);
-    assert!(!fold(&mut transaction));
+    assert!(!refresh(&mut transaction));
     assert_exact(&mut transaction);
     transaction.commit().unwrap();
     let mut transaction = client.transaction().unwrap();
-    assert!(fold(&mut transaction));
+    assert!(refresh(&mut transaction));
     start_task(&mut transaction, tasks[1]);
-    assert!(!fold(&mut db.connect()), "another session folds");
+    assert!(!refresh(&mut db.connect()), "another session is refreshing");
     assert_exact(&mut transaction);
     assert_exact(&mut db.connect());
     transaction.commit().unwrap();
     assert_exact(client);
-    assert!(is_kept(client));
+    assert!(is_stored(client));
     for level in [IsolationLevel::RepeatableRead, IsolationLevel::Serializable] {
         let mut transaction = client.build_transaction().isolation_level(level).start().unwrap();
-        assert!(!fold(&mut transaction));
+        assert!(!refresh(&mut transaction));
     }
-    // One that is rolled back.
+    // A refresh that is rolled back.
     let mut transaction = client.transaction().unwrap();
-    assert!(fold(&mut transaction));
+    assert!(refresh(&mut transaction));
     transaction.rollback().unwrap();
     assert_exact(client);
-    assert!(fold(client));
+    assert!(refresh(client));
     assert_exact(client);
 }
 
@@ -188,21 +188,21 @@ fn counts_exclude_deleted_entities() {
     let (dag, run) = create_run(client);
     let names: Vec<String> = (0..50).map(|i| format!("task_{i}")).collect();
     client.query("SELECT workflow.create_task_instances($1, $2)", &[&run, &names]).unwrap();
-    assert!(fold(client));
+    assert!(refresh(client));
     let late = &mut db.connect();
     let mut open = late.transaction().unwrap();
     assert_eq!(open.execute("DELETE FROM workflow.dags WHERE id = $1", &[&dag]).unwrap(), 1);
     assert_exact(&mut open);
     assert_exact(client);
     create_task(client);
-    assert!(fold(client), "it waits for nobody");
+    assert!(refresh(client), "a refresh waits for no transaction");
     open.rollback().unwrap();
     assert_exact(client);
     let before = count(client, "queued");
     client.execute("DELETE FROM workflow.dags WHERE id = $1", &[&dag]).unwrap();
     assert_exact(client);
     assert_eq!(count(client, "queued"), before - 50);
-    assert!(fold(client) && is_kept(client));
+    assert!(refresh(client) && is_stored(client));
     assert_exact(client);
     assert_eq!(client.query("TABLE workflow.state_count_changes", &[]).unwrap().len(), 0);
 }
@@ -221,26 +221,26 @@ fn untracked_changes_reset_stored_counts() {
         "TRUNCATE workflow.dags CASCADE",
     ] {
         create_in_state(client, "task_instance", State::Failed);
-        fold(client);
-        assert!(is_kept(client));
+        refresh(client);
+        assert!(is_stored(client));
         create_in_state(client, "task_instance", State::Success);
         let mut transaction = client.transaction().unwrap();
         transaction.batch_execute(statement).unwrap();
         assert_exact(&mut transaction);
-        assert!(!is_kept(&mut transaction), "{statement}");
-        // A fold would wait for what TRUNCATE has locked.
+        assert!(!is_stored(&mut transaction), "{statement}");
+        // A refresh would wait for the tables that TRUNCATE has locked.
         if !statement.starts_with("TRUNCATE") {
-            assert!(!fold(&mut db.connect()), "nothing is kept again before it has committed: {statement}");
+            assert!(!refresh(&mut db.connect()), "no counts are stored before the commit: {statement}");
         }
         transaction.commit().unwrap();
         assert_exact(client);
-        assert!(fold(client) && is_kept(client), "{statement}");
+        assert!(refresh(client) && is_stored(client), "{statement}");
         assert_exact(client);
     }
-    // Nothing else does that.
+    // Other changes keep the stored counts.
     create_in_state(client, "task_instance", State::Success);
     client.batch_execute("UPDATE workflow.dags SET description = 'x'; DELETE FROM workflow.task_instances").unwrap();
-    assert!(is_kept(client));
+    assert!(is_stored(client));
     assert_exact(client);
 }
 
@@ -249,7 +249,7 @@ fn stored_counts_are_reset_in_another_cluster() {
     let db = Db::new();
     let client = &mut db.connect();
     let tasks = create_tasks(client, 60);
-    assert!(fold(client));
+    assert!(refresh(client));
     client
         .batch_execute(
             "UPDATE workflow.state_count_place SET system_identifier = 1;
@@ -258,7 +258,7 @@ fn stored_counts_are_reset_in_another_cluster() {
         )
         .unwrap();
     assert_exact(client);
-    // The history's numbers are those that transactions get here from now on.
+    // The transaction IDs in the history are IDs that new transactions get here.
     client
         .batch_execute(
             "UPDATE workflow.state_history SET transaction_id = (pg_current_xact_id()::text::bigint + id)::text::xid8",
@@ -270,12 +270,12 @@ fn stored_counts_are_reset_in_another_cluster() {
         start_task(transaction, *task);
     }
     start_task(client, tasks[50]);
-    assert!(fold(client) && is_kept(client));
+    assert!(refresh(client) && is_stored(client));
     assert_exact(client);
     open.into_iter().for_each(|transaction| transaction.commit().unwrap());
     assert_exact(client);
     start_task(client, tasks[51]);
-    assert!(fold(client));
+    assert!(refresh(client));
     assert_exact(client);
 }
 
@@ -287,7 +287,7 @@ fn refresh_during_restore_keeps_counts_exact() {
     for task in &tasks[..300] {
         start_task(client, *task);
     }
-    fold(client);
+    refresh(client);
     let restored = Db::at(cluster.create_database("restored").unwrap());
     let run = |program: &str, arguments: &[&str]| {
         let mut command = Command::new(xtask::setup::toolchain().unwrap().postgres.program(program));
@@ -300,25 +300,25 @@ fn refresh_during_restore_keeps_counts_exact() {
     run("pg_dump", &["--dbname", db.url(), "--file", path]);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let folder = scope.spawn(|| {
+        let refresher = scope.spawn(|| {
             let client = &mut restored.connect();
             while !done.load(Ordering::Acquire) {
-                // Until it is there, there is none.
+                // The function does not exist before it is restored.
                 let _ = client.query_one("SELECT workflow.fold_state_counts()", &[]);
             }
         });
         run("psql", &["-X", "-q", "-v", "ON_ERROR_STOP=1", "--dbname", restored.url(), "--file", path]);
         done.store(true, Ordering::Release);
-        folder.join().unwrap();
+        refresher.join().unwrap();
     });
     std::fs::remove_file(file).unwrap();
     let client = &mut restored.connect();
     assert_exact(client);
-    fold(client);
+    refresh(client);
     for task in &tasks[300..320] {
         start_task(client, *task);
     }
-    assert!(is_kept(client));
+    assert!(is_stored(client));
     assert_exact(client);
 }
 
@@ -327,7 +327,7 @@ fn read_only_transaction_reads_exact_counts() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);
-    fold(client);
+    refresh(client);
     start_task(client, task);
     client.batch_execute("SET default_transaction_read_only = on").unwrap();
     assert_eq!((count(client, "running"), count(client, "queued")), (1, 0));

@@ -1,4 +1,4 @@
-//! Bad input: each a clear error of the documented kind, and nothing half-done.
+//! Invalid input: each call fails with the documented error and changes nothing.
 
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
@@ -157,7 +157,7 @@ fn direct_writes_meet_constraints() {
         let error = error.as_db_error().unwrap();
         assert_eq!((error.code().code(), error.constraint()), ("23514", Some(constraint)), "{sql}");
     }
-    // Checked by a function, which names the column.
+    // A function checks these columns and names the column.
     for (sql, argument) in [
         ("UPDATE workflow.task_instances SET max_tries = -1", "max_tries"),
         ("UPDATE workflow.task_instances SET task_id = E'\\t'", "task_id"),
@@ -170,7 +170,7 @@ fn direct_writes_meet_constraints() {
         let failed = failure(client.execute(sql, &[]));
         assert_eq!((failed.sqlstate.as_str(), &failed.detail["argument"]), ("22023", &json!(argument)), "{sql}");
     }
-    // No constraint without a name of its own: names that PostgreSQL makes up end in a number when they clash.
+    // Every constraint has an explicit name: names that PostgreSQL generates end in a number if they clash.
     let sql =
         "SELECT conname::text FROM pg_constraint WHERE connamespace = 'workflow'::regnamespace AND conname ~ '[0-9]$'";
     assert_eq!(client.query(sql, &[]).unwrap().len(), 0);

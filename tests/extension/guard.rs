@@ -1,4 +1,4 @@
-//! The guard, by every route that changes a row.
+//! The guard trigger, on every way to change a row.
 
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
@@ -27,7 +27,7 @@ fn guard_decides_each_state_pair_like_the_rust_machine() {
                     } else {
                         plain_update(client, entity_type, id, to).map(|_| state_of(client, entity_type, id).1)
                     };
-                    // Setting a state to what it is already is no move; asking for that move is an error.
+                    // An UPDATE to the same state is no transition; a call of transition() to the same state is an error.
                     let stays = from == to && !by_function;
                     if from.can_transition(to) {
                         assert_eq!(answer.unwrap_or_else(|error| panic!("{what}: {error:?}")), version + 1, "{what}");
@@ -67,7 +67,7 @@ fn state_machine_is_the_same_in_sql_and_rust() {
             .unwrap();
         assert_eq!((row.get::<_, bool>(0), row.get::<_, bool>(1)), (state.is_terminal(), state.is_terminal()));
     }
-    // A CHECK constraint spells the states out.
+    // A CHECK constraint lists the states.
     let sql = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname LIKE '%\\_state_check'";
     let constraints = client.query(sql, &[]).unwrap();
     assert_eq!(constraints.len(), 1);
@@ -122,7 +122,7 @@ fn managed_columns_cannot_be_set() {
     let all = on_tasks.iter().map(|(column, value)| ("task_instance", task, *column, value.as_str()));
     let all = all.chain(on_runs.iter().map(|(column, value)| ("dag_run", run, *column, *value)));
     for (entity_type, id, column, value) in all {
-        // Also beside a legal move.
+        // Also together with an allowed transition.
         for also in ["", ", state = CASE state WHEN 'queued' THEN 'running' ELSE 'failed' END"] {
             let sql = format!("UPDATE {} SET {column} = {value}{also} WHERE id = $1", table(entity_type));
             let failure = failure(client.execute(&sql, &[&id]));
@@ -153,7 +153,7 @@ fn transitions_set_dates_attempts_and_error() {
     check(client, State::Queued, "2 t t t boom t");
     check(client, State::Skipped, "2 t t t boom t");
 
-    // Never ran, so it lasted no time that could be told.
+    // The task never ran, so it has no duration.
     let skipped = create_in_state(client, "task_instance", State::Skipped);
     let sql = "SELECT start_date IS NULL AND end_date IS NOT NULL AND duration IS NULL
                FROM workflow.task_instances WHERE id = $1";
@@ -181,7 +181,7 @@ fn statement_transitions_all_its_rows_or_none() {
     assert_eq!(client.execute(start, &[&tasks]).unwrap(), 100);
     Transition::of(tasks[99]).from(State::Running).to(State::Success).run(client).unwrap();
 
-    // One of them has ended: nothing is done.
+    // One of the tasks is terminal, so no task changes.
     let fail = "UPDATE workflow.task_instances SET state = 'failed' WHERE id = ANY($1)";
     assert_eq!(failure(client.execute(fail, &[&tasks])).sqlstate, "23514");
     assert_eq!(state_of(client, "task_instance", tasks[0]), ("running".into(), 2));
@@ -208,7 +208,7 @@ fn later_trigger_cannot_bypass_guard() {
     assert_eq!(failed.sqlstate, "23514");
     assert!(failed.message.contains("after the guard"), "{}", failed.message);
 
-    // One that sorts before it is checked like any other change.
+    // A trigger whose name sorts before the guard trigger is checked as any other change.
     client.batch_execute("ALTER TRIGGER zzz_late ON workflow.task_instances RENAME TO early").unwrap();
     let failed = failure(Transition::of(task).from(State::Queued).to(State::Running).run(client));
     assert!(failed.message.contains("cannot move from queued to success"), "{}", failed.message);

@@ -1,4 +1,4 @@
-//! The audit trail, and verify(), which must notice when it is wrong.
+//! The history, and verify(), which must detect damage to it.
 
 use chrono::{DateTime, Utc};
 use pg_workflow_state_machine::State;
@@ -20,7 +20,7 @@ fn history_is_newest_first_and_outlives_its_entity() {
     client.batch_execute("DELETE FROM workflow.dags").unwrap();
     assert_eq!(client.query("SELECT FROM workflow.task_instances", &[]).unwrap().len(), 0);
     assert_eq!(read(client, 100), all);
-    // Of another kind there is none of that id.
+    // No run has the id of this task.
     let sql = "SELECT FROM workflow.history('dag_run', $1)";
     assert_eq!(client.query(sql, &[&task]).unwrap().len(), 0);
 }
@@ -31,16 +31,16 @@ fn state_at_returns_state_at_any_time() {
     let client = &mut db.connect();
     let task = create_in_state(client, "task_instance", State::Success);
     let sql = "SELECT changed_at FROM workflow.history('task_instance', $1) ORDER BY version";
-    let moments: Vec<DateTime<Utc>> = client.query(sql, &[&task]).unwrap().iter().map(|row| row.get(0)).collect();
+    let times: Vec<DateTime<Utc>> = client.query(sql, &[&task]).unwrap().iter().map(|row| row.get(0)).collect();
     let mut state_at = |at: DateTime<Utc>| -> Option<String> {
         client.query_one("SELECT workflow.state_at('task_instance', $1, $2)", &[&task, &at]).unwrap().get(0)
     };
-    let before = |moment: DateTime<Utc>| moment - chrono::TimeDelta::microseconds(1);
-    assert_eq!(state_at(before(moments[0])), None);
-    assert_eq!(state_at(moments[0]).as_deref(), Some("queued"));
-    assert_eq!(state_at(before(moments[1])).as_deref(), Some("queued"));
-    assert_eq!(state_at(moments[1]).as_deref(), Some("running"));
-    assert_eq!(state_at(moments[2]).as_deref(), Some("success"));
+    let before = |time: DateTime<Utc>| time - chrono::TimeDelta::microseconds(1);
+    assert_eq!(state_at(before(times[0])), None);
+    assert_eq!(state_at(times[0]).as_deref(), Some("queued"));
+    assert_eq!(state_at(before(times[1])).as_deref(), Some("queued"));
+    assert_eq!(state_at(times[1]).as_deref(), Some("running"));
+    assert_eq!(state_at(times[2]).as_deref(), Some("success"));
     assert_eq!(state_at(Utc::now()).as_deref(), Some("success"));
 }
 
@@ -51,27 +51,27 @@ fn event_id_at_finds_first_event_since_a_time() {
     let id_at = |client: &mut postgres::Client, at: DateTime<Utc>| -> i64 {
         client.query_one("SELECT workflow.event_id_at($1)", &[&at]).unwrap().get(0)
     };
-    assert_eq!(id_at(client, Utc::now()), 1, "of no event");
+    assert_eq!(id_at(client, Utc::now()), 1, "without events, the first id");
     for _ in 0..40 {
         create_tasks(client, 100);
     }
-    // Gaps of all sizes, at the beginning too, and several events of one moment.
+    // Gaps of all sizes, also at the beginning, and several events with the same time.
     client
         .batch_execute(
             "DELETE FROM workflow.state_history WHERE id < 50 OR id % 7 = 0 OR id BETWEEN 1000 AND 2500;
              UPDATE workflow.state_history SET changed_at = date_trunc('milliseconds', changed_at)",
         )
         .unwrap();
-    let moments: Vec<DateTime<Utc>> = client
+    let times: Vec<DateTime<Utc>> = client
         .query("SELECT DISTINCT changed_at FROM workflow.state_history ORDER BY changed_at", &[])
         .unwrap()
         .iter()
         .map(|row| row.get(0))
         .collect();
-    assert!(moments.len() > 20, "{}", moments.len());
-    let (first, last) = (moments[0], moments[moments.len() - 1]);
-    let around = |moment: DateTime<Utc>| [-1, 0, 1].map(|step| moment + chrono::TimeDelta::microseconds(step));
-    for at in moments.iter().copied().flat_map(around) {
+    assert!(times.len() > 20, "{}", times.len());
+    let (first, last) = (times[0], times[times.len() - 1]);
+    let around = |time: DateTime<Utc>| [-1, 0, 1].map(|step| time + chrono::TimeDelta::microseconds(step));
+    for at in times.iter().copied().flat_map(around) {
         let id = id_at(client, at);
         let sql = "SELECT count(*) FILTER (WHERE (id >= $1) <> (changed_at >= $2)) FROM workflow.state_history";
         assert_eq!(client.query_one(sql, &[&id, &at]).unwrap().get::<_, i64>(0), 0, "{at}: {id}");

@@ -1,4 +1,4 @@
-//! Many sessions after the same tasks: each version is won once.
+//! Many sessions race for the same tasks: one session wins each version.
 
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
@@ -10,7 +10,7 @@ use uuid::Uuid;
 const SESSIONS: usize = 16;
 const TASKS: usize = 50;
 
-/// Runs `race` in as many sessions at once, each with its own order of the tasks.
+/// Runs `race` in [`SESSIONS`] sessions at once, each with its own order of the tasks.
 fn in_sessions(db: &Db, tasks: &[Uuid], race: impl Fn(&mut postgres::Client, Uuid) + Sync) {
     let start = Barrier::new(SESSIONS);
     std::thread::scope(|scope| {

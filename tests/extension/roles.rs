@@ -1,4 +1,4 @@
-//! An ordinary role can work, and cannot forge.
+//! Ordinary roles can work, and cannot forge.
 
 use crate::server::http::Api;
 use pg_workflow_state_machine::State;
@@ -7,7 +7,7 @@ use std::io::Write;
 use uuid::Uuid;
 use xtask::stack::redis::Redis;
 
-/// A role that may do what a worker needs, and a good deal more than it should be granted.
+/// Creates a role with the rights of a worker, and more than a worker should have.
 fn create_worker(client: &mut postgres::Client) -> String {
     let role = format!("worker_{}", Uuid::new_v4().simple());
     client
@@ -36,7 +36,7 @@ fn worker_transition_records_its_login() {
     let sql = "SELECT actor FROM workflow.history('task_instance', $1)";
     let actors: Vec<String> = worker.query(sql, &[&task]).unwrap().iter().map(|row| row.get(0)).collect();
     assert_eq!(actors, [role.as_str(); 3]);
-    // Its rights are its own again afterwards.
+    // The role's own rights are back afterwards.
     assert_eq!(worker.query_one("SELECT current_user::text", &[]).unwrap().get::<_, String>(0), role);
 }
 
@@ -110,7 +110,7 @@ fn role_without_grants_is_denied_everything() {
     ] {
         assert_eq!(failure(stranger.execute(sql, &[])).sqlstate, "42501", "{sql}");
     }
-    // The rules are for everyone.
+    // All roles may read the rules.
     stranger.query_one("SELECT workflow.can_transition('queued', 'running')", &[]).unwrap();
 }
 
@@ -140,26 +140,26 @@ fn functions_ignore_hostile_search_path() {
     owner.batch_execute("SELECT workflow.create_consumer('c', true); SELECT workflow.read_events('c'); SELECT workflow.follow_events(workflow.current_position()); TABLE workflow.consumer_lag; TABLE workflow.state_machine; TABLE workflow.state_counts; SELECT workflow.fold_state_counts(); SELECT workflow.purge(pg_catalog.now(), true); SELECT workflow.purge(pg_catalog.now()); DELETE FROM workflow.dags; TABLE workflow.state_counts").unwrap();
 }
 
-/// A login of one of the extension's roles.
+/// Creates a login that is a member of one of the extension's roles.
 fn member_of(db: &Db, role: &str) -> String {
     let name = format!("member_{}", Uuid::new_v4().simple());
     db.connect().batch_execute(&format!("CREATE ROLE {name} LOGIN IN ROLE {role}")).unwrap();
     name
 }
 
-fn refuses(client: &mut postgres::Client, statements: &[&str]) {
+fn assert_denied(client: &mut postgres::Client, statements: &[&str]) {
     for sql in statements {
         let failed = failure(client.batch_execute(sql));
         assert!(["42501", "428C9"].contains(&failed.sqlstate.as_str()), "{sql}: {failed:?}");
     }
 }
 
-/// What nobody but the owner may do, whatever his role.
+/// Statements that only the owner may run.
 const FORGERIES: &[&str] = &[
     "INSERT INTO workflow.state_history SELECT * FROM workflow.state_history",
     "INSERT INTO workflow.state_history_0 SELECT * FROM workflow.state_history",
-    "UPDATE workflow.state_history SET actor = 'somebody'",
-    "UPDATE workflow.state_history_0 SET actor = 'somebody'",
+    "UPDATE workflow.state_history SET actor = 'forger'",
+    "UPDATE workflow.state_history_0 SET actor = 'forger'",
     "DELETE FROM workflow.state_history",
     "TRUNCATE workflow.state_history",
     "DROP TABLE workflow.state_history_0",
@@ -224,8 +224,8 @@ fn writer_schedules_and_works_but_cannot_forge() {
     writer.batch_execute("SELECT workflow.fold_state_counts()").unwrap();
     writer.batch_execute("SELECT workflow.open_partitions()").unwrap();
     assert!(writer.query("SELECT FROM workflow.verify()", &[]).unwrap().is_empty());
-    refuses(writer, FORGERIES);
-    refuses(
+    assert_denied(writer, FORGERIES);
+    assert_denied(
         writer,
         &[
             "DELETE FROM workflow.dags",
@@ -261,8 +261,8 @@ fn reader_reads_everything_but_changes_nothing() {
         .batch_execute("SELECT workflow.follow_events(workflow.current_position()); SELECT workflow.stuck()")
         .unwrap();
     assert!(reader.query("SELECT FROM workflow.verify()", &[]).unwrap().is_empty());
-    refuses(reader, FORGERIES);
-    refuses(
+    assert_denied(reader, FORGERIES);
+    assert_denied(
         reader,
         &[
             "SELECT workflow.create_dag('x')",
@@ -291,7 +291,7 @@ fn admin_purges_but_cannot_forge() {
     let removed: i64 =
         admin.query_one("SELECT rows FROM workflow.purge(now()) WHERE object = 'dag_runs'", &[]).unwrap().get(0);
     assert_eq!(removed, 1);
-    refuses(admin, FORGERIES);
+    assert_denied(admin, FORGERIES);
     admin
         .batch_execute("DELETE FROM workflow.task_logs; DELETE FROM workflow.task_instances; DELETE FROM workflow.dags")
         .unwrap();
@@ -312,7 +312,7 @@ fn security_definer_functions_pin_search_path_and_grants() {
     assert_eq!(loose, [""; 0]);
 }
 
-/// Every path that needs no id, and a list of each.
+/// All paths without an id.
 const PATHS: &[&str] = &[
     "/health",
     "/api/v1/dags",
@@ -333,10 +333,10 @@ fn server_runs_as_writer_and_without_relay_as_reader() {
     let (server, url) = serve(&url_of(&member_of(&db, "workflow_writer")), &redis.url());
     server.wait_line("this relay works", PATIENCE).unwrap();
     create_in_state(&mut db.connect(), "task_instance", State::Failed);
-    // The feed begins when the relay first came.
+    // The relay's consumer starts at the time of its creation.
     wait_until("the events", || redis.command::<usize>(&["XLEN", "workflow:stream"]).unwrap() == 3);
     let sql = "SELECT folded_at IS NOT NULL FROM workflow.state_count_place";
-    wait_until("the counts are folded", || db.connect().query_one(sql, &[]).unwrap().get(0));
+    wait_until("the counts are refreshed", || db.connect().query_one(sql, &[]).unwrap().get(0));
     let answers = |url: &str| {
         for path in PATHS {
             let answer = ureq::get(format!("{url}{path}")).call().unwrap_or_else(|error| panic!("{path}: {error}"));

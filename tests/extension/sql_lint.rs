@@ -1,10 +1,10 @@
-//! pgspot finds no way to have the extension's SQL run somebody else's.
+//! pgspot finds no way to make the extension's SQL run foreign code.
 
 use std::process::Command;
 use xtask::setup::pypi::SQL_LINTER;
 
-/// Functions in SQL without a search_path of their own, so that they become part of the query that calls them. All names
-/// and operators in them are qualified.
+/// SQL functions without their own search_path, so that PostgreSQL can inline them. All their names and operators are
+/// qualified.
 const INLINED: &[&str] = &[
     "workflow.pause_dag(id uuid)",
     "workflow.unpause_dag(id uuid)",
@@ -14,8 +14,8 @@ const INLINED: &[&str] = &[
      end_next_transaction_id xid8,end_floor_id bigint,end_ceiling_id bigint,after_id bigint,max integer)",
 ];
 
-/// What it can read: it knows nothing of psql and CREATE EXTENSION, loses the quotes of names, and does not know the
-/// columns of our tables.
+/// Rewrites a script for pgspot, which does not know psql and CREATE EXTENSION, drops the quotes of names, and does not
+/// know the columns of our tables.
 fn readable(script: &str) -> String {
     let line = |line: &str| {
         let declared = ["consumers", "consumer_checkpoints", "dropped_partitions"]
@@ -33,7 +33,7 @@ fn readable(script: &str) -> String {
 #[test]
 fn pgspot_finds_no_problem() {
     let Some(pgspot) = SQL_LINTER.find() else {
-        eprintln!("skipped: there is no pgspot");
+        eprintln!("skipped: pgspot is not installed");
         return;
     };
     let folder = std::env::temp_dir().join(format!("pg_workflow-{}", uuid::Uuid::new_v4()));
@@ -47,10 +47,9 @@ fn pgspot_finds_no_problem() {
         (output.status.success(), text(&output.stdout) + &text(&output.stderr))
     };
     for (name, script) in xtask::scripts::extension_files().unwrap().iter().filter(|(name, _)| name.ends_with(".sql")) {
-        // A script from one version to another replaces what the extension has, and PostgreSQL refuses to replace what is
-        // somebody else's.
+        // An update script replaces objects of the extension; PostgreSQL does not let it replace objects of another owner.
         let is_update = name.matches("--").count() == 2;
-        // 0.1.0 stays as it was released: what it casts to `text` without the schema is in constraints that it creates itself.
+        // The script of 0.1.0 must not change. Its unqualified casts to `text` are in constraints that it creates itself.
         let arguments: &[&str] = match name.as_str() {
             "pg_workflow--0.1.0.sql" => &["--ignore", "PS017"],
             _ if is_update => &["--ignore", "PS002", "--ignore", "PS015"],
@@ -59,7 +58,7 @@ fn pgspot_finds_no_problem() {
         let (is_clean, said) = run(name, script, arguments);
         assert!(is_clean && said.contains("Errors: 0 Warnings: 0 Unknown: 0"), "{name}: {said}");
     }
-    // It would find something.
+    // pgspot does find a planted hole.
     let hole = "CREATE FUNCTION workflow.hole() RETURNS int LANGUAGE plpgsql SECURITY DEFINER AS $$BEGIN RETURN length('x'); END$$;";
     let (is_clean, said) = run("hole.sql", hole, &[]);
     assert!(!is_clean && said.contains("PS003"), "{said}");

@@ -1,11 +1,11 @@
-//! Row security: a tenant sees and moves what is its own, and nothing else exists for it.
+//! Row security: a tenant sees and changes its own rows only; other rows do not exist for it.
 
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
 use postgres::Client;
 use uuid::Uuid;
 
-/// Two tenants, a login for each that works as its tenant, and one that sees everything.
+/// Two tenants with a role each, and a role that sees everything.
 struct Tenants {
     db: Db,
     roles: [String; 2],
@@ -75,13 +75,13 @@ fn rows_of_another_tenant_do_not_exist() {
         let nowhere = failure(theirs.query(sql, &[&Uuid::nil()]));
         assert_eq!((refused.sqlstate.as_str(), nowhere.sqlstate.as_str()), ("P0002", "P0002"), "{sql}");
         let same = |failure: &Failure, id: Uuid| failure.message.replace(&id.to_string(), "");
-        assert_eq!(same(&refused, id), same(&nowhere, Uuid::nil()), "nothing tells that it exists");
+        assert_eq!(same(&refused, id), same(&nowhere, Uuid::nil()), "the error does not reveal that the row exists");
     }
     assert_eq!(theirs.execute("UPDATE workflow.task_instances SET state = 'success'", &[]).unwrap(), 0);
     let many = "SELECT outcome FROM workflow.transition_many('task_instance', ARRAY[$1::uuid], NULL, 'success')";
     assert_eq!(theirs.query_one(many, &[&task]).unwrap().get::<_, String>(0), "missing");
     assert!(theirs.query("SELECT FROM workflow.history('task_instance', $1)", &[&task]).unwrap().is_empty());
-    // Whose a DAG is cannot be claimed.
+    // A tenant cannot take over a DAG.
     let claim = format!("UPDATE workflow.dags SET tenant = '{}'", tenants.roles[1]);
     assert_eq!(failure(theirs.batch_execute(&claim)).sqlstate, "42501");
     for feed in ["SELECT workflow.read_events('all')", "SELECT workflow.follow_events(workflow.current_position())"] {
@@ -98,6 +98,6 @@ fn rows_of_another_tenant_do_not_exist() {
     let refused = failure(owner.batch_execute("ALTER EXTENSION pg_workflow UPDATE TO '0.1.0'"));
     assert!(refused.hint.contains("disable_row_security()"), "{refused:?}");
     owner.batch_execute("SELECT workflow.disable_row_security()").unwrap();
-    assert_eq!(count(theirs, "dags"), 1, "all see all again");
+    assert_eq!(count(theirs, "dags"), 1, "all roles see all rows again");
     assert_eq!(Transition::of(task).from(State::Running).to(State::Success).run(theirs).unwrap(), 3);
 }

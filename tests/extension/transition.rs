@@ -7,13 +7,13 @@ use postgres::Client;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// The payloads of the notifications that have come, the first of them awaited.
+/// Waits for this many notifications, and returns their payloads.
 fn notifications(client: &mut Client, at_least: usize) -> Vec<Value> {
     let mut notifications = client.notifications();
     let mut payloads = Vec::new();
     let mut waiting = notifications.timeout_iter(Duration::from_secs(10));
     while payloads.len() < at_least {
-        let notification = waiting.next().unwrap().expect("a notification within ten seconds");
+        let notification = waiting.next().unwrap().expect("a notification within 10 s");
         payloads.push(serde_json::from_str(notification.payload()).expect("JSON"));
     }
     payloads
@@ -44,7 +44,7 @@ fn conflict_reports_current_state_and_version() {
     assert_eq!(failed.sqlstate, "40001");
     assert_eq!(failed.detail["current_state"], "running");
     assert_eq!(failed.detail["current_version"], 2);
-    assert!(failed.hint.contains("Decide again"), "{}", failed.hint);
+    assert!(failed.hint.contains("decide again"), "{}", failed.hint);
 
     // The state is as expected but the version is not: the task left that state and returned to it.
     let fail = Transition::of(task).from(State::Running).to(State::Failed);
@@ -84,7 +84,7 @@ fn large_metadata_is_stored_but_omitted_from_notification() {
     let listener = &mut db.connect();
     let task = create_task(client);
     listener.batch_execute("LISTEN workflow_events").unwrap();
-    // Incompressible and compressible alike.
+    // Incompressible and compressible text.
     let noise: String = (0..40_000).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
     let compressible = "x".repeat(1 << 20);
     for (from, to, text) in [(State::Queued, State::Running, noise), (State::Running, State::Failed, compressible)] {
@@ -106,7 +106,7 @@ fn payload_size_never_fails_a_transition() {
     let listener = &mut db.connect();
     listener.batch_execute("LISTEN workflow_events").unwrap();
     let (_, run) = create_run(client);
-    // The longest task id, of characters that JSON escapes to the longest.
+    // The longest task name, of the characters with the longest JSON escapes.
     let name = ["\u{1}".repeat(499).as_str(), "x"].concat();
     let task: uuid::Uuid = client
         .query_one("SELECT id FROM workflow.create_task_instances($1, ARRAY[$2])", &[&run, &name])
@@ -125,7 +125,7 @@ fn payload_size_never_fails_a_transition() {
         omitted += usize::from(event["metadata_omitted"] == json!(true));
         assert_eq!(event.get("metadata").is_some(), event.get("metadata_omitted").is_none());
     }
-    assert!((1..60).contains(&omitted), "the sizes tried must straddle the limit: {omitted}");
+    assert!((1..60).contains(&omitted), "the sizes must lie on both sides of the limit: {omitted}");
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn rollback_leaves_no_history_and_no_event() {
     start_task(&mut transaction, tasks[0]);
     transaction.rollback().unwrap();
 
-    // And what a savepoint takes back, in a transaction that commits.
+    // A savepoint that is rolled back, in a transaction that commits.
     let mut transaction = client.transaction().unwrap();
     start_task(&mut transaction, tasks[1]);
     let mut savepoint = transaction.savepoint("s").unwrap();

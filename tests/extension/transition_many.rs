@@ -1,11 +1,11 @@
-//! transition_many(): one statement, an answer for each id.
+//! transition_many(): one statement with an outcome for each id.
 
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
 use postgres::Client;
 use uuid::Uuid;
 
-type Answer = (Uuid, String, Option<String>, Option<i64>);
+type Outcome = (Uuid, String, Option<String>, Option<i64>);
 
 fn transition_many(
     client: &mut Client,
@@ -13,13 +13,13 @@ fn transition_many(
     from: Option<&str>,
     to: &str,
     dry_run: bool,
-) -> Result<Vec<Answer>, postgres::Error> {
+) -> Result<Vec<Outcome>, postgres::Error> {
     let sql = "SELECT * FROM workflow.transition_many('task_instance', $1, $2, $3, '{\"why\": \"batch\"}', $4)";
     let rows = client.query(sql, &[&ids, &from, &to, &dry_run])?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3))).collect())
 }
 
-fn answer(id: Uuid, outcome: &str, state: &str, version: i64) -> Answer {
+fn outcome(id: Uuid, outcome: &str, state: &str, version: i64) -> Outcome {
     (id, outcome.into(), Some(state.into()), Some(version))
 }
 
@@ -34,28 +34,28 @@ fn outcomes_follow_the_order_of_ids() {
     let ids = [ended, queued, missing, running, queued];
 
     let expected = [
-        answer(ended, "stale", "success", 3),
-        answer(queued, "applied", "running", 2),
+        outcome(ended, "stale", "success", 3),
+        outcome(queued, "applied", "running", 2),
         (missing, "missing".into(), None, None),
-        answer(running, "stale", "running", 2),
+        outcome(running, "stale", "running", 2),
     ];
     let mut dry = expected.clone();
-    dry[1] = answer(queued, "applied", "queued", 1);
+    dry[1] = outcome(queued, "applied", "queued", 1);
     assert_eq!(transition_many(client, &ids, Some("queued"), "running", true).unwrap(), dry);
-    assert_eq!(history_len(client, queued), 1, "a dry run moves nothing");
+    assert_eq!(history_len(client, queued), 1, "a dry run changes nothing");
     assert_eq!(transition_many(client, &ids, Some("queued"), "running", false).unwrap(), expected);
 
-    // From whatever state they are in.
+    // From any state.
     let expected = [
-        answer(ended, "illegal", "success", 3),
-        answer(queued, "applied", "failed", 3),
+        outcome(ended, "illegal", "success", 3),
+        outcome(queued, "applied", "failed", 3),
         (missing, "missing".into(), None, None),
-        answer(running, "applied", "failed", 3),
+        outcome(running, "applied", "failed", 3),
     ];
     assert_eq!(transition_many(client, &ids, None, "failed", false).unwrap(), expected);
 
-    // No such move at all.
-    let expected = [answer(ended, "illegal", "success", 3), answer(queued, "stale", "failed", 3)];
+    // The state machine has no such transition.
+    let expected = [outcome(ended, "illegal", "success", 3), outcome(queued, "stale", "failed", 3)];
     assert_eq!(transition_many(client, &[ended, queued], Some("success"), "queued", false).unwrap(), expected);
     assert_eq!(transition_many(client, &[], None, "failed", false).unwrap(), []);
 }
@@ -65,9 +65,9 @@ fn transition_many_handles_ten_thousand_tasks() {
     let db = Db::new();
     let client = &mut db.connect();
     let tasks = create_tasks(client, 10_000);
-    let answers = transition_many(client, &tasks, Some("queued"), "running", false).unwrap();
-    assert_eq!(answers.len(), 10_000);
-    assert!(answers.iter().zip(&tasks).all(|(got, id)| *got == answer(*id, "applied", "running", 2)));
+    let outcomes = transition_many(client, &tasks, Some("queued"), "running", false).unwrap();
+    assert_eq!(outcomes.len(), 10_000);
+    assert!(outcomes.iter().zip(&tasks).all(|(got, id)| *got == outcome(*id, "applied", "running", 2)));
     let sql = "SELECT count(*), count(DISTINCT transaction_id), bool_and(metadata = '{\"why\": \"batch\"}'),
                       count(DISTINCT task_id), count(DISTINCT dag_id)
                FROM workflow.state_history WHERE version = 2";

@@ -1,4 +1,5 @@
-//! Faults of every kind while writers write; and what the checker says of relays that lose, double, disorder, invent.
+//! Faults of every kind during writes, and tests of the checker, which must detect lost, doubled, disordered and invented
+//! events.
 
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::chaos::checker::{Report, check};
@@ -21,21 +22,21 @@ use std::time::{Duration, Instant};
 use xtask::stack::postgres::{FAST, PRELOADED, Postgres};
 use xtask::stack::redis::Redis;
 
-/// Less than by hand: other tests run beside it.
+/// Less load than in a manual run: other tests run at the same time.
 const LOAD: Load = Load { writers: 8, rate: 500 };
 
-/// `CHAOS_SEED` chooses other faults.
+/// Set `CHAOS_SEED` for other faults.
 #[test]
 fn a_minute_of_faults_loses_no_event() {
     let seed = std::env::var("CHAOS_SEED").map_or(1, |seed| seed.parse().expect("CHAOS_SEED is a number"));
     let time = Duration::from_secs(60);
     let outcome = run(&Options { seed, time, load: LOAD, only: String::new(), keep_logs: false }).unwrap();
-    assert!(outcome.report.is_clean(), "seed {seed}: see above, and the logs in {:?}", outcome.logs);
+    assert!(outcome.report.is_clean(), "seed {seed}: see the report above and the logs in {:?}", outcome.logs);
     assert!(outcome.faults.len() >= 8, "only {} faults", outcome.faults.len());
 }
 
-/// A commit that waits for the standby becomes visible when its session is ended, and is lost with the primary. Who has
-/// relayed it meanwhile has told what never was; and its id is given out again.
+/// A commit that waits for the standby becomes visible if its session ends, and is lost with the primary. If the relay had
+/// published it, subscribers would have an event that does not exist, whose id is used again.
 #[test]
 fn relay_withholds_events_missing_on_standby() {
     let primary = Postgres::start("chaos-forgotten", &[FAST, &[PRELOADED]].concat()).unwrap();
@@ -50,7 +51,7 @@ fn relay_withholds_events_missing_on_standby() {
 
     let mut writer = Db::at(primary.url("workflow")).without_verification().connect();
     let task = create_task(&mut writer);
-    wait_until("its creation, and its run's", || relayed() == 2);
+    wait_until("the events of the task and its run", || relayed() == 2);
     standby.kill().unwrap();
     let moving = std::thread::spawn(move || {
         Transition::of(task).from(State::Queued).to(State::Running).run(&mut writer).map_err(|error| error.to_string())
@@ -58,9 +59,11 @@ fn relay_withholds_events_missing_on_standby() {
     let waiting = "SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE '%workflow.transition%'";
     wait_until("the commit", || ask(&primary, &format!("SELECT EXISTS ({waiting})")) == "t");
     ask(&primary, &waiting.replace("SELECT", "SELECT pg_terminate_backend(pid)"));
-    assert!(moving.join().unwrap().is_err(), "nobody was told that it had been made");
-    wait_until("the move, visible", || ask(&primary, "SELECT max(version) FROM workflow.task_instances") == "2");
-    // Longer than the relay waits before it looks again.
+    assert!(moving.join().unwrap().is_err(), "the transition was not confirmed");
+    wait_until("the transition is visible", || {
+        ask(&primary, "SELECT max(version) FROM workflow.task_instances") == "2"
+    });
+    // Longer than the relay's polling interval.
     std::thread::sleep(Duration::from_secs(2));
 
     primary.kill().unwrap();
@@ -70,8 +73,8 @@ fn relay_withholds_events_missing_on_standby() {
     assert_eq!(relayed(), 2);
 }
 
-/// Where the primary is killed, who has two addresses follows to the standby that takes its place, and nothing that anybody was
-/// told is lost. (Among `a_minute_of_faults_loses_no_event` too; here without anything else that fails.)
+/// If the primary is killed, clients with two addresses switch to the promoted standby, and no confirmed transition is lost.
+/// (`a_minute_of_faults_loses_no_event` includes this fault, too; here it is the only one.)
 #[test]
 fn promotion_under_load_loses_no_confirmed_transition() {
     let primary = Postgres::start("chaos-failover", &[FAST, &[PRELOADED]].concat()).unwrap();
@@ -86,22 +89,22 @@ fn promotion_under_load_loses_no_confirmed_transition() {
     let writers =
         Writers::start(&format!("{url}?target_session_attrs=read-write"), 1, Load { writers: 8, rate: 1000 }).unwrap();
     let relayed = || redis.command::<u64>(&["XLEN", "workflow:stream"]).unwrap();
-    wait_until("moves", || writers.moves() > 2000 && relayed() > 1000);
+    wait_until("transitions", || writers.transitions() > 2000 && relayed() > 1000);
 
     let begun = Instant::now();
     primary.kill().unwrap();
-    let moved = writers.moves();
+    let moved = writers.transitions();
     standby.promote().unwrap();
-    wait_until("moves on the new primary", || writers.moves() > moved);
+    wait_until("transitions on the new primary", || writers.transitions() > moved);
     let writes_again = begun.elapsed();
     let count = || standby.psql("workflow", "SELECT count(*) FROM workflow.state_history").unwrap().parse().unwrap();
     let goal = count();
-    wait_until("and their events", || relayed() >= goal);
-    eprintln!("moves again after {writes_again:?}, relayed again after {:?}", begun.elapsed());
-    wait_until("many", || writers.moves() > moved + 2000);
+    wait_until("their events", || relayed() >= goal);
+    eprintln!("transitions again after {writes_again:?}, relayed again after {:?}", begun.elapsed());
+    wait_until("many transitions", || writers.transitions() > moved + 2000);
 
     let written = writers.finish().unwrap();
-    eprintln!("{} answered, {} unanswered", written.acknowledged.len(), written.unanswered);
+    eprintln!("{} confirmed, {} unanswered", written.acknowledged.len(), written.unanswered);
     wait_until("the stream has all", || relayed() >= count());
     let received = vec![receiver.finish(&redis.url()).unwrap()];
     let evidence = Evidence::gather(&standby.url("workflow"), &redis.url(), written, received).unwrap();
@@ -110,7 +113,7 @@ fn promotion_under_load_loses_no_confirmed_transition() {
     assert!(report.acknowledged.checked > 4000 && report.stream.checked > 4000, "{report:?}");
 }
 
-/// Writers and the long transaction, without a fault, followed by a stand-in for the relay.
+/// Runs writers and the long transaction without faults, followed by a stand-in for the relay.
 fn evidence_of(follows: Follows) -> Evidence {
     let db = Db::new();
     let redis = Redis::start("chaos-stand-in").unwrap();
@@ -118,7 +121,7 @@ fn evidence_of(follows: Follows) -> Evidence {
     let stand_in = StandIn::start(db.url(), &redis.url(), follows).unwrap();
     let holder = Holder::start(db.url()).unwrap();
     let writers = Writers::start(db.url(), 1, Load { writers: 8, rate: 2000 }).unwrap();
-    wait_until("some moves", || writers.moves() > 3000);
+    wait_until("some transitions", || writers.transitions() > 3000);
     let mut written = writers.finish().unwrap();
     written.add(holder.finish().unwrap().written);
     stand_in.finish().unwrap();
@@ -129,12 +132,12 @@ fn evidence_of(follows: Follows) -> Evidence {
 #[test]
 fn checker_detects_losses_of_an_id_cursor() {
     let report = check(&evidence_of(Follows::Ids));
-    assert!(report.stream.lost.count > 0, "the naive reader must lose events, or the proof shows nothing");
+    assert!(report.stream.lost.count > 0, "the naive reader must lose events, or the test proves nothing");
     assert_eq!(report.receivers[0].lost.count, report.stream.lost.count);
     assert!(report.acknowledged.is_clean() && report.problems.count == 0, "{report:?}");
 }
 
-/// Evidence in which nothing is wrong, for the tests that falsify it.
+/// Correct evidence, for tests that falsify it.
 fn sound() -> Evidence {
     static EVIDENCE: OnceLock<Evidence> = OnceLock::new();
     EVIDENCE.get_or_init(|| evidence_of(Follows::Feed)).clone()
@@ -145,8 +148,8 @@ fn counts(report: &Report) -> [usize; 5] {
     report.stream.findings().map(|(_, findings)| findings.count)
 }
 
-/// The places in the stream of two successive events of one entity.
-fn neighbours(evidence: &Evidence) -> (usize, usize) {
+/// The indexes in the stream of two successive events of one entity.
+fn neighbors(evidence: &Evidence) -> (usize, usize) {
     let entries = &evidence.stream;
     let next_of = |event: &Event| {
         entries.iter().position(|next| next.event.entity == event.entity && next.event.version == event.version + 1)
@@ -177,7 +180,7 @@ fn checker_detects_each_wrong_stream_entry() {
     assert_eq!(counts(&check(&doubled)), [0, 1, 0, 0, 0]);
 
     let mut disordered = sound();
-    let (first, second) = neighbours(&disordered);
+    let (first, second) = neighbors(&disordered);
     disordered.stream.swap(first, second);
     assert_eq!(counts(&check(&disordered)), [0, 0, 1, 0, 0]);
 
@@ -186,7 +189,7 @@ fn checker_detects_each_wrong_stream_entry() {
     invented.stream.push(Entry { id: "1-1".to_owned(), event });
     assert_eq!(counts(&check(&invented)), [0, 0, 0, 1, 0]);
 
-    // A move that was undone, under an id that another one has used since.
+    // A transition that was undone, under an id that another one has used since.
     let mut undone = sound();
     undone.stream[100].event.version += 1_000_000;
     assert_eq!(counts(&check(&undone)), [1, 0, 0, 1, 0]);
@@ -210,7 +213,7 @@ fn checker_detects_lost_and_doubled_confirmations() {
     assert_eq!(check(&twice).acknowledged.duplicated.count, 1);
 
     let mut complaining = sound();
-    complaining.complaints.push("an answer that makes no sense".to_owned());
+    complaining.complaints.push("an unexpected answer".to_owned());
     complaining.problems.push("a problem".to_owned());
     let report = check(&complaining);
     assert_eq!((report.complaints.count, report.problems.count, report.is_clean()), (1, 1, false));
@@ -218,16 +221,16 @@ fn checker_detects_lost_and_doubled_confirmations() {
 
 #[test]
 fn checker_excuses_receiver_only_during_redis_outage() {
-    let mut deaf = sound();
-    let missed = deaf.receivers[0].events.remove(100);
-    let report = check(&deaf);
+    let mut lossy = sound();
+    let missed = lossy.receivers[0].events.remove(100);
+    let report = check(&lossy);
     assert_eq!((report.receivers[0].lost.count, report.receivers[0].missed), (1, 0));
 
     let made = missed.changed_at / 1000;
-    deaf.receivers[0].breaks = vec![Break { from: made - 2000, to: made - 1000 }];
-    assert_eq!(check(&deaf).receivers[0].lost.count, 1, "it was back");
-    deaf.receivers[0].breaks = vec![Break { from: made - 1000, to: made + 10 }];
-    let report = check(&deaf);
+    lossy.receivers[0].breaks = vec![Break { from: made - 2000, to: made - 1000 }];
+    assert_eq!(check(&lossy).receivers[0].lost.count, 1, "the receiver was subscribed again");
+    lossy.receivers[0].breaks = vec![Break { from: made - 1000, to: made + 10 }];
+    let report = check(&lossy);
     assert_eq!((report.receivers[0].lost.count, report.receivers[0].missed), (0, 1));
 
     let mut repeating = sound();
@@ -237,7 +240,7 @@ fn checker_excuses_receiver_only_during_redis_outage() {
     assert!(report.is_clean() && report.receivers[0].repeated == 1);
 
     let mut disordered = sound();
-    let (first, second) = neighbours(&disordered);
+    let (first, second) = neighbors(&disordered);
     disordered.receivers[0].events.swap(first, second);
     assert_eq!(check(&disordered).receivers[0].disordered.count, 1);
 }
@@ -277,7 +280,7 @@ fn proxy_breaks_connections_in_every_way() {
     assert_eq!(read(&mut client), Ok(b"hello".to_vec()));
     proxy.blackhole();
     served.write_all(b"late").unwrap();
-    assert_eq!(read(&mut client), Err(ErrorKind::WouldBlock), "nothing comes, and nothing ends");
+    assert_eq!(read(&mut client), Err(ErrorKind::WouldBlock), "no bytes arrive, and the connection stays open");
     let mut waiting = connect();
     assert_eq!(read(&mut waiting), Err(ErrorKind::WouldBlock));
     proxy.pass();

@@ -1,4 +1,4 @@
-//! The event feed: everything, in order within an entity, whoever commits when.
+//! The event feed, read by a consumer: all events, in order within an entity, for any order of commits.
 
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use uuid::Uuid;
 
-/// What one call of read_events returned: id, entity, version.
+/// Calls read_events() once; returns id, entity and version of each event.
 fn read(client: &mut impl postgres::GenericClient, max: i32) -> Vec<(i64, Uuid, i64)> {
     let rows = client.query("SELECT id, entity_id, version FROM workflow.read_events('reader', $1)", &[&max]).unwrap();
     rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect()
@@ -38,14 +38,14 @@ fn unacknowledged_events_are_redelivered() {
     let client = &mut db.connect();
     create_tasks(client, 2);
     create_reader(client);
-    assert_eq!(read(client, 10), [], "it begins with what comes after its creation");
+    assert_eq!(read(client, 10), [], "it starts with events after its creation");
     let tasks = create_tasks(client, 9);
     let first = read(client, 3);
     assert_eq!(first.len(), 3);
     assert_eq!(read(client, 3), first);
     assert!(ack(client, first[1].0));
     assert!(!ack(client, first[1].0), "acknowledged before");
-    assert!(!ack(client, first[0].0), "acknowledged with a later one");
+    assert!(!ack(client, first[0].0), "acknowledged together with a later one");
     assert_eq!(read(client, 1), first[2..]);
     let rest = drain(client, 2);
     assert_eq!(rest.len(), 8);
@@ -75,7 +75,11 @@ fn late_commit_is_delivered_late_and_not_lost() {
     start_task(&mut transaction, tasks[0]);
     start_task(client, tasks[1]);
     let early = read(client, 10);
-    assert_eq!(early.iter().map(|event| event.1).collect::<Vec<_>>(), [tasks[1]], "the open one hides nobody");
+    assert_eq!(
+        early.iter().map(|event| event.1).collect::<Vec<_>>(),
+        [tasks[1]],
+        "the open transaction hides no other event"
+    );
     ack(client, early[0].0);
     assert_eq!(read(client, 10), []);
     Transition::of(tasks[1]).from(State::Running).to(State::Success).run(client).unwrap();
@@ -83,7 +87,7 @@ fn late_commit_is_delivered_late_and_not_lost() {
     start_task(&mut transaction, tasks[2]);
     transaction.commit().unwrap();
 
-    // The ids of the late one are on both sides of what has been read.
+    // The late ids are below and above the ids read so far.
     let lag = client.query_one("SELECT pending FROM workflow.consumer_lag", &[]).unwrap();
     assert_eq!(lag.get::<_, i64>(0), 2);
     let late = drain(client, 1);
@@ -103,11 +107,11 @@ fn repeated_acknowledgement_skips_no_event() {
     start_task(client, tasks[1]);
     let early = drain(client, 10);
     transaction.commit().unwrap();
-    // Somebody reads the next window, and the acknowledgement of the last one comes once more.
+    // The next window is read, and the last window is acknowledged once more.
     assert_eq!(read(client, 10)[0].1, tasks[0]);
     assert!(!ack(client, early[0].0));
     assert_eq!(read(client, 10)[0].1, tasks[0]);
-    // What has not been read cannot be acknowledged.
+    // Unread events cannot be acknowledged.
     create_tasks(client, 1);
     let unread: i64 = client.query_one("SELECT max(id) FROM workflow.state_history", &[]).unwrap().get(0);
     let failed = failure(client.query_one("SELECT workflow.ack_events('reader', $1)", &[&unread]));
@@ -122,7 +126,7 @@ fn transaction_can_alternate_transitions_and_reads() {
     create_reader(client);
     let mut transaction = client.transaction().unwrap();
     start_task(&mut transaction, tasks[0]);
-    assert_eq!(read(&mut transaction, 10), [], "its own moves are not committed yet");
+    assert_eq!(read(&mut transaction, 10), [], "its own transitions are not committed yet");
     start_task(&mut db.connect(), tasks[1]);
     let events = read(&mut transaction, 10);
     assert_eq!(events.len(), 1);
@@ -159,7 +163,7 @@ fn fixed_snapshot_loses_no_event() {
         transaction.batch_execute("SELECT workflow.create_consumer('reader')").unwrap();
         assert_eq!(read(&mut transaction, 10), []);
         transaction.commit().unwrap();
-        // The snapshot was taken before these two events.
+        // The snapshot is older than these two events.
         let mut transaction = client.transaction().unwrap();
         transaction.batch_execute(&format!("SET TRANSACTION ISOLATION LEVEL {level}")).unwrap();
         transaction.query("SELECT FROM workflow.dags", &[]).unwrap();
@@ -180,14 +184,14 @@ fn position_is_relocated_by_ids_in_another_cluster() {
     let open = &mut db.connect();
     create_reader(client);
     let tasks = create_tasks(client, 2);
-    // One commits after the snapshot that the dump holds.
+    // One transaction commits after the snapshot in the dump.
     let mut transaction = open.transaction().unwrap();
     start_task(&mut transaction, tasks[0]);
     create_tasks(client, 1);
     let read_before = drain(client, 10);
     assert_eq!(read_before.len(), 5);
     transaction.commit().unwrap();
-    // A restored table: its snapshots, and the numbers in history, are far ahead of the new cluster's.
+    // As after a restore: the snapshots and the transaction IDs in the history are far ahead of the cluster's.
     client
         .batch_execute(
             "UPDATE workflow.consumers SET system_identifier = 1, snapshot = (
@@ -209,10 +213,10 @@ fn position_is_relocated_by_ids_in_another_cluster() {
     let read_after: HashSet<i64> = drain(client, 2).iter().map(|event| event.0).collect();
     assert!(read_after.is_superset(&unread), "{unread:?} of {read_after:?}");
     create_tasks(client, 1);
-    assert_eq!(drain(client, 10).len(), 2, "and goes on by transactions");
+    assert_eq!(drain(client, 10).len(), 2, "then it reads by transactions");
 }
 
-/// What a reader got, against what was written.
+/// The difference between written and received events.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Findings {
     pub lost: usize,
@@ -230,7 +234,7 @@ pub fn compare(client: &mut Client, events: &[(i64, Uuid, i64)]) -> Findings {
     Findings { lost: written.difference(&got).count(), twice: events.len() - got.len(), disordered }
 }
 
-/// Runs writers whose transactions overlap in every way while `read` follows them, the last time when all is written.
+/// Runs writers whose transactions overlap in every way, while `read` is called; the last call follows the last write.
 pub fn while_others_write(db: &Db, mut read: impl FnMut() + Send) {
     const WRITERS: usize = 8;
     let tasks = create_tasks(&mut db.connect(), 40);
@@ -244,7 +248,7 @@ pub fn while_others_write(db: &Db, mut read: impl FnMut() + Send) {
                     for round in 0..150 {
                         let mut transaction = client.transaction().unwrap();
                         for i in 0..1 + (round + writer) % 4 {
-                            // In the order of the ids, so that no two wait for each other.
+                            // In the order of the ids, so that there is no deadlock.
                             let task = tasks[((round * 3 + writer) % 10) * 4 + i];
                             let sql = "UPDATE workflow.task_instances
                                        SET state = CASE state WHEN 'running' THEN 'retrying' ELSE 'running' END WHERE id = $1";
@@ -288,7 +292,7 @@ fn comparison_detects_losses_of_an_id_cursor() {
         let sql = "SELECT id, entity_id, version FROM workflow.state_history WHERE id > $1 ORDER BY id";
         events.extend(client.query(sql, &[&last]).unwrap().iter().map(|row| (row.get(0), row.get(1), row.get(2))));
     });
-    assert!(compare(client, &events).lost > 0, "the naive reader must lose events, or the test above shows nothing");
+    assert!(compare(client, &events).lost > 0, "the naive reader must lose events, or the test above proves nothing");
 }
 
 #[test]
@@ -315,7 +319,7 @@ fn events_are_flushed_before_they_are_read() {
     let task = create_task(client);
     create_reader(client);
     let is_durable = || db.connect().query_one("SELECT workflow.is_durable()", &[]).unwrap().get::<_, bool>(0);
-    assert!(is_durable(), "everybody has waited for the disk so far");
+    assert!(is_durable(), "all transactions so far have waited for the disk");
     client.batch_execute("SET synchronous_commit = off").unwrap();
     start_task(client, task);
     let written: String = client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).unwrap().get(0);
@@ -323,10 +327,10 @@ fn events_are_flushed_before_they_are_read() {
     assert_eq!(read(client, 10).len(), 1);
     let sql = "SELECT pg_current_wal_flush_lsn() >= $1::text::pg_lsn, current_setting('synchronous_commit')";
     let row = client.query_one(sql, &[&written]).unwrap();
-    assert!(row.get::<_, bool>(0), "it was flushed");
+    assert!(row.get::<_, bool>(0), "the WAL was flushed");
     assert_eq!(row.get::<_, String>(1), "off");
     assert!(is_durable());
-    // One that fails at its end is not waited for for ever.
+    // A rolled-back transaction does not stay undurable.
     let mut undone = client.transaction().unwrap();
     Transition::of(task).from(State::Running).to(State::Success).run(&mut undone).unwrap();
     undone.rollback().unwrap();

@@ -1,4 +1,4 @@
-//! Following the feed from a position that the reader keeps.
+//! Following the feed from a position that the follower stores.
 
 use crate::feed::events::{Findings, compare, while_others_write};
 use pg_workflow_state_machine::State;
@@ -14,7 +14,7 @@ fn current_position(client: &mut impl GenericClient) -> String {
     client.query_one("SELECT workflow.current_position()", &[]).unwrap().get(0)
 }
 
-/// The next events: id, entity, version. The position is moved behind them.
+/// Reads the next events (id, entity, version), and moves the position past them.
 fn follow(client: &mut impl GenericClient, position: &mut String, max: i32) -> Vec<(i64, Uuid, i64)> {
     let rows = client.query(FOLLOW, &[position, &max]).unwrap();
     assert!(rows.len() <= usize::try_from(max).unwrap());
@@ -22,7 +22,7 @@ fn follow(client: &mut impl GenericClient, position: &mut String, max: i32) -> V
     assert!(others.iter().all(|row| row.get::<_, Option<String>>(3).is_none()), "only the last row has a position");
     *position = last.get(3);
     let is_safe = |byte: u8| byte.is_ascii_graphic() && byte != b',' && byte != b'"';
-    assert!(position.bytes().all(is_safe), "it goes into a header: {position}");
+    assert!(position.bytes().all(is_safe), "it must fit into an HTTP header: {position}");
     rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect()
 }
 
@@ -70,7 +70,7 @@ fn late_commit_is_delivered_late_and_not_lost() {
         start_task(client, *task);
     }
     start_task(&mut open, tasks[20]);
-    // It commits between two pages of a window that it does not belong to.
+    // The commit falls between two batches of a window that does not include it.
     let mut early = follow(client, position, 7);
     open.commit().unwrap();
     start_task(client, tasks[21]);
@@ -94,7 +94,7 @@ fn position_can_be_reused() {
         assert_eq!(drain(client, &mut again, max), events);
         assert_eq!(drain(client, &mut again, max), []);
     }
-    // Where there is nothing, it stays, and what comes later comes after it.
+    // Without new events the position stays, and later events follow it.
     let task = create_task(client);
     assert_eq!(entities(&drain(client, &mut first, 1))[1..], [task]);
 }
@@ -111,7 +111,7 @@ fn read_only_transaction_can_follow() {
     let mut transaction = client.transaction().unwrap();
     drain(&mut transaction, &mut position, 10);
     let sql = "SELECT pg_current_xact_id_if_assigned()::text";
-    assert_eq!(transaction.query_one(sql, &[]).unwrap().get::<_, Option<String>>(0), None, "it writes nothing");
+    assert_eq!(transaction.query_one(sql, &[]).unwrap().get::<_, Option<String>>(0), None, "following writes nothing");
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn fixed_snapshot_loses_no_event() {
     assert_eq!(entities(&drain(client, &mut position, 2))[1..], tasks);
 }
 
-/// The parts of a position, to make others of.
+/// Replaces one part of a position.
 fn with_part(position: &str, part: usize, value: &str) -> String {
     let mut parts: Vec<&str> = position.split('.').collect();
     parts[part] = value;
@@ -162,7 +162,7 @@ fn position_is_relocated_by_ids_in_another_cluster() {
     for task in &tasks[1..12] {
         start_task(client, *task);
     }
-    // In the midst of a window.
+    // In the middle of a window.
     let seen = entities(&follow(client, &mut position, 4));
     late.commit().unwrap();
     for (part, value) in [(1, "1"), (2, "77")] {
@@ -170,9 +170,9 @@ fn position_is_relocated_by_ids_in_another_cluster() {
         let found = entities(&drain(client, &mut position, 3));
         assert!(tasks.iter().all(|task| seen.contains(task) || found.contains(task)), "{found:?}");
         let task = create_task(client);
-        assert_eq!(entities(&drain(client, &mut position, 3))[1..], [task], "and goes on by transactions");
+        assert_eq!(entities(&drain(client, &mut position, 3))[1..], [task], "then it follows by transactions");
     }
-    // One that is ahead of the database, which was recovered to an earlier moment.
+    // A position ahead of the database, which was recovered to an earlier time.
     let ahead = with_part(&position, 5, "123456789");
     let failed = failure(client.query(FOLLOW, &[&ahead, &7]));
     assert_eq!(failed.sqlstate, "22023");
@@ -191,7 +191,7 @@ fn malformed_position_is_rejected() {
     create_tasks(client, 5);
     follow(client, &mut position, 2);
     assert_eq!(position.split('.').count(), 11, "in a window: {position}");
-    let mut refuse = |malformed: &str| {
+    let mut reject = |malformed: &str| {
         let failed = failure(client.query(FOLLOW, &[&malformed, &7]));
         assert_eq!(
             (failed.sqlstate.as_str(), &failed.detail["argument"]),
@@ -200,20 +200,20 @@ fn malformed_position_is_rejected() {
         );
         assert!(!failed.hint.is_empty());
     };
-    ["", " ", "1", "now", "1.......", "1..........", "'", "1.é"].into_iter().for_each(&mut refuse);
-    refuse(&position.replacen('1', "2", 1));
-    refuse(&format!("{position}.1"));
-    refuse(&format!("{position} "));
-    refuse(&"9".repeat(100_000));
+    ["", " ", "1", "now", "1.......", "1..........", "'", "1.é"].into_iter().for_each(&mut reject);
+    reject(&position.replacen('1', "2", 1));
+    reject(&format!("{position}.1"));
+    reject(&format!("{position} "));
+    reject(&"9".repeat(100_000));
     for part in 0..11 {
         for wrong in ["-1", "1:", ":", "0:0", "5:3:9", "99999999999999999999", "x", "1,2", "9223372036854775807:1"] {
-            refuse(&with_part(&position, part, wrong));
+            reject(&with_part(&position, part, wrong));
         }
     }
 
-    // Whatever is made of one, it is refused or followed, and nothing breaks.
+    // Each mutated position is either rejected or followed.
     let mut random = fastrand::Rng::with_seed(7);
-    let mut refused = 0;
+    let mut rejected = 0;
     for _ in 0..2000 {
         let mut bytes = position.clone().into_bytes();
         for _ in 0..random.usize(1..4) {
@@ -227,10 +227,10 @@ fn malformed_position_is_rejected() {
         let mutated = String::from_utf8(bytes).unwrap();
         if let Err(error) = client.query(FOLLOW, &[&mutated, &7]) {
             assert_eq!(error.code().map(|code| code.code()), Some("22023"), "{mutated}: {error:?}");
-            refused += 1;
+            rejected += 1;
         }
     }
-    assert!((200..2000).contains(&refused), "{refused}");
+    assert!((200..2000).contains(&rejected), "{rejected}");
     open.rollback().unwrap();
 }
 
@@ -243,7 +243,7 @@ fn commit_wakes_waiting_follower() {
     let follower = &mut db.connect();
     let sql = "SELECT version FROM workflow.follow_events($1, 10, '60 s')";
     std::thread::scope(|scope| {
-        // The session's first look.
+        // The first read of the session.
         let waiting = scope.spawn(|| {
             let began = Instant::now();
             let rows = follower.query(sql, &[&position]).unwrap();
@@ -252,14 +252,14 @@ fn commit_wakes_waiting_follower() {
         let waits = "SELECT count(*) FROM pg_stat_activity
                      WHERE wait_event = 'Extension' AND query LIKE '%follow_events%'
                          AND datname = current_database() AND pid <> pg_backend_pid()";
-        wait_until("it waits", || client.query_one(waits, &[]).unwrap().get::<_, i64>(0) == 1);
+        wait_until("the follower waits", || client.query_one(waits, &[]).unwrap().get::<_, i64>(0) == 1);
         let moved = Instant::now();
         start_task(client, task);
         let (versions, took) = waiting.join().unwrap();
         assert_eq!(versions, [2]);
-        assert!(moved.elapsed() < Duration::from_secs(5), "it was woken: {took:?}");
+        assert!(moved.elapsed() < Duration::from_secs(5), "the commit wakes it: {took:?}");
     });
-    // What is there already is not waited for.
+    // Existing events are returned at once.
     let began = Instant::now();
     assert_eq!(follower.query(sql, &[&position]).unwrap().len(), 1);
     assert!(began.elapsed() < Duration::from_secs(5));
@@ -283,7 +283,7 @@ fn events_before_a_position_are_flushed() {
     let mut position = current_position(client);
     assert!(is_flushed(client, &written));
     Transition::of(task).from(State::Running).to(State::Success).run(client).unwrap();
-    // Also the end of one that has moved nothing: its number may be given out again.
+    // Also the end of a transaction without events: its transaction ID may be used again after a crash.
     client.batch_execute("BEGIN; CREATE TABLE undone (); ROLLBACK").unwrap();
     let written = inserted(client);
     client.batch_execute("SET default_transaction_read_only = on").unwrap();

@@ -23,7 +23,7 @@ fn only_lease_holder_reads_leased_consumer() {
     assert_eq!(client.query(sql, &[]).unwrap().len(), 4);
     assert!(client.query_one("SELECT workflow.release_consumer('c', 1)", &[]).unwrap().get::<_, bool>(0));
     assert_eq!(failure(client.query(sql, &[])).sqlstate, "55006");
-    // Free again, also for who has no lease.
+    // Free again, also for sessions without a lease.
     assert_eq!(other.query("SELECT FROM workflow.read_events('c')", &[]).unwrap().len(), 4);
     assert_eq!(other.query_one(lease, &[&"you"]).unwrap().get::<_, Option<i64>>(0), Some(2));
     let refused = failure(client.query("SELECT workflow.lease_consumer('c', 'x', '0')", &[]));
@@ -36,7 +36,7 @@ fn new_lease_ends_session_of_expired_holder() {
     let holder = &mut db.connect();
     holder.batch_execute("SELECT workflow.create_consumer('c')").unwrap();
     holder.batch_execute("SELECT workflow.lease_consumer('c', 'me', '1 ms')").unwrap();
-    // It hangs with the consumer locked.
+    // The session hangs while it locks the consumer.
     let mut open = holder.transaction().unwrap();
     open.query("SELECT FROM workflow.read_events('c', lease => 1)", &[]).unwrap();
     let lease = "SELECT workflow.lease_consumer('c', 'you')";
@@ -66,9 +66,9 @@ fn rewind_returns_to_checkpoint_before_position() {
     };
     assert_eq!(rewind("{31,7}"), (Some(vec![30, 0]), 0));
     assert_eq!(rewind("{29,7}"), (Some(vec![20, 0]), 3));
-    assert_eq!(rewind("{30,0}"), (Some(vec![20, 0]), 3), "what was beyond is forgotten");
+    assert_eq!(rewind("{30,0}"), (Some(vec![20, 0]), 3), "later checkpoints are deleted");
     assert_eq!(rewind("{0,5}"), (Some(vec![0, 0]), 9));
-    // Where all are beyond, the first.
+    // If all checkpoints are later, the first one.
     client.batch_execute("DELETE FROM workflow.consumer_checkpoints").unwrap();
     client.batch_execute("SELECT workflow.save_checkpoint('c', '{40,1}')").unwrap();
     let sql = "SELECT workflow.rewind_consumer('c', '{1,1}')";

@@ -11,7 +11,7 @@ use postgres::Client;
 use serde_json::Value;
 use uuid::Uuid;
 
-/// A session that listens.
+/// A session that listens for notifications.
 struct Listener(Client);
 
 impl Listener {
@@ -21,7 +21,7 @@ impl Listener {
         Listener(client)
     }
 
-    /// The next so many events: their entities and versions.
+    /// Waits for the next `count` events, and returns their entities and versions.
     fn hear(&mut self, count: usize) -> Vec<(String, i64)> {
         let payloads = self.payloads(count);
         let events = payloads.iter().map(|payload| serde_json::from_str::<Value>(payload).expect("JSON"));
@@ -39,7 +39,7 @@ impl Listener {
         heard
     }
 
-    /// What is heard until a marker of the test's own.
+    /// Counts the notifications before a marker that the test sends.
     fn hear_until_marker(&mut self, db: &Db) -> usize {
         let marker = Uuid::new_v4().to_string();
         db.connect().batch_execute(&format!("NOTIFY workflow_events, '{marker}'")).unwrap();

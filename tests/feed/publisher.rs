@@ -1,4 +1,4 @@
-//! The relay to destinations of one's own, and to several: nothing lost, whatever they do.
+//! The relay to custom destinations, and to several: no event is lost if they fail.
 
 use pg_workflow_client::connect::PostgresServer;
 use pg_workflow_client::event::Event;
@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use xtask::stack::redis::Redis;
 
-/// A relay in a thread of its own.
+/// A relay in its own thread.
 struct Relay {
     status: Arc<relay::Status>,
     shutdown: CancellationToken,
@@ -24,10 +24,10 @@ struct Relay {
 }
 
 impl Relay {
-    /// Runs until [`stop`](Relay::stop); returns when it works.
+    /// Runs until [`stop`](Relay::stop); returns once the relay leads.
     fn start(db: &Db, publisher: impl Publisher + 'static) -> Relay {
         let relay = Relay::begin(db, publisher);
-        wait_until("a relay that works", || relay.status.get().role == relay::Role::Leader);
+        wait_until("a relay that leads", || relay.status.get().role == relay::Role::Leader);
         relay
     }
 
@@ -37,7 +37,7 @@ impl Relay {
         let thread = std::thread::spawn({
             let (status, shutdown) = (status.clone(), shutdown.clone());
             move || {
-                // Spawned, so that this fails to compile where it could not be.
+                // Spawned, so that this compiles only if the future is `Send`.
                 let runtime = Runtime::new().unwrap();
                 let relaying = async move { relay::run(&server, "own", &mut publisher, status, shutdown).await };
                 runtime.block_on(runtime.spawn(relaying)).unwrap();
@@ -52,7 +52,7 @@ impl Relay {
     }
 }
 
-/// What a destination has, shared with the test.
+/// The contents of a destination, shared with the test.
 type Store = Arc<Mutex<Vec<Event>>>;
 
 fn move_some(db: &Db, tasks: usize) {
@@ -68,7 +68,7 @@ fn written(db: &Db) -> Vec<i64> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-/// Waits until the store has all events, and sees that first arrivals are in the order of versions.
+/// Waits until the store has all events, and checks that first arrivals are in the order of versions.
 fn assert_complete(db: &Db, store: &Store) {
     let written = written(db);
     wait_until("all events", || {
@@ -85,7 +85,7 @@ fn assert_complete(db: &Db, store: &Store) {
     }
 }
 
-/// Fails in every way, again and again, and cannot tell what it has.
+/// A destination that fails in every way, repeatedly, and does not know its contents.
 struct Unreliable {
     store: Store,
     calls: usize,
@@ -100,14 +100,14 @@ impl Publisher for Unreliable {
     async fn connect(&mut self) -> Result<(), Error> {
         self.calls += 1;
         self.is_connected = !self.calls.is_multiple_of(4);
-        if self.is_connected { Ok(()) } else { Err(Error::publisher("it refuses")) }
+        if self.is_connected { Ok(()) } else { Err(Error::publisher("it does not accept connections")) }
     }
 
     async fn publish(&mut self, events: &[Event], after: Option<Position>) -> Result<Published, Error> {
-        assert!(self.is_connected, "after an error it must be connected again");
+        assert!(self.is_connected, "after an error, the relay must connect again");
         assert_eq!(after, None);
         self.calls += 1;
-        // Before it has taken them, in the midst of them, or after.
+        // Fails before it has stored the events, halfway, or after.
         let taken = match self.calls % 5 {
             1 => 0,
             2 => events.len() / 2,
@@ -132,14 +132,14 @@ fn failing_publisher_misses_no_event() {
         assert_complete(&db, &store);
     }
     relay.stop();
-    // Where it was stopped it goes on.
+    // It resumes after a stop.
     move_some(&db, 5);
     let relay = Relay::start(&db, Unreliable { store: store.clone(), calls: 0, is_connected: false });
     assert_complete(&db, &store);
     relay.stop();
 }
 
-/// Knows where it ends and what it has, and loses every third answer.
+/// A destination that knows its end and its contents, and loses every third response.
 struct Counting {
     store: Store,
     calls: usize,
@@ -183,16 +183,16 @@ fn publisher_with_positions_gets_each_event_once() {
     let db = Db::new();
     let store = Store::default();
     let relays: Vec<Relay> = (0..2).map(|_| Relay::begin(&db, Counting { store: store.clone(), calls: 0 })).collect();
-    wait_until("a relay that works", || relays.iter().any(|relay| relay.status.get().role == relay::Role::Leader));
+    wait_until("a relay that leads", || relays.iter().any(|relay| relay.status.get().role == relay::Role::Leader));
     for round in 0..4 {
         move_some(&db, 20);
         assert_complete(&db, &store);
         if round == 2 {
-            // Half of it is lost, back to before the last checkpoints or not.
+            // Half of the events are lost, perhaps more than since the last relay checkpoint.
             store.lock().unwrap().truncate(100);
         }
     }
-    assert_eq!(store.lock().unwrap().len(), written(&db).len(), "each once");
+    assert_eq!(store.lock().unwrap().len(), written(&db).len(), "exactly once");
     for relay in relays {
         relay.stop();
     }
@@ -216,7 +216,7 @@ fn two_publishers_both_get_all_events() {
     }
     move_some(&db, 20);
     assert_complete(&db, &store);
-    // At least once: the other one's failures repeat events here too.
+    // At least once: failures of the other publisher repeat events here too.
     let entries: Vec<(String, Vec<String>)> = redis.command(&["XRANGE", "workflow:stream", "-", "+"]).unwrap();
     let in_stream: std::collections::HashSet<i64> =
         entries.iter().map(|(id, _)| id.split_once('-').unwrap().1.parse().unwrap()).collect();
@@ -245,7 +245,7 @@ fn redis_channel_alone_gets_all_events() {
     assert_received(0);
     assert_eq!(redis.command::<usize>(&["DBSIZE"]).unwrap(), 0);
     redis.kill().unwrap();
-    // Nobody can take these yet.
+    // No subscriber can receive these yet.
     move_some(&db, 5);
     wait_until("the outage", || relay.status.get().publisher_error.is_some());
     relay.stop();

@@ -1,4 +1,4 @@
-//! Redis as it is run: with users, TLS, in a cluster, behind Sentinel, on a socket, full, and as a replica.
+//! Redis in all setups: users, TLS, Cluster, Sentinel, Unix socket, full memory, and replica.
 
 pub mod certificates;
 
@@ -14,7 +14,7 @@ use xtask::stack::redis_sentinel::RedisSentinel;
 use xtask::stack::scratch::Scratch;
 use xtask::stack::server::Server;
 
-/// What the relay may do, as README.md documents it.
+/// The relay's rights in Redis, as the documents list them.
 const RELAY_MAY: &[&str] = &[
     "~workflow:*",
     "resetchannels",
@@ -30,11 +30,11 @@ const RELAY_MAY: &[&str] = &[
     "+publish",
     "+cluster|slots",
 ];
-/// In a URL, everything in it but the letters needs to be written as %XX.
+/// In a URL, everything in it but the letters must be percent-encoded.
 const PASSWORD: &str = "p@ss:w/rd,#?%";
 const PASSWORD_IN_URL: &str = "p%40ss%3Aw%2Frd%2C%23%3F%25";
 
-/// As [`serve`], with more in the environment.
+/// Starts a server as [`serve`] does, with more environment variables.
 fn serve_with(db: &Db, redis_url: &str, more: &[(&str, &str)]) -> (Server, String) {
     let envs = [("DATABASE_URL", db.url()), ("REDIS_URL", redis_url), ("WORKFLOW_LISTEN", "127.0.0.1:0")];
     let server = Server::start("redis", &server_binary(), &["serve"], &[&envs, more].concat()).expect("a server");
@@ -53,22 +53,22 @@ fn signal(server: &Server, signal: Signal) {
     kill(Pid::from_raw(server.pid().cast_signed()), signal).expect("it runs");
 }
 
-/// Creates tasks and moves them, and waits until each has three events in the order of its versions.
+/// Creates and moves tasks, and waits until each has three events in the order of its versions.
 fn assert_events_arrive(db: &Db, received: impl Fn() -> Vec<Value>) {
     let client = &mut db.connect();
-    // A new consumer begins with what commits from then on.
+    // A new consumer starts with later commits.
     wait_until("the relay's consumer", || client.query_opt("SELECT FROM workflow.consumers", &[]).unwrap().is_some());
     let tasks = create_tasks(client, 3);
     for (from, to) in [("queued", "running"), ("running", "success")] {
         let sql = "SELECT * FROM workflow.transition_many('task_instance', $1, $2, $3)";
-        client.query(sql, &[&tasks, &from, &to]).expect("legal moves");
+        client.query(sql, &[&tasks, &from, &to]).expect("allowed transitions");
     }
     let versions = || {
         let mut versions: HashMap<String, Vec<i64>> = HashMap::new();
         for event in received() {
             let (Some(id), Some(version)) = (event["entity_id"].as_str(), event["version"].as_i64()) else { continue };
             let seen = versions.entry(id.to_owned()).or_default();
-            // At least once: after an outage some come again.
+            // At least once: after an outage, some events are redelivered.
             if seen.last().is_none_or(|last| *last < version) {
                 seen.push(version);
             }
@@ -83,16 +83,16 @@ fn assert_events_arrive(db: &Db, received: impl Fn() -> Vec<Value>) {
     assert!(tasks.iter().all(|task| versions[&task.to_string()] == [1, 2, 3]), "{versions:?}");
 }
 
-/// What was tried without the right to do it.
+/// Returns the commands, keys and channels that Redis denied.
 fn denied(redis: &Redis) -> Vec<String> {
     let log: Vec<HashMap<String, redis::Value>> = redis.command(&["ACL", "LOG"]).expect("a log");
     let objects = log.into_iter().map(|mut entry| redis::from_redis_value(entry.remove("object").expect("an object")));
     let objects: Result<Vec<String>, _> = objects.collect();
-    // In a cluster the driver says its name whether we like it or not, and does without where it may not.
+    // In a cluster, the driver always tries to set its name, and continues if that is denied.
     objects.expect("names").into_iter().filter(|object| object != "client|setinfo").collect()
 }
 
-/// A Redis with TLS beside its ordinary port, and a user that may do what the relay must.
+/// Starts a Redis with a TLS port, a plain port, and a user with the relay's rights.
 fn with_tls(certificates: &Certificates) -> (Redis, u16) {
     let port = xtask::stack::port::free().expect("a free port");
     let secret = format!(">{PASSWORD}");
@@ -134,17 +134,17 @@ fn connection_errors_are_reported_without_secrets() {
         (format!("rediss://relay:s3cret@127.0.0.1:{port}"), &trusting[..], "--redis-cert"),
         (format!("rediss://relay:s3cret@{plain}"), &trusting[..], "where it expects TLS and only there"),
     ];
-    for (redis_url, envs, advice) in cases {
+    for (redis_url, envs, hint) in cases {
         let (server, url) = serve_with(&db, &redis_url, envs);
-        // Not always at once: the driver may miss that Redis closes a connection.
-        let line = server.wait_line(advice, PATIENCE).unwrap();
+        // Not always at once: the driver may not notice that Redis closes a connection.
+        let line = server.wait_line(hint, PATIENCE).unwrap();
         assert!(line.contains("Redis is away"), "{redis_url}: {line}");
         let mut body = Value::Null;
         wait_until("the reason in /health", || {
             let (status, said) = health(&url);
             assert_eq!(status, 503, "{said}");
             body = said;
-            body["errors"]["redis"].as_str().is_some_and(|reason| reason.contains(advice))
+            body["errors"]["redis"].as_str().is_some_and(|reason| reason.contains(hint))
         });
         let log = log_of(&server);
         assert!(!log.contains("s3cret") && !body.to_string().contains("s3cret"), "{log}\n{body}");
@@ -175,7 +175,7 @@ fn redis_cluster_delivers_events_to_subscribers_of_all_nodes() {
         node.command::<()>(&user).unwrap();
     }
     let owner = cluster.owner("workflow:events").unwrap().port();
-    // The relay is told of one node only, which is neither that of the channel nor that of the subscriber.
+    // The relay has the address of one node only, which is neither the channel's nor the subscriber's.
     let others: Vec<&Redis> = cluster.nodes().iter().filter(|node| node.port() != owner).collect();
     let subscriber = Subscriber::start(&others[0].url());
     let redis_url = format!("redis://relay:{PASSWORD_IN_URL}@127.0.0.1:{}", others[1].port());
@@ -193,8 +193,8 @@ fn one_reachable_redis_address_is_enough() {
     let db = Db::new();
     let cluster = RedisCluster::start("redis-addresses").unwrap();
     let subscriber = Subscriber::start(&cluster.nodes()[1].url());
-    let nobody = xtask::stack::port::free().unwrap();
-    let redis_url = format!("redis://127.0.0.1:{nobody},{}", cluster.url());
+    let unused = xtask::stack::port::free().unwrap();
+    let redis_url = format!("redis://127.0.0.1:{unused},{}", cluster.url());
     let (server, url) = serve_with(&db, &redis_url, &[]);
     assert_events_arrive(&db, || subscriber.events());
     assert_eq!(health(&url).0, 200);
@@ -207,15 +207,15 @@ fn relay_follows_master_behind_redis_sentinel() {
     let db = Db::new();
     let sentinel = RedisSentinel::start("redis-sentinel", "secret").unwrap();
     let [first, second] = sentinel.servers();
-    // The sentinel has no password, so it refuses the one that is meant for the servers.
+    // The sentinel has no password, so it rejects the one that is meant for the servers.
     let redis_url = sentinel.url().replace("redis://", "redis://:secret@");
     let (server, url) = serve_with(&db, &redis_url, &[]);
-    // What is published in the master reaches subscribers of its replica.
+    // Messages that the master publishes reach subscribers of its replica.
     let on_second = Subscriber::start(&sentinel.url_of(second));
     assert_events_arrive(&db, || on_second.events());
 
-    // A promotion ends all connections. Hold the relay until the subscription is there again. The old master goes on
-    // as before: only the sentinel can tell the relay to leave it.
+    // A promotion ends all connections. Stop the relay until the subscription is back. The old master keeps running, so
+    // only the sentinel can tell the relay to leave it.
     signal(&server, Signal::SIGSTOP);
     sentinel.fail_over().unwrap();
     on_second.wait_subscribed(2);
@@ -277,7 +277,7 @@ fn relay_waits_for_redis_replica_to_become_master() {
     assert_eq!(server.terminate().unwrap().code(), Some(0));
 }
 
-/// The events in the stream.
+/// Reads the events in the stream.
 fn stream(redis: &Redis) -> Vec<Value> {
     let entries: Vec<(String, HashMap<String, String>)> =
         redis.command(&["XRANGE", "workflow:stream", "-", "+"]).expect("a stream");
@@ -290,7 +290,7 @@ fn relay_waits_while_redis_is_full() {
     let redis = Redis::start_with("redis-full", &["--maxmemory-policy", "noeviction"]).unwrap();
     let (server, _) = serve_with(&db, &redis.url(), &[]);
     assert_events_arrive(&db, || stream(&redis));
-    // Less than it uses already: nothing more is written.
+    // The limit is below the used memory, so Redis rejects writes.
     redis.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).unwrap();
     std::thread::scope(|scope| {
         let arriving = scope.spawn(|| assert_events_arrive(&db, || stream(&redis)));
@@ -299,7 +299,7 @@ fn relay_waits_while_redis_is_full() {
         redis.command::<()>(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
         arriving.join().unwrap();
     });
-    assert_eq!(log_of(&server).matches("Redis is away").count(), 1, "said once:\n{}", log_of(&server));
+    assert_eq!(log_of(&server).matches("Redis is away").count(), 1, "logged once:\n{}", log_of(&server));
     assert_eq!(server.terminate().unwrap().code(), Some(0));
 }
 
@@ -309,9 +309,9 @@ fn relay_waits_while_redis_master_is_a_replica() {
     let redis = Redis::start("redis-demoted").unwrap();
     let (server, url) = serve_with(&db, &redis.url(), &[]);
     assert_events_arrive(&db, || stream(&redis));
-    // Of nobody: it keeps its data and refuses to write.
-    let nobody = xtask::stack::port::free().unwrap().to_string();
-    redis.command::<()>(&["REPLICAOF", "127.0.0.1", &nobody]).unwrap();
+    // Its master does not exist: it keeps its data and rejects writes.
+    let unused = xtask::stack::port::free().unwrap().to_string();
+    redis.command::<()>(&["REPLICAOF", "127.0.0.1", &unused]).unwrap();
     std::thread::scope(|scope| {
         let arriving = scope.spawn(|| assert_events_arrive(&db, || stream(&redis)));
         let line = server.wait_line("Redis is away", PATIENCE).unwrap();
@@ -320,6 +320,6 @@ fn relay_waits_while_redis_master_is_a_replica() {
         redis.command::<()>(&["REPLICAOF", "NO", "ONE"]).unwrap();
         arriving.join().unwrap();
     });
-    assert_eq!(log_of(&server).matches("Redis is away").count(), 1, "said once:\n{}", log_of(&server));
+    assert_eq!(log_of(&server).matches("Redis is away").count(), 1, "logged once:\n{}", log_of(&server));
     assert_eq!(server.terminate().unwrap().code(), Some(0));
 }

@@ -1,4 +1,4 @@
-//! The relay through every outage: nothing lost, nothing out of order within an entity.
+//! The relay through outages: no event is lost, and each entity's events stay in order.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -18,7 +18,7 @@ fn wait_for_consumer(client: &mut Client) {
     });
 }
 
-/// Moves tasks to and fro, again and again where the database is away, and counts the moves that were acknowledged.
+/// Moves tasks back and forth, retries while the database is unavailable, and counts the confirmed transitions.
 fn write_through_outages(url: &str, tasks: &[Uuid], rounds: usize, acknowledged: &AtomicUsize) {
     let mut client: Option<Client> = None;
     for round in 0..rounds {
@@ -35,9 +35,9 @@ fn write_through_outages(url: &str, tasks: &[Uuid], rounds: usize, acknowledged:
                     Some(Err(error))
                         if error.as_db_error().is_some_and(|error| !error.code().code().starts_with("57")) =>
                     {
-                        panic!("a move was refused: {error:?}")
+                        panic!("a transition failed: {error:?}")
                     }
-                    // Away, or going away.
+                    // Unavailable, or shutting down.
                     _ => std::thread::sleep(Duration::from_millis(20)),
                 }
             }
@@ -46,7 +46,7 @@ fn write_through_outages(url: &str, tasks: &[Uuid], rounds: usize, acknowledged:
     }
 }
 
-/// Compares what was received with history: each event at least once, first receipts in the order of versions.
+/// Compares the received events with the history: each at least once, first receipts in the order of versions.
 fn assert_nothing_lost(db: &Db, subscriber: &Subscriber) {
     let rows = db.connect().query("SELECT entity_id, version FROM workflow.state_history", &[]).unwrap();
     let written: HashSet<(String, i64)> =
@@ -99,15 +99,15 @@ fn outages_of_redis_and_postgresql_lose_no_event() {
             wait_until("the load", || acknowledged.load(Ordering::Relaxed) >= goal.min(3900));
         };
         wait_for_load(300);
-        // Kill Redis in the middle of whatever the relay is doing, but not before our subscriber has what Redis has
-        // taken: a message in the buffer of a killed Redis is not the relay's loss.
+        // Kill Redis at any step of the relay, but only after our subscriber has all messages that Redis accepted: the relay
+        // is not to blame for messages in the buffer of a killed Redis.
         kill(pid, Signal::SIGSTOP).unwrap();
         subscriber.catch_up(&redis.url());
         redis.kill().unwrap();
         kill(pid, Signal::SIGCONT).unwrap();
         server.wait_line("Redis is away", PATIENCE).unwrap();
         wait_for_load(300);
-        // Redis forgets subscriptions. Hold the relay until ours is there again.
+        // Redis forgets subscriptions. Stop the relay until ours is back.
         kill(pid, Signal::SIGSTOP).unwrap();
         redis.start_again().unwrap();
         subscriber.wait_subscribed(2);
@@ -126,7 +126,7 @@ fn outages_of_redis_and_postgresql_lose_no_event() {
     assert_eq!(acknowledged.into_inner(), 4000);
     assert_nothing_lost(&db, &subscriber);
     let log = log_of(&server);
-    assert_eq!(log.matches("Redis is away").count(), 1, "said once:\n{log}");
+    assert_eq!(log.matches("Redis is away").count(), 1, "logged once:\n{log}");
     assert_eq!(server.terminate().unwrap().code(), Some(0));
 }
 
@@ -140,13 +140,13 @@ fn relay_waits_for_both_servers_at_start() {
     let (server, url) = serve(&cluster.url("workflow"), &redis.url());
     server.wait_line("PostgreSQL is away", PATIENCE).unwrap();
     cluster.start_again().unwrap();
-    // There, but without the extension: that is said too, with what to do.
+    // PostgreSQL is up without the extension: the log tells how to create it.
     server.wait_line("CREATE EXTENSION pg_workflow", PATIENCE).unwrap();
     cluster.psql("workflow", "CREATE EXTENSION pg_workflow").unwrap();
     server.wait_line("Redis is away", PATIENCE).unwrap();
     let db = Db::at(cluster.url("workflow"));
     wait_for_consumer(&mut db.connect());
-    // Happens while Redis is away.
+    // This happens while Redis is unavailable.
     let task = create_task(&mut db.connect());
     let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
     assert_eq!(agent.get(format!("{url}/health")).call().unwrap().status(), 503);

@@ -10,7 +10,7 @@ use xtask::stack::server::Server;
 
 const STREAM: &str = "workflow:stream";
 
-/// The stream's entries: id and event.
+/// Reads the entries of the stream: id and event.
 fn entries(redis: &Redis) -> Vec<(String, Value)> {
     let entries: Vec<(String, Vec<String>)> = redis.command(&["XRANGE", STREAM, "-", "+"]).unwrap();
     let event = |fields: Vec<String>| {
@@ -20,8 +20,8 @@ fn entries(redis: &Redis) -> Vec<(String, Value)> {
     entries.into_iter().map(|(id, fields)| (id, event(fields))).collect()
 }
 
-/// Waits until the stream has caught up with history, and compares them: the same events, each once, in the order of
-/// the versions.
+/// Waits until the stream has caught up with the history, and compares them: the same events, exactly once, in the order of
+/// versions.
 fn assert_the_stream_is_the_history(db: &Db, redis: &Redis) {
     let client = &mut db.connect();
     let sql = "SELECT id FROM workflow.state_history ORDER BY id";
@@ -71,7 +71,7 @@ fn stream_holds_each_event_once_and_in_published_order() {
     assert_eq!(subscriber.events(), in_stream);
 }
 
-/// The grants are those of README.md's role `relay`.
+/// The grants are those of the role `relay` in the documents.
 #[test]
 fn relay_needs_only_documented_grants() {
     let db = Db::new();
@@ -104,14 +104,14 @@ fn standby_relay_takes_over_in_time() {
     let second = start(&db, &redis, &[]);
     second.wait_line("standing by", PATIENCE).unwrap();
     move_some(&db, 20);
-    // Frozen, but its connections are there.
+    // The leader is stopped, but its connections stay open.
     let pid = Pid::from_raw(first.pid().cast_signed());
     kill(pid, Signal::SIGSTOP).unwrap();
     let began = Instant::now();
     move_some(&db, 20);
     assert_the_stream_is_the_history(&db, &redis);
     assert!(began.elapsed() < Duration::from_secs(5), "after {:?}", began.elapsed());
-    // It wakes up and finds that it is not the one any more.
+    // It wakes up and finds that it is no longer the leader.
     kill(pid, Signal::SIGCONT).unwrap();
     first.wait_line("standing by", PATIENCE).unwrap();
     move_some(&db, 20);
@@ -123,7 +123,7 @@ fn standby_relay_takes_over_in_time() {
     assert_the_stream_is_the_history(&db, &redis);
     assert!(began.elapsed() < Duration::from_secs(5), "after {:?}", began.elapsed());
 
-    // One that is told to stop hands over at once.
+    // A relay that is told to stop releases its lease at once.
     let third = start(&db, &redis, &[]);
     third.wait_line("standing by", PATIENCE).unwrap();
     let began = Instant::now();
@@ -140,13 +140,13 @@ fn relay_rewrites_entries_lost_by_redis() {
     for _ in 0..2 {
         move_some(&db, 30);
         assert_the_stream_is_the_history(&db, &redis);
-        // It keeps nothing on disk.
+        // This Redis stores nothing on disk.
         redis.kill().unwrap();
         redis.start_again().unwrap();
         move_some(&db, 5);
         assert_the_stream_is_the_history(&db, &redis);
     }
-    // Only the end is missing, as after a failover.
+    // Only the last entries are missing, as after a failover.
     move_some(&db, 30);
     assert_the_stream_is_the_history(&db, &redis);
     let before = redis.command::<Vec<u8>>(&["DUMP", STREAM]).unwrap();
@@ -166,7 +166,7 @@ fn stream_is_trimmed_but_keeps_young_entries() {
     let relay = lead(&db, &redis, &[("WORKFLOW_STREAM_MAX_LENGTH", "10"), ("WORKFLOW_STREAM_MIN_AGE", "3600")]);
     move_some(&db, 50);
     assert_the_stream_is_the_history(&db, &redis);
-    // Long enough for it to be shortened twice.
+    // Long enough for two rounds of trimming.
     std::thread::sleep(Duration::from_millis(2500));
     assert_the_stream_is_the_history(&db, &redis);
     assert_eq!(relay.terminate().unwrap().code(), Some(0));
@@ -187,7 +187,7 @@ fn relay_continues_after_foreign_stream_entry() {
     let relay = lead(&db, &redis, &[]);
     move_some(&db, 10);
     assert_the_stream_is_the_history(&db, &redis);
-    // The id that the next event would have if it came in the same millisecond.
+    // The id of the next event if it is written in the same millisecond.
     let (last, _) = entries(&redis).pop().unwrap();
     let (milliseconds, event) = last.split_once('-').unwrap();
     let id = format!("{milliseconds}-{}", event.parse::<u64>().unwrap() + 1);

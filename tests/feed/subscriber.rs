@@ -26,7 +26,7 @@ const CHANNEL: &str = "workflow:events";
 
 const STREAM: &str = "workflow:stream";
 
-/// A subscriber in a thread of its own, whose handler fails with every fifth call.
+/// A subscriber in its own thread, whose handler fails in every fifth call.
 struct Running {
     handled: Arc<Mutex<Vec<Event>>>,
     log: Log,
@@ -35,7 +35,7 @@ struct Running {
     thread: JoinHandle<()>,
 }
 
-/// What a subscriber says, from its thread.
+/// The log of a subscriber's thread.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -74,7 +74,7 @@ impl Running {
                     }
                     async move { if fails { Err("it fails now and then") } else { Ok(()) } }
                 };
-                // Spawned, so that this fails to compile where it could not be.
+                // Spawned, so that this compiles only if the future is `Send`.
                 let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 runtime.block_on(runtime.spawn(async move { source.run(handler, shutdown).await })).unwrap();
             }
@@ -93,7 +93,7 @@ impl Running {
         handled.clone()
     }
 
-    /// Waits until all events after this one have been handled, each entity's in the order of its versions.
+    /// Waits until all events after this one have been handled, and checks the order of versions of each entity.
     fn assert_complete(&self, db: &Db, after: i64) {
         let sql = "SELECT id FROM workflow.state_history WHERE id > $1";
         let rows = db.connect().query(sql, &[&after]).unwrap();
@@ -105,7 +105,7 @@ impl Running {
         assert_in_order(&self.handled());
     }
 
-    /// Makes events until it handles one of them: it is there.
+    /// Makes events until the subscriber handles one of them.
     fn wait_ready(&self, db: &Db) -> i64 {
         let client = &mut db.connect();
         wait_until("the subscriber", || {
@@ -146,7 +146,7 @@ fn redis_at(port: u16) -> RedisServer {
     RedisServer::parse(&format!("redis://127.0.0.1:{port}")).unwrap()
 }
 
-/// Two ways to one server: when nothing comes through the first, the second is there.
+/// Two proxies to one server: if the first is blocked, the second still works.
 fn two_ways(port: u16) -> [Proxy; 2] {
     [(); 2].map(|()| Proxy::start(port).unwrap())
 }

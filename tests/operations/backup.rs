@@ -1,4 +1,4 @@
-//! A dump, restored in another cluster, has everything, and who reads goes on.
+//! A dump, restored in another cluster, has everything, and consumers resume.
 
 use crate::operations::versions;
 use pg_workflow_state_machine::State;
@@ -9,9 +9,9 @@ use uuid::Uuid;
 use xtask::stack::postgres::{PRELOADED, Postgres, Shutdown};
 use xtask::stack::process::clean_environment;
 
-/// All rows of all tables, and where sequences stand.
+/// All rows of all tables, and the values of all sequences.
 fn contents(client: &mut Client) -> Vec<String> {
-    // What is kept of counts belongs to its cluster.
+    // Stored counts belong to one cluster.
     let tables = "SELECT c.oid::regclass::text FROM pg_class AS c
                   WHERE c.relnamespace = 'workflow'::regnamespace AND c.relkind = 'r' AND c.relname NOT LIKE 'state\\_count%' ORDER BY 1";
     let tables: Vec<String> = client.query(tables, &[]).unwrap().iter().map(|row| row.get(0)).collect();
@@ -30,9 +30,9 @@ fn ids(client: &mut Client, consumer: &str) -> Vec<i64> {
     client.query(sql, &[&consumer]).unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-/// A database as months of work leave it: tasks in every state, logs, partitions that are past, to come and purged, and
-/// consumers everywhere in the feed.
-fn a_database_in_use(db: &Db) {
+/// Fills a database as months of work do: tasks in every state, logs, past, future and purged partitions, and consumers at
+/// different positions.
+fn fill(db: &Db) {
     let client = &mut db.connect();
     client
         .batch_execute(
@@ -53,7 +53,7 @@ fn a_database_in_use(db: &Db) {
         next_partition(client);
         read(client, "has read all", 1);
         read(client, "has read half", 1);
-        // The first call removes the runs, the second the history.
+        // The first call purges the runs, the second one the history.
         client.batch_execute("SELECT workflow.purge(now() - interval '70 days')").unwrap();
         client.batch_execute("SELECT workflow.purge(now() - interval '70 days')").unwrap();
     }
@@ -81,7 +81,7 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Checks the copy, and goes on in it.
+/// Compares the copy with the original, and continues to work in it.
 fn compare(from: &Db, to: &Db) {
     let (old, new) = (&mut from.connect(), &mut to.connect());
     assert_eq!(contents(new), contents(old));
@@ -89,21 +89,21 @@ fn compare(from: &Db, to: &Db) {
     new.batch_execute("SELECT workflow.fold_state_counts()").unwrap();
     assert_eq!(to.problems(), [""; 0]);
 
-    // Before anybody has read here, something happens.
+    // Events happen before any consumer reads here.
     let task = create_in_state(new, "task_instance", State::Running);
     let sql = "SELECT id FROM workflow.state_history WHERE entity_id = $1 OR dag_run_id = (SELECT dag_run_id FROM workflow.task_instances WHERE id = $1) ORDER BY id";
     let news: Vec<i64> = new.query(sql, &[&task]).unwrap().iter().map(|row| row.get(0)).collect();
     assert_eq!(news.len(), 3);
     for consumer in ["has read all", "has read half", "has read nothing", "begins now"] {
         let expected = [ids(old, consumer), news.clone()].concat();
-        assert_eq!(ids(new, consumer), expected, "{consumer}: what it had yet to read, and the news, each once");
+        assert_eq!(ids(new, consumer), expected, "{consumer}: unread and new events, exactly once");
     }
     assert!(to.problems().is_empty());
 }
 
 fn catalog(client: &mut Client) -> Vec<String> {
-    // In a copy the first two partitions are there, also where they were purged: the extension brings them. And what was
-    // made later belongs to the schema, not to the extension, as it did.
+    // The extension creates the first two partitions in the copy, even if they were purged in the original. Partitions that
+    // were created later belong to the schema, not to the extension, in both.
     let first = |line: &String| {
         ["state_history_0", "state_history_1", "task_logs_0", "task_logs_1"].iter().any(|name| line.contains(name))
     };
@@ -113,7 +113,7 @@ fn catalog(client: &mut Client) -> Vec<String> {
 #[test]
 fn restored_dump_keeps_everything_and_consumers_resume() {
     let (cluster, db) = own_cluster("backup", &[PRELOADED]);
-    a_database_in_use(&db);
+    fill(&db);
     let other = Postgres::start("restored", &[("fsync", "off"), PRELOADED]).unwrap();
     let folder = std::env::temp_dir().join(format!("pg_workflow-{}", Uuid::new_v4()));
 
@@ -134,25 +134,25 @@ fn restored_dump_keeps_everything_and_consumers_resume() {
     assert_eq!(catalog(&mut custom.connect()), catalog(&mut db.connect()));
 }
 
-/// Debian's PostgreSQL 15.20 notes an option in columns, `pg_attver`, that its 18.6 refuses to restore.
+/// Debian's PostgreSQL 15.20 sets an option of columns, `pg_attver`, which its 18.6 cannot restore.
 fn knows_attribute_options(old: &Postgres, new: &Postgres) -> bool {
-    let noted = "SELECT count(*) FROM pg_attribute WHERE attoptions::text LIKE '%pg_attver%'";
+    let with_option = "SELECT count(*) FROM pg_attribute WHERE attoptions::text LIKE '%pg_attver%'";
     let set = "CREATE TEMPORARY TABLE probe (id int); ALTER TABLE probe ALTER id SET (pg_attver = 1)";
-    old.psql("postgres", noted).unwrap() == "0" || new.psql("postgres", set).is_ok()
+    old.psql("postgres", with_option).unwrap() == "0" || new.psql("postgres", set).is_ok()
 }
 
 #[test]
 fn pg_upgrade_keeps_everything_and_consumers_resume() {
     let install = &xtask::setup::toolchain().unwrap().postgres;
     let Some(older) = install.older() else {
-        eprintln!("skipped: there is no PostgreSQL older than {}", install.major);
+        eprintln!("skipped: no PostgreSQL older than {} is installed", install.major);
         return;
     };
     let old = Postgres::start_with(older.clone(), "older", &[("fsync", "off"), PRELOADED]).unwrap();
     old.psql("postgres", "CREATE DATABASE workflow").unwrap();
     old.psql("workflow", "CREATE EXTENSION pg_workflow").unwrap();
     let before = Db::at(old.url("workflow"));
-    a_database_in_use(&before);
+    fill(&before);
     let new = Postgres::start("newer", &[("fsync", "off"), PRELOADED]).unwrap();
     if !knows_attribute_options(&old, &new) {
         eprintln!("skipped: pg_upgrade from this {} to this {} fails for any database", older.major, install.major);
@@ -172,12 +172,12 @@ fn drop_extension_is_rejected_while_it_has_data() {
     let client = &mut db.connect();
     client.batch_execute("DROP EXTENSION pg_workflow; DROP SCHEMA workflow; CREATE EXTENSION pg_workflow").unwrap();
     client.batch_execute("SELECT workflow.create_dag('etl')").unwrap();
-    // In a session that has not loaded the library yet, too.
+    // Also in a session that has not loaded the library yet.
     let refused = failure(db.connect().batch_execute("DROP EXTENSION pg_workflow"));
     assert_eq!(refused.sqlstate, "2BP01");
     assert_eq!(refused.detail["has_rows"]["dags"], true);
     assert!(refused.hint.contains("CASCADE"), "{}", refused.hint);
-    // Others go as ever.
+    // Other extensions can be dropped as before.
     client.batch_execute("CREATE EXTENSION pgcrypto; DROP EXTENSION pgcrypto").unwrap();
     client.batch_execute("DROP EXTENSION pg_workflow CASCADE; DROP SCHEMA workflow").unwrap();
     let _ = db.without_verification();

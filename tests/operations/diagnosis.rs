@@ -1,4 +1,4 @@
-//! What an operator asks: what is stuck, and how things are set.
+//! Diagnosis by an operator: stuck entities, settings, and verification of a time range.
 
 use chrono::TimeDelta;
 use pg_workflow_state_machine::State;
@@ -19,7 +19,7 @@ fn stuck_finds_running_entities_without_progress() {
     let talking = create_in_state(client, "task_instance", State::Retrying);
     let run = create_in_state(client, "dag_run", State::Running);
     let busy_run = create_in_state(client, "dag_run", State::Running);
-    // Neither is under way.
+    // Neither task is in progress.
     create_in_state(client, "task_instance", State::Success);
     create_task(client);
     client
@@ -30,11 +30,11 @@ fn stuck_finds_running_entities_without_progress() {
              RESET session_replication_role",
         )
         .unwrap();
-    assert_eq!(stuck(client, "1 hour"), [run, busy_run, long, talking], "who is idle longest first");
+    assert_eq!(stuck(client, "1 hour"), [run, busy_run, long, talking], "longest idle first");
     let sql = "SELECT count(*) FROM workflow.create_task_instances($1, ARRAY['a'])";
     client.query_one(sql, &[&busy_run]).unwrap();
     client.query_one("SELECT workflow.append_task_log($1, 'still at it')", &[&talking]).unwrap();
-    assert_eq!(stuck(client, "1 hour"), [run, long], "a move of a task, and a line in a log, are progress");
+    assert_eq!(stuck(client, "1 hour"), [run, long], "a new task of a run, and a log line, are progress");
     assert_eq!(stuck(client, "150 minutes"), [run]);
     assert!(stuck(client, "1 day").is_empty());
     Transition::of(long).from(State::Running).to(State::Failed).run(client).unwrap();
@@ -48,7 +48,7 @@ fn stuck_finds_running_entities_without_progress() {
 #[test]
 fn settings_view_shows_current_values() {
     let db = Db::new();
-    // In a session that has not called the library yet, too.
+    // Also in a session that has not called the library yet.
     let client = &mut db.connect();
     let sql = "SELECT name, setting, source FROM workflow.settings";
     let shown = |client: &mut Client| -> Vec<(String, String, String)> {
@@ -66,7 +66,7 @@ fn verify_checks_a_time_range_alone() {
     let client = &mut db.connect();
     let first = create_in_state(client, "task_instance", State::Running);
     let between: chrono::DateTime<chrono::Utc> = client.query_one("SELECT now() + '5 ms'", &[]).unwrap().get(0);
-    wait_until("the clock goes on", || {
+    wait_until("the clock passes that time", || {
         client.query_one("SELECT clock_timestamp()", &[]).unwrap().get::<_, chrono::DateTime<chrono::Utc>>(0) > between
     });
     let second = create_in_state(client, "task_instance", State::Running);

@@ -1,4 +1,4 @@
-//! Partitions of the history and the logs, and what purge() removes and keeps.
+//! Partitions of the history and the logs, and purge().
 
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
@@ -18,7 +18,7 @@ fn row(object: &str, rows: i64, outcome: &str) -> Row {
     (object.to_owned(), rows, outcome.to_owned())
 }
 
-/// A run with two tasks, one log line each, brought to an end.
+/// Creates a finished run with two tasks, which have one log line each.
 fn finished_run(client: &mut Client) -> (Uuid, Vec<Uuid>) {
     let tasks = create_tasks(client, 2);
     let run: Uuid =
@@ -67,8 +67,8 @@ fn new_month_switches_to_new_partitions() {
 
     Transition::of(task).from(State::Running).to(State::Failed).run(client).unwrap();
     let sql = "SELECT tableoid::regclass::text FROM workflow.state_history WHERE entity_id = $1 ORDER BY version";
-    let places: Vec<String> = client.query(sql, &[&task]).unwrap().iter().map(|row| row.get(0)).collect();
-    assert_eq!(places, ["workflow.state_history_0", "workflow.state_history_0", "workflow.state_history_1"]);
+    let partitions: Vec<String> = client.query(sql, &[&task]).unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!(partitions, ["workflow.state_history_0", "workflow.state_history_0", "workflow.state_history_1"]);
     let versions = |rows: Vec<postgres::Row>| -> Vec<i64> { rows.iter().map(|row| row.get(0)).collect() };
     let of_task = "WHERE entity_id = $1";
     let sql = format!("SELECT version FROM workflow.read_events('reader') {of_task}");
@@ -104,13 +104,13 @@ fn concurrent_writes_always_find_a_partition() {
     });
     assert!(longest < Duration::from_secs(5), "a write took {longest:?}");
     let sql = "SELECT count(DISTINCT (entity_id, version)) - (SELECT count(*) FROM workflow.state_history) FROM workflow.read_events('reader', 10000000)";
-    assert_eq!(client.query_one(sql, &[]).unwrap().get::<_, i64>(0), 0, "each event is read once");
+    assert_eq!(client.query_one(sql, &[]).unwrap().get::<_, i64>(0), 0, "each event is read exactly once");
     let sql = "SELECT count(*) FROM workflow.partitions WHERE table_name = 'state_history'";
     assert_eq!(client.query_one(sql, &[]).unwrap().get::<_, i64>(0), 7);
 }
 
-/// Creates and moves tasks, in transactions that begin before a partition is opened and end after it too; returns the
-/// longest time that a statement took.
+/// Creates and moves tasks, also in transactions that span a switch to a new partition; returns the longest time of a
+/// statement.
 fn write_until(db: &Db, done: &AtomicBool, in_transactions: bool) -> Duration {
     let (mut client, mut longest) = (db.connect(), Duration::ZERO);
     while !done.load(Ordering::Acquire) {
@@ -120,7 +120,7 @@ fn write_until(db: &Db, done: &AtomicBool, in_transactions: bool) -> Duration {
             let sql = "SELECT i.id, workflow.append_task_log(i.id, 'a line') FROM workflow.create_task_instances(
                 workflow.create_dag_run(workflow.create_dag(gen_random_uuid()::text)), ARRAY['a']) AS c
                 JOIN workflow.task_instances AS i ON i.id = c.id";
-            // Not visible in its own statement.
+            // Rows are not visible in the statement that creates them.
             assert!(transaction.query(sql, &[]).unwrap().len() <= 1);
             transaction.execute("UPDATE workflow.dag_runs SET state = 'running' WHERE state = 'queued' AND xmin = pg_current_xact_id()::xid", &[]).unwrap();
             longest = longest.max(began.elapsed());
@@ -145,7 +145,7 @@ fn table_in_use_delays_partition_switch_without_blocking() {
     Transition::of(task).from(State::Running).to(State::Success).run(client).unwrap();
     reading.commit().unwrap();
     assert_eq!(client.query_one(sql, &[]).unwrap().get::<_, String>(0), "opened");
-    // What has been made could be undone, the sequence could not.
+    // A rollback would undo the partition but not the sequence, so a transaction with writes does nothing.
     let mut transaction = client.transaction().unwrap();
     transaction.batch_execute("SELECT workflow.create_dag('x')").unwrap();
     assert!(transaction.query(sql, &[]).unwrap().is_empty());
@@ -162,7 +162,7 @@ fn purge_removes_finished_runs_in_batches_and_counts_them() {
     let old: Vec<_> = (0..3).map(|_| finished_run(client)).collect();
     let moving = create_in_state(client, "dag_run", State::Running);
     let failed = create_in_state(client, "dag_run", State::Failed);
-    // A run that has ended, of which a task runs still.
+    // A finished run with a task that is still running.
     let (busy, tasks) = finished_run(client);
     client.query("SELECT workflow.create_task_instances($1, ARRAY['late'])", &[&busy]).unwrap();
     client.execute("UPDATE workflow.task_instances SET state = 'running' WHERE task_id = 'late'", &[]).unwrap();
@@ -172,7 +172,7 @@ fn purge_removes_finished_runs_in_batches_and_counts_them() {
     let expected =
         |outcome: &str| [row("dag_runs", 4, outcome), row("task_instances", 6, outcome), row("task_logs", 6, outcome)];
     assert_eq!(purge(client, before, true), expected("would be removed"));
-    assert_eq!(purge(client, before, true), expected("would be removed"), "it did nothing");
+    assert_eq!(purge(client, before, true), expected("would be removed"), "a dry run changes nothing");
 
     let sql = format!("SELECT rows FROM workflow.purge({before}, max_runs => 3)");
     let rows: Vec<i64> = client.query(&sql, &[]).unwrap().iter().map(|row| row.get(0)).collect();
@@ -187,8 +187,8 @@ fn purge_removes_finished_runs_in_batches_and_counts_them() {
         .collect();
     let mut kept = vec![moving, busy, recent];
     kept.sort();
-    assert_eq!(left, kept, "{failed} is gone, and so are {old:?}");
-    assert_eq!(history_len(client, old[0].1[0]), 3, "the history outlives them");
+    assert_eq!(left, kept, "{failed} and {old:?} are purged");
+    assert_eq!(history_len(client, old[0].1[0]), 3, "the history outlives the tasks");
     assert_eq!(history_len(client, tasks[0]), 3);
 
     for (arguments, argument) in [("NULL", "before"), ("now(), NULL", "dry_run"), ("now(), false, 0", "max_runs")] {
@@ -235,7 +235,7 @@ fn partition_is_dropped_after_all_consumers_read_it() {
     let unread = "kept: consumer \"reader\" has yet to read it";
     assert_eq!(history(purge(client, before, true)), outcome(unread));
     assert_eq!(history(purge(client, before, false)), outcome(unread));
-    // Given, and not acknowledged.
+    // Read, but not acknowledged.
     let ids: Vec<i64> = client
         .query("SELECT id FROM workflow.read_events('reader')", &[])
         .unwrap()
@@ -251,7 +251,7 @@ fn partition_is_dropped_after_all_consumers_read_it() {
         outcome("kept: consumer \"reader\" has a checkpoint before its end")
     );
     client.batch_execute("DELETE FROM workflow.consumer_checkpoints").unwrap();
-    // The history was changed by hand, so the counts are not kept. Now they are.
+    // The direct change of the history discarded the stored counts. This stores them again.
     client.batch_execute("SELECT workflow.fold_state_counts()").unwrap();
     assert_eq!(history(purge(client, before, true)), outcome("would be dropped"));
 
@@ -268,7 +268,7 @@ fn partition_is_dropped_after_all_consumers_read_it() {
     assert_eq!(freed(history(purge(client, before, false))), object("freed"));
     assert_eq!(history(purge(client, before, false)), []);
     assert_eq!(history_len(client, running), 0);
-    // verify(), at the end of this test too, misses nothing of what went; it does miss what went otherwise.
+    // verify() reports no purged row, and does report rows that were deleted otherwise.
     assert_eq!(db.problems(), [""; 0]);
     Transition::of(running).from(State::Running).to(State::Success).run(client).unwrap();
     assert_eq!(db.problems(), [""; 0]);
@@ -288,7 +288,7 @@ fn partition_is_dropped_after_all_consumers_read_it() {
         .iter()
         .map(|row| row.get(0))
         .collect();
-    assert_eq!(after, [3, 1, 1, 2], "who has read it goes on: the end of the first, a run, its task twice");
+    assert_eq!(after, [3, 1, 1, 2], "a consumer past the partition continues: one success, then a run and its task");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What can be read, and asked over HTTP, of a hot standby.
+//! Reads on a hot standby, in SQL and over HTTP.
 
 use pg_workflow_tests::*;
 use postgres::Client;
@@ -9,10 +9,10 @@ use xtask::stack::redis::Redis;
 
 use crate::server::http::Api;
 
-/// A primary and a standby that has all of it: runs, moves, what was deleted, a consumer that is behind, and counts that were
-/// kept while a transaction was open.
+/// A primary and its standby, with runs, transitions, deleted entities, a consumer with a backlog, and counts that were
+/// stored while a transaction was open.
 struct Pair {
-    // Fields are dropped in this order: who talks to a server goes before it.
+    // Fields are dropped in this order: clients before their server.
     writer: Client,
     _db: Db,
     standby: Postgres,
@@ -20,7 +20,7 @@ struct Pair {
     dag: Uuid,
     run: Uuid,
     task: Uuid,
-    /// In the feed.
+    /// A position in the feed.
     position: String,
 }
 
@@ -50,11 +50,11 @@ impl Pair {
         pair
     }
 
-    /// Waits until the standby has what the primary has.
+    /// Waits until the standby has replayed all of the primary's WAL.
     fn catch_up(&self) {
         let written = self.primary.psql("postgres", "SELECT pg_current_wal_flush_lsn()").unwrap();
         let has_all = format!("SELECT pg_last_wal_replay_lsn() >= '{written}'");
-        wait_until("the standby has it", || self.standby.psql("postgres", &has_all).unwrap() == "t");
+        wait_until("the standby has caught up", || self.standby.psql("postgres", &has_all).unwrap() == "t");
     }
 }
 
@@ -99,16 +99,16 @@ fn reads_on_standby_equal_reads_on_primary() {
     assert_eq!(ask("SELECT count(*) FROM workflow.verify()"), "0");
     assert_eq!(ask("SELECT pending FROM workflow.consumer_lag"), "8");
     assert_eq!(ask("SELECT sum(count) FROM workflow.state_counts"), "5");
-    assert_eq!(ask("SELECT count(*) FROM workflow.notifier"), "0", "nothing is announced there");
+    assert_eq!(ask("SELECT count(*) FROM workflow.notifier"), "0", "a standby has no notifier");
     assert_eq!(ask("SELECT count(DISTINCT workflow.uuid_v7()) FROM generate_series(1, 9)"), "9");
 
-    // None has been forgotten.
+    // The list is complete.
     let stable = "SELECT DISTINCT p.proname FROM pg_proc AS p
                   WHERE p.pronamespace = 'workflow'::regnamespace AND p.provolatile <> 'v'
                     AND p.prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype) AND obj_description(p.oid, 'pg_proc') NOT LIKE 'Internal:%'";
     for row in pair.writer.query(stable, &[]).unwrap() {
         let name: String = row.get(0);
-        assert!(reads.iter().any(|read| read.contains(&format!("workflow.{name}("))), "{name} was not asked");
+        assert!(reads.iter().any(|read| read.contains(&format!("workflow.{name}("))), "{name} was not called");
     }
 }
 
@@ -180,18 +180,19 @@ fn read_only_server_works_on_standby_and_after_promotion() {
     let last_commit = |health: &Value| health["standby"]["last_commit"].as_str().unwrap().to_owned();
     let before = last_commit(&health);
     pair.primary.psql("workflow", "SELECT workflow.create_dag('later')").unwrap();
-    wait_until("it is there", || !api.list("/api/v1/dags?name=later").0.is_empty());
+    wait_until("the new DAG", || !api.list("/api/v1/dags?name=later").0.is_empty());
     assert!(last_commit(&api.get("/health").1) > before);
 
-    let kept = |server: &Postgres| server.psql("workflow", "SELECT folded_at FROM workflow.state_count_place").unwrap();
-    let folded_at = kept(&pair.primary);
+    let folded_at =
+        |server: &Postgres| server.psql("workflow", "SELECT folded_at FROM workflow.state_count_place").unwrap();
+    let before = folded_at(&pair.primary);
     pair.primary.kill().unwrap();
     pair.standby.promote().unwrap();
     let (status, health) = api.get("/health");
     assert_eq!((status, &health["standby"]["in_recovery"]), (200, &json!(false)), "{health}");
     assert_eq!(api.get("/api/v1/task-instances?state=running").0, 200);
-    // It has written nothing, neither there nor in Redis.
-    assert_eq!(kept(&pair.standby), folded_at);
+    // The server has written nothing, neither in PostgreSQL nor in Redis.
+    assert_eq!(folded_at(&pair.standby), before);
     assert_eq!(
         pair.standby.psql("workflow", "SELECT string_agg(name, ',') FROM workflow.consumers").unwrap(),
         "reader"

@@ -1,4 +1,4 @@
-//! From one version of the extension to another and back: the result is that of an installation, and nothing is lost.
+//! Updates and downgrades of the extension: the catalog equals that of an installation, and nothing is lost.
 
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
@@ -32,7 +32,7 @@ fn released() -> Vec<String> {
     released
 }
 
-/// A database that has no extension yet.
+/// Creates a database without the extension.
 fn empty_database() -> Db {
     let db = Db::new().without_verification();
     db.connect().batch_execute("DROP EXTENSION pg_workflow CASCADE; DROP SCHEMA workflow").unwrap();
@@ -49,13 +49,13 @@ fn update(client: &mut Client, version: &str) {
     client.batch_execute(&format!("ALTER EXTENSION pg_workflow UPDATE TO '{version}'")).unwrap();
 }
 
-/// All that the schema is made of, a line each.
+/// Describes all objects of the schema, one line each.
 pub fn catalog(client: &mut Client) -> Vec<String> {
     let rows = client.query(include_str!("versions/catalog.sql"), &[]).unwrap();
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-/// What only one of the two has.
+/// The lines that only one of the two has.
 fn differences(had: &[String], wanted: &[String]) -> Vec<String> {
     let (had, wanted): (HashSet<_>, HashSet<_>) = (had.iter().collect(), wanted.iter().collect());
     let only = |of: &HashSet<&String>, not: &HashSet<&String>, sign: &str| -> Vec<String> {
@@ -73,13 +73,13 @@ fn updated_catalog_equals_installed_catalog_both_ways() {
         let (old, new) = (catalog(&mut install(&old, version)), catalog(&mut install(&new, NEWEST)));
         let client = &mut install(&way, version);
         assert_eq!(differences(&catalog(client), &old), [""; 0], "two installations of {version} differ");
-        assert_ne!(differences(&old, &new), [""; 0], "the comparison sees that versions differ");
+        assert_ne!(differences(&old, &new), [""; 0], "the comparison detects that versions differ");
         update(client, NEWEST);
         assert_eq!(differences(&catalog(client), &new), [""; 0], "from {version} to {NEWEST}");
         update(client, version);
         assert_eq!(differences(&catalog(client), &old), [""; 0], "from {NEWEST} to {version}");
         update(client, NEWEST);
-        assert_eq!(differences(&catalog(client), &new), [""; 0], "and there again");
+        assert_eq!(differences(&catalog(client), &new), [""; 0], "and to {NEWEST} again");
     }
 }
 
@@ -98,7 +98,7 @@ fn released_scripts_stay_unchanged() {
     assert_eq!(listed, files, "cargo xtask release writes both");
 }
 
-/// Uses what every version has, as a scheduler, a worker and a reader do.
+/// Uses the functions that every version has, as a scheduler, a worker and a consumer do.
 fn use_it(client: &mut Client) -> Uuid {
     let task = create_in_state(client, "task_instance", State::Failed);
     client.query_one("SELECT workflow.append_task_log($1, 'a line')", &[&task]).unwrap();
@@ -140,26 +140,26 @@ fn work_continues_while_versions_change() {
     let (cluster, db) = own_cluster("versions", &[PRELOADED]);
     cluster.psql("workflow", "SELECT workflow.create_consumer('reader', true)").unwrap();
     let (done, all_written) = (AtomicBool::new(false), AtomicBool::new(false));
-    let (moves, read) = std::thread::scope(|scope| {
+    let (transitions, read) = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..4).map(|_| scope.spawn(|| move_tasks_until(&db, &done))).collect();
         let reader = scope.spawn(|| read_until(&db, &all_written));
         let client = &mut db.connect();
         for version in ["0.1.0", NEWEST, "0.1.0", NEWEST] {
             let seen = history_count(client);
-            wait_until("work goes on", || history_count(client) > seen + 200);
+            wait_until("work continues", || history_count(client) > seen + 200);
             update(client, version);
         }
         let seen = history_count(client);
-        wait_until("work goes on", || history_count(client) > seen + 200);
+        wait_until("work continues", || history_count(client) > seen + 200);
         done.store(true, Ordering::Release);
-        let moves: i64 = workers.into_iter().map(|worker| worker.join().unwrap()).sum();
+        let transitions: i64 = workers.into_iter().map(|worker| worker.join().unwrap()).sum();
         all_written.store(true, Ordering::Release);
-        (moves, reader.join().unwrap())
+        (transitions, reader.join().unwrap())
     });
     let client = &mut db.connect();
     let sql = "SELECT count(*) FROM workflow.state_history WHERE old_state IS NOT NULL";
     let recorded: i64 = client.query_one(sql, &[]).unwrap().get(0);
-    assert!(recorded >= moves, "of {moves} moves that were answered {recorded} are recorded");
+    assert!(recorded >= transitions, "{recorded} of {transitions} confirmed transitions are recorded");
     let all = client.query("SELECT entity_id, version FROM workflow.state_history", &[]).unwrap();
     let all: HashSet<(Uuid, i64)> = all.iter().map(|row| (row.get(0), row.get(1))).collect();
     assert_eq!(read, all, "each event was read");
@@ -170,9 +170,9 @@ fn history_count(client: &mut Client) -> i64 {
     client.query_one("SELECT count(*) FROM workflow.state_history", &[]).unwrap().get(0)
 }
 
-/// Moves tasks, and returns how many moves were answered. A version that changes may fail a statement, not lose one.
+/// Moves tasks, and returns the number of confirmed transitions. A version change may fail a statement but not lose one.
 fn move_tasks_until(db: &Db, done: &AtomicBool) -> i64 {
-    let (mut client, mut moves) = (db.connect(), 0);
+    let (mut client, mut transitions) = (db.connect(), 0);
     let mut failed_in_a_row = 0;
     while !done.load(Ordering::Acquire) {
         let task = client.query_one(
@@ -182,9 +182,9 @@ fn move_tasks_until(db: &Db, done: &AtomicBool) -> i64 {
         );
         let moved = task.and_then(|row| {
             Transition::of(row.get(0)).from(State::Queued).to(State::Running).run(&mut client)?;
-            moves += 1;
+            transitions += 1;
             Transition::of(row.get(0)).from(State::Running).to(State::Success).run(&mut client)?;
-            moves += 1;
+            transitions += 1;
             Ok(())
         });
         failed_in_a_row = if let Err(error) = &moved {
@@ -193,12 +193,12 @@ fn move_tasks_until(db: &Db, done: &AtomicBool) -> i64 {
         } else {
             0
         };
-        assert!(failed_in_a_row < 3, "it does not go on: {moved:?}");
+        assert!(failed_in_a_row < 3, "tasks cannot be moved: {moved:?}");
     }
-    moves
+    transitions
 }
 
-/// Reads as the consumer, until there is nothing after `done`; no event twice.
+/// Reads as the consumer until the feed is empty after `done`; checks that no event is read twice.
 fn read_until(db: &Db, done: &AtomicBool) -> HashSet<(Uuid, i64)> {
     let (mut client, mut read) = (db.connect(), HashSet::new());
     let mut failed_in_a_row = 0;
@@ -209,7 +209,7 @@ fn read_until(db: &Db, done: &AtomicBool) -> HashSet<(Uuid, i64)> {
             Ok(events) => events,
             Err(error) => {
                 failed_in_a_row += 1;
-                assert!(failed_in_a_row < 3, "it does not go on: {error}");
+                assert!(failed_in_a_row < 3, "events cannot be read: {error}");
                 continue;
             }
         };
@@ -218,7 +218,7 @@ fn read_until(db: &Db, done: &AtomicBool) -> HashSet<(Uuid, i64)> {
             assert!(read.insert((row.get(1), row.get(2))), "twice");
         }
         match events.last() {
-            // They come again.
+            // They are redelivered.
             Some(last) if !acknowledge(&mut client, last.get(0)) => events.iter().for_each(|row| {
                 read.remove(&(row.get(1), row.get(2)));
             }),
@@ -233,7 +233,7 @@ fn acknowledge(client: &mut Client, id: i64) -> bool {
     client.query_one("SELECT workflow.ack_events('reader', $1)", &[&id]).is_ok()
 }
 
-/// Has the update wait amid its work: it gets as far as the logs, which come after the history.
+/// Makes the update wait halfway: it stops at the logs, which come after the history.
 fn hold_up(holder: &mut Client) -> postgres::Transaction<'_> {
     let mut held = holder.transaction().unwrap();
     held.batch_execute("LOCK TABLE workflow.task_logs IN ACCESS SHARE MODE").unwrap();
@@ -291,7 +291,7 @@ fn migration_killed_during_update_changes_nothing() {
     migrate.kill().unwrap();
     migrate.wait().unwrap();
     held.commit().unwrap();
-    // Its session ends when it finds nobody there any more.
+    // The server ends the session once it notices that the client is gone.
     wait_until("its session has ended", || {
         let sql =
             "SELECT FROM pg_locks WHERE relation = 'workflow.task_logs'::regclass AND mode = 'AccessExclusiveLock'";
@@ -350,7 +350,7 @@ fn downgrade_keeps_rows_of_later_partitions_and_grants() {
         }
         assert_eq!((history_len(auditor, first), history_len(auditor, second)), (5, 5));
     }
-    // Ids go on from where they were, beyond what the first partition takes.
+    // Ids continue beyond the range of the first partition.
     let third = use_it(client);
     assert_eq!(history_len(client, third), 5);
 }
@@ -385,7 +385,7 @@ fn begin_to_read(client: &mut Client, consumer: &str) -> Reader {
     Reader { consumer, lease, position: followed[1].get(1), unread: all[2..].to_vec() }
 }
 
-/// What the tables of the feed and of the counts hold, and what the counts are.
+/// The contents of the tables of the feed and of the counts, and the counts.
 fn stored(client: &mut Client) -> Vec<Value> {
     let sql = "SELECT to_jsonb(c) FROM workflow.consumers AS c
         UNION ALL SELECT to_jsonb(c) FROM workflow.consumer_checkpoints AS c

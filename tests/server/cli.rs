@@ -21,7 +21,7 @@ fn command(db: &Db, args: &[&str]) -> Command {
     command
 }
 
-/// What a command has printed, and its exit code.
+/// The output of a command, and its exit code.
 struct Done {
     code: Option<i32>,
     stdout: String,
@@ -48,14 +48,14 @@ fn run(db: &Db, args: &[&str]) -> Done {
     Done::of(command(db, args).output().expect("it runs"))
 }
 
-/// Runs a command that must go well.
+/// Runs a command that must succeed.
 fn ok(db: &Db, args: &[&str]) -> Done {
     let done = run(db, args);
     assert_eq!(done.code, Some(0), "{args:?}: {}", done.stderr);
     done
 }
 
-/// Runs a command that must fail, with this exit code and one line that says why.
+/// Runs a command that must fail with this exit code, and returns its message of one line.
 fn refused(db: &Db, args: &[&str], code: i32) -> String {
     let done = run(db, args);
     assert_eq!((done.code, done.stdout.as_str()), (Some(code), ""), "{args:?}: {}", done.stderr);
@@ -66,7 +66,7 @@ fn refused(db: &Db, args: &[&str], code: i32) -> String {
     done.stderr
 }
 
-/// A DAG "etl" with a run of three tasks: one has failed with an error, one runs, one is queued.
+/// A DAG "etl" with a run of three tasks: one failed with an error, one is running, one is queued.
 struct Etl {
     dag: Uuid,
     run: Uuid,

@@ -1,4 +1,4 @@
-//! The HTTP API: lists, single things, and an error for every bad request.
+//! The HTTP API: health, lists, single entities, and errors for invalid requests.
 
 mod access;
 mod events;
@@ -15,7 +15,7 @@ use uuid::Uuid;
 use xtask::stack::redis::Redis;
 use xtask::stack::server::Server;
 
-/// A server and a client of it.
+/// A server and a client for it.
 pub struct Api {
     pub agent: ureq::Agent,
     pub url: String,
@@ -27,22 +27,22 @@ impl Api {
         Api::new(serve(db.url(), &redis.url()))
     }
 
-    /// One that does not relay, with these flags.
+    /// Starts a server without a relay, with these flags.
     pub fn without_relay(db: &Db, flags: &[&str]) -> Api {
         Api::at(db.url(), flags)
     }
 
-    /// The same on a database that this URL names, which says as whom.
+    /// Starts a server without a relay on this database, as the user in its URL.
     pub fn at(database_url: &str, flags: &[&str]) -> Api {
         Api::with(&[&["--no-relay", "--database-url", database_url], flags].concat())
     }
 
-    /// With these flags.
+    /// Starts a server with these flags.
     pub fn with(flags: &[&str]) -> Api {
         let arguments = [&["serve", "--listen", "127.0.0.1:0"], flags].concat();
         let server = Server::start("http", &server_binary(), &arguments, &[]).expect("the server starts");
         let line = server.wait_line("listening on", PATIENCE).expect("it listens");
-        // In a log of JSON it is part of an object.
+        // In a JSON log, the URL is part of an object.
         let (_, url) = line.split_once("listening on ").expect("a URL");
         let url = url.split('"').next().unwrap_or_default().to_owned();
         Api::new((server, url))
@@ -59,11 +59,11 @@ impl Api {
 
     pub fn get(&self, path: &str) -> (u16, Value) {
         let mut response = self.agent.get(format!("{}{path}", self.url)).call().expect("an answer");
-        let json = response.body_mut().read_json().unwrap_or_else(|error| panic!("{path} is no JSON: {error}"));
+        let json = response.body_mut().read_json().unwrap_or_else(|error| panic!("{path} is not JSON: {error}"));
         (response.status().as_u16(), json)
     }
 
-    /// The items of a list, with the cursor to the next page.
+    /// Returns the items of a list, with the cursor of the next page.
     pub fn list(&self, path: &str) -> (Vec<Value>, Option<String>) {
         let (status, body) = self.get(path);
         assert_eq!(status, 200, "{path}: {body}");
@@ -96,8 +96,8 @@ fn health_reports_the_cause() {
     assert_eq!(ask_health(&api).0, Some(0));
 }
 
-/// What `workflow-server health` makes of a server: exit code, standard output and standard error. It is told where the
-/// server listens as the server was, in a container, where that is on all addresses.
+/// Runs `workflow-server health`; returns its exit code, standard output and standard error. As in a container, the command
+/// has the server's own listen address, which means all interfaces.
 fn ask_health(api: &Api) -> (Option<i32>, String, String) {
     let listen = api.url.replace("http://127.0.0.1", "0.0.0.0");
     let mut command = Command::new(server_binary());
@@ -108,7 +108,7 @@ fn ask_health(api: &Api) -> (Option<i32>, String, String) {
 
 #[test]
 fn health_command_times_out() {
-    // It takes connections, and says nothing.
+    // This listener accepts connections and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     for (listen, why) in
         [(silent.local_addr().unwrap().to_string(), "no answer within 5 s"), ("127.0.0.1:1".into(), "refused")]
@@ -134,7 +134,7 @@ fn lists_are_filtered_and_paged() {
     let row = client.query_one("SELECT dag_run_id, dag_id, r.state FROM workflow.task_instances t JOIN workflow.dag_runs r ON r.id = dag_run_id WHERE t.id = $1", &[&tasks[0]]).unwrap();
     let (run, dag): (Uuid, Uuid) = (row.get(0), row.get(1));
 
-    // All pages together are all tasks, newest first, each once.
+    // All pages together hold all tasks exactly once, newest first.
     let mut ids: Vec<String> = Vec::new();
     let mut path = "/api/v1/task-instances?limit=50".to_owned();
     loop {
@@ -166,7 +166,7 @@ fn lists_are_filtered_and_paged() {
         (status, &task["state"], &task["version"], &task["try_number"]),
         (200, &json!("failed"), &json!(2), &json!(0))
     );
-    assert_eq!((&task["start_date"], &task["error"]), (&Value::Null, &Value::Null), "what is not there is null");
+    assert_eq!((&task["start_date"], &task["error"]), (&Value::Null, &Value::Null), "missing values are null");
     assert_eq!(api.get(&format!("/api/v1/dags/{dag}")).1["start_date"], Value::Null);
     assert_eq!(api.get(&format!("/api/v1/dag-runs/{run}")).1["dag_id"], dag.to_string());
     assert_eq!(api.get(&format!("/api/v1/dags/{dag}")).1["is_paused"], false);
@@ -177,11 +177,11 @@ fn invalid_requests_get_a_clear_error() {
     let db = Db::new();
     let redis = Redis::start("http-errors").unwrap();
     let api = Api::start(&db, &redis);
-    let nobody = Uuid::nil();
+    let unknown = Uuid::nil();
     let cases = [
-        (404, "not_found", format!("/api/v1/dags/{nobody}"), "dag"),
-        (404, "not_found", format!("/api/v1/dag-runs/{nobody}"), "dag"),
-        (404, "not_found", format!("/api/v1/task-instances/{nobody}"), "task"),
+        (404, "not_found", format!("/api/v1/dags/{unknown}"), "dag"),
+        (404, "not_found", format!("/api/v1/dag-runs/{unknown}"), "dag"),
+        (404, "not_found", format!("/api/v1/task-instances/{unknown}"), "task"),
         (404, "not_found", "/api/v1/nothing".into(), "/api/v1/nothing"),
         (400, "bad_request", "/api/v1/dags/seven".into(), "id"),
         (400, "bad_request", "/api/v1/dag-runs/1'%20OR%20'1'='1".into(), "id"),

@@ -1,4 +1,4 @@
-//! Replaying recorded workflows through the whole: functions, history, feed, relay, Redis.
+//! Replaying recorded workflows through all parts: functions, history, feed, relay, Redis.
 
 use pg_workflow_tests::*;
 use serde_json::{Value, json};
@@ -60,7 +60,7 @@ fn real_workflows_finish_and_every_transition_is_received() {
         .collect();
     keys.sort();
     keys.dedup();
-    assert_eq!((keys.len() as i64, subscriber.len() as i64), (written, written), "each move once");
+    assert_eq!((keys.len() as i64, subscriber.len() as i64), (written, written), "each transition exactly once");
     assert_eq!(server.terminate().unwrap().code(), Some(0));
 }
 
@@ -69,7 +69,7 @@ fn tasks_start_after_their_parents_finish() {
     let db = Db::new();
     let file = own_example();
     assert!(replay(&db, &file, &["--within", "1"]).status.success());
-    // Once more: the same DAG, another run.
+    // A second replay adds a run to the same DAG.
     assert!(replay(&db, &file, &["--within", "0.2", "--quiet"]).status.success());
     let client = &mut db.connect();
     let row = client
@@ -116,14 +116,14 @@ fn invalid_file_is_rejected_before_any_write() {
     let db = Db::new();
     let dir = std::env::temp_dir().join(format!("pg-workflow-traces-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
-    for (what, text, names) in cases {
+    for (case, text, names) in cases {
         let file = dir.join("trace.json");
         std::fs::write(&file, text).unwrap();
         let refused = replay(&db, &file, &[]);
         let message = String::from_utf8_lossy(&refused.stderr);
-        assert_eq!(refused.status.code(), Some(1), "{what}: {message}");
-        assert!(message.contains(names) && message.contains("trace.json"), "{what}: {message}");
-        assert!(!message.contains("panicked"), "{what}: {message}");
+        assert_eq!(refused.status.code(), Some(1), "{case}: {message}");
+        assert!(message.contains(names) && message.contains("trace.json"), "{case}: {message}");
+        assert!(!message.contains("panicked"), "{case}: {message}");
     }
     std::fs::remove_dir_all(&dir).unwrap();
     let missing = replay(&db, Path::new("/nonexistent.json"), &[]);
@@ -137,7 +137,7 @@ fn watch_shows_transitions_live() {
     let db = Db::new();
     let client = &mut db.connect();
     let watch = Server::start("watch", &server_binary(), &["watch", "--json"], &[("DATABASE_URL", db.url())]).unwrap();
-    // Whether it listens yet cannot be seen from outside: something happens until it shows something.
+    // The test cannot see whether `watch` listens yet, so it makes events until one is shown.
     let shown = || std::fs::read_to_string(watch.log()).unwrap();
     wait_until("the first line", || {
         create_task(client);

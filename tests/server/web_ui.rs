@@ -26,10 +26,10 @@ const RUNS: usize = 25;
 
 const TASKS: usize = 80;
 
-/// All states of the cells, by the task's id.
+/// The states of all cells by task id.
 const STATES: &str = "Object.fromEntries([...document.querySelectorAll('.cell')].map(cell => [cell.href.split('/').at(-1), cell.dataset.state]))";
 
-/// A DAG with [`RUNS`] runs of [`TASKS`] tasks, a server, and a browser to look at it.
+/// A DAG with [`RUNS`] runs of [`TASKS`] tasks, a server, and a browser that shows it.
 struct Stage {
     browser: Browser,
     server: Option<Server>,
@@ -37,12 +37,12 @@ struct Stage {
     db: Db,
     port: u16,
     dag: Uuid,
-    /// Browsers that run at once would slow each other down.
+    /// One browser at a time: several would slow each other down.
     _alone: MutexGuard<'static, ()>,
 }
 
 impl Stage {
-    /// None, with a message, where there is no browser.
+    /// Returns `None`, with a message, if no browser is installed.
     fn new() -> Option<Stage> {
         static ONE: Mutex<()> = Mutex::new(());
         let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -75,10 +75,10 @@ impl Stage {
         self.browser.wait("document.querySelector('#live').textContent === 'live'");
     }
 
-    /// Waits until all cells show what the database holds.
+    /// Waits until all cells show the states of the database.
     fn wait_true(&mut self) {
         let states = states_of(&mut self.db.connect());
-        wait_until("the page to show what is", || self.browser.evaluate(STATES) == states);
+        wait_until("the page shows the states of the database", || self.browser.evaluate(STATES) == states);
     }
 
     fn task(&self, name: &str) -> Uuid {
@@ -92,7 +92,7 @@ impl Stage {
     }
 
     fn assert_no_complaints(&mut self) {
-        assert_eq!(self.browser.complaints(), [""; 0], "the page has failed, or its policy has refused it something");
+        assert_eq!(self.browser.complaints(), [""; 0], "errors of the page, or violations of its security policy");
     }
 }
 

@@ -4,6 +4,7 @@ mod apt;
 mod browser;
 mod debian;
 mod libclang;
+pub mod npm;
 mod postgres_install;
 pub mod pypi;
 

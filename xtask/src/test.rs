@@ -24,6 +24,8 @@ fn run_tests_here(args: &[String]) -> Result<()> {
     setup::ensure_browser()?;
     setup::pypi::FUZZER.ensure()?;
     setup::pypi::SQL_LINTER.ensure()?;
+    setup::pypi::CLIENTS.ensure()?;
+    setup::npm::ensure()?;
     let artefacts = build::build_and_install(toolchain, Profile::Quick)?;
     // `cargo test` would build them too, but not where it is told which test to run.
     step("Building the examples", || {

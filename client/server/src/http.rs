@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use answer::Refusal;
+use answer::ApiError;
 use hub::Hub;
 use pg_workflow_client::Error;
 use pg_workflow_client::connect::PostgresServer;
@@ -176,5 +176,5 @@ fn app(paths: Router<Arc<Server>>, server: Arc<Server>, token: Option<&str>) -> 
 
 async fn limit(request: Request, next: Next) -> Response {
     let answer = tokio::time::timeout(REQUEST_LIMIT, next.run(request)).await;
-    answer.unwrap_or_else(|_| Refusal::no_database().into_response())
+    answer.unwrap_or_else(|_| ApiError::no_database().into_response())
 }

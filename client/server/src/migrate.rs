@@ -91,7 +91,7 @@ impl From<pg_workflow_client::tokio_postgres::Error> for Error {
 
 impl Error {
     /// What an operator can do about it.
-    pub fn advice(&self) -> &'static str {
+    pub fn hint(&self) -> &'static str {
         match self {
             Error::NoFiles => "Install them on the server: pg_workflow.control, pg_workflow--*.sql and the library",
             Error::NotInstalled => "Install it first: workflow-server migrate up",
@@ -101,7 +101,7 @@ impl Error {
             Error::Database(pg_workflow_client::Error::Denied { .. }) => {
                 "Do it as a superuser: the extension brings a library that the server loads"
             }
-            Error::Database(error) => error.advice(),
+            Error::Database(error) => error.hint(),
         }
     }
 }

@@ -16,7 +16,7 @@ use pg_workflow_client::connect::{PostgresServer, STATEMENT_TIMEOUT};
 use pg_workflow_client::event::EntityType;
 use pg_workflow_client::outage::{Backoff, Outage};
 use pg_workflow_client::pool::{self, Pool};
-use pg_workflow_client::{DagRuns, Dags, Move, NewDag, NewDagRun, NewTaskInstances, TaskInstances};
+use pg_workflow_client::{DagRuns, Dags, NewDag, NewDagRun, NewTaskInstances, TaskInstances, Transition};
 
 /// How long creating the run may take, and how long a move is tried again while the database is away.
 const GIVE_UP: Duration = Duration::from_secs(60);
@@ -48,7 +48,7 @@ impl Error {
     /// Names what an operator can do about it.
     pub fn hint(&self) -> &'static str {
         match self {
-            Error::Database(error) | Error::Transition { source: error, .. } => error.advice(),
+            Error::Database(error) | Error::Transition { source: error, .. } => error.hint(),
         }
     }
 }
@@ -259,13 +259,13 @@ impl Fleet<'_> {
         let task = &self.trace.tasks[place];
         let id = self.run.tasks[place];
         let runtime = Duration::try_from_secs_f64(task.runtime.as_secs_f64() / self.speed).unwrap_or(Duration::MAX);
-        self.make_move(EntityType::TaskInstance, id, &task.id, State::Queued, State::Running).await?;
+        self.transition_with(EntityType::TaskInstance, id, &task.id, State::Queued, State::Running).await?;
         self.progress.send_modify(|progress| {
             progress.queued -= 1;
             progress.running += 1;
         });
         tokio::time::sleep(runtime).await;
-        self.make_move(EntityType::TaskInstance, id, &task.id, State::Running, State::Success).await?;
+        self.transition_with(EntityType::TaskInstance, id, &task.id, State::Running, State::Success).await?;
         self.progress.send_modify(|progress| {
             progress.running -= 1;
             progress.success += 1;
@@ -274,12 +274,19 @@ impl Fleet<'_> {
     }
 
     async fn move_run(&self, from: State, to: State) -> Result<(), Error> {
-        self.make_move(EntityType::DagRun, self.run.id, &self.run.id.to_string(), from, to).await
+        self.transition_with(EntityType::DagRun, self.run.id, &self.run.id.to_string(), from, to).await
     }
 
     /// Makes one move, again and again while the database is away. It cannot be made twice: all attempts have one
     /// request id.
-    async fn make_move(&self, kind: EntityType, id: Uuid, name: &str, from: State, to: State) -> Result<(), Error> {
+    async fn transition_with(
+        &self,
+        kind: EntityType,
+        id: Uuid,
+        name: &str,
+        from: State,
+        to: State,
+    ) -> Result<(), Error> {
         let request = Uuid::now_v7().to_string();
         let give_up = Instant::now() + GIVE_UP;
         let mut backoff = Backoff::new();
@@ -309,10 +316,10 @@ impl Fleet<'_> {
         request: &str,
     ) -> Result<(), client::Error> {
         let connection = self.pool.get().await?;
-        let a_move = Move::new(from, to).with_request_id(request);
+        let transition = Transition::new(from, to).with_request_id(request);
         match kind {
-            EntityType::DagRun => DagRuns::new(&connection).make_move(id, &a_move).await?,
-            EntityType::TaskInstance => TaskInstances::new(&connection).make_move(id, &a_move).await?,
+            EntityType::DagRun => DagRuns::new(&connection).transition_with(id, &transition).await?,
+            EntityType::TaskInstance => TaskInstances::new(&connection).transition_with(id, &transition).await?,
         };
         Ok(())
     }

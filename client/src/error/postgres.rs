@@ -21,7 +21,7 @@ struct Stale {
 }
 
 #[derive(Deserialize)]
-struct Illegal {
+struct NotAllowed {
     entity_type: EntityType,
     entity_id: Uuid,
     from: State,
@@ -56,9 +56,9 @@ pub fn classify(source: tokio_postgres::Error) -> crate::Error {
             }
             None => crate::Error::Postgres(source),
         },
-        "23514" => match detail::<Illegal>(&source) {
-            Some(Illegal { entity_type, entity_id: id, from, to, next_states }) => {
-                crate::Error::Illegal { entity: Entity { entity_type, id }, from, to, next_states, source }
+        "23514" => match detail::<NotAllowed>(&source) {
+            Some(NotAllowed { entity_type, entity_id: id, from, to, next_states }) => {
+                crate::Error::NotAllowed { entity: Entity { entity_type, id }, from, to, next_states, source }
             }
             None => crate::Error::Postgres(source),
         },
@@ -90,7 +90,7 @@ fn detail<T: DeserializeOwned>(error: &tokio_postgres::Error) -> Option<T> {
 }
 
 /// What an operator can do about an error that has no variant of its own.
-pub fn advice(error: &tokio_postgres::Error) -> &'static str {
+pub fn hint(error: &tokio_postgres::Error) -> &'static str {
     match error.code().map_or("", SqlState::code) {
         "" if is_about_tls(error) => {
             "Check in DATABASE_URL sslmode (require encrypts, verify-full also checks the server), sslrootcert (the file of the \

@@ -16,17 +16,17 @@ pub fn message(error: &RedisError) -> String {
 }
 
 /// What an operator can do about it.
-pub fn advice(error: &RedisError) -> &'static str {
+pub fn hint(error: &RedisError) -> &'static str {
     if error.kind() == ErrorKind::AuthenticationFailed {
         return CREDENTIALS;
     }
     match server_error(error) {
-        Some((code, detail)) => server_advice(&code, &detail.unwrap_or_default()),
-        None => transport_advice(error),
+        Some((code, detail)) => server_hint(&code, &detail.unwrap_or_default()),
+        None => transport_hint(error),
     }
 }
 
-fn transport_advice(error: &RedisError) -> &'static str {
+fn transport_hint(error: &RedisError) -> &'static str {
     match tls_failure(error) {
         Some(rustls::Error::AlertReceived(_)) => CLIENT_CERTIFICATE,
         Some(_) => TLS,
@@ -45,7 +45,7 @@ const TLS: &str = "Check that Redis's port is its TLS port, that --redis-ca (WOR
 const CLIENT_CERTIFICATE: &str = "Redis refuses the TLS connection: if it asks for a certificate (tls-auth-clients), \
                                   give one of a CA that it trusts with --redis-cert and --redis-key";
 
-fn server_advice(code: &str, detail: &str) -> &'static str {
+fn server_hint(code: &str, detail: &str) -> &'static str {
     match code {
         "NOAUTH" | "WRONGPASS" => CREDENTIALS,
         "NOPERM" => PERMISSIONS,
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn each_failure_has_its_own_advice() {
-        let of = |code: &str| advice(&make_extension_error(code.to_owned(), None));
+        let of = |code: &str| hint(&make_extension_error(code.to_owned(), None));
         let codes = [
             "WRONGPASS",
             "NOPERM",
@@ -102,15 +102,15 @@ mod tests {
         let all: std::collections::HashSet<_> = codes.into_iter().chain(["ERR"]).map(of).collect();
         assert_eq!(all.len(), codes.len() + 1);
         let script = make_extension_error("ERR".to_owned(), Some("ACL failure in script: …".to_owned()));
-        assert_eq!(advice(&script), of("NOPERM"));
+        assert_eq!(hint(&script), of("NOPERM"));
     }
 
     #[test]
     fn a_tls_failure_is_recognised() {
         let failure = || rustls::Error::General("no".to_owned());
         let in_io = io::Error::new(io::ErrorKind::InvalidData, failure());
-        assert_eq!(advice(&RedisError::from(in_io)), TLS);
-        assert_eq!(advice(&RedisError::from(failure())), TLS);
-        assert_ne!(advice(&RedisError::from(io::Error::from(io::ErrorKind::ConnectionRefused))), TLS);
+        assert_eq!(hint(&RedisError::from(in_io)), TLS);
+        assert_eq!(hint(&RedisError::from(failure())), TLS);
+        assert_ne!(hint(&RedisError::from(io::Error::from(io::ErrorKind::ConnectionRefused))), TLS);
     }
 }

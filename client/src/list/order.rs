@@ -33,8 +33,8 @@ impl<S> OrderBy<S> {
 }
 
 impl<S: Sort> OrderBy<S> {
-    /// The spellings of all orders.
-    pub fn spellings() -> Vec<String> {
+    /// The names of all orders.
+    pub fn names() -> Vec<String> {
         let all = S::ALL.iter().flat_map(|by| [OrderBy::ascending(*by), OrderBy::descending(*by)]);
         all.map(|order| order.to_string()).collect()
     }
@@ -134,6 +134,6 @@ mod tests {
         for text in ["", "-", "--id", "ID", "state"] {
             assert!(text.parse::<OrderBy<DagRunSort>>().is_err(), "{text}");
         }
-        assert_eq!(OrderBy::<DagSort>::spellings().join(", "), "id, -id, name, -name");
+        assert_eq!(OrderBy::<DagSort>::names().join(", "), "id, -id, name, -name");
     }
 }

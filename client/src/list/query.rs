@@ -3,7 +3,7 @@
 use pg_workflow_state_machine::State;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::{List, OrderBy, Page, Sort, cursor};
+use super::{ListOptions, OrderBy, Page, Sort, cursor};
 use crate::Error;
 use crate::model::Record;
 use crate::session::{self, Session};
@@ -49,9 +49,9 @@ impl<'a> Query<'a> {
         self,
         session: &impl Session,
         states: &[State],
-        page: &Page<S>,
+        page: &ListOptions<S>,
         plan: Plan<S>,
-    ) -> Result<List<T>, Error> {
+    ) -> Result<Page<T>, Error> {
         let after = page.cursor.as_deref().map(|cursor| cursor::read(cursor, T::KEYS)).transpose()?;
         let after =
             after.iter().flat_map(|keys| plan.keys.iter().map(|place| (&keys[*place], T::KEYS[*place].kind.clone())));
@@ -72,7 +72,7 @@ impl<'a> Query<'a> {
         let items = rows.iter().take(limit).map(T::from_row).collect::<Result<_, _>>()?;
         let last = limit.checked_sub(1).and_then(|last| rows.get(last)).filter(|_| rows.len() > limit);
         let next_cursor = last.map(|row| cursor::write(row, T::KEYS)).transpose()?;
-        Ok(List { items, next_cursor })
+        Ok(Page { items, next_cursor })
     }
 }
 

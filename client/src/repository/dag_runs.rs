@@ -5,10 +5,10 @@ use serde_json::Value;
 use tokio_postgres::types::{Json, Type};
 use uuid::Uuid;
 
-use super::{ManyMoves, Move, Moved, change, delete, find, ids};
+use super::{Transition, TransitionMany, TransitionResult, change, delete, find, ids};
 use crate::event::EntityType;
 use crate::list::query::{Plan, Query, Way};
-use crate::list::{DagRunFilter, DagRunSort, List, OrderBy, Page};
+use crate::list::{DagRunFilter, DagRunSort, ListOptions, OrderBy, Page};
 use crate::model::{DagRun, StateCounts};
 use crate::session::{self, Session};
 use crate::{Error, json};
@@ -59,7 +59,7 @@ pub struct DagRunChanges {
 /// let transaction = connection.transaction().await?;
 /// let runs = DagRuns::new(&transaction);
 /// let run = runs.create(&NewDagRun::of(dag_id)).await?;
-/// runs.update_state(run, State::Queued, State::Running).await?;
+/// runs.transition(run, State::Queued, State::Running).await?;
 /// transaction.commit().await
 /// # }
 /// ```
@@ -128,7 +128,7 @@ impl<'a, S: Session> DagRuns<'a, S> {
     ///
     /// # Errors
     /// [`Error::Cursor`], and see [`create`](DagRuns::create).
-    pub async fn list(&self, filter: &DagRunFilter, page: &Page<DagRunSort>) -> Result<List<DagRun>, Error> {
+    pub async fn list(&self, filter: &DagRunFilter, page: &ListOptions<DagRunSort>) -> Result<Page<DagRun>, Error> {
         let has_date = filter.execution_date_gte.is_some() || filter.execution_date_lt.is_some();
         let is_narrow = filter.dag_id.is_some() || has_date;
         let usual = if is_narrow { DagRunSort::ExecutionDate } else { DagRunSort::Id };
@@ -186,33 +186,37 @@ impl<'a, S: Session> DagRuns<'a, S> {
     /// Moves a run and returns its new version.
     ///
     /// # Errors
-    /// [`Error::Stale`] where it is not in that state, [`Error::Illegal`] where there is no such move,
+    /// [`Error::Stale`] where it is not in that state, [`Error::NotAllowed`] where there is no such move,
     /// [`Error::NotFound`], and see [`create`](DagRuns::create).
-    pub async fn update_state(&self, id: Uuid, from: State, to: State) -> Result<i64, Error> {
-        self.make_move(id, &Move::new(from, to)).await
+    pub async fn transition(&self, id: Uuid, from: State, to: State) -> Result<i64, Error> {
+        self.transition_with(id, &Transition::new(from, to)).await
     }
 
     /// Moves runs that are in this state, each as if alone; what has become of each.
     ///
     /// # Errors
     /// See [`create`](DagRuns::create).
-    pub async fn update_state_many(&self, ids: &[Uuid], from: State, to: State) -> Result<Vec<Moved>, Error> {
-        self.make_moves(ids, &ManyMoves::to(to).from(from)).await
+    pub async fn transition_many(&self, ids: &[Uuid], from: State, to: State) -> Result<Vec<TransitionResult>, Error> {
+        self.transition_many_with(ids, &TransitionMany::to(to).from(from)).await
     }
 
-    /// [`update_state`](DagRuns::update_state) with metadata, an expected version, a request id.
+    /// [`transition`](DagRuns::transition) with metadata, an expected version, a request id.
     ///
     /// # Errors
-    /// As [`update_state`](DagRuns::update_state).
-    pub async fn make_move(&self, id: Uuid, a_move: &Move) -> Result<i64, Error> {
-        a_move.make(self.0, EntityType::DagRun, id).await
+    /// As [`transition`](DagRuns::transition).
+    pub async fn transition_with(&self, id: Uuid, transition: &Transition) -> Result<i64, Error> {
+        transition.make(self.0, EntityType::DagRun, id).await
     }
 
-    /// [`update_state_many`](DagRuns::update_state_many) with metadata, from any state, or only to see what would happen.
+    /// [`transition_many`](DagRuns::transition_many) with metadata, from any state, or only to see what would happen.
     ///
     /// # Errors
     /// See [`create`](DagRuns::create).
-    pub async fn make_moves(&self, ids: &[Uuid], moves: &ManyMoves) -> Result<Vec<Moved>, Error> {
-        moves.make(self.0, EntityType::DagRun, ids).await
+    pub async fn transition_many_with(
+        &self,
+        ids: &[Uuid],
+        transitions: &TransitionMany,
+    ) -> Result<Vec<TransitionResult>, Error> {
+        transitions.make(self.0, EntityType::DagRun, ids).await
     }
 }

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::{change, delete, find, ids};
 use crate::list::query::{Plan, Query, Way};
-use crate::list::{DagFilter, DagSort, List, OrderBy, Page};
+use crate::list::{DagFilter, DagSort, ListOptions, OrderBy, Page};
 use crate::model::{Dag, Record};
 use crate::session::{self, Session};
 use crate::{Error, json};
@@ -139,7 +139,7 @@ impl<'a, S: Session> Dags<'a, S> {
     ///
     /// # Errors
     /// [`Error::Cursor`], and see [`create`](Dags::create).
-    pub async fn list(&self, filter: &DagFilter, page: &Page<DagSort>) -> Result<List<Dag>, Error> {
+    pub async fn list(&self, filter: &DagFilter, page: &ListOptions<DagSort>) -> Result<Page<Dag>, Error> {
         let order = page.order_by.unwrap_or(OrderBy::descending(DagSort::Id));
         let prefix = filter.name_prefix.as_deref().map(like_prefix);
         let mut query = Query::default();

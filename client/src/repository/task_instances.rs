@@ -2,11 +2,11 @@ use pg_workflow_state_machine::State;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::{ManyMoves, Move, Moved, change, delete, find, ids};
+use super::{Transition, TransitionMany, TransitionResult, change, delete, find, ids};
 use crate::Error;
 use crate::event::EntityType;
 use crate::list::query::{Plan, Query, Way};
-use crate::list::{List, OrderBy, Page, TaskInstanceFilter, TaskInstanceSort};
+use crate::list::{ListOptions, OrderBy, Page, TaskInstanceFilter, TaskInstanceSort};
 use crate::model::{StateCounts, TaskInstance};
 use crate::session::{self, Session};
 
@@ -50,7 +50,7 @@ pub struct TaskInstanceChanges {
 /// use pg_workflow_client::{Error, State, TaskInstances, session::Session};
 ///
 /// # async fn example(session: &impl Session, task: uuid::Uuid) -> Result<(), Error> {
-/// match TaskInstances::new(session).update_state(task, State::Queued, State::Running).await {
+/// match TaskInstances::new(session).transition(task, State::Queued, State::Running).await {
 ///     Ok(version) => println!("ours, at version {version}"),
 ///     Err(Error::Stale { current_state, .. }) => println!("somebody else was first: it is {current_state}"),
 ///     Err(error) => return Err(error),
@@ -111,8 +111,8 @@ impl<'a, S: Session> TaskInstances<'a, S> {
     pub async fn list(
         &self,
         filter: &TaskInstanceFilter,
-        page: &Page<TaskInstanceSort>,
-    ) -> Result<List<TaskInstance>, Error> {
+        page: &ListOptions<TaskInstanceSort>,
+    ) -> Result<Page<TaskInstance>, Error> {
         let is_narrow = filter.dag_run_id.is_some();
         let usual = if is_narrow {
             OrderBy::ascending(TaskInstanceSort::TaskId)
@@ -177,34 +177,38 @@ impl<'a, S: Session> TaskInstances<'a, S> {
     /// Moves a task and returns its new version.
     ///
     /// # Errors
-    /// [`Error::Stale`] where it is not in that state, [`Error::Illegal`] where there is no such move,
+    /// [`Error::Stale`] where it is not in that state, [`Error::NotAllowed`] where there is no such move,
     /// [`Error::NotFound`], and see [`create`](TaskInstances::create).
-    pub async fn update_state(&self, id: Uuid, from: State, to: State) -> Result<i64, Error> {
-        self.make_move(id, &Move::new(from, to)).await
+    pub async fn transition(&self, id: Uuid, from: State, to: State) -> Result<i64, Error> {
+        self.transition_with(id, &Transition::new(from, to)).await
     }
 
     /// Moves tasks that are in this state, each as if alone; what has become of each.
     ///
     /// # Errors
     /// See [`create`](TaskInstances::create).
-    pub async fn update_state_many(&self, ids: &[Uuid], from: State, to: State) -> Result<Vec<Moved>, Error> {
-        self.make_moves(ids, &ManyMoves::to(to).from(from)).await
+    pub async fn transition_many(&self, ids: &[Uuid], from: State, to: State) -> Result<Vec<TransitionResult>, Error> {
+        self.transition_many_with(ids, &TransitionMany::to(to).from(from)).await
     }
 
-    /// [`update_state`](TaskInstances::update_state) with metadata, an expected version, a request id.
+    /// [`transition`](TaskInstances::transition) with metadata, an expected version, a request id.
     ///
     /// # Errors
-    /// As [`update_state`](TaskInstances::update_state).
-    pub async fn make_move(&self, id: Uuid, a_move: &Move) -> Result<i64, Error> {
-        a_move.make(self.0, EntityType::TaskInstance, id).await
+    /// As [`transition`](TaskInstances::transition).
+    pub async fn transition_with(&self, id: Uuid, transition: &Transition) -> Result<i64, Error> {
+        transition.make(self.0, EntityType::TaskInstance, id).await
     }
 
-    /// [`update_state_many`](TaskInstances::update_state_many) with metadata, from any state, or only to see what would
+    /// [`transition_many`](TaskInstances::transition_many) with metadata, from any state, or only to see what would
     /// happen.
     ///
     /// # Errors
     /// See [`create`](TaskInstances::create).
-    pub async fn make_moves(&self, ids: &[Uuid], moves: &ManyMoves) -> Result<Vec<Moved>, Error> {
-        moves.make(self.0, EntityType::TaskInstance, ids).await
+    pub async fn transition_many_with(
+        &self,
+        ids: &[Uuid],
+        transitions: &TransitionMany,
+    ) -> Result<Vec<TransitionResult>, Error> {
+        transitions.make(self.0, EntityType::TaskInstance, ids).await
     }
 }

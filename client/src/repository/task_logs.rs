@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::find;
 use crate::list::query::{Plan, Query, Way};
-use crate::list::{List, OrderBy, Page, TaskLogFilter, TaskLogSort};
+use crate::list::{ListOptions, OrderBy, Page, TaskLogFilter, TaskLogSort};
 use crate::model::{LogLevel, TaskLog};
 use crate::session::{self, Session};
 use crate::{Error, json};
@@ -99,8 +99,8 @@ impl<'a, S: Session> TaskLogs<'a, S> {
         &self,
         task_instance_id: Uuid,
         filter: &TaskLogFilter,
-        page: &Page<TaskLogSort>,
-    ) -> Result<List<TaskLog>, Error> {
+        page: &ListOptions<TaskLogSort>,
+    ) -> Result<Page<TaskLog>, Error> {
         let order = page.order_by.unwrap_or(OrderBy::ascending(TaskLogSort::Id));
         let task = Some(task_instance_id);
         let mut query = Query::default();

@@ -68,7 +68,7 @@ impl Consumer {
         self.unacknowledged = Some(event.id);
     }
 
-    pub async fn settle(&mut self) -> Result<(), Error> {
+    pub async fn acknowledge(&mut self) -> Result<(), Error> {
         let Some(feed) = &self.feed else { return Ok(()) };
         match self.unacknowledged {
             Some(last) => {
@@ -86,7 +86,7 @@ impl Consumer {
 
     pub async fn close(&mut self) -> Result<(), Error> {
         if self.unacknowledged.is_some() {
-            self.settle().await?;
+            self.acknowledge().await?;
         }
         match &mut self.feed {
             Some(feed) => feed.release().await,

@@ -87,7 +87,7 @@ impl Group {
     }
 
     pub async fn next(&mut self) -> Result<Vec<Event>, Error> {
-        self.settle().await?;
+        self.acknowledge().await?;
         if self.connection.is_none() {
             self.connect().await?;
         }
@@ -115,7 +115,7 @@ impl Group {
     }
 
     /// Acknowledges, and says of the rest that we have not left it alone.
-    pub async fn settle(&mut self) -> Result<(), Error> {
+    pub async fn acknowledge(&mut self) -> Result<(), Error> {
         if !self.unacknowledged.is_empty() {
             let mut acknowledge = cmd("XACK");
             acknowledge.arg(&self.stream).arg(&self.group).arg(&self.unacknowledged);

@@ -1,14 +1,14 @@
-//! What a DROP EXTENSION is about to drop.
+//! A DROP EXTENSION statement, as its event trigger sees it.
 
 use pgrx::pg_sys::{self, NodeTag};
 use std::ffi::CStr;
 
-/// The names of the extensions that the statement drops, of which this is the event trigger, unless it says CASCADE.
+/// Returns the names of the extensions that the event trigger's statement drops without CASCADE.
 ///
 /// # Safety
-/// `fcinfo` must be what PostgreSQL passed to the function. Panics where that is not a call as an event trigger.
+/// PostgreSQL must have passed `fcinfo` to the function. Panics if the function is not called as an event trigger.
 pub unsafe fn extensions(fcinfo: pg_sys::FunctionCallInfo) -> Vec<String> {
-    // SAFETY: the caller's promise; the tags say which structs they are.
+    // SAFETY: the caller's promise; the tags identify the structs.
     unsafe {
         let context = (*fcinfo).context;
         assert!(
@@ -29,6 +29,8 @@ pub unsafe fn extensions(fcinfo: pg_sys::FunctionCallInfo) -> Vec<String> {
     }
 }
 
+/// Returns the text of a string node.
+///
 /// # Safety
 /// `node` must be a string node.
 unsafe fn name(node: *mut std::ffi::c_void) -> String {
@@ -41,3 +43,15 @@ unsafe fn name(node: *mut std::ffi::c_void) -> String {
         CStr::from_ptr(text).to_string_lossy().into_owned()
     }
 }
+
+/// Exports a function `fn(Vec<String>)` as an event trigger. It gets the extensions that are dropped without CASCADE.
+macro_rules! export_drop_trigger {
+    ($symbol:ident, $info:ident, $function:path) => {
+        $crate::ffi::export::export_function!($symbol, $info, |fcinfo| {
+            // SAFETY: PostgreSQL passed it.
+            $function(unsafe { $crate::ffi::drop::extensions(fcinfo) });
+            pgrx::pg_sys::Datum::null()
+        });
+    };
+}
+pub(crate) use export_drop_trigger;

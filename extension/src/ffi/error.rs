@@ -1,12 +1,12 @@
-//! Raising an error.
+//! Raising errors and writing to the log.
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 use serde_json::Value;
 use std::ffi::CString;
 
-/// Raises an ERROR by PostgreSQL's own way rather than as a Rust panic, so that DETAIL stays the JSON that it is:
-/// pgrx appends a backtrace to the DETAIL of a panic.
+/// Raises an ERROR directly rather than as a Rust panic: pgrx appends a backtrace to the DETAIL of a panic, and our
+/// DETAIL must stay JSON.
 pub fn raise(code: PgSqlErrorCode, message: &str, detail: &Value, hint: &str) -> ! {
     let [message, detail, hint] = [message, &detail.to_string(), hint].map(to_palloc);
     let mut data = pg_sys::ErrorData {
@@ -24,7 +24,7 @@ pub fn raise(code: PgSqlErrorCode, message: &str, detail: &Value, hint: &str) ->
     unreachable!("ThrowErrorData returned from an ERROR")
 }
 
-/// A copy in PostgreSQL's memory, which the error's unwinding frees: no Rust destructor runs for it.
+/// Copies a text to PostgreSQL's memory, which is freed after the error: no Rust destructor runs then.
 fn to_palloc(text: &str) -> *mut std::ffi::c_char {
     let text = CString::new(text.replace('\0', "")).unwrap_or_default();
     // SAFETY: `text` is NUL-terminated.

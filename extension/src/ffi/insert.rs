@@ -1,8 +1,9 @@
-//! Inserting rows into a table without planning a statement for it: the way of logical replication's apply worker.
-//! Indexes, constraints and triggers of the table are served; permissions are not checked.
+//! Inserting rows without planning a statement, as the apply worker of logical replication does.
+//!
+//! Indexes, constraints and triggers of the table work as usual; permissions are not checked.
 
 use pgrx::pg_sys::{self, Datum, Oid};
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 
 /// A table open for inserts.
 pub struct Inserter {
@@ -12,36 +13,11 @@ pub struct Inserter {
     slot: *mut pg_sys::TupleTableSlot,
 }
 
-/// The oid of a table or sequence of a schema; panics where there is none.
-pub fn relation(schema: Oid, name: &CStr) -> Oid {
-    // SAFETY: catalog look-up by a NUL-terminated name.
-    let oid = unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) };
-    assert!(oid != Oid::INVALID, "the extension's schema has no {name:?}");
-    oid
-}
-
-/// The oid of a schema; an error where there is none.
-pub fn schema(name: &CStr) -> Oid {
-    // SAFETY: catalog look-up by a NUL-terminated name; false: an error where there is none.
-    unsafe { pg_sys::get_namespace_oid(name.as_ptr(), false) }
-}
-
-/// Draws the next value of a sequence, whoever asks.
-pub fn next_value(sequence: Oid) -> i64 {
-    // SAFETY: the oid is a sequence's; false: no check of permissions.
-    unsafe { pg_sys::nextval_internal(sequence, false) }
-}
-
-/// The current transaction's number, not that of a subtransaction.
-pub fn transaction_id() -> Datum {
-    // SAFETY: called within a transaction.
-    Datum::from(unsafe { pg_sys::GetTopFullTransactionId() }.value)
-}
-
 impl Inserter {
+    /// Opens a table.
     pub fn open(table: Oid) -> Inserter {
-        // SAFETY: the lock is kept until the transaction ends, as for any insert. An error leaves by unwinding, and
-        // the end of the (sub)transaction closes the table and frees the memory.
+        // SAFETY: the lock stays until the transaction ends, as for any insert. An error unwinds, and the end of the
+        // (sub)transaction closes the table and frees the memory.
         unsafe {
             let table = pg_sys::table_open(table, pg_sys::RowExclusiveLock as i32);
             let executor = pg_sys::CreateExecutorState();
@@ -55,13 +31,13 @@ impl Inserter {
         }
     }
 
-    /// What tells one shape of the table from another: its oid and how many columns it has had.
+    /// Returns a key of the table's shape: its OID and the number of columns that it has ever had.
     pub fn shape(&self) -> (Oid, i32) {
         // SAFETY: the table is open.
         unsafe { ((*self.table).rd_id, (*(*self.table).rd_att).natts) }
     }
 
-    /// The number (from 1) of a column.
+    /// Returns the number of a column, from 1.
     pub fn column(&self, name: &str) -> usize {
         let c_name = CString::new(name).unwrap_or_default();
         // SAFETY: the table is open, and so its descriptor lives.
@@ -70,7 +46,7 @@ impl Inserter {
         number as usize
     }
 
-    /// Inserts a row of these values, each of its column's type; every other column is null.
+    /// Inserts a row with these values, each of its column's type. All other columns are null.
     pub fn insert(&self, values: &[(usize, Datum)]) {
         // SAFETY: the slot has natts values and null flags, and the columns are of this table.
         unsafe {
@@ -92,6 +68,7 @@ impl Inserter {
         }
     }
 
+    /// Closes the table; its lock stays.
     pub fn close(self) {
         // SAFETY: undoes what `open` did, in the opposite order.
         unsafe {

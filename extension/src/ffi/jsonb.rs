@@ -1,4 +1,4 @@
-//! jsonb as an opaque value: handed on as it came, looked into only as far as needed.
+//! jsonb as an opaque value: passed on unparsed, read only as far as needed.
 
 use pgrx::callconv::{Arg, ArgAbi};
 use pgrx::nullable::Nullable;
@@ -11,6 +11,7 @@ use std::ffi::CStr;
 pub struct Jsonb(*mut pg_sys::Jsonb);
 
 impl Jsonb {
+    /// Returns `{}`.
     pub fn empty_object() -> Jsonb {
         // SAFETY: jsonb_in reads the NUL-terminated text and returns a new jsonb.
         unsafe {
@@ -23,18 +24,19 @@ impl Jsonb {
         Datum::from(self.0)
     }
 
+    /// Whether it is a JSON object.
     pub fn is_object(self) -> bool {
         // SAFETY: a Jsonb always points to a detoasted value, whose first word is the root's header.
         unsafe { (*self.0).root.header & pg_sys::JB_FOBJECT != 0 }
     }
 
-    /// Its size as stored, in bytes: near that of its text.
+    /// Returns its size in bytes, uncompressed: close to the size of its text.
     pub fn size(self) -> usize {
         // SAFETY: a Jsonb always points to a detoasted value.
         unsafe { pgrx::varsize_any(self.0.cast()) }
     }
 
-    /// The value of a key as text: a string's own text, JSON for the rest. None where there is no such key, or null.
+    /// Returns the value of a key: a string without quotes, other values as JSON. `None` if it is absent or null.
     pub fn get_text(self, key: &str) -> Option<String> {
         // SAFETY: jsonb_object_field_text takes a jsonb and a text, and returns a text or null.
         unsafe {
@@ -43,18 +45,21 @@ impl Jsonb {
         }
     }
 
+    /// Formats it as JSON.
     pub fn to_json_text(self) -> String {
-        // SAFETY: JsonbToCString reads a detoasted value and returns a NUL-terminated text of its own.
+        // SAFETY: JsonbToCString reads a detoasted value and returns a new NUL-terminated text.
         unsafe {
             let text = pg_sys::JsonbToCString(std::ptr::null_mut(), &raw mut (*self.0).root, self.size() as i32);
             CStr::from_ptr(text).to_string_lossy().into_owned()
         }
     }
 
+    /// Wraps a datum, detoasted.
+    ///
     /// # Safety
     /// `datum` must be a non-null value of type jsonb.
     pub unsafe fn from_raw(datum: Datum) -> Jsonb {
-        // SAFETY: the caller's promise; detoasting copies where it must.
+        // SAFETY: the caller's promise; detoasting copies the value if needed.
         Jsonb(unsafe { pg_sys::pg_detoast_datum(datum.cast_mut_ptr()) }.cast())
     }
 }

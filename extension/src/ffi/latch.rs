@@ -1,15 +1,15 @@
-//! Latches: waiting in one process, being woken by another.
+//! Latches: one process waits, another wakes it.
 
 use pgrx::pg_sys::{self, Latch};
 use std::time::Duration;
 
-/// This process's latch.
+/// Returns this process's latch.
 pub fn mine() -> *mut Latch {
     // SAFETY: set before any code of ours runs.
     unsafe { pg_sys::MyLatch }
 }
 
-/// Wakes the process that the latch belongs to. Null wakes nobody.
+/// Wakes the process of the latch. Does nothing if it is null.
 pub fn set(latch: *mut Latch) {
     if !latch.is_null() {
         // SAFETY: the latch is in shared memory, which lives as long as the server.
@@ -17,11 +17,12 @@ pub fn set(latch: *mut Latch) {
     }
 }
 
-/// Waits until somebody sets this process's latch, or the time is over; ends the process when the postmaster is gone.
-/// The latch is cleared: look at what you wait for before you wait again.
+/// Waits until another process sets this process's latch, or the time has passed. Exits if the postmaster dies.
+///
+/// Clears the latch: check your condition before you wait again.
 pub fn wait(at_most: Duration) {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
-    // Rounded up, or a last half millisecond would be spent in a busy loop.
+    // Rounded up: otherwise the last half millisecond would be a busy loop.
     let milliseconds = at_most.as_micros().div_ceil(1000).try_into().unwrap_or(i32::MAX.into());
     // SAFETY: the latch is this process's own.
     unsafe {
@@ -30,19 +31,19 @@ pub fn wait(at_most: Duration) {
     }
 }
 
-/// Whether a NOTIFY has reached this session and waits for the end of its transaction.
+/// Whether a notification for this session waits for the end of its transaction.
 pub fn is_notified() -> bool {
     // SAFETY: a flag that a signal handler sets.
     unsafe { (&raw const pg_sys::notifyInterruptPending).read_volatile() != 0 }
 }
 
-/// Runs `forget` with this process's latch when the process ends, however it ends short of a crash.
-pub fn at_exit(forget: fn(*mut Latch)) {
-    extern "C-unwind" fn run(_code: i32, forget: pg_sys::Datum) {
-        // SAFETY: it is the function pointer given below.
-        let forget = unsafe { std::mem::transmute::<usize, fn(*mut Latch)>(forget.value()) };
-        forget(mine());
+/// Calls `callback` with this process's latch when the process exits, unless it crashes.
+pub fn at_exit(callback: fn(*mut Latch)) {
+    extern "C-unwind" fn run(_code: i32, callback: pg_sys::Datum) {
+        // SAFETY: it is the function pointer from below.
+        let callback = unsafe { std::mem::transmute::<usize, fn(*mut Latch)>(callback.value()) };
+        callback(mine());
     }
     // SAFETY: the function is never unloaded.
-    unsafe { pg_sys::before_shmem_exit(Some(run), pg_sys::Datum::from(forget as usize)) };
+    unsafe { pg_sys::before_shmem_exit(Some(run), pg_sys::Datum::from(callback as usize)) };
 }

@@ -1,16 +1,19 @@
-//! The unsafe ground: everything that touches PostgreSQL's C interface beyond pgrx's safe one.
+//! PostgreSQL's C interface, as far as pgrx does not wrap it: almost all unsafe code is here.
 //!
-//! Values that come from PostgreSQL are `Datum`s here: a datum taken from a row, a plan or an argument may be handed
-//! to a plan as it is, without being parsed on the way.
+//! Values from PostgreSQL stay `Datum`s: a datum from a row, a plan or an argument can be passed to a plan unparsed.
 
+pub mod catalog;
+pub mod cluster;
 pub mod drop;
 pub mod error;
+pub mod export;
 pub mod insert;
 pub mod jsonb;
 pub mod latch;
 pub mod notify;
 pub mod partition;
 pub mod plan;
+pub mod sequence;
 pub mod session;
 pub mod shared;
 pub mod transaction;

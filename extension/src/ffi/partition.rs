@@ -1,4 +1,4 @@
-//! A table to insert into that may be partitioned by ranges of a bigint: which of its partitions takes a row.
+//! A table that may be partitioned by ranges of a bigint, and the partition of a row.
 
 use pgrx::pg_sys::{self, Datum, Oid, PartitionRangeDatumKind};
 use std::ffi::CStr;
@@ -6,7 +6,7 @@ use std::ffi::CStr;
 /// A table, locked for inserts until the transaction ends.
 pub struct Table(pg_sys::Relation);
 
-/// What takes the rows whose key is below `end`.
+/// The partition for keys below `end`.
 #[derive(Clone, Copy)]
 pub struct Leaf {
     pub table: Oid,
@@ -14,10 +14,9 @@ pub struct Leaf {
 }
 
 impl Table {
-    /// Opens a table of a schema. Whoever waits for its lock while an update of the extension replaces it gets the new
-    /// one.
+    /// Opens a table of a schema. If an update of the extension replaces it meanwhile, opens the new one.
     pub fn open(schema: &CStr, name: &CStr) -> Table {
-        // SAFETY: the names are NUL-terminated and outlive the call; an error leaves by unwinding.
+        // SAFETY: the names are NUL-terminated and outlive the call; an error unwinds.
         unsafe {
             let name = pg_sys::makeRangeVar(schema.as_ptr().cast_mut(), name.as_ptr().cast_mut(), -1);
             let lock = pg_sys::RowExclusiveLock as i32;
@@ -26,17 +25,17 @@ impl Table {
         }
     }
 
-    /// The table, and the role that owns it.
+    /// Returns the table and its owner.
     pub fn table(&self) -> (Oid, Oid) {
         // SAFETY: the table is open.
         unsafe { ((*self.0).rd_id, (*(*self.0).rd_rel).relowner) }
     }
 
-    /// The partition that takes a row with this key; the table itself where it is not partitioned (version 0.1.0 of the
-    /// extension). None where no partition does.
+    /// Returns the partition of a key; `None` if there is none. Returns the table itself if it is not partitioned
+    /// (extension version 0.1.0).
     pub fn leaf(&self, key: i64) -> Option<Leaf> {
-        // SAFETY: the table is open. What describes its partitions lives while it is, and is of one column, a bigint:
-        // nobody but the extension's owner could change that.
+        // SAFETY: the table is open. The description of its partitions lives while it is, and has one column, a
+        // bigint: only the extension's owner could change that.
         unsafe {
             if (*(*self.0).rd_rel).relkind as u8 != pg_sys::RELKIND_PARTITIONED_TABLE {
                 return Some(Leaf { table: (*self.0).rd_id, end: i64::MAX });
@@ -48,22 +47,24 @@ impl Table {
             let bounds = &*partitions.boundinfo;
             let count = bounds.ndatums as usize;
             // indexes[n] is the partition between bound n - 1 and bound n.
-            let place = (0..count).position(|n| key < bound(bounds, n)).unwrap_or(count);
-            let index = *bounds.indexes.add(place);
-            let end = if place < count { bound(bounds, place) } else { i64::MAX };
+            let n = (0..count).position(|n| key < bound(bounds, n)).unwrap_or(count);
+            let index = *bounds.indexes.add(n);
+            let end = if n < count { bound(bounds, n) } else { i64::MAX };
             (index >= 0).then(|| Leaf { table: *partitions.oids.add(index as usize), end })
         }
     }
 
-    /// Closes it; its lock stays.
+    /// Closes the table; its lock stays.
     pub fn close(self) {
-        // SAFETY: it was opened above.
+        // SAFETY: it is open.
         unsafe { pg_sys::table_close(self.0, pg_sys::NoLock as i32) }
     }
 }
 
+/// Returns bound `n`.
+///
 /// # Safety
-/// They must be the bounds of ranges of one bigint, more than `n` of them.
+/// The bounds must be of ranges of one bigint, and more than `n`.
 unsafe fn bound(bounds: &pg_sys::PartitionBoundInfoData, n: usize) -> i64 {
     // SAFETY: the caller's promise.
     unsafe {

@@ -1,11 +1,14 @@
-//! SQL statements, planned once in each backend.
+//! SQL statements, planned once in each backend, and their rows.
 
+use super::jsonb::Jsonb;
+use super::uuid::Uuid;
+use super::values;
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::cell::Cell;
 use std::ffi::CString;
 
-/// A statement with its argument types. The first run plans it, for good: a generic plan, so that no run pays for
-/// planning again. PostgreSQL itself replans after DDL.
+/// A statement with its argument types. The first run makes a generic plan, so that no later run plans again.
+/// PostgreSQL itself replans after DDL.
 pub struct Plan {
     sql: String,
     types: &'static [Oid],
@@ -13,18 +16,18 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Creates a statement, which is not planned yet.
     pub fn new(sql: String, types: &'static [Oid]) -> Plan {
         Plan { sql, types, plan: Cell::new(std::ptr::null_mut()) }
     }
 
-    /// Runs the statement and hands its rows to `read`. None is SQL null. What `read` returns must not point into
-    /// the rows.
+    /// Runs the statement and calls `read` with its rows, which live only during the call. `None` is SQL null.
     pub fn run<R>(&self, args: &[Option<Datum>], read: impl FnOnce(Rows) -> R) -> R {
         assert_eq!(args.len(), self.types.len());
         let mut values: Vec<Datum> = args.iter().map(|arg| arg.unwrap_or(Datum::null())).collect();
         let nulls: Vec<u8> = args.iter().map(|arg| if arg.is_some() { b' ' } else { b'n' }).collect();
-        // SAFETY: values and nulls have as many entries as the plan has arguments, of its types. An error leaves by
-        // unwinding, and the end of the (sub)transaction finishes SPI.
+        // SAFETY: values and nulls have as many entries as the plan has arguments, of its types. An error
+        // unwinds, and the end of the (sub)transaction finishes SPI.
         unsafe {
             check(pg_sys::SPI_connect(), "SPI_connect");
             if self.plan.get().is_null() {
@@ -61,23 +64,23 @@ fn check(code: i32, what: &str) {
     assert!(code >= 0, "{what} failed: {code}");
 }
 
-/// What a statement returned.
+/// The rows that a statement returned.
 pub struct Rows {
     table: *mut pg_sys::SPITupleTable,
     count: usize,
 }
 
 impl Rows {
-    /// How many rows the statement returned, or changed.
+    /// Returns how many rows the statement returned or changed.
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// The value in a row (from 0) and column (from 1); None where it is null.
+    /// Returns the value in a row (from 0) and column (from 1); `None` if it is null.
     pub fn get(&self, row: usize, column: i32) -> Option<Datum> {
         assert!(row < self.count && !self.table.is_null());
         let mut is_null = false;
-        // SAFETY: the row exists, and a column that doesn't comes back as null.
+        // SAFETY: the row exists, and a column that does not exist is null.
         let value = unsafe {
             let table = &*self.table;
             pg_sys::SPI_getbinval(*table.vals.add(row), table.tupdesc, column, &mut is_null)
@@ -85,7 +88,34 @@ impl Rows {
         (!is_null).then_some(value)
     }
 
-    pub fn get_i64(&self, row: usize, column: i32) -> i64 {
+    /// Returns a bigint or xid8; 0 if it is null.
+    pub fn i64(&self, row: usize, column: i32) -> i64 {
         self.get(row, column).map_or(0, |value| value.value() as i64)
+    }
+
+    /// Returns a uuid. Panics if the column has another type.
+    pub fn uuid(&self, row: usize, column: i32) -> Option<Uuid> {
+        // SAFETY: the value has the column's type.
+        self.get_typed(row, column, pg_sys::UUIDOID).map(|value| unsafe { Uuid::from_datum(value) })
+    }
+
+    /// Returns a text. Panics if the column has another type.
+    pub fn text(&self, row: usize, column: i32) -> Option<&str> {
+        // SAFETY: the value has the column's type and lives as long as the rows.
+        self.get_typed(row, column, pg_sys::TEXTOID).map(|value| unsafe { values::text(value) })
+    }
+
+    /// Returns a jsonb, which lives as long as the rows. Panics if the column has another type.
+    pub fn jsonb(&self, row: usize, column: i32) -> Option<Jsonb> {
+        // SAFETY: the value has the column's type.
+        self.get_typed(row, column, pg_sys::JSONBOID).map(|value| unsafe { Jsonb::from_raw(value) })
+    }
+
+    fn get_typed(&self, row: usize, column: i32, expected: Oid) -> Option<Datum> {
+        let value = self.get(row, column)?;
+        // SAFETY: the statement returned a row, and so its description.
+        let actual = unsafe { pg_sys::SPI_gettypeid((*self.table).tupdesc, column) };
+        assert_eq!(actual, expected, "type of column {column}");
+        Some(value)
     }
 }

@@ -1,5 +1,6 @@
-//! What all backends of the server see: for each database with events, who is to be woken and how far its notifier
-//! is. It exists where the library is in shared_preload_libraries.
+//! Shared memory: for each database with events, the latches to set and the notifier's progress.
+//!
+//! It exists if the library is in shared_preload_libraries.
 
 use pgrx::pg_sys::{self, Latch};
 use pgrx::{PGRXSharedMemory, PgAtomic, PgLwLock, PgLwLockExclusiveGuard, PgLwLockShareGuard, pg_shmem_init};
@@ -8,28 +9,30 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64};
 
 /// How many databases of a server can have a notifier.
 pub const DATABASES: usize = 32;
-/// How many sessions of a database can wait for events and be woken; more of them poll.
+/// How many sessions of a database can wait for events and be woken; further sessions poll.
 pub const READERS: usize = 32;
 
-/// The part that transactions touch when they commit: nothing but atomics. A latch is in PostgreSQL's shared memory,
-/// which stays as long as the server runs. One that meanwhile belongs to another backend is woken for nothing.
+/// The part that transactions change when they commit: only atomics.
+///
+/// A latch is in PostgreSQL's shared memory, which stays while the server runs. If a latch now belongs to another
+/// backend, that backend wakes for nothing.
 pub struct Signals {
-    /// The database; 0 where the entry is free.
+    /// The database; 0 if the entry is free.
     pub database: AtomicU32,
     /// Transactions with events that have committed.
     pub commits: AtomicU64,
-    /// Of those that did not wait for the disk: how many were about to commit, how many have ended, and how many had
-    /// ended when the disk was last waited for.
+    /// Transactions that did not wait for the disk: how many were about to commit, how many have ended, how many had
+    /// ended before the last wait for the disk.
     pub unflushed_begun: AtomicU64,
     pub unflushed_ended: AtomicU64,
     pub unflushed_durable: AtomicU64,
-    /// Whether anybody has ever said LISTEN: before that, nothing needs to be announced.
+    /// Whether any session has ever run LISTEN: before that, no notification is needed.
     pub listened: AtomicBool,
-    /// The table whose events the notifier's place is about; 0 where it has none.
+    /// The table of the notifier's position; 0 if it has none.
     pub history: AtomicU32,
     /// Asks the notifier to leave the database.
     pub leave: AtomicBool,
-    /// The notifier's latch; null where none runs.
+    /// The notifier's latch; null if none runs.
     pub notifier: AtomicPtr<Latch>,
     /// The latches of sessions that wait for events.
     pub readers: [AtomicPtr<Latch>; READERS],
@@ -66,7 +69,7 @@ impl<const N: usize> Default for Text<N> {
 }
 
 impl<const N: usize> Text<N> {
-    /// False where the text is too long; nothing is kept then.
+    /// Returns false if the text is too long; it is empty then.
     pub fn set(&mut self, text: &str) -> bool {
         let fits = text.len() <= N;
         self.length = if fits { text.len() } else { 0 };
@@ -74,31 +77,32 @@ impl<const N: usize> Text<N> {
         fits
     }
 
+    /// Returns the text.
     pub fn get(&self) -> &str {
         std::str::from_utf8(&self.bytes[..self.length]).unwrap_or_default()
     }
 }
 
-/// The part that is changed under a lock: a notifier's place in the feed, and what the view shows.
+/// The part that changes under a lock: the notifier's position, and the numbers of the view `workflow.notifier`.
 #[derive(Clone, Copy, Default)]
 pub struct Progress {
     pub floor_id: i64,
     pub next_transaction_id: i64,
-    /// As text. Some 700 transactions under way fit in.
+    /// As text, with room for about 700 transactions in progress.
     pub snapshot: Text<8192>,
-    /// The notifier's process; 0 where none runs.
+    /// The notifier's process; 0 if none runs.
     pub pid: i32,
-    /// When one was last asked for, and when it started: microseconds since 2000, as all moments here.
+    /// When the notifier was last requested, and when it started: microseconds since 2000, as all times here.
     pub requested_at: i64,
     pub started_at: i64,
-    /// `commits` as far as they have been announced.
+    /// The commits whose notifications have been sent.
     pub commits: u64,
-    /// When the last window was announced to its end.
+    /// When the notifier last had no backlog.
     pub caught_up_at: i64,
     pub last_event_id: i64,
     pub events: i64,
     pub batches: i64,
-    pub announced_at: i64,
+    pub notified_at: i64,
     pub errors: i64,
     pub last_error: Text<512>,
     pub last_error_at: i64,
@@ -112,36 +116,36 @@ unsafe impl PGRXSharedMemory for Progress {}
 type AllSignals = [Signals; DATABASES];
 type AllProgress = [Progress; DATABASES];
 
-// SAFETY: nobody else uses these names.
+// SAFETY: these names are used only here.
 static SIGNALS: PgAtomic<AllSignals> = unsafe { PgAtomic::new(c"pg_workflow signals") };
 // SAFETY: as above.
 static PROGRESS: PgLwLock<AllProgress> = unsafe { PgLwLock::new(c"pg_workflow progress") };
 
-/// Asks for the memory. Only while shared_preload_libraries are loaded.
-// The macro asks about versions of PostgreSQL that this crate has no feature for.
+/// Requests the memory. Call this only while shared_preload_libraries are loaded.
+// The macro tests for PostgreSQL versions that this crate has no feature for.
 #[allow(unexpected_cfgs)]
 pub fn request() {
     pg_shmem_init!(SIGNALS = std::array::from_fn(|_| Signals::default()));
     pg_shmem_init!(PROGRESS = [Progress::default(); DATABASES]);
 }
 
-/// Whether the postmaster is loading the library at this moment.
+/// Whether the postmaster is loading shared_preload_libraries now.
 pub fn is_preloading() -> bool {
     // SAFETY: a flag of this process.
     unsafe { pg_sys::process_shared_preload_libraries_in_progress }
 }
 
-/// None where the library was not preloaded.
+/// Returns the signals of all databases; `None` if the library is not preloaded.
 pub fn signals() -> Option<&'static AllSignals> {
     super::transaction::is_registered().then(|| SIGNALS.get())
 }
 
-/// To be called only where there are signals.
+/// Locks the progress of all notifiers for reading. Only if there are signals.
 pub fn progress() -> PgLwLockShareGuard<'static, AllProgress> {
     PROGRESS.share()
 }
 
-/// To be called only where there are signals.
+/// Locks the progress of all notifiers for writing. Only if there are signals.
 pub fn progress_mut() -> PgLwLockExclusiveGuard<'static, AllProgress> {
     PROGRESS.exclusive()
 }

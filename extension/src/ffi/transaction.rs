@@ -1,44 +1,51 @@
-//! The ends of transactions.
+//! Transactions: the current one's ID, a callback at the end, and running one.
 
-use pgrx::pg_sys::{self, XactEvent};
+use pgrx::pg_sys::{self, Datum, XactEvent};
 use pgrx::prelude::PgTryBuilder;
 use std::ffi::c_void;
 use std::panic::AssertUnwindSafe;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// What has happened to a marked transaction.
+/// A step of the end of a marked transaction.
 #[derive(Clone, Copy, PartialEq)]
-pub enum Moment {
+pub enum End {
     /// It is about to commit, and will not wait for the disk.
     CommitsUnflushed,
     /// It has committed, and is visible to others.
     Committed,
-    /// After the first of these: it has ended, one way or the other.
+    /// A transaction that was about to commit unflushed has committed or rolled back.
     UnflushedEnded,
 }
 
-/// What to call then. It must not fail: at most of these moments an error would abort the backend.
-pub type Hear = fn(mark: usize, moment: Moment);
+/// The callback. It must not fail: at most of these steps an error would abort the backend.
+pub type OnEnd = fn(mark: usize, end: End);
 
-/// Of this process: whom to call, what the transaction under way is marked with, and whether it commits unflushed.
-static HEAR: OnceLock<Hear> = OnceLock::new();
+/// Of this process: the callback, the mark of the current transaction, and whether it commits unflushed.
+static ON_END: OnceLock<OnEnd> = OnceLock::new();
 static MARK: AtomicUsize = AtomicUsize::new(NONE);
 static UNFLUSHED: AtomicBool = AtomicBool::new(false);
 const NONE: usize = usize::MAX;
 
-/// Registers the callback, once: backends inherit it from the postmaster.
-pub fn register(hear: Hear) {
-    HEAR.get_or_init(|| hear);
+/// Registers the callback. Called once: backends inherit it from the postmaster.
+pub fn register(on_end: OnEnd) {
+    ON_END.get_or_init(|| on_end);
     // SAFETY: the function is never unloaded.
     unsafe { pg_sys::RegisterXactCallback(Some(at_end), std::ptr::null_mut()) };
 }
 
+/// Whether a callback is registered.
 pub fn is_registered() -> bool {
-    HEAR.get().is_some()
+    ON_END.get().is_some()
 }
 
-/// Marks the transaction under way.
+/// Returns the ID of the current top-level transaction, as an xid8.
+pub fn id() -> Datum {
+    // SAFETY: called within a transaction.
+    Datum::from(unsafe { pg_sys::GetTopFullTransactionId() }.value)
+}
+
+/// Marks the current transaction.
 pub fn mark(mark: usize) {
     MARK.store(mark, Ordering::Relaxed);
 }
@@ -50,29 +57,29 @@ fn commits_unflushed() -> bool {
 
 extern "C-unwind" fn at_end(event: XactEvent::Type, _argument: *mut c_void) {
     let mark = MARK.load(Ordering::Relaxed);
-    let Some(hear) = HEAR.get().filter(|_| mark != NONE) else { return };
+    let Some(on_end) = ON_END.get().filter(|_| mark != NONE) else { return };
     match event {
         XactEvent::XACT_EVENT_PRE_COMMIT if commits_unflushed() => {
             UNFLUSHED.store(true, Ordering::Relaxed);
-            hear(mark, Moment::CommitsUnflushed);
+            on_end(mark, End::CommitsUnflushed);
         }
         XactEvent::XACT_EVENT_COMMIT | XactEvent::XACT_EVENT_ABORT | XactEvent::XACT_EVENT_PREPARE => {
             MARK.store(NONE, Ordering::Relaxed);
             if event == XactEvent::XACT_EVENT_COMMIT {
-                hear(mark, Moment::Committed);
+                on_end(mark, End::Committed);
             }
             if UNFLUSHED.swap(false, Ordering::Relaxed) {
-                hear(mark, Moment::UnflushedEnded);
+                on_end(mark, End::UnflushedEnded);
             }
         }
         _ => {}
     }
 }
 
-/// Runs `work` in a transaction of its own, in a process that has none. An error rolls it back and is returned.
+/// Runs `work` in a new transaction, in a process that has none. Returns the message of an error, which rolls it back.
 pub fn run<R>(work: impl FnOnce() -> R) -> Result<R, String> {
     let whole = AssertUnwindSafe(|| {
-        // SAFETY: no transaction is under way; an error in between is dealt with below.
+        // SAFETY: no transaction is in progress; an error in between is handled below.
         unsafe {
             pg_sys::SetCurrentStatementStartTimestamp();
             pg_sys::StartTransactionCommand();
@@ -85,7 +92,7 @@ pub fn run<R>(work: impl FnOnce() -> R) -> Result<R, String> {
     });
     let result = PgTryBuilder::new(whole).catch_others(|error| Err(message(&error))).execute();
     if result.is_err() {
-        // SAFETY: ends the transaction that failed.
+        // SAFETY: ends the failed transaction.
         unsafe { pg_sys::AbortCurrentTransaction() };
     }
     result

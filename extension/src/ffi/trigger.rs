@@ -1,4 +1,4 @@
-//! What PostgreSQL passes to a trigger: rows, their columns, and the table.
+//! A trigger call: its rows, their columns, and its table.
 
 use super::uuid::Uuid;
 use super::values;
@@ -11,7 +11,7 @@ pub struct Trigger<'a>(&'a pg_sys::TriggerData);
 
 impl<'a> Trigger<'a> {
     /// # Safety
-    /// `fcinfo` must be what PostgreSQL passed to the function. Panics where that is not a call as a trigger.
+    /// PostgreSQL must have passed `fcinfo` to the function. Panics if the function is not called as a trigger.
     pub unsafe fn from_call(fcinfo: pg_sys::FunctionCallInfo) -> Trigger<'a> {
         // SAFETY: the caller's promise; the context is a TriggerData, which called_as_trigger checks.
         unsafe {
@@ -20,7 +20,7 @@ impl<'a> Trigger<'a> {
         }
     }
 
-    /// The first argument in CREATE TRIGGER; empty where there is none.
+    /// Returns the first argument of CREATE TRIGGER; empty if there is none.
     pub fn argument(self) -> &'a str {
         // SAFETY: tgargs holds tgnargs NUL-terminated texts.
         unsafe {
@@ -29,13 +29,13 @@ impl<'a> Trigger<'a> {
         }
     }
 
-    /// The table's name, without its schema.
+    /// Returns the table's name, without its schema.
     pub fn table_name(self) -> String {
         // SAFETY: the relation is open while the trigger runs.
         unsafe { CStr::from_ptr((*(*self.0.tg_relation).rd_rel).relname.data.as_ptr()) }.to_string_lossy().into_owned()
     }
 
-    /// The role that owns the table.
+    /// Returns the role that owns the table.
     pub fn table_owner(self) -> Oid {
         // SAFETY: as above.
         unsafe { (*(*self.0.tg_relation).rd_rel).relowner }
@@ -46,13 +46,13 @@ impl<'a> Trigger<'a> {
         unsafe { (*self.0.tg_relation).rd_att }
     }
 
-    /// What tells one shape of a table from another: its oid and how many columns it has had.
+    /// Returns a key of the table's shape: its OID and the number of columns that it has ever had.
     pub fn table_shape(self) -> (Oid, i32) {
         // SAFETY: as above.
         unsafe { ((*self.0.tg_relation).rd_id, (*self.descriptor()).natts) }
     }
 
-    /// The number (from 1) of a column.
+    /// Returns the number of a column, from 1.
     pub fn column(self, name: &str) -> usize {
         let c_name = CString::new(name).unwrap_or_default();
         // SAFETY: the descriptor lives while the trigger runs.
@@ -61,7 +61,7 @@ impl<'a> Trigger<'a> {
         number as usize
     }
 
-    /// OLD and NEW of a row trigger on UPDATE.
+    /// Returns OLD and NEW of a row trigger on UPDATE.
     pub fn old_and_new(self) -> (Row, Row) {
         (self.deform(self.0.tg_trigtuple), self.deform(self.0.tg_newtuple))
     }
@@ -76,12 +76,12 @@ impl<'a> Trigger<'a> {
         }
     }
 
-    /// NEW with these columns (numbers from 1) set, as the trigger's result.
+    /// Returns NEW with these columns set (numbers from 1), as the trigger's result.
     pub fn new_with(self, changes: &[(usize, Option<Datum>)]) -> Datum {
         let mut numbers: Vec<i32> = changes.iter().map(|(number, _)| *number as i32).collect();
         let mut values: Vec<Datum> = changes.iter().map(|(_, value)| value.unwrap_or(Datum::null())).collect();
         let mut nulls: Vec<bool> = changes.iter().map(|(_, value)| value.is_none()).collect();
-        // SAFETY: the three arrays have the length given, the values are of their columns' types.
+        // SAFETY: the arrays have the given length, and the values have their columns' types.
         Datum::from(unsafe {
             pg_sys::heap_modify_tuple_by_cols(
                 self.0.tg_newtuple,
@@ -94,13 +94,13 @@ impl<'a> Trigger<'a> {
         })
     }
 
-    /// Shows each updated row of a statement trigger, old and new. The rows are gone after the call of `visit`.
+    /// Calls `visit` with each updated row of a statement trigger, old and new. The rows live only during the call.
     pub fn for_each_update(self, mut visit: impl FnMut(&SlotRow, &SlotRow)) {
-        // SAFETY: the trigger is declared with both transition tables, which PostgreSQL fills in step. Minimal
-        // tuple slots fit what they hold. An error leaves the slots to the memory context.
+        // SAFETY: the trigger is declared with both transition tables, which PostgreSQL fills in step. They hold
+        // minimal tuples. After an error the memory context frees the slots.
         unsafe {
             let [old_rows, new_rows] = [self.0.tg_oldtable, self.0.tg_newtable];
-            assert!(!old_rows.is_null() && !new_rows.is_null(), "the trigger must name both transition tables");
+            assert!(!old_rows.is_null() && !new_rows.is_null(), "the trigger must declare both transition tables");
             let [old, new] = [(); 2]
                 .map(|()| pg_sys::MakeSingleTupleTableSlot(self.descriptor(), &raw const pg_sys::TTSOpsMinimalTuple));
             pg_sys::tuplestore_rescan(old_rows);
@@ -116,7 +116,7 @@ impl<'a> Trigger<'a> {
     }
 }
 
-/// A row taken apart. Columns are numbered from 1.
+/// A deformed row. Columns are numbered from 1.
 pub struct Row {
     values: Vec<Datum>,
     nulls: Vec<bool>,
@@ -128,12 +128,12 @@ impl Row {
     }
 
     pub fn uuid(&self, column: usize) -> Option<Uuid> {
-        // SAFETY: asked only of uuid columns.
+        // SAFETY: called only for uuid columns.
         self.get(column).map(|value| unsafe { Uuid::from_datum(value) })
     }
 
     pub fn text(&self, column: usize) -> Option<&str> {
-        // SAFETY: asked only of text columns; the tuple outlives the row.
+        // SAFETY: called only for text columns; the tuple outlives the row.
         self.get(column).map(|value| unsafe { values::text(value) })
     }
 
@@ -151,8 +151,8 @@ pub struct SlotRow(*mut pg_sys::TupleTableSlot);
 
 impl SlotRow {
     fn get(&self, column: usize) -> Datum {
-        // SAFETY: the slot holds a row; deforming it up to the column fills that entry. The columns asked for are
-        // not null by their tables' definition.
+        // SAFETY: the slot holds a row; deforming it up to the column fills that entry. The columns are NOT NULL in
+        // their tables.
         unsafe {
             if usize::try_from((*self.0).tts_nvalid).unwrap_or(0) < column {
                 pg_sys::slot_getsomeattrs_int(self.0, column as i32);
@@ -162,12 +162,12 @@ impl SlotRow {
     }
 
     pub fn uuid(&self, column: usize) -> Uuid {
-        // SAFETY: asked only of uuid columns.
+        // SAFETY: called only for uuid columns.
         unsafe { Uuid::from_datum(self.get(column)) }
     }
 
     pub fn text(&self, column: usize) -> &str {
-        // SAFETY: asked only of text columns; the slot holds the row until the next one comes.
+        // SAFETY: called only for text columns; the slot holds the row until the next one.
         unsafe { values::text(self.get(column)) }
     }
 
@@ -176,24 +176,13 @@ impl SlotRow {
     }
 }
 
-/// Exports a function `fn(Trigger) -> Datum` under the name that CREATE FUNCTION … LANGUAGE c gives. A trigger's
-/// result is a tuple, or null where it is ignored.
+/// Exports a function `fn(Trigger) -> Datum`. Its result is a tuple, or null if PostgreSQL ignores the result.
 macro_rules! export_trigger {
     ($symbol:ident, $info:ident, $function:path) => {
-        #[doc(hidden)]
-        #[unsafe(no_mangle)]
-        pub extern "C" fn $info() -> &'static pgrx::pg_sys::Pg_finfo_record {
-            const V1: pgrx::pg_sys::Pg_finfo_record = pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
-            &V1
-        }
-
-        #[doc(hidden)]
-        #[pgrx::pg_guard]
-        #[unsafe(no_mangle)]
-        pub extern "C-unwind" fn $symbol(fcinfo: pgrx::pg_sys::FunctionCallInfo) -> pgrx::pg_sys::Datum {
+        $crate::ffi::export::export_function!($symbol, $info, |fcinfo| {
             // SAFETY: PostgreSQL passed it.
             $function(unsafe { $crate::ffi::trigger::Trigger::from_call(fcinfo) })
-        }
+        });
     };
 }
 pub(crate) use export_trigger;

@@ -1,31 +1,31 @@
-//! Hearing of two kinds of statement before they run: LISTEN, and those that need a database for themselves.
+//! A callback before two kinds of statement: LISTEN, and statements that need a database without sessions.
 
 use pgrx::pg_sys::{self, NodeTag};
 use std::ffi::{CStr, c_char};
 use std::sync::OnceLock;
 
-/// A statement, as far as it matters here.
+/// A statement that the callback gets.
 pub enum Statement<'a> {
     /// LISTEN on this channel.
     Listen(&'a str),
-    /// DROP, ALTER or CREATE DATABASE: this database must have no sessions.
+    /// DROP, ALTER or CREATE DATABASE: this database must have no other sessions.
     NeedsDatabase(&'a str),
 }
 
-static HEAR: OnceLock<fn(Statement)> = OnceLock::new();
+static CALLBACK: OnceLock<fn(Statement)> = OnceLock::new();
 static NEXT: OnceLock<pg_sys::ProcessUtility_hook_type> = OnceLock::new();
 
-/// Calls `hear` before each such statement. To be called once, while the library is preloaded.
-pub fn before_each(hear: fn(Statement)) {
-    HEAR.get_or_init(|| hear);
-    // SAFETY: the postmaster has no other thread; whoever was there before is called after us.
+/// Calls `callback` before each such statement. Call this once, while the library is preloaded.
+pub fn before_each(callback: fn(Statement)) {
+    CALLBACK.get_or_init(|| callback);
+    // SAFETY: the postmaster has no other thread; our hook calls the earlier one.
     unsafe {
         NEXT.get_or_init(|| pg_sys::ProcessUtility_hook);
         pg_sys::ProcessUtility_hook = Some(on_utility);
     }
 }
 
-// The arguments are PostgreSQL's.
+// PostgreSQL defines the arguments.
 #[allow(clippy::too_many_arguments)]
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn on_utility(
@@ -38,10 +38,10 @@ unsafe extern "C-unwind" fn on_utility(
     destination: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    // SAFETY: PostgreSQL passes a utility statement, and takes the same arguments back.
+    // SAFETY: PostgreSQL passes a utility statement, and accepts the same arguments.
     unsafe {
-        if let (Some(hear), Some(heard)) = (HEAR.get(), statement_of((*statement).utilityStmt)) {
-            hear(heard);
+        if let (Some(callback), Some(statement)) = (CALLBACK.get(), statement_of((*statement).utilityStmt)) {
+            callback(statement);
         }
         match NEXT.get().copied().flatten() {
             Some(next) => pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
@@ -64,7 +64,7 @@ unsafe extern "C-unwind" fn on_utility(
 /// # Safety
 /// `node` must be a utility statement that outlives the result.
 unsafe fn statement_of<'a>(node: *mut pg_sys::Node) -> Option<Statement<'a>> {
-    // SAFETY: the tag says which struct it is.
+    // SAFETY: the tag identifies the struct.
     unsafe {
         match (*node).type_ {
             NodeTag::T_ListenStmt => text((*node.cast::<pg_sys::ListenStmt>()).conditionname).map(Statement::Listen),
@@ -85,7 +85,7 @@ unsafe fn statement_of<'a>(node: *mut pg_sys::Node) -> Option<Statement<'a>> {
     }
 }
 
-/// What CREATE DATABASE copies.
+/// Returns the database that CREATE DATABASE copies.
 ///
 /// # Safety
 /// `options` must be the list of options of such a statement.

@@ -3,10 +3,13 @@
 use pgrx::pg_sys::Datum;
 use std::fmt;
 
+/// A UUID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Uuid(pub [u8; 16]);
 
 impl Uuid {
+    /// Copies the UUID of a datum.
+    ///
     /// # Safety
     /// `datum` must be a non-null value of type uuid.
     pub unsafe fn from_datum(datum: Datum) -> Uuid {
@@ -14,7 +17,7 @@ impl Uuid {
         Uuid(unsafe { *datum.cast_mut_ptr::<[u8; 16]>() })
     }
 
-    /// A datum that points to `self`, which must live as long as it.
+    /// Returns a datum that points to `self`, which must outlive it.
     pub fn as_datum(&self) -> Datum {
         Datum::from(&raw const self.0)
     }

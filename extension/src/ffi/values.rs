@@ -1,8 +1,10 @@
-//! Text, arrays and time, to and from datums.
+//! Datums of texts and arrays, and the clock.
 
 use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::{FromDatum, IntoDatum};
 
+/// Returns the text of a datum.
+///
 /// # Safety
 /// `datum` must be a non-null text value that lives as long as the result is used.
 pub unsafe fn text<'a>(datum: Datum) -> &'a str {
@@ -10,39 +12,39 @@ pub unsafe fn text<'a>(datum: Datum) -> &'a str {
     unsafe { <&str>::from_datum(datum, false) }.unwrap_or_default()
 }
 
-/// A text value in the current memory context.
+/// Returns a text datum in the current memory context.
 pub fn text_datum(text: &str) -> Datum {
     text.into_datum().unwrap_or(Datum::null())
 }
 
-/// How the elements of an array are laid out: what PostgreSQL's catalog says of their type.
-struct Layout {
+/// The type of an array's elements, as in pg_type.
+struct Element {
     oid: Oid,
     length: i32,
     by_value: bool,
     align: u8,
 }
 
-fn array(mut elements: Vec<Datum>, layout: Layout) -> Datum {
-    let Layout { oid, length, by_value, align } = layout;
+fn array(mut elements: Vec<Datum>, element: Element) -> Datum {
+    let Element { oid, length, by_value, align } = element;
     let count = elements.len() as i32;
-    // SAFETY: the elements are non-null values of the type that the layout describes.
+    // SAFETY: the elements are non-null values of this type.
     Datum::from(unsafe {
         pg_sys::construct_array(elements.as_mut_ptr(), count, oid, length, by_value, align as std::ffi::c_char)
     })
 }
 
-/// A uuid[] of datums that are uuids.
+/// Returns a uuid[] of uuid datums.
 pub fn uuid_array(elements: Vec<Datum>) -> Datum {
-    array(elements, Layout { oid: pg_sys::UUIDOID, length: 16, by_value: false, align: b'c' })
+    array(elements, Element { oid: pg_sys::UUIDOID, length: 16, by_value: false, align: b'c' })
 }
 
-/// A text[] of datums that are texts.
+/// Returns a text[] of text datums.
 pub fn text_array(elements: Vec<Datum>) -> Datum {
-    array(elements, Layout { oid: pg_sys::TEXTOID, length: -1, by_value: false, align: b'i' })
+    array(elements, Element { oid: pg_sys::TEXTOID, length: -1, by_value: false, align: b'i' })
 }
 
-/// The clock, in microseconds since 2000-01-01 UTC.
+/// Returns the current time in microseconds since 2000-01-01 UTC.
 pub fn clock() -> i64 {
     // SAFETY: reads the system's clock.
     unsafe { pg_sys::GetCurrentTimestamp() }

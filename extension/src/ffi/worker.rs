@@ -1,4 +1,4 @@
-//! A background worker: asking for one, and what it needs of its own process.
+//! A background worker: starting one, and the settings and signals of its process.
 
 use super::latch;
 use pgrx::IntoDatum;
@@ -8,11 +8,11 @@ use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// What pg_stat_activity calls it.
+/// Its name in pg_stat_activity.
 pub const BACKEND_TYPE: &str = "pg_workflow notifier";
 
-/// Asks the postmaster for a process that runs the exported function `entry` for a database. Returns false where
-/// max_worker_processes are there already. A worker that ends is not started again but by another call.
+/// Starts a process that runs the exported function `entry` for a database. Returns false if there are already
+/// max_worker_processes. PostgreSQL does not restart a worker that ends.
 pub fn start(entry: &str, database: Oid) -> bool {
     BackgroundWorkerBuilder::new(BACKEND_TYPE)
         .set_type(BACKEND_TYPE)
@@ -24,23 +24,23 @@ pub fn start(entry: &str, database: Oid) -> bool {
         .is_ok()
 }
 
-/// In the worker: takes signals and connects to its database as the superuser. Ends the process where there is no
-/// such database any more.
+/// Handles signals and connects the worker to its database as the superuser. Ends the process if the database no longer
+/// exists.
 pub fn connect(database: Oid) {
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
     BackgroundWorker::connect_worker_to_spi_by_oid(Some(database), None);
-    // A lock that somebody holds for long must not keep the worker from hearing that it is to stop.
+    // While it waits for a lock, the worker does not notice a request to stop.
     set(c"lock_timeout", c"1s");
     set(c"idle_in_transaction_session_timeout", c"0");
     set(c"statement_timeout", c"0");
-    // What it does need not survive anything.
+    // Nothing that the worker does must survive a crash.
     set(c"synchronous_commit", c"off");
-    // Each statement must see the present: see current_place() in sql/07_events.sql.
+    // Each statement needs a new snapshot: see current_place() in sql/07_events.sql.
     set(c"default_transaction_isolation", c"read committed");
 }
 
 fn set(name: &CStr, value: &CStr) {
-    // SAFETY: both are NUL-terminated; the settings exist and may be set by a superuser's session.
+    // SAFETY: both are NUL-terminated; the settings exist, and a superuser may set them.
     unsafe {
         pg_sys::SetConfigOption(
             name.as_ptr(),
@@ -51,27 +51,27 @@ fn set(name: &CStr, value: &CStr) {
     }
 }
 
-/// Whether the worker has been told to stop.
-pub fn is_told_to_stop() -> bool {
-    static TOLD: AtomicBool = AtomicBool::new(false);
+/// Whether the worker has received SIGTERM.
+pub fn must_stop() -> bool {
+    static RECEIVED: AtomicBool = AtomicBool::new(false);
     if BackgroundWorker::sigterm_received() {
-        TOLD.store(true, Ordering::Relaxed);
+        RECEIVED.store(true, Ordering::Relaxed);
     }
-    TOLD.load(Ordering::Relaxed)
+    RECEIVED.load(Ordering::Relaxed)
 }
 
-/// Reads the configuration again where it has changed.
-pub fn reload_if_told() {
+/// Rereads the configuration after SIGHUP.
+pub fn reload_if_signaled() {
     if BackgroundWorker::sighup_received() {
         // SAFETY: outside of a transaction, as PostgreSQL's own workers do.
         unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
     }
 }
 
-/// Waits on the latch, and does what other processes wait for all to do: DROP DATABASE has everybody close their files.
+/// Waits on the latch, then joins barriers that other processes wait for: DROP DATABASE makes all close their files.
 pub fn wait(at_most: Duration) {
     latch::wait(at_most);
-    // SAFETY: outside of a transaction and of any lock, as in PostgreSQL's own workers.
+    // SAFETY: outside of a transaction, with no lock held, as in PostgreSQL's own workers.
     unsafe {
         if (&raw const pg_sys::ProcSignalBarrierPending).read_volatile() != 0 {
             pg_sys::ProcessProcSignalBarrier();
@@ -79,12 +79,12 @@ pub fn wait(at_most: Duration) {
     }
 }
 
-/// Shows in pg_stat_activity, and in the log's lines, who this is.
+/// Sets the application name, for pg_stat_activity and the log.
 pub fn show_name() {
     set(c"application_name", c"pg_workflow notifier");
 }
 
-/// Shows in pg_stat_activity what the worker is doing; None: it waits.
+/// Shows an activity in pg_stat_activity; `None` shows that the worker is idle.
 pub fn show_activity(activity: Option<&CStr>) {
     let (state, text) = match activity {
         Some(text) => (pg_sys::BackendState::STATE_RUNNING, text.as_ptr()),
@@ -94,7 +94,7 @@ pub fn show_activity(activity: Option<&CStr>) {
     unsafe { pg_sys::pgstat_report_activity(state, text) };
 }
 
-/// Hands in what the worker has counted of the tables it reads.
+/// Reports the worker's table statistics.
 pub fn report_statistics() {
     // SAFETY: outside of a transaction.
     unsafe { pg_sys::pgstat_report_stat(false) };

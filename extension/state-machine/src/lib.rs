@@ -1,50 +1,39 @@
-//! The states of a workflow entity and the moves between them.
-//!
-//! This is the one definition of the state machine: the PostgreSQL extension enforces it and the client answers
-//! from it offline. It serves `dag_runs` and `task_instances` alike.
-//!
-//! ```
-//! use pg_workflow_state_machine::State;
-//!
-//! let state: State = "running".parse()?;
-//! assert!(state.can_transition(State::Success));
-//! assert!(!State::Success.can_transition(state));
-//! assert!(State::Success.is_terminal());
-//! # Ok::<(), pg_workflow_state_machine::UnknownState>(())
-//! ```
-//!
-//! The feature `serde` writes and reads a state as its name.
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 use std::fmt;
 use std::str::FromStr;
 
-/// What a run or a task is doing.
+/// The state of a run or a task.
+///
+/// A state parses from its name, with [`UnknownState`] for any other text, and displays as its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum State {
-    /// Waiting to run; every entity begins here.
+    /// Waiting to run; the first state of every entity.
     Queued,
-    /// Running now.
+    /// Running now; `start_date` is set on entry, and `try_number` of a task increases.
     Running,
-    /// Ended well; terminal.
+    /// Finished successfully; terminal.
     Success,
-    /// Ended badly; may be tried again.
+    /// Finished with an error; can run again.
     Failed,
-    /// Between two tries.
+    /// Waiting between two attempts.
     Retrying,
-    /// Will not run because something before it failed; may be queued again.
+    /// Will not run because an upstream task failed; can be queued again.
     UpstreamFailed,
-    /// Left out on purpose; terminal.
+    /// Skipped on purpose; terminal.
     Skipped,
 }
 
 use State::{Failed, Queued, Retrying, Running, Skipped, Success, UpstreamFailed};
 
 impl State {
-    /// Every state, in the order in which people list them.
+    /// All states, in the order of the documentation.
     pub const ALL: [State; 7] = [Queued, Running, Success, Failed, Retrying, UpstreamFailed, Skipped];
 
-    /// The name used in SQL, JSON and on the command line.
+    /// Returns the name used in SQL, JSON and on the command line.
     pub const fn as_str(self) -> &'static str {
         match self {
             Queued => "queued",
@@ -57,7 +46,7 @@ impl State {
         }
     }
 
-    /// The states that can follow this one.
+    /// Returns the states that can follow this one; none if it is terminal.
     pub const fn next_states(self) -> &'static [State] {
         match self {
             Queued => &[Running, Skipped, Failed],
@@ -69,24 +58,24 @@ impl State {
         }
     }
 
-    /// Whether the machine has the move from this state to `to`.
+    /// Whether the transition from this state to `to` is allowed.
     pub fn can_transition(self, to: State) -> bool {
         self.next_states().contains(&to)
     }
 
-    /// Whether no move leaves this state.
+    /// Whether no transition leaves this state.
     pub const fn is_terminal(self) -> bool {
         self.next_states().is_empty()
     }
 
-    /// Whether an entity that enters this state has come to an end, for good or until it is tried again: its
-    /// `end_date` is set then.
-    pub const fn ends_a_try(self) -> bool {
+    /// Whether an entity finishes when it enters this state: its `end_date` is set. It may run again, unless the state
+    /// is terminal.
+    pub const fn ends_attempt(self) -> bool {
         matches!(self, Success | Failed | Skipped | UpstreamFailed)
     }
 }
 
-/// The machine as a whole: which moves there are.
+/// The state machine as a whole.
 ///
 /// ```
 /// use pg_workflow_state_machine::{State, StateMachine};
@@ -100,22 +89,22 @@ impl State {
 pub struct StateMachine;
 
 impl StateMachine {
-    /// Whether there is a move from one state to the other.
+    /// Whether the transition from one state to the other is allowed.
     pub fn can_transition(from: State, to: State) -> bool {
         from.can_transition(to)
     }
 
-    /// The states that can follow this one; none for a terminal state.
+    /// Returns the states that can follow this one; none if it is terminal.
     pub const fn next_states(state: State) -> &'static [State] {
         state.next_states()
     }
 
-    /// Whether no move leaves this state.
+    /// Whether no transition leaves this state.
     pub const fn is_terminal(state: State) -> bool {
         state.is_terminal()
     }
 
-    /// Every move: the state it leaves and the one it enters.
+    /// Returns all transitions: the state that each leaves and the state that it enters.
     pub fn transitions() -> impl Iterator<Item = (State, State)> {
         State::ALL.into_iter().flat_map(|from| from.next_states().iter().map(move |to| (from, *to)))
     }
@@ -127,9 +116,12 @@ impl fmt::Display for State {
     }
 }
 
-/// The text is not the name of a state.
+/// The error of parsing a text that is not the name of a state. Names are lower case.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnknownState(pub String);
+pub struct UnknownState(
+    /// The text.
+    pub String,
+);
 
 impl fmt::Display for UnknownState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -153,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_are_thirteen_moves() {
+    fn machine_has_thirteen_transitions() {
         assert_eq!(StateMachine::transitions().count(), 13);
     }
 
@@ -169,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn names_parse_back() {
+    fn states_parse_from_their_names() {
         for state in State::ALL {
             assert_eq!(state.as_str().parse(), Ok(state));
         }

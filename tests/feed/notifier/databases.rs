@@ -29,10 +29,10 @@ fn extension_can_be_recreated_under_a_notifier() {
         client.batch_execute("DROP EXTENSION pg_workflow CASCADE").unwrap();
         let sql = "SELECT count(*) FROM pg_stat_activity
                    WHERE backend_type = 'pg_workflow notifier' AND datname = current_database()";
-        wait_until("its end", || client.query_one(sql, &[]).unwrap().get::<_, i64>(0) == 0);
+        wait_until("the end of the notifier", || client.query_one(sql, &[]).unwrap().get::<_, i64>(0) == 0);
         client.batch_execute("CREATE EXTENSION pg_workflow").unwrap();
     }
-    // Who listens before there is an extension hears of its first event.
+    // A session that listens before CREATE EXTENSION gets the first event.
     let task = create_task(client);
     assert_eq!(listener.hear(2)[1].0, task.to_string());
 }
@@ -55,7 +55,7 @@ fn database_with_notifier_can_be_renamed_copied_and_dropped() {
         assert!(began.elapsed() < Duration::from_secs(4), "{statement}: {:?}", began.elapsed());
     }
     drop(db.without_verification());
-    // A new database of the old name is another one.
+    // A new database with the old name gets its own notifier.
     cluster.psql("postgres", "CREATE DATABASE workflow").unwrap();
     cluster.psql("workflow", "CREATE EXTENSION pg_workflow").unwrap();
     let db = Db::at(cluster.url("workflow"));
@@ -64,7 +64,7 @@ fn database_with_notifier_can_be_renamed_copied_and_dropped() {
     listener.hear(2);
 }
 
-/// DROP DATABASE has every process close its files, and waits for all of them.
+/// DROP DATABASE makes every process close its files, and waits for all processes.
 #[test]
 fn notifier_does_not_delay_drop_of_another_database() {
     let (cluster, db) = own_cluster("notifier-barrier", &[PRELOADED]);
@@ -78,7 +78,7 @@ fn notifier_does_not_delay_drop_of_another_database() {
     let task = create_task(client);
     wait_for_notifier(client);
     drop_another();
-    // Nor while it waits after an error.
+    // Also during a pause after an error.
     let _listener = Listener::start(&db);
     client.batch_execute("ALTER FUNCTION workflow.current_place() RENAME TO hidden").unwrap();
     start_task(client, task);

@@ -8,7 +8,7 @@ use postgres::{Client, NoTls};
 use std::time::{Duration, Instant};
 use xtask::stack::postgres::{PRELOADED, Shutdown};
 
-/// PostgreSQL answers a killed process with a restart of all of them, and shared memory begins anew.
+/// If one process is killed, PostgreSQL restarts all of them with new shared memory.
 #[test]
 fn notifier_restarts_after_kill_of_any_process() {
     let (_cluster, db) = own_cluster("notifier-killed", &[PRELOADED]);
@@ -37,7 +37,7 @@ fn terminated_notifier_restarts_and_repeats_nothing() {
     listener.hear(2);
     let first = wait_for_notifier(client);
     client.execute("SELECT pg_terminate_backend($1)", &[&first]).unwrap();
-    wait_until("its end", || pid(client).is_none());
+    wait_until("the end of the notifier", || pid(client).is_none());
     start_task(client, task);
     assert_eq!(listener.hear(1), version_2(task));
     assert_ne!(wait_for_notifier(client), first);
@@ -61,7 +61,7 @@ fn notifier_shows_its_error_and_retries_with_pauses() {
     assert!(row.get::<_, String>(1).contains("current_place"));
     assert!(row.get::<_, i64>(0) < 4 && row.get::<_, bool>(2));
     client.batch_execute("ALTER FUNCTION workflow.hidden() RENAME TO current_place").unwrap();
-    assert_eq!(listener.hear(1), version_2(task), "nothing was lost meanwhile");
+    assert_eq!(listener.hear(1), version_2(task), "no event is lost");
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn promoted_standby_starts_a_notifier() {
     primary.wait_for_standby().unwrap();
     let task = create_task(&mut db.connect());
     let promoted = Db::at(standby.url("workflow"));
-    // It takes no LISTEN, and says so in PostgreSQL's own words.
+    // A standby rejects LISTEN with PostgreSQL's own error.
     let failed = failure(promoted.connect().batch_execute("LISTEN workflow_events"));
     assert_eq!(failed.sqlstate, "25006");
     primary.kill().unwrap();
@@ -109,7 +109,7 @@ fn notifier_waiting_for_a_lock_does_not_delay_server_stop() {
     lock.batch_execute("LOCK TABLE workflow.state_history").unwrap();
     let waits = "SELECT count(*) FROM pg_stat_activity
                  WHERE backend_type = 'pg_workflow notifier' AND wait_event_type = 'Lock'";
-    wait_until("it waits for the lock", || client.query_one(waits, &[]).unwrap().get::<_, i64>(0) == 1);
+    wait_until("the notifier waits for the lock", || client.query_one(waits, &[]).unwrap().get::<_, i64>(0) == 1);
     let began = Instant::now();
     cluster.stop(Shutdown::Fast).unwrap();
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());

@@ -52,7 +52,7 @@ fn only_commits_after_listen_are_notified() {
     undone.rollback().unwrap();
     start_task(client, tasks[2]);
     assert_eq!(listener.hear(1), version_2(tasks[2]));
-    // It began before the LISTEN, and commits after it.
+    // This transaction began before the LISTEN and commits after it.
     open.commit().unwrap();
     assert_eq!(listener.hear(1), version_2(tasks[0]));
     assert_eq!(listener.hear_until_marker(&db), 0);
@@ -110,7 +110,7 @@ fn notifier_follows_its_settings() {
     wait_until("silence", || {
         create_tasks(client, 3);
         let seen = "SELECT pending FROM workflow.notifier";
-        wait_until("its round", || client.query_one(seen, &[]).unwrap().get::<_, i64>(0) == 0);
+        wait_until("the notifier has read all events", || client.query_one(seen, &[]).unwrap().get::<_, i64>(0) == 0);
         listener.hear_until_marker(&db) == 0
     });
     set("events");
@@ -136,7 +136,7 @@ fn polling_finds_prepared_transaction() {
     let read = "SELECT entity_id::text, version FROM workflow.read_events('reader', 10, '10 s')";
     assert_eq!(client.query(read, &[]).unwrap().len(), 0);
     assert_eq!(listener.hear_until_marker(&db), 0);
-    // By a session that has never called anything of ours.
+    // The committing session has never called the extension.
     db.connect().batch_execute("COMMIT PREPARED 'p'").unwrap();
     assert_eq!(listener.hear(1), version_2(task));
     let rows =

@@ -11,7 +11,7 @@ fn commit_wakes_waiting_consumer() {
     let reader = &mut db.connect();
     reader.batch_execute("SELECT workflow.create_consumer('reader')").unwrap();
     let read = "SELECT version FROM workflow.read_events('reader', 10, '60 s')";
-    // The first finds nothing without waiting: before it, something may have been left.
+    // The first call returns at once: older events may be unread.
     assert!(reader.query(read, &[]).unwrap().is_empty());
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| {
@@ -24,11 +24,11 @@ fn commit_wakes_waiting_consumer() {
         let sql = "SELECT count(*) FROM pg_stat_activity
                    WHERE wait_event = 'Extension' AND query LIKE '%read_events%' AND datname = current_database()
                        AND pid <> pg_backend_pid()";
-        wait_until("it waits", || client.query_one(sql, &[]).unwrap().get::<_, i64>(0) == 1);
+        wait_until("the consumer waits", || client.query_one(sql, &[]).unwrap().get::<_, i64>(0) == 1);
         start_task(client, task);
         let (versions, took) = waiting.join().unwrap();
         assert_eq!(versions, [2]);
-        assert!(took < Duration::from_secs(30), "it was woken: {took:?}");
+        assert!(took < Duration::from_secs(30), "the commit wakes it: {took:?}");
     });
 }
 
@@ -43,7 +43,7 @@ fn waiting_consumer_can_be_canceled_and_blocks_no_other() {
     reader.batch_execute("SET statement_timeout = '100ms'").unwrap();
     for _ in 0..100 {
         assert_eq!(failure(reader.query(read, &[])).sqlstate, "57014");
-        // Somebody else reads as the same consumer meanwhile.
+        // Another session reads as the same consumer.
         client.query("SELECT FROM workflow.read_events('reader')", &[]).unwrap();
         reader.batch_execute("SET statement_timeout = '1ms'").unwrap();
     }

@@ -1,9 +1,9 @@
-//! Certificates for one test: of an authority of its own, for a server on 127.0.0.1 and for a client.
+//! Certificates for one test: its own authority, a server on 127.0.0.1, and a client.
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use xtask::stack::scratch::Scratch;
 
-/// Files in PEM, which are removed with the value.
+/// PEM files, which are removed with the value.
 pub struct Certificates {
     ca: String,
     server: (String, String),
@@ -47,7 +47,7 @@ impl Certificates {
 
 fn authority() -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::new(Vec::new()).expect("no names");
-    // Another name than that of what it signs, which would else count as signed by itself.
+    // With the same name, the signed certificates would count as self-signed.
     params.distinguished_name.push(DnType::CommonName, "authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a certificate")

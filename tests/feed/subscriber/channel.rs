@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 use xtask::stack::redis::Redis;
 
-/// What a relay would publish of these events.
+/// These events as a relay would publish them.
 fn published(db: &Db, which: &str) -> Vec<String> {
     let fields = "id, entity_type, entity_id, dag_id, dag_run_id, task_id, old_state, new_state, version, changed_at, actor, metadata";
     let sql = format!("SELECT to_jsonb(h)::text FROM (SELECT {fields} FROM workflow.state_history WHERE {which}) AS h");
@@ -34,7 +34,7 @@ fn channel_gaps_are_filled_after_each_outage_without_repeats() {
     running.assert_complete(&db, start);
     for _ in 0..3 {
         ways.iter().for_each(Proxy::refuse);
-        // The channel brings these to others, not to this one.
+        // The channel delivers these to other subscribers only.
         move_some(&db, 20);
         ways.iter().for_each(Proxy::pass);
         move_some(&db, 20);
@@ -45,13 +45,13 @@ fn channel_gaps_are_filled_after_each_outage_without_repeats() {
     redis.start_again().unwrap();
     move_some(&db, 20);
     running.assert_complete(&db, start);
-    // Half-open: it must notice by itself, and take the other way.
+    // Half-open: the subscriber must notice by itself, and use the other proxy.
     ways[0].blackhole();
     move_some(&db, 20);
     running.assert_complete(&db, start);
     ways[0].pass();
-    // Once the feed is read to its end, the channel goes on without PostgreSQL. What happens in an outage of both comes
-    // when PostgreSQL is back.
+    // Once the feed is read to its end, the channel works without PostgreSQL. Events during an outage of both are delivered
+    // after PostgreSQL is back.
     std::thread::sleep(Duration::from_secs(1));
     postgres.refuse();
     move_some(&db, 20);
@@ -65,11 +65,11 @@ fn channel_gaps_are_filled_after_each_outage_without_repeats() {
     move_some(&db, 20);
     running.assert_complete(&db, start);
     let handled = running.stop();
-    assert_eq!(handled.iter().map(|event| event.id).collect::<HashSet<_>>().len(), handled.len(), "each once");
+    assert_eq!(handled.iter().map(|event| event.id).collect::<HashSet<_>>().len(), handled.len(), "exactly once");
     assert_eq!(server.terminate().unwrap().code(), Some(0));
 }
 
-/// The relay is late: what it has not published when the channel breaks is older than any position taken meanwhile.
+/// A late relay: its unpublished events are older than positions that the subscriber takes until the channel breaks.
 #[test]
 fn channel_fills_in_events_published_late_during_an_outage() {
     let db = Db::new();
@@ -85,9 +85,9 @@ fn channel_fills_in_events_published_late_during_an_outage() {
     assert_eq!(server.terminate().unwrap().code(), Some(0));
     let before = last_id(&db);
     move_some(&db, 20);
-    // Positions are taken every 2 s: several are, behind what is still to be published.
+    // The subscriber takes a position every 2 s: it takes several that are past the unpublished events.
     std::thread::sleep(Duration::from_secs(7));
-    // Of all that, the first event is published while the channel works, and the rest while it does not.
+    // The first event is published while the channel works, and the rest while it does not.
     let first = published(&db, &format!("id > {before} ORDER BY id LIMIT 1"));
     redis.command::<usize>(&["PUBLISH", CHANNEL, &first[0]]).unwrap();
     wait_until("the first event", || running.handled().last().is_some_and(|event| event.id > before));
@@ -107,13 +107,13 @@ fn channel_corrects_skipped_and_repeated_versions() {
     let db = Db::new();
     let redis = Redis::start("subscriber-gap").unwrap();
     let client = &mut db.connect();
-    // Everything before is none of its business.
+    // Events before the subscription are not delivered.
     let task = create_task(client);
     let source = Source::channel(redis_at(redis.port()), CHANNEL, PostgresServer::parse(db.url()).unwrap());
     let running = Running::start(source);
     let subscribed = || redis.command::<Vec<(String, usize)>>(&["PUBSUB", "NUMSUB", CHANNEL]).unwrap()[0].1 == 1;
     wait_until("the subscription", subscribed);
-    // What it fills in at its beginning is over.
+    // It has finished its first catch-up.
     std::thread::sleep(Duration::from_secs(1));
     let path = [State::Queued, State::Running, State::Retrying, State::Running, State::Success];
     for pair in path.windows(2) {

@@ -19,7 +19,7 @@ fn consumer_misses_no_event_through_outages() {
     way.cut(Cut::Reset);
     move_some(&db, 20);
     running.assert_complete(&db, start);
-    // Its session hangs, with the connection intact: it must notice by itself, and begin another.
+    // The session hangs with an intact connection: the subscriber must notice by itself, and open another one.
     let sql = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%workflow.read_events%' AND pid <> pg_backend_pid()";
     let pid = Pid::from_raw(db.connect().query_one(sql, &[]).unwrap().get(0));
     kill(pid, Signal::SIGSTOP).unwrap();
@@ -32,11 +32,11 @@ fn consumer_misses_no_event_through_outages() {
     running.assert_complete(&db, start);
     let last = last_id(&db);
     running.stop();
-    // While it does not run, the database keeps its place.
+    // While the subscriber is stopped, the database stores its position.
     move_some(&db, 20);
     let running = Running::start(source());
     running.assert_complete(&db, last);
-    assert!(running.stop().iter().all(|event| event.id > last), "what was acknowledged does not come again");
+    assert!(running.stop().iter().all(|event| event.id > last), "acknowledged events are not redelivered");
 }
 
 #[test]

@@ -20,7 +20,7 @@ fn follower_misses_no_event_and_resumes_from_position() {
     cluster.start_again().unwrap();
     move_some(&db, 20);
     running.assert_complete(&db, start);
-    // The position follows when the next events are asked for.
+    // The position is updated with the next request for events.
     let last = last_id(&db);
     wait_until("the position", || {
         let position = running.positions.borrow().clone();
@@ -35,7 +35,7 @@ fn follower_misses_no_event_and_resumes_from_position() {
     assert!(running.stop().iter().all(|event| event.id > last));
     let consumers = db.connect().query_one("SELECT count(*) FROM workflow.consumers", &[]).unwrap();
     assert_eq!(consumers.get::<_, i64>(0), 0, "it leaves no trace");
-    // One of nowhere is said, and the present taken.
+    // An invalid position is logged, and following starts now.
     let running = Running::start(Source::follow(at(way.port()), Some("nonsense".to_owned())));
     running.wait_ready(&db);
     running.stop();

@@ -11,7 +11,7 @@ use xtask::stack::redis::Redis;
 #[test]
 fn group_shares_a_stream_and_misses_no_event() {
     let db = Db::new();
-    // It keeps its data, so that the group is still there afterwards.
+    // Redis stores its data, so that the group survives the restart.
     let redis = Redis::start_with("subscriber-group", &["--appendonly", "yes", "--appendfsync", "always"]).unwrap();
     let (server, _) = serve(db.url(), &redis.url());
     server.wait_line("this relay works", PATIENCE).unwrap();
@@ -19,13 +19,13 @@ fn group_shares_a_stream_and_misses_no_event() {
     let ways = two_ways(redis.port());
     let [first, second] = [ways[0].port(), ways[1].port()];
     let url = format!("redis://127.0.0.1:{first},redis://127.0.0.1:{second}");
-    // A new group begins with what the stream has.
+    // A new group starts with the first entry of the stream.
     let running = Running::start(Source::group(RedisServer::parse(&url).unwrap(), STREAM, "billing", "one"));
     running.assert_complete(&db, 0);
     ways.iter().for_each(|way| way.cut(Cut::Reset));
     move_some(&db, 20);
     running.assert_complete(&db, 0);
-    // Half-open: it must notice by itself, and take the other way.
+    // Half-open: the subscriber must notice by itself, and use the other proxy.
     ways[0].blackhole();
     move_some(&db, 20);
     running.assert_complete(&db, 0);
@@ -40,7 +40,7 @@ fn group_shares_a_stream_and_misses_no_event() {
     wait_until("acknowledgements", || pending().unwrap().0 == 0);
     running.stop();
 
-    // What another member of our name had not finished comes first, then what is new, and then what one left alone.
+    // First the pending entries of an earlier member of the same name, then new entries, then those of a dead member.
     move_some(&db, 5);
     let all = last_id(&db);
     wait_until("the stream", || redis.command::<usize>(&["XLEN", STREAM]).unwrap() as i64 >= all);
@@ -53,14 +53,14 @@ fn group_shares_a_stream_and_misses_no_event() {
     let id = |entry: &String| -> i64 { entry.split_once('-').unwrap().1.parse().unwrap() };
     let (dead, own) = (take("dead"), take("two"));
     let running = Running::start(Source::group(redis_at(redis.port()), STREAM, "billing", "two"));
-    wait_until("what was left alone", || {
+    wait_until("the entries of the dead member", || {
         let handled: HashSet<i64> = running.handled().iter().map(|event| event.id).collect();
         dead.iter().all(|entry| handled.contains(&id(entry)))
     });
     wait_until("acknowledgements", || pending().unwrap().0 == 0);
     let handled: Vec<i64> = running.stop().iter().map(|event| event.id).collect();
     assert_eq!(handled[..4], own.iter().map(id).collect::<Vec<_>>());
-    assert_eq!(handled.len(), 16, "five tasks and their run, each event once");
+    assert_eq!(handled.len(), 16, "five tasks and their run, each event exactly once");
     assert_eq!(server.terminate().unwrap().code(), Some(0));
 }
 
@@ -78,7 +78,7 @@ fn group_starts_again_if_redis_returns_empty() {
     redis.start_again().unwrap();
     move_some(&db, 20);
     running.assert_complete(&db, 0);
-    assert_eq!(["Redis is away", "Redis is back"].map(|text| running.log.count(text)), [1, 1], "said once");
+    assert_eq!(["Redis is away", "Redis is back"].map(|text| running.log.count(text)), [1, 1], "logged once");
     running.stop();
     assert_eq!(server.terminate().unwrap().code(), Some(0));
 }
@@ -92,7 +92,7 @@ fn group_reports_number_of_trimmed_events() {
     let length = || i64::try_from(redis.command::<usize>(&["XLEN", STREAM]).unwrap()).unwrap();
     move_some(&db, 10);
     wait_until("the stream", || length() == 31);
-    // What has gone before there is a group is no loss.
+    // Entries that were trimmed before the group exists do not count as lost.
     redis.command::<usize>(&["XTRIM", STREAM, "MAXLEN", "4"]).unwrap();
     let source = || Source::group(redis_at(redis.port()), STREAM, "slow", "one");
     let running = Running::start(source());

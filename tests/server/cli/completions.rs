@@ -12,7 +12,7 @@ fn completions_are_valid_shell_scripts() {
         for word in ["list", "migrate", "name-prefix"] {
             assert!(script.contains(word), "{shell}: {word}");
         }
-        // The other two do not complete values.
+        // Elvish and PowerShell do not complete values.
         if ["bash", "zsh", "fish"].contains(&shell) {
             assert!(script.contains("upstream_failed") && script.contains("execution_date"), "{shell}");
         }

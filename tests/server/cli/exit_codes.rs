@@ -9,16 +9,16 @@ use uuid::Uuid;
 fn exit_code_tells_the_kind_of_failure() {
     let db = Db::new();
     let dag: Uuid = db.connect().query_one("SELECT workflow.create_dag('etl')", &[]).unwrap().get(0);
-    let nobody = Uuid::new_v4().to_string();
+    let unknown = Uuid::new_v4().to_string();
     for args in [
-        &["show", &nobody][..],
-        &["show", "nobody"],
-        &["history", &nobody],
-        &["list", "runs", "--dag", "nobody"],
-        &["list", "runs", "--dag", &nobody],
-        &["list", "tasks", "--run", &nobody],
-        &["watch", "--dag", "nobody"],
-        &["watch", "--run", &nobody],
+        &["show", &unknown][..],
+        &["show", "no_such_dag"],
+        &["history", &unknown],
+        &["list", "runs", "--dag", "no_such_dag"],
+        &["list", "runs", "--dag", &unknown],
+        &["list", "tasks", "--run", &unknown],
+        &["watch", "--dag", "no_such_dag"],
+        &["watch", "--run", &unknown],
     ] {
         assert!(refused(&db, args, 3).contains(args.last().unwrap()), "{args:?}");
     }
@@ -46,7 +46,7 @@ fn exit_code_tells_the_kind_of_failure() {
     assert!(hint.contains("running"), "{hint}");
 
     let absent = "postgres://postgres@127.0.0.1:1/workflow";
-    for args in [&["list", "dags"][..], &["show", "etl"], &["history", &nobody], &["verify"], &["migrate", "up"]] {
+    for args in [&["list", "dags"][..], &["show", "etl"], &["history", &unknown], &["verify"], &["migrate", "up"]] {
         let args = [args, &["--database-url", absent]].concat();
         assert!(refused(&db, &args, 1).contains("DATABASE_URL"), "{args:?}");
     }
@@ -75,14 +75,14 @@ fn verify_exits_with_4_if_history_was_falsified() {
                 .as_str(),
         )
         .unwrap();
-    // The database's own limit on statements does not end it.
+    // `verify` overrides the database's statement_timeout.
     let done = run(&db, &["verify"]);
     assert_eq!(done.code, Some(4), "{}", done.stderr);
     let table = done.table();
     assert_eq!(table[0].join(" "), "ENTITY TYPE ENTITY ID PROBLEM DETAIL");
     let of_task = ["task_instance", &task.to_string(), "row", "and", "history", "disagree"];
     assert!(table.iter().any(|row| row.starts_with(&of_task)), "{table:?}");
-    // That of the row, and those of the counts of the two states.
+    // One disagreement of the row, and one in the count of each of the two states.
     assert!(done.stderr.starts_with("workflow-server: rows and history disagree in 3 places"), "{}", done.stderr);
     let done = run(&db, &["verify", "--json"]);
     assert_eq!(done.code, Some(4));

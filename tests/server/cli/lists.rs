@@ -66,12 +66,12 @@ fn lists_print_tables_or_json() {
     assert_eq!(table[1][..3], ["extract", "failed", "1/3"]);
     assert_eq!(table[2][..3], ["load", "running", "1/3"]);
     assert_eq!(table[3][..6], ["transform", "queued", "0/3", "-", "-", "-"]);
-    // Each column begins where its header does.
+    // Headers and columns are aligned.
     for line in done.stdout.lines().skip(1) {
         for header in ["STATE", "TRY", "STARTED", "DURATION", "ERROR", "ID"] {
-            let place = done.stdout.find(header).unwrap();
-            assert!(line.is_char_boundary(place) && &line[place - 2..place] == "  ", "{header}: {}", done.stdout);
-            assert_ne!(line.as_bytes()[place], b' ', "{header}: {}", done.stdout);
+            let start = done.stdout.find(header).unwrap();
+            assert!(line.is_char_boundary(start) && &line[start - 2..start] == "  ", "{header}: {}", done.stdout);
+            assert_ne!(line.as_bytes()[start], b' ', "{header}: {}", done.stdout);
         }
     }
     let tasks = ok(&db, &["list", "tasks", "--state", "failed", "--json"]).json();
@@ -122,7 +122,7 @@ fn closed_pipe_is_no_error() {
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "0\n", "{command}");
     }
     std::fs::remove_file(&file).unwrap();
-    // Another failure to write is one.
+    // Other write errors do count.
     let mut full = command(&db, &["list", "tasks"]);
     let full = Done::of(full.stdout(File::options().write(true).open("/dev/full").unwrap()).output().unwrap());
     assert_eq!(full.code, Some(1));

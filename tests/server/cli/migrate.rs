@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use uuid::Uuid;
 
-/// The version that is built here.
+/// The version of this build.
 const NEWEST: &str = env!("CARGO_PKG_VERSION");
 /// The latest released version.
 const PREVIOUS: &str = "0.2.0";
 
-/// Scripts to a version that does not exist, as long as this lives.
+/// Update scripts to a version that does not exist; removed with the value.
 struct Scripts(Vec<PathBuf>);
 
 impl Scripts {
@@ -40,7 +40,7 @@ fn migrate_installs_updates_and_downgrades() {
     client.batch_execute("DROP EXTENSION pg_workflow CASCADE; DROP SCHEMA IF EXISTS workflow CASCADE").unwrap();
     let versions = |db: &Db| ok(db, &["migrate", "version", "--json"]).json()[0].clone();
     let mut before = versions(&db);
-    // Another test has its own version there, for a while.
+    // Another test may have installed its own version meanwhile.
     before["available"].as_array_mut().unwrap().truncate(3);
     let available = json!(["0.1.0", PREVIOUS, NEWEST]);
     let nothing = json!({"installed": null, "library": null, "default": NEWEST, "available": available});
@@ -51,7 +51,7 @@ fn migrate_installs_updates_and_downgrades() {
     assert_eq!(plan, format!("install pg_workflow {NEWEST}\n  CREATE EXTENSION pg_workflow VERSION '{NEWEST}';\n"));
     assert_eq!(versions(&db)["installed"], Value::Null, "a plan does nothing");
 
-    // Several programs that all migrate at their start.
+    // Several programs migrate at the same time.
     let children: Vec<_> = (0..4)
         .map(|_| command(&db, &["migrate", "up"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
         .collect();

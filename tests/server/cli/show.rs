@@ -28,7 +28,7 @@ fn show_recognizes_ids_of_dags_runs_and_tasks() {
     );
     assert!(shown.stdout.contains("\nTasks\n1 queued, 1 running, 1 failed\n\nTASK"), "{}", shown.stdout);
     let order: Vec<&str> = words.iter().rev().take(3).rev().map(|row| row[0]).collect();
-    assert_eq!(order, ["extract", "load", "transform"], "what failed first, then what runs");
+    assert_eq!(order, ["extract", "load", "transform"], "failed tasks first, then running tasks");
     let json = &ok(&db, &["show", &id, "--json"]).json()[0];
     assert_eq!(json["task_states"], json!({"queued": 1, "running": 1, "failed": 1}));
     assert_eq!((&json["entity_type"], &json["dag_name"]), (&json!("dag_run"), &json!("etl")));

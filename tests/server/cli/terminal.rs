@@ -10,17 +10,17 @@ use std::io::Read;
 use std::process::{Command, Stdio};
 use uuid::Uuid;
 
-/// Runs a command on a terminal of this width; what came out, with standard error.
+/// Runs a command on a terminal of this width, and returns its output with standard error.
 fn on_a_terminal(mut command: Command, columns: u16) -> String {
     let size = Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     let OpenptyResult { master, slave } = openpty(Some(&size), None).expect("a terminal");
     let stderr = Stdio::from(slave.try_clone().expect("a descriptor"));
     command.stdin(Stdio::null()).stdout(Stdio::from(slave)).stderr(stderr);
     let mut child = command.spawn().expect("it runs");
-    // It holds the terminal's other end, which must be closed to see the end.
+    // The command holds the other end of the terminal; reading ends once all copies are closed.
     drop(command);
     let (mut shown, mut buffer, mut terminal) = (Vec::new(), [0; 4096], File::from(master));
-    // EIO when nobody is at the other end any more.
+    // EIO once the other end is closed.
     while let Ok(read @ 1..) = terminal.read(&mut buffer) {
         shown.extend_from_slice(&buffer[..read]);
     }
@@ -69,7 +69,7 @@ fn tables_fit_the_terminal_and_are_complete_in_a_pipe() {
     for line in shown.lines().skip(1) {
         assert!(width(line) <= 120 && line.contains('…') && line.contains("queued"), "{line}");
     }
-    // Ids are there to be copied.
+    // Ids are shown in full, so that users can copy them.
     let task = ok(&db, &[&tasks[..], &["--json"]].concat()).json()[0]["id"].as_str().unwrap().to_owned();
     assert!(on_a_terminal(command(&db, &tasks), 40).contains(&task));
 }
@@ -98,8 +98,8 @@ fn control_characters_are_escaped() {
     ] {
         for format in [&[][..], &["--json"]] {
             let done = ok(&db, &[args, format].concat());
-            let obeyed = done.stdout.chars().find(|c| c.is_control() && *c != '\n');
-            assert_eq!(obeyed, None, "{args:?} {}", done.stdout);
+            let control = done.stdout.chars().find(|c| c.is_control() && *c != '\n');
+            assert_eq!(control, None, "{args:?} {}", done.stdout);
         }
     }
     assert_eq!(ok(&db, &["list", "dags", "--json"]).json()[0]["name"], evil);

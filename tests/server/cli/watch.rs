@@ -14,9 +14,9 @@ fn watch_shows_only_matching_events() {
     for filter in [["--dag", "etl"], ["--run", &id]] {
         let args = [&["watch", "--json"][..], &filter].concat();
         let watch = Server::start("watch", &server_binary(), &args, &[("DATABASE_URL", db.url())]).unwrap();
-        // It may not be there yet.
+        // The log may not exist yet.
         let shown = || std::fs::read_to_string(watch.log()).unwrap_or_default();
-        // Whether it listens yet cannot be seen from outside: things happen until it shows some.
+        // The test cannot see whether `watch` listens yet, so it makes events until some are shown.
         let mut count = 0;
         wait_until("some lines", || {
             create_task(client);

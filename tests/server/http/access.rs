@@ -1,4 +1,4 @@
-//! The HTTP server's doors: tokens, request ids, logs, and limits on clients.
+//! Access to the HTTP server: tokens, request ids, logs, and limits on clients.
 
 use pg_workflow_tests::*;
 use serde_json::Value;
@@ -51,8 +51,8 @@ fn log_contains_the_request_id() {
     };
     assert_eq!(ask("from-the-proxy-7"), "from-the-proxy-7");
     let long = "x".repeat(200);
-    for indecent in ["two words", &long] {
-        assert_eq!(ask(indecent).len(), 36, "a new one instead of {indecent:?}");
+    for invalid in ["two words", &long] {
+        assert_eq!(ask(invalid).len(), 36, "a new id replaces {invalid:?}");
     }
     let mut logged = Vec::new();
     wait_until("the log", || {
@@ -76,7 +76,7 @@ fn connect(api: &Api) -> TcpStream {
 fn slow_and_large_clients_are_disconnected() {
     let db = Db::new();
     let api = Api::without_relay(&db, &["--clients", "2"]);
-    // Both places taken by clients that say half a request, or nothing.
+    // Both slots are taken by clients that send half a request, or nothing.
     let mut half = connect(&api);
     half.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n").unwrap();
     let _silent = connect(&api);
@@ -86,8 +86,8 @@ fn slow_and_large_clients_are_disconnected() {
     let mut answer = String::new();
     third.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    assert!(began.elapsed() > Duration::from_secs(5), "it had to wait for a place");
-    // What the slow one was told is for it to decide; the connection is over.
+    assert!(began.elapsed() > Duration::from_secs(5), "it had to wait for a slot");
+    // The server may answer the slow client or not; it closes the connection.
     assert!(half.read_to_end(&mut Vec::new()).is_ok());
 
     let mut large = connect(&api);

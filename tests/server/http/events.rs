@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::Api;
 
-/// A client as browsers are one.
+/// A client of server-sent events that works as a browser does.
 struct Follower {
     lines: BufReader<TcpStream>,
     last_id: Option<String>,
@@ -25,7 +25,7 @@ impl Follower {
         let mut follower = Follower { lines: BufReader::new(stream), last_id: None };
         assert!(follower.line().contains("200"));
         while !follower.line().is_empty() {}
-        // From here on nothing is missed: it has been told where it stands.
+        // A new follower has its position once it has an id; from then on it misses nothing.
         if last_id.is_none() {
             while follower.last_id.is_none() {
                 follower.message();
@@ -40,7 +40,7 @@ impl Follower {
         line.trim_end().to_owned()
     }
 
-    /// The next message, which may have no data.
+    /// Reads the next message, which may have no data.
     fn message(&mut self) -> Option<Value> {
         let (mut data, mut is_change) = (None, false);
         loop {
@@ -66,7 +66,7 @@ impl Follower {
         }
     }
 
-    /// Events, as ids and versions, until this one has come.
+    /// Reads events, as ids and versions, up to this one.
     fn until(&mut self, id: Uuid, version: i64) -> Vec<(String, i64)> {
         let mut all = Vec::new();
         loop {
@@ -111,22 +111,22 @@ fn reconnecting_follower_misses_no_event() {
     let mut follower = Follower::start(&api, "", None);
     start_task(client, task);
     follower.until(task, 2);
-    // The id comes behind the batch.
+    // The id follows the batch.
     while follower.message().is_some() {}
     let last = follower.last_id.take().unwrap();
     drop(follower);
 
-    // More than one reads at once, and one that commits only when others, with higher ids, have.
+    // More events than one batch, and a transaction that commits after others with higher ids.
     let mut late = db.connect();
     let mut late = late.transaction().unwrap();
     late.execute("UPDATE workflow.task_instances SET state = 'success' WHERE id = $1", &[&task]).unwrap();
     let many = create_tasks(client, 1200);
     let mut follower = Follower::start(&api, "", Some(&last));
     let seen = follower.until(many[1199], 1);
-    assert_eq!(seen.len(), 1201, "the run and its tasks, each once");
+    assert_eq!(seen.len(), 1201, "the run and its tasks, exactly once");
     late.commit().unwrap();
     assert_eq!(follower.until(task, 3).len(), 1);
-    // Nothing is lost or given twice where catching up ends and following begins.
+    // No event is lost or delivered twice between catching up and following.
     let more = create_tasks(client, 50);
     assert_eq!(follower.until(more[49], 1).len(), 51);
 }
@@ -136,15 +136,15 @@ fn stalled_follower_delays_no_other() {
     let db = Db::new();
     let client = &mut db.connect();
     let api = Api::without_relay(&db, &["--followers", "2"]);
-    let _deaf = Follower::start(&api, "", None);
+    let _stalled = Follower::start(&api, "", None);
     let mut follower = Follower::start(&api, "", None);
-    assert_eq!(api.get("/api/v1/events").0, 503, "all places are taken");
+    assert_eq!(api.get("/api/v1/events").0, 503, "all slots are taken");
     for _ in 0..20 {
         let tasks = create_tasks(client, 1000);
         assert_eq!(follower.until(tasks[999], 1).len(), 1001);
     }
     drop(follower);
-    wait_until("its place", || {
+    wait_until("a free slot", || {
         let mut stream = TcpStream::connect(api.url.trim_start_matches("http://")).unwrap();
         write!(stream, "GET /api/v1/events HTTP/1.0\r\nHost: x\r\n\r\n").unwrap();
         let mut line = String::new();

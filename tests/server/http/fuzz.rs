@@ -1,4 +1,4 @@
-//! The HTTP API under a fuzzer, which reads from `/openapi.json` what to ask.
+//! A fuzzer on the HTTP API, which takes its requests from `/openapi.json`.
 
 use pg_workflow_tests::*;
 use std::process::Command;
@@ -10,7 +10,7 @@ use super::Api;
 #[test]
 fn fuzzer_finds_no_problem() {
     let Some(fuzzer) = FUZZER.find() else {
-        eprintln!("skipped: there is no schemathesis");
+        eprintln!("skipped: schemathesis is not installed");
         return;
     };
     let db = Db::new();

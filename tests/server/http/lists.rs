@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::Api;
 
-/// All rows of a list, page by page.
+/// Reads all rows of a list, page by page.
 fn all(api: &Api, path: &str) -> Vec<Value> {
     let (mut rows, mut next) = (Vec::new(), path.to_owned());
     loop {
@@ -58,7 +58,7 @@ fn runs_are_filtered_by_date_and_tasks_by_name() {
     let db = Db::new();
     let client = &mut db.connect();
     let dag: Uuid = client.query_one("SELECT workflow.create_dag('daily')", &[]).unwrap().get(0);
-    // Created in another order than that of their dates.
+    // The order of creation differs from the order of the dates.
     for day in [3, 1, 4, 2, 5] {
         let sql = "SELECT workflow.create_dag_run($1, timestamptz '2026-11-01 00:00Z' + make_interval(days => $2))";
         let run: Uuid = client.query_one(sql, &[&dag, &day]).unwrap().get(0);
@@ -79,11 +79,11 @@ fn runs_are_filtered_by_date_and_tasks_by_name() {
     assert_eq!(days(all(&api, &format!("/api/v1/dag-runs?{range}&limit=1"))), [4, 3]);
     assert_eq!(days(all(&api, &format!("/api/v1/dag-runs?{range}&state=queued&order_by=-id&limit=1"))), [3, 4]);
     let dates = column(&all(&api, "/api/v1/dag-runs?order_by=execution_date&limit=1"), "execution_date");
-    assert_eq!((dates.len(), dates.is_sorted()), (8, true), "infinite dates have their place too: {dates:?}");
+    assert_eq!((dates.len(), dates.is_sorted()), (8, true), "infinite dates are sorted too: {dates:?}");
 
     let names = column(&all(&api, "/api/v1/task-instances?task_id=load&limit=2"), "dag_run_id");
     let runs = column(&all(&api, &format!("/api/v1/dag-runs?dag_id={dag}&order_by=-id&limit=9")), "id");
-    assert_eq!(names, runs, "a task's name, run by run");
+    assert_eq!(names, runs, "tasks of one name are listed run by run");
     let by_name = all(&api, "/api/v1/task-instances?order_by=task_id&limit=3");
     assert_eq!(column(&by_name, "task_id"), ["extract", "load"].repeat(5));
     let counts = api.get(&format!("/api/v1/dag-runs/counts?dag_id={dag}")).1;
@@ -105,7 +105,7 @@ fn pages_are_stable_while_rows_change() {
         let (items, cursor) = api.list(&path);
         seen.extend(column(&items, "id"));
         let Some(cursor) = cursor else { break };
-        // New rows before the page, and the row that the cursor was made of gone.
+        // Adds a row before the page, and deletes the row that the cursor comes from.
         create_task(client);
         let last: Uuid = items.last().unwrap()["id"].as_str().unwrap().parse().unwrap();
         client.execute("DELETE FROM workflow.task_instances WHERE id = $1", &[&last]).unwrap();
@@ -119,13 +119,13 @@ fn history_is_filtered_by_time_and_logs_by_task() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = create_task(client);
-    let moment = |client: &mut postgres::Client| -> String {
+    let time_now = |client: &mut postgres::Client| -> String {
         let sql = "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
         client.query_one(sql, &[]).unwrap().get(0)
     };
-    let before = moment(client);
+    let before = time_now(client);
     start_task(client, task);
-    let after = moment(client);
+    let after = time_now(client);
     Transition::of(task).from(State::Running).to(State::Success).run(client).unwrap();
     for message in ["one", "two", "three"] {
         client.execute("SELECT workflow.append_task_log($1, $2)", &[&task, &message]).unwrap();

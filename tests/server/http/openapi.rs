@@ -1,4 +1,4 @@
-//! `/openapi.json` and the answers agree: every path, every parameter, good values and bad ones.
+//! `/openapi.json` agrees with the responses: every path, every parameter, valid and invalid values.
 
 use jsonschema::Validator;
 use pg_workflow_tests::*;
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::Api;
 
-/// A database with one of everything, a server on it, and what the server says of itself.
+/// A database with one entity of each kind, a server on it, and the server's own description.
 struct Described {
     api: Api,
     description: Value,
@@ -35,10 +35,10 @@ impl Described {
         Described { api, description, dag, run, task, _db: db }
     }
 
-    /// Each path with an id that exists, and what can be done with it.
+    /// Each path, with an existing id, and its operation.
     fn operations(&self) -> Vec<(String, &Value)> {
         let paths = self.description["paths"].as_object().expect("paths");
-        let place = |path: &str| {
+        let fill_in = |path: &str| {
             let id = if path.contains("/dags/") {
                 self.dag
             } else if path.contains("/dag-runs/") {
@@ -48,10 +48,10 @@ impl Described {
             };
             path.replace("{id}", &id.to_string())
         };
-        paths.iter().map(|(path, item)| (place(path), &item["get"])).collect()
+        paths.iter().map(|(path, item)| (fill_in(path), &item["get"])).collect()
     }
 
-    /// Asks, and compares what is answered with the description.
+    /// Sends a request, and checks the response against the description.
     fn ask(&self, operation: &Value, path: &str) -> (u16, Value) {
         let mut response = self.api.agent.get(format!("{}{path}", self.api.url)).call().expect("an answer");
         let status = response.status().as_u16();
@@ -84,7 +84,7 @@ fn parameters(operation: &Value) -> Vec<(&str, &Value)> {
         .collect()
 }
 
-/// Values that a schema allows, as they stand in a query.
+/// Values that a schema allows, encoded for a query.
 fn good_values(name: &str, schema: &Value, of: &Described) -> Vec<String> {
     let enumeration = |schema: &Value| -> Option<Vec<String>> {
         Some(schema["enum"].as_array()?.iter().map(|value| value.as_str().unwrap().to_owned()).collect())
@@ -133,7 +133,7 @@ fn responses_match_the_description() {
     for (path, operation) in operations {
         let (status, body) = described.ask(operation, &path);
         assert_eq!(status, 200, "{path}: {body}");
-        assert!(body["items"].as_array().is_none_or(|items| !items.is_empty()), "{path} is tried with rows");
+        assert!(body["items"].as_array().is_none_or(|items| !items.is_empty()), "{path} is requested with rows");
         for (name, schema) in parameters(operation) {
             let values = good_values(name, schema, &described);
             assert!(!values.is_empty(), "{path}: {name}");
@@ -187,7 +187,7 @@ fn invalid_value_error_names_parameter() {
             }
             for query in bad {
                 if name == "cursor" && query == "cursor=-1" {
-                    continue; // A number is a cursor of what has numbers.
+                    continue; // A number is a valid cursor of lists with numeric ids.
                 }
                 let (status, body) = described.ask(operation, &format!("{path}?{query}"));
                 assert_eq!((status, &body["error"]["parameter"]), (400, &json!(name)), "{path}?{query}: {body}");

@@ -1,5 +1,4 @@
-//! A real Chromium without a window, driven over the DevTools protocol: JSON through two pipes, each message ended by a
-//! zero byte.
+//! A headless Chromium, driven over the DevTools protocol: JSON through two pipes. A zero byte ends each message.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -10,14 +9,14 @@ use pg_workflow_tests::{PATIENCE, wait_until};
 use serde_json::{Value, json};
 use xtask::stack::scratch::Scratch;
 
-/// The browser reads its commands from file descriptor 3 and answers on 4. It ends when they are closed, so it does not
-/// outlive the test, however that ends.
+/// The browser reads commands from file descriptor 3 and answers on 4. It exits when they are closed, so it never
+/// outlives the test.
 const START: &str = r#"exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1"#;
 
 const ARGUMENTS: [&str; 7] = [
     "--headless=new",
     "--remote-debugging-pipe",
-    // Its sandbox refuses root, and only our own page is opened.
+    // The sandbox does not work for root, and the browser opens only our own page.
     "--no-sandbox",
     "--disable-gpu",
     "--disable-dev-shm-usage",
@@ -27,7 +26,7 @@ const ARGUMENTS: [&str; 7] = [
 
 pub struct Browser {
     chromium: Child,
-    /// None once it has been told to end.
+    /// `None` once the browser must exit.
     commands: Option<ChildStdin>,
     answers: Receiver<Value>,
     session: Value,
@@ -37,7 +36,7 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// None, with a message, where there is no Chromium.
+    /// Returns `None`, with a message, if Chromium is not installed.
     pub fn start() -> Option<Browser> {
         let Some(program) = xtask::setup::browser() else {
             eprintln!("skipped: no chromium");
@@ -81,8 +80,8 @@ impl Browser {
         }
     }
 
-    /// What went wrong in the page: exceptions, and what the Content-Security-Policy refused. Not failed requests: those
-    /// are up to the page.
+    /// Records exceptions in the page and violations of the Content-Security-Policy. The page itself handles failed
+    /// requests.
     fn note(&mut self, event: &Value) {
         let (method, params) = (event["method"].as_str().unwrap_or_default(), &event["params"]);
         let is_bad = match method {
@@ -97,7 +96,7 @@ impl Browser {
     }
 
     pub fn complaints(&mut self) -> &[String] {
-        // Whatever has been sent is noted on the way to an answer.
+        // The call reads and records all earlier messages.
         self.evaluate("0");
         &self.complaints
     }
@@ -111,7 +110,7 @@ impl Browser {
         self.call("Emulation.setDeviceMetricsOverride", metrics);
     }
 
-    /// The value of an expression in the page; of a promise, what it comes to.
+    /// Evaluates an expression in the page, and awaits it if it is a promise.
     pub fn evaluate(&mut self, expression: &str) -> Value {
         let params = json!({"expression": expression, "awaitPromise": true, "returnByValue": true});
         let mut answer = self.call("Runtime.evaluate", params);
@@ -124,7 +123,7 @@ impl Browser {
         wait_until(expression, || self.evaluate(&format!("Boolean({expression})")) == true);
     }
 
-    /// Presses a key, as a keyboard does.
+    /// Presses and releases a key.
     pub fn press(&mut self, key: &str) {
         let (code, text) = match key {
             "Tab" => (9, ""),
@@ -142,7 +141,7 @@ impl Browser {
         }
     }
 
-    /// The names, as a screen reader reads them, of all links within what a selector finds.
+    /// Returns the names, as a screen reader reads them, of all links within the selected element.
     pub fn link_names(&mut self, selector: &str) -> Vec<String> {
         let found =
             self.call("Runtime.evaluate", json!({"expression": format!("document.querySelector({selector:?})")}));
@@ -152,7 +151,7 @@ impl Browser {
         nodes.iter().map(|node| node["name"]["value"].as_str().unwrap_or_default().to_owned()).collect()
     }
 
-    /// A picture of what is on the screen, for people.
+    /// Saves a screenshot for people.
     pub fn screenshot(&mut self, name: &str) {
         let data = self.call("Page.captureScreenshot", json!({"format": "png"}))["data"].take();
         let bytes = base64(data.as_str().expect("a picture"));
@@ -169,7 +168,7 @@ impl Drop for Browser {
     }
 }
 
-/// Reads in a thread, so that a browser that hangs is noticed.
+/// Reads in a thread, so that waiting for a browser that hangs times out.
 fn messages(pipe: ChildStdout) -> Receiver<Value> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
@@ -187,7 +186,7 @@ fn messages(pipe: ChildStdout) -> Receiver<Value> {
     receiver
 }
 
-/// Decodes what Chromium has encoded: without line breaks.
+/// Decodes Chromium's base64, which has no line breaks.
 fn base64(text: &str) -> Vec<u8> {
     const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let digits: Vec<u32> =

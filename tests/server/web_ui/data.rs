@@ -4,7 +4,7 @@ use super::RUNS;
 use postgres::Client;
 use uuid::Uuid;
 
-/// A name that would do something if it were taken for HTML.
+/// A name that would run a script if it were taken for HTML.
 const EVIL: &str = "<img src=x onerror=\"window.pwned = true\">";
 
 pub fn task_names() -> Vec<String> {
@@ -15,7 +15,7 @@ pub fn task_names() -> Vec<String> {
     names
 }
 
-/// 24 runs that have ended and one under way, with tasks in every state.
+/// Creates 24 finished runs and one in progress, with tasks in every state.
 pub fn create_grid(client: &mut Client) -> Uuid {
     let sql = "SELECT workflow.create_dag('billing_nightly', 'Bills and reports of the day', '0 3 * * *', tags => '[\"finance\", \"core\"]')";
     let dag: Uuid = client.query_one(sql, &[]).unwrap().get(0);
@@ -25,13 +25,13 @@ pub fn create_grid(client: &mut Client) -> Uuid {
         let sql = "SELECT * FROM workflow.create_task_instances($1, $2, max_tries => 3)";
         client.query(sql, &[&run, &task_names()]).unwrap();
     }
-    client.batch_execute(MOVES).unwrap();
+    client.batch_execute(TRANSITIONS).unwrap();
     client.batch_execute(DATES).unwrap();
     dag
 }
 
-/// n is a task's number, day the run's; both make up a number that looks random.
-const MOVES: &str = "
+/// `n` is the number of a task and `day` the number of its run; together they determine a number that looks random.
+const TRANSITIONS: &str = "
     CREATE TEMPORARY TABLE plan AS
     SELECT t.id, n, day, pg_catalog.hashint4((n * 31 + day)::integer) & 1023 AS luck, day = 25 AS is_last
     FROM (SELECT *, row_number() OVER (ORDER BY execution_date) AS day FROM workflow.dag_runs) AS r
@@ -54,7 +54,7 @@ const MOVES: &str = "
     UPDATE workflow.dag_runs SET state = CASE WHEN extract(day FROM execution_date) IN (4, 16) THEN 'failed' ELSE 'success' END
     WHERE execution_date < '2026-11-25';";
 
-/// Tasks that have taken a while, so that there is something to see: the guard, which keeps these columns, looks away.
+/// Gives the tasks visible durations. These are managed columns, so the guard trigger must be off.
 const DATES: &str = "
     SET session_replication_role = replica;
     UPDATE workflow.task_instances AS t

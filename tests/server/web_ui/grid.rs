@@ -17,9 +17,9 @@ fn grid_shows_every_task_and_follows_changes() {
     stage.wait_true();
     stage.browser.screenshot("grid");
 
-    // Names for those who do not see the colours.
+    // Screen readers get names instead of colors.
     let mut names = Vec::new();
-    wait_until("a link for each cell and run, for screen readers", || {
+    wait_until("screen readers find a link for each cell and run", || {
         names = stage.browser.link_names(".grid");
         names.len() == RUNS * TASKS + RUNS
     });
@@ -30,12 +30,12 @@ fn grid_shows_every_task_and_follows_changes() {
         assert!(names.contains(&name), "{name}");
     }
 
-    // What users have named is text.
+    // Names that users chose are shown as text.
     let shown = "[...document.querySelectorAll('[role=rowheader]')].map(name => name.textContent)";
     assert_eq!(stage.browser.evaluate(shown), json!(task_names()), "in the order of creation");
     assert_eq!(stage.browser.evaluate("[window.pwned ?? null, document.images.length]"), json!([null, 0]));
 
-    // A move made elsewhere.
+    // Another client makes a transition.
     let task = stage.task("notify_stock");
     stage.browser.evaluate("window.marker = 'not loaded again'");
     let client = &mut stage.db.connect();
@@ -46,14 +46,14 @@ fn grid_shows_every_task_and_follows_changes() {
     let label = format!("document.querySelector('.cell[href$=\"{task}\"]').getAttribute('aria-label')");
     assert_eq!(stage.browser.evaluate(&label), "notify_stock, 2026-11-25 03:00, failed");
 
-    // A run that is new, and one that has a task more.
+    // A new run, with a task that no older run has.
     let sql = "SELECT workflow.create_dag_run($1, '2026-11-26 03:00+00')";
     let run: Uuid = client.query_one(sql, &[&stage.dag]).unwrap().get(0);
     let sql = "SELECT id FROM workflow.create_task_instances($1, ARRAY['extract_orders', 'quite_new'])";
     let tasks: Vec<Uuid> = client.query(sql, &[&run]).unwrap().iter().map(|row| row.get(0)).collect();
     stage.wait_state(tasks[1], "queued");
     let columns = "document.querySelectorAll('.head a').length";
-    assert_eq!(stage.browser.evaluate(columns), RUNS, "the oldest has made room");
+    assert_eq!(stage.browser.evaluate(columns), RUNS, "the oldest run is hidden");
     stage
         .browser
         .evaluate("[...document.querySelectorAll('button')].find(b => b.textContent.includes('older')).click()");

@@ -34,7 +34,7 @@ fn keyboard_reaches_a_cell_and_its_history() {
     assert_eq!(stage.browser.evaluate(focus), "notify_regions, 2026-11-25 03:00, queued");
     let hidden = "(() => { const box = document.activeElement.getBoundingClientRect(); \
                   return document.elementFromPoint(box.x + 5, box.y + 5) !== document.activeElement; })()";
-    assert_eq!(stage.browser.evaluate(hidden), false, "the cell with the focus is in sight");
+    assert_eq!(stage.browser.evaluate(hidden), false, "the focused cell is visible");
     stage.browser.press("Enter");
     stage.browser.wait(&format!("location.hash === '#/history/task_instance/{task}'"));
     stage.browser.wait(
@@ -42,7 +42,7 @@ fn keyboard_reaches_a_cell_and_its_history() {
     );
     assert_eq!(stage.browser.evaluate("document.querySelector('.log pre').textContent"), "<b>bold</b>");
 
-    // It grows while one looks at it.
+    // The open history grows.
     start_task(client, task);
     let metadata = json!({"error": "disk full", "worker": "w-7"});
     Transition::of(task).from(State::Running).to(State::Failed).metadata(metadata).run(client).unwrap();
@@ -54,7 +54,7 @@ fn keyboard_reaches_a_cell_and_its_history() {
     }
     stage.browser.screenshot("history");
 
-    // Back is where one was.
+    // Going back restores the focus.
     stage.browser.evaluate("history.back()");
     stage.browser.wait(&format!("{focus}?.startsWith('notify_regions, 2026-11-25')"));
     stage.assert_no_complaints();

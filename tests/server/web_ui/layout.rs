@@ -30,9 +30,9 @@ fn pages_fit_a_phone() {
     let sticky = "document.querySelector('[role=rowheader]').getBoundingClientRect().left - document.querySelector('.grid').getBoundingClientRect().left";
     assert!(
         stage.browser.evaluate("document.querySelector('.grid').scrollLeft").as_f64() > Some(100.0),
-        "the newest run"
+        "the newest run is visible"
     );
-    assert!(stage.browser.evaluate(sticky).as_f64() < Some(3.0), "the names of the tasks stay");
+    assert!(stage.browser.evaluate(sticky).as_f64() < Some(3.0), "the names of the tasks stay visible");
 
     stage.browser.resize(1280, 860);
     stage.open(&format!("#/runs/{run}"));

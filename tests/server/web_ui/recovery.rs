@@ -19,7 +19,7 @@ fn page_reconnects_after_server_restart() {
         (State::Failed, State::Retrying),
         (State::Retrying, State::Running),
     ];
-    // At the first restart no event has come yet from which it could go on.
+    // Before the first restart, the page has no event yet to resume from.
     for pair in transitions.chunks(2) {
         stage.server.take().unwrap().terminate().unwrap();
         stage.browser.wait("document.querySelector('#live').textContent === 'reconnecting'");
@@ -55,7 +55,7 @@ fn page_asks_for_token_and_explains_problems() {
     stage.wait_live();
     stage.wait_true();
 
-    // A database that is away; and things that are not there.
+    // An unavailable database, then an unknown run.
     stage.server = None;
     let nowhere = format!("postgres://postgres@127.0.0.1:{}/postgres", port::free().unwrap());
     stage.server = Some(start_server(&nowhere, &stage.redis, stage.port, &[]).unwrap());

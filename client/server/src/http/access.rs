@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
-use super::answer::Refusal;
+use super::answer::ApiError;
 
 /// Told to the client, and in the log: to find one by the other.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -42,7 +42,7 @@ pub async fn check_token(State(token): State<Token>, request: Request, next: Nex
     if OPEN_TO_ALL.contains(&request.uri().path()) || token.admits(&request) {
         return next.run(request).await;
     }
-    Refusal::unauthorized().into_response()
+    ApiError::unauthorized().into_response()
 }
 
 /// Gives the request an id, or keeps the one that a proxy has given, and notes what became of it.

@@ -13,21 +13,21 @@ use utoipa::ToSchema;
 
 use super::parameters::Fields;
 use pg_workflow_client::Error;
-use pg_workflow_client::list::List;
+use pg_workflow_client::list::Page;
 
 /// A page of a list, with these fields of each row.
-pub struct Page<T> {
-    list: List<T>,
+pub struct PageResponse<T> {
+    list: Page<T>,
     fields: Vec<String>,
 }
 
-impl<T> Page<T> {
-    pub fn new<S>(list: List<T>, fields: Option<Fields<S>>) -> Page<T> {
-        Page { list, fields: fields.map_or(Vec::new(), |fields| fields.0) }
+impl<T> PageResponse<T> {
+    pub fn new<S>(list: Page<T>, fields: Option<Fields<S>>) -> PageResponse<T> {
+        PageResponse { list, fields: fields.map_or(Vec::new(), |fields| fields.0) }
     }
 }
 
-impl<T: Serialize> IntoResponse for Page<T> {
+impl<T: Serialize> IntoResponse for PageResponse<T> {
     fn into_response(self) -> Response {
         if self.fields.is_empty() {
             return Json(self.list).into_response();
@@ -35,8 +35,8 @@ impl<T: Serialize> IntoResponse for Page<T> {
         let picked: Result<Vec<Picked<'_>>, _> =
             self.list.items.iter().map(|row| Picked::new(row, &self.fields)).collect();
         match picked {
-            Ok(items) => Json(List { items, next_cursor: self.list.next_cursor }).into_response(),
-            Err(error) => Refusal::from(Error::Json(error)).into_response(),
+            Ok(items) => Json(Page { items, next_cursor: self.list.next_cursor }).into_response(),
+            Err(error) => ApiError::from(Error::Json(error)).into_response(),
         }
     }
 }
@@ -65,7 +65,7 @@ impl Serialize for Picked<'_> {
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub struct Refusal {
+pub struct ApiError {
     status: StatusCode,
     code: &'static str,
     pub(super) message: String,
@@ -90,43 +90,43 @@ struct ProblemDetail {
     parameter: Option<String>,
 }
 
-impl Refusal {
-    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Refusal {
-        Refusal { status, code, message: message.into(), parameter: None }
+impl ApiError {
+    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> ApiError {
+        ApiError { status, code, message: message.into(), parameter: None }
     }
 
-    pub fn parameter(name: &str, why: &str) -> Refusal {
+    pub fn parameter(name: &str, why: &str) -> ApiError {
         let message = format!("parameter \"{name}\" {why}");
-        let refusal = Refusal::new(StatusCode::BAD_REQUEST, "bad_request", message);
-        Refusal { parameter: Some(name.to_owned()), ..refusal }
+        let refusal = ApiError::new(StatusCode::BAD_REQUEST, "bad_request", message);
+        ApiError { parameter: Some(name.to_owned()), ..refusal }
     }
 
-    pub fn not_found(message: String) -> Refusal {
-        Refusal::new(StatusCode::NOT_FOUND, "not_found", message)
+    pub fn not_found(message: String) -> ApiError {
+        ApiError::new(StatusCode::NOT_FOUND, "not_found", message)
     }
 
-    pub fn unauthorized() -> Refusal {
+    pub fn unauthorized() -> ApiError {
         let message = "give the server's token: Authorization: Bearer …";
-        Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
+        ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
     }
 
-    pub fn unavailable(message: &str) -> Refusal {
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+    pub fn unavailable(message: &str) -> ApiError {
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
     }
 
-    pub fn no_database() -> Refusal {
-        Refusal::unavailable("the database cannot be asked now; GET /health says why")
+    pub fn no_database() -> ApiError {
+        ApiError::unavailable("the database cannot be asked now; GET /health says why")
     }
 
-    pub fn internal() -> Refusal {
+    pub fn internal() -> ApiError {
         let message = "something is wrong with the server; its log says what";
-        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let Refusal { status, code, message, parameter } = self;
+        let ApiError { status, code, message, parameter } = self;
         let problem = Json(Problem { error: ProblemDetail { code, message, parameter } });
         if status == StatusCode::UNAUTHORIZED {
             return (status, [(WWW_AUTHENTICATE, "Bearer")], problem).into_response();
@@ -135,32 +135,32 @@ impl IntoResponse for Refusal {
     }
 }
 
-impl From<Error> for Refusal {
+impl From<Error> for ApiError {
     /// The cause goes to the log: it may name hosts and roles.
-    fn from(error: Error) -> Refusal {
+    fn from(error: Error) -> ApiError {
         if error.code() == Some(&SqlState::QUERY_CANCELED) {
-            return Refusal::unavailable("the list took longer than 5 s; narrow it down with more parameters");
+            return ApiError::unavailable("the list took longer than 5 s; narrow it down with more parameters");
         }
         match error {
-            Error::Cursor(_) => Refusal::parameter("cursor", &format!("makes no sense: {error}")),
+            Error::Cursor(_) => ApiError::parameter("cursor", &format!("makes no sense: {error}")),
             Error::Postgres(_) | Error::Denied { .. } | Error::Timeout(_) => {
-                tracing::warn!("a request failed: {error}. {}", error.advice());
-                Refusal::no_database()
+                tracing::warn!("a request failed: {error}. {}", error.hint());
+                ApiError::no_database()
             }
             _ => {
                 tracing::error!("a request failed: {error}");
-                Refusal::internal()
+                ApiError::internal()
             }
         }
     }
 }
 
-pub async fn no_such_path(uri: Uri) -> Refusal {
+pub async fn no_such_path(uri: Uri) -> ApiError {
     let path: String = uri.path().chars().take(100).collect();
-    Refusal::not_found(format!("there is no {path}; try /, /openapi.json or /api/v1/dags"))
+    ApiError::not_found(format!("there is no {path}; try /, /openapi.json or /api/v1/dags"))
 }
 
-pub async fn wrong_method(method: Method) -> Refusal {
+pub async fn wrong_method(method: Method) -> ApiError {
     let message = format!("{method} cannot be used here; use GET");
-    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
 }

@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::answer::Refusal;
+use super::answer::ApiError;
 
 /// Tags answers in JSON. Everything in them may change at any moment, so clients must ask each time.
 pub async fn tag(request: Request, next: Next) -> Response {
@@ -21,7 +21,7 @@ pub async fn tag(request: Request, next: Next) -> Response {
     }
     let (mut parts, body) = response.into_parts();
     // It is in memory already.
-    let Ok(body) = to_bytes(body, usize::MAX).await else { return Refusal::internal().into_response() };
+    let Ok(body) = to_bytes(body, usize::MAX).await else { return ApiError::internal().into_response() };
     let tag = format!("\"{:016x}\"", hash(&body));
     let is_known = names(&known, &tag);
     if let Ok(tag) = HeaderValue::from_str(&tag) {

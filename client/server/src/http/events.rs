@@ -19,9 +19,9 @@ use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::Server;
-use super::answer::Refusal;
-use super::hub::{BATCH, Batch, Followed, Seat};
-use super::openapi::Refusals;
+use super::answer::ApiError;
+use super::hub::{BATCH, Batch, Followed, Slot};
+use super::openapi::ApiErrors;
 use super::parameters::{Query, UuidText};
 use super::schema;
 use pg_workflow_client::{Error, position};
@@ -57,24 +57,24 @@ pub struct EventParameters {
 /// as JSON. Within a run or a task they come in the order of versions, at least once.
 #[utoipa::path(get, path = "/api/v1/events", tag = "events",
     params(EventParameters, ("Last-Event-ID" = Option<String>, Header, description = "The `id` received last.")),
-    responses((status = 200, body = schema::Event, content_type = "text/event-stream"), Refusals))]
+    responses((status = 200, body = schema::Event, content_type = "text/event-stream"), ApiErrors))]
 pub async fn events(
     State(server): State<Arc<Server>>,
     Query(given): Query<EventParameters>,
     headers: HeaderMap,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     if server.backends.is_standby {
-        return Err(Refusal::unavailable(ON_STANDBY));
+        return Err(ApiError::unavailable(ON_STANDBY));
     }
     let wanted = Wanted { dag_id: given.dag_id.map(|id| id.0), dag_run_id: given.dag_run_id.map(|id| id.0) };
     let position = last_position(headers.get("last-event-id"), given.last_event_id)?;
     let full = "the server's places for followers are all taken; come back later, or raise --followers";
-    let seat = server.hub.seat().ok_or_else(|| Refusal::unavailable(full))?;
+    let seat = server.hub.slot().ok_or_else(|| ApiError::unavailable(full))?;
     // Before anything is answered: it may be refused, and who has an answer misses nothing from then on.
     let start = match position {
         Some(position) => Start::After(missed(&server, &position).await?, position),
         None => {
-            Start::Now(tokio::time::timeout(JOIN_LIMIT, server.hub.join()).await.map_err(|_| Refusal::no_database())?)
+            Start::Now(tokio::time::timeout(JOIN_LIMIT, server.hub.join()).await.map_err(|_| ApiError::no_database())?)
         }
     };
     let (messages, sent) = mpsc::channel(AHEAD);
@@ -87,7 +87,7 @@ pub async fn events(
     Ok(([("cache-control", "no-store"), ("x-accel-buffering", "no")], answer).into_response())
 }
 
-fn last_position(header: Option<&HeaderValue>, parameter: Option<String>) -> Result<Option<String>, Refusal> {
+fn last_position(header: Option<&HeaderValue>, parameter: Option<String>) -> Result<Option<String>, ApiError> {
     let given = match header {
         Some(header) => Some(header.to_str().map_err(|_| refused_position())?.to_owned()),
         None => parameter,
@@ -100,12 +100,12 @@ fn last_position(header: Option<&HeaderValue>, parameter: Option<String>) -> Res
     }
 }
 
-fn refused_position() -> Refusal {
-    Refusal::parameter("last_event_id", "is not the id of an event of this stream; leave it out to begin anew")
+fn refused_position() -> ApiError {
+    ApiError::parameter("last_event_id", "is not the id of an event of this stream; leave it out to begin anew")
 }
 
 /// The next events after a position; none where there are none.
-async fn missed(server: &Server, position: &str) -> Result<Option<Batch>, Refusal> {
+async fn missed(server: &Server, position: &str) -> Result<Option<Batch>, ApiError> {
     let connection = server.database.write().await?;
     match position::read(&connection, position, BATCH, Duration::ZERO).await {
         Ok(batch) => Ok(batch.map(Batch::try_from).transpose()?),
@@ -140,7 +140,7 @@ struct Follower {
     server: Arc<Server>,
     wanted: Wanted,
     messages: mpsc::Sender<Message>,
-    _seat: Seat,
+    _seat: Slot,
 }
 
 /// The client has left, or has to come back.

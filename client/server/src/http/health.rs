@@ -187,7 +187,7 @@ async fn ask_redis(server: &Server) -> Result<(), Error> {
 async fn limited<T>(asking: impl Future<Output = Result<T, Error>>) -> Result<T, String> {
     match tokio::time::timeout(LIMIT, asking).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(format!("{error}. {}", error.advice())),
+        Ok(Err(error)) => Err(format!("{error}. {}", error.hint())),
         Err(_) => Err(format!("no answer within {} s", LIMIT.as_secs_f32())),
     }
 }

@@ -61,9 +61,9 @@ pub struct Hub {
 }
 
 /// A follower's place, until it is dropped.
-pub struct Seat(Arc<AtomicUsize>);
+pub struct Slot(Arc<AtomicUsize>);
 
-impl Drop for Seat {
+impl Drop for Slot {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -85,10 +85,10 @@ impl Hub {
     }
 
     /// A place; none where all are taken.
-    pub fn seat(&self) -> Option<Seat> {
+    pub fn slot(&self) -> Option<Slot> {
         let take = |taken: usize| (taken < self.most).then_some(taken + 1);
         let taken = self.followers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
-        taken.is_ok().then(|| Seat(self.followers.clone()))
+        taken.is_ok().then(|| Slot(self.followers.clone()))
     }
 
     /// Everything from the position returned on; it may begin a little before.

@@ -7,8 +7,8 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::Server;
-use super::answer::{Page, Refusal};
-use super::openapi::Refusals;
+use super::answer::{ApiError, PageResponse};
+use super::openapi::ApiErrors;
 use super::parameters::{Fields, Id, Kind, Limit, Moment, Order, Query, States, Text, TryNumber, UuidText, page};
 use super::schema;
 use pg_workflow_client::event::Event;
@@ -17,9 +17,9 @@ use pg_workflow_client::list::{
     TaskLogFilter, TaskLogSort,
 };
 use pg_workflow_client::model::{Dag, DagRun, TaskInstance, TaskLog};
-use pg_workflow_client::{DagRuns, Dags, HistoryTracker, TaskInstances, TaskLogs};
+use pg_workflow_client::{DagRuns, Dags, History, TaskInstances, TaskLogs};
 
-type Answer<T> = Result<Page<T>, Refusal>;
+type Answer<T> = Result<PageResponse<T>, ApiError>;
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -51,7 +51,7 @@ pub struct DagParameters {
 
 /// Lists DAGs.
 #[utoipa::path(get, path = "/api/v1/dags", tag = "dags", params(DagParameters),
-    responses((status = 200, body = schema::List<schema::Dag>), Refusals))]
+    responses((status = 200, body = schema::List<schema::Dag>), ApiErrors))]
 pub async fn dags(State(server): State<Arc<Server>>, Query(given): Query<DagParameters>) -> Answer<Dag> {
     let filter = DagFilter {
         name: given.name.map(|name| name.0),
@@ -60,7 +60,7 @@ pub async fn dags(State(server): State<Arc<Server>>, Query(given): Query<DagPara
         paused: given.paused,
     };
     let page = page(given.limit, given.cursor, given.order_by);
-    Ok(Page::new(Dags::new(&server.read().await?).list(&filter, &page).await?, given.fields))
+    Ok(PageResponse::new(Dags::new(&server.read().await?).list(&filter, &page).await?, given.fields))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -94,7 +94,7 @@ pub struct DagRunParameters {
 
 /// Lists runs.
 #[utoipa::path(get, path = "/api/v1/dag-runs", tag = "dag-runs", params(DagRunParameters),
-    responses((status = 200, body = schema::List<schema::DagRun>), Refusals))]
+    responses((status = 200, body = schema::List<schema::DagRun>), ApiErrors))]
 pub async fn dag_runs(State(server): State<Arc<Server>>, Query(given): Query<DagRunParameters>) -> Answer<DagRun> {
     let filter = DagRunFilter {
         dag_id: given.dag_id.map(|id| id.0),
@@ -103,7 +103,7 @@ pub async fn dag_runs(State(server): State<Arc<Server>>, Query(given): Query<Dag
         execution_date_lt: given.execution_date_lt.map(|moment| moment.0),
     };
     let page = page(given.limit, given.cursor, given.order_by);
-    Ok(Page::new(DagRuns::new(&server.read().await?).list(&filter, &page).await?, given.fields))
+    Ok(PageResponse::new(DagRuns::new(&server.read().await?).list(&filter, &page).await?, given.fields))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -134,7 +134,7 @@ pub struct TaskInstanceParameters {
 
 /// Lists tasks.
 #[utoipa::path(get, path = "/api/v1/task-instances", tag = "task-instances", params(TaskInstanceParameters),
-    responses((status = 200, body = schema::List<schema::TaskInstance>), Refusals))]
+    responses((status = 200, body = schema::List<schema::TaskInstance>), ApiErrors))]
 pub async fn task_instances(
     State(server): State<Arc<Server>>,
     Query(given): Query<TaskInstanceParameters>,
@@ -145,7 +145,7 @@ pub async fn task_instances(
         task_id: given.task_id.map(|name| name.0),
     };
     let page = page(given.limit, given.cursor, given.order_by);
-    Ok(Page::new(TaskInstances::new(&server.read().await?).list(&filter, &page).await?, given.fields))
+    Ok(PageResponse::new(TaskInstances::new(&server.read().await?).list(&filter, &page).await?, given.fields))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -171,7 +171,7 @@ pub struct TaskLogParameters {
 /// Lists what a task has printed.
 #[utoipa::path(get, path = "/api/v1/task-instances/{id}/logs", tag = "task-instances",
     params(("id" = Uuid, Path, description = "The task."), TaskLogParameters),
-    responses((status = 200, body = schema::List<schema::TaskLog>), (status = 404, body = super::answer::Problem), Refusals))]
+    responses((status = 200, body = schema::List<schema::TaskLog>), (status = 404, body = super::answer::Problem), ApiErrors))]
 pub async fn task_logs(
     State(server): State<Arc<Server>>,
     Id(id): Id,
@@ -182,9 +182,9 @@ pub async fn task_logs(
     let connection = server.read().await?;
     let list = TaskLogs::new(&connection).list(id, &filter, &page).await?;
     if list.items.is_empty() && TaskInstances::new(&connection).get(id).await?.is_none() {
-        return Err(Refusal::not_found(format!("there is no task instance with the id {id}")));
+        return Err(ApiError::not_found(format!("there is no task instance with the id {id}")));
     }
-    Ok(Page::new(list, given.fields))
+    Ok(PageResponse::new(list, given.fields))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -218,7 +218,7 @@ pub struct HistoryParameters {
 
 /// Lists what has changed, in the order of writing.
 #[utoipa::path(get, path = "/api/v1/history", tag = "history", params(HistoryParameters),
-    responses((status = 200, body = schema::List<schema::Event>), Refusals))]
+    responses((status = 200, body = schema::List<schema::Event>), ApiErrors))]
 pub async fn history(State(server): State<Arc<Server>>, Query(given): Query<HistoryParameters>) -> Answer<Event> {
     let filter = HistoryFilter {
         entity_type: given.entity_type.map(|kind| kind.0),
@@ -227,5 +227,5 @@ pub async fn history(State(server): State<Arc<Server>>, Query(given): Query<Hist
         changed_at_lt: given.changed_at_lt.map(|moment| moment.0),
     };
     let page = page(given.limit, given.cursor, given.order_by);
-    Ok(Page::new(HistoryTracker::new(&server.read().await?).list(&filter, &page).await?, given.fields))
+    Ok(PageResponse::new(History::new(&server.read().await?).list(&filter, &page).await?, given.fields))
 }

@@ -11,7 +11,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::answer::{Problem, Refusal};
+use super::answer::{ApiError, Problem};
 use super::health::{Answered, Findings, Standby, ask};
 use super::parameters::Query;
 use super::rows::NoParameters;
@@ -28,7 +28,7 @@ pub async fn metrics(State(server): State<Arc<Server>>, _: Query<NoParameters>) 
     let mut text = String::new();
     match encode(&mut text, &registry(&server, &findings)) {
         Ok(()) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
-        Err(_) => Refusal::internal().into_response(),
+        Err(_) => ApiError::internal().into_response(),
     }
 }
 

@@ -17,7 +17,7 @@ use super::{Server, events};
 /// What every endpoint below `/api` may answer too.
 #[derive(IntoResponses)]
 #[allow(dead_code, reason = "it only describes")]
-pub enum Refusals {
+pub enum ApiErrors {
     /// A parameter makes no sense.
     #[response(status = 400)]
     Bad(Problem),

@@ -13,24 +13,24 @@ use serde::{Deserialize, Deserializer};
 use utoipa::{IntoParams, PartialSchema};
 use uuid::Uuid;
 
-use super::answer::Refusal;
+use super::answer::ApiError;
 use super::schema;
 use pg_workflow_client::event::EntityType;
-use pg_workflow_client::list::{OrderBy, Page, Sort};
+use pg_workflow_client::list::{ListOptions, OrderBy, Sort};
 
 /// The query string: each name known and given once, each value as its field wants it.
 pub struct Query<T>(pub T);
 
 impl<T: DeserializeOwned + IntoParams, S: Sync> FromRequestParts<S> for Query<T> {
-    type Rejection = Refusal;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Query<T>, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Query<T>, ApiError> {
         let known: Vec<String> = T::into_params(|| None).into_iter().map(|parameter| parameter.name).collect();
         parse(parts.uri.query().unwrap_or_default(), &known).map(Query)
     }
 }
 
-fn parse<T: DeserializeOwned>(query: &str, known: &[String]) -> Result<T, Refusal> {
+fn parse<T: DeserializeOwned>(query: &str, known: &[String]) -> Result<T, ApiError> {
     let mut seen: Vec<(String, String)> = Vec::new();
     for (name, value) in form_urlencoded::parse(query.as_bytes()).into_owned() {
         let why = if !known.contains(&name) {
@@ -42,13 +42,13 @@ fn parse<T: DeserializeOwned>(query: &str, known: &[String]) -> Result<T, Refusa
             seen.push((name, value));
             continue;
         };
-        return Err(Refusal::parameter(&shown(&name), &why));
+        return Err(ApiError::parameter(&shown(&name), &why));
     }
     let values = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query.as_bytes()));
     serde_path_to_error::deserialize(values).map_err(|error| {
         let name = error.path().to_string();
         let value = seen.iter().find(|(other, _)| *other == name).map_or("", |(_, value)| value);
-        Refusal::parameter(&name, &format!("is \"{}\"; {}", shown(value), error.into_inner()))
+        ApiError::parameter(&name, &format!("is \"{}\"; {}", shown(value), error.into_inner()))
     })
 }
 
@@ -61,14 +61,14 @@ fn shown(text: &str) -> String {
 pub struct Id(pub Uuid);
 
 impl<S: Send + Sync> FromRequestParts<S> for Id {
-    type Rejection = Refusal;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Id, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Id, ApiError> {
         let text = match axum::extract::Path::<String>::from_request_parts(parts, state).await {
             Ok(axum::extract::Path(text)) => text,
-            Err(rejection) => return Err(Refusal::parameter("id", &rejection.body_text())),
+            Err(rejection) => return Err(ApiError::parameter("id", &rejection.body_text())),
         };
-        let id = uuid(&text).ok_or_else(|| Refusal::parameter("id", &format!("is \"{}\"; {A_UUID}", shown(&text))))?;
+        let id = uuid(&text).ok_or_else(|| ApiError::parameter("id", &format!("is \"{}\"; {A_UUID}", shown(&text))))?;
         Ok(Id(id))
     }
 }
@@ -179,7 +179,7 @@ impl<S: Sort> FromStr for Order<S> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Order<S>, String> {
-        text.parse().map(Order).map_err(|_| format!("expected one of {}", OrderBy::<S>::spellings().join(", ")))
+        text.parse().map(Order).map_err(|_| format!("expected one of {}", OrderBy::<S>::names().join(", ")))
     }
 }
 
@@ -227,8 +227,8 @@ deserialize_by_parsing!(
 );
 
 /// The page that these parameters mean.
-pub fn page<S>(limit: Option<Limit>, cursor: Option<String>, order_by: Option<Order<S>>) -> Page<S> {
-    Page {
+pub fn page<S>(limit: Option<Limit>, cursor: Option<String>, order_by: Option<Order<S>>) -> ListOptions<S> {
+    ListOptions {
         limit: limit.map_or(schema::USUAL_LIMIT, |Limit(limit)| limit),
         cursor,
         order_by: order_by.map(|order| order.0),

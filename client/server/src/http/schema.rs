@@ -77,7 +77,7 @@ pub fn uuid() -> Schema {
 }
 
 pub fn order<S: Sort>() -> Schema {
-    texts(OrderBy::<S>::spellings().iter().map(String::as_str)).into()
+    texts(OrderBy::<S>::names().iter().map(String::as_str)).into()
 }
 
 /// Any of the fields of a type.

@@ -9,7 +9,7 @@ const SPELLINGS: [&str; 4] = [
     "%m-%d-%yT%H:%M:%S%.f", // 03-23-21T05:57:15
 ];
 
-/// Reads any of the spellings, with an offset (`Z`, `-10:00`, `+0000`) or without, which means UTC.
+/// Reads any of the names, with an offset (`Z`, `-10:00`, `+0000`) or without, which means UTC.
 pub fn parse(text: &str) -> Option<DateTime<Utc>> {
     let text = text.trim();
     let local = text.strip_suffix(['Z', 'z']).unwrap_or(text).trim_end();

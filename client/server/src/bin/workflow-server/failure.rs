@@ -15,7 +15,7 @@ pub const DISAGREEMENTS: u8 = 4;
 const WRONG: u8 = 1;
 const USAGE: u8 = 2;
 
-/// A failure with a message, an advice and an exit code of its own.
+/// A failure with a message, a hint and an exit code of its own.
 #[derive(Debug)]
 pub struct Failure {
     code: u8,
@@ -50,8 +50,8 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     }
     // Names that users made are in it.
     let message = visible(&format!("{error:#}"));
-    match advice(error) {
-        Some(advice) => eprintln!("workflow-server: {message}. {advice}"),
+    match hint(error) {
+        Some(hint) => eprintln!("workflow-server: {message}. {hint}"),
         None => eprintln!("workflow-server: {message}"),
     }
     ExitCode::from(code(error))
@@ -68,9 +68,9 @@ fn code(error: &anyhow::Error) -> u8 {
     }
 }
 
-fn advice(error: &anyhow::Error) -> Option<&'static str> {
+fn hint(error: &anyhow::Error) -> Option<&'static str> {
     if let Some(error) = error.downcast_ref::<migrate::Error>() {
-        return Some(error.advice());
+        return Some(error.hint());
     }
     match error.downcast_ref::<Error>()? {
         Error::Cursor(_) => Some("Give what was printed as the next --cursor of this list, or leave --cursor out"),
@@ -79,6 +79,6 @@ fn advice(error: &anyhow::Error) -> Option<&'static str> {
         error if matches!(error.code().map(SqlState::code), Some("3F000" | "42883" | "42P01")) => {
             Some("Install the extension in that database, or update it: workflow-server migrate up")
         }
-        error => Some(error.advice()),
+        error => Some(error.hint()),
     }
 }

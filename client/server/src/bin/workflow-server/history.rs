@@ -3,8 +3,8 @@
 use anyhow::Result;
 use clap::Args;
 use pg_workflow_client::event::Event;
-use pg_workflow_client::list::{HistoryFilter, HistorySort, OrderBy, Page};
-use pg_workflow_client::{Dags, HistoryTracker};
+use pg_workflow_client::list::{HistoryFilter, HistorySort, ListOptions, OrderBy};
+use pg_workflow_client::{Dags, History};
 use uuid::Uuid;
 
 use crate::Database;
@@ -42,10 +42,11 @@ pub struct Arguments {
 pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
     let client = arguments.database.database_url.connect().await?;
     let id = arguments.id;
-    let tracker = HistoryTracker::new(&client);
+    let tracker = History::new(&client);
     let filter = HistoryFilter { entity_id: Some(id), ..HistoryFilter::default() };
     // Each entity has at least its creation in it, unless retention took it.
-    if arguments.part.is_first() && tracker.list(&filter, &Page { limit: 1, ..Page::default() }).await?.items.is_empty()
+    if arguments.part.is_first()
+        && tracker.list(&filter, &ListOptions { limit: 1, ..ListOptions::default() }).await?.items.is_empty()
     {
         return Err(match Dags::new(&client).get(id).await? {
             Some(_) => Failure::not_found(format!(

@@ -7,7 +7,7 @@ mod tasks;
 use anyhow::Result;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
-use pg_workflow_client::list::{List, OrderBy, Page, Sort};
+use pg_workflow_client::list::{ListOptions, OrderBy, Page, Sort};
 use pg_workflow_client::{Error, State};
 use serde::Serialize;
 
@@ -81,14 +81,14 @@ impl Part {
         output: &mut Output,
         mut printed: Printed<'_>,
         order_by: Option<OrderBy<S>>,
-        fetch: impl AsyncFn(&Page<S>) -> Result<List<T>, Error>,
+        fetch: impl AsyncFn(&ListOptions<S>) -> Result<Page<T>, Error>,
         rows: impl AsyncFn(&[T]) -> Result<Vec<Vec<Cell>>, Error>,
     ) -> Result<()> {
         let limit = Some(self.limit).filter(|limit| *limit > 0 && !self.all);
         let (mut cursor, mut count) = (self.cursor, 0);
         loop {
             let wanted = limit.map_or(PAGE, |limit| PAGE.min(limit - count));
-            let list = fetch(&Page { limit: wanted, cursor, order_by }).await?;
+            let list = fetch(&ListOptions { limit: wanted, cursor, order_by }).await?;
             if printed.is_json {
                 list.items.iter().try_for_each(|item| output.json(item))?;
             } else {
@@ -118,7 +118,7 @@ fn note(name: &str, count: u32, next_cursor: Option<&str>) {
 
 /// Reads an order, and lists those that there are in the help.
 pub fn order<S: Sort + Send + Sync>() -> impl TypedValueParser<Value = OrderBy<S>> {
-    PossibleValuesParser::new(OrderBy::<S>::spellings()).try_map(|text| text.parse::<OrderBy<S>>())
+    PossibleValuesParser::new(OrderBy::<S>::names()).try_map(|text| text.parse::<OrderBy<S>>())
 }
 
 /// Reads a state, and lists those that there are in the help.

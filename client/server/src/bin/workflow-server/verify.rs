@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 use pg_workflow_client::pool::{Options, Pool};
-use pg_workflow_client::{Disagreement, HistoryTracker};
+use pg_workflow_client::{Disagreement, History};
 
 use crate::Database;
 use crate::failure::Failure;
@@ -37,7 +37,7 @@ pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
     let connection = Pool::new(arguments.database.database_url, options).get().await?;
     // So that Ctrl-C ends the work in the server too. Not all systems that it runs on can do that.
     let _ = connection.batch_execute("SET client_connection_check_interval = '5s'").await;
-    let disagreements = HistoryTracker::new(&connection).verify().await?;
+    let disagreements = History::new(&connection).verify().await?;
     if arguments.format.json {
         disagreements.iter().try_for_each(|disagreement| output.json(disagreement))?;
     } else {

@@ -1,7 +1,7 @@
 use std::io;
 
 use anyhow::Result;
-use pg_workflow_client::list::{DagRunFilter, Page};
+use pg_workflow_client::list::{DagRunFilter, ListOptions};
 use pg_workflow_client::tokio_postgres::Client;
 use pg_workflow_client::{Dag, DagRun, DagRuns};
 use serde::Serialize;
@@ -21,7 +21,7 @@ struct Belongings {
 
 pub async fn show(client: &Client, dag: Dag, output: &mut Output, is_json: bool) -> Result<()> {
     let filter = DagRunFilter { dag_id: Some(dag.id), ..DagRunFilter::default() };
-    let runs = DagRuns::new(client).list(&filter, &Page { limit: RUNS, ..Page::default() }).await?;
+    let runs = DagRuns::new(client).list(&filter, &ListOptions { limit: RUNS, ..ListOptions::default() }).await?;
     if is_json {
         let belongings = Belongings { latest_runs: runs.items };
         return Ok(output.json(&Shown { entity_type: "dag", row: dag, belongings })?);

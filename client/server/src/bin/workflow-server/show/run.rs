@@ -1,7 +1,7 @@
 use std::io;
 
 use anyhow::Result;
-use pg_workflow_client::list::{Page, TaskInstanceFilter};
+use pg_workflow_client::list::{ListOptions, TaskInstanceFilter};
 use pg_workflow_client::tokio_postgres::Client;
 use pg_workflow_client::{DagRun, Dags, Error, State, TaskInstance, TaskInstances};
 use serde::Serialize;
@@ -60,7 +60,7 @@ async fn some_tasks(client: &Client, run: &DagRun) -> Result<Vec<TaskInstance>, 
         let limit = TASKS - some.len() as u32;
         if limit > 0 {
             let filter = TaskInstanceFilter { dag_run_id: Some(run.id), states, ..TaskInstanceFilter::default() };
-            some.extend(tasks.list(&filter, &Page { limit, ..Page::default() }).await?.items);
+            some.extend(tasks.list(&filter, &ListOptions { limit, ..ListOptions::default() }).await?.items);
         }
     }
     Ok(some)

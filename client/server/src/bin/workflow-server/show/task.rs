@@ -2,9 +2,9 @@ use std::io;
 
 use anyhow::Result;
 use pg_workflow_client::event::{EntityType, Event};
-use pg_workflow_client::list::{OrderBy, Page, TaskLogFilter, TaskLogSort};
+use pg_workflow_client::list::{ListOptions, OrderBy, TaskLogFilter, TaskLogSort};
 use pg_workflow_client::tokio_postgres::Client;
-use pg_workflow_client::{HistoryTracker, TaskInstance, TaskLog, TaskLogs};
+use pg_workflow_client::{History, TaskInstance, TaskLog, TaskLogs};
 use serde::Serialize;
 
 use super::{Shown, print_fields, print_text};
@@ -23,11 +23,11 @@ struct Belongings {
 }
 
 pub async fn show(client: &Client, task: TaskInstance, output: &mut Output, is_json: bool) -> Result<()> {
-    let latest = Page { limit: LINES, order_by: Some(OrderBy::descending(TaskLogSort::Id)), cursor: None };
+    let latest = ListOptions { limit: LINES, order_by: Some(OrderBy::descending(TaskLogSort::Id)), cursor: None };
     let logs = TaskLogs::new(client).list(task.id, &TaskLogFilter::default(), &latest).await?;
     let (has_more, mut latest_logs) = (logs.next_cursor.is_some(), logs.items);
     latest_logs.reverse();
-    let latest_history = HistoryTracker::new(client).history(EntityType::TaskInstance, task.id, MOVES).await?;
+    let latest_history = History::new(client).history(EntityType::TaskInstance, task.id, MOVES).await?;
     if is_json {
         let belongings = Belongings { latest_logs, latest_history };
         return Ok(output.json(&Shown { entity_type: "task_instance", row: task, belongings })?);

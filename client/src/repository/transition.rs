@@ -14,15 +14,15 @@ use crate::session::{self, Session};
 /// A move to be made, with all that may be said of it.
 ///
 /// ```
-/// use pg_workflow_client::{Move, State};
+/// use pg_workflow_client::{Transition, State};
 ///
-/// let start = Move::new(State::Queued, State::Running)
+/// let start = Transition::new(State::Queued, State::Running)
 ///     .with_metadata("worker", "w-7")
 ///     .expecting_version(1)
 ///     .with_request_id("a1b2c3");
 /// ```
 #[derive(Clone, Debug)]
-pub struct Move {
+pub struct Transition {
     from: State,
     to: State,
     metadata: Map<String, Value>,
@@ -30,26 +30,26 @@ pub struct Move {
     request_id: Option<String>,
 }
 
-impl Move {
+impl Transition {
     /// From one state to another.
-    pub fn new(from: State, to: State) -> Move {
-        Move { from, to, metadata: Map::new(), expected_version: None, request_id: None }
+    pub fn new(from: State, to: State) -> Transition {
+        Transition { from, to, metadata: Map::new(), expected_version: None, request_id: None }
     }
 
     /// Adds to what the history keeps of it. A task's `error` is what went wrong.
-    pub fn with_metadata(mut self, key: &str, value: impl Into<Value>) -> Move {
+    pub fn with_metadata(mut self, key: &str, value: impl Into<Value>) -> Transition {
         self.metadata.insert(key.to_owned(), value.into());
         self
     }
 
     /// Only where the entity has just this version.
-    pub fn expecting_version(mut self, version: i64) -> Move {
+    pub fn expecting_version(mut self, version: i64) -> Transition {
         self.expected_version = Some(version);
         self
     }
 
     /// A name for the request: the same again returns the first answer, rather than [`Error::Stale`].
-    pub fn with_request_id(mut self, request_id: impl Into<String>) -> Move {
+    pub fn with_request_id(mut self, request_id: impl Into<String>) -> Transition {
         self.request_id = Some(request_id.into());
         self
     }
@@ -74,38 +74,38 @@ impl Move {
 /// One move of many entities.
 ///
 /// ```
-/// use pg_workflow_client::{ManyMoves, State};
+/// use pg_workflow_client::{TransitionMany, State};
 ///
-/// let give_up = ManyMoves::to(State::Skipped).from(State::Queued).with_metadata("reason", "superseded").dry_run();
+/// let give_up = TransitionMany::to(State::Skipped).from(State::Queued).with_metadata("reason", "superseded").dry_run();
 /// ```
 #[derive(Clone, Debug)]
-pub struct ManyMoves {
+pub struct TransitionMany {
     from: Option<State>,
     to: State,
     metadata: Map<String, Value>,
     is_dry_run: bool,
 }
 
-impl ManyMoves {
+impl TransitionMany {
     /// To a state, from whatever state each of them is in.
-    pub fn to(to: State) -> ManyMoves {
-        ManyMoves { from: None, to, metadata: Map::new(), is_dry_run: false }
+    pub fn to(to: State) -> TransitionMany {
+        TransitionMany { from: None, to, metadata: Map::new(), is_dry_run: false }
     }
 
     /// Only those that are in this state.
-    pub fn from(mut self, from: State) -> ManyMoves {
+    pub fn from(mut self, from: State) -> TransitionMany {
         self.from = Some(from);
         self
     }
 
     /// Adds to what the history keeps of each move.
-    pub fn with_metadata(mut self, key: &str, value: impl Into<Value>) -> ManyMoves {
+    pub fn with_metadata(mut self, key: &str, value: impl Into<Value>) -> TransitionMany {
         self.metadata.insert(key.to_owned(), value.into());
         self
     }
 
     /// Moves nothing, and says what would happen.
-    pub fn dry_run(mut self) -> ManyMoves {
+    pub fn dry_run(mut self) -> TransitionMany {
         self.is_dry_run = true;
         self
     }
@@ -115,7 +115,7 @@ impl ManyMoves {
         session: &impl Session,
         kind: EntityType,
         ids: &[Uuid],
-    ) -> Result<Vec<Moved>, Error> {
+    ) -> Result<Vec<TransitionResult>, Error> {
         let sql = "SELECT entity_id, outcome, state, version FROM workflow.transition_many($1, $2, $3, $4, $5, $6)";
         let (kind, from, to) = (kind.as_str(), self.from.map(State::as_str), self.to.as_str());
         let metadata = tokio_postgres::types::Json(&self.metadata);
@@ -129,7 +129,7 @@ impl ManyMoves {
         ];
         let rows = session::fixed(session, sql, &parameters).await?;
         let moved = |row: &tokio_postgres::Row| {
-            Ok(Moved {
+            Ok(TransitionResult {
                 entity_id: row.try_get(0)?,
                 outcome: row.try_get::<_, &str>(1)?.parse()?,
                 state: row.try_get::<_, Option<&str>>(2)?.map(state).transpose()?,
@@ -142,7 +142,7 @@ impl ManyMoves {
 
 /// What has become of one of many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moved {
+pub struct TransitionResult {
     /// The run or the task.
     pub entity_id: Uuid,
     /// Whether it was moved, and why not.

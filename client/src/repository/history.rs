@@ -8,27 +8,27 @@ use uuid::Uuid;
 use crate::Error;
 use crate::event::{EntityType, Event, state};
 use crate::list::query::{Plan, Query, Way};
-use crate::list::{HistoryFilter, HistorySort, List, OrderBy, Page};
+use crate::list::{HistoryFilter, HistorySort, ListOptions, OrderBy, Page};
 use crate::session::{self, Session};
 
 /// What happened: every creation and every move, also of what has been deleted.
 ///
 /// ```no_run
-/// use pg_workflow_client::{Error, HistoryTracker, event::EntityType, session::Session};
+/// use pg_workflow_client::{Error, History, event::EntityType, session::Session};
 ///
 /// # async fn example(session: &impl Session, task: uuid::Uuid) -> Result<(), Error> {
-/// for event in HistoryTracker::new(session).history(EntityType::TaskInstance, task, 100).await? {
+/// for event in History::new(session).history(EntityType::TaskInstance, task, 100).await? {
 ///     println!("{} {} by {}", event.changed_at, event.new_state, event.actor);
 /// }
 /// # Ok(())
 /// # }
 /// ```
-pub struct HistoryTracker<'a, S>(&'a S);
+pub struct History<'a, S>(&'a S);
 
-impl<'a, S: Session> HistoryTracker<'a, S> {
+impl<'a, S: Session> History<'a, S> {
     /// Works on this session.
-    pub fn new(session: &'a S) -> HistoryTracker<'a, S> {
-        HistoryTracker(session)
+    pub fn new(session: &'a S) -> History<'a, S> {
+        History(session)
     }
 
     /// The latest moves of a run or a task, at most `max`, the newest first. None where it never existed.
@@ -46,7 +46,7 @@ impl<'a, S: Session> HistoryTracker<'a, S> {
     /// The state of a run or a task at a moment; none before its creation.
     ///
     /// # Errors
-    /// See [`history`](HistoryTracker::history).
+    /// See [`history`](History::history).
     pub async fn state_at(&self, kind: EntityType, id: Uuid, at: DateTime<Utc>) -> Result<Option<State>, Error> {
         let kind = kind.as_str();
         let parameters: [session::Parameter<'_>; 3] =
@@ -59,8 +59,8 @@ impl<'a, S: Session> HistoryTracker<'a, S> {
     /// [feed](crate::feed) or a subscriber: ids are in the order of writing, which is not that of committing.
     ///
     /// # Errors
-    /// [`Error::Cursor`], and see [`history`](HistoryTracker::history).
-    pub async fn list(&self, filter: &HistoryFilter, page: &Page<HistorySort>) -> Result<List<Event>, Error> {
+    /// [`Error::Cursor`], and see [`history`](History::history).
+    pub async fn list(&self, filter: &HistoryFilter, page: &ListOptions<HistorySort>) -> Result<Page<Event>, Error> {
         let order = page.order_by.unwrap_or(OrderBy::descending(HistorySort::Id));
         let entity_type = filter.entity_type.map(EntityType::as_str);
         let is_narrow = filter.entity_id.is_some();
@@ -84,7 +84,7 @@ impl<'a, S: Session> HistoryTracker<'a, S> {
     /// Every disagreement between history and rows: none in a healthy database. Reads both whole.
     ///
     /// # Errors
-    /// See [`history`](HistoryTracker::history). The time limit of the session must suit the size of the database.
+    /// See [`history`](History::history). The time limit of the session must suit the size of the database.
     pub async fn verify(&self) -> Result<Vec<Disagreement>, Error> {
         let sql = "SELECT entity_type, entity_id, problem, detail FROM workflow.verify()";
         let disagreement = |row: &tokio_postgres::Row| {

@@ -1,4 +1,4 @@
-//! Handing events over, one after another, each until the handler succeeds.
+//! Delivery events over, one after another, each until the handler succeeds.
 
 use std::fmt::Display;
 use std::pin::pin;
@@ -7,31 +7,31 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use tokio_util::sync::CancellationToken;
 
-use super::{SETTLE_INTERVAL, Source};
+use super::{ACKNOWLEDGE_INTERVAL, Source};
 use crate::Error;
 use crate::event::Event;
 use crate::outage::Backoff;
 
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-pub struct Handing<'a, H> {
+pub struct Delivery<'a, H> {
     handler: &'a H,
     shutdown: &'a CancellationToken,
-    settled_at: Instant,
+    acknowledged_at: Instant,
     reported_at: Instant,
     /// Since the last report.
     count: u64,
 }
 
-impl<'a, H, F, E> Handing<'a, H>
+impl<'a, H, F, E> Delivery<'a, H>
 where
     H: Fn(Event) -> F,
     F: Future<Output = Result<(), E>>,
     E: Display,
 {
-    pub fn new(handler: &'a H, shutdown: &'a CancellationToken) -> Handing<'a, H> {
+    pub fn new(handler: &'a H, shutdown: &'a CancellationToken) -> Delivery<'a, H> {
         let now = Instant::now();
-        Handing { handler, shutdown, settled_at: now, reported_at: now, count: 0 }
+        Delivery { handler, shutdown, acknowledged_at: now, reported_at: now, count: 0 }
     }
 
     /// Until all are handled, it is time to stop, or nothing can be acknowledged.
@@ -42,9 +42,9 @@ where
             }
             source.handled(&event);
             self.report(&event);
-            if self.settled_at.elapsed() >= SETTLE_INTERVAL {
-                source.settle().await?;
-                self.settled_at = Instant::now();
+            if self.acknowledged_at.elapsed() >= ACKNOWLEDGE_INTERVAL {
+                source.acknowledge().await?;
+                self.acknowledged_at = Instant::now();
             }
         }
         Ok(())
@@ -82,11 +82,11 @@ where
         let handler = self.handler;
         let mut handling = pin!(handler(event.clone()));
         loop {
-            match tokio::time::timeout(SETTLE_INTERVAL, &mut handling).await {
+            match tokio::time::timeout(ACKNOWLEDGE_INTERVAL, &mut handling).await {
                 Ok(outcome) => return Ok(outcome),
                 Err(_) => {
-                    self.settled_at = Instant::now();
-                    if let Err(error) = source.settle().await {
+                    self.acknowledged_at = Instant::now();
+                    if let Err(error) = source.acknowledge().await {
                         let _ = handling.await;
                         return Err(error);
                     }

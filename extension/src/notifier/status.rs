@@ -1,6 +1,6 @@
-//! What the notifiers of the server are doing, for the view `workflow.notifier`.
+//! The state of the server's notifiers, for the view `workflow.notifier`.
 
-use crate::ffi::session;
+use crate::ffi::catalog;
 use crate::ffi::shared::{self, Progress, Signals};
 use crate::ffi::values::clock;
 use pgrx::datum::TimestampWithTimeZone;
@@ -9,7 +9,7 @@ use pgrx::name;
 use pgrx::pg_sys::Oid;
 use std::sync::atomic::Ordering;
 
-/// One row a database that has written events, or listened to them, since the server started.
+/// Returns a row for each database that has written events, or listened to them, since the server started.
 #[pgrx::pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
 fn notifiers() -> TableIterator<
@@ -36,24 +36,24 @@ fn notifiers() -> TableIterator<
     TableIterator::new(entries.into_iter().map(|(signals, progress)| {
         let pending = pending(signals, &progress);
         (
-            session::database_name(Oid::from(signals.database.load(Ordering::Acquire))),
+            catalog::database_name(Oid::from(signals.database.load(Ordering::Acquire))),
             (progress.pid != 0).then_some(progress.pid),
-            moment(progress.started_at),
+            time(progress.started_at),
             signals.listened.load(Ordering::Acquire),
             pending,
             if pending == 0 { 0.0 } else { (clock() - progress.caught_up_at) as f64 / 1e6 },
             (progress.last_event_id != 0).then_some(progress.last_event_id),
             progress.events,
             progress.batches,
-            moment(progress.announced_at),
+            time(progress.notified_at),
             progress.errors,
             (progress.errors != 0).then(|| progress.last_error.get().to_owned()),
-            moment(progress.last_error_at),
+            time(progress.last_error_at),
         )
     }))
 }
 
-/// Transactions with events that have committed and are yet to be announced; none where nobody has listened.
+/// Counts the committed transactions whose notifications are not sent yet; 0 if no session has listened.
 fn pending(signals: &Signals, progress: &Progress) -> i64 {
     if !signals.listened.load(Ordering::Acquire) {
         return 0;
@@ -61,6 +61,6 @@ fn pending(signals: &Signals, progress: &Progress) -> i64 {
     signals.commits.load(Ordering::Acquire).saturating_sub(progress.commits).cast_signed()
 }
 
-fn moment(microseconds: i64) -> Option<TimestampWithTimeZone> {
+fn time(microseconds: i64) -> Option<TimestampWithTimeZone> {
     (microseconds != 0).then(|| TimestampWithTimeZone::try_from(microseconds).ok()).flatten()
 }

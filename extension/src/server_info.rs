@@ -1,0 +1,40 @@
+//! The extension's version, UUIDs, and facts about the cluster, as SQL functions.
+
+use crate::errors;
+use crate::ffi::cluster;
+use pgrx::pg_extern;
+
+#[pg_extern(sql = false)]
+fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}
+
+#[pg_extern(sql = false)]
+fn uuid_v7() -> pgrx::Uuid {
+    pgrx::Uuid::from_bytes(uuid::Uuid::now_v7().into_bytes())
+}
+
+#[pg_extern(sql = false)]
+fn system_identifier() -> i64 {
+    cluster::system_identifier().cast_signed()
+}
+
+#[pg_extern(sql = false)]
+fn timeline() -> i64 {
+    reject_on_standby();
+    cluster::timeline().into()
+}
+
+#[pg_extern(sql = false)]
+fn next_transaction_id() -> i64 {
+    reject_on_standby();
+    // An xid8 is passed like a 64-bit integer.
+    cluster::next_transaction_id().cast_signed()
+}
+
+/// The snapshots of a standby do not list the transactions in progress as the snapshots of a primary do.
+fn reject_on_standby() {
+    if cluster::is_standby() {
+        errors::on_standby();
+    }
+}

@@ -1,0 +1,59 @@
+//! The commands of `cargo xtask`.
+
+use anyhow::Result;
+use clap::Parser;
+
+/// A command line.
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Sets up, builds, runs and tests pg_workflow")]
+pub enum Command {
+    /// Replay a real workflow through everything, and show that no event is lost
+    Demo(crate::demo::Options),
+    /// Start a private PostgreSQL (with the extension), Redis and workflow-server for development
+    Up,
+    /// Print the variables that lead to what `up` started, for: eval "$(cargo xtask env)"
+    Env,
+    /// Stop what `up` started and remove its data
+    Down,
+    /// Check formatting, clippy, documentation and licences
+    Lint,
+    /// Build and install the extension, then run every test against real servers
+    Test {
+        /// On this major version of PostgreSQL, 14 to 18. Where this machine has another one, in a Debian that has it: a
+        /// folder below target/, made on the first run
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(14..=18))]
+        pg: Option<u32>,
+        /// Passed on to `cargo test`, for example: -- --test relay some_name
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Break everything while writers write, and compare what was promised with what is there
+    Chaos(crate::chaos::Options),
+    /// Make Debian packages and a tarball of the extension and the server
+    Package(crate::package::Options),
+    /// Freeze the SQL scripts of this version in sql/releases
+    Release,
+    /// Build the container images and run a workflow through docker/compose.yaml
+    ComposeTest,
+    /// Measure the extension against the same work by hand, and print the ratios
+    Bench(crate::bench::Options),
+}
+
+impl Command {
+    /// Does what the command line says.
+    pub fn run(self) -> Result<()> {
+        match self {
+            Self::Demo(options) => crate::demo::run(&options),
+            Self::Up => crate::dev::up(),
+            Self::Env => crate::dev::env(),
+            Self::Down => crate::dev::down(),
+            Self::Chaos(options) => crate::chaos::run_chaos(&options),
+            Self::Package(options) => crate::package::run(&options),
+            Self::Release => crate::scripts::release::run(),
+            Self::ComposeTest => crate::compose_test::run(),
+            Self::Bench(options) => crate::bench::run(&options),
+            Self::Lint => crate::lint::run_all(),
+            Self::Test { pg, args } => crate::test::run_tests(pg, &args),
+        }
+    }
+}
