@@ -34,7 +34,7 @@ fn main() {
         tables::errors_have_the_keys_of_the_page,
         tables::events_have_the_fields_of_the_page,
         tables::paths_take_the_parameters_of_the_page,
-        tables::psycopg_has_the_exceptions_of_the_page,
+        tables::drivers_have_the_exceptions_of_the_page,
         tables::transitions_are_those_of_the_machine,
         tree::every_link_has_a_target,
         tree::every_page_is_in_the_summary,
