@@ -37,6 +37,7 @@
 
 pub mod connect;
 pub mod database;
+mod entity;
 mod error;
 pub mod event;
 pub mod feed;
@@ -48,6 +49,7 @@ pub mod pool;
 pub mod position;
 #[cfg(feature = "relay")]
 pub mod publisher;
+mod record;
 #[cfg(feature = "redis")]
 pub mod redis_server;
 #[cfg(feature = "relay")]
@@ -60,7 +62,8 @@ pub mod subscriber;
 pub use redis;
 pub use tokio_postgres;
 
-pub use error::{Entity, Error};
+pub use entity::{Entity, EntityType, UnknownEntityType};
+pub use error::Error;
 pub use model::{Dag, DagRun, LogLevel, StateCounts, TaskInstance, TaskLog};
 pub use pg_workflow_state_machine::{State, StateMachine, UnknownState};
 pub use repository::{

@@ -1,4 +1,4 @@
-//! Outages: said once when they begin and once when they end.
+//! Outages of a server: logged once when they begin and once when they end.
 
 use std::time::{Duration, Instant};
 
@@ -8,38 +8,40 @@ use crate::Error;
 #[derive(Debug)]
 pub struct Outage {
     server: String,
-    /// Since when, and what the operator was told to do. When that changes (the server is up again but lacks the
-    /// extension), it is worth another line.
-    told: Option<(Instant, &'static str)>,
+    /// The beginning, and the hint that was logged. A new hint (the server is up again, but lacks the extension) is worth
+    /// another line.
+    logged: Option<(Instant, &'static str)>,
 }
 
 impl Outage {
     /// Begins with a server that is thought to be available; `server` is its name in the log.
     pub fn of(server: impl Into<String>) -> Outage {
-        Outage { server: server.into(), told: None }
+        Outage { server: server.into(), logged: None }
     }
 
     /// Logs that the server is unavailable, unless the log says so already.
     pub fn began(&mut self, error: &Error) {
         let hint = error.hint();
-        let since = match self.told {
-            Some((_, told)) if told == hint => return tracing::debug!("{} is still away: {error}", self.server),
+        let since = match self.logged {
+            Some((_, logged)) if logged == hint => {
+                return tracing::debug!("{} is still unavailable: {error}", self.server);
+            }
             Some((since, _)) => since,
             None => Instant::now(),
         };
-        self.told = Some((since, hint));
-        tracing::warn!("{} is away: {error}. {hint}. Waiting for it", self.server);
+        self.logged = Some((since, hint));
+        tracing::warn!("cannot reach {}: {error}; retrying. {hint}.", self.server);
     }
 
     /// Logs that the server is available again, if it was not.
     pub fn ended(&mut self) {
-        if let Some((since, _)) = self.told.take() {
-            tracing::info!("{} is back after {:.1} s", self.server, since.elapsed().as_secs_f64());
+        if let Some((since, _)) = self.logged.take() {
+            tracing::info!("reconnected to {} after {:.1} s", self.server, since.elapsed().as_secs_f64());
         }
     }
 }
 
-/// How long to wait before the next attempt: short at first, then about a second.
+/// The wait before the next attempt: 50 ms at first, doubled each time up to 1 s.
 #[derive(Debug)]
 pub struct Backoff(Duration);
 

@@ -54,7 +54,7 @@ fn start(db: &Db, redis: &Redis, more: &[(&str, &str)]) -> Server {
 
 fn lead(db: &Db, redis: &Redis, more: &[(&str, &str)]) -> Server {
     let server = start(db, redis, more);
-    server.wait_line("this relay works", PATIENCE).unwrap();
+    server.wait_line("became leader", PATIENCE).unwrap();
     server
 }
 
@@ -87,7 +87,7 @@ fn relay_needs_only_documented_grants() {
         ))
         .unwrap();
     let (server, url) = serve(&db.url().replace("postgres@", &format!("{role}@")), &redis.url());
-    server.wait_line("this relay works", PATIENCE).unwrap();
+    server.wait_line("became leader", PATIENCE).unwrap();
     move_some(&db, 5);
     assert_the_stream_is_the_history(&db, &redis);
     let health = ureq::get(format!("{url}/health")).call().unwrap().body_mut().read_json::<Value>().unwrap();
@@ -102,7 +102,7 @@ fn standby_relay_takes_over_in_time() {
     let redis = Redis::start("stream-leaders").unwrap();
     let first = lead(&db, &redis, &[]);
     let second = start(&db, &redis, &[]);
-    second.wait_line("standing by", PATIENCE).unwrap();
+    second.wait_line("became standby", PATIENCE).unwrap();
     move_some(&db, 20);
     // The leader is stopped, but its connections stay open.
     let pid = Pid::from_raw(first.pid().cast_signed());
@@ -113,7 +113,7 @@ fn standby_relay_takes_over_in_time() {
     assert!(began.elapsed() < Duration::from_secs(5), "after {:?}", began.elapsed());
     // It wakes up and finds that it is no longer the leader.
     kill(pid, Signal::SIGCONT).unwrap();
-    first.wait_line("standing by", PATIENCE).unwrap();
+    first.wait_line("became standby", PATIENCE).unwrap();
     move_some(&db, 20);
     assert_the_stream_is_the_history(&db, &redis);
 
@@ -125,10 +125,10 @@ fn standby_relay_takes_over_in_time() {
 
     // A relay that is told to stop releases its lease at once.
     let third = start(&db, &redis, &[]);
-    third.wait_line("standing by", PATIENCE).unwrap();
+    third.wait_line("became standby", PATIENCE).unwrap();
     let began = Instant::now();
     assert_eq!(first.terminate().unwrap().code(), Some(0));
-    third.wait_line("this relay works", PATIENCE).unwrap();
+    third.wait_line("became leader", PATIENCE).unwrap();
     assert!(began.elapsed() < Duration::from_secs(3), "after {:?}", began.elapsed());
 }
 

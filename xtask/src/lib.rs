@@ -8,6 +8,7 @@
 pub mod bench;
 pub mod build;
 pub mod chaos;
+pub mod circles;
 pub mod cli;
 pub mod command;
 pub mod compose_test;

@@ -7,9 +7,9 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{Json, Type};
 use uuid::Uuid;
 
-use super::{Record, within_rfc_3339};
+use super::within_rfc_3339;
 use crate::event::state;
-use crate::list::cursor::Column;
+use crate::record::{Column, Record};
 use crate::{Error, json};
 
 /// An execution of a DAG.

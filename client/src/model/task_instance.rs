@@ -5,9 +5,8 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::Record;
 use crate::event::state;
-use crate::list::cursor::Column;
+use crate::record::{Column, Record};
 use crate::{Error, json};
 
 /// A task of a run.

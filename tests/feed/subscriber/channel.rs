@@ -23,7 +23,7 @@ fn channel_gaps_are_filled_after_each_outage_without_repeats() {
     let (cluster, db) = own_cluster("subscriber-channel", &[]);
     let redis = Redis::start("subscriber-channel").unwrap();
     let (server, _) = serve(db.url(), &redis.url());
-    server.wait_line("this relay works", PATIENCE).unwrap();
+    server.wait_line("became leader", PATIENCE).unwrap();
     let ways = two_ways(redis.port());
     let postgres = Proxy::start(cluster.port()).unwrap();
     let [first, second] = [ways[0].port(), ways[1].port()];
@@ -75,7 +75,7 @@ fn channel_fills_in_events_published_late_during_an_outage() {
     let db = Db::new();
     let redis = Redis::start("subscriber-late").unwrap();
     let (server, _) = serve(db.url(), &redis.url());
-    server.wait_line("this relay works", PATIENCE).unwrap();
+    server.wait_line("became leader", PATIENCE).unwrap();
     let way = Proxy::start(redis.port()).unwrap();
     let postgres = PostgresServer::parse(db.url()).unwrap();
     let running = Running::start(Source::channel(redis_at(way.port()), CHANNEL, postgres));

@@ -14,7 +14,7 @@ fn group_shares_a_stream_and_misses_no_event() {
     // Redis stores its data, so that the group survives the restart.
     let redis = Redis::start_with("subscriber-group", &["--appendonly", "yes", "--appendfsync", "always"]).unwrap();
     let (server, _) = serve(db.url(), &redis.url());
-    server.wait_line("this relay works", PATIENCE).unwrap();
+    server.wait_line("became leader", PATIENCE).unwrap();
     move_some(&db, 10);
     let ways = two_ways(redis.port());
     let [first, second] = [ways[0].port(), ways[1].port()];
@@ -69,7 +69,7 @@ fn group_starts_again_if_redis_returns_empty() {
     let db = Db::new();
     let redis = Redis::start("subscriber-empty").unwrap();
     let (server, _) = serve(db.url(), &redis.url());
-    server.wait_line("this relay works", PATIENCE).unwrap();
+    server.wait_line("became leader", PATIENCE).unwrap();
     let running = Running::start(Source::group(redis_at(redis.port()), STREAM, "billing", "one"));
     move_some(&db, 20);
     running.assert_complete(&db, 0);
@@ -78,7 +78,11 @@ fn group_starts_again_if_redis_returns_empty() {
     redis.start_again().unwrap();
     move_some(&db, 20);
     running.assert_complete(&db, 0);
-    assert_eq!(["Redis is away", "Redis is back"].map(|text| running.log.count(text)), [1, 1], "logged once");
+    assert_eq!(
+        ["cannot reach Redis", "reconnected to Redis"].map(|text| running.log.count(text)),
+        [1, 1],
+        "logged once"
+    );
     running.stop();
     assert_eq!(server.terminate().unwrap().code(), Some(0));
 }
@@ -88,7 +92,7 @@ fn group_reports_number_of_trimmed_events() {
     let db = Db::new();
     let redis = Redis::start("subscriber-trimmed").unwrap();
     let (server, _) = serve(db.url(), &redis.url());
-    server.wait_line("this relay works", PATIENCE).unwrap();
+    server.wait_line("became leader", PATIENCE).unwrap();
     let length = || i64::try_from(redis.command::<usize>(&["XLEN", STREAM]).unwrap()).unwrap();
     move_some(&db, 10);
     wait_until("the stream", || length() == 31);
