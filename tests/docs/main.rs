@@ -5,6 +5,7 @@
 //! when the tests start, so a change of a page compiles nothing.
 
 mod console;
+mod generated;
 mod markdown;
 mod mask;
 mod page;
@@ -29,6 +30,7 @@ macro_rules! tests {
 
 fn main() {
     let mut tests = tests![
+        generated::generated_pages_are_up_to_date,
         mask::mask_hides_only_values_that_differ,
         page::harness_notices_wrong_output,
         tables::errors_have_the_keys_of_the_page,
