@@ -121,7 +121,7 @@ fn module_suffix(postgres: &PostgresInstall) -> &'static str {
     if postgres.major < 16 { ".so" } else { std::env::consts::DLL_SUFFIX }
 }
 
-/// Replaces a file in one step: running servers go on with the old library, which they have mapped.
+/// Replaces a file in one step: running servers keep the old library, which they have mapped.
 fn put(path: &Path, content: &[u8]) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let write = || -> Result<()> {
