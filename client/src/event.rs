@@ -23,6 +23,7 @@ pub use crate::entity::EntityType;
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Event {
     /// In the order of writing, which is not the order of committing.
     pub id: i64,

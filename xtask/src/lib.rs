@@ -14,6 +14,7 @@ pub mod command;
 pub mod compose_test;
 pub mod demo;
 pub mod dev;
+pub mod docs;
 pub mod lint;
 pub mod package;
 pub mod scripts;

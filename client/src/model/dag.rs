@@ -10,6 +10,7 @@ use crate::{Error, json};
 
 /// A workflow definition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Dag {
     /// Time-ordered: newer DAGs have larger ids.
     pub id: Uuid,

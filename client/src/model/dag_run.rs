@@ -14,6 +14,7 @@ use crate::{Error, json};
 
 /// An execution of a DAG.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct DagRun {
     /// Time-ordered: newer runs have larger ids.
     pub id: Uuid,

@@ -11,6 +11,7 @@ use crate::{Error, json};
 
 /// A task of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct TaskInstance {
     /// Time-ordered: newer tasks have larger ids.
     pub id: Uuid,

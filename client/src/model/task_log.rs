@@ -13,6 +13,7 @@ use crate::{Error, json};
 
 /// A line that a task has printed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct TaskLog {
     /// In the order of arrival.
     pub id: i64,
