@@ -102,7 +102,7 @@ fn client_certificate_authenticates_role() {
         assert!(error.hint().contains("sslcert"), "{}", error.hint());
         let half = format!("{url}?sslcert={}", right.client().0);
         let error = PostgresServer::parse(&half).unwrap_err().to_string();
-        assert!(error.contains("sslcert and sslkey go together"), "{error}");
+        assert!(error.contains("sslcert and sslkey must be set together"), "{error}");
     });
 }
 

@@ -129,7 +129,7 @@ fn connection_errors_are_reported_without_secrets() {
         (format!("rediss://relay:s3cret@127.0.0.1:{port}"), &known[..], "Check user and password"),
         (format!("rediss://relay:s3cret@127.0.0.1:{port}"), none, "--redis-ca"),
         (format!("rediss://relay:s3cret@127.0.0.1:{port}"), &trusting[..], "--redis-cert"),
-        (format!("rediss://relay:s3cret@{plain}"), &trusting[..], "where it expects TLS and only there"),
+        (format!("rediss://relay:s3cret@{plain}"), &trusting[..], "if and only if it expects TLS"),
     ];
     for (redis_url, envs, hint) in cases {
         let (server, url) = serve_with(&db, &redis_url, envs);

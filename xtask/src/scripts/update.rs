@@ -6,8 +6,8 @@
 //! -- take comments
 //! ```
 //!
-//! Functions and views replace an old one of that signature. `comments` takes every COMMENT, changed or not. The test
-//! `versions::` compares the catalogs, and so finds what a script does not take.
+//! Functions and views replace an old one of that signature. `comments` takes every COMMENT, changed or not. The tests
+//! `versions::` compare the catalogs, and so find what a script does not take.
 
 use anyhow::{Context, Result, bail};
 
@@ -15,6 +15,8 @@ use super::split::statements;
 
 /// A directive's start.
 const TAKE: &str = "-- take ";
+/// Ends what `-- take comments` stands for.
+const PARTITION_COMMENTS: &str = include_str!("partition_comments.sql");
 /// What can be taken, as CREATE names it.
 const KINDS: &[&str] = &["FUNCTION", "INDEX", "SEQUENCE", "TABLE", "TYPE", "VIEW"];
 
@@ -51,7 +53,8 @@ fn take(named: &str, target: &[&str]) -> Result<String> {
     if taken.is_empty() {
         bail!("the version that it leads to has no such object");
     }
-    Ok(taken.join("\n\n"))
+    let end = if named == "comments" { format!("\n\n{}", PARTITION_COMMENTS.trim_end()) } else { String::new() };
+    Ok(taken.join("\n\n") + &end)
 }
 
 /// `CREATE FUNCTION workflow.history(…` → FUNCTION and workflow.history
