@@ -33,7 +33,9 @@ pub struct Options {
 pub fn run_chaos(options: &Options) -> Result<()> {
     let toolchain = setup::ensure()?;
     let artefacts = build::build_and_install(toolchain, Profile::Quick)?;
-    step("Building chaos", || run(build::cargo("build", &toolchain.postgres, Profile::Quick)?.args(["--bin", "chaos"])))?;
+    step("Building chaos", || {
+        run(build::cargo("build", &toolchain.postgres, Profile::Quick)?.args(["--bin", "chaos"]))
+    })?;
     // Short, to be typed again.
     let seed = options.seed.unwrap_or_else(|| RandomState::new().hash_one(()) % 1_000_000);
     let mut chaos = Command::new(Profile::Quick.dir()?.join("chaos"));

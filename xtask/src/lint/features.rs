@@ -15,7 +15,9 @@ pub fn check(postgres: &PostgresInstall) -> Result<()> {
     let twice = tests.difference(&demo).filter(|with_features| shared.contains(name(with_features)));
     let twice: Vec<&str> = twice.map(String::as_str).collect();
     if !twice.is_empty() {
-        bail!("compiled twice: {twice:#?}\nAdd these features to xtask/Cargo.toml, or leave them out of tests/Cargo.toml");
+        bail!(
+            "compiled twice: {twice:#?}\nAdd these features to xtask/Cargo.toml, or leave them out of tests/Cargo.toml"
+        );
     }
     Ok(())
 }

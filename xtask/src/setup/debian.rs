@@ -50,7 +50,9 @@ impl Debian {
     pub fn with_postgres(major: u32) -> Result<Self> {
         let release = release_with(major)?;
         if !can_install() {
-            bail!("PostgreSQL {major} is not installed. Run this as root on Debian: it runs Debian {release} in a folder");
+            bail!(
+                "PostgreSQL {major} is not installed. Run this as root on Debian: it runs Debian {release} in a folder"
+            );
         }
         let folder = workspace::target_dir()?.join("pg").join(major.to_string());
         fs::create_dir_all(&folder)?;
