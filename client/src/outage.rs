@@ -1,45 +1,49 @@
-//! Outages: said once when they begin and once when they end.
+//! Outages, logged once when they begin and once when they end, and the pauses between attempts.
+//!
+//! backon retries a function; these loops keep a connection between attempts, so it would save only the doubling.
 
 use std::time::{Duration, Instant};
 
 use crate::Error;
 
-/// Whether a server is unavailable.
+/// The state of a server: available, or unavailable since some time.
 #[derive(Debug)]
 pub struct Outage {
     server: String,
-    /// Since when, and what the operator was told to do. When that changes (the server is up again but lacks the
-    /// extension), it is worth another line.
-    told: Option<(Instant, &'static str)>,
+    /// The start of the outage and the logged hint. A new hint is logged, too: the server can be up again but lack the
+    /// extension.
+    logged: Option<(Instant, &'static str)>,
 }
 
 impl Outage {
-    /// Begins with a server that is thought to be available; `server` is its name in the log.
+    /// Starts with an available server; `server` is its name in the log.
     pub fn of(server: impl Into<String>) -> Outage {
-        Outage { server: server.into(), told: None }
+        Outage { server: server.into(), logged: None }
     }
 
     /// Logs that the server is unavailable, unless the log says so already.
     pub fn began(&mut self, error: &Error) {
         let hint = error.hint();
-        let since = match self.told {
-            Some((_, told)) if told == hint => return tracing::debug!("{} is still away: {error}", self.server),
+        let since = match self.logged {
+            Some((_, logged)) if logged == hint => {
+                return tracing::debug!("still cannot reach {}: {error}", self.server);
+            }
             Some((since, _)) => since,
             None => Instant::now(),
         };
-        self.told = Some((since, hint));
-        tracing::warn!("{} is away: {error}. {hint}. Waiting for it", self.server);
+        self.logged = Some((since, hint));
+        tracing::warn!("cannot reach {}: {error}; retrying. {hint}.", self.server);
     }
 
     /// Logs that the server is available again, if it was not.
     pub fn ended(&mut self) {
-        if let Some((since, _)) = self.told.take() {
-            tracing::info!("{} is back after {:.1} s", self.server, since.elapsed().as_secs_f64());
+        if let Some((since, _)) = self.logged.take() {
+            tracing::info!("reconnected to {} after {:.1} s", self.server, since.elapsed().as_secs_f64());
         }
     }
 }
 
-/// How long to wait before the next attempt: short at first, then about a second.
+/// The pause before the next attempt: 50 ms at first, doubled up to 1 s.
 #[derive(Debug)]
 pub struct Backoff(Duration);
 
@@ -53,17 +57,17 @@ impl Backoff {
     const FIRST: Duration = Duration::from_millis(50);
     const LAST: Duration = Duration::from_secs(1);
 
-    /// Begins with the shortest wait.
+    /// Starts with the shortest pause.
     pub const fn new() -> Backoff {
         Backoff(Backoff::FIRST)
     }
 
-    /// Returns to the shortest wait.
+    /// Returns to the shortest pause.
     pub fn reset(&mut self) {
         self.0 = Backoff::FIRST;
     }
 
-    /// Waits, and longer the next time.
+    /// Pauses, and doubles the next pause.
     pub async fn wait(&mut self) {
         tokio::time::sleep(self.0).await;
         self.0 = (self.0 * 2).min(Backoff::LAST);

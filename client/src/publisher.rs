@@ -80,7 +80,7 @@ pub enum Published {
 /// [`connect`](Publisher::connect) is called again. Each call but [`holds`](Publisher::holds) has 30 s; it is dropped
 /// where it takes longer, and then too `connect` comes next.
 pub trait Publisher: Send {
-    /// What people call the destination: the log says "NAME is away".
+    /// What people call the destination: the log says "cannot reach NAME".
     fn name(&self) -> String;
 
     /// The destination at more length, for the log: which file, which address. Nothing secret.

@@ -105,20 +105,20 @@ fn outages_of_redis_and_postgresql_lose_no_event() {
         subscriber.catch_up(&redis.url());
         redis.kill().unwrap();
         kill(pid, Signal::SIGCONT).unwrap();
-        server.wait_line("Redis is away", PATIENCE).unwrap();
+        server.wait_line("cannot reach Redis", PATIENCE).unwrap();
         wait_for_load(300);
         // Redis forgets subscriptions. Stop the relay until ours is back.
         kill(pid, Signal::SIGSTOP).unwrap();
         redis.start_again().unwrap();
         subscriber.wait_subscribed(2);
         kill(pid, Signal::SIGCONT).unwrap();
-        server.wait_line("Redis is back", PATIENCE).unwrap();
+        server.wait_line("reconnected to Redis", PATIENCE).unwrap();
 
         wait_for_load(300);
         cluster.stop(Shutdown::Immediate).unwrap();
-        server.wait_line("PostgreSQL is away", PATIENCE).unwrap();
+        server.wait_line("cannot reach PostgreSQL", PATIENCE).unwrap();
         cluster.start_again().unwrap();
-        server.wait_line("PostgreSQL is back", PATIENCE).unwrap();
+        server.wait_line("reconnected to PostgreSQL", PATIENCE).unwrap();
         wait_for_load(300);
         cluster.kill().unwrap();
         cluster.start_again().unwrap();
@@ -126,7 +126,7 @@ fn outages_of_redis_and_postgresql_lose_no_event() {
     assert_eq!(acknowledged.into_inner(), 4000);
     assert_nothing_lost(&db, &subscriber);
     let log = log_of(&server);
-    assert_eq!(log.matches("Redis is away").count(), 1, "logged once:\n{log}");
+    assert_eq!(log.matches("cannot reach Redis").count(), 1, "logged once:\n{log}");
     assert_eq!(server.terminate().unwrap().code(), Some(0));
 }
 
@@ -138,12 +138,12 @@ fn relay_waits_for_both_servers_at_start() {
     cluster.stop(Shutdown::Fast).unwrap();
     redis.stop().unwrap();
     let (server, url) = serve(&cluster.url("workflow"), &redis.url());
-    server.wait_line("PostgreSQL is away", PATIENCE).unwrap();
+    server.wait_line("cannot reach PostgreSQL", PATIENCE).unwrap();
     cluster.start_again().unwrap();
     // PostgreSQL is up without the extension: the log tells how to create it.
     server.wait_line("CREATE EXTENSION pg_workflow", PATIENCE).unwrap();
     cluster.psql("workflow", "CREATE EXTENSION pg_workflow").unwrap();
-    server.wait_line("Redis is away", PATIENCE).unwrap();
+    server.wait_line("cannot reach Redis", PATIENCE).unwrap();
     let db = Db::at(cluster.url("workflow"));
     wait_for_consumer(&mut db.connect());
     // This happens while Redis is unavailable.
@@ -194,7 +194,7 @@ fn relay_stops_at_once_during_outage() {
     let (server, _) = serve(db.url(), &redis.url());
     wait_for_consumer(&mut db.connect());
     redis.stop().unwrap();
-    server.wait_line("Redis is away", PATIENCE).unwrap();
+    server.wait_line("cannot reach Redis", PATIENCE).unwrap();
     let asked = Instant::now();
     assert_eq!(server.terminate().unwrap().code(), Some(0));
     assert!(asked.elapsed().as_secs() < 5, "{:?}", asked.elapsed());

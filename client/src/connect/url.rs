@@ -1,4 +1,6 @@
-//! What a connection string says about TLS: libpq's parameters that the driver does not read.
+//! The TLS parameters of a connection string, which libpq reads and the driver rejects.
+//!
+//! The url crate cannot part a connection string: it rejects several hosts with ports, and does not know `host=… dbname=…`.
 
 use std::path::PathBuf;
 

@@ -78,7 +78,11 @@ fn group_starts_again_if_redis_returns_empty() {
     redis.start_again().unwrap();
     move_some(&db, 20);
     running.assert_complete(&db, 0);
-    assert_eq!(["Redis is away", "Redis is back"].map(|text| running.log.count(text)), [1, 1], "logged once");
+    assert_eq!(
+        ["cannot reach Redis", "reconnected to Redis"].map(|text| running.log.count(text)),
+        [1, 1],
+        "logged once"
+    );
     running.stop();
     assert_eq!(server.terminate().unwrap().code(), Some(0));
 }
