@@ -62,7 +62,7 @@ fn migrate_installs_updates_and_downgrades() {
         said.push(done.stdout);
     }
     said.sort();
-    let there = format!("pg_workflow is at {NEWEST} already\n");
+    let there = format!("pg_workflow is already at {NEWEST}\n");
     assert_eq!(said[0], format!("done: install pg_workflow {NEWEST}\n"));
     assert!(said[1..].iter().all(|said| *said == there), "{said:?}");
     assert_eq!(ok(&db, &["migrate", "plan"]).stdout, there);
