@@ -9,9 +9,8 @@ use std::time::Duration;
 use pg_workflow_state_machine::State;
 use serde_json::Value;
 use tokio_postgres::error::SqlState;
-use uuid::Uuid;
 
-use crate::event::EntityType;
+use crate::entity::{Entity, UnknownEntityType};
 
 /// Why something was not done. What the database refuses comes as a variant of its own, read from the SQLSTATE and the
 /// DETAIL: nobody need look into a message.
@@ -128,18 +127,15 @@ pub enum Error {
     Json(#[from] serde_json::Error),
 }
 
-/// A run or a task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entity {
-    /// Which of the two.
-    pub entity_type: EntityType,
-    /// Its id.
-    pub id: Uuid,
-}
-
 impl From<tokio_postgres::Error> for Error {
     fn from(error: tokio_postgres::Error) -> Self {
         postgres::classify(error)
+    }
+}
+
+impl From<UnknownEntityType> for Error {
+    fn from(error: UnknownEntityType) -> Self {
+        Error::Unknown(format!("an {error}"))
     }
 }
 
@@ -192,7 +188,17 @@ impl Error {
         }
     }
 
-    /// What an operator can do about it.
+    /// Returns whether the server responded and rejected the request, rather than not responding.
+    #[cfg(feature = "relay")]
+    pub(crate) fn is_rejection(&self) -> bool {
+        match self {
+            #[cfg(feature = "redis")]
+            Error::Redis(error) => error.code().is_some(),
+            _ => false,
+        }
+    }
+
+    /// Says what an operator can do about it.
     pub fn hint(&self) -> &'static str {
         match self {
             Error::Stale { .. } | Error::NotAllowed { .. } | Error::NotFound { .. } => {

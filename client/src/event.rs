@@ -1,8 +1,5 @@
 //! Events: one change of one run or task, as it is recorded, relayed and listed.
 
-use std::fmt;
-use std::str::FromStr;
-
 use chrono::{DateTime, Utc};
 use pg_workflow_state_machine::State;
 use serde::{Deserialize, Serialize};
@@ -11,6 +8,8 @@ use tokio_postgres::{Row, types::Json};
 use uuid::Uuid;
 
 use crate::{Error, json};
+
+pub use crate::entity::EntityType;
 
 /// A creation or a move. `(entity_id, version)` identifies it: versions of an entity count 1, 2, 3 …
 ///
@@ -24,6 +23,7 @@ use crate::{Error, json};
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Event {
     /// In the order of writing, which is not the order of committing.
     pub id: i64,
@@ -84,44 +84,6 @@ impl Event {
 /// A state as the database spells it.
 pub(crate) fn state(name: &str) -> Result<State, Error> {
     name.parse().map_err(|_| Error::Unknown(format!("the state \"{name}\"")))
-}
-
-/// The kinds of things that have a state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EntityType {
-    /// An execution of a DAG.
-    DagRun,
-    /// A task of such an execution.
-    TaskInstance,
-}
-
-impl EntityType {
-    /// The name used in SQL and JSON.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            EntityType::DagRun => "dag_run",
-            EntityType::TaskInstance => "task_instance",
-        }
-    }
-}
-
-impl fmt::Display for EntityType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for EntityType {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self, Error> {
-        match name {
-            "dag_run" => Ok(EntityType::DagRun),
-            "task_instance" => Ok(EntityType::TaskInstance),
-            _ => Err(Error::Unknown(format!("the entity type \"{name}\""))),
-        }
-    }
 }
 
 #[cfg(test)]

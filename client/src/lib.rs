@@ -1,21 +1,22 @@
-//! Client of pg_workflow, the workflow state store inside PostgreSQL.
+//! Client of pg_workflow, which stores the state of a workflow orchestrator in PostgreSQL.
 //!
-//! State and its rules live in the database; this crate asks, follows and forwards them:
+//! The database stores the state and enforces its rules. This crate calls the database, follows its events, and relays
+//! them:
 //!
-//! | module | what it does |
+//! | module | purpose |
 //! |---|---|
-//! | [`connect`], [`pool`], [`database`] | connections that notice when the server is gone; to share; to a primary and a replica |
-//! | [`Dags`], [`DagRuns`], [`TaskInstances`], [`TaskLogs`] | what programs do with these, on a connection or in a transaction |
-//! | [`History`] | what happened |
-//! | [`StateMachine`], [`State`] | the rules, offline: the same definition that the database enforces |
-//! | [`model`], [`list`], [`session`] | rows; filters, orders and pages; what statements run on |
-//! | [`Error`] | what the database refuses, as an enum |
-//! | [`event`], [`feed`] | the durable event feed: every change at least once, in order within an entity |
-//! | [`position`] | the feed for followers, who store their own position |
-//! | [`subscriber`] | delivers each event to your code: from the feed, a Redis channel or a Redis stream; reconnects by itself |
-//! | [`relay`], [`publisher`] | bringing every event elsewhere: to Redis, or to a destination of your own (feature `relay`) |
-//! | [`redis_server`] | where Redis is (feature `redis`) |
-//! | [`outage`] | waiting for a server that is unavailable, with one log line about it |
+//! | [`connect`], [`pool`], [`database`] | connect to a server, share connections, read from a replica |
+//! | [`Dags`], [`DagRuns`], [`TaskInstances`], [`TaskLogs`] | create, read, change and list rows, on a connection or in a transaction |
+//! | [`History`] | reads the audit trail |
+//! | [`StateMachine`], [`State`] | the transitions that the database allows, without a database |
+//! | [`model`], [`list`], [`session`] | rows; filters, orders and pages; connections that run statements |
+//! | [`Error`] | typed errors, with a hint for the operator |
+//! | [`event`], [`feed`] | the event feed for consumers, whose position the database stores |
+//! | [`position`] | the event feed for followers, who store their own position |
+//! | [`subscriber`] | delivers each event to your handler, from the feed or from Redis, and reconnects |
+//! | [`relay`], [`publisher`] | write every event to Redis or to a destination of your own (feature `relay`) |
+//! | [`redis_server`] | connects to Redis (feature `redis`) |
+//! | [`outage`] | waits for an unavailable server, and logs the outage once |
 //!
 //! ```no_run
 //! use pg_workflow_client::connect::PostgresServer;
@@ -35,8 +36,13 @@
 //! # }
 //! ```
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
 pub mod connect;
 pub mod database;
+mod entity;
 mod error;
 pub mod event;
 pub mod feed;
@@ -48,6 +54,7 @@ pub mod pool;
 pub mod position;
 #[cfg(feature = "relay")]
 pub mod publisher;
+mod record;
 #[cfg(feature = "redis")]
 pub mod redis_server;
 #[cfg(feature = "relay")]
@@ -56,11 +63,14 @@ mod repository;
 pub mod session;
 pub mod subscriber;
 
+/// The Redis driver, whose types this crate's errors and connections expose.
 #[cfg(feature = "redis")]
 pub use redis;
+/// The PostgreSQL driver, whose types this crate's errors, connections and transactions expose.
 pub use tokio_postgres;
 
-pub use error::{Entity, Error};
+pub use entity::{Entity, EntityType, UnknownEntityType};
+pub use error::Error;
 pub use model::{Dag, DagRun, LogLevel, StateCounts, TaskInstance, TaskLog};
 pub use pg_workflow_state_machine::{State, StateMachine, UnknownState};
 pub use repository::{
@@ -68,7 +78,7 @@ pub use repository::{
     Outcome, TaskInstanceChanges, TaskInstances, TaskLogs, Transition, TransitionMany, TransitionResult,
 };
 
-/// The README's Rust compiles.
+/// The example of the README compiles.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;

@@ -4,7 +4,7 @@
 //! large table as in a small one. A page begins after the last row of the one before, whatever was added or deleted
 //! meanwhile: no row that stays is skipped or comes twice.
 
-pub(crate) mod cursor;
+mod cursor;
 mod order;
 pub(crate) mod query;
 

@@ -11,28 +11,13 @@ use tokio_postgres::types::Type;
 
 use crate::Error;
 use crate::event::Event;
-use crate::list::cursor::Column;
+use crate::record::{Column, Record};
 
 pub use dag::Dag;
 pub use dag_run::DagRun;
 pub use state_counts::StateCounts;
 pub use task_instance::TaskInstance;
 pub use task_log::{LogLevel, TaskLog};
-
-/// Rows of a table.
-pub(crate) trait Record: Sized {
-    /// What a row is called in errors.
-    const NAME: &'static str;
-    /// The table, with its schema.
-    const TABLE: &'static str;
-    /// The columns that [`Record::from_row`] expects.
-    const COLUMNS: &'static str;
-    /// What rows can be ordered by, together; text last.
-    const KEYS: &'static [Column];
-
-    /// Reads a row that begins with [`Record::COLUMNS`].
-    fn from_row(row: &Row) -> Result<Self, Error>;
-}
 
 // Moments that users choose can be infinite, or in years that RFC 3339 does not have: one such row must not spoil a
 // whole list.

@@ -65,6 +65,7 @@ pub type Position = [i64; 2];
 
 /// What has become of events that were to be published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Published {
     /// They are there. Where the store ends cannot be told.
     Done,

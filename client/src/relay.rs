@@ -1,14 +1,15 @@
-//! The relay: every event of the feed goes to a [publisher](crate::publisher), for example a Redis stream and the channel
-//! beside it: once into a store that can tell where it ends, else at least once.
+//! The relay: writes every event of the feed to a [publisher](crate::publisher), for example a Redis stream.
 //!
-//! It adds to such a store only behind what it believes to be the last event there; the store itself compares and adds in
-//! one step. Whenever that is not the last (another relay has written, an answer was lost, Redis came back with less than
-//! it had), nothing is written, and the relay compares: it takes its consumer back to the last checkpoint that is not
-//! beyond the store's end, asks the store what it holds after that, and leaves those events out from then on.
+//! A destination that knows its end holds each event exactly once: the relay appends only after the entry that it
+//! believes to be the last, and the destination compares and appends in one step. If the end has moved (another relay
+//! wrote, a response was lost, Redis lost data), nothing is written. The relay then returns to the last relay checkpoint
+//! that is not after the destination's end, asks for the events that the destination holds after it, and skips those.
+//! Other destinations get each event at least once.
 //!
-//! Of several relays of one consumer one works, by a lease in the database that each of its reads renews. The others
-//! stand by.
+//! Of several relays with the same consumer one leads, by a lease in the database that each of its reads renews. The
+//! others are standbys.
 
+mod log;
 mod status;
 mod writer;
 
@@ -22,25 +23,26 @@ use uuid::Uuid;
 use crate::Error;
 use crate::connect::PostgresServer;
 use crate::feed::Feed;
-use crate::outage::{Backoff, Outage};
 use crate::publisher::{Position, Publisher};
+use log::Log;
 use writer::{Ended, Writer};
 
 pub use status::{Role, State, Status};
 
-/// How long the lease holds without a read, and how often others try to take it: with what it takes them to begin, less
-/// than 5 s.
+/// The lease expires after this time without a read, and standbys try to acquire it this often: a standby takes over
+/// within 5 s, the time to begin included.
 const LEASE: Duration = Duration::from_secs(3);
-const STAND_BY: Duration = Duration::from_millis(500);
-/// How long a batch may take to be finished once the relay is told to stop.
+const STANDBY_INTERVAL: Duration = Duration::from_millis(500);
+/// Time to finish a batch after the relay is told to stop.
 const GRACE: Duration = Duration::from_secs(3);
-/// For each call of the publisher: one that hangs counts as an outage.
+/// Time limit of each call of the publisher: one that hangs counts as an outage.
 const PUBLISHER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Relays until `shutdown`, then finishes the batch in hand. Waits for servers that are away, and says so once.
+/// Relays events until `shutdown`, then finishes the batch in progress.
 ///
-/// `consumer` is the name under which the database keeps the relay's place in the feed. It is created where it does not
-/// exist, and begins with what commits from then on. Relays of the same name take turns.
+/// Waits for servers that are unavailable, and logs each outage once. `consumer` is the name under which the database
+/// stores the relay's position in the feed. The consumer is created if it does not exist, and begins with the events
+/// committed from then on. Of several relays with the same name one leads.
 ///
 /// ```no_run
 /// use std::sync::Arc;
@@ -75,37 +77,37 @@ pub async fn run<P: Publisher>(
     let mut relay = Relay { database, consumer, publisher, shutdown: &shutdown, holder: holder(), log };
     tokio::select! {
         () = relay.through_outages() => (),
-        () = too_late => tracing::warn!("relay stopped within a batch; whoever relays next compares and goes on"),
+        () = too_late => tracing::warn!("relay stopped within a batch; the next leader compares and continues"),
     }
 }
 
-/// Which side an error came from.
+/// The side that an error came from.
 enum Failure {
     Feed(Error),
     Publisher(Error),
 }
 
-/// Of the feed, unless it is said otherwise.
+/// An error comes from the feed, unless a call of the publisher says otherwise.
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         Failure::Feed(error)
     }
 }
 
-/// A call of the publisher, with its time limit.
+/// Awaits a call of the publisher, up to its time limit.
 async fn publishing<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
-    let too_late = |_| Err(Error::publisher(format!("no answer within {} s", PUBLISHER_TIMEOUT.as_secs())));
+    let too_late = |_| Err(Error::publisher(format!("no response within {} s", PUBLISHER_TIMEOUT.as_secs())));
     tokio::time::timeout(PUBLISHER_TIMEOUT, call).await.unwrap_or_else(too_late).map_err(Failure::Publisher)
 }
 
-/// Who we are, for people, and for the database to know us again when we come back on another connection.
+/// Names this relay, for people, and for the database to recognize it on another connection.
 fn holder() -> String {
     let host = gethostname::gethostname();
     let id = Uuid::now_v7().simple().to_string();
     format!("workflow-server on {}, process {} ({})", host.to_string_lossy(), std::process::id(), &id[24..])
 }
 
-/// What outlives a connection.
+/// The parts of a relay that outlive a connection.
 struct Relay<'a, P> {
     database: &'a PostgresServer,
     consumer: &'a str,
@@ -113,82 +115,6 @@ struct Relay<'a, P> {
     shutdown: &'a CancellationToken,
     holder: String,
     log: Log,
-}
-
-/// What people are told, on standard error and over HTTP.
-struct Log {
-    status: Arc<Status>,
-    postgres: Outage,
-    publisher: Outage,
-    /// Redis answers, but with an error: that it answers does not mean that it takes events again.
-    redis_refuses: bool,
-    backoff: Backoff,
-}
-
-impl Log {
-    fn new(publisher: &str, status: Arc<Status>) -> Log {
-        let (postgres, publisher) = (Outage::of("PostgreSQL"), Outage::of(publisher));
-        Log { status, postgres, publisher, redis_refuses: false, backoff: Backoff::new() }
-    }
-
-    fn failed(&mut self, failure: &Failure) {
-        self.status.update(|state| state.role = Role::Starting);
-        match failure {
-            Failure::Publisher(error) => {
-                self.redis_refuses = refuses(error);
-                self.publisher.began(error);
-                self.status.update(|state| state.publisher_error = Some(said(error)));
-            }
-            // Not an outage: we were too slow to renew the lease.
-            Failure::Feed(Error::Leased { .. }) => tracing::info!("another relay has taken over"),
-            Failure::Feed(error) => {
-                self.postgres.began(error);
-                self.status.update(|state| state.postgres_error = Some(said(error)));
-            }
-        }
-    }
-
-    fn postgres_answers(&mut self) {
-        self.postgres.ended();
-        self.status.update(|state| state.postgres_error = None);
-    }
-
-    fn publisher_answers(&mut self) {
-        if !self.redis_refuses {
-            self.publisher_takes_events();
-        }
-    }
-
-    fn publisher_takes_events(&mut self) {
-        self.redis_refuses = false;
-        self.publisher.ended();
-        self.backoff.reset();
-        self.status.update(|state| state.publisher_error = None);
-    }
-
-    fn role(&self, role: Role) {
-        if self.status.get().role != role {
-            tracing::info!(
-                "{}",
-                if role == Role::Leader { "this relay works" } else { "another relay works: standing by" }
-            );
-            self.status.update(|state| state.role = role);
-        }
-    }
-}
-
-fn said(error: &Error) -> String {
-    format!("{error}. {}", error.hint())
-}
-
-#[cfg(feature = "redis")]
-fn refuses(error: &Error) -> bool {
-    matches!(error, Error::Redis(cause) if cause.code().is_some())
-}
-
-#[cfg(not(feature = "redis"))]
-fn refuses(_: &Error) -> bool {
-    false
 }
 
 impl<P: Publisher> Relay<'_, P> {
@@ -202,56 +128,56 @@ impl<P: Publisher> Relay<'_, P> {
         }
     }
 
-    /// With connections of its own, until one of them fails or it is time to stop.
+    /// Relays on connections of its own until one of them fails or `shutdown`.
     async fn relay(&mut self) -> Result<(), Failure> {
         let shutdown = self.shutdown;
         let Some(opened) = shutdown.run_until_cancelled(self.open()).await else { return Ok(()) };
         let mut feed = opened?;
-        let Some(leased) = shutdown.run_until_cancelled(self.stand_by(&mut feed)).await else { return Ok(()) };
+        let Some(leased) = shutdown.run_until_cancelled(self.wait_for_lease(&mut feed)).await else { return Ok(()) };
         leased?;
-        self.log.role(Role::Leader);
+        self.log.set_role(Role::Leader);
         let ended = self.lead(&feed).await;
-        // So that nobody, ourselves included, has to wait for its end. If that fails the connection does not work.
+        // So that no relay, this one included, waits until it expires. If this fails, the connection is broken.
         let released = feed.release().await;
         ended.and(released.map_err(Failure::Feed))
     }
 
     async fn open(&mut self) -> Result<Feed, Failure> {
         let feed = Feed::open(self.database, self.consumer).await?;
-        self.log.postgres_answers();
+        self.log.postgres_responds();
         publishing(self.publisher.connect()).await?;
         Ok(feed)
     }
 
-    /// Waits until the lease is ours.
-    async fn stand_by(&mut self, feed: &mut Feed) -> Result<(), Failure> {
+    /// Waits until this relay holds the lease.
+    async fn wait_for_lease(&mut self, feed: &mut Feed) -> Result<(), Failure> {
         while !feed.lease(&self.holder, LEASE).await? {
             publishing(self.publisher.check()).await?;
-            self.log.publisher_answers();
-            self.log.role(Role::Standby);
-            tokio::time::sleep(STAND_BY).await;
+            self.log.publisher_responds();
+            self.log.set_role(Role::Standby);
+            tokio::time::sleep(STANDBY_INTERVAL).await;
         }
         Ok(())
     }
 
-    /// Relays for as long as it has the lease; anew from where the store ends, whenever that is not where it should.
+    /// Relays while it holds the lease; compares again each time the destination ends elsewhere than expected.
     async fn lead(&mut self, feed: &Feed) -> Result<(), Failure> {
         loop {
             let mut writer = Writer::begin(feed, self.publisher).await?;
-            self.log.status.update(|state| state.comparisons += 1);
+            self.log.count_comparison();
             match writer.run(feed, self.publisher, &mut self.log, self.shutdown).await? {
-                Ended::Told => return Ok(()),
-                Ended::StoreEndsAt(end) => {
+                Ended::Stopped => return Ok(()),
+                Ended::DestinationEndsAt(end) => {
                     let name = self.publisher.name();
                     let (end, expected) = (Shown(Some(end)), Shown(writer.last));
-                    tracing::info!("{name} ends at {end} rather than {expected}: comparing it with the database");
+                    tracing::info!("{name} ends at {end}, expected {expected}; comparing it with the database");
                 }
             }
         }
     }
 }
 
-/// A position as the ids of a Redis stream are written.
+/// A position in the format of a Redis stream's ids.
 struct Shown(Option<Position>);
 
 impl fmt::Display for Shown {

@@ -12,7 +12,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use crate::Error;
-use crate::model::Record;
+use crate::record::Record;
 use crate::session::{self, Session};
 
 pub use dag_runs::{DagRunChanges, DagRuns, NewDagRun};

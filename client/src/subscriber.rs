@@ -197,7 +197,7 @@ impl Subscriber {
             let outcome = match shutdown.run_until_cancelled(self.source.next()).await {
                 Some(Ok(events)) => {
                     log.servers_answer();
-                    delivery.hand_over(events, &mut self.source).await
+                    delivery.deliver(events, &mut self.source).await
                 }
                 Some(Err(error)) => Err(error),
                 None => break,
@@ -298,7 +298,7 @@ impl Log {
 
     fn failed(&mut self, error: &Error) {
         match error {
-            Error::Leased { .. } => tracing::info!("another subscriber has taken over"),
+            Error::Leased { .. } => tracing::info!("lost the lease: another subscriber reads"),
             #[cfg(feature = "redis")]
             Error::Redis(_) => self.redis.began(error),
             _ => self.postgres.began(error),

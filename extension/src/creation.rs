@@ -57,9 +57,9 @@ fn create_task_instances(
             "INSERT INTO workflow.task_instances (dag_run_id, task_id, max_tries) \
              SELECT r.id, t.task_id, $3 \
              FROM workflow.dag_runs AS r \
-             CROSS JOIN pg_catalog.unnest($2) WITH ORDINALITY AS t (task_id, place) \
+             CROSS JOIN pg_catalog.unnest($2) WITH ORDINALITY AS t (task_id, ordinal) \
              WHERE r.id OPERATOR(pg_catalog.=) $1 \
-             ORDER BY t.place \
+             ORDER BY t.ordinal \
              RETURNING id"
                 .to_owned(),
             &[pg_sys::UUIDOID, pg_sys::TEXTARRAYOID, pg_sys::INT4OID],

@@ -199,10 +199,10 @@ async fn logs(session: &impl Session, task: Uuid) -> Result<(), Error> {
 async fn history(session: &impl Session, run: Uuid, task: Uuid) -> Result<(), Error> {
     let tracker = History::new(session);
     let events = tracker.history(EntityType::TaskInstance, task, 10).await?;
-    let moves: Vec<_> = events.iter().map(|event| (event.version, event.old_state, event.new_state)).collect();
+    let transitions: Vec<_> = events.iter().map(|event| (event.version, event.old_state, event.new_state)).collect();
     let expected =
         [(3, Some(State::Running), State::Failed), (2, Some(State::Queued), State::Running), (1, None, State::Queued)];
-    assert_eq!(moves, expected);
+    assert_eq!(transitions, expected);
     assert_eq!(serde_json::from_str::<Value>(events[0].metadata.get())?, json!({"error": "disk full", "worker": 7}));
     assert_eq!(tracker.history(EntityType::TaskInstance, task, 1).await?.len(), 1);
 

@@ -5,6 +5,7 @@
 //! when the tests start, so a change of a page compiles nothing.
 
 mod console;
+mod generated;
 mod markdown;
 mod mask;
 mod page;
@@ -29,12 +30,13 @@ macro_rules! tests {
 
 fn main() {
     let mut tests = tests![
+        generated::generated_pages_are_up_to_date,
         mask::mask_hides_only_values_that_differ,
         page::harness_notices_wrong_output,
         tables::errors_have_the_keys_of_the_page,
         tables::events_have_the_fields_of_the_page,
         tables::paths_take_the_parameters_of_the_page,
-        tables::psycopg_has_the_exceptions_of_the_page,
+        tables::drivers_have_the_exceptions_of_the_page,
         tables::transitions_are_those_of_the_machine,
         tree::every_link_has_a_target,
         tree::every_page_is_in_the_summary,

@@ -19,7 +19,7 @@ use xtask::stack::server::Server;
 const RUN: [&str; 5] = ["sql", "sh", "python", "js", "rust"];
 
 /// Languages of blocks that a reader only reads, or puts into a file.
-const READ: [&str; 10] = ["text", "json", "yaml", "toml", "ini", "mermaid", "go", "java", "diff", "xml"];
+const READ: [&str; 11] = ["text", "json", "yaml", "toml", "ini", "mermaid", "go", "java", "diff", "html", "xml"];
 
 /// Fails, with all faults, if the page is not true.
 pub fn run(page: &Page) {
@@ -77,6 +77,9 @@ impl Reader {
         } else {
             (None, Db::new().without_verification())
         };
+        // The tests' databases have stored counts; a new installation has none.
+        let install = "DROP EXTENSION pg_workflow; CREATE EXTENSION pg_workflow";
+        db.connect().batch_execute(install).expect("a new installation");
         let mut variables = variables(&db);
         let (mut redis, mut server) = (None, None);
         if mentions("REDIS_URL") || mentions("WORKFLOW_URL") {

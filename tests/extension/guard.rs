@@ -21,8 +21,8 @@ fn guard_decides_each_state_pair_like_the_rust_machine() {
                 for by_function in [true, false] {
                     let id = create_in_state(client, entity_type, from);
                     let (_, version) = state_of(client, entity_type, id);
-                    let what = format!("{entity_type} {from} -> {to}, by function: {by_function}");
-                    let answer = if by_function {
+                    let case = format!("{entity_type} {from} -> {to}, by function: {by_function}");
+                    let result = if by_function {
                         Transition::of_type(entity_type, id).from(from).to(to).run(client)
                     } else {
                         plain_update(client, entity_type, id, to).map(|_| state_of(client, entity_type, id).1)
@@ -30,18 +30,18 @@ fn guard_decides_each_state_pair_like_the_rust_machine() {
                     // An UPDATE to the same state is no transition; a call of transition() to the same state is an error.
                     let stays = from == to && !by_function;
                     if from.can_transition(to) {
-                        assert_eq!(answer.unwrap_or_else(|error| panic!("{what}: {error:?}")), version + 1, "{what}");
+                        assert_eq!(result.unwrap_or_else(|error| panic!("{case}: {error:?}")), version + 1, "{case}");
                     } else if !stays {
-                        let failure = failure(answer);
-                        assert_eq!(failure.sqlstate, "23514", "{what}");
+                        let failure = failure(result);
+                        assert_eq!(failure.sqlstate, "23514", "{case}");
                         let next: Vec<&str> = from.next_states().iter().map(|state| state.as_str()).collect();
-                        assert_eq!(failure.detail["next_states"], serde_json::json!(next), "{what}");
-                        assert_eq!(failure.detail["entity_id"], id.to_string(), "{what}");
+                        assert_eq!(failure.detail["next_states"], serde_json::json!(next), "{case}");
+                        assert_eq!(failure.detail["entity_id"], id.to_string(), "{case}");
                     }
                     let moved = i64::from(from.can_transition(to));
                     let now = if moved == 1 { to } else { from };
-                    assert_eq!(state_of(client, entity_type, id), (now.to_string(), version + moved), "{what}");
-                    assert_eq!(history_len(client, id), version + moved, "{what}");
+                    assert_eq!(state_of(client, entity_type, id), (now.to_string(), version + moved), "{case}");
+                    assert_eq!(history_len(client, id), version + moved, "{case}");
                 }
             }
         }

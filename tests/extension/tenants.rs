@@ -15,7 +15,7 @@ struct Tenants {
 impl Tenants {
     fn new() -> Tenants {
         let db = Db::new();
-        let name = |what: &str| format!("{what}_{}", Uuid::new_v4().simple());
+        let name = |prefix: &str| format!("{prefix}_{}", Uuid::new_v4().simple());
         let (roles, auditor) = ([name("tenant"), name("tenant")], name("auditor"));
         let owner = &mut db.connect();
         for role in &roles {

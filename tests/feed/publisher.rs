@@ -7,7 +7,6 @@ use pg_workflow_client::publisher::{
 };
 use pg_workflow_client::redis_server::RedisServer;
 use pg_workflow_client::{Error, relay};
-use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -54,14 +53,6 @@ impl Relay {
 
 /// The contents of a destination, shared with the test.
 type Store = Arc<Mutex<Vec<Event>>>;
-
-fn move_some(db: &Db, tasks: usize) {
-    let client = &mut db.connect();
-    for task in create_tasks(client, tasks) {
-        start_task(client, task);
-        Transition::of(task).from(State::Running).to(State::Success).run(client).unwrap();
-    }
-}
 
 fn written(db: &Db) -> Vec<i64> {
     let rows = db.connect().query("SELECT id FROM workflow.state_history ORDER BY id", &[]).unwrap();
@@ -128,12 +119,12 @@ fn failing_publisher_misses_no_event() {
     let store = Store::default();
     let relay = Relay::start(&db, Unreliable { store: store.clone(), calls: 0, is_connected: false });
     for _ in 0..3 {
-        move_some(&db, 20);
+        create_finished_tasks(&mut db.connect(), 20);
         assert_complete(&db, &store);
     }
     relay.stop();
     // It resumes after a stop.
-    move_some(&db, 5);
+    create_finished_tasks(&mut db.connect(), 5);
     let relay = Relay::start(&db, Unreliable { store: store.clone(), calls: 0, is_connected: false });
     assert_complete(&db, &store);
     relay.stop();
@@ -185,7 +176,7 @@ fn publisher_with_positions_gets_each_event_once() {
     let relays: Vec<Relay> = (0..2).map(|_| Relay::begin(&db, Counting { store: store.clone(), calls: 0 })).collect();
     wait_until("a relay that leads", || relays.iter().any(|relay| relay.status.get().role == relay::Role::Leader));
     for round in 0..4 {
-        move_some(&db, 20);
+        create_finished_tasks(&mut db.connect(), 20);
         assert_complete(&db, &store);
         if round == 2 {
             // Half of the events are lost, perhaps more than since the last relay checkpoint.
@@ -209,12 +200,12 @@ fn two_publishers_both_get_all_events() {
     let subscriber = Subscriber::start(&redis.url());
     let relay = Relay::start(&db, (stream, own));
     for _ in 0..2 {
-        move_some(&db, 20);
+        create_finished_tasks(&mut db.connect(), 20);
         assert_complete(&db, &store);
         redis.kill().unwrap();
         redis.start_again().unwrap();
     }
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     assert_complete(&db, &store);
     // At least once: failures of the other publisher repeat events here too.
     let entries: Vec<(String, Vec<String>)> = redis.command(&["XRANGE", "workflow:stream", "-", "+"]).unwrap();
@@ -241,12 +232,12 @@ fn redis_channel_alone_gets_all_events() {
             written[since..].iter().all(|id| received.contains(id))
         });
     };
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     assert_received(0);
     assert_eq!(redis.command::<usize>(&["DBSIZE"]).unwrap(), 0);
     redis.kill().unwrap();
     // No subscriber can receive these yet.
-    move_some(&db, 5);
+    create_finished_tasks(&mut db.connect(), 5);
     wait_until("the outage", || relay.status.get().publisher_error.is_some());
     relay.stop();
     redis.start_again().unwrap();

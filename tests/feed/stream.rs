@@ -39,7 +39,7 @@ fn assert_the_stream_is_the_history(db: &Db, redis: &Redis) {
     }
 }
 
-fn move_some(db: &Db, tasks: usize) {
+fn start_tasks(db: &Db, tasks: usize) {
     let client = &mut db.connect();
     for task in create_tasks(client, tasks) {
         start_task(client, task);
@@ -54,7 +54,7 @@ fn start(db: &Db, redis: &Redis, more: &[(&str, &str)]) -> Server {
 
 fn lead(db: &Db, redis: &Redis, more: &[(&str, &str)]) -> Server {
     let server = start(db, redis, more);
-    server.wait_line("this relay works", PATIENCE).unwrap();
+    server.wait_line("became leader", PATIENCE).unwrap();
     server
 }
 
@@ -64,7 +64,7 @@ fn stream_holds_each_event_once_and_in_published_order() {
     let redis = Redis::start("stream-once").unwrap();
     let subscriber = Subscriber::start(&redis.url());
     let _relay = lead(&db, &redis, &[]);
-    move_some(&db, 50);
+    start_tasks(&db, 50);
     assert_the_stream_is_the_history(&db, &redis);
     let in_stream: Vec<Value> = entries(&redis).into_iter().map(|(_, event)| event).collect();
     wait_until("the subscriber", || subscriber.len() >= in_stream.len());
@@ -87,8 +87,8 @@ fn relay_needs_only_documented_grants() {
         ))
         .unwrap();
     let (server, url) = serve(&db.url().replace("postgres@", &format!("{role}@")), &redis.url());
-    server.wait_line("this relay works", PATIENCE).unwrap();
-    move_some(&db, 5);
+    server.wait_line("became leader", PATIENCE).unwrap();
+    start_tasks(&db, 5);
     assert_the_stream_is_the_history(&db, &redis);
     let health = ureq::get(format!("{url}/health")).call().unwrap().body_mut().read_json::<Value>().unwrap();
     assert_eq!((&health["relay"]["role"], &health["relay"]["lag_events"]), (&Value::from("leader"), &Value::Null));
@@ -102,33 +102,33 @@ fn standby_relay_takes_over_in_time() {
     let redis = Redis::start("stream-leaders").unwrap();
     let first = lead(&db, &redis, &[]);
     let second = start(&db, &redis, &[]);
-    second.wait_line("standing by", PATIENCE).unwrap();
-    move_some(&db, 20);
+    second.wait_line("became standby", PATIENCE).unwrap();
+    start_tasks(&db, 20);
     // The leader is stopped, but its connections stay open.
     let pid = Pid::from_raw(first.pid().cast_signed());
     kill(pid, Signal::SIGSTOP).unwrap();
     let began = Instant::now();
-    move_some(&db, 20);
+    start_tasks(&db, 20);
     assert_the_stream_is_the_history(&db, &redis);
     assert!(began.elapsed() < Duration::from_secs(5), "after {:?}", began.elapsed());
     // It wakes up and finds that it is no longer the leader.
     kill(pid, Signal::SIGCONT).unwrap();
-    first.wait_line("standing by", PATIENCE).unwrap();
-    move_some(&db, 20);
+    first.wait_line("became standby", PATIENCE).unwrap();
+    start_tasks(&db, 20);
     assert_the_stream_is_the_history(&db, &redis);
 
     let began = Instant::now();
     second.kill().unwrap();
-    move_some(&db, 20);
+    start_tasks(&db, 20);
     assert_the_stream_is_the_history(&db, &redis);
     assert!(began.elapsed() < Duration::from_secs(5), "after {:?}", began.elapsed());
 
     // A relay that is told to stop releases its lease at once.
     let third = start(&db, &redis, &[]);
-    third.wait_line("standing by", PATIENCE).unwrap();
+    third.wait_line("became standby", PATIENCE).unwrap();
     let began = Instant::now();
     assert_eq!(first.terminate().unwrap().code(), Some(0));
-    third.wait_line("this relay works", PATIENCE).unwrap();
+    third.wait_line("became leader", PATIENCE).unwrap();
     assert!(began.elapsed() < Duration::from_secs(3), "after {:?}", began.elapsed());
 }
 
@@ -138,23 +138,23 @@ fn relay_rewrites_entries_lost_by_redis() {
     let redis = Redis::start("stream-forgotten").unwrap();
     let _relay = lead(&db, &redis, &[]);
     for _ in 0..2 {
-        move_some(&db, 30);
+        start_tasks(&db, 30);
         assert_the_stream_is_the_history(&db, &redis);
         // This Redis stores nothing on disk.
         redis.kill().unwrap();
         redis.start_again().unwrap();
-        move_some(&db, 5);
+        start_tasks(&db, 5);
         assert_the_stream_is_the_history(&db, &redis);
     }
     // Only the last entries are missing, as after a failover.
-    move_some(&db, 30);
+    start_tasks(&db, 30);
     assert_the_stream_is_the_history(&db, &redis);
     let before = redis.command::<Vec<u8>>(&["DUMP", STREAM]).unwrap();
-    move_some(&db, 30);
+    start_tasks(&db, 30);
     assert_the_stream_is_the_history(&db, &redis);
     let mut connection = redis::Client::open(redis.url()).unwrap().get_connection().unwrap();
     redis::cmd("RESTORE").arg(STREAM).arg(0).arg(before).arg("REPLACE").exec(&mut connection).unwrap();
-    move_some(&db, 1);
+    start_tasks(&db, 1);
     assert_the_stream_is_the_history(&db, &redis);
 }
 
@@ -164,7 +164,7 @@ fn stream_is_trimmed_but_keeps_young_entries() {
     let redis = Redis::start("stream-trim").unwrap();
     let length = || redis.command::<usize>(&["XLEN", STREAM]).unwrap();
     let relay = lead(&db, &redis, &[("WORKFLOW_STREAM_MAX_LENGTH", "10"), ("WORKFLOW_STREAM_MIN_AGE", "3600")]);
-    move_some(&db, 50);
+    start_tasks(&db, 50);
     assert_the_stream_is_the_history(&db, &redis);
     // Long enough for two rounds of trimming.
     std::thread::sleep(Duration::from_millis(2500));
@@ -173,7 +173,7 @@ fn stream_is_trimmed_but_keeps_young_entries() {
 
     let _relay = lead(&db, &redis, &[("WORKFLOW_STREAM_MAX_LENGTH", "10"), ("WORKFLOW_STREAM_MIN_AGE", "0")]);
     wait_until("a short stream", || length() == 10);
-    move_some(&db, 50);
+    start_tasks(&db, 50);
     wait_until("a short stream", || length() == 10);
     let newest = entries(&redis).pop().expect("an entry").1;
     let last: i64 = db.connect().query_one("SELECT max(id) FROM workflow.state_history", &[]).unwrap().get(0);
@@ -185,14 +185,14 @@ fn relay_continues_after_foreign_stream_entry() {
     let db = Db::new();
     let redis = Redis::start("stream-foreign").unwrap();
     let relay = lead(&db, &redis, &[]);
-    move_some(&db, 10);
+    start_tasks(&db, 10);
     assert_the_stream_is_the_history(&db, &redis);
     // The id of the next event if it is written in the same millisecond.
     let (last, _) = entries(&redis).pop().unwrap();
     let (milliseconds, event) = last.split_once('-').unwrap();
     let id = format!("{milliseconds}-{}", event.parse::<u64>().unwrap() + 1);
     let foreign: String = redis.command(&["XADD", STREAM, &id, "event", "{\"id\":0}"]).unwrap();
-    move_some(&db, 10);
+    start_tasks(&db, 10);
     relay.wait_line("comparing it with the database", PATIENCE).unwrap();
     wait_until("all events", || redis.command::<usize>(&["XLEN", STREAM]).unwrap() > 2 * 21);
     assert_eq!(redis.command::<usize>(&["XDEL", STREAM, &foreign]).unwrap(), 1);

@@ -9,7 +9,6 @@ use pg_workflow_client::connect::PostgresServer;
 use pg_workflow_client::event::Event;
 use pg_workflow_client::redis_server::RedisServer;
 use pg_workflow_client::subscriber::Subscriber as Source;
-use pg_workflow_state_machine::State;
 use pg_workflow_tests::chaos::proxy::Proxy;
 use pg_workflow_tests::*;
 use std::collections::{HashMap, HashSet};
@@ -128,14 +127,6 @@ fn assert_in_order(events: &[Event]) {
 
 fn last_id(db: &Db) -> i64 {
     db.connect().query_one("SELECT coalesce(max(id), 0) FROM workflow.state_history", &[]).unwrap().get(0)
-}
-
-fn move_some(db: &Db, tasks: usize) {
-    let client = &mut db.connect();
-    for task in create_tasks(client, tasks) {
-        start_task(client, task);
-        Transition::of(task).from(State::Running).to(State::Success).run(client).unwrap();
-    }
 }
 
 fn at(port: u16) -> PostgresServer {

@@ -16,7 +16,9 @@ mod waiting;
 
 pub use cluster::own_cluster;
 pub use database::Db;
-pub use entities::{create_in_state, create_run, create_task, create_tasks, history_len, state_of, table};
+pub use entities::{
+    create_finished_tasks, create_in_state, create_run, create_task, create_tasks, history_len, state_of, table,
+};
 pub use failure::{Failure, failure};
 pub use partitions::{age, next_partition, open_partitions};
 pub use redis_subscriber::Subscriber;

@@ -109,9 +109,9 @@ fn use_it(client: &mut Client) -> Uuid {
     client.execute("UPDATE workflow.task_instances SET state = 'running' WHERE id = $1", &[&task]).unwrap();
     let many = "SELECT outcome FROM workflow.transition_many('task_instance', ARRAY[$1::uuid], 'running', 'success')";
     assert_eq!(client.query_one(many, &[&task]).unwrap().get::<_, String>(0), "applied");
-    let illegal =
+    let rejected =
         failure(client.execute("UPDATE workflow.task_instances SET state = 'queued' WHERE id = $1", &[&task]));
-    assert_eq!(illegal.sqlstate, "23514");
+    assert_eq!(rejected.sqlstate, "23514");
     assert_eq!(history_len(client, task), 5);
     task
 }

@@ -17,6 +17,8 @@ pub enum Command {
     Down,
     /// Check formatting, clippy, documentation and licences
     Lint,
+    /// Write the generated parts of docs/reference
+    Docs,
     /// Build and install the extension, then run every test against real servers
     Test {
         /// On this major version of PostgreSQL, 14 to 18. Where this machine has another one, in a Debian that has it: a
@@ -52,6 +54,7 @@ impl Command {
             Self::Release => crate::scripts::release::run(),
             Self::ComposeTest => crate::compose_test::run(),
             Self::Bench(options) => crate::bench::run(&options),
+            Self::Docs => crate::docs::run(),
             Self::Lint => crate::lint::run_all(),
             Self::Test { pg, args } => crate::test::run_tests(pg, &args),
         }

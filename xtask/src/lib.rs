@@ -8,11 +8,13 @@
 pub mod bench;
 pub mod build;
 pub mod chaos;
+pub mod circles;
 pub mod cli;
 pub mod command;
 pub mod compose_test;
 pub mod demo;
 pub mod dev;
+pub mod docs;
 pub mod lint;
 pub mod package;
 pub mod scripts;

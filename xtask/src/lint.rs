@@ -4,11 +4,12 @@ use anyhow::Result;
 
 use crate::build::{self, Profile};
 use crate::command::{run, step, which};
-use crate::{setup, workspace};
+use crate::{circles, setup, workspace};
 
 /// Every check; the first that fails ends it.
 pub fn run_all() -> Result<()> {
     step("Checking the formatting", || run(workspace::cargo("fmt").args(["--all", "--check"])))?;
+    step("Looking for import circles among modules", circles::check)?;
     let postgres = &setup::ensure()?.postgres;
     step(&format!("Clippy, for PostgreSQL {}", postgres.major), || {
         run(build::cargo("clippy", postgres, Profile::Quick)?.args(["--all-targets", "--", "--deny", "warnings"]))

@@ -9,8 +9,7 @@ use serde_json::Value;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
-use super::Entity;
-use crate::event::EntityType;
+use crate::entity::{Entity, EntityType};
 
 #[derive(Deserialize)]
 struct Stale {

@@ -11,15 +11,9 @@ use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 use uuid::Uuid;
 
 use crate::Error;
+use crate::record::Column;
 
-/// A column that rows are ordered by.
-#[derive(Clone, Debug)]
-pub struct Column {
-    pub name: &'static str,
-    pub kind: Type,
-}
-
-/// What a row has in such a column.
+/// The value of a row in a [`Column`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Key {
     Uuid(Uuid),

@@ -68,6 +68,7 @@ macro_rules! sorts {
     ($(#[$about:meta])* $name:ident { $($(#[$what:meta])* $variant:ident = $field:literal),+ }) => {
         $(#[$about])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[non_exhaustive]
         pub enum $name { $($(#[$what])* $variant),+ }
 
         impl Sort for $name {

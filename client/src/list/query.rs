@@ -5,7 +5,7 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::{ListOptions, OrderBy, Page, Sort, cursor};
 use crate::Error;
-use crate::model::Record;
+use crate::record::Record;
 use crate::session::{self, Session};
 
 /// How a page is found.

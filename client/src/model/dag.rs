@@ -4,12 +4,13 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{Json, Type};
 use uuid::Uuid;
 
-use super::{Record, within_rfc_3339};
-use crate::list::cursor::Column;
+use super::within_rfc_3339;
+use crate::record::{Column, Record};
 use crate::{Error, json};
 
 /// A workflow definition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Dag {
     /// Time-ordered: newer DAGs have larger ids.
     pub id: Uuid,

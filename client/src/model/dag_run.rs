@@ -7,13 +7,14 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{Json, Type};
 use uuid::Uuid;
 
-use super::{Record, within_rfc_3339};
+use super::within_rfc_3339;
 use crate::event::state;
-use crate::list::cursor::Column;
+use crate::record::{Column, Record};
 use crate::{Error, json};
 
 /// An execution of a DAG.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct DagRun {
     /// Time-ordered: newer runs have larger ids.
     pub id: Uuid,

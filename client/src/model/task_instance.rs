@@ -5,13 +5,13 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::Record;
 use crate::event::state;
-use crate::list::cursor::Column;
+use crate::record::{Column, Record};
 use crate::{Error, json};
 
 /// A task of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct TaskInstance {
     /// Time-ordered: newer tasks have larger ids.
     pub id: Uuid,

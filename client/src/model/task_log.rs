@@ -7,12 +7,13 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::{Record, within_rfc_3339};
-use crate::list::cursor::Column;
+use super::within_rfc_3339;
+use crate::record::{Column, Record};
 use crate::{Error, json};
 
 /// A line that a task has printed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct TaskLog {
     /// In the order of arrival.
     pub id: i64,

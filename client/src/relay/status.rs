@@ -8,6 +8,7 @@ use serde::Serialize;
 /// What a relay is among those of the same consumer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Role {
     /// It connects, or waits for a server that is away.
     #[default]
@@ -24,6 +25,7 @@ pub struct Status(Mutex<State>);
 
 /// What [`Status`] holds at a moment.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct State {
     /// What the relay is among others.
     pub role: Role,

@@ -1,12 +1,11 @@
-//! What goes into the store, from a checkpoint on.
+//! Writes events to the destination, from a relay checkpoint on.
 
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
 use futures_util::{Stream, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, Log, Shown, Status, publishing};
+use super::{Failure, Log, Shown, publishing};
 use crate::Error;
 use crate::connect::STATEMENT_TIMEOUT;
 use crate::event::Event;
@@ -17,36 +16,44 @@ use crate::publisher::{EventIds, Position, Published, Publisher};
 const BATCH: i32 = 2_000;
 /// Events are published when they amount to this, so that a batch of large ones need not fit into memory.
 const CHUNK_BYTES: usize = 1 << 20;
-/// What an event takes beside its metadata, about.
+/// The approximate size of an event without its metadata.
 const EVENT_BYTES: usize = 400;
-/// How long the database waits for an event before it says that there is none. Both servers are then seen to be there.
+/// How long the database waits for an event. After that, both servers are checked.
 const POLL: Duration = Duration::from_secs(1);
-/// Events that come one by one are dear. Where many come, the relay waits for more: as many tenths of a millisecond as
-/// there were in the last batch, up to this.
+/// Publishing events one by one is expensive. If many arrive, the relay waits for more: a tenth of a millisecond for
+/// each event of the last batch, up to this.
 const LONGEST_PAUSE: Duration = Duration::from_millis(5);
-/// How often to save a checkpoint: what came after the last is read back from the store when a relay begins.
+/// How often to save a relay checkpoint: a new leader reads back all entries after the last one.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Where nothing will be read back from the store.
+/// The checkpoint of a destination from which nothing is read back.
 const NOTHING_TO_KEEP: Position = [i64::MAX; 2];
 
 /// Why a writer stopped.
 pub enum Ended {
-    Told,
-    StoreEndsAt(Position),
+    Stopped,
+    DestinationEndsAt(Position),
 }
 
-/// From a checkpoint on, what goes into the store.
+/// The fate of a batch.
+enum Passed {
+    /// The destination holds all of its events: this many.
+    All(usize),
+    /// The destination ended here, not where it was expected to. The rest was not written.
+    DestinationEndsAt(Position),
+}
+
+/// Writes to the destination from a relay checkpoint on.
 pub struct Writer {
-    /// Where the store ends; none where it cannot tell.
+    /// The end of the destination; `None` if it cannot tell.
     pub last: Option<Position>,
-    /// Events after the checkpoint that are in the store already.
+    /// Events after the checkpoint that the destination already holds.
     known: EventIds,
-    /// How many windows of the feed can still hold some of those: the one that is open at the checkpoint, and the next,
-    /// which is opened after they were written.
+    /// How many windows of the feed can still hold some of them: the one open at the checkpoint, and the next one,
+    /// which opens after they were written.
     windows: u8,
-    /// Read, in the store, and not acknowledged yet.
+    /// The last event that the destination holds and that is not acknowledged.
     unacknowledged: Option<i64>,
     checkpoint: Option<Position>,
     checkpoint_at: Instant,
@@ -78,37 +85,37 @@ impl Writer {
             let began = Instant::now();
             let events = feed.ack_and_read(self.unacknowledged, BATCH, POLL).await?;
             self.unacknowledged = None;
-            let count = match self.pass_on(events, publisher, &log.status).await? {
-                Ok(count) => count,
-                Err(end) => return Ok(Ended::StoreEndsAt(end)),
+            let count = match self.pass_on(events, publisher, log).await? {
+                Passed::All(count) => count,
+                Passed::DestinationEndsAt(end) => return Ok(Ended::DestinationEndsAt(end)),
             };
             if count == 0 && began.elapsed() >= POLL / 2 {
                 publishing(publisher.check()).await?;
             }
-            log.publisher_takes_events();
+            log.publisher_accepts_events();
             self.close_window(count);
-            let is_told = shutdown.is_cancelled();
-            if is_told || self.checkpoint_at.elapsed() >= CHECKPOINT_INTERVAL {
+            let is_stopped = shutdown.is_cancelled();
+            if is_stopped || self.checkpoint_at.elapsed() >= CHECKPOINT_INTERVAL {
                 self.save_checkpoint(feed).await?;
             }
             if self.trimmed_at.elapsed() >= TRIM_INTERVAL {
                 self.trimmed_at = Instant::now();
                 publishing(publisher.trim(self.checkpoint.unwrap_or(NOTHING_TO_KEEP))).await?;
             }
-            if is_told {
-                return Ok(Ended::Told);
+            if is_stopped {
+                return Ok(Ended::Stopped);
             }
             pause(count).await;
         }
     }
 
-    /// Brings a batch into the store, and counts it; an error within is where the store ends instead.
+    /// Writes a batch to the destination, in chunks.
     async fn pass_on<P: Publisher>(
         &mut self,
         events: impl Stream<Item = Result<Event, Error>>,
         publisher: &mut P,
-        status: &Status,
-    ) -> Result<Result<usize, Position>, Failure> {
+        log: &Log,
+    ) -> Result<Passed, Failure> {
         let mut events = std::pin::pin!(events);
         let (mut chunk, mut bytes, mut count) = (Vec::new(), 0, 0);
         loop {
@@ -126,37 +133,35 @@ impl Writer {
                 match publishing(publisher.publish(&chunk, self.last)).await? {
                     Published::Done => (),
                     Published::UpTo(end) => self.last = self.last.map(|_| end),
-                    Published::EndsAt(end) => return Ok(Err(end)),
+                    Published::EndsAt(end) => return Ok(Passed::DestinationEndsAt(end)),
                 }
-                status.update(|state| {
-                    state.published += chunk.len() as u64;
-                    state.last_publish = Some(Utc::now());
-                });
+                log.count_published(chunk.len());
                 chunk.clear();
                 bytes = 0;
             }
             if is_end {
-                return Ok(Ok(count));
+                return Ok(Passed::All(count));
             }
         }
     }
 
-    /// A batch that is not full is the end of a window.
+    /// A batch that is not full ends a window.
     fn close_window(&mut self, count: usize) {
         if count < BATCH as usize && self.windows > 0 {
             self.windows -= 1;
             if self.windows == 0 && !self.known.is_empty() {
                 let (count, first) = (self.known.len(), self.known.first().unwrap_or_default());
                 tracing::warn!(
-                    "{count} events of the store, the first with id {first}, are not in the database: it has lost them, or \
-                     somebody else writes to the store"
+                    "the destination holds {count} events that the database does not, the first with id {first}. The \
+                     database lost them, or another program writes to the destination"
                 );
                 self.known.clear();
             }
         }
     }
 
-    /// Not while something in the store has not been met in the feed: a checkpoint says that they hold the same.
+    /// Acknowledges, and saves a checkpoint unless an event in the destination has not been found in the feed: at a
+    /// checkpoint, both hold the same events.
     async fn save_checkpoint(&mut self, feed: &Feed) -> Result<(), Error> {
         if let Some(last) = self.unacknowledged {
             feed.ack(last).await?;
@@ -171,7 +176,7 @@ impl Writer {
     }
 }
 
-/// Goes back to a checkpoint; which one, and which events the store has from there to its end.
+/// Returns to a checkpoint, and finds the events that the destination holds after it.
 async fn compare<P: Publisher>(
     feed: &Feed,
     publisher: &mut P,
@@ -187,15 +192,14 @@ async fn compare<P: Publisher>(
     let shown = Shown(Some(checkpoint));
     if checkpoint > last {
         tracing::warn!(
-            "{} ends at {}, before the first checkpoint at {shown}: what was written before that checkpoint is not written \
-             again",
+            "{} ends at {}, before the first checkpoint at {shown}; events before that checkpoint are not written again",
             publisher.name(),
             Shown(Some(last))
         );
     }
-    // However long it takes: what is to be read back may be millions.
+    // Without a time limit: there may be millions to read back.
     let known = publisher.holds(checkpoint, last).await.map_err(Failure::Publisher)?;
-    tracing::debug!("going on from checkpoint {shown}, with {} events after it in the store", known.len());
+    tracing::debug!("continuing from checkpoint {shown}; the destination holds {} events after it", known.len());
     Ok((checkpoint, known))
 }
 

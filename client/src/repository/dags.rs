@@ -6,7 +6,8 @@ use uuid::Uuid;
 use super::{change, delete, find, ids};
 use crate::list::query::{Plan, Query, Way};
 use crate::list::{DagFilter, DagSort, ListOptions, OrderBy, Page};
-use crate::model::{Dag, Record};
+use crate::model::Dag;
+use crate::record::Record;
 use crate::session::{self, Session};
 use crate::{Error, json};
 

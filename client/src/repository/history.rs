@@ -102,6 +102,7 @@ impl<'a, S: Session> History<'a, S> {
 
 /// Where history and rows disagree.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Disagreement {
     /// `dag_run` or `task_instance`.
     pub entity_type: String,

@@ -142,6 +142,7 @@ impl TransitionMany {
 
 /// What has become of one of many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TransitionResult {
     /// The run or the task.
     pub entity_id: Uuid,
@@ -155,6 +156,7 @@ pub struct TransitionResult {
 
 /// Whether one of many was moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Outcome {
     /// It was (or, in a dry run, would be).
     Applied,

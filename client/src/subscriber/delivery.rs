@@ -1,4 +1,4 @@
-//! Delivery events over, one after another, each until the handler succeeds.
+//! Delivery of events to the handler: one after another, each until the handler succeeds.
 
 use std::fmt::Display;
 use std::pin::pin;
@@ -14,12 +14,18 @@ use crate::outage::Backoff;
 
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
+/// The result of one call of the handler.
+enum Attempt<E> {
+    Handled,
+    Failed(E),
+}
+
 pub struct Delivery<'a, H> {
     handler: &'a H,
     shutdown: &'a CancellationToken,
     acknowledged_at: Instant,
     reported_at: Instant,
-    /// Since the last report.
+    /// Events since the last report.
     count: u64,
 }
 
@@ -34,8 +40,8 @@ where
         Delivery { handler, shutdown, acknowledged_at: now, reported_at: now, count: 0 }
     }
 
-    /// Until all are handled, it is time to stop, or nothing can be acknowledged.
-    pub async fn hand_over(&mut self, events: Vec<Event>, source: &mut Source) -> Result<(), Error> {
+    /// Delivers events until all are handled, `shutdown`, or the source fails.
+    pub async fn deliver(&mut self, events: Vec<Event>, source: &mut Source) -> Result<(), Error> {
         for event in events {
             if !self.until_handled(&event, source).await? {
                 return Ok(());
@@ -50,23 +56,23 @@ where
         Ok(())
     }
 
-    /// False where it is time to stop.
+    /// Returns false at `shutdown`.
     async fn until_handled(&mut self, event: &Event, source: &mut Source) -> Result<bool, Error> {
         let mut backoff = Backoff::new();
         let mut attempts = 0;
         while !self.shutdown.is_cancelled() {
             attempts += 1;
-            let Err(error) = self.handle(event, source).await? else {
+            let Attempt::Failed(error) = self.attempt(event, source).await? else {
                 if attempts > 1 {
-                    tracing::info!("event {} was handled at attempt {attempts}", event.id);
+                    tracing::info!("the handler succeeded with event {} at attempt {attempts}", event.id);
                 }
                 return Ok(true);
             };
             let Event { id, entity_type, entity_id, version, .. } = event;
             if attempts == 1 {
                 tracing::warn!(
-                    "the handler failed with event {id} ({entity_type} {entity_id}, version {version}): {error}. \
-                     It is called again until it succeeds"
+                    "the handler failed with event {id} ({entity_type} {entity_id}, version {version}): {error}; \
+                     retrying until it succeeds"
                 );
             } else {
                 tracing::debug!("the handler failed again with event {id}: {error}");
@@ -76,14 +82,15 @@ where
         Ok(false)
     }
 
-    /// One attempt. Meanwhile the source is told that we are there. The handler is always waited for; an error is that
-    /// the source has failed, and then the event comes again.
-    async fn handle(&mut self, event: &Event, source: &mut Source) -> Result<Result<(), E>, Error> {
+    /// Calls the handler once, and keeps the source's lease meanwhile. Always waits for the handler. An error is one of
+    /// the source; the event is then redelivered.
+    async fn attempt(&mut self, event: &Event, source: &mut Source) -> Result<Attempt<E>, Error> {
         let handler = self.handler;
         let mut handling = pin!(handler(event.clone()));
         loop {
             match tokio::time::timeout(ACKNOWLEDGE_INTERVAL, &mut handling).await {
-                Ok(outcome) => return Ok(outcome),
+                Ok(Ok(())) => return Ok(Attempt::Handled),
+                Ok(Err(error)) => return Ok(Attempt::Failed(error)),
                 Err(_) => {
                     self.acknowledged_at = Instant::now();
                     if let Err(error) = source.acknowledge().await {
@@ -99,7 +106,7 @@ where
         self.count += 1;
         if self.reported_at.elapsed() >= REPORT_INTERVAL {
             let (count, lag) = (self.count, (Utc::now() - event.changed_at).as_seconds_f64());
-            tracing::debug!("{count} events handed over, the last {lag:.3} s after it happened");
+            tracing::debug!("delivered {count} events, the last {lag:.3} s after it was recorded");
             (self.count, self.reported_at) = (0, Instant::now());
         }
     }

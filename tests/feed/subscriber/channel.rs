@@ -1,6 +1,6 @@
 //! Source: a Redis channel, with gaps filled in from PostgreSQL.
 
-use super::{CHANNEL, Running, STREAM, at, last_id, move_some, redis_at, two_ways};
+use super::{CHANNEL, Running, STREAM, at, last_id, redis_at, two_ways};
 use pg_workflow_client::connect::PostgresServer;
 use pg_workflow_client::redis_server::RedisServer;
 use pg_workflow_client::subscriber::Subscriber as Source;
@@ -23,46 +23,46 @@ fn channel_gaps_are_filled_after_each_outage_without_repeats() {
     let (cluster, db) = own_cluster("subscriber-channel", &[]);
     let redis = Redis::start("subscriber-channel").unwrap();
     let (server, _) = serve(db.url(), &redis.url());
-    server.wait_line("this relay works", PATIENCE).unwrap();
+    server.wait_line("became leader", PATIENCE).unwrap();
     let ways = two_ways(redis.port());
     let postgres = Proxy::start(cluster.port()).unwrap();
     let [first, second] = [ways[0].port(), ways[1].port()];
     let url = format!("redis://127.0.0.1:{first},redis://127.0.0.1:{second}");
     let running = Running::start(Source::channel(RedisServer::parse(&url).unwrap(), CHANNEL, at(postgres.port())));
     let start = running.wait_ready(&db);
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     running.assert_complete(&db, start);
     for _ in 0..3 {
         ways.iter().for_each(Proxy::refuse);
         // The channel delivers these to other subscribers only.
-        move_some(&db, 20);
+        create_finished_tasks(&mut db.connect(), 20);
         ways.iter().for_each(Proxy::pass);
-        move_some(&db, 20);
+        create_finished_tasks(&mut db.connect(), 20);
         running.assert_complete(&db, start);
     }
     redis.kill().unwrap();
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     redis.start_again().unwrap();
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     running.assert_complete(&db, start);
     // Half-open: the subscriber must notice by itself, and use the other proxy.
     ways[0].blackhole();
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     running.assert_complete(&db, start);
     ways[0].pass();
     // Once the feed is read to its end, the channel works without PostgreSQL. Events during an outage of both are delivered
     // after PostgreSQL is back.
     std::thread::sleep(Duration::from_secs(1));
     postgres.refuse();
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     running.assert_complete(&db, start);
     ways.iter().for_each(|way| way.cut(Cut::Reset));
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     postgres.pass();
     running.assert_complete(&db, start);
     cluster.kill().unwrap();
     cluster.start_again().unwrap();
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     running.assert_complete(&db, start);
     let handled = running.stop();
     assert_eq!(handled.iter().map(|event| event.id).collect::<HashSet<_>>().len(), handled.len(), "exactly once");
@@ -75,16 +75,16 @@ fn channel_fills_in_events_published_late_during_an_outage() {
     let db = Db::new();
     let redis = Redis::start("subscriber-late").unwrap();
     let (server, _) = serve(db.url(), &redis.url());
-    server.wait_line("this relay works", PATIENCE).unwrap();
+    server.wait_line("became leader", PATIENCE).unwrap();
     let way = Proxy::start(redis.port()).unwrap();
     let postgres = PostgresServer::parse(db.url()).unwrap();
     let running = Running::start(Source::channel(redis_at(way.port()), CHANNEL, postgres));
     let start = running.wait_ready(&db);
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     running.assert_complete(&db, start);
     assert_eq!(server.terminate().unwrap().code(), Some(0));
     let before = last_id(&db);
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     // The subscriber takes a position every 2 s: it takes several that are past the unpublished events.
     std::thread::sleep(Duration::from_secs(7));
     // The first event is published while the channel works, and the rest while it does not.

@@ -1,6 +1,6 @@
 //! Source: a consumer, whose position the database stores.
 
-use super::{Running, at, last_id, move_some};
+use super::{Running, at, last_id};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pg_workflow_client::connect::PostgresServer;
@@ -15,25 +15,25 @@ fn consumer_misses_no_event_through_outages() {
     let source = || Source::consumer(at(way.port()), "billing");
     let running = Running::start(source());
     let start = running.wait_ready(&db);
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     way.cut(Cut::Reset);
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     running.assert_complete(&db, start);
     // The session hangs with an intact connection: the subscriber must notice by itself, and open another one.
     let sql = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%workflow.read_events%' AND pid <> pg_backend_pid()";
     let pid = Pid::from_raw(db.connect().query_one(sql, &[]).unwrap().get(0));
     kill(pid, Signal::SIGSTOP).unwrap();
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     running.assert_complete(&db, start);
     kill(pid, Signal::SIGCONT).unwrap();
     cluster.kill().unwrap();
     cluster.start_again().unwrap();
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     running.assert_complete(&db, start);
     let last = last_id(&db);
     running.stop();
     // While the subscriber is stopped, the database stores its position.
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     let running = Running::start(source());
     running.assert_complete(&db, last);
     assert!(running.stop().iter().all(|event| event.id > last), "acknowledged events are not redelivered");
@@ -46,11 +46,11 @@ fn second_consumer_of_a_name_takes_over() {
     let first = Running::start(source());
     let start = first.wait_ready(&db);
     let second = Running::start(source());
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     first.assert_complete(&db, start);
     let last = last_id(&db);
     first.stop();
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     second.assert_complete(&db, last);
     assert!(second.stop().iter().all(|event| event.id > last));
 }

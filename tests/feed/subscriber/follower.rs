@@ -1,6 +1,6 @@
 //! Source: a follower, which stores its own position.
 
-use super::{Running, at, last_id, move_some};
+use super::{Running, at, last_id};
 use pg_workflow_client::subscriber::Subscriber as Source;
 use pg_workflow_tests::chaos::proxy::{Cut, Proxy};
 use pg_workflow_tests::*;
@@ -12,13 +12,13 @@ fn follower_misses_no_event_and_resumes_from_position() {
     let way = Proxy::start(cluster.port()).unwrap();
     let running = Running::start(Source::follow(at(way.port()), None));
     let start = running.wait_ready(&db);
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     way.cut(Cut::Finish);
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     running.assert_complete(&db, start);
     cluster.stop(Shutdown::Immediate).unwrap();
     cluster.start_again().unwrap();
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     running.assert_complete(&db, start);
     // The position is updated with the next request for events.
     let last = last_id(&db);
@@ -29,7 +29,7 @@ fn follower_misses_no_event_and_resumes_from_position() {
     });
     let position = running.positions.borrow().clone();
     running.stop();
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     let running = Running::start(Source::follow(at(way.port()), position));
     running.assert_complete(&db, last);
     assert!(running.stop().iter().all(|event| event.id > last));

@@ -1,6 +1,6 @@
 //! Source: a consumer group of the Redis stream.
 
-use super::{Running, STREAM, last_id, move_some, redis_at, two_ways};
+use super::{Running, STREAM, last_id, redis_at, two_ways};
 use pg_workflow_client::redis_server::RedisServer;
 use pg_workflow_client::subscriber::Subscriber as Source;
 use pg_workflow_tests::chaos::proxy::Cut;
@@ -14,8 +14,8 @@ fn group_shares_a_stream_and_misses_no_event() {
     // Redis stores its data, so that the group survives the restart.
     let redis = Redis::start_with("subscriber-group", &["--appendonly", "yes", "--appendfsync", "always"]).unwrap();
     let (server, _) = serve(db.url(), &redis.url());
-    server.wait_line("this relay works", PATIENCE).unwrap();
-    move_some(&db, 10);
+    server.wait_line("became leader", PATIENCE).unwrap();
+    create_finished_tasks(&mut db.connect(), 10);
     let ways = two_ways(redis.port());
     let [first, second] = [ways[0].port(), ways[1].port()];
     let url = format!("redis://127.0.0.1:{first},redis://127.0.0.1:{second}");
@@ -23,17 +23,17 @@ fn group_shares_a_stream_and_misses_no_event() {
     let running = Running::start(Source::group(RedisServer::parse(&url).unwrap(), STREAM, "billing", "one"));
     running.assert_complete(&db, 0);
     ways.iter().for_each(|way| way.cut(Cut::Reset));
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     running.assert_complete(&db, 0);
     // Half-open: the subscriber must notice by itself, and use the other proxy.
     ways[0].blackhole();
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     running.assert_complete(&db, 0);
     ways[0].pass();
     redis.kill().unwrap();
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     redis.start_again().unwrap();
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     running.assert_complete(&db, 0);
     let pending =
         || redis.command::<(usize, redis::Value, redis::Value, redis::Value)>(&["XPENDING", STREAM, "billing"]);
@@ -41,7 +41,7 @@ fn group_shares_a_stream_and_misses_no_event() {
     running.stop();
 
     // First the pending entries of an earlier member of the same name, then new entries, then those of a dead member.
-    move_some(&db, 5);
+    create_finished_tasks(&mut db.connect(), 5);
     let all = last_id(&db);
     wait_until("the stream", || redis.command::<usize>(&["XLEN", STREAM]).unwrap() as i64 >= all);
     let take = |member: &str| -> Vec<String> {
@@ -69,14 +69,14 @@ fn group_starts_again_if_redis_returns_empty() {
     let db = Db::new();
     let redis = Redis::start("subscriber-empty").unwrap();
     let (server, _) = serve(db.url(), &redis.url());
-    server.wait_line("this relay works", PATIENCE).unwrap();
+    server.wait_line("became leader", PATIENCE).unwrap();
     let running = Running::start(Source::group(redis_at(redis.port()), STREAM, "billing", "one"));
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     running.assert_complete(&db, 0);
     redis.kill().unwrap();
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     redis.start_again().unwrap();
-    move_some(&db, 20);
+    create_finished_tasks(&mut db.connect(), 20);
     running.assert_complete(&db, 0);
     assert_eq!(
         ["cannot reach Redis", "reconnected to Redis"].map(|text| running.log.count(text)),
@@ -92,9 +92,9 @@ fn group_reports_number_of_trimmed_events() {
     let db = Db::new();
     let redis = Redis::start("subscriber-trimmed").unwrap();
     let (server, _) = serve(db.url(), &redis.url());
-    server.wait_line("this relay works", PATIENCE).unwrap();
+    server.wait_line("became leader", PATIENCE).unwrap();
     let length = || i64::try_from(redis.command::<usize>(&["XLEN", STREAM]).unwrap()).unwrap();
-    move_some(&db, 10);
+    create_finished_tasks(&mut db.connect(), 10);
     wait_until("the stream", || length() == 31);
     // Entries that were trimmed before the group exists do not count as lost.
     redis.command::<usize>(&["XTRIM", STREAM, "MAXLEN", "4"]).unwrap();
@@ -106,7 +106,7 @@ fn group_reports_number_of_trimmed_events() {
     for lost in [27, 3] {
         let tasks = usize::try_from(lost / 3).unwrap();
         let before = length();
-        move_some(&db, tasks);
+        create_finished_tasks(&mut db.connect(), tasks);
         wait_until("the stream", || length() == before + lost + 1);
         redis.command::<usize>(&["XTRIM", STREAM, "MAXLEN", "1"]).unwrap();
         let running = Running::start(source());

@@ -55,7 +55,7 @@ impl Relay {
         let url = bench.cluster.url("bench");
         let envs = [("DATABASE_URL", url.as_str()), ("REDIS_URL", &bench.redis.url()), ("WORKFLOW_NO_HTTP", "1")];
         let server = Server::start("bench-relay", &bench.server_binary, &["serve"], &envs)?;
-        server.wait_line("this relay works", PATIENCE)?;
+        server.wait_line("became leader", PATIENCE)?;
         Ok(Relay { server, redis })
     }
 
