@@ -36,15 +36,15 @@ use tracing_subscriber::prelude::*;
 #[command(name = "workflow-server", version, max_term_width = 110, after_help = EXIT_CODES)]
 struct Cli {
     /// Log level: error, warn, info, debug, trace, off, or levels by module
-    #[arg(long, global = true, env = "RUST_LOG", default_value = "info", value_name = "LEVEL")]
+    #[arg(long, global = true, help_heading = "Global options", env = "RUST_LOG", default_value = "info", value_name = "LEVEL")]
     log: Targets,
 
     /// Log format: text, or one JSON object per line
-    #[arg(long, global = true, env = "WORKFLOW_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
+    #[arg(long, global = true, help_heading = "Global options", env = "WORKFLOW_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
     log_format: LogFormat,
 
     /// When to color output and logs
-    #[arg(long, global = true, env = "WORKFLOW_COLOR", default_value = "auto", value_name = "WHEN")]
+    #[arg(long, global = true, help_heading = "Global options", env = "WORKFLOW_COLOR", default_value = "auto", value_name = "WHEN")]
     color: Color,
 
     #[command(subcommand)]
@@ -86,7 +86,7 @@ enum Command {
 
 #[derive(Args)]
 struct Database {
-    /// Database: postgres://user:password@host:port/database, or host=… dbname=…
+    /// Database: postgres://user:password@host:port/name or host=… dbname=…
     ///
     /// With several hosts, separated by commas, the client finds the primary. sslmode, sslrootcert, sslcert and sslkey work
     /// as in psql.
