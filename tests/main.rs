@@ -22,7 +22,7 @@ mod feed {
     mod leases;
     mod notifier;
     mod publisher;
-    pub mod redis;
+    mod redis;
     mod relay;
     mod stream;
     mod subscriber;

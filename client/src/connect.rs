@@ -1,4 +1,4 @@
-//! Connections to PostgreSQL that notice when the server is gone.
+//! Connections to PostgreSQL, with time limits that detect an unavailable server.
 
 mod tls;
 mod url;
@@ -13,18 +13,19 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::Error;
 
-/// A statement that has not been answered by then counts as an outage: a server can hang with its connection intact.
+/// A statement without a response within this time counts as an outage: a server can hang with its connection intact.
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long sent data may stay unacknowledged, and how long a silent connection goes unprobed. The defaults of the
-/// operating system are 15 minutes and 2 hours.
+/// Time until sent data must be acknowledged, and until a silent connection is probed. The defaults of the operating
+/// system are 15 minutes and 2 hours.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(5);
 const LIBPQ_KEEPALIVE: Duration = Duration::from_secs(2 * 60 * 60);
 
-/// A PostgreSQL, as its operator names it: one host, or several of which the one that accepts writes is meant. Nothing
-/// is connected yet.
+/// Names a PostgreSQL server: one host, or several, of which the client finds the primary.
+///
+/// Nothing is connected until [`connect`](PostgresServer::connect).
 ///
 /// ```
 /// use pg_workflow_client::connect::PostgresServer;
@@ -40,15 +41,17 @@ pub struct PostgresServer {
 }
 
 impl PostgresServer {
-    /// Reads a connection string, `postgres://…` or `host=… dbname=…`, and adds the time limits it does not give.
+    /// Parses a connection string, `postgres://…` or `host=… dbname=…`.
     ///
-    /// Without a host it means the local socket, as for psql. Of several hosts it means the one that accepts writes,
-    /// unless it says otherwise (`target_session_attrs=any` or `read-only`). `sslmode` (`prefer` where it is not given),
-    /// `sslrootcert` (a PEM file, or `system`), `sslcert` and `sslkey` mean what they mean to psql, but that without
-    /// `sslrootcert` the authorities of the system are trusted.
+    /// Adds the time limits that the string does not set.
+    ///
+    /// Without a host, the local socket is used, as in psql. With several hosts, the client finds the one that
+    /// accepts writes, unless `target_session_attrs` is `any` or `read-only`. `sslmode` (default `prefer`),
+    /// `sslrootcert` (a PEM file, or `system`), `sslcert` and `sslkey` work as in psql, with one exception: without
+    /// `sslrootcert`, the authorities of the system are trusted.
     ///
     /// # Errors
-    /// [`Error::ConnectionString`], also where a file that it names cannot be read.
+    /// Returns [`Error::ConnectionString`] if the string is invalid, or if a file that it names cannot be read.
     pub fn parse(text: &str) -> Result<PostgresServer, Error> {
         if text.trim().is_empty() {
             return Err(Error::ConnectionString("it is empty".to_owned()));
@@ -59,8 +62,7 @@ impl PostgresServer {
         Ok(PostgresServer { config: with_limits(config), tls })
     }
 
-    /// The name under which the server lists the connections (`pg_stat_activity`), where the connection string gives
-    /// none.
+    /// Sets the name of the connections in `pg_stat_activity`, unless the connection string sets one.
     pub fn with_application_name(mut self, name: &str) -> PostgresServer {
         if self.config.get_application_name().is_none() {
             self.config.application_name(name);
@@ -68,8 +70,9 @@ impl PostgresServer {
         self
     }
 
-    /// Of several hosts means the first that answers, rather than the one that accepts writes: for who only reads.
-    /// `target_session_attrs=read-only`, which asks for a standby, stays.
+    /// Connects to the first reachable host, rather than to the primary, for programs that only read.
+    ///
+    /// `target_session_attrs=read-only`, which requires a standby, stays.
     ///
     /// ```
     /// use pg_workflow_client::connect::PostgresServer;
@@ -94,7 +97,7 @@ impl PostgresServer {
     /// Opens one connection.
     ///
     /// # Errors
-    /// [`Error::Postgres`] or [`Error::Timeout`].
+    /// Returns [`Error::Postgres`] or [`Error::Timeout`] if the server is unavailable.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), pg_workflow_client::Error> {
@@ -116,7 +119,7 @@ impl PostgresServer {
     /// # Errors
     /// Returns [`Error::Postgres`] or [`Error::Timeout`] if the server is unavailable.
     pub async fn connect_listening(&self, mut hear: impl FnMut(&str) + Send + 'static) -> Result<Client, Error> {
-        // connect_timeout covers the TCP connection only, not a server that accepts and then hangs.
+        // connect_timeout covers only the TCP connection, not a server that accepts and then hangs.
         let (client, mut connection) = within(STATEMENT_TIMEOUT, self.config.connect(self.tls.clone())).await?;
         tokio::spawn(async move {
             loop {
@@ -132,7 +135,7 @@ impl PostgresServer {
     }
 }
 
-/// Where it is, without user and password.
+/// Writes hosts and database, without user and password.
 impl fmt::Display for PostgresServer {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hosts = self.config.get_hosts().iter().map(|host| match host {
@@ -145,7 +148,7 @@ impl fmt::Display for PostgresServer {
     }
 }
 
-/// As [`Display`](fmt::Display): nothing secret.
+/// Writes the same as [`Display`](fmt::Display): nothing secret.
 impl fmt::Debug for PostgresServer {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "PostgresServer({self})")
@@ -154,7 +157,7 @@ impl fmt::Debug for PostgresServer {
 
 fn with_limits(mut config: Config) -> Config {
     if config.get_hosts().is_empty() {
-        // TLS needs a name for the other side, which can be its address.
+        // TLS needs a name for the server, which can be its address.
         let addresses: Vec<String> = config.get_hostaddrs().iter().map(ToString::to_string).collect();
         for address in &addresses {
             config.host(address);
@@ -164,7 +167,7 @@ fn with_limits(mut config: Config) -> Config {
         }
     }
     if config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_))) {
-        // As with libpq: there is no TLS on a socket, whatever sslmode says.
+        // As in libpq, a socket has no TLS, whatever sslmode is.
         config.ssl_mode(SslMode::Disable);
     }
     if config.get_hosts().len() > 1 && config.get_target_session_attrs() == TargetSessionAttrs::Any {

@@ -1,4 +1,4 @@
-//! A primary to write to, and perhaps a replica that takes reads off it.
+//! A primary to write to, and optionally a standby to read from.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,18 +9,19 @@ use crate::Error;
 use crate::pool::{Connection, Pool};
 use crate::session;
 
-/// So often within the bound both servers are looked at.
+/// Both servers are checked this often within the maximum staleness.
 const LOOKS: u32 = 4;
 
-/// Where to write and where to read.
+/// Routes writes to the primary and reads to a standby that is fresh enough.
 ///
-/// Reads may go to a replica (a hot standby), but never to one that is further behind than was asked for: it must have
-/// replayed all that the primary had written at some moment within the bound before [`Database::read`] returned. Where it has
-/// not, or nobody can tell because one of the two is away or nobody has read for a while, the read goes to the primary.
+/// A read goes to the standby only if its lag is within the maximum staleness: the standby must have replayed
+/// everything that the primary had written at some point within that time before [`Database::read`] returned.
+/// Otherwise the read goes to the primary; also if one of the two is unavailable, or if there was no read for a
+/// while.
 ///
-/// The replica must follow the primary that is written to: after a promotion, one that goes on following the old primary
-/// must not be named here. Commits that do not wait for the disk (`synchronous_commit = off`) count from when they are on
-/// disk, some 0.6 s later at most.
+/// The standby must follow the primary that is written to. Do not use a standby that still follows the old primary
+/// after a promotion. Commits that do not wait for the disk (`synchronous_commit = off`) count from the time when
+/// they are on disk, about 0.6 s later at most.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -49,49 +50,49 @@ struct Replica {
     seen: Mutex<Seen>,
 }
 
-/// What the looks at both servers have told.
+/// The results of the checks.
 #[derive(Debug, Default)]
 struct Seen {
     is_looking: bool,
-    /// When the last look began.
+    /// Start of the last check.
     at: Option<Instant>,
-    /// How far the primary had written at a moment.
+    /// WAL position of the primary at a point in time.
     written: Option<Mark>,
-    /// The replica had all that the primary had written at that moment.
+    /// The standby has replayed everything that the primary had written at this time.
     complete_as_of: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Mark {
-    moment: Instant,
+    time: Instant,
     position: PgLsn,
 }
 
 impl Database {
-    /// Reads and writes at one place.
+    /// Reads from and writes to the primary.
     pub fn new(primary: Pool) -> Database {
         Database { primary, replica: None }
     }
 
-    /// Reads from this replica where it is no further behind than `max_staleness`.
+    /// Reads from this standby if its lag is at most `max_staleness`.
     pub fn with_replica(mut self, replica: Pool, max_staleness: Duration) -> Database {
         let seen = Mutex::default();
         self.replica = Some(Arc::new(Replica { pool: replica, max_staleness, seen }));
         self
     }
 
-    /// A connection that writes.
+    /// Returns a connection to the primary.
     ///
     /// # Errors
-    /// As [`Pool::get`].
+    /// See [`Pool::get`].
     pub async fn write(&self) -> Result<Connection, Error> {
         self.primary.get().await
     }
 
-    /// A connection to read from: of the replica, where it is known to be fresh enough, or of the primary.
+    /// Returns a connection to read from: to the standby if it is known to be fresh enough, otherwise to the primary.
     ///
     /// # Errors
-    /// As [`Pool::get`] of the primary.
+    /// See [`Pool::get`], of the primary.
     pub async fn read(&self) -> Result<Connection, Error> {
         if let Some(replica) = &self.replica {
             replica.look_now_and_then(&self.primary);
@@ -104,7 +105,8 @@ impl Database {
 }
 
 impl Replica {
-    /// Looks at both servers a few times within the bound. No read waits for that: a server that is away answers late.
+    /// Checks both servers a few times within the maximum staleness. No read waits for it: an unavailable server
+    /// responds late.
     fn look_now_and_then(self: &Arc<Self>, primary: &Pool) {
         let mut seen = self.seen();
         if seen.is_looking || seen.at.is_some_and(|at| at.elapsed() < self.max_staleness / LOOKS) {
@@ -121,31 +123,31 @@ impl Replica {
                     seen.written = written;
                     seen.complete_as_of = complete_as_of.or(seen.complete_as_of);
                 }
-                Err(error) => tracing::debug!("cannot tell how far behind the replica is: {error}"),
+                Err(error) => tracing::debug!("cannot measure the lag of the standby: {error}"),
             }
         });
     }
 
-    /// How far the primary has written, and as of when the replica is complete, if that is news. A replica is always a
-    /// little behind: it is compared with the mark of the last look too.
+    /// Returns the position of the primary, and the time as of which the standby is complete, if it has advanced. A
+    /// standby always lags a little, so it is also compared with the mark of the last check.
     async fn look(&self, primary: &Pool) -> Result<(Option<Mark>, Option<Instant>), Error> {
-        let moment = Instant::now();
-        // What has been flushed is what a replica can be sent.
+        let time = Instant::now();
+        // Only flushed WAL is sent to a standby.
         let written = position(primary, "SELECT pg_catalog.pg_current_wal_flush_lsn()").await?;
         let replayed = position(&self.pool, "SELECT pg_catalog.pg_last_wal_replay_lsn()").await?;
-        let mark = written.map(|position| Mark { moment, position });
+        let mark = written.map(|position| Mark { time, position });
         let reached = [mark, self.seen().written].into_iter().flatten().find(|mark| replayed >= Some(mark.position));
-        Ok((mark, reached.map(|mark| mark.moment)))
+        Ok((mark, reached.map(|mark| mark.time)))
     }
 
-    /// A connection, where it comes while the replica is fresh enough.
+    /// Returns a connection if one is available while the standby is fresh enough.
     async fn get_fresh(&self) -> Option<Connection> {
         let remaining = self.remaining()?;
         let connection = tokio::time::timeout(remaining, self.pool.get()).await.ok()?.ok()?;
         self.remaining().map(|_| connection)
     }
 
-    /// How long the replica is fresh enough yet, going by the last look.
+    /// Returns how much longer the standby is fresh enough, by the last check.
     fn remaining(&self) -> Option<Duration> {
         let age = self.seen().complete_as_of?.elapsed();
         self.max_staleness.checked_sub(age).filter(|remaining| !remaining.is_zero())
@@ -156,7 +158,7 @@ impl Replica {
     }
 }
 
-/// None where the server is not in that role.
+/// Returns `None` if the server is not in that role.
 async fn position(pool: &Pool, sql: &'static str) -> Result<Option<PgLsn>, Error> {
     let connection = pool.get().await?;
     Ok(session::one(&connection, sql, &[]).await?.try_get(0)?)

@@ -15,7 +15,7 @@ pub struct Entity {
     pub id: Uuid,
 }
 
-/// Kinds of entities: what has a state.
+/// Kinds of entities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EntityType {
@@ -26,7 +26,7 @@ pub enum EntityType {
 }
 
 impl EntityType {
-    /// The name used in SQL and JSON.
+    /// Returns the name used in SQL and JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             EntityType::DagRun => "dag_run",

@@ -1,4 +1,4 @@
-//! What can go wrong between this crate and the servers it talks to.
+//! Errors of this crate, and of the servers that it calls.
 
 mod postgres;
 #[cfg(feature = "redis")]
@@ -12,13 +12,14 @@ use tokio_postgres::error::SqlState;
 
 use crate::entity::{Entity, UnknownEntityType};
 
-/// Why something was not done. What the database refuses comes as a variant of its own, read from the SQLSTATE and the
-/// DETAIL: nobody need look into a message.
+/// Errors of this crate. Each error that pg_workflow raises has a variant, read from SQLSTATE and DETAIL.
+///
+/// Programs need not parse messages.
 ///
 /// ```
 /// use pg_workflow_client::Error;
 ///
-/// /// Whether another worker was faster.
+/// /// Returns whether another worker was faster.
 /// fn lost_the_race(error: &Error) -> bool {
 ///     matches!(error, Error::Stale { .. })
 /// }
@@ -26,103 +27,104 @@ use crate::entity::{Entity, UnknownEntityType};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The entity is not in the state, or at the version, that the move expected. Decide again from what it is now.
+    /// The entity is not in the state, or not at the version, that the caller expected. Decide again from its current
+    /// state.
     #[error("{}", postgres::message(source))]
     Stale {
-        /// Which entity.
+        /// The entity.
         entity: Entity,
-        /// Its state now.
+        /// Its current state.
         current_state: State,
-        /// Its version now.
+        /// Its current version.
         current_version: i64,
-        /// What the server said.
+        /// The error of the server.
         source: tokio_postgres::Error,
     },
-    /// The state machine has no such move.
+    /// The state machine does not allow the transition.
     #[error("{}", postgres::message(source))]
     NotAllowed {
-        /// Which entity.
+        /// The entity.
         entity: Entity,
-        /// The state it is in.
+        /// The state that it is in.
         from: State,
-        /// The state it was to enter.
+        /// The state that it was to enter.
         to: State,
         /// The states that it can enter.
         next_states: Vec<State>,
-        /// What the server said.
+        /// The error of the server.
         source: tokio_postgres::Error,
     },
-    /// There is no such run, task, DAG, consumer or line of a log.
+    /// There is no such run, task, DAG, consumer or log line.
     #[error("{}", source.as_ref().map_or_else(|| format!("there is no {entity_type} {entity_id}"), postgres::message))]
     NotFound {
         /// `dag_run`, `task_instance`, `dag`, `consumer` or `task_log`.
         entity_type: String,
-        /// Its id, or its name.
+        /// Its id or name.
         entity_id: String,
-        /// What the server said, where it said anything.
+        /// The error of the server, if it raised one.
         source: Option<tokio_postgres::Error>,
     },
-    /// An argument makes no sense.
+    /// An argument is invalid.
     #[error("{}", postgres::message(source))]
     Invalid {
-        /// Which argument, or which column.
+        /// The argument or column.
         argument: String,
-        /// What it was.
+        /// Its value.
         value: Value,
-        /// What the server said.
+        /// The error of the server.
         source: tokio_postgres::Error,
     },
-    /// There is one already: a DAG of that name, a run of that date, a task of that name.
+    /// A DAG with that name, a run with that execution date, or a task with that name already exists.
     #[error("{}", postgres::message(source))]
     AlreadyExists {
         /// The unique constraint, for example `dags_name_key`.
         constraint: String,
-        /// What the server said.
+        /// The error of the server.
         source: tokio_postgres::Error,
     },
-    /// The role may not do that.
+    /// The role lacks a right.
     #[error("{}", postgres::message(source))]
     Denied {
-        /// What the server said.
+        /// The error of the server.
         source: tokio_postgres::Error,
     },
-    /// Somebody else reads as this consumer.
+    /// Another program holds the lease of this consumer.
     #[error("{}", postgres::message(source))]
     Leased {
         /// The consumer.
         consumer: String,
-        /// Who reads, in its own words.
+        /// The holder, as it named itself.
         holder: Option<String>,
-        /// What the server said.
+        /// The error of the server.
         source: tokio_postgres::Error,
     },
-    /// PostgreSQL refused for another reason, or the connection to it broke.
+    /// PostgreSQL raised another error, or the connection broke.
     #[error("{}", postgres::message(.0))]
     Postgres(#[source] tokio_postgres::Error),
-    /// PostgreSQL did not answer in time.
-    #[error("no answer from PostgreSQL within {} s", .0.as_secs_f32())]
+    /// PostgreSQL did not respond in time.
+    #[error("no response from PostgreSQL within {} s", .0.as_secs_f32())]
     Timeout(Duration),
-    /// PostgreSQL answered something that this version does not know.
-    #[error("PostgreSQL answered {0}, which this version does not know; upgrade pg-workflow-client (workflow-server)")]
+    /// The database returned a value that this version of the library does not know.
+    #[error("PostgreSQL returned {0}, which this version does not support")]
     Unknown(String),
-    /// The connection string makes no sense.
-    #[error("not a connection string: {0}; expected postgres://user:password@host:port/database")]
+    /// The connection string is invalid.
+    #[error("invalid connection string: {0}; expected postgres://user:password@host:port/database")]
     ConnectionString(String),
     /// The text is not a cursor of this list.
-    #[error("\"{0}\" is not the next_cursor of a page of this list")]
+    #[error("cursor \"{0}\" is not a next_cursor of this list")]
     Cursor(String),
-    /// The Redis URL makes no sense, or the certificates given with it.
+    /// The Redis URL, or a certificate given with it, is invalid.
     #[cfg(feature = "redis")]
-    #[error("not a way to Redis: {0}; expected redis://user:password@host:port (rediss:// for TLS)")]
+    #[error("invalid Redis URL: {0}; expected redis://user:password@host:port (rediss:// for TLS)")]
     RedisUrl(String),
-    /// Redis refused, or the connection to it broke.
+    /// Redis returned an error, or the connection broke.
     #[cfg(feature = "redis")]
     #[error("{}", redis::message(.0))]
     Redis(#[from] ::redis::RedisError),
-    /// A destination of events that is not one of ours failed: see [`Error::publisher`].
+    /// A publisher of your own failed: see [`Error::publisher`].
     #[error("{0}")]
     Publisher(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Something could not be written or read as JSON.
+    /// A value could not be written or read as JSON.
     #[error("cannot convert JSON: {0}")]
     Json(#[from] serde_json::Error),
 }
@@ -144,8 +146,9 @@ impl Error {
         Error::NotFound { entity_type: entity_type.to_owned(), entity_id: id.to_string(), source: None }
     }
 
-    /// What kept a [publisher](crate::publisher) of your own from taking events: an error, or a text. The relay waits and
-    /// tries again.
+    /// Wraps the error of a [publisher](crate::publisher) of your own: an error, or a text.
+    ///
+    /// The relay waits and retries.
     ///
     /// ```
     /// use pg_workflow_client::Error;
@@ -157,7 +160,7 @@ impl Error {
         Error::Publisher(cause.into())
     }
 
-    /// What PostgreSQL said, where it did.
+    /// Returns the error of PostgreSQL, if there is one.
     fn postgres(&self) -> Option<&tokio_postgres::Error> {
         match self {
             Error::Stale { source, .. }
@@ -172,14 +175,16 @@ impl Error {
         }
     }
 
-    /// The SQLSTATE, where PostgreSQL gave one.
+    /// Returns the SQLSTATE, if PostgreSQL raised the error.
     pub fn code(&self) -> Option<&SqlState> {
         self.postgres()?.code()
     }
 
-    /// Whether the same request may succeed when it is made again: the connection broke, or the server is starting,
-    /// stopping, full or too slow, or another transaction was in the way (the whole transaction must then be repeated).
-    /// Never true for what pg_workflow has refused.
+    /// Returns whether a retry of the same request may succeed.
+    ///
+    /// That is so if the connection broke, if the server is starting, stopping, full or too slow, or if another
+    /// transaction was in the way (then repeat the whole transaction). It is never so for errors that pg_workflow
+    /// raises.
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Timeout(_) => true,
@@ -202,21 +207,18 @@ impl Error {
     pub fn hint(&self) -> &'static str {
         match self {
             Error::Stale { .. } | Error::NotAllowed { .. } | Error::NotFound { .. } => {
-                "Something else moves or deletes it: leave it alone meanwhile"
+                "Another client changed it first. Re-read it and decide again"
             }
-            Error::Invalid { .. } => "Correct that argument",
-            Error::AlreadyExists { .. } => "Take another name or date, or use what is there",
+            Error::Invalid { .. } => "Correct the argument",
+            Error::AlreadyExists { .. } => "Use another name or execution date, or the existing row",
             Error::Denied { .. } => {
-                "Grant the role what it needs: EXECUTE on the functions of the schema workflow that it calls, SELECT on its \
-                 tables"
+                "Grant the role EXECUTE on the functions of the schema workflow that it calls, and SELECT on its tables"
             }
-            Error::Leased { .. } => "Wait until the other reader has ended, or read as another consumer",
+            Error::Leased { .. } => "Wait until the lease expires, or use another consumer",
             Error::Postgres(error) => postgres::hint(error),
             #[cfg(feature = "redis")]
             Error::Redis(error) => redis::hint(error),
-            Error::Publisher(_) => {
-                "See what keeps the destination from taking events; they are kept in PostgreSQL meanwhile"
-            }
+            Error::Publisher(_) => "Check the destination. PostgreSQL keeps the events meanwhile",
             _ => postgres::CHECK_SERVER,
         }
     }

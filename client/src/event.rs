@@ -1,4 +1,4 @@
-//! Events: one change of one run or task, as it is recorded, relayed and listed.
+//! Events: records of transitions, as they are stored, relayed and listed.
 
 use chrono::{DateTime, Utc};
 use pg_workflow_state_machine::State;
@@ -11,7 +11,9 @@ use crate::{Error, json};
 
 pub use crate::entity::EntityType;
 
-/// A creation or a move. `(entity_id, version)` identifies it: versions of an entity count 1, 2, 3 …
+/// The record of a creation or a transition.
+///
+/// `(entity_id, version)` identifies an event: the versions of an entity are 1, 2, 3 …
 ///
 /// ```
 /// let json = r#"{"id":7,"entity_type":"dag_run","entity_id":"01890a5d-ac96-774b-bcce-b302099a8057",
@@ -25,31 +27,31 @@ pub use crate::entity::EntityType;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Event {
-    /// In the order of writing, which is not the order of committing.
+    /// In the order of writes, which is not the order of commits.
     pub id: i64,
-    /// What kind of thing changed.
+    /// The kind of the entity.
     pub entity_type: EntityType,
-    /// The run's or the task instance's id.
+    /// The id of the run or task instance.
     pub entity_id: Uuid,
-    /// The DAG it belongs to.
+    /// Its DAG.
     pub dag_id: Uuid,
-    /// The run it belongs to, or is.
+    /// Its run; for a run, its own id.
     pub dag_run_id: Uuid,
-    /// The task's name; none for a run.
+    /// The task's name; `None` for a run.
     pub task_id: Option<String>,
-    /// The state left; none at creation.
+    /// The state that it left; `None` at creation.
     pub old_state: Option<State>,
-    /// The state entered.
+    /// The state that it entered.
     pub new_state: State,
-    /// The entity's version after the change.
+    /// The version that it reached.
     pub version: i64,
-    /// The database's clock at the change.
-    #[serde(serialize_with = "json::moment")]
+    /// The time of the transition, by the clock of the database.
+    #[serde(serialize_with = "json::time")]
     pub changed_at: DateTime<Utc>,
-    /// The role that was logged in.
+    /// The login role.
     pub actor: String,
-    /// What the caller gave with the move; `{}` where a notification left it out.
-    // As text: jsonb holds numbers and depths that a parsed value would refuse, and one such event would stop the feed.
+    /// The metadata of the transition; `{}` if a notification omits it.
+    // As text: jsonb can hold numbers and depths that a parsed value cannot, and one such event would stop the feed.
     #[serde(default = "no_metadata")]
     pub metadata: Box<RawValue>,
 }
@@ -59,7 +61,7 @@ fn no_metadata() -> Box<RawValue> {
 }
 
 impl Event {
-    /// The columns that [`Event::from_row`] expects, of `read_events()` and of `state_history` alike.
+    /// The columns that [`Event::from_row`] expects, of `read_events()` and of `state_history`.
     pub(crate) const COLUMNS: &'static str = "id, entity_type, entity_id, dag_id, dag_run_id, task_id, old_state, new_state, version, changed_at, actor, metadata";
 
     pub(crate) fn from_row(row: &Row) -> Result<Event, Error> {
@@ -81,7 +83,7 @@ impl Event {
     }
 }
 
-/// A state as the database spells it.
+/// Parses the name of a state.
 pub(crate) fn state(name: &str) -> Result<State, Error> {
     name.parse().map_err(|_| Error::Unknown(format!("the state \"{name}\"")))
 }

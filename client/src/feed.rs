@@ -1,4 +1,4 @@
-//! The durable event feed: a named consumer is given every event at least once, in order within each entity.
+//! The event feed for consumers: each event at least once, in order within an entity.
 
 use std::time::Duration;
 
@@ -9,26 +9,28 @@ use crate::Error;
 use crate::connect::{PostgresServer, STATEMENT_TIMEOUT, within};
 use crate::event::Event;
 
-/// A connection that reads the feed as one consumer. The database keeps the consumer's place.
+/// A connection that reads the feed as a consumer, whose position the database stores.
 pub struct Feed {
     client: Client,
     read: Statement,
     ack: Statement,
     consumer: String,
-    /// The consumer's lease, where this connection has taken it.
+    /// The consumer's lease, if this connection holds it.
     lease: Option<i64>,
 }
 
 impl Feed {
-    /// Connects, and creates the consumer where it does not exist (it then begins with what commits from now on).
+    /// Connects, and creates the consumer if it does not exist.
+    ///
+    /// A new consumer begins with the events committed from then on.
     ///
     /// # Errors
-    /// [`Error::Postgres`] or [`Error::Timeout`]; [`Error::hint`] tells what to do, for example to install the
-    /// extension.
+    /// Returns [`Error::Postgres`] if the extension is missing, or if the server is unavailable; [`Error::Timeout`]
+    /// if it does not respond.
     pub async fn open(server: &PostgresServer, consumer: &str) -> Result<Feed, Error> {
         let client = server.connect().await?;
         let prepare = async {
-            // An acknowledgement that is lost in a crash only repeats events, so nobody need wait for the disk.
+            // An acknowledgment that is lost in a crash only repeats events, so it need not wait for the disk.
             client.batch_execute("SET synchronous_commit = off").await?;
             client.execute("SELECT workflow.create_consumer($1)", &[&consumer]).await?;
             be_woken(&client).await?;
@@ -42,13 +44,14 @@ impl Feed {
         Ok(Feed { client, read, ack, consumer: consumer.to_owned(), lease: None })
     }
 
-    /// The next events, at most `max` (at least 1). Where the read before found nothing, the database waits up to `wait`
-    /// (a few seconds at most) for something to read; it may be nothing all the same. Events are fetched as the stream
-    /// is polled, so a batch need not fit into memory. Answers arrive in order: poll the stream to its end before you
-    /// wait for another call.
+    /// Reads the next events, up to `max` (at least 1).
+    ///
+    /// If the previous read found none, the database waits up to `wait` (a few seconds at most) for an event. The
+    /// stream may still be empty. Events are fetched as the stream is polled, so a batch need not fit into memory.
+    /// Responses arrive in order: poll the stream to its end before you await another call.
     ///
     /// # Errors
-    /// [`Error::Postgres`] or [`Error::Timeout`], here and from the stream.
+    /// Returns [`Error::Postgres`] or [`Error::Timeout`] if the server is unavailable; the stream does so too.
     pub async fn read(
         &self,
         max: i32,
@@ -60,19 +63,20 @@ impl Feed {
         Ok(rows.map(|row| Event::from_row(&row?)))
     }
 
-    /// Says that this event, and all that were read before it, have been dealt with.
+    /// Acknowledges this event and all events that were read before it.
     ///
     /// # Errors
-    /// [`Error::Postgres`] or [`Error::Timeout`]; the events then come again.
+    /// Returns [`Error::Postgres`] or [`Error::Timeout`] if the server is unavailable; the events are then
+    /// redelivered.
     pub async fn ack(&self, id: i64) -> Result<(), Error> {
         within(STATEMENT_TIMEOUT, self.client.execute(&self.ack, &[&self.consumer, &id, &self.lease])).await?;
         Ok(())
     }
 
-    /// [`Feed::ack`], where there is anything to acknowledge, and [`Feed::read`] in one round trip.
+    /// Calls [`Feed::ack`], if there is an event to acknowledge, and [`Feed::read`], in one round trip.
     ///
     /// # Errors
-    /// [`Error::Postgres`] or [`Error::Timeout`].
+    /// Returns [`Error::Postgres`] or [`Error::Timeout`] if the server is unavailable.
     pub(crate) async fn ack_and_read(
         &self,
         id: Option<i64>,
@@ -85,18 +89,19 @@ impl Feed {
                 None => Ok(()),
             }
         };
-        // The driver sends both, and the server answers them in this order.
+        // The driver sends both, and the server runs them in this order.
         let (acknowledged, events) = future::join(acknowledge, self.read(max, wait)).await;
         acknowledged?;
         events
     }
 
-    /// Takes the consumer for this connection alone, for as long as it reads or acknowledges at least once in
-    /// `duration`. Returns false while another holder has it. `holder` says who we are; the same holder may take its
-    /// own lease again, on a new connection.
+    /// Acquires an exclusive lease on the consumer; returns false if another holder has it.
+    ///
+    /// The lease expires if the connection neither reads nor acknowledges for `duration`. `holder` names this
+    /// program; the same holder can acquire its own lease again, on a new connection.
     ///
     /// # Errors
-    /// [`Error::Postgres`] or [`Error::Timeout`].
+    /// Returns [`Error::Postgres`] or [`Error::Timeout`] if the server is unavailable.
     pub async fn lease(&mut self, holder: &str, duration: Duration) -> Result<bool, Error> {
         let lease = "SELECT workflow.lease_consumer($1, $2, pg_catalog.make_interval(secs => $3))";
         let seconds = duration.as_secs_f64();
@@ -105,10 +110,10 @@ impl Feed {
         Ok(self.lease.is_some())
     }
 
-    /// Gives the lease back, so that others need not wait until it runs out.
+    /// Releases the lease before it expires.
     ///
     /// # Errors
-    /// [`Error::Postgres`] or [`Error::Timeout`].
+    /// Returns [`Error::Postgres`] or [`Error::Timeout`] if the server is unavailable.
     pub async fn release(&mut self) -> Result<(), Error> {
         if let Some(lease) = self.lease.take() {
             let release = "SELECT workflow.release_consumer($1, $2)";
@@ -117,11 +122,10 @@ impl Feed {
         Ok(())
     }
 
-    /// Notes that the store to which events are written ends at `position`, and holds all that this consumer has
-    /// acknowledged, and nothing else.
+    /// Saves a relay checkpoint: the destination ends at `position`, and holds exactly the acknowledged events.
     ///
     /// # Errors
-    /// [`Error::Postgres`] or [`Error::Timeout`].
+    /// Returns [`Error::Postgres`] or [`Error::Timeout`] if the server is unavailable.
     pub async fn save_checkpoint(&self, position: [i64; 2]) -> Result<(), Error> {
         let save = "SELECT workflow.save_checkpoint($1, $2, $3)";
         let parameters: [&(dyn ToSql + Sync); 3] = [&self.consumer, &&position[..], &self.lease];
@@ -129,11 +133,12 @@ impl Feed {
         Ok(())
     }
 
-    /// Goes back to the last checkpoint that is not beyond `position`, or to the first, and returns its position. None
-    /// where there is no checkpoint.
+    /// Rewinds to the last relay checkpoint that is not after `position`, or to the first.
+    ///
+    /// Returns the position of the checkpoint; `None` if there is none.
     ///
     /// # Errors
-    /// [`Error::Postgres`] or [`Error::Timeout`].
+    /// Returns [`Error::Postgres`] or [`Error::Timeout`] if the server is unavailable.
     pub async fn rewind(&self, position: [i64; 2]) -> Result<Option<[i64; 2]>, Error> {
         let rewind = "SELECT workflow.rewind_consumer($1, $2, $3)";
         let parameters: [&(dyn ToSql + Sync); 3] = [&self.consumer, &&position[..], &self.lease];
@@ -155,7 +160,7 @@ pub async fn connect_to_wait(server: &PostgresServer) -> Result<Client, Error> {
 
 async fn be_woken(client: &Client) -> Result<(), tokio_postgres::Error> {
     if !client.query_one("SELECT workflow.is_preloaded()", &[]).await?.get::<_, bool>(0) {
-        // Commits wake nobody there, so a notification must.
+        // Without preloading, commits wake no session, so a notification must.
         client.batch_execute("LISTEN workflow_events").await?;
     }
     Ok(())

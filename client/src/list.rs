@@ -1,8 +1,8 @@
-//! Lists, page by page: which rows, in which order, and where the next page begins.
+//! Lists: filters, orders, pages and cursors.
 //!
-//! Each order is one that an index serves with the filters it may be combined with, so that a page costs the same in a
-//! large table as in a small one. A page begins after the last row of the one before, whatever was added or deleted
-//! meanwhile: no row that stays is skipped or comes twice.
+//! An index serves each order with the filters that it can be combined with, so a page costs the same in a large
+//! table as in a small one. A page begins after the last row of the previous page, whatever was added or deleted
+//! since: no remaining row is skipped or repeated.
 
 mod cursor;
 mod order;
@@ -17,7 +17,7 @@ use crate::event::EntityType;
 
 pub use order::{DagRunSort, DagSort, HistorySort, OrderBy, Sort, TaskInstanceSort, TaskLogSort};
 
-/// Which part of a list, in which order.
+/// Selects a page of a list, and its order.
 ///
 /// ```
 /// use pg_workflow_client::list::{DagSort, OrderBy, ListOptions};
@@ -27,16 +27,16 @@ pub use order::{DagRunSort, DagSort, HistorySort, OrderBy, Sort, TaskInstanceSor
 /// ```
 #[derive(Clone, Debug)]
 pub struct ListOptions<S> {
-    /// How many rows at most.
+    /// Maximum number of rows.
     pub limit: u32,
-    /// The [`Page::next_cursor`] of the page before; none for the first.
+    /// The [`Page::next_cursor`] of the previous page; `None` for the first page.
     pub cursor: Option<String>,
-    /// None for the order that suits the filter: see each list.
+    /// The order; `None` for the default of the list.
     pub order_by: Option<OrderBy<S>>,
 }
 
 impl<S> Default for ListOptions<S> {
-    /// The first 50.
+    /// The first 50 rows.
     fn default() -> ListOptions<S> {
         ListOptions { limit: 50, cursor: None, order_by: None }
     }
@@ -47,63 +47,63 @@ impl<S> Default for ListOptions<S> {
 pub struct Page<T> {
     /// The rows.
     pub items: Vec<T>,
-    /// Where the next page begins; none where there is nothing more.
+    /// Cursor of the next page; `None` on the last.
     pub next_cursor: Option<String>,
 }
 
-/// Which DAGs. What is none does not restrict.
+/// Filters DAGs. `None` matches all.
 #[derive(Clone, Debug, Default)]
 pub struct DagFilter {
-    /// Of this name.
+    /// With this name.
     pub name: Option<String>,
-    /// Of a name that begins so.
+    /// With a name that starts with this text.
     pub name_prefix: Option<String>,
     /// With this tag.
     pub tag: Option<String>,
-    /// Paused, or not.
+    /// Whether they are paused.
     pub paused: Option<bool>,
 }
 
-/// Which runs. What is none or empty does not restrict.
+/// Filters runs. `None` or an empty list matches all.
 #[derive(Clone, Debug, Default)]
 pub struct DagRunFilter {
     /// Of this DAG.
     pub dag_id: Option<Uuid>,
     /// In one of these states.
     pub states: Vec<State>,
-    /// Of this execution date or later.
+    /// With this execution date or a later one.
     pub execution_date_gte: Option<DateTime<Utc>>,
-    /// Of an earlier execution date.
+    /// With an earlier execution date.
     pub execution_date_lt: Option<DateTime<Utc>>,
 }
 
-/// Which tasks. What is none or empty does not restrict.
+/// Filters tasks. `None` or an empty list matches all.
 #[derive(Clone, Debug, Default)]
 pub struct TaskInstanceFilter {
     /// Of this run.
     pub dag_run_id: Option<Uuid>,
     /// In one of these states.
     pub states: Vec<State>,
-    /// Of this name. Without a run it is looked up in one run after the other, and the order by `id` is that of the runs.
+    /// With this name. Without a run, runs are searched one after another, and the order by `id` is that of the runs.
     pub task_id: Option<String>,
 }
 
-/// Which changes. What is none does not restrict.
+/// Filters events. `None` matches all.
 #[derive(Clone, Debug, Default)]
 pub struct HistoryFilter {
     /// Of runs, or of tasks.
     pub entity_type: Option<EntityType>,
     /// Of this run or task.
     pub entity_id: Option<Uuid>,
-    /// At this moment or later.
+    /// At this time or later.
     pub changed_at_gte: Option<DateTime<Utc>>,
-    /// Earlier than this.
+    /// Before this time.
     pub changed_at_lt: Option<DateTime<Utc>>,
 }
 
-/// Which lines of a task's log. What is none does not restrict.
+/// Filters lines of a task's log. `None` matches all.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TaskLogFilter {
-    /// Printed by this try.
+    /// Printed by this attempt.
     pub try_number: Option<i32>,
 }

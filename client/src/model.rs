@@ -1,4 +1,4 @@
-//! DAGs, runs, tasks and logs as the database keeps them.
+//! Rows: DAGs, runs, tasks and log lines.
 
 mod dag;
 mod dag_run;
@@ -19,11 +19,11 @@ pub use state_counts::StateCounts;
 pub use task_instance::TaskInstance;
 pub use task_log::{LogLevel, TaskLog};
 
-// Moments that users choose can be infinite, or in years that RFC 3339 does not have: one such row must not spoil a
-// whole list.
+// Times that users set can be infinite, or in years that RFC 3339 cannot express. One such row must not break a whole
+// list.
 macro_rules! within_rfc_3339 {
     ($column:literal) => {
-        // least and greatest pass over null, which must stay null.
+        // least and greatest ignore null, which must stay null.
         concat!(
             "CASE WHEN ",
             $column,

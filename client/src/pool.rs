@@ -1,4 +1,4 @@
-//! Connections to share.
+//! A pool of connections.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,16 +13,16 @@ use tokio_postgres::{Client, GenericClient, Statement};
 use crate::Error;
 use crate::connect::{PostgresServer, within};
 
-/// A connection that was tried so recently need not be tried again before it is given out, unless it is known to be closed.
+/// A connection that was checked within this time is not checked again before use, unless it is known to be closed.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long a connection that is tried may take to answer.
+/// Time limit of a check.
 const TRY_LIMIT: Duration = Duration::from_secs(2);
 
 /// How often the pool looks for connections to close.
 const OFTEN: Duration = Duration::from_millis(100);
 const SELDOM: Duration = Duration::from_secs(30);
 
-/// How many connections, for how long.
+/// Limits of a pool.
 ///
 /// ```
 /// use std::time::Duration;
@@ -33,28 +33,27 @@ const SELDOM: Duration = Duration::from_secs(30);
 /// ```
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// At most so many (at least 1).
+    /// Maximum number of connections (at least 1).
     pub max_connections: u32,
-    /// So many are kept open, also when nobody needs them.
+    /// Minimum number of open connections, even if idle.
     pub min_connections: u32,
-    /// A connection that nobody has used for so long is closed. None: never.
+    /// Idle time after which a connection is closed; `None` for never.
     pub idle_timeout: Option<Duration>,
-    /// A connection is closed at this age, when it is given back. None: never.
+    /// Age at which a returned connection is closed; `None` for never.
     pub max_lifetime: Option<Duration>,
-    /// How long to wait for a connection while all are in use, or while the server is away.
+    /// Time limit of waiting for a connection, if all are in use or the server is unavailable.
     pub acquire_timeout: Duration,
-    /// How long a statement may take: the server ends it then, and shortly after that we no longer wait for it.
+    /// Time limit of a statement: the server cancels it then. The client stops waiting shortly after.
     pub statement_timeout: Duration,
-    /// Whether connections keep prepared statements. False for a pooler that gives each transaction another session
-    /// and does not know of them (PgBouncer before 1.21).
+    /// Whether connections keep prepared statements. Set it to false for a pooler that gives each transaction another
+    /// session and does not support prepared statements (PgBouncer before 1.21).
     pub keeps_statements: bool,
     /// Whether every transaction is read-only.
     pub is_read_only: bool,
 }
 
 impl Default for Options {
-    /// 10 connections, none of them kept for its own sake; idle for 10 minutes, alive for 30, 5 s to wait, 30 s for a
-    /// statement.
+    /// At most 10 connections and no minimum; 10 minutes idle, 30 minutes of age, 5 s to wait, 30 s for a statement.
     fn default() -> Options {
         Options {
             max_connections: 10,
@@ -69,7 +68,7 @@ impl Default for Options {
     }
 }
 
-/// Connections to one PostgreSQL, opened when they are needed. Cheap to clone.
+/// Shares connections to one server, opened when they are needed. Cheap to clone.
 ///
 /// ```no_run
 /// use pg_workflow_client::{Dags, NewDag, connect::PostgresServer, pool::{Options, Pool}};
@@ -89,13 +88,14 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Prepares a pool; needs no server yet.
+    /// Creates a pool; connects to no server yet.
     ///
     /// # Panics
-    /// Outside a Tokio runtime, whose tasks open and close connections.
+    /// Panics outside a Tokio runtime, whose tasks open and close connections.
     pub fn new(server: PostgresServer, options: Options) -> Pool {
         let milliseconds = options.statement_timeout.as_millis().max(1);
-        // Statements here read little: compiling one, as a large table makes the planner wish, takes longer than all of it.
+        // These statements read little: compiling one, which the planner chooses for a large table, takes longer than
+        // running it.
         let mut settings = format!("-c statement_timeout={milliseconds} -c jit=off");
         if options.is_read_only {
             settings += " -c default_transaction_read_only=on";
@@ -119,10 +119,11 @@ impl Pool {
         Pool { connections, acquire_timeout: options.acquire_timeout, failure }
     }
 
-    /// Takes a connection out of the pool until it is dropped.
+    /// Takes a connection from the pool. Dropping it returns it.
     ///
     /// # Errors
-    /// [`Error::Timeout`] where none was free in time, or, after as long, what kept one from being opened.
+    /// Returns [`Error::Timeout`] if no connection was free within the time limit; if opening one failed until then,
+    /// returns that error.
     pub async fn get(&self) -> Result<Connection, Error> {
         match self.connections.get_owned().await {
             Ok(connection) => Ok(Connection(connection)),
@@ -133,7 +134,7 @@ impl Pool {
         }
     }
 
-    /// How many connections are open, and how many of them nobody uses.
+    /// Returns the number of open connections, and of idle ones.
     pub fn size(&self) -> (u32, u32) {
         let state = self.connections.state();
         (state.connections, state.idle_connections)
@@ -147,14 +148,14 @@ impl fmt::Debug for Pool {
     }
 }
 
-/// A connection of a [`Pool`], until it is dropped: a `tokio_postgres` [`Client`] that keeps prepared statements.
+/// A connection of a [`Pool`]: a `tokio_postgres` [`Client`] that keeps prepared statements.
 pub struct Connection(bb8::PooledConnection<'static, Manager>);
 
 impl Connection {
-    /// Begins a transaction, which is rolled back where it is dropped without [`Transaction::commit`].
+    /// Begins a transaction. Dropping it without [`Transaction::commit`] rolls it back.
     ///
     /// # Errors
-    /// [`Error::Postgres`] or [`Error::Timeout`].
+    /// Returns [`Error::Postgres`] or [`Error::Timeout`] if the server is unavailable.
     pub async fn transaction(&mut self) -> Result<Transaction<'_>, Error> {
         let statements = self.0.statements.clone();
         let begun = within(statements.limit(), self.0.client.transaction()).await;
@@ -187,18 +188,18 @@ pub struct Transaction<'a> {
 }
 
 impl Transaction<'_> {
-    /// Makes it so. An error can mean that the transaction was made all the same: repeat moves with their request id.
+    /// Commits. After an error the transaction may have been committed: repeat transitions with their request id.
     ///
     /// # Errors
-    /// [`Error::Postgres`] or [`Error::Timeout`].
+    /// Returns [`Error::Postgres`] or [`Error::Timeout`] if the server is unavailable.
     pub async fn commit(self) -> Result<(), Error> {
         self.statements.watch(within(self.statements.limit(), self.transaction.commit()).await)
     }
 
-    /// Takes it back.
+    /// Rolls back.
     ///
     /// # Errors
-    /// [`Error::Postgres`] or [`Error::Timeout`].
+    /// Returns [`Error::Postgres`] or [`Error::Timeout`] if the server is unavailable.
     pub async fn rollback(self) -> Result<(), Error> {
         self.statements.watch(within(self.statements.limit(), self.transaction.rollback()).await)
     }
@@ -216,12 +217,12 @@ impl<'a> Deref for Transaction<'a> {
     }
 }
 
-/// The statements that a connection has prepared, by their text, and whether it can still be used.
+/// Prepared statements of a connection, by text, and whether the connection is still usable.
 pub struct Statements {
-    /// None where the connection keeps none.
+    /// `None` if the connection keeps no statements.
     prepared: Option<Mutex<HashMap<&'static str, Statement>>>,
     limit: Duration,
-    /// A statement was not answered in time: whatever comes next would wait for it.
+    /// A statement got no response in time: the next statement would wait for it.
     hangs: AtomicBool,
 }
 
@@ -246,7 +247,7 @@ impl Statements {
         Ok(Some(statement))
     }
 
-    /// Sees whether the connection can still be used after this.
+    /// Marks the connection as unusable after a timeout.
     pub(crate) fn watch<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
         if matches!(answer, Err(Error::Timeout(_))) {
             self.hangs.store(true, Ordering::Relaxed);
@@ -255,7 +256,7 @@ impl Statements {
     }
 }
 
-/// Why the last connection could not be opened, since one could: for who waits for one in vain.
+/// The last error of opening a connection since one succeeded, for callers that wait in vain.
 #[derive(Clone, Debug, Default)]
 struct Failure(Arc<Mutex<Option<Error>>>);
 
@@ -269,7 +270,7 @@ impl bb8::ErrorSink<Error> for Failure {
     }
 }
 
-/// How often to look for connections that are too old: often enough that a short limit means something.
+/// Returns how often to look for connections that are too old: often enough for a short limit.
 fn reaper_rate(options: &Options) -> Duration {
     let limits = options.idle_timeout.into_iter().chain(options.max_lifetime);
     limits.map(|limit| limit / 4).min().unwrap_or(SELDOM).clamp(OFTEN, SELDOM)
@@ -279,14 +280,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What the pool holds.
+/// A connection in the pool.
 struct Member {
     client: Client,
     statements: Arc<Statements>,
     tried_at: Instant,
 }
 
-/// How the pool opens and tries connections.
+/// Opens and checks the connections of the pool.
 struct Manager {
     server: PostgresServer,
     limit: Duration,

@@ -1,14 +1,14 @@
-//! Where a [relay](crate::relay) brings events: Redis, or a destination of your own.
+//! Destinations of a [relay](crate::relay): Redis, or your own.
 //!
-//! | publisher | promise |
+//! | publisher | guarantee |
 //! |---|---|
-//! | `RedisStream` | each event once in the stream, and at least once in the channel beside it, where one is named |
+//! | `RedisStream` | each event exactly once in the stream, and at least once in the optional channel |
 //! | `RedisChannel` | at least once |
-//! | two at once, `(a, b)` | at least once in each |
-//! | your own | once where it can tell where it ends and what it holds ([`Publisher::position`]), else at least once |
+//! | a pair, `(a, b)` | at least once in each |
+//! | your own | exactly once if it knows its end and its events ([`Publisher::position`]), otherwise at least once |
 //!
-//! Each relay has its place in the feed under a consumer's name. Where several stores are each to hold every event once,
-//! each gets a relay with a consumer of its own.
+//! The database stores the position of each relay under its consumer's name. If several destinations must each hold
+//! every event exactly once, run a relay with its own consumer for each.
 //!
 //! ```
 //! use pg_workflow_client::Error;
@@ -59,88 +59,95 @@ pub use redis_channel::RedisChannel;
 #[cfg(feature = "redis")]
 pub use redis_stream::{RedisStream, StreamOptions};
 
-/// A place in a store: it grows with each event that is added, compared by the first number and then by the second.
-/// What the numbers are is the publisher's business; they are not negative.
+/// A position in a destination. It grows with each event, compared by the first number and then by the second.
+///
+/// The publisher chooses the numbers; they are not negative.
 pub type Position = [i64; 2];
 
-/// What has become of events that were to be published.
+/// The result of publishing events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Published {
-    /// They are there. Where the store ends cannot be told.
+    /// The destination holds them. It does not know its end.
     Done,
-    /// They are there, and the store ends here now.
+    /// The destination holds them, and now ends at this position.
     UpTo(Position),
-    /// The store did not end where it was expected to, but here. Nothing was written.
+    /// The destination ended at this position, not at the expected one. Nothing was written.
     EndsAt(Position),
 }
 
 /// A destination of events, as the [relay](crate::relay) sees it.
 ///
-/// The calls come one at a time. Any error is taken for an outage of the destination: it is said once, and after a pause
-/// [`connect`](Publisher::connect) is called again. Each call but [`holds`](Publisher::holds) has 30 s; it is dropped
-/// where it takes longer, and then too `connect` comes next.
+/// The relay makes one call at a time. It treats any error as an outage of the destination: it logs the outage once,
+/// waits, and calls [`connect`](Publisher::connect) again. Each call except [`holds`](Publisher::holds) has a time
+/// limit of 30 s. A call that takes longer is dropped, and `connect` is called next.
 pub trait Publisher: Send {
-    /// What people call the destination: the log says "cannot reach NAME".
+    /// Returns a short name for the log: "cannot reach NAME".
     fn name(&self) -> String;
 
-    /// The destination at more length, for the log: which file, which address. Nothing secret.
+    /// Describes the destination for the log: which file, which address. Must not contain secrets.
     fn describe(&self) -> String {
         self.name()
     }
 
-    /// Connects, with whatever was there before given up. Comes before everything else, and after each error.
+    /// Connects, and drops a previous connection. Called first, and after each error.
     ///
     /// # Errors
-    /// Any, see [`Error::publisher`].
+    /// Returns any error, see [`Error::publisher`].
     fn connect(&mut self) -> impl Future<Output = Result<(), Error>> + Send {
         ready(Ok(()))
     }
 
-    /// Where the store ends. None where that cannot be told: events come at least once then, again after an error or a
-    /// restart.
+    /// Returns the end of the destination; `None` if it does not know its end.
+    ///
+    /// Without an end, events are delivered at least once: they are repeated after an error or a restart.
     ///
     /// # Errors
-    /// Any, see [`Error::publisher`].
+    /// Returns any error, see [`Error::publisher`].
     fn position(&mut self) -> impl Future<Output = Result<Option<Position>, Error>> + Send {
         ready(Ok(None))
     }
 
-    /// Which events the store holds after one position and up to another: they are not published again. Asked only where
-    /// [`position`](Publisher::position) tells one.
+    /// Returns the events that the destination holds after one position and up to another: they are not published
+    /// again.
+    ///
+    /// Called only if [`position`](Publisher::position) returns one.
     ///
     /// # Errors
-    /// Any, see [`Error::publisher`].
+    /// Returns any error, see [`Error::publisher`].
     fn holds(&mut self, after: Position, up_to: Position) -> impl Future<Output = Result<EventIds, Error>> + Send {
         let _ = (after, up_to);
         ready(Ok(EventIds::default()))
     }
 
-    /// Adds events in this order; they are there, as safely as it can be had, when this returns. `after` is where the
-    /// store is expected to end, where that can be told: if it ends elsewhere nothing may be written. Comparing and
-    /// adding must be one step for the store, so that of two relays only one can be right.
+    /// Appends events in this order, as durably as the destination can.
+    ///
+    /// `after` is the expected end of the destination, if it knows its end: if it ends elsewhere, nothing may be
+    /// written. Comparing and appending must be one step for the destination, so that only one of two relays
+    /// succeeds.
     ///
     /// # Errors
-    /// Any, see [`Error::publisher`]. It may be unknown then whether the events were added.
+    /// Returns any error, see [`Error::publisher`]. The events may have been appended all the same.
     fn publish(
         &mut self,
         events: &[Event],
         after: Option<Position>,
     ) -> impl Future<Output = Result<Published, Error>> + Send;
 
-    /// Sees whether the destination is there and takes events. Comes about once a second while there are none.
+    /// Checks that the destination accepts events. Called about once a second while there are none.
     ///
     /// # Errors
-    /// Any, see [`Error::publisher`].
+    /// Returns any error, see [`Error::publisher`].
     fn check(&mut self) -> impl Future<Output = Result<(), Error>> + Send {
         ready(Ok(()))
     }
 
-    /// An occasion to remove what is old, about once a second. What lies after `keep_after` must stay: it is what
-    /// [`holds`](Publisher::holds) may be asked for.
+    /// Removes old events. Called about once a second.
+    ///
+    /// Events after `keep_after` must stay: [`holds`](Publisher::holds) may be called for them.
     ///
     /// # Errors
-    /// Any, see [`Error::publisher`].
+    /// Returns any error, see [`Error::publisher`].
     fn trim(&mut self, keep_after: Position) -> impl Future<Output = Result<(), Error>> + Send {
         let _ = keep_after;
         ready(Ok(()))

@@ -7,13 +7,13 @@ use crate::Error;
 
 /// Rows of a table.
 pub trait Record: Sized {
-    /// What a row is called in errors.
+    /// Its name in errors.
     const NAME: &'static str;
     /// The table, with its schema.
     const TABLE: &'static str;
     /// The columns that [`Record::from_row`] expects.
     const COLUMNS: &'static str;
-    /// What rows can be ordered by, together; text last.
+    /// Columns that rows can be ordered by; text last.
     const KEYS: &'static [Column];
 
     /// Reads a row that begins with [`Record::COLUMNS`].

@@ -1,4 +1,4 @@
-//! Where Redis is, and connecting to it: one server, a cluster, or the master that Sentinel names.
+//! Connections to Redis: to one server, to a cluster, or to the master that Sentinel names.
 
 mod address;
 mod connection;
@@ -16,10 +16,12 @@ use crate::Error;
 
 pub use connection::RedisConnection;
 
-/// Each address is given at least this, however many there are: TLS and a password take four round trips.
+/// Minimum time for each address, however many there are: TLS and a password take four round trips.
 const LEAST_CONNECT_TIME: Duration = Duration::from_millis(500);
 
-/// A Redis, or Valkey, as its operator names it. Nothing is connected yet.
+/// Names a Redis or Valkey: one server, a cluster, or sentinels.
+///
+/// Nothing is connected until [`connect`](RedisServer::connect).
 ///
 /// ```
 /// use pg_workflow_client::redis_server::RedisServer;
@@ -35,32 +37,31 @@ const LEAST_CONNECT_TIME: Duration = Duration::from_millis(500);
 /// ```
 #[derive(Clone)]
 pub struct RedisServer {
-    /// At least one.
+    /// At least one address.
     addresses: Vec<ConnectionInfo>,
     certificates: TlsCertificates,
     sentinel_master: Option<String>,
 }
 
 impl RedisServer {
-    /// Reads one URL, or several with commas between them: nodes of one cluster, the sentinels of one Redis, or several
-    /// addresses of it.
+    /// Parses one URL, or several separated by commas: nodes of a cluster, sentinels, or addresses of one Redis.
     ///
     /// `redis://user:password@host:port/database`, `rediss://…` for TLS, or `redis+unix:///path?user=…&pass=…&db=…`.
-    /// URLs without user and password use those of the first. `?sentinel_master=NAME` is the same as
+    /// URLs without user and password use those of the first URL. `?sentinel_master=NAME` is the same as
     /// [`with_sentinel_master`](Self::with_sentinel_master).
     ///
     /// # Errors
-    /// [`Error::RedisUrl`], which does not contain the password.
+    /// Returns [`Error::RedisUrl`] if a URL is invalid. The error does not contain the password.
     pub fn parse(urls: &str) -> Result<RedisServer, Error> {
         let (addresses, sentinel_master) = address::read(urls)?;
         let certificates = TlsCertificates { client_tls: None, root_cert: None };
         Ok(RedisServer { addresses, certificates, sentinel_master })
     }
 
-    /// Trusts the certificates in this PEM, and no longer those of the system.
+    /// Trusts the certificates in this PEM instead of those of the system.
     ///
     /// # Errors
-    /// [`Error::RedisUrl`] where it holds no certificate, or where no URL is `rediss://`.
+    /// Returns [`Error::RedisUrl`] if it holds no certificate, or if no URL is `rediss://`.
     ///
     /// ```
     /// # use pg_workflow_client::redis_server::RedisServer;
@@ -74,30 +75,30 @@ impl RedisServer {
         self.checked()
     }
 
-    /// Shows this certificate, for a Redis that asks for one (`tls-auth-clients`, its default). Both are PEM.
+    /// Presents this client certificate (PEM), which Redis requires by default (`tls-auth-clients`).
     ///
     /// # Errors
-    /// [`Error::RedisUrl`] where they are not a certificate and a key, or where no URL is `rediss://`.
+    /// Returns [`Error::RedisUrl`] if they are not a certificate and a key, or if no URL is `rediss://`.
     pub fn with_client_certificate(mut self, certificate: Vec<u8>, key: Vec<u8>) -> Result<RedisServer, Error> {
         tls::check_certificates(&certificate, "the client certificate")?;
         self.certificates.client_tls = Some(ClientTlsConfig { client_cert: certificate, client_key: key });
         self.checked()
     }
 
-    /// Which master to ask the sentinels for. Needed only where they watch several.
+    /// Sets the name of the master. Needed only if the sentinels watch several.
     pub fn with_sentinel_master(mut self, name: impl Into<String>) -> RedisServer {
         self.sentinel_master = Some(name.into());
         self
     }
 
-    /// Connects. What is behind the addresses is found out by asking `HELLO`.
+    /// Connects to the server that accepts writes. `HELLO` tells which kind of server an address is.
     ///
-    /// `connect` is how long that may take (shared among the addresses, at least 0.5 s for each; as long again for the
-    /// cluster's nodes or Sentinel's master), `answer` the time limit of each command from then on. After an error a
-    /// connection is best dropped: what has become of the command is unknown, and the master may be another.
+    /// `connect` is the time limit for connecting, shared among the addresses, with at least 0.5 s for each, and the
+    /// same again for the cluster's nodes or Sentinel's master. `answer` is the time limit of each command. After an
+    /// error, drop the connection: the fate of the command is unknown, and the master may have changed.
     ///
     /// # Errors
-    /// [`Error::Redis`] where none of the addresses leads to a Redis that takes writes: why the first does not.
+    /// Returns [`Error::Redis`], the error of the first address, if no address leads to a Redis that accepts writes.
     ///
     /// ```no_run
     /// use std::time::Duration;
@@ -122,7 +123,7 @@ impl RedisServer {
         Err(no_way(first_error))
     }
 
-    /// Subscribes to a channel, over a connection of its own.
+    /// Subscribes to a channel, on a connection of its own.
     pub(crate) async fn subscribe(
         &self,
         channel: &str,
@@ -149,7 +150,7 @@ fn no_way(first_error: Option<RedisError>) -> Error {
     Error::Redis(first_error.unwrap_or_else(|| discovery::refusal("ERR", "no address is given".to_owned())))
 }
 
-/// The addresses, without user and password.
+/// Writes the addresses, without user and password.
 impl fmt::Display for RedisServer {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, address) in self.addresses.iter().enumerate() {
@@ -159,7 +160,7 @@ impl fmt::Display for RedisServer {
     }
 }
 
-/// As [`Display`](fmt::Display): nothing secret.
+/// Writes the same as [`Display`](fmt::Display): nothing secret.
 impl fmt::Debug for RedisServer {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "RedisServer({self})")

@@ -1,4 +1,4 @@
-//! DAGs, runs, tasks, logs and history: what programs do with them. Each repository works on any
+//! Repositories: create, read and change DAGs, runs, tasks, logs and history. Each works on a
 //! [`Session`](crate::session::Session): a pooled connection, a client, or the caller's own transaction.
 
 mod dag_runs;
@@ -22,7 +22,7 @@ pub use task_instances::{NewTaskInstances, TaskInstanceChanges, TaskInstances};
 pub use task_logs::{NewTaskLog, TaskLogs};
 pub use transition::{Outcome, Transition, TransitionMany, TransitionResult};
 
-/// The first row of a statement whose text is put together from constants.
+/// Returns the first row that matches a condition, whose text is constant.
 async fn find<T: Record>(
     session: &impl Session,
     condition: &str,
@@ -33,7 +33,7 @@ async fn find<T: Record>(
     rows.first().map(T::from_row).transpose()
 }
 
-/// Changes the row whose id is the first parameter, and returns it as it is then.
+/// Changes the row whose id is the first parameter, and returns the new row.
 async fn change<T: Record>(
     session: &impl Session,
     assignments: &str,
@@ -54,7 +54,7 @@ async fn delete<T: Record>(session: &impl Session, id: Uuid) -> Result<(), Error
     }
 }
 
-/// Ids in the first column.
+/// Returns the ids in the first column.
 fn ids(rows: &[tokio_postgres::Row]) -> Result<Vec<Uuid>, Error> {
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }

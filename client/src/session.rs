@@ -1,5 +1,4 @@
-//! What statements run on: any client or transaction of the driver, or a pooled connection, which keeps prepared
-//! statements.
+//! Sessions, which run statements: clients and transactions of the driver, and pooled connections.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,22 +10,22 @@ use crate::Error;
 use crate::connect::within;
 use crate::pool::{Connection, Statements, Transaction};
 
-/// A parameter of a statement, with its type: the server need not be asked for it.
+/// A parameter of a statement, with its type, so that the server need not infer it.
 pub type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
-/// How long a statement may take on a session that sets no limit of its own.
+/// Time limit of a statement, if the session sets none.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// What the repositories run their statements on: a `tokio_postgres` `Client` or `Transaction` (any [`GenericClient`]),
-/// or a [`Connection`] or [`Transaction`] of a [`Pool`](crate::pool::Pool).
+/// Runs the statements of repositories: any [`GenericClient`] of `tokio_postgres`, or a [`Connection`] or
+/// [`Transaction`] of a [`Pool`](crate::pool::Pool).
 ///
-/// The last two keep the statements they have prepared.
+/// Connections and transactions of a pool keep the statements that they prepared.
 pub trait Session: sealed::Sealed + Sync {
-    /// The driver's client or transaction below.
+    /// The driver's client or transaction.
     type Client: GenericClient + Sync;
-    /// The driver's client or transaction below.
+    /// The driver's client or transaction.
     fn client(&self) -> &Self::Client;
-    /// Statements prepared on this connection, where it keeps any.
+    /// Returns the prepared statements of the connection, if it keeps them.
     fn statements(&self) -> Option<&Arc<Statements>> {
         None
     }
@@ -71,7 +70,7 @@ impl<'a> Session for Transaction<'a> {
     }
 }
 
-/// Runs a statement whose text is always the same, prepared where the session keeps that.
+/// Runs a statement with a constant text; prepares it if the session keeps statements.
 pub(crate) async fn fixed<S: Session>(
     session: &S,
     sql: &'static str,
@@ -90,7 +89,7 @@ pub(crate) async fn fixed<S: Session>(
     statements.watch(within(limit, answer).await)
 }
 
-/// Runs a statement that is put together for the call: planned for its very parameters, and not kept.
+/// Runs a statement that is built for this call: planned for its parameters, and not kept.
 pub(crate) async fn once<S: Session>(session: &S, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Error> {
     let answer = session.client().query_typed(sql, parameters);
     match session.statements() {
@@ -99,7 +98,7 @@ pub(crate) async fn once<S: Session>(session: &S, sql: &str, parameters: &[Param
     }
 }
 
-/// The one row of a statement that always returns one.
+/// Runs a statement that always returns one row.
 pub(crate) async fn one<S: Session>(
     session: &S,
     sql: &'static str,

@@ -1,16 +1,19 @@
-//! Delivery events to your code, from wherever they come: one handler, four sources.
+//! Subscribers: deliver events to your handler, from one of four sources.
 //!
-//! | source | for whom | what is missed while it does not run |
+//! | source | suits | events missed while it does not run |
 //! |---|---|---|
-//! | [`Subscriber::consumer`] | whoever must not miss anything: the database keeps the place under a name | nothing |
-//! | [`Subscriber::follow`] | whoever begins with the present, or keeps the position himself; leaves no trace in the database | what happens before the position |
-//! | `Subscriber::channel` | many that look on: live from Redis, and only outages are read from PostgreSQL | everything |
-//! | `Subscriber::group` | workers that share events: a consumer group of the Redis stream | what the stream is shortened by |
+//! | [`Subscriber::consumer`] | programs that must not miss events: the database stores the position under a name |
+//! none |
+//! | [`Subscriber::follow`] | followers: start now, or store their own position; store nothing in the database |
+//! those before the position |
+//! | `Subscriber::channel` | many observers: live from Redis; PostgreSQL is read only after outages | all |
+//! | `Subscriber::group` | workers that share events: a consumer group of the Redis stream | those trimmed from the
+//! stream |
 //!
-//! An event is handed over until the handler succeeds, and only then the next: within an entity they come in the order of
-//! their versions (but see `Subscriber::group`). Each comes at least once: after an outage, or a crash of yours, some come
-//! again. `(entity_id, version)` identifies an event, for whoever must know. A server that is away is waited for, and the
-//! log says so once; what happened meanwhile follows.
+//! An event is delivered until the handler succeeds, and only then the next: within an entity, events arrive in the
+//! order of their versions (but see `Subscriber::group`). Each is delivered at least once: after an outage or a crash
+//! of your program, some are redelivered. `(entity_id, version)` identifies an event. A subscriber waits for an
+//! unavailable server, and logs the outage once; the events of that time follow.
 //!
 //! ```no_run
 //! use pg_workflow_client::connect::PostgresServer;
@@ -62,14 +65,14 @@ use follower::Follower;
 #[cfg(feature = "redis")]
 use group::Group;
 
-/// How long a source waits for events before it is asked again. The server is then seen to be there.
+/// How long a source waits for events. After that, the server is checked.
 const POLL: Duration = Duration::from_secs(1);
-/// Events read at once; a handler that is slow has at most these in memory.
+/// Events read at once: a slow handler has at most these in memory.
 const BATCH: i32 = 200;
-/// How often what has been handled is acknowledged, in the midst of a batch or of a long handler too.
+/// How often handled events are acknowledged, also within a batch or a long handler.
 const ACKNOWLEDGE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Hands events to a handler. See the [module](self).
+/// Delivers events to a handler. See the [module](self).
 pub struct Subscriber {
     source: Source,
 }
@@ -84,20 +87,23 @@ enum Source {
 }
 
 impl Subscriber {
-    /// Reads the feed as the named consumer, whose place the database keeps. It is created where it does not exist, and
-    /// begins with what commits from then on.
+    /// Reads the feed as a consumer, whose position the database stores.
     ///
-    /// Of several with the same name one is given events, and the others take over when it ends or hangs (after 10 s).
-    /// The role needs `create_consumer`, `read_events`, `ack_events`, `lease_consumer` and `release_consumer`.
+    /// The consumer is created if it does not exist, and begins with the events committed from then on.
+    ///
+    /// Of several subscribers with the same name one gets events. Another takes over when it ends, or 10 s after it
+    /// hangs. The role needs `create_consumer`, `read_events`, `ack_events`, `lease_consumer` and `release_consumer`.
     pub fn consumer(server: PostgresServer, name: &str) -> Subscriber {
         Subscriber { source: Source::Consumer(Consumer::new(server, name)) }
     }
 
-    /// Follows the feed from a position, or from the present: the database keeps nothing. Whoever wants to go on there
-    /// another time keeps [`positions`](Subscriber::positions). The role needs `current_position` and `follow_events`.
+    /// Follows the feed from a position, or from now: the database stores nothing.
     ///
-    /// A position that the database does not know (it has lost its latest events, or it is another database) is said in
-    /// the log, and the present takes its place.
+    /// To continue later, store [`positions`](Subscriber::positions). The role needs `current_position` and
+    /// `follow_events`.
+    ///
+    /// If the database does not know the position (it lost its latest events, or it is another database), the
+    /// subscriber logs that and continues from now.
     ///
     /// ```no_run
     /// # async fn example(database: pg_workflow_client::connect::PostgresServer) {
@@ -116,13 +122,12 @@ impl Subscriber {
         Subscriber { source: Source::Follower(Follower::new(server, position)) }
     }
 
-    /// Listens to a Redis channel in which a relay publishes, from the present on.
+    /// Listens to a Redis channel in which a relay publishes, from now on.
     ///
-    /// Versions make up for what a channel lacks: an event that has been handed over is dropped when it comes again
-    /// (100,000 entities are remembered at least), and one that skips versions waits until the missing ones have been
-    /// fetched from `state_history`. After each outage of the channel, and where the handler is so slow that 10,000
-    /// messages wait, the feed is read instead, from a position before which the channel is known to have brought
-    /// everything.
+    /// Versions make up for the lost and repeated messages of a channel. A repeated event is dropped (at least
+    /// 100,000 entities are remembered). An event that skips versions waits until the missing ones are read from
+    /// `state_history`. After each outage of the channel, and if the handler is so slow that 10,000 messages wait,
+    /// the subscriber reads the feed, from a position before which the channel has delivered everything.
     ///
     /// The Redis user needs `+hello +subscribe +ping` and the channel, the role `current_position`, `follow_events` and
     /// SELECT on `state_history`.
@@ -141,16 +146,17 @@ impl Subscriber {
         Subscriber { source: Source::Channel(Box::new(Channel::new(redis, channel, database))) }
     }
 
-    /// Reads a Redis stream as the member `member` of a consumer group. The group is created where it does not exist, and
-    /// begins with the oldest entry of the stream.
+    /// Reads a Redis stream as a member of a consumer group.
     ///
-    /// Each event goes to one member. What a member had not finished comes again when one of the same name starts, so
-    /// give it a name that stays; another takes it over when it has been left alone for 30 s. **Order within an entity
-    /// holds for a group of one member only**: several handle events of one entity at the same time.
+    /// The group is created if it does not exist, and begins with the oldest entry of the stream.
     ///
-    /// Where the stream is shortened before the group has read it, the log says how many events it never got, and
-    /// nothing is filled in: no member knows what the others have had. Where Redis comes back empty, the group begins
-    /// again with what the relay writes anew, which may be the events of its last 7 days. Whoever minds either takes
+    /// Each event goes to one member. Unfinished events of a member are redelivered when a member with the same name
+    /// starts, so give each member a fixed name. After 30 s another member takes them over. **Order within an entity
+    /// holds only for a group of one member**: several members handle events of one entity at the same time.
+    ///
+    /// If the stream is trimmed before the group has read it, the log says how many events were lost, and nothing is
+    /// filled in: no member knows the events of the others. If Redis loses its data, the group begins again with the
+    /// events that the relay rewrites, which may be those of its last 7 days. If you cannot accept either, use
     /// [`Subscriber::consumer`].
     ///
     /// It takes Redis 7. The user needs `+hello +eval +exists +xinfo|stream +xinfo|groups +xgroup|create +xgroup|setid
@@ -170,8 +176,10 @@ impl Subscriber {
         Subscriber { source: Source::Group(Group::new(redis, stream, group, member)) }
     }
 
-    /// The position after all that has been handed over, as it changes: none before the first event, and always none for
-    /// other sources than [`Subscriber::follow`]. It comes up to 200 events late, which then come again.
+    /// Returns the position after the delivered events, as it changes.
+    ///
+    /// It is `None` before the first event, and for sources other than [`Subscriber::follow`]. It can lag by up to
+    /// 200 events, which are then redelivered.
     pub fn positions(&self) -> watch::Receiver<Option<String>> {
         match &self.source {
             Source::Follower(follower) => follower.positions.subscribe(),
@@ -179,11 +187,13 @@ impl Subscriber {
         }
     }
 
-    /// Hands events over until `shutdown`, one after another. The handler that is at work then is waited for; what it
-    /// did is acknowledged.
+    /// Delivers events until `shutdown`, one after another.
     ///
-    /// A handler that fails is called again with the same event, after a pause of up to a second, until it succeeds. The
-    /// log says so once for each event. How many events were handed over, and how late, is logged as `debug`, every 10 s.
+    /// At `shutdown`, waits for the current call of the handler and acknowledges its event.
+    ///
+    /// A handler that fails is called again with the same event, after a pause of up to a second, until it succeeds.
+    /// The failure is logged once for each event. The number of events and their delay are logged at level `debug`
+    /// every 10 s.
     pub async fn run<H, F, E>(&mut self, handler: H, shutdown: CancellationToken)
     where
         H: Fn(Event) -> F,
@@ -208,7 +218,7 @@ impl Subscriber {
                 let _ = shutdown.run_until_cancelled(log.backoff.wait()).await;
             }
         }
-        // What cannot be acknowledged comes again.
+        // Unacknowledged events are redelivered.
         if let Err(error) = self.source.close().await {
             tracing::debug!("not acknowledged: {error}");
         }
@@ -228,7 +238,7 @@ impl Source {
         }
     }
 
-    /// The next events, or none for now. The ones before have all been handed over. Connects where it is not.
+    /// Returns the next events, or none for now. All previous ones have been handled. Connects if needed.
     async fn next(&mut self) -> Result<Vec<Event>, Error> {
         match self {
             Source::Consumer(consumer) => consumer.next().await,
@@ -240,7 +250,7 @@ impl Source {
         }
     }
 
-    /// The handler has succeeded with the next of the events.
+    /// Notes that the handler succeeded with the next event.
     fn handled(&mut self, event: &Event) {
         match self {
             Source::Consumer(consumer) => consumer.handled(event),
@@ -252,7 +262,7 @@ impl Source {
         }
     }
 
-    /// Acknowledges what has been handled, and keeps the rest from being given to others.
+    /// Acknowledges handled events, and renews the lease on the others.
     async fn acknowledge(&mut self) -> Result<(), Error> {
         match self {
             Source::Consumer(consumer) => consumer.acknowledge().await,
@@ -271,7 +281,7 @@ impl Source {
         }
     }
 
-    /// After an error: what was being read is read again.
+    /// Drops the connection after an error: unhandled events are read again.
     fn disconnect(&mut self) {
         match self {
             Source::Consumer(consumer) => consumer.disconnect(),
@@ -284,7 +294,7 @@ impl Source {
     }
 }
 
-/// What people are told of outages.
+/// Logs outages.
 struct Log {
     postgres: Outage,
     redis: Outage,

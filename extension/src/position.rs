@@ -3,7 +3,7 @@
 use crate::ffi::plan::Plan;
 use crate::ffi::shared::Progress;
 
-/// A position in the event feed: all events that its snapshot sees are before it. See `sql/07_events.sql`.
+/// A position in the event feed: all events that its snapshot sees are before it. See `sql/09_position.sql`.
 #[derive(Clone)]
 pub struct Position {
     pub snapshot: String,

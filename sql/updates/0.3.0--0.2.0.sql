@@ -1,3 +1,74 @@
--- From 0.3.0 to 0.2.0.
+-- From 0.3.0 to 0.2.0. No table changes.
+
+-- take function workflow.unfinished_transactions
+-- take function workflow.events_between
+-- take function workflow.open_window
+-- take function workflow.close_window
+-- take function workflow.found_by_ids
+-- take function workflow.locked_consumer
+-- take function workflow.check_reading
+-- take function workflow.create_consumer
+-- take function workflow.read_events
+-- take function workflow.ack_events
+-- take function workflow.spelled_snapshot
+-- take function workflow.parsed_snapshot
+-- take function workflow.spelled_position
+-- take function workflow.parsed_position
+-- take function workflow.position_after
+-- take function workflow.current_position
+-- take function workflow.follow_events
+-- take function workflow.lease_consumer
+-- take function workflow.save_checkpoint
+-- take function workflow.rewind_consumer
+-- take view workflow.consumer_lag
+-- take view workflow.state_counts
+-- take function workflow.needs_history
+-- take function workflow.who_needs_history
+-- take function workflow.make_partition
+-- take function workflow.go_on_to_partition
+
+-- Reworded only.
+-- take function workflow.append_task_log
+-- take function workflow.history
+-- take function workflow.state_at
+-- take function workflow.event_id_at
+-- take function workflow.verify
+-- take function workflow.last_event_id
+-- take function workflow.others_snapshot
+-- take function workflow.current_place
+-- take function workflow.forget_state_counts
+-- take function workflow.count_states
+-- take function workflow.fold_state_counts
+-- take function workflow.open_partitions
+-- take function workflow.drop_partition
+-- take function workflow.purge_runs
+-- take function workflow.purge_history
+-- take function workflow.purge
+-- take function workflow.stuck
+-- take function workflow.show_settings
+-- take function workflow.enable_row_security
+
+DROP FUNCTION workflow.is_acknowledged(workflow.feed_position, bigint, xid8);
+DROP FUNCTION workflow.unfinished_transactions(workflow.feed_position);
+DROP FUNCTION workflow.late_events(workflow.feed_position);
+DROP FUNCTION workflow.events_in_window(workflow.feed_position, integer);
+DROP FUNCTION workflow.first_position();
+DROP FUNCTION workflow.open_window(workflow.feed_position);
+DROP FUNCTION workflow.close_window(workflow.feed_position);
+DROP FUNCTION workflow.relocate_position(workflow.feed_position);
+DROP FUNCTION workflow.position_of(workflow.consumers);
+DROP FUNCTION workflow.position_of(workflow.consumer_checkpoints);
+DROP FUNCTION workflow.position_of(workflow.state_count_place);
+DROP FUNCTION workflow.store_position(text, workflow.feed_position);
+DROP FUNCTION workflow.lock_consumer(text, bigint);
+DROP FUNCTION workflow.format_snapshot(pg_snapshot);
+DROP FUNCTION workflow.parse_snapshot(text);
+DROP FUNCTION workflow.format_position(workflow.feed_position);
+DROP FUNCTION workflow.parse_position(text);
+DROP FUNCTION workflow.position_after(workflow.feed_position, bigint, boolean);
+DROP FUNCTION workflow.needs_history(workflow.feed_position, bigint);
+DROP FUNCTION workflow.create_partition(text, bigint);
+DROP FUNCTION workflow.switch_to_partition(text, bigint);
+DROP TYPE workflow.feed_position;
 
 -- take comments

@@ -23,7 +23,7 @@ fn transition_error_has_current_and_next_states() {
         assert_eq!(*entity, Entity { entity_type: EntityType::TaskInstance, id: task });
         assert_eq!((*current_state, *current_version), (State::Running, 2));
         assert!(!error.is_transient() && error.code().unwrap().code() == "40001");
-        assert!(error.to_string().contains("is running at version 2, not queued"), "{error}");
+        assert!(error.to_string().contains("is running at version 2, expected queued"), "{error}");
         let old = Transition::new(State::Running, State::Failed).expecting_version(1);
         assert!(matches!(tasks.transition_with(task, &old).await, Err(Error::Stale { current_version: 2, .. })));
 

@@ -20,7 +20,7 @@ fn pool_stays_between_minimum_and_maximum_size() {
         assert_ne!(backend(&first).await, backend(&second).await);
         let error = pool.get().await.err().expect("no third connection");
         assert!(matches!(error, Error::Timeout(limit) if limit == SHORT), "{error:?}");
-        assert_eq!(error.to_string(), "no answer from PostgreSQL within 0.3 s");
+        assert_eq!(error.to_string(), "no response from PostgreSQL within 0.3 s");
         assert_eq!(pool.size(), (2, 0));
 
         let waiting = tokio::spawn({

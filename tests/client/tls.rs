@@ -1,7 +1,6 @@
 //! TLS to PostgreSQL: the checks of each sslmode, and the errors if they fail.
 
 use super::*;
-use crate::feed::redis::certificates::Certificates;
 use pg_workflow_client::Error;
 use std::os::unix::fs::{PermissionsExt, chown};
 use xtask::stack::postgres::{FAST, Postgres};
@@ -46,7 +45,7 @@ async fn refusal(url: &str) -> (String, &'static str) {
 
 #[test]
 fn sslmode_decides_server_certificate_checks() {
-    let (right, wrong) = (Certificates::new(), Certificates::new());
+    let (right, wrong) = (Certificates::create(), Certificates::create());
     let cluster = tls_cluster(&right);
     let url = cluster.url("postgres");
     let elsewhere = url.replace("127.0.0.1", "localhost");
@@ -86,7 +85,7 @@ fn sslmode_decides_server_certificate_checks() {
 
 #[test]
 fn client_certificate_authenticates_role() {
-    let (right, wrong) = (Certificates::new(), Certificates::new());
+    let (right, wrong) = (Certificates::create(), Certificates::create());
     let cluster = tls_cluster(&right);
     let url = cluster.url("postgres").replace("postgres@", "with_certificate@");
     let with = |certificates: &Certificates| {
@@ -103,7 +102,7 @@ fn client_certificate_authenticates_role() {
         assert!(error.hint().contains("sslcert"), "{}", error.hint());
         let half = format!("{url}?sslcert={}", right.client().0);
         let error = PostgresServer::parse(&half).unwrap_err().to_string();
-        assert!(error.contains("sslcert and sslkey go together"), "{error}");
+        assert!(error.contains("sslcert and sslkey must be set together"), "{error}");
     });
 }
 
@@ -120,7 +119,7 @@ fn server_without_tls_is_accepted_if_sslmode_allows_it() {
             assert!(message.contains("server does not support TLS"), "{message}");
             assert!(hint.contains("sslmode"), "{hint}");
         }
-        let certificates = Certificates::new();
+        let certificates = Certificates::create();
         let cluster = tls_cluster(&certificates);
         let url = cluster.url("postgres").replace("postgres@", "without_tls@");
         assert!(!encrypted(&format!("{url}?sslmode=disable")).await.unwrap());

@@ -119,9 +119,7 @@ pub fn paths_take_the_parameters_of_the_page() {
             assert_eq!(status, 200);
             let page = Page::read(METRICS.0).text;
             let keys = health.as_object().unwrap().keys();
-            keys.for_each(|key| {
-                assert!(page.contains(&format!("`{key}`")) || page.contains(&format!("\"{key}\"")), "{key}")
-            });
+            keys.for_each(|key| assert!(page.contains(&format!("`{key}")), "{key}"));
             continue;
         }
         let (status, body) = get(&format!("{}?no-such=1", path.replace("{id}", &Uuid::nil().to_string())));

@@ -95,11 +95,11 @@ fn verify_reports_every_kind_of_disagreement() {
         ("DELETE FROM workflow.state_history WHERE entity_id = $1 AND version = 1", "version missing"),
         (
             "UPDATE workflow.state_history SET old_state = 'failed' WHERE entity_id = $1 AND version = 3",
-            "move from another state",
+            "transition from another state",
         ),
         (
             "UPDATE workflow.state_history SET new_state = 'success' WHERE entity_id = $1 AND version = 1",
-            "illegal move",
+            "transition not allowed",
         ),
         (
             "UPDATE workflow.state_history SET changed_at = '2000-01-01' WHERE entity_id = $1 AND version = 3",

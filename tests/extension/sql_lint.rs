@@ -10,6 +10,12 @@ const INLINED: &[&str] = &[
     "workflow.unpause_dag(id uuid)",
     "workflow.latest_dag_run(dag_id uuid)",
     "workflow.partition_start(id bigint)",
+    "workflow.is_acknowledged(pos workflow.feed_position,id bigint,transaction_id xid8)",
+    "workflow.late_events(pos workflow.feed_position)",
+    "workflow.events_in_window(pos workflow.feed_position,max integer)",
+    "workflow.position_of(consumer workflow.consumers)",
+    "workflow.position_of(checkpoint workflow.consumer_checkpoints)",
+    "workflow.position_of(stored workflow.state_count_place)",
     "workflow.events_between(snapshot pg_snapshot,next_transaction_id xid8,floor_id bigint,end_snapshot pg_snapshot,\
      end_next_transaction_id xid8,end_floor_id bigint,end_ceiling_id bigint,after_id bigint,max integer)",
 ];
@@ -18,7 +24,7 @@ const INLINED: &[&str] = &[
 /// know the columns of our tables.
 fn readable(script: &str) -> String {
     let line = |line: &str| {
-        let declared = ["consumers", "consumer_checkpoints", "dropped_partitions"]
+        let declared = ["consumers", "consumer_checkpoints", "dropped_partitions", "feed_position"]
             .iter()
             .find_map(|table| line.strip_suffix(&format!(" workflow.{table};")));
         declared.map_or_else(|| line.to_owned(), |name| format!("{name} record;")) + "\n"
@@ -26,6 +32,7 @@ fn readable(script: &str) -> String {
     let script: String = script.lines().filter(|line| !line.starts_with("\\echo")).map(line).collect();
     script
         .replace("MODULE_PATHNAME", "$libdir/pg_workflow")
+        .replace(" workflow.feed_position :=", " record :=")
         .replace("\"position\"", "position_")
         .replace("\"partition\"", "partition_")
 }

@@ -1,8 +1,5 @@
 //! Redis in all setups: users, TLS, Cluster, Sentinel, Unix socket, full memory, and replica.
 
-pub mod certificates;
-
-use certificates::Certificates;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pg_workflow_tests::*;
@@ -105,7 +102,7 @@ fn with_tls(certificates: &Certificates) -> (Redis, u16) {
 #[test]
 fn relay_works_over_tls_with_private_ca_and_few_rights() {
     let db = Db::new();
-    let certificates = Certificates::new();
+    let certificates = Certificates::create();
     let (redis, port) = with_tls(&certificates);
     let subscriber = Subscriber::start(&redis.url());
     let (cert, key) = certificates.client();
@@ -120,7 +117,7 @@ fn relay_works_over_tls_with_private_ca_and_few_rights() {
 #[test]
 fn connection_errors_are_reported_without_secrets() {
     let db = Db::new();
-    let certificates = Certificates::new();
+    let certificates = Certificates::create();
     let (redis, port) = with_tls(&certificates);
     let plain = format!("127.0.0.1:{}", redis.port());
     let (ca, (cert, key)) = (certificates.ca(), certificates.client());
@@ -132,7 +129,7 @@ fn connection_errors_are_reported_without_secrets() {
         (format!("rediss://relay:s3cret@127.0.0.1:{port}"), &known[..], "Check user and password"),
         (format!("rediss://relay:s3cret@127.0.0.1:{port}"), none, "--redis-ca"),
         (format!("rediss://relay:s3cret@127.0.0.1:{port}"), &trusting[..], "--redis-cert"),
-        (format!("rediss://relay:s3cret@{plain}"), &trusting[..], "where it expects TLS and only there"),
+        (format!("rediss://relay:s3cret@{plain}"), &trusting[..], "if and only if it expects TLS"),
     ];
     for (redis_url, envs, hint) in cases {
         let (server, url) = serve_with(&db, &redis_url, envs);

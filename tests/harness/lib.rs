@@ -3,6 +3,7 @@
 #[path = "../chaos/lib.rs"]
 pub mod chaos;
 
+mod certificates;
 mod cluster;
 mod database;
 mod entities;
@@ -14,6 +15,7 @@ mod trace;
 mod transition;
 mod waiting;
 
+pub use certificates::Certificates;
 pub use cluster::own_cluster;
 pub use database::Db;
 pub use entities::{

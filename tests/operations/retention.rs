@@ -232,7 +232,7 @@ fn partition_is_dropped_after_all_consumers_read_it() {
     let outcome = |outcome: &str| [row("state_history_0", last, outcome)];
 
     purge(client, before, false);
-    let unread = "kept: consumer \"reader\" has yet to read it";
+    let unread = "kept: consumer \"reader\" has not acknowledged it";
     assert_eq!(history(purge(client, before, true)), outcome(unread));
     assert_eq!(history(purge(client, before, false)), outcome(unread));
     // Read, but not acknowledged.

@@ -9,7 +9,7 @@ AS $$
 BEGIN
     FOR n IN 0 .. partitions - 1 LOOP
         IF to_regclass('workflow.state_history_' || n) IS NULL THEN
-            PERFORM workflow.make_partition('state_history', n);
+            PERFORM workflow.create_partition('state_history', n);
         END IF;
         INSERT INTO workflow.state_history (id, entity_type, entity_id, old_state, new_state, version, changed_at, dag_id, dag_run_id, task_id)
         SELECT n * workflow.partition_size() + 100000000 + 3 * t.number + s.version, 'task_instance', t.id, s.old_state, s.new_state, s.version,
@@ -44,7 +44,7 @@ FROM workflow.task_instances AS t
 CROSS JOIN (VALUES (1, NULL, 'queued'), (2, 'queued', 'running'), (3, 'running', 'success')) AS s (version, old_state, new_state)
 WHERE t.dag_run_id = :'run';
 
-SELECT workflow.make_partition('state_history', n) FROM generate_series(:partitions, :partitions + 1) AS n
+SELECT workflow.create_partition('state_history', n) FROM generate_series(:partitions, :partitions + 1) AS n
 WHERE to_regclass('workflow.state_history_' || n) IS NULL;
 SELECT setval('workflow.state_history_id_seq', :partitions * workflow.partition_size() - 1);
 RESET session_replication_role;

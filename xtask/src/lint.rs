@@ -1,5 +1,7 @@
 //! `cargo xtask lint`: what can be said about the code without running it.
 
+mod words;
+
 use anyhow::Result;
 
 use crate::build::{self, Profile};
@@ -10,6 +12,7 @@ use crate::{circles, setup, workspace};
 pub fn run_all() -> Result<()> {
     step("Checking the formatting", || run(workspace::cargo("fmt").args(["--all", "--check"])))?;
     step("Looking for import circles among modules", circles::check)?;
+    step("Looking for banned words", words::check)?;
     let postgres = &setup::ensure()?.postgres;
     step(&format!("Clippy, for PostgreSQL {}", postgres.major), || {
         run(build::cargo("clippy", postgres, Profile::Quick)?.args(["--all-targets", "--", "--deny", "warnings"]))

@@ -13,16 +13,16 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::url::TlsParameters;
 
-/// Which servers to believe.
+/// Which servers to trust.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// Any: the connection is encrypted, and nothing is checked.
-    Anybody,
-    /// One whose certificate a trusted authority has signed.
+    /// Any server: the connection is encrypted, and nothing is checked.
+    Any,
+    /// A server whose certificate a trusted authority signed.
     Authority {
-        /// The certificates to trust; those of the system where it is none.
+        /// The certificates to trust; `None` for those of the system.
         roots: Option<PathBuf>,
-        /// Whether the certificate must be for the host's name too.
+        /// Whether the certificate must also be for the host's name.
         checks_name: bool,
     },
 }
@@ -38,13 +38,13 @@ impl Trust {
 
     pub fn with_roots(self, file: PathBuf) -> Trust {
         match self {
-            Trust::Anybody => Trust::Anybody,
+            Trust::Any => Trust::Any,
             Trust::Authority { checks_name, .. } => Trust::Authority { roots: Some(file), checks_name },
         }
     }
 }
 
-/// Makes connections as these parameters say. The error tells what is wrong with them.
+/// Creates a connector from these parameters. The error says why they are invalid.
 pub fn connector(parameters: &TlsParameters) -> Result<MakeRustlsConnect, String> {
     // Named rather than taken from the process: a program may have chosen none.
     let provider = Arc::new(ring::default_provider());
@@ -60,7 +60,7 @@ pub fn connector(parameters: &TlsParameters) -> Result<MakeRustlsConnect, String
             (Some(certificate), Some(key)) => config
                 .with_client_auth_cert(certificates(certificate)?, private_key(key)?)
                 .map_err(|error| format!("sslcert {} and sslkey: {error}", certificate.display()))?,
-            _ => return Err("sslcert and sslkey go together".to_owned()),
+            _ => return Err("sslcert and sslkey must be set together".to_owned()),
         };
     Ok(MakeRustlsConnect::new(config))
 }

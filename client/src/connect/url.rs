@@ -1,4 +1,4 @@
-//! The TLS parameters of a connection string, which libpq reads and the driver rejects.
+//! TLS parameters of a connection string: those of libpq that the driver does not read.
 //!
 //! The url crate cannot part a connection string: it rejects several hosts with ports, and does not know `host=… dbname=…`.
 
@@ -16,7 +16,7 @@ pub struct TlsParameters {
 }
 
 impl TlsParameters {
-    /// Whom to trust: libpq checks nothing below `verify-ca`, unless it is given certificates to trust.
+    /// The servers to trust. libpq checks nothing below `verify-ca`, unless `sslrootcert` is set.
     pub fn trust(&self) -> Result<Trust, String> {
         let names = |trust: Trust| match self.root_certificates.as_deref() {
             None | Some("system") => Ok(trust),
@@ -26,21 +26,21 @@ impl TlsParameters {
             (self.root_certificates.as_deref(), self.mode.as_deref())
         {
             return Err(format!(
-                "sslmode={mode} is too weak for sslrootcert=system: anybody can have such a certificate"
+                "sslmode={mode} is too weak for sslrootcert=system: anyone can get such a certificate"
             ));
         }
         match self.checked_mode() {
             Some("verify-full") => names(Trust::name()),
             Some("verify-ca") => names(Trust::authority()),
             Some("require") if self.root_certificates.is_some() => names(Trust::authority()),
-            None | Some("disable" | "allow" | "prefer" | "require") => Ok(Trust::Anybody),
+            None | Some("disable" | "allow" | "prefer" | "require") => Ok(Trust::Any),
             Some(other) => Err(format!(
-                "sslmode is {other:?}; known are disable, allow, prefer, require, verify-ca and verify-full"
+                "sslmode is {other:?}; expected disable, allow, prefer, require, verify-ca and verify-full"
             )),
         }
     }
 
-    /// The authorities of the system sign for anybody, so naming them means to check the name too.
+    /// The authorities of the system sign for anyone, so `sslrootcert=system` implies checking the name.
     fn checked_mode(&self) -> Option<&str> {
         match self.root_certificates.as_deref() {
             Some("system") => self.mode.as_deref().or(Some("verify-full")),
@@ -57,7 +57,7 @@ impl TlsParameters {
         }
     }
 
-    /// Takes a parameter that is about TLS.
+    /// Takes a parameter if it is about TLS; returns whether it is.
     fn take(&mut self, name: &str, value: &str) -> bool {
         match name {
             "sslmode" => self.mode = Some(value.to_owned()),
@@ -70,7 +70,7 @@ impl TlsParameters {
     }
 }
 
-/// Parts a connection string into what the driver reads and what is about TLS.
+/// Splits a connection string into the part that the driver reads and the TLS parameters.
 pub fn part(text: &str) -> Result<(String, TlsParameters), String> {
     let mut tls = TlsParameters::default();
     let rest = if text.starts_with("postgres://") || text.starts_with("postgresql://") {
@@ -164,7 +164,7 @@ mod tests {
             TlsParameters { root_certificates: roots.map(str::to_owned), ..tls }.trust()
         };
         for mode in ["disable", "allow", "prefer", "require"] {
-            assert_eq!(trust(mode, None), Ok(Trust::Anybody), "{mode}");
+            assert_eq!(trust(mode, None), Ok(Trust::Any), "{mode}");
         }
         assert_eq!(trust("require", Some("/ca.pem")), Ok(Trust::authority().with_roots("/ca.pem".into())));
         assert_eq!(trust("verify-full", Some("system")), Ok(Trust::name()));

@@ -1,4 +1,4 @@
-//! Errors of PostgreSQL: from SQLSTATE and DETAIL to a variant, and what to do about them.
+//! Errors of PostgreSQL: their variants, by SQLSTATE and DETAIL, and their hints.
 
 use std::error::Error;
 
@@ -46,7 +46,8 @@ struct Leased {
     holder: Option<String>,
 }
 
-/// PostgreSQL itself raises some of these SQLSTATEs too, without our DETAIL: those stay [`Postgres`](crate::Error::Postgres).
+/// Converts an error. PostgreSQL itself raises some of these SQLSTATEs too, without the DETAIL of pg_workflow: those
+/// stay [`Postgres`](crate::Error::Postgres).
 pub fn classify(source: tokio_postgres::Error) -> crate::Error {
     match source.code().map_or("", |code| code.code()) {
         "40001" => match detail::<Stale>(&source) {
@@ -88,13 +89,13 @@ fn detail<T: DeserializeOwned>(error: &tokio_postgres::Error) -> Option<T> {
     serde_json::from_str(error.as_db_error()?.detail()?).ok()
 }
 
-/// What an operator can do about an error that has no variant of its own.
+/// Returns the hint for an error that has no variant of its own.
 pub fn hint(error: &tokio_postgres::Error) -> &'static str {
     match error.code().map_or("", SqlState::code) {
         "" if is_about_tls(error) => {
-            "Check in DATABASE_URL sslmode (require encrypts, verify-full also checks the server), sslrootcert (the file of the \
+            "Check in DATABASE_URL: sslmode (require encrypts, verify-full also checks the server), sslrootcert (the file of the \
              authority that signed the server's certificate), the host's name, which must be in that certificate, and sslcert \
-             and sslkey where the server asks for a certificate"
+             and sslkey if the server requires a certificate"
         }
         "3F000" | "42883" | "42P01" => {
             "In that database, run: CREATE EXTENSION pg_workflow (or ALTER EXTENSION pg_workflow UPDATE)"
@@ -108,41 +109,41 @@ pub fn hint(error: &tokio_postgres::Error) -> &'static str {
             "Check user and password in DATABASE_URL (--database-url), and pg_hba.conf, which may also ask for TLS \
              (sslmode=require) or a certificate (sslcert and sslkey)"
         }
-        code if code.starts_with("23") => "Check what was to be written: a constraint of the table does not allow it",
+        code if code.starts_with("23") => "Correct the values: they violate a constraint of the table",
         _ => CHECK_SERVER,
     }
 }
 
-/// What to do where PostgreSQL has said nothing.
+/// The hint if PostgreSQL did not respond.
 pub const CHECK_SERVER: &str =
-    "Check that PostgreSQL runs, that DATABASE_URL (--database-url) names it, and what its log says";
+    "Check that PostgreSQL runs and that DATABASE_URL (--database-url) names it, and read its log";
 
-/// Whether the two sides could not agree on TLS. The driver keeps to itself of which kind an error is.
+/// Returns whether TLS failed. The driver does not expose the kind of an error.
 fn is_about_tls(error: &tokio_postgres::Error) -> bool {
     causes(error).any(|cause| cause.is::<rustls::Error>()) || error.to_string() == "error performing TLS handshake"
 }
 
-/// Whether it is the connection that failed, and may not fail again.
+/// Returns whether the connection failed in a way that a retry may not.
 pub fn is_outage(error: &tokio_postgres::Error) -> bool {
     let Some(code) = error.code() else {
-        // A connection that ends in the middle of a TLS handshake is an outage too; a certificate that is refused is not.
+        // A connection that ends during a TLS handshake is an outage too; a rejected certificate is not.
         let is_refused = causes(error).any(|cause| cause.is::<rustls::Error>());
         return error.is_closed() || !is_refused && causes(error).any(|cause| cause.is::<std::io::Error>());
     };
-    // Serialization failures that are not ours, and deadlocks: another transaction was in the way.
+    // Serialization failures of PostgreSQL itself, and deadlocks: another transaction was in the way.
     let in_the_way = [&SqlState::T_R_SERIALIZATION_FAILURE, &SqlState::T_R_DEADLOCK_DETECTED].contains(&code);
-    // A statement over its time limit is a cancelled one.
+    // A statement that exceeds its time limit is canceled.
     in_the_way
         || code == &SqlState::QUERY_CANCELED
         || ["08", "53", "57P"].iter().any(|class| code.code().starts_with(class))
 }
 
-/// What lies behind an error.
+/// Returns the causes of an error.
 fn causes(error: &tokio_postgres::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
     std::iter::successors(error.source(), |error| below(*error))
 }
 
-/// An `io::Error` gives as its cause the cause of what it wraps, so that is looked at too.
+/// An `io::Error` returns as its source the source of the error that it wraps, so the wrapped error is included too.
 fn below<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     match error.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref()) {
         Some(wrapped) => Some(wrapped),
@@ -150,7 +151,7 @@ fn below<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stati
     }
 }
 
-/// One line: the driver keeps the cause apart from the message, and the server's detail on lines of its own.
+/// Returns one line. The driver separates the cause from the message, and puts the DETAIL on lines of its own.
 pub fn message(error: &tokio_postgres::Error) -> String {
     if let Some(db) = error.as_db_error() {
         return format!("{} ({})", db.message(), db.code().code());

@@ -1,4 +1,4 @@
-//! What Redis says, and what to do about it.
+//! Errors of Redis: their messages and hints.
 
 use std::error::Error;
 use std::io;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use redis::{ErrorKind, RedisError};
 
-/// One line: of a pipeline in which many commands failed, the first failure.
+/// Returns one line: if several commands of a pipeline failed, the first error.
 pub fn message(error: &RedisError) -> String {
     match server_error(error) {
         Some((code, Some(detail))) => format!("{code} {detail}"),
@@ -15,7 +15,7 @@ pub fn message(error: &RedisError) -> String {
     }
 }
 
-/// What an operator can do about it.
+/// Returns the hint for an error.
 pub fn hint(error: &RedisError) -> &'static str {
     if error.kind() == ErrorKind::AuthenticationFailed {
         return CREDENTIALS;
@@ -31,19 +31,19 @@ fn transport_hint(error: &RedisError) -> &'static str {
         Some(rustls::Error::AlertReceived(_)) => CLIENT_CERTIFICATE,
         Some(_) => TLS,
         None => {
-            "Check that Redis runs and that REDIS_URL (--redis-url) names it, with rediss:// where it expects TLS and only there"
+            "Check that Redis runs and that REDIS_URL (--redis-url) names it, with rediss:// if and only if it expects TLS"
         }
     }
 }
 
 const CREDENTIALS: &str = "Check user and password in REDIS_URL (--redis-url); write special characters as %XX";
 const PERMISSIONS: &str =
-    "Give the Redis user what README.md lists for the relay, with ACL SETUSER: commands, key and channel";
+    "Grant the Redis user the commands, key and channel of the relay with ACL SETUSER: see docs/operations/relay.md";
 const TLS: &str = "Check that Redis's port is its TLS port, that --redis-ca (WORKFLOW_REDIS_CA) names the CA of its \
                    certificate, and that the certificate is for the host in REDIS_URL (--redis-url)";
 
-const CLIENT_CERTIFICATE: &str = "Redis refuses the TLS connection: if it asks for a certificate (tls-auth-clients), \
-                                  give one of a CA that it trusts with --redis-cert and --redis-key";
+const CLIENT_CERTIFICATE: &str = "Redis refuses the TLS connection. If it requires a certificate (tls-auth-clients), \
+                                  set --redis-cert and --redis-key to one of a CA that it trusts";
 
 fn server_hint(code: &str, detail: &str) -> &'static str {
     match code {
@@ -51,21 +51,21 @@ fn server_hint(code: &str, detail: &str) -> &'static str {
         "NOPERM" => PERMISSIONS,
         // What a script may not do has no code of its own before Redis 7.2.
         _ if detail.starts_with("ACL failure in script") => PERMISSIONS,
-        "OOM" => "Redis is full: free memory or raise its maxmemory. Events are kept in PostgreSQL meanwhile",
+        "OOM" => "Redis is full: free memory or raise its maxmemory. PostgreSQL keeps the events meanwhile",
         "READONLY" => "Name the master in REDIS_URL (--redis-url), not a replica; or the sentinels, which know it",
         "MISCONF" => "Redis cannot save to its disk: free space there, and see its log",
-        "NOREPLICAS" => "Bring Redis's replicas back, or lower its min-replicas-to-write",
-        "LOADING" => "Redis is still reading its data from disk",
-        "CLUSTERDOWN" | "MASTERDOWN" => "Bring the missing nodes of the Redis cluster back: see CLUSTER NODES",
-        "FAILOVER" => "Nothing is to be done: the new master is next",
+        "NOREPLICAS" => "Restart the replicas of Redis, or lower its min-replicas-to-write",
+        "LOADING" => "Wait until Redis has loaded its data from disk",
+        "CLUSTERDOWN" | "MASTERDOWN" => "Restart the missing nodes of the Redis cluster: see CLUSTER NODES",
+        "FAILOVER" => "No action is needed: the relay reconnects to the new master",
         "SENTINEL" => {
             "Name one of the sentinels' masters with --redis-sentinel-master (WORKFLOW_REDIS_SENTINEL_MASTER)"
         }
-        _ => "See Redis's log, and that REDIS_URL (--redis-url) names the Redis that is meant",
+        _ => "Read the log of Redis, and check that REDIS_URL (--redis-url) names the right Redis",
     }
 }
 
-/// The code and the text of what the server answered, where it did.
+/// Returns the code and the text of the server's error, if the server responded.
 fn server_error(error: &RedisError) -> Option<(String, Option<String>)> {
     let errors = error.clone().into_server_errors()?;
     let (_, first) = errors.first()?;

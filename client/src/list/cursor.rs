@@ -1,7 +1,7 @@
-//! Cursors: where a row stands, in every order that its list has.
+//! Cursors: the position of a row in each order of its list.
 //!
-//! A cursor holds the keys of the last row, joined by dots, the text last. It need not name
-//! a row that exists, so what is deleted meanwhile does no harm; and it is good for any order of its list.
+//! A cursor holds the keys of the last row, joined by dots, the text last. The row need not exist any more, so
+//! deletions do no harm. A cursor is valid for each order of its list.
 
 use std::error::Error as StdError;
 
@@ -19,30 +19,30 @@ pub enum Key {
     Uuid(Uuid),
     Number(i64),
     Text(String),
-    Moment(Moment),
+    Timestamp(Timestamp),
 }
 
-/// A timestamp as the database keeps it, in microseconds since 2000: exact, whatever the year, and infinite too.
+/// A timestamp as the database stores it, in microseconds since 2000: exact in each year, and possibly infinite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment(i64);
+pub struct Timestamp(i64);
 
-impl Moment {
+impl Timestamp {
     /// 4714-11-24 BC and 294276-12-31, the limits of PostgreSQL.
     const FIRST: i64 = -211_813_488_000_000_000;
     const LAST: i64 = 9_223_371_331_199_999_999;
 
-    /// The moment itself, or the nearest that there is.
-    fn nearest(microseconds: i64) -> Moment {
-        Moment(match microseconds {
+    /// Returns this time, or the nearest one within the limits.
+    fn nearest(microseconds: i64) -> Timestamp {
+        Timestamp(match microseconds {
             i64::MIN | i64::MAX => microseconds,
-            finite => finite.clamp(Moment::FIRST, Moment::LAST),
+            finite => finite.clamp(Timestamp::FIRST, Timestamp::LAST),
         })
     }
 }
 
-impl<'a> FromSql<'a> for Moment {
-    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Moment, Box<dyn StdError + Sync + Send>> {
-        Ok(Moment(i64::from_be_bytes(raw.try_into()?)))
+impl<'a> FromSql<'a> for Timestamp {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Timestamp, Box<dyn StdError + Sync + Send>> {
+        Ok(Timestamp(i64::from_be_bytes(raw.try_into()?)))
     }
 
     fn accepts(kind: &Type) -> bool {
@@ -50,7 +50,7 @@ impl<'a> FromSql<'a> for Moment {
     }
 }
 
-impl ToSql for Moment {
+impl ToSql for Timestamp {
     fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn StdError + Sync + Send>> {
         out.extend_from_slice(&self.0.to_be_bytes());
         Ok(IsNull::No)
@@ -67,7 +67,7 @@ impl Key {
     fn of(row: &Row, place: usize, kind: &Type) -> Result<Key, Error> {
         Ok(match *kind {
             Type::UUID => Key::Uuid(row.try_get(place)?),
-            Type::TIMESTAMPTZ => Key::Moment(row.try_get(place)?),
+            Type::TIMESTAMPTZ => Key::Timestamp(row.try_get(place)?),
             Type::TEXT => Key::Text(row.try_get(place)?),
             _ => Key::Number(row.try_get(place)?),
         })
@@ -76,7 +76,7 @@ impl Key {
     fn write(&self) -> String {
         match self {
             Key::Uuid(id) => id.to_string(),
-            Key::Number(number) | Key::Moment(Moment(number)) => number.to_string(),
+            Key::Number(number) | Key::Timestamp(Timestamp(number)) => number.to_string(),
             Key::Text(text) => text.clone(),
         }
     }
@@ -84,8 +84,8 @@ impl Key {
     fn read(text: &str, kind: &Type) -> Option<Key> {
         Some(match *kind {
             Type::UUID => Key::Uuid(text.parse().ok()?),
-            Type::TIMESTAMPTZ => Key::Moment(Moment::nearest(text.parse().ok()?)),
-            // PostgreSQL has no text with a null character.
+            Type::TIMESTAMPTZ => Key::Timestamp(Timestamp::nearest(text.parse().ok()?)),
+            // PostgreSQL text cannot hold a null character.
             Type::TEXT => Key::Text((!text.contains('\0')).then(|| text.to_owned())?),
             _ => Key::Number(text.parse().ok()?),
         })
@@ -96,19 +96,19 @@ impl Key {
             Key::Uuid(id) => id,
             Key::Number(number) => number,
             Key::Text(text) => text,
-            Key::Moment(moment) => moment,
+            Key::Timestamp(moment) => moment,
         }
     }
 }
 
-/// The cursor behind a row, whose last columns are these keys.
+/// Writes the cursor of a row, whose last columns are these keys.
 pub fn write(row: &Row, keys: &[Column]) -> Result<String, Error> {
     let first = row.len().saturating_sub(keys.len());
     let words = keys.iter().enumerate().map(|(place, key)| Ok(Key::of(row, first + place, &key.kind)?.write()));
     Ok(words.collect::<Result<Vec<_>, Error>>()?.join("."))
 }
 
-/// The keys in a cursor.
+/// Reads the keys of a cursor.
 pub fn read(cursor: &str, keys: &[Column]) -> Result<Vec<Key>, Error> {
     let words: Vec<&str> = cursor.splitn(keys.len(), '.').collect();
     let read = words.iter().zip(keys).map(|(word, key)| Key::read(word, &key.kind));
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_cursor_is_read_as_it_is_written() {
-        let keys = [Key::Moment(Moment(i64::MAX)), Key::Uuid(Uuid::nil()), Key::Text("a.b".to_owned())];
+        let keys = [Key::Timestamp(Timestamp(i64::MAX)), Key::Uuid(Uuid::nil()), Key::Text("a.b".to_owned())];
         let cursor = keys.each_ref().map(Key::write).join(".");
         assert_eq!(read(&cursor, &KEYS).unwrap(), keys);
     }
@@ -143,8 +143,8 @@ mod tests {
 
     #[test]
     fn no_moment_is_beyond_what_the_database_knows() {
-        assert_eq!(Moment::nearest(i64::MIN), Moment(i64::MIN), "-infinity");
-        assert_eq!(Moment::nearest(i64::MIN + 1), Moment(Moment::FIRST));
-        assert_eq!(Moment::nearest(i64::MAX - 1), Moment(Moment::LAST));
+        assert_eq!(Timestamp::nearest(i64::MIN), Timestamp(i64::MIN), "-infinity");
+        assert_eq!(Timestamp::nearest(i64::MIN + 1), Timestamp(Timestamp::FIRST));
+        assert_eq!(Timestamp::nearest(i64::MAX - 1), Timestamp(Timestamp::LAST));
     }
 }

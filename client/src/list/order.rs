@@ -3,37 +3,37 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// By what a list can be ordered.
+/// Fields that a list can be ordered by.
 pub trait Sort: Copy + PartialEq + 'static {
-    /// All there are for this list.
+    /// All fields of this list.
     const ALL: &'static [Self];
-    /// The field's name.
+    /// Returns the field's name.
     fn name(self) -> &'static str;
 }
 
-/// An order: by what, and which way.
+/// An order: a field and a direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OrderBy<S> {
-    /// By what.
+    /// The field.
     pub by: S,
-    /// Whether the greatest comes first.
+    /// Whether the greatest value comes first.
     pub descending: bool,
 }
 
 impl<S> OrderBy<S> {
-    /// The least first.
+    /// Orders with the least value first.
     pub const fn ascending(by: S) -> OrderBy<S> {
         OrderBy { by, descending: false }
     }
 
-    /// The greatest first.
+    /// Orders with the greatest value first.
     pub const fn descending(by: S) -> OrderBy<S> {
         OrderBy { by, descending: true }
     }
 }
 
 impl<S: Sort> OrderBy<S> {
-    /// The names of all orders.
+    /// Returns the names of all orders.
     pub fn names() -> Vec<String> {
         let all = S::ALL.iter().flat_map(|by| [OrderBy::ascending(*by), OrderBy::descending(*by)]);
         all.map(|order| order.to_string()).collect()
@@ -46,7 +46,7 @@ impl<S: Sort> fmt::Display for OrderBy<S> {
     }
 }
 
-/// The text is not the spelling of an order.
+/// A text that names no order.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown order \"{0}\"")]
 pub struct UnknownOrder(String);
@@ -82,43 +82,43 @@ macro_rules! sorts {
 }
 
 sorts!(
-    /// By what DAGs can be ordered.
+    /// Orders of DAGs.
     DagSort {
-        /// When they were created.
+        /// By creation time.
         Id = "id",
-        /// Their names.
+        /// By name.
         Name = "name"
     }
 );
 sorts!(
-    /// By what runs can be ordered.
+    /// Orders of runs.
     DagRunSort {
-        /// When they were created.
+        /// By creation time.
         Id = "id",
-        /// The moments that they stand for.
+        /// By execution date.
         ExecutionDate = "execution_date"
     }
 );
 sorts!(
-    /// By what tasks can be ordered.
+    /// Orders of tasks.
     TaskInstanceSort {
-        /// When they were created.
+        /// By creation time.
         Id = "id",
-        /// Their names; across runs, run by run.
+        /// By name; across runs, run by run.
         TaskId = "task_id"
     }
 );
 sorts!(
-    /// By what changes can be ordered.
+    /// Orders of events.
     HistorySort {
-        /// When they were written.
+        /// By the time of the write.
         Id = "id"
     }
 );
 sorts!(
-    /// By what lines of a log can be ordered.
+    /// Orders of log lines.
     TaskLogSort {
-        /// When they arrived.
+        /// By the time of arrival.
         Id = "id"
     }
 );

@@ -1,4 +1,4 @@
-//! Putting a list's query together. Its text is made of constants of this crate only; values are parameters.
+//! SQL of lists. The text consists of constants of this crate; values are parameters.
 
 use pg_workflow_state_machine::State;
 use tokio_postgres::types::{ToSql, Type};
@@ -8,23 +8,23 @@ use crate::Error;
 use crate::record::Record;
 use crate::session::{self, Session};
 
-/// How a page is found.
+/// The way to find a page.
 pub struct Plan<S> {
     pub order: OrderBy<S>,
-    /// Which of the record's keys the order compares; the last of them is unique.
+    /// Indexes of the record's keys that the order compares; the last of them is unique.
     pub keys: &'static [usize],
     pub way: Way,
 }
 
-/// Where the rows come from. The planner is not left a choice where it can be wrong by orders of magnitude.
+/// The source of the rows. The planner gets no choice if its estimate can be wrong by orders of magnitude.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// Along the order, from an index that begins with what the filter fixes.
+    /// Along the order, from an index that begins with the columns of the filter.
     Order,
-    /// All that the filter names, to be sorted: there are few. Without being told, the planner walks along the order until
-    /// it has met enough of them, which may be the whole table.
+    /// All rows that match the filter, sorted: there are few. Otherwise the planner may walk along the order until it
+    /// has met enough of them, which can be the whole table.
     Few,
-    /// A task of each run, looked up by its name.
+    /// One task of each run, found by its name.
     Runs,
 }
 
@@ -36,7 +36,7 @@ pub struct Query<'a> {
 }
 
 impl<'a> Query<'a> {
-    /// Adds a condition, whose `$` stands for the value, where there is a value.
+    /// Adds a condition, in which `$` stands for the value, if there is a value.
     pub fn and(&mut self, condition: &'static str, value: &'a Option<impl ToSql + Sync>, kind: Type) {
         if let Some(value) = value {
             let number = bind(&mut self.parameters, value, kind);
@@ -44,7 +44,7 @@ impl<'a> Query<'a> {
         }
     }
 
-    /// Runs the query. It reads one row more than asked for, to know whether there are more.
+    /// Runs the query. Reads one row more than requested, to know whether there is a next page.
     pub async fn list<T: Record, S: Sort>(
         self,
         session: &impl Session,
@@ -76,9 +76,9 @@ impl<'a> Query<'a> {
     }
 }
 
-/// The numbers of the parameters that are not conditions of the filter.
+/// The numbers of the parameters that are no conditions of the filter.
 struct Places {
-    /// The keys of the last row of the page before.
+    /// The keys of the last row of the previous page.
     after: Vec<usize>,
     states: Option<usize>,
     limit: usize,
@@ -129,10 +129,10 @@ fn sql<T: Record, S: Sort>(conditions: &[String], plan: &Plan<S>, places: &Place
     }
 }
 
-/// The rows of one state behind the cursor. The newest of each state come from the index on (state, id), and the newest of
-/// those are the page. With "state = ANY" the planner walks back through every newer row or sorts all rows of the states;
-/// with "state =" it may yet walk along the ids, where it believes the state to be a frequent one. A range of states in their
-/// order is served by that index only.
+/// Returns the condition for rows of one state after the cursor. The newest rows of each state come from the index on
+/// (state, id), and the newest of those are the page. With "state = ANY" the planner walks back through every newer
+/// row, or sorts all rows of the states. With "state =" it may still walk along the ids, if it believes the state to
+/// be frequent. Only that index serves a range of states in their order.
 fn in_one_state(is_descending: bool, after: &[String]) -> String {
     let (beyond, within) = if is_descending { ("<", ">=") } else { (">", "<=") };
     let begin = match after {

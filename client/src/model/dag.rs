@@ -12,26 +12,26 @@ use crate::{Error, json};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Dag {
-    /// Time-ordered: newer DAGs have larger ids.
+    /// Time-ordered: newer DAGs have greater ids.
     pub id: Uuid,
     /// Unique.
     pub name: String,
     /// Free text.
     pub description: Option<String>,
-    /// When to run, as the scheduler spells it.
+    /// When to run, in the format of the scheduler.
     pub schedule: Option<String>,
-    /// The first moment that the schedule covers; a moment outside the years 1 to 9999 is given as their limit.
-    #[serde(serialize_with = "json::moment_or_null")]
+    /// Start of the schedule; a time outside the years 1 to 9999 becomes their limit.
+    #[serde(serialize_with = "json::time_or_null")]
     pub start_date: Option<DateTime<Utc>>,
     /// Labels.
     pub tags: Vec<String>,
-    /// Whether schedulers start no new run.
+    /// Whether schedulers must not start new runs.
     pub is_paused: bool,
-    /// When it was created.
-    #[serde(serialize_with = "json::moment")]
+    /// Time of creation.
+    #[serde(serialize_with = "json::time")]
     pub created_at: DateTime<Utc>,
-    /// When it last changed.
-    #[serde(serialize_with = "json::moment")]
+    /// Time of the last change.
+    #[serde(serialize_with = "json::time")]
     pub updated_at: DateTime<Utc>,
 }
 

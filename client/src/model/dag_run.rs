@@ -12,42 +12,42 @@ use crate::event::state;
 use crate::record::{Column, Record};
 use crate::{Error, json};
 
-/// An execution of a DAG.
+/// A run of a DAG.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct DagRun {
-    /// Time-ordered: newer runs have larger ids.
+    /// Time-ordered: newer runs have greater ids.
     pub id: Uuid,
     /// The DAG.
     pub dag_id: Uuid,
-    /// The moment that the run stands for; a moment outside the years 1 to 9999 is given as their limit.
-    #[serde(serialize_with = "json::moment")]
+    /// Execution date (Airflow: logical date); a time outside the years 1 to 9999 becomes their limit.
+    #[serde(serialize_with = "json::time")]
     pub execution_date: DateTime<Utc>,
-    /// What it is doing.
+    /// Its state.
     pub state: State,
-    /// 1 at creation, one more with each move.
+    /// 1 at creation, incremented by each transition.
     pub version: i64,
     /// Its parameters, a JSON object.
     pub conf: Box<RawValue>,
-    /// When it last began to run.
-    #[serde(serialize_with = "json::moment_or_null")]
+    /// Time when it last entered `running`.
+    #[serde(serialize_with = "json::time_or_null")]
     pub start_date: Option<DateTime<Utc>>,
-    /// When it ended.
-    #[serde(serialize_with = "json::moment_or_null")]
+    /// Time when it finished.
+    #[serde(serialize_with = "json::time_or_null")]
     pub end_date: Option<DateTime<Utc>>,
-    /// When it was created.
-    #[serde(serialize_with = "json::moment")]
+    /// Time of creation.
+    #[serde(serialize_with = "json::time")]
     pub created_at: DateTime<Utc>,
-    /// When it last changed.
-    #[serde(serialize_with = "json::moment")]
+    /// Time of the last change.
+    #[serde(serialize_with = "json::time")]
     pub updated_at: DateTime<Utc>,
 }
 
 impl DagRun {
-    /// Reads the parameters into a type of the caller's.
+    /// Parses the parameters into a type of the caller.
     ///
     /// # Errors
-    /// [`Error::Json`] where they do not fit.
+    /// Returns [`Error::Json`] if they do not fit the type.
     pub fn parse_conf<T: DeserializeOwned>(&self) -> Result<T, Error> {
         Ok(serde_json::from_str(self.conf.get())?)
     }

@@ -5,7 +5,7 @@ use tokio_postgres::Row;
 use crate::Error;
 use crate::event::state;
 
-/// How many runs, or tasks, are in each state.
+/// Number of runs, or of tasks, in each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the fields are the states")]
 pub struct StateCounts {
@@ -16,12 +16,12 @@ pub struct StateCounts {
     pub retrying: i64,
     pub upstream_failed: i64,
     pub skipped: i64,
-    /// All together.
+    /// All states together.
     pub total: i64,
 }
 
 impl StateCounts {
-    /// How many are in this state.
+    /// Returns the number in this state.
     pub const fn of(&self, state: State) -> i64 {
         match state {
             State::Queued => self.queued,

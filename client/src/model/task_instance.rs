@@ -13,35 +13,35 @@ use crate::{Error, json};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TaskInstance {
-    /// Time-ordered: newer tasks have larger ids.
+    /// Time-ordered: newer tasks have greater ids.
     pub id: Uuid,
     /// The run.
     pub dag_run_id: Uuid,
     /// Its name, unique in the run.
     pub task_id: String,
-    /// What it is doing.
+    /// Its state.
     pub state: State,
-    /// 1 at creation, one more with each move.
+    /// 1 at creation, incremented by each transition.
     pub version: i64,
-    /// How often it began to run.
+    /// Number of attempts so far.
     pub try_number: i32,
-    /// How often the scheduler may run it.
+    /// Number of attempts that the scheduler may make.
     pub max_tries: i32,
-    /// When this try began to run.
-    #[serde(serialize_with = "json::moment_or_null")]
+    /// Time when the current attempt began.
+    #[serde(serialize_with = "json::time_or_null")]
     pub start_date: Option<DateTime<Utc>>,
-    /// When this try ended.
-    #[serde(serialize_with = "json::moment_or_null")]
+    /// Time when the current attempt finished.
+    #[serde(serialize_with = "json::time_or_null")]
     pub end_date: Option<DateTime<Utc>>,
-    /// Seconds from start to end.
+    /// Seconds from `start_date` to `end_date`.
     pub duration: Option<f64>,
-    /// What went wrong.
+    /// Error message of the last failure.
     pub error: Option<String>,
-    /// When it was created.
-    #[serde(serialize_with = "json::moment")]
+    /// Time of creation.
+    #[serde(serialize_with = "json::time")]
     pub created_at: DateTime<Utc>,
-    /// When it last changed.
-    #[serde(serialize_with = "json::moment")]
+    /// Time of the last change.
+    #[serde(serialize_with = "json::time")]
     pub updated_at: DateTime<Utc>,
 }
 

@@ -11,7 +11,7 @@ use super::within_rfc_3339;
 use crate::record::{Column, Record};
 use crate::{Error, json};
 
-/// A line that a task has printed.
+/// A line of a task's log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TaskLog {
@@ -19,40 +19,40 @@ pub struct TaskLog {
     pub id: i64,
     /// The task.
     pub task_instance_id: Uuid,
-    /// The try that printed it.
+    /// The attempt that printed it.
     pub try_number: i32,
-    /// When it was printed; a moment outside the years 1 to 9999 is given as their limit.
-    #[serde(serialize_with = "json::moment")]
+    /// Time when it was printed; a time outside the years 1 to 9999 becomes their limit.
+    #[serde(serialize_with = "json::time")]
     pub logged_at: DateTime<Utc>,
-    /// How much it matters.
+    /// Its level.
     pub level: LogLevel,
     /// The text.
     pub message: String,
 }
 
-/// How much a line matters.
+/// Levels of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum LogLevel {
-    /// For whoever looks for a mistake.
+    /// Details for debugging.
     Debug,
-    /// What happens.
+    /// Normal operation.
     #[default]
     Info,
-    /// What may become a problem.
+    /// A possible problem.
     Warning,
-    /// What went wrong.
+    /// A failure.
     Error,
-    /// What stops the work.
+    /// A failure that stops the work.
     Critical,
 }
 
 impl LogLevel {
-    /// Every level, the least first.
+    /// All levels, the lowest first.
     pub const ALL: [LogLevel; 5] =
         [LogLevel::Debug, LogLevel::Info, LogLevel::Warning, LogLevel::Error, LogLevel::Critical];
 
-    /// The name used in SQL and JSON.
+    /// Returns the name used in SQL and JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             LogLevel::Debug => "DEBUG",

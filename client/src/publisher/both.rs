@@ -3,8 +3,9 @@ use crate::Error;
 use crate::event::Event;
 use crate::publisher::Position;
 
-/// Two destinations at once, each at least once: first the one, then the other. If one of them fails, both get the
-/// events in question again. For three, put one pair in another: `(a, (b, c))`.
+/// Publishes to two destinations, each at least once: first to one, then to the other.
+///
+/// If one fails, both get the events again. For three destinations, nest pairs: `(a, (b, c))`.
 ///
 /// ```no_run
 /// use pg_workflow_client::publisher::Publisher;
@@ -38,7 +39,7 @@ impl<A: Publisher, B: Publisher> Publisher for (A, B) {
         self.1.check().await
     }
 
-    /// Nothing is read back from either, so all that is old may go.
+    /// Nothing is read back from either, so both may remove all old events.
     async fn trim(&mut self, keep_after: Position) -> Result<(), Error> {
         self.0.trim(keep_after).await?;
         self.1.trim(keep_after).await

@@ -1,21 +1,21 @@
-//! The ids of the stream's entries.
+//! Ids of the entries of a Redis stream.
 
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Position;
 
-/// An entry's id.
+/// The id of an entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EntryId {
     /// Milliseconds since 1970.
     pub milliseconds: u64,
-    /// In entries of ours, the event's id.
+    /// The event's id, in entries of the relay.
     pub event: u64,
 }
 
 impl EntryId {
-    /// The id of the next entry.
+    /// Returns the id of the next entry.
     pub fn next(self, event: i64) -> EntryId {
         let event = event.unsigned_abs();
         let earliest = if event > self.event { self.milliseconds } else { self.milliseconds + 1 };
@@ -34,7 +34,7 @@ impl fmt::Display for EntryId {
     }
 }
 
-/// As the database keeps it.
+/// Converts to the form that the database stores.
 impl From<EntryId> for Position {
     fn from(id: EntryId) -> Position {
         [id.milliseconds, id.event].map(|number| i64::try_from(number).unwrap_or(i64::MAX))

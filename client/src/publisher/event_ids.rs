@@ -1,6 +1,6 @@
 use roaring::RoaringTreemap;
 
-/// Ids of events. It takes a bit or less for each, so that even a long backlog fits.
+/// A set of event ids. It takes at most one bit for each, so even a long backlog fits into memory.
 ///
 /// ```
 /// use pg_workflow_client::publisher::EventIds;
@@ -18,17 +18,17 @@ impl EventIds {
         self.0.insert(id.unsigned_abs());
     }
 
-    /// How many there are.
+    /// Returns the number of ids.
     pub fn len(&self) -> u64 {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether it was there.
+    /// Removes an id; returns whether the set contained it.
     pub(crate) fn remove(&mut self, id: i64) -> bool {
         self.0.remove(id.unsigned_abs())
     }

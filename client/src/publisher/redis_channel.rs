@@ -1,4 +1,4 @@
-//! A Redis channel: whoever is subscribed gets each event at least once.
+//! A Redis channel: connected subscribers get each event at least once.
 
 use super::redis_connection::Connection;
 use super::{Position, Published, Publisher};
@@ -11,9 +11,10 @@ const PUBLISH: &str = r"
 for i = 1, #ARGV do redis.call('PUBLISH', KEYS[1], ARGV[i]) end
 ";
 
-/// Publishes events as JSON in a Redis channel, and keeps nothing. In a cluster all go through one node, so that their
-/// order stays. The Redis user needs `+eval +exists +publish` and, because scripts have keys, `~` beside `&` for the
-/// channel.
+/// Publishes events as JSON in a Redis channel, which stores nothing.
+///
+/// In a cluster all events go through one node, so their order is kept. The Redis user needs `+eval +exists +publish`
+/// and, because scripts have keys, `~` as well as `&` for the channel.
 ///
 /// ```
 /// use pg_workflow_client::{publisher::RedisChannel, redis_server::RedisServer};
@@ -27,7 +28,7 @@ pub struct RedisChannel {
 }
 
 impl RedisChannel {
-    /// The channel of this name. Nothing is connected yet.
+    /// Creates a publisher for this channel; does not connect yet.
     pub fn new(server: RedisServer, channel: &str) -> RedisChannel {
         RedisChannel { redis: Connection::to(server), channel: channel.to_owned() }
     }

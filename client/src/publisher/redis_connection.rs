@@ -9,7 +9,8 @@ use crate::Error;
 use crate::redis_server::{RedisConnection, RedisServer};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A hung Redis counts as an outage. What became of the commands is unknown then; the stream will tell.
+/// Time limit of a command: a hung Redis counts as an outage. The fate of the command is then unknown, and the relay
+/// compares the stream.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub struct Connection {
@@ -23,7 +24,7 @@ impl Connection {
     }
 
     pub async fn connect(&mut self) -> Result<(), Error> {
-        // Not kept while the next is tried: the relay must not go on with it.
+        // Dropped first: the relay must not continue with the old connection.
         self.open = None;
         self.open = Some(self.server.connect(CONNECT_TIMEOUT, TIMEOUT).await?);
         Ok(())
@@ -36,7 +37,7 @@ impl Connection {
         }
     }
 
-    /// Sees that Redis answers: by the key, because in a cluster PING would ask nodes that do not matter here.
+    /// Checks that Redis responds: by the key, because in a cluster PING could reach a node that does not hold it.
     pub async fn check(&mut self, key: &str) -> Result<(), Error> {
         self.ask(redis::cmd("EXISTS").arg(key)).await
     }

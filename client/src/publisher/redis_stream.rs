@@ -1,8 +1,7 @@
-//! The Redis stream: each event once, appended only behind the entry that is expected to be its last.
+//! The Redis stream: each event exactly once, appended only after the entry that is expected to be the last.
 //!
-//! An entry's id is `<milliseconds>-<event id>`: when the relay wrote it, and which event it is. So what is in the
-//! stream can be told from its ids. Ids must increase; an event whose id is lower than the one before takes the next
-//! millisecond.
+//! An entry's id is `<milliseconds>-<event id>`: the time of the write, and the event. So the ids tell which events
+//! the stream holds. Ids must increase: an event whose id is lower than the previous one gets the next millisecond.
 
 use std::time::Duration;
 
@@ -16,8 +15,8 @@ use crate::Error;
 use crate::event::Event;
 use crate::redis_server::RedisServer;
 
-/// Adds entries and publishes them, all or none, if the stream's last id is the one expected. Returns its last id.
-/// KEYS: the stream. ARGV: the expected id, the channel (empty: none), then id and event by turns.
+/// Appends entries and publishes them, all or none, if the stream's last id is the expected one. Returns its last id.
+/// KEYS: the stream. ARGV: the expected id, the channel (empty for none), then pairs of id and event.
 const APPEND: &str = r"
 local last = '0-0'
 if redis.call('EXISTS', KEYS[1]) == 1 then
@@ -34,8 +33,8 @@ end
 return last
 ";
 
-/// Removes the oldest entries beyond a length, as far as they are old, and 1000 at most. Returns how many.
-/// KEYS: the stream. ARGV: the length, the last id that may go.
+/// Removes the oldest entries that exceed a length and are old, at most 1000. Returns their number.
+/// KEYS: the stream. ARGV: the length, the last id that may be removed.
 const TRIM: &str = r"
 local length = redis.call('XLEN', KEYS[1])
 local excess = length - tonumber(ARGV[1])
@@ -48,21 +47,21 @@ const TRIMMED_AT_ONCE: u64 = 1000;
 /// Entries read back at once.
 const PAGE: usize = 500;
 
-/// What a stream is called, and how long it becomes.
+/// The names and the length of a stream.
 #[derive(Clone, Debug)]
 pub struct StreamOptions {
     /// The stream to append to.
     pub stream: String,
-    /// The channel in which each event is published in the instant it is added; none: nowhere.
+    /// The channel in which each event is published when it is appended; `None` for no channel.
     pub channel: Option<String>,
-    /// How many entries the stream keeps, at least; 0: all.
+    /// Minimum number of entries that the stream keeps; 0 for all.
     pub max_length: u64,
-    /// Entries younger than this stay, however many there are.
+    /// Minimum age of entries that are removed, however many there are.
     pub min_age: Duration,
 }
 
 impl Default for StreamOptions {
-    /// As `workflow-server` without flags.
+    /// The defaults of `workflow-server serve`.
     fn default() -> StreamOptions {
         StreamOptions {
             stream: "workflow:stream".to_owned(),
@@ -73,7 +72,7 @@ impl Default for StreamOptions {
     }
 }
 
-/// Appends events to a Redis stream, each once, and publishes them in a channel, each at least once.
+/// Appends each event to a Redis stream exactly once, and publishes it in a channel at least once.
 ///
 /// ```
 /// use pg_workflow_client::publisher::{RedisStream, StreamOptions};
@@ -87,17 +86,17 @@ impl Default for StreamOptions {
 pub struct RedisStream {
     redis: Connection,
     options: StreamOptions,
-    /// Where the stream ended last, as far as we know.
+    /// The last known end of the stream.
     end: EntryId,
 }
 
 impl RedisStream {
-    /// The stream of this Redis. Nothing is connected yet.
+    /// Creates a publisher for a stream; does not connect yet.
     pub fn new(server: RedisServer, options: StreamOptions) -> RedisStream {
         RedisStream { redis: Connection::to(server), options, end: EntryId::default() }
     }
 
-    /// Appends entries if the stream ends at `expected`, and returns where it ends then.
+    /// Appends entries if the stream ends at `expected`, and returns its end.
     async fn append(&mut self, expected: EntryId, entries: &[(EntryId, Vec<u8>)]) -> Result<EntryId, Error> {
         let mut eval = redis::cmd("EVAL");
         eval.arg(APPEND).arg(1).arg(&self.options.stream).arg(expected.to_string());
@@ -125,9 +124,9 @@ impl Publisher for RedisStream {
         self.redis.connect().await
     }
 
-    /// The id of the last entry that was ever added; zeros where there is no stream.
+    /// Returns the id of the last entry that was ever added; zeros if there is no stream.
     async fn position(&mut self) -> Result<Option<Position>, Error> {
-        // The script with nothing to add, and an id that no stream ends at.
+        // Runs the script with no entries, and an id at which no stream ends.
         self.end = self.append(EntryId { milliseconds: u64::MAX, event: u64::MAX }, &[]).await?;
         Ok(Some(self.end.into()))
     }
@@ -155,7 +154,7 @@ impl Publisher for RedisStream {
     }
 
     async fn publish(&mut self, events: &[Event], after: Option<Position>) -> Result<Published, Error> {
-        // A position cuts short the numbers of somebody else's entries that are larger than any of ours.
+        // A position truncates ids of other programs' entries, which can be greater than any of the relay.
         let mut expected = after.filter(|after| *after != Position::from(self.end)).map_or(self.end, EntryId::from);
         loop {
             let mut aim = expected;
@@ -171,7 +170,7 @@ impl Publisher for RedisStream {
             if after.is_some() {
                 return Ok(Published::EndsAt(self.end.into()));
             }
-            // Whoever relays did not care where it ends.
+            // The caller did not expect a certain end.
             expected = self.end;
         }
     }
@@ -180,14 +179,14 @@ impl Publisher for RedisStream {
         self.redis.check(&self.options.stream).await
     }
 
-    /// Shortens the stream, but removes nothing that is too young.
+    /// Trims the stream, but removes no entry that is too young.
     async fn trim(&mut self, keep_after: Position) -> Result<(), Error> {
         if self.options.max_length == 0 {
             return Ok(());
         }
         let age = u64::try_from(self.options.min_age.as_millis()).unwrap_or(u64::MAX);
         let old = EntryId { milliseconds: now().saturating_sub(age), event: u64::MAX }.min(keep_after.into());
-        // Bounded, so that events need not wait for long.
+        // Bounded, so that events do not wait long.
         for _ in 0..20 {
             let mut eval = redis::cmd("EVAL");
             eval.arg(TRIM).arg(1).arg(&self.options.stream).arg(self.options.max_length).arg(old.to_string());
@@ -200,8 +199,8 @@ impl Publisher for RedisStream {
     }
 }
 
-/// Whether an entry holds the event that its id tells. Somebody else's may have an id that looks like one of ours: Redis
-/// itself counts on from the last.
+/// Returns whether an entry holds the event that its id names. An entry of another program can have such an id: Redis
+/// increments the last one.
 fn is_ours(id: EntryId, fields: &[Vec<u8>]) -> bool {
     #[derive(Deserialize)]
     struct Event {

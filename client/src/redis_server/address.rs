@@ -1,4 +1,4 @@
-//! Reading what `--redis-url` says.
+//! Parsing Redis URLs.
 
 use redis::io::tcp::TcpSettings;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, parse_redis_url};
@@ -7,7 +7,7 @@ use crate::Error;
 
 const SCHEMES: [&str; 7] = ["redis", "rediss", "valkey", "valkeys", "redis+unix", "valkey+unix", "unix"];
 
-/// The addresses, at least one, and the sentinels' master where a URL names it.
+/// Parses the addresses, at least one, and the name of the sentinels' master, if a URL sets it.
 pub fn read(urls: &str) -> Result<(Vec<ConnectionInfo>, Option<String>), Error> {
     let mut addresses: Vec<ConnectionInfo> = Vec::new();
     let mut master = None;
@@ -24,7 +24,7 @@ pub fn refused(why: &str) -> Error {
     Error::RedisUrl(why.to_owned())
 }
 
-/// Splits where a URL begins after a comma: a password may contain commas too.
+/// Splits at each comma that a URL follows: a password can contain commas too.
 fn split(urls: &str) -> Vec<&str> {
     let begins_url = |text: &str| SCHEMES.iter().any(|scheme| text.strip_prefix(scheme).is_some_and(is_scheme_end));
     let mut parts = Vec::new();
@@ -49,7 +49,7 @@ fn sentinel_master<'a>(
     query.find(|(name, _)| name == "sentinel_master").map(|(_, value)| value.into_owned())
 }
 
-/// Adds what the URL does not say.
+/// Adds the settings that the URL does not have.
 fn completed(address: ConnectionInfo, first: Option<&ConnectionInfo>) -> Result<ConnectionInfo, Error> {
     if let ConnectionAddr::TcpTls { insecure: true, .. } = address.addr() {
         return Err(refused(
@@ -58,7 +58,8 @@ fn completed(address: ConnectionInfo, first: Option<&ConnectionInfo>) -> Result<
     }
     // Nagle's algorithm, on by default here, would hold an event back until the one before it is acknowledged.
     let address = address.set_tcp_settings(TcpSettings::default().set_nodelay(true));
-    // Nor does the driver say its name: most users of Redis may not, and Redis notes each refusal in its ACL LOG.
+    // The driver does not send its name: most Redis users lack the right, and Redis records each denial in its ACL
+    // LOG.
     let settings = address.redis_settings().clone().set_skip_set_lib_name();
     let address = address.set_redis_settings(settings);
     let Some(first) = first else { return Ok(address) };

@@ -1,4 +1,4 @@
-//! A connection to one Redis or to a cluster, for whoever sends commands the same.
+//! A connection to one Redis or to a cluster, with the same commands.
 
 use std::future::ready;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use redis::{Cmd, Pipeline, RedisFuture, Value};
 
 use super::sentinel::Watch;
 
-/// A connection that takes writes.
+/// A connection to a server that accepts writes.
 ///
-/// In a cluster, commands and scripts with one key go to that key's node, and a pipeline must have all its keys in one
-/// slot. Behind Sentinel, all commands fail once another server has been made the master.
+/// In a cluster, commands and scripts with one key go to that key's node, and all keys of a pipeline must be in one
+/// hash slot. With Sentinel, all commands fail after another server became the master.
 #[derive(Clone)]
 pub struct RedisConnection(Kind);
 

@@ -1,4 +1,4 @@
-//! Finding out what is behind an address, and connecting to the server that takes writes.
+//! Discovery: finds the kind of server at an address, and connects to the one that accepts writes.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,18 +15,18 @@ use redis::{
 use super::sentinel::Watch;
 use super::{RedisConnection, RedisServer, tls};
 
-/// In a cluster the driver asks again by itself while slots move. Not for long: the error says what is wrong.
+/// In a cluster the driver retries while hash slots move. Not for long: the error names the cause.
 const CLUSTER_RETRIES: u32 = 2;
 const CLUSTER_RETRY_MILLISECONDS: (u64, u64) = (50, 300);
 
-/// How long to wait: for a connection, and for each answer.
+/// Time limits of connecting, and of each response.
 #[derive(Clone, Copy)]
 pub struct Limits {
     pub connect: Duration,
     pub answer: Duration,
 }
 
-/// What a server says about itself.
+/// The kind of a server.
 #[derive(Debug, PartialEq)]
 pub enum Role {
     Master,
@@ -35,7 +35,7 @@ pub enum Role {
     Sentinel,
 }
 
-/// An error of our own in the form of one of Redis: its first word says which.
+/// Creates an error in the form of one of Redis, whose first word is the code.
 pub fn refusal(code: &str, text: String) -> RedisError {
     make_extension_error(code.to_owned(), Some(text))
 }
@@ -59,8 +59,8 @@ impl RedisServer {
         }
     }
 
-    /// Subscribes to a channel. A replica, and any node of a cluster, passes on what is published in the master; behind
-    /// Sentinel it is the master's.
+    /// Subscribes to a channel. A replica, and any node of a cluster, forwards the messages that are published on the
+    /// master; with Sentinel, it is the master itself.
     pub(super) async fn subscribe_through(
         &self,
         address: &ConnectionInfo,
@@ -77,12 +77,12 @@ impl RedisServer {
             sink.subscribe(channel).await?;
             Ok((sink, stream))
         };
-        let too_late = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer to SUBSCRIBE").into());
+        let too_late = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "no response to SUBSCRIBE").into());
         tokio::time::timeout(limits.connect, subscribing).await.unwrap_or_else(too_late)
     }
 
-    /// As [`reach`](Self::reach). Sentinels often have no password where Redis has one, and refuse it then: they are
-    /// asked without. Nothing but a sentinel is used that way.
+    /// Connects as [`reach`](Self::reach), without the password if it is rejected: sentinels often have none even if
+    /// Redis has one. Only a sentinel is used in that way.
     pub(super) async fn ask(
         &self,
         address: &ConnectionInfo,
@@ -99,21 +99,21 @@ impl RedisServer {
         }
     }
 
-    /// Connects to one address and asks what is there.
+    /// Connects to one address and asks for its kind.
     async fn reach(&self, address: &ConnectionInfo, limits: Limits) -> RedisResult<(MultiplexedConnection, Role)> {
         let config = AsyncConnectionConfig::new()
-            // That is for us to say, with the address.
+            // The error below names the address.
             .set_connection_timeout(None)
             .set_response_timeout(Some(limits.answer));
         let reaching = async {
-            // A sentinel has no databases: one is selected when it is known to be none.
+            // A sentinel has no databases: select one only if the server is not a sentinel.
             let client = tls::client(in_first_database(address), &self.certificates)?;
             let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
             let role = role(&mut connection).await?;
             Ok((connection, role))
         };
         let too_late = || {
-            let text = format!("no answer from {} within {} s", address.addr(), limits.connect.as_secs_f32());
+            let text = format!("no response from {} within {} s", address.addr(), limits.connect.as_secs_f32());
             Err(io::Error::new(io::ErrorKind::TimedOut, text).into())
         };
         tokio::time::timeout(limits.connect, reaching).await.unwrap_or_else(|_| too_late())
@@ -134,8 +134,8 @@ impl RedisServer {
     }
 }
 
-/// What `HELLO` answers. A server, or a proxy before it, that does not know it or does not allow it is taken for a
-/// Redis on its own.
+/// Parses the response to `HELLO`. A server, or a proxy, that does not know or allow `HELLO` counts as a single
+/// Redis.
 async fn role(connection: &mut MultiplexedConnection) -> RedisResult<Role> {
     let hello: Value = match cmd("HELLO").query_async(connection).await {
         Ok(hello) => hello,

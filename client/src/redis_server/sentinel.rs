@@ -1,4 +1,4 @@
-//! Asking Sentinel for the master, and noticing when that is another.
+//! Sentinel: finds the master, and notices when it changes.
 
 use std::collections::HashMap;
 use std::io;
@@ -12,11 +12,12 @@ use tokio::task::JoinHandle;
 use super::RedisServer;
 use super::discovery::{Limits, Role, refusal};
 
-/// How often a sentinel is asked whether the master is still the same.
+/// How often a sentinel is asked for the current master.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 impl RedisServer {
-    /// Asks a sentinel where the master is. It is reached with the sentinel's URL: TLS, user, password and database.
+    /// Asks a sentinel for the master's address. The master is reached with TLS, user, password and database of the
+    /// sentinel's URL.
     pub(super) async fn find_master(
         &self,
         mut sentinel: MultiplexedConnection,
@@ -38,11 +39,11 @@ impl RedisServer {
             };
             Ok(address.clone().set_addr(with_tls_as(address.addr(), host, port)))
         };
-        let too_late = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer from the sentinel").into());
+        let too_late = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "no response from the sentinel").into());
         tokio::time::timeout(limits.connect, asking).await.unwrap_or_else(too_late)
     }
 
-    /// The master as the first sentinel that answers knows it.
+    /// Returns the master that the first responding sentinel names.
     async fn current_master(&self, limits: Limits) -> Option<ConnectionInfo> {
         for address in &self.addresses {
             let Ok((sentinel, Role::Sentinel)) = self.ask(address, limits).await else { continue };
@@ -54,11 +55,11 @@ impl RedisServer {
     }
 }
 
-/// Asks the sentinels again and again, until it is dropped.
+/// Asks the sentinels repeatedly until it is dropped.
 ///
-/// After a failover the old master takes writes for some 10 s more, which are lost when Sentinel makes it a replica.
+/// After a failover the old master accepts writes for about 10 s, which are lost when Sentinel makes it a replica.
 pub struct Watch {
-    /// Empty as long as the master is the same.
+    /// Empty while the master is the same.
     successor: Arc<OnceLock<String>>,
     task: JoinHandle<()>,
 }
@@ -70,7 +71,7 @@ impl Watch {
         let task = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(INTERVAL).await;
-                // Without sentinels there is no failover either: the connection stays in use.
+                // Without sentinels there is no failover: the connection stays in use.
                 match server.current_master(limits).await {
                     Some(current) if *current.addr() != master => break drop(found.set(current.addr().to_string())),
                     _ => {}
@@ -80,7 +81,7 @@ impl Watch {
         Watch { successor, task }
     }
 
-    /// An error once the master is another.
+    /// Returns an error after the master has changed.
     pub fn check(&self) -> RedisResult<()> {
         match self.successor.get() {
             Some(master) => Err(refusal("FAILOVER", format!("the master is now {master}"))),
@@ -114,7 +115,7 @@ async fn only_master(sentinel: &mut MultiplexedConnection, address: &ConnectionI
     }
 }
 
-/// The names of the masters that a sentinel watches.
+/// Returns the names of the masters that a sentinel watches.
 async fn masters(sentinel: &mut MultiplexedConnection) -> RedisResult<Vec<String>> {
     let masters: Vec<HashMap<String, String>> = cmd("SENTINEL").arg("MASTERS").query_async(sentinel).await?;
     let mut names: Vec<String> = masters.into_iter().filter_map(|mut master| master.remove("name")).collect();

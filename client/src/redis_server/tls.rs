@@ -1,4 +1,4 @@
-//! TLS: the certificates, and the cryptography.
+//! TLS to Redis: certificates and cryptography.
 
 use redis::{Client, ConnectionAddr, ConnectionInfo, RedisResult, TlsCertificates};
 use rustls::crypto::{CryptoProvider, ring};
@@ -9,7 +9,7 @@ use super::RedisServer;
 use super::address::refused;
 use crate::Error;
 
-/// Refuses what holds no certificate: it would only be noticed when nothing is trusted.
+/// Rejects a file without certificates, which would otherwise show only as a server that is not trusted.
 pub fn check_certificates(pem: &[u8], what: &str) -> Result<(), Error> {
     match CertificateDer::pem_slice_iter(pem).next() {
         Some(Ok(_)) => Ok(()),
@@ -17,7 +17,7 @@ pub fn check_certificates(pem: &[u8], what: &str) -> Result<(), Error> {
     }
 }
 
-/// A client for one address.
+/// Creates a client for one address.
 pub fn client(address: ConnectionInfo, certificates: &TlsCertificates) -> RedisResult<Client> {
     if !is_tls(&address) {
         return Client::open(address);
@@ -30,16 +30,17 @@ pub fn is_tls(address: &ConnectionInfo) -> bool {
     matches!(address.addr(), ConnectionAddr::TcpTls { .. })
 }
 
-/// The driver panics where none is chosen and the features of the build leave a choice. A program's own choice stays.
+/// The driver panics if no provider is installed and the build's features leave a choice. A program's own choice
+/// stays.
 fn choose_cryptography() {
     if CryptoProvider::get_default().is_none() {
-        // An error means that another thread has chosen meanwhile.
+        // An error means that another thread installed one first.
         let _ = ring::default_provider().install_default();
     }
 }
 
 impl RedisServer {
-    /// Refuses certificates that cannot be used, before anything is connected.
+    /// Rejects unusable certificates before connecting.
     pub(super) fn checked(self) -> Result<RedisServer, Error> {
         if !self.addresses.iter().any(is_tls) {
             return Err(refused("certificates are for TLS, which a URL asks for with rediss://"));

@@ -1,49 +1,49 @@
-//! What a relay is doing, for `/health` and `/metrics`.
+//! The status of a relay, for `/health` and `/metrics`.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-/// What a relay is among those of the same consumer.
+/// The role of a relay among those of the same consumer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Role {
-    /// It connects, or waits for a server that is away.
+    /// It connects, or waits for an unavailable server.
     #[default]
     Starting,
-    /// It would take over if the one that works stopped.
+    /// It takes over if the leader stops.
     Standby,
-    /// It is the one that works.
+    /// It relays events.
     Leader,
 }
 
-/// A relay's state, shared between it and those who ask.
+/// The state of a relay, shared with HTTP handlers.
 #[derive(Debug, Default)]
 pub struct Status(Mutex<State>);
 
-/// What [`Status`] holds at a moment.
+/// The state of a relay at a point in time.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct State {
-    /// What the relay is among others.
+    /// The role of the relay.
     pub role: Role,
-    /// Events that it has published since it started.
+    /// Number of events published since the start.
     pub published: u64,
-    /// When it last published any.
+    /// Time of the last publication; `None` if there was none.
     pub last_publish: Option<DateTime<Utc>>,
-    /// How often it compared the store with the database: when it began, and when the store ended elsewhere than
-    /// expected.
+    /// Number of comparisons of the destination with the database: at the start, and each time the destination ended
+    /// elsewhere than expected.
     pub comparisons: u64,
-    /// Why the destination takes nothing at the moment.
+    /// Current error of the destination.
     pub publisher_error: Option<String>,
-    /// Why PostgreSQL gives nothing at the moment.
+    /// Current error of PostgreSQL.
     pub postgres_error: Option<String>,
 }
 
 impl Status {
-    /// The state now.
+    /// Returns the current state.
     pub fn get(&self) -> State {
         self.lock().clone()
     }

@@ -13,7 +13,7 @@ use crate::model::{DagRun, StateCounts};
 use crate::session::{self, Session};
 use crate::{Error, json};
 
-/// A run to be created.
+/// A run to create.
 ///
 /// ```
 /// use pg_workflow_client::NewDagRun;
@@ -26,26 +26,26 @@ use crate::{Error, json};
 pub struct NewDagRun {
     /// The DAG.
     pub dag_id: Uuid,
-    /// The moment that the run stands for; a DAG has one run a moment.
-    #[serde(serialize_with = "json::moment")]
+    /// Execution date (Airflow: logical date); unique within the DAG.
+    #[serde(serialize_with = "json::time")]
     pub execution_date: DateTime<Utc>,
     /// Its parameters, a JSON object.
     pub conf: Value,
 }
 
 impl NewDagRun {
-    /// A run of this DAG for the present moment, without parameters.
+    /// Creates a run of this DAG for the current time, without parameters.
     pub fn of(dag_id: Uuid) -> NewDagRun {
         NewDagRun { dag_id, execution_date: Utc::now(), conf: Value::Object(serde_json::Map::new()) }
     }
 }
 
-/// What to change of a run; what is none stays as it is. The state is moved, not changed.
+/// Changes of a run. `None` keeps a field. To change the state, make a transition.
 #[derive(Clone, Debug, Default)]
 pub struct DagRunChanges {
-    /// Another moment to stand for.
+    /// New execution date.
     pub execution_date: Option<DateTime<Utc>>,
-    /// Other parameters, a JSON object.
+    /// New parameters, a JSON object.
     pub conf: Option<Value>,
 }
 
@@ -66,16 +66,17 @@ pub struct DagRunChanges {
 pub struct DagRuns<'a, S>(&'a S);
 
 impl<'a, S: Session> DagRuns<'a, S> {
-    /// Works on this session.
+    /// Uses this session.
     pub fn new(session: &'a S) -> DagRuns<'a, S> {
         DagRuns(session)
     }
 
-    /// Creates a run, queued at version 1, with its history, and returns its id.
+    /// Creates a run, queued at version 1, and its history; returns its id.
     ///
     /// # Errors
-    /// [`Error::NotFound`] where there is no such DAG, [`Error::AlreadyExists`] where it has a run of that date,
-    /// [`Error::Invalid`]; [`Error::Denied`], [`Error::Postgres`] and [`Error::Timeout`] here and everywhere.
+    /// Returns [`Error::NotFound`] if the DAG does not exist, [`Error::AlreadyExists`] if it has a run with that
+    /// execution date, [`Error::Invalid`] if a field is invalid; [`Error::Denied`], [`Error::Postgres`] or
+    /// [`Error::Timeout`] as every method.
     pub async fn create(&self, run: &NewDagRun) -> Result<Uuid, Error> {
         let sql = "SELECT workflow.create_dag_run($1, $2, $3)";
         let conf = Json(&run.conf);
@@ -87,7 +88,7 @@ impl<'a, S: Session> DagRuns<'a, S> {
     /// Creates runs, all or none, and returns their ids in the same order.
     ///
     /// # Errors
-    /// As [`create`](DagRuns::create).
+    /// See [`create`](DagRuns::create).
     pub async fn create_many(&self, runs: &[NewDagRun]) -> Result<Vec<Uuid>, Error> {
         let sql = "SELECT workflow.create_dag_run(r.dag_id, r.execution_date, r.conf)
                    FROM (
@@ -98,7 +99,7 @@ impl<'a, S: Session> DagRuns<'a, S> {
         ids(&session::fixed(self.0, sql, &[(&Json(runs), Type::JSONB)]).await?)
     }
 
-    /// The run with this id, where there is one.
+    /// Returns the run with this id; `None` if it does not exist.
     ///
     /// # Errors
     /// See [`create`](DagRuns::create).
@@ -106,7 +107,7 @@ impl<'a, S: Session> DagRuns<'a, S> {
         find(self.0, "id = $1", &[(&id, Type::UUID)]).await
     }
 
-    /// The DAG's run of this date, where there is one.
+    /// Returns the DAG's run with this execution date; `None` if it does not exist.
     ///
     /// # Errors
     /// See [`create`](DagRuns::create).
@@ -115,7 +116,7 @@ impl<'a, S: Session> DagRuns<'a, S> {
         find(self.0, "dag_id = $1 AND execution_date = $2", &parameters).await
     }
 
-    /// The DAG's run with the latest execution date, where it has any.
+    /// Returns the DAG's run with the latest execution date; `None` if the DAG has no runs.
     ///
     /// # Errors
     /// See [`create`](DagRuns::create).
@@ -123,11 +124,12 @@ impl<'a, S: Session> DagRuns<'a, S> {
         find(self.0, "dag_id = $1 ORDER BY t.execution_date DESC LIMIT 1", &[(&dag_id, Type::UUID)]).await
     }
 
-    /// Lists runs. Where the page does not say otherwise: the newest first, or, with a DAG or a date in the filter, the
-    /// latest execution date first.
+    /// Lists runs, by default the newest first.
+    ///
+    /// With a DAG or a date in the filter, the default is the latest execution date first.
     ///
     /// # Errors
-    /// [`Error::Cursor`], and see [`create`](DagRuns::create).
+    /// Returns [`Error::Cursor`] if the cursor is not one of this list; see also [`create`](DagRuns::create).
     pub async fn list(&self, filter: &DagRunFilter, page: &ListOptions<DagRunSort>) -> Result<Page<DagRun>, Error> {
         let has_date = filter.execution_date_gte.is_some() || filter.execution_date_lt.is_some();
         let is_narrow = filter.dag_id.is_some() || has_date;
@@ -144,7 +146,7 @@ impl<'a, S: Session> DagRuns<'a, S> {
         query.list(self.0, &filter.states, page, plan).await
     }
 
-    /// Counts the runs in each state: all, without reading the table, or those of a DAG.
+    /// Counts the runs in each state: those of a DAG, or all, from the stored counts.
     ///
     /// # Errors
     /// See [`create`](DagRuns::create).
@@ -162,11 +164,11 @@ impl<'a, S: Session> DagRuns<'a, S> {
         StateCounts::from_rows(&rows)
     }
 
-    /// Changes a run, and returns it as it is then.
+    /// Changes a run, and returns the new row.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::AlreadyExists`] where the DAG has a run of the new date, and see
-    /// [`create`](DagRuns::create).
+    /// Returns [`Error::NotFound`] if it does not exist, [`Error::AlreadyExists`] if the DAG has a run with the new
+    /// execution date; see also [`create`](DagRuns::create).
     pub async fn update(&self, id: Uuid, changes: &DagRunChanges) -> Result<DagRun, Error> {
         let assignments = "execution_date = coalesce($2, t.execution_date), conf = coalesce($3, t.conf)";
         let conf = changes.conf.as_ref().map(Json);
@@ -178,7 +180,7 @@ impl<'a, S: Session> DagRuns<'a, S> {
     /// Deletes a run with its tasks and logs. Their history stays.
     ///
     /// # Errors
-    /// [`Error::NotFound`], and see [`create`](DagRuns::create).
+    /// Returns [`Error::NotFound`] if it does not exist; see also [`create`](DagRuns::create).
     pub async fn delete(&self, id: Uuid) -> Result<(), Error> {
         delete::<DagRun>(self.0, id).await
     }
@@ -186,13 +188,13 @@ impl<'a, S: Session> DagRuns<'a, S> {
     /// Moves a run and returns its new version.
     ///
     /// # Errors
-    /// [`Error::Stale`] where it is not in that state, [`Error::NotAllowed`] where there is no such move,
-    /// [`Error::NotFound`], and see [`create`](DagRuns::create).
+    /// Returns [`Error::Stale`] if it is not in that state, [`Error::NotAllowed`] if the state machine does not allow
+    /// the transition, [`Error::NotFound`] if it does not exist; see also [`create`](DagRuns::create).
     pub async fn transition(&self, id: Uuid, from: State, to: State) -> Result<i64, Error> {
         self.transition_with(id, &Transition::new(from, to)).await
     }
 
-    /// Moves runs that are in this state, each as if alone; what has become of each.
+    /// Moves runs that are in this state; returns the outcome for each.
     ///
     /// # Errors
     /// See [`create`](DagRuns::create).
@@ -200,15 +202,15 @@ impl<'a, S: Session> DagRuns<'a, S> {
         self.transition_many_with(ids, &TransitionMany::to(to).from(from)).await
     }
 
-    /// [`transition`](DagRuns::transition) with metadata, an expected version, a request id.
+    /// Moves a run, with metadata, an expected version or an idempotency key.
     ///
     /// # Errors
-    /// As [`transition`](DagRuns::transition).
+    /// See [`transition`](DagRuns::transition).
     pub async fn transition_with(&self, id: Uuid, transition: &Transition) -> Result<i64, Error> {
         transition.make(self.0, EntityType::DagRun, id).await
     }
 
-    /// [`transition_many`](DagRuns::transition_many) with metadata, from any state, or only to see what would happen.
+    /// Moves runs, with metadata, from any state, or as a dry run.
     ///
     /// # Errors
     /// See [`create`](DagRuns::create).

@@ -11,7 +11,7 @@ use crate::record::Record;
 use crate::session::{self, Session};
 use crate::{Error, json};
 
-/// A DAG to be created.
+/// A DAG to create.
 ///
 /// ```
 /// use pg_workflow_client::NewDag;
@@ -24,36 +24,36 @@ pub struct NewDag {
     pub name: String,
     /// Free text.
     pub description: Option<String>,
-    /// When to run, as the scheduler spells it.
+    /// When to run, in the format of the scheduler.
     pub schedule: Option<String>,
-    /// The first moment that the schedule covers.
-    #[serde(serialize_with = "json::moment_or_null")]
+    /// Start of the schedule.
+    #[serde(serialize_with = "json::time_or_null")]
     pub start_date: Option<DateTime<Utc>>,
     /// Labels.
     pub tags: Vec<String>,
-    /// Whether schedulers start no run for now.
+    /// Whether schedulers must not start runs.
     pub is_paused: bool,
 }
 
 impl NewDag {
-    /// A DAG of this name, and nothing else said of it.
+    /// Creates a DAG with this name and defaults.
     pub fn named(name: impl Into<String>) -> NewDag {
         NewDag { name: name.into(), ..NewDag::default() }
     }
 }
 
-/// What to change of a DAG; what is none stays as it is.
+/// Changes of a DAG. `None` keeps a field.
 #[derive(Clone, Debug, Default)]
 pub struct DagChanges {
-    /// Another name.
+    /// New name.
     pub name: Option<String>,
-    /// Another description; `Some(None)` takes it away.
+    /// New description; `Some(None)` removes it.
     pub description: Option<Option<String>>,
-    /// Another schedule; `Some(None)` takes it away.
+    /// New schedule; `Some(None)` removes it.
     pub schedule: Option<Option<String>>,
-    /// Another start; `Some(None)` takes it away.
+    /// New start; `Some(None)` removes it.
     pub start_date: Option<Option<DateTime<Utc>>>,
-    /// Other labels.
+    /// New labels.
     pub tags: Option<Vec<String>>,
 }
 
@@ -73,7 +73,7 @@ pub struct DagChanges {
 pub struct Dags<'a, S>(&'a S);
 
 impl<'a, S: Session> Dags<'a, S> {
-    /// Works on this session.
+    /// Uses this session.
     pub fn new(session: &'a S) -> Dags<'a, S> {
         Dags(session)
     }
@@ -81,8 +81,8 @@ impl<'a, S: Session> Dags<'a, S> {
     /// Creates a DAG and returns its id.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`] where there is one of that name, [`Error::Invalid`]; [`Error::Denied`],
-    /// [`Error::Postgres`] and [`Error::Timeout`] here and everywhere.
+    /// Returns [`Error::AlreadyExists`] if a DAG with that name exists, [`Error::Invalid`] if a field is invalid;
+    /// [`Error::Denied`], [`Error::Postgres`] or [`Error::Timeout`] as every method.
     pub async fn create(&self, dag: &NewDag) -> Result<Uuid, Error> {
         let sql = "SELECT workflow.create_dag($1, $2, $3, $4, $5, $6)";
         let tags = Json(&dag.tags);
@@ -100,7 +100,7 @@ impl<'a, S: Session> Dags<'a, S> {
     /// Creates DAGs, all or none, and returns their ids in the same order.
     ///
     /// # Errors
-    /// As [`create`](Dags::create).
+    /// See [`create`](Dags::create).
     pub async fn create_many(&self, dags: &[NewDag]) -> Result<Vec<Uuid>, Error> {
         let sql = "SELECT workflow.create_dag(d.name, d.description, d.schedule, d.start_date, d.tags, d.is_paused)
                    FROM (
@@ -111,7 +111,7 @@ impl<'a, S: Session> Dags<'a, S> {
         ids(&session::fixed(self.0, sql, &[(&Json(dags), Type::JSONB)]).await?)
     }
 
-    /// The DAG with this id, where there is one.
+    /// Returns the DAG with this id; `None` if it does not exist.
     ///
     /// # Errors
     /// See [`create`](Dags::create).
@@ -119,7 +119,7 @@ impl<'a, S: Session> Dags<'a, S> {
         find(self.0, "id = $1", &[(&id, Type::UUID)]).await
     }
 
-    /// The DAGs with these ids, in no order; those that do not exist are left out.
+    /// Returns the DAGs with these ids, in no order; omits those that do not exist.
     ///
     /// # Errors
     /// See [`create`](Dags::create).
@@ -128,7 +128,7 @@ impl<'a, S: Session> Dags<'a, S> {
         session::once(self.0, &sql, &[(&ids, Type::UUID_ARRAY)]).await?.iter().map(Dag::from_row).collect()
     }
 
-    /// The DAG of this name, where there is one.
+    /// Returns the DAG with this name; `None` if it does not exist.
     ///
     /// # Errors
     /// See [`create`](Dags::create).
@@ -136,10 +136,10 @@ impl<'a, S: Session> Dags<'a, S> {
         find(self.0, "name = $1", &[(&name, Type::TEXT)]).await
     }
 
-    /// Lists DAGs, the newest first where the page does not say otherwise.
+    /// Lists DAGs, by default the newest first.
     ///
     /// # Errors
-    /// [`Error::Cursor`], and see [`create`](Dags::create).
+    /// Returns [`Error::Cursor`] if the cursor is not one of this list; see also [`create`](Dags::create).
     pub async fn list(&self, filter: &DagFilter, page: &ListOptions<DagSort>) -> Result<Page<Dag>, Error> {
         let order = page.order_by.unwrap_or(OrderBy::descending(DagSort::Id));
         let prefix = filter.name_prefix.as_deref().map(like_prefix);
@@ -155,10 +155,11 @@ impl<'a, S: Session> Dags<'a, S> {
         query.list(self.0, &[], page, Plan { order, keys, way: Way::Order }).await
     }
 
-    /// Changes a DAG, and returns it as it is then.
+    /// Changes a DAG, and returns the new row.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::AlreadyExists`] where another has the new name, and see [`create`](Dags::create).
+    /// Returns [`Error::NotFound`] if it does not exist, [`Error::AlreadyExists`] if another DAG has the new name;
+    /// see also [`create`](Dags::create).
     pub async fn update(&self, id: Uuid, changes: &DagChanges) -> Result<Dag, Error> {
         let assignments = "name = coalesce($2, t.name),
              description = CASE WHEN $3 THEN $4 ELSE t.description END,
@@ -187,29 +188,29 @@ impl<'a, S: Session> Dags<'a, S> {
     /// Deletes a DAG with its runs, tasks and logs. Their history stays.
     ///
     /// # Errors
-    /// [`Error::NotFound`], and see [`create`](Dags::create).
+    /// Returns [`Error::NotFound`] if it does not exist; see also [`create`](Dags::create).
     pub async fn delete(&self, id: Uuid) -> Result<(), Error> {
         delete::<Dag>(self.0, id).await
     }
 
-    /// Asks schedulers to start no new run. Returns whether that is new.
+    /// Pauses a DAG: schedulers must not start new runs. Returns whether this changed.
     ///
     /// # Errors
-    /// [`Error::NotFound`], and see [`create`](Dags::create).
+    /// Returns [`Error::NotFound`] if it does not exist; see also [`create`](Dags::create).
     pub async fn pause(&self, id: Uuid) -> Result<bool, Error> {
         Ok(session::one(self.0, "SELECT workflow.pause_dag($1)", &[(&id, Type::UUID)]).await?.try_get(0)?)
     }
 
-    /// Lets schedulers start runs again. Returns whether that is new.
+    /// Unpauses a DAG. Returns whether this changed.
     ///
     /// # Errors
-    /// [`Error::NotFound`], and see [`create`](Dags::create).
+    /// Returns [`Error::NotFound`] if it does not exist; see also [`create`](Dags::create).
     pub async fn unpause(&self, id: Uuid) -> Result<bool, Error> {
         Ok(session::one(self.0, "SELECT workflow.unpause_dag($1)", &[(&id, Type::UUID)]).await?.try_get(0)?)
     }
 }
 
-/// The pattern of names that begin so.
+/// Returns the pattern of names that start with a text.
 fn like_prefix(prefix: &str) -> String {
     let mut pattern = String::with_capacity(prefix.len() + 1);
     for letter in prefix.chars() {

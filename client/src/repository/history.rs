@@ -11,7 +11,7 @@ use crate::list::query::{Plan, Query, Way};
 use crate::list::{HistoryFilter, HistorySort, ListOptions, OrderBy, Page};
 use crate::session::{self, Session};
 
-/// What happened: every creation and every move, also of what has been deleted.
+/// Reads the audit trail: each creation and each transition, also of deleted entities.
 ///
 /// ```no_run
 /// use pg_workflow_client::{Error, History, event::EntityType, session::Session};
@@ -26,16 +26,18 @@ use crate::session::{self, Session};
 pub struct History<'a, S>(&'a S);
 
 impl<'a, S: Session> History<'a, S> {
-    /// Works on this session.
+    /// Uses this session.
     pub fn new(session: &'a S) -> History<'a, S> {
         History(session)
     }
 
-    /// The latest moves of a run or a task, at most `max`, the newest first. None where it never existed.
+    /// Returns the latest events of a run or a task, up to `max`, the newest first.
+    ///
+    /// Returns none if the entity never existed.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a negative `max`; [`Error::Denied`], [`Error::Postgres`] and [`Error::Timeout`] here and
-    /// everywhere.
+    /// Returns [`Error::Invalid`] if `max` is negative; [`Error::Denied`], [`Error::Postgres`] or [`Error::Timeout`]
+    /// as every method.
     pub async fn history(&self, kind: EntityType, id: Uuid, max: i32) -> Result<Vec<Event>, Error> {
         let sql = format!("SELECT {} FROM workflow.history($1, $2, $3)", Event::COLUMNS);
         let kind = kind.as_str();
@@ -43,7 +45,7 @@ impl<'a, S: Session> History<'a, S> {
         session::once(self.0, &sql, &parameters).await?.iter().map(Event::from_row).collect()
     }
 
-    /// The state of a run or a task at a moment; none before its creation.
+    /// Returns the state of a run or a task at a point in time; `None` before its creation.
     ///
     /// # Errors
     /// See [`history`](History::history).
@@ -55,17 +57,19 @@ impl<'a, S: Session> History<'a, S> {
         row.try_get::<_, Option<&str>>(0)?.map(state).transpose()
     }
 
-    /// Lists changes, the newest first where the page does not say otherwise. To follow what happens, use a
-    /// [feed](crate::feed) or a subscriber: ids are in the order of writing, which is not that of committing.
+    /// Lists events, by default the newest first.
+    ///
+    /// To follow events, use a [feed](crate::feed) or a [subscriber](crate::subscriber): ids are in the order of
+    /// writes, not of commits.
     ///
     /// # Errors
-    /// [`Error::Cursor`], and see [`history`](History::history).
+    /// Returns [`Error::Cursor`] if the cursor is not one of this list; see also [`history`](History::history).
     pub async fn list(&self, filter: &HistoryFilter, page: &ListOptions<HistorySort>) -> Result<Page<Event>, Error> {
         let order = page.order_by.unwrap_or(OrderBy::descending(HistorySort::Id));
         let entity_type = filter.entity_type.map(EntityType::as_str);
         let is_narrow = filter.entity_id.is_some();
-        // No index serves times: they are looked up as ids. Ids and times can disagree for as long as it takes to write
-        // an event after its id was drawn.
+        // No index serves times: they are looked up as ids. Ids and times can disagree by the time between drawing an
+        // id and writing the event.
         let slack = TimeDelta::seconds(1);
         let from = filter.changed_at_gte.filter(|_| !is_narrow).and_then(|at| at.checked_sub_signed(slack));
         let until = filter.changed_at_lt.filter(|_| !is_narrow).and_then(|at| at.checked_add_signed(slack));
@@ -81,10 +85,12 @@ impl<'a, S: Session> History<'a, S> {
             .await
     }
 
-    /// Every disagreement between history and rows: none in a healthy database. Reads both whole.
+    /// Returns each disagreement between history and rows: none in a healthy database.
+    ///
+    /// Reads both completely.
     ///
     /// # Errors
-    /// See [`history`](History::history). The time limit of the session must suit the size of the database.
+    /// See [`history`](History::history). Set a time limit of the session that suits the size of the database.
     pub async fn verify(&self) -> Result<Vec<Disagreement>, Error> {
         let sql = "SELECT entity_type, entity_id, problem, detail FROM workflow.verify()";
         let disagreement = |row: &tokio_postgres::Row| {
@@ -100,16 +106,16 @@ impl<'a, S: Session> History<'a, S> {
     }
 }
 
-/// Where history and rows disagree.
+/// A disagreement between history and rows.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Disagreement {
     /// `dag_run` or `task_instance`.
     pub entity_type: String,
-    /// Which; none where it is about all of them.
+    /// The entity; `None` if all are concerned.
     pub entity_id: Option<Uuid>,
-    /// What is wrong.
+    /// The problem.
     pub problem: String,
-    /// How it shows, a JSON object.
+    /// Details, a JSON object.
     pub detail: Box<RawValue>,
 }

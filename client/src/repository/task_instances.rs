@@ -10,7 +10,7 @@ use crate::list::{ListOptions, OrderBy, Page, TaskInstanceFilter, TaskInstanceSo
 use crate::model::{StateCounts, TaskInstance};
 use crate::session::{self, Session};
 
-/// Tasks of one run to be created.
+/// Tasks of a run to create.
 ///
 /// ```
 /// use pg_workflow_client::NewTaskInstances;
@@ -22,25 +22,25 @@ use crate::session::{self, Session};
 pub struct NewTaskInstances {
     /// The run.
     pub dag_run_id: Uuid,
-    /// Their names, each once; 1 to 500 characters, not blank.
+    /// Their names, all different; 1 to 500 characters, not blank.
     pub task_ids: Vec<String>,
-    /// How often the scheduler may run each; recorded, not enforced.
+    /// Number of attempts that the scheduler may make for each; stored, not enforced.
     pub max_tries: i32,
 }
 
 impl NewTaskInstances {
-    /// Tasks of these names, to be tried once.
+    /// Creates tasks with these names and one attempt.
     pub fn of(dag_run_id: Uuid, task_ids: impl IntoIterator<Item = impl Into<String>>) -> NewTaskInstances {
         NewTaskInstances { dag_run_id, task_ids: task_ids.into_iter().map(Into::into).collect(), max_tries: 1 }
     }
 }
 
-/// What to change of a task; what is none stays as it is. The state is moved, not changed.
+/// Changes of a task. `None` keeps a field. To change the state, make a transition.
 #[derive(Clone, Debug, Default)]
 pub struct TaskInstanceChanges {
-    /// How often the scheduler may run it.
+    /// Number of attempts that the scheduler may make.
     pub max_tries: Option<i32>,
-    /// What went wrong; `Some(None)` takes it away.
+    /// Error message; `Some(None)` removes it.
     pub error: Option<Option<String>>,
 }
 
@@ -52,7 +52,7 @@ pub struct TaskInstanceChanges {
 /// # async fn example(session: &impl Session, task: uuid::Uuid) -> Result<(), Error> {
 /// match TaskInstances::new(session).transition(task, State::Queued, State::Running).await {
 ///     Ok(version) => println!("ours, at version {version}"),
-///     Err(Error::Stale { current_state, .. }) => println!("somebody else was first: it is {current_state}"),
+///     Err(Error::Stale { current_state, .. }) => println!("another worker was first: it is {current_state}"),
 ///     Err(error) => return Err(error),
 /// }
 /// # Ok(())
@@ -61,16 +61,17 @@ pub struct TaskInstanceChanges {
 pub struct TaskInstances<'a, S>(&'a S);
 
 impl<'a, S: Session> TaskInstances<'a, S> {
-    /// Works on this session.
+    /// Uses this session.
     pub fn new(session: &'a S) -> TaskInstances<'a, S> {
         TaskInstances(session)
     }
 
-    /// Creates a task that may be tried once, queued at version 1, with its history, and returns its id.
+    /// Creates a task with one attempt, queued at version 1, and its history; returns its id.
     ///
     /// # Errors
-    /// [`Error::NotFound`] where there is no such run, [`Error::AlreadyExists`] where it has a task of that name,
-    /// [`Error::Invalid`]; [`Error::Denied`], [`Error::Postgres`] and [`Error::Timeout`] here and everywhere.
+    /// Returns [`Error::NotFound`] if the run does not exist, [`Error::AlreadyExists`] if it has a task with that
+    /// name, [`Error::Invalid`] if a field is invalid; [`Error::Denied`], [`Error::Postgres`] or [`Error::Timeout`]
+    /// as every method.
     pub async fn create(&self, dag_run_id: Uuid, task_id: &str) -> Result<Uuid, Error> {
         let ids = self.create_many(&NewTaskInstances::of(dag_run_id, [task_id])).await?;
         ids.first().copied().ok_or_else(|| Error::Unknown("no id".to_owned()))
@@ -79,7 +80,7 @@ impl<'a, S: Session> TaskInstances<'a, S> {
     /// Creates tasks of a run, all or none, and returns their ids in the same order.
     ///
     /// # Errors
-    /// As [`create`](TaskInstances::create).
+    /// See [`create`](TaskInstances::create).
     pub async fn create_many(&self, tasks: &NewTaskInstances) -> Result<Vec<Uuid>, Error> {
         let sql = "SELECT id FROM workflow.create_task_instances($1, $2, $3)";
         let parameters: [session::Parameter<'_>; 3] =
@@ -87,7 +88,7 @@ impl<'a, S: Session> TaskInstances<'a, S> {
         ids(&session::fixed(self.0, sql, &parameters).await?)
     }
 
-    /// The task with this id, where there is one.
+    /// Returns the task with this id; `None` if it does not exist.
     ///
     /// # Errors
     /// See [`create`](TaskInstances::create).
@@ -95,7 +96,7 @@ impl<'a, S: Session> TaskInstances<'a, S> {
         find(self.0, "id = $1", &[(&id, Type::UUID)]).await
     }
 
-    /// The run's task of this name, where there is one.
+    /// Returns the run's task with this name; `None` if it does not exist.
     ///
     /// # Errors
     /// See [`create`](TaskInstances::create).
@@ -104,10 +105,10 @@ impl<'a, S: Session> TaskInstances<'a, S> {
         find(self.0, "dag_run_id = $1 AND task_id = $2", &parameters).await
     }
 
-    /// Lists tasks. Where the page does not say otherwise: the newest first, or, with a run in the filter, by name.
+    /// Lists tasks, by default the newest first; with a run in the filter, by name.
     ///
     /// # Errors
-    /// [`Error::Cursor`], and see [`create`](TaskInstances::create).
+    /// Returns [`Error::Cursor`] if the cursor is not one of this list; see also [`create`](TaskInstances::create).
     pub async fn list(
         &self,
         filter: &TaskInstanceFilter,
@@ -124,7 +125,7 @@ impl<'a, S: Session> TaskInstances<'a, S> {
         query.and("t.dag_run_id = $", &filter.dag_run_id, Type::UUID);
         query.and("t.task_id = $", &filter.task_id, Type::TEXT);
         let plan = match order.by {
-            // A run has one task of a name, so the order of runs is one of these tasks too.
+            // A run has at most one task with a name, so the order of runs is also an order of these tasks.
             _ if !is_narrow && filter.task_id.is_some() => Plan { order, keys: &[1], way: Way::Runs },
             TaskInstanceSort::Id => Plan { order, keys: &[0], way: if is_narrow { Way::Few } else { Way::Order } },
             // Not by the index on states, which has far more rows of a state than the run has.
@@ -136,7 +137,7 @@ impl<'a, S: Session> TaskInstances<'a, S> {
         query.list(self.0, &filter.states, page, plan).await
     }
 
-    /// Counts the tasks in each state: all, without reading the table, or those of a run.
+    /// Counts the tasks in each state: those of a run, or all, from the stored counts.
     ///
     /// # Errors
     /// See [`create`](TaskInstances::create).
@@ -154,10 +155,11 @@ impl<'a, S: Session> TaskInstances<'a, S> {
         StateCounts::from_rows(&rows)
     }
 
-    /// Changes a task, and returns it as it is then.
+    /// Changes a task, and returns the new row.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Invalid`], and see [`create`](TaskInstances::create).
+    /// Returns [`Error::NotFound`] if it does not exist, [`Error::Invalid`] if a field is invalid; see also
+    /// [`create`](TaskInstances::create).
     pub async fn update(&self, id: Uuid, changes: &TaskInstanceChanges) -> Result<TaskInstance, Error> {
         let assignments = "max_tries = coalesce($2, t.max_tries), error = CASE WHEN $3 THEN $4 ELSE t.error END";
         let (has_error, error) = (changes.error.is_some(), changes.error.clone().flatten());
@@ -169,7 +171,7 @@ impl<'a, S: Session> TaskInstances<'a, S> {
     /// Deletes a task with its log. Its history stays.
     ///
     /// # Errors
-    /// [`Error::NotFound`], and see [`create`](TaskInstances::create).
+    /// Returns [`Error::NotFound`] if it does not exist; see also [`create`](TaskInstances::create).
     pub async fn delete(&self, id: Uuid) -> Result<(), Error> {
         delete::<TaskInstance>(self.0, id).await
     }
@@ -177,13 +179,13 @@ impl<'a, S: Session> TaskInstances<'a, S> {
     /// Moves a task and returns its new version.
     ///
     /// # Errors
-    /// [`Error::Stale`] where it is not in that state, [`Error::NotAllowed`] where there is no such move,
-    /// [`Error::NotFound`], and see [`create`](TaskInstances::create).
+    /// Returns [`Error::Stale`] if it is not in that state, [`Error::NotAllowed`] if the state machine does not allow
+    /// the transition, [`Error::NotFound`] if it does not exist; see also [`create`](TaskInstances::create).
     pub async fn transition(&self, id: Uuid, from: State, to: State) -> Result<i64, Error> {
         self.transition_with(id, &Transition::new(from, to)).await
     }
 
-    /// Moves tasks that are in this state, each as if alone; what has become of each.
+    /// Moves tasks that are in this state; returns the outcome for each.
     ///
     /// # Errors
     /// See [`create`](TaskInstances::create).
@@ -191,16 +193,15 @@ impl<'a, S: Session> TaskInstances<'a, S> {
         self.transition_many_with(ids, &TransitionMany::to(to).from(from)).await
     }
 
-    /// [`transition`](TaskInstances::transition) with metadata, an expected version, a request id.
+    /// Moves a task, with metadata, an expected version or an idempotency key.
     ///
     /// # Errors
-    /// As [`transition`](TaskInstances::transition).
+    /// See [`transition`](TaskInstances::transition).
     pub async fn transition_with(&self, id: Uuid, transition: &Transition) -> Result<i64, Error> {
         transition.make(self.0, EntityType::TaskInstance, id).await
     }
 
-    /// [`transition_many`](TaskInstances::transition_many) with metadata, from any state, or only to see what would
-    /// happen.
+    /// Moves tasks, with metadata, from any state, or as a dry run.
     ///
     /// # Errors
     /// See [`create`](TaskInstances::create).

@@ -10,7 +10,7 @@ use crate::model::{LogLevel, TaskLog};
 use crate::session::{self, Session};
 use crate::{Error, json};
 
-/// A line to be added to the log of a task.
+/// A line to append to the log of a task.
 ///
 /// ```
 /// use pg_workflow_client::{LogLevel, NewTaskLog};
@@ -24,21 +24,21 @@ pub struct NewTaskLog {
     pub task_instance_id: Uuid,
     /// The text.
     pub message: String,
-    /// How much it matters.
+    /// Its level.
     pub level: LogLevel,
-    /// When it was printed; none for the database's present moment.
-    #[serde(serialize_with = "json::moment_or_null")]
+    /// Time when it was printed; `None` for the current time of the database.
+    #[serde(serialize_with = "json::time_or_null")]
     pub logged_at: Option<DateTime<Utc>>,
 }
 
 impl NewTaskLog {
-    /// A line at level INFO, printed now.
+    /// Creates a line at level INFO, printed now.
     pub fn of(task_instance_id: Uuid, message: impl Into<String>) -> NewTaskLog {
         NewTaskLog { task_instance_id, message: message.into(), level: LogLevel::Info, logged_at: None }
     }
 }
 
-/// The logs of tasks. A line belongs to the try during which it was appended, and is not changed afterwards.
+/// The logs of tasks. A line belongs to the attempt during which it was appended, and cannot be changed.
 ///
 /// ```no_run
 /// use pg_workflow_client::{Error, LogLevel, TaskLogs, session::Session};
@@ -51,7 +51,7 @@ impl NewTaskLog {
 pub struct TaskLogs<'a, S>(&'a S);
 
 impl<'a, S: Session> TaskLogs<'a, S> {
-    /// Works on this session.
+    /// Uses this session.
     pub fn new(session: &'a S) -> TaskLogs<'a, S> {
         TaskLogs(session)
     }
@@ -59,8 +59,8 @@ impl<'a, S: Session> TaskLogs<'a, S> {
     /// Appends a line, printed now, and returns its id.
     ///
     /// # Errors
-    /// [`Error::NotFound`] where there is no such task; [`Error::Denied`], [`Error::Postgres`] and [`Error::Timeout`]
-    /// here and everywhere.
+    /// Returns [`Error::NotFound`] if the task does not exist; [`Error::Denied`], [`Error::Postgres`] or
+    /// [`Error::Timeout`] as every method.
     pub async fn append(&self, task_instance_id: Uuid, level: LogLevel, message: &str) -> Result<i64, Error> {
         let line = NewTaskLog { level, ..NewTaskLog::of(task_instance_id, message) };
         let ids = self.append_many(&[line]).await?;
@@ -70,7 +70,7 @@ impl<'a, S: Session> TaskLogs<'a, S> {
     /// Appends lines, all or none, and returns their ids in the same order.
     ///
     /// # Errors
-    /// As [`append`](TaskLogs::append).
+    /// See [`append`](TaskLogs::append).
     pub async fn append_many(&self, lines: &[NewTaskLog]) -> Result<Vec<i64>, Error> {
         let sql = "SELECT workflow.append_task_log(l.task_instance_id, l.message, l.level,
                        coalesce(l.logged_at, clock_timestamp()))
@@ -83,7 +83,7 @@ impl<'a, S: Session> TaskLogs<'a, S> {
         rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 
-    /// The line with this id, where there is one.
+    /// Returns the line with this id; `None` if it does not exist.
     ///
     /// # Errors
     /// See [`append`](TaskLogs::append).
@@ -91,10 +91,10 @@ impl<'a, S: Session> TaskLogs<'a, S> {
         find(self.0, "id = $1", &[(&id, Type::INT8)]).await
     }
 
-    /// Lists the log of a task, in the order of arrival where the page does not say otherwise.
+    /// Lists the log of a task, by default in the order of arrival.
     ///
     /// # Errors
-    /// [`Error::Cursor`], and see [`append`](TaskLogs::append).
+    /// Returns [`Error::Cursor`] if the cursor is not one of this list; see also [`append`](TaskLogs::append).
     pub async fn list(
         &self,
         task_instance_id: Uuid,
@@ -112,7 +112,7 @@ impl<'a, S: Session> TaskLogs<'a, S> {
     /// Deletes a line.
     ///
     /// # Errors
-    /// [`Error::NotFound`], and see [`append`](TaskLogs::append).
+    /// Returns [`Error::NotFound`] if it does not exist; see also [`append`](TaskLogs::append).
     pub async fn delete(&self, id: i64) -> Result<(), Error> {
         let sql = "DELETE FROM workflow.task_logs WHERE id = $1 RETURNING id";
         match session::fixed(self.0, sql, &[(&id, Type::INT8)]).await?.is_empty() {

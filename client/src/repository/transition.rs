@@ -1,4 +1,4 @@
-//! Moves of runs and tasks.
+//! Transitions of runs and tasks.
 
 use std::str::FromStr;
 
@@ -11,7 +11,7 @@ use crate::Error;
 use crate::event::{EntityType, state};
 use crate::session::{self, Session};
 
-/// A move to be made, with all that may be said of it.
+/// A transition to make, with its options.
 ///
 /// ```
 /// use pg_workflow_client::{Transition, State};
@@ -31,24 +31,24 @@ pub struct Transition {
 }
 
 impl Transition {
-    /// From one state to another.
+    /// Creates a transition from one state to another.
     pub fn new(from: State, to: State) -> Transition {
         Transition { from, to, metadata: Map::new(), expected_version: None, request_id: None }
     }
 
-    /// Adds to what the history keeps of it. A task's `error` is what went wrong.
+    /// Adds metadata, which the history stores. `error` becomes the error of a task.
     pub fn with_metadata(mut self, key: &str, value: impl Into<Value>) -> Transition {
         self.metadata.insert(key.to_owned(), value.into());
         self
     }
 
-    /// Only where the entity has just this version.
+    /// Requires this version.
     pub fn expecting_version(mut self, version: i64) -> Transition {
         self.expected_version = Some(version);
         self
     }
 
-    /// A name for the request: the same again returns the first answer, rather than [`Error::Stale`].
+    /// Sets an idempotency key: a retry with the same key returns the first response rather than [`Error::Stale`].
     pub fn with_request_id(mut self, request_id: impl Into<String>) -> Transition {
         self.request_id = Some(request_id.into());
         self
@@ -71,7 +71,7 @@ impl Transition {
     }
 }
 
-/// One move of many entities.
+/// One transition of many entities.
 ///
 /// ```
 /// use pg_workflow_client::{TransitionMany, State};
@@ -87,24 +87,24 @@ pub struct TransitionMany {
 }
 
 impl TransitionMany {
-    /// To a state, from whatever state each of them is in.
+    /// Moves entities to a state, from whatever state each is in.
     pub fn to(to: State) -> TransitionMany {
         TransitionMany { from: None, to, metadata: Map::new(), is_dry_run: false }
     }
 
-    /// Only those that are in this state.
+    /// Requires this state.
     pub fn from(mut self, from: State) -> TransitionMany {
         self.from = Some(from);
         self
     }
 
-    /// Adds to what the history keeps of each move.
+    /// Adds metadata, which the history stores for each entity.
     pub fn with_metadata(mut self, key: &str, value: impl Into<Value>) -> TransitionMany {
         self.metadata.insert(key.to_owned(), value.into());
         self
     }
 
-    /// Moves nothing, and says what would happen.
+    /// Changes nothing; returns what would happen.
     pub fn dry_run(mut self) -> TransitionMany {
         self.is_dry_run = true;
         self
@@ -140,31 +140,31 @@ impl TransitionMany {
     }
 }
 
-/// What has become of one of many.
+/// The result for one of many entities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TransitionResult {
     /// The run or the task.
     pub entity_id: Uuid,
-    /// Whether it was moved, and why not.
+    /// Whether it moved, and why not.
     pub outcome: Outcome,
-    /// Its state now; none where it does not exist.
+    /// Its current state; `None` if it does not exist.
     pub state: Option<State>,
-    /// Its version now; none where it does not exist.
+    /// Its current version; `None` if it does not exist.
     pub version: Option<i64>,
 }
 
-/// Whether one of many was moved.
+/// Outcomes for one of many entities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// It was (or, in a dry run, would be).
+    /// It moved; in a dry run, it would.
     Applied,
-    /// It is in another state than was said.
+    /// It is not in the expected state.
     Stale,
-    /// From its state there is no such move.
+    /// The state machine does not allow the transition.
     Illegal,
-    /// There is no such run or task.
+    /// It does not exist.
     Missing,
 }
 

@@ -1,10 +1,10 @@
-//! A Redis channel, with the feed for what it lacks.
+//! A Redis channel, and the feed for events that the channel misses.
 //!
-//! From which position must the feed be read after an outage? The relay may be late, so a position taken a moment ago
-//! may lie behind events that are still to be published. But it publishes in the order of the feed, and an event that was
-//! written after a position was taken has a higher id than all that were visible at it. So when such an event arrives,
-//! everything before that position has arrived. Which events those are is told by `changed_at` and the database's clock at
-//! the position; of the positions that are confirmed so, the last but one is taken, because clocks are set.
+//! From which position must the feed be read after an outage? The relay may lag, so a recent position may be after
+//! events that are not published yet. But the relay publishes in the order of the feed, and an event written after a
+//! position was taken has a greater id than all events visible at it. So when such an event arrives, all events
+//! before that position have arrived. `changed_at` and the database's clock at the position tell which events those
+//! are. Of the positions confirmed in this way the last but one is used, because clocks are adjusted.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -18,21 +18,21 @@ use crate::connect::PostgresServer;
 use crate::event::Event;
 use crate::redis_server::RedisServer;
 
-/// Positions that wait to be confirmed. Where that takes long, no more are taken until then.
+/// Maximum number of positions that wait for confirmation.
 const MARKS: usize = 100;
 
 pub struct Channel {
     redis: RedisServer,
     name: String,
     database: PostgresServer,
-    /// Its position is the one from which the feed is read after an outage.
+    /// Holds the position from which the feed is read after an outage.
     follower: Follower,
     subscription: Option<Subscription>,
-    /// Whether the feed is read up to the present. Messages wait meanwhile.
+    /// Whether the feed is being read up to now. Messages wait meanwhile.
     is_filling: bool,
     /// Positions that the channel has not confirmed, oldest first.
     marks: VecDeque<Mark>,
-    /// Not handed over yet.
+    /// Not delivered yet.
     events: VecDeque<Event>,
     known: Versions,
 }
@@ -83,15 +83,15 @@ impl Channel {
 
     pub fn handled(&mut self, event: &Event) {
         self.known.note(event.entity_id, event.version);
-        // What is read from the feed confirms nothing: the relay has perhaps not come so far.
+        // An event from the feed confirms nothing: the relay may not have published it yet.
         if self.is_filling {
             return;
         }
-        let confirmed = self.marks.iter().take_while(|mark| mark.moment < event.changed_at).count();
+        let confirmed = self.marks.iter().take_while(|mark| mark.time < event.changed_at).count();
         if confirmed > 1 {
             let safe = self.marks.drain(..confirmed - 1).next_back();
             if let Some(mark) = safe {
-                self.follower.go_on_from(mark.position);
+                self.follower.continue_from(mark.position);
             }
         }
     }
@@ -102,9 +102,9 @@ impl Channel {
         self.events.clear();
     }
 
-    /// First the position, then the subscription, then the feed from the one to beyond the other.
+    /// Takes a position, subscribes, then reads the feed from the position to beyond the subscription.
     async fn subscribe(&mut self) -> Result<(), Error> {
-        // Its connection has been idle, perhaps for days.
+        // Its connection may have been idle for days.
         self.follower.disconnect();
         self.follower.begin().await?;
         self.marks.clear();
@@ -113,7 +113,7 @@ impl Channel {
         Ok(())
     }
 
-    /// Takes what the channel has brought; false where it has brought nothing for a while.
+    /// Receives from the channel; returns false if nothing arrived for a while.
     async fn listen(&mut self) -> Result<bool, Error> {
         let Some(subscription) = &mut self.subscription else { return Ok(true) };
         if self.marks.len() < MARKS {
@@ -122,11 +122,13 @@ impl Channel {
         match tokio::time::timeout(POLL, subscription.messages.recv()).await {
             Ok(Some(Ok(message))) => match serde_json::from_str(&message) {
                 Ok(event) => self.events.push_back(event),
-                Err(error) => tracing::warn!("no event in channel \"{}\": {error}", self.name),
+                Err(error) => {
+                    tracing::warn!("message in channel \"{}\" is not an event: {error}; ignoring it", self.name)
+                }
             },
             Ok(Some(Err(error))) => return Err(error),
             Ok(None) => {
-                tracing::info!("the handler is slower than channel \"{}\": reading the feed", self.name);
+                tracing::info!("the handler is slower than channel \"{}\"; reading the feed", self.name);
                 self.subscription = None;
             }
             Err(_) => return Ok(false),
@@ -134,7 +136,7 @@ impl Channel {
         Ok(true)
     }
 
-    /// An event after those that are missing before it; nothing where it is known.
+    /// Returns an event, preceded by those missing before it; nothing if it is known.
     async fn in_its_place(&mut self, event: Event) -> Result<Vec<Event>, Error> {
         let mut events = match self.known.of(event.entity_id) {
             Some(known) if event.version <= known => return Ok(Vec::new()),

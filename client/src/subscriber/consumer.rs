@@ -11,9 +11,9 @@ use crate::connect::{PostgresServer, STATEMENT_TIMEOUT};
 use crate::event::Event;
 use crate::feed::Feed;
 
-/// How long others wait for one that does not read. It reads, or acknowledges, every few seconds at least.
+/// Duration of the lease. A subscriber reads or acknowledges at least every few seconds.
 const LEASE: Duration = Duration::from_secs(10);
-const STAND_BY: Duration = Duration::from_millis(500);
+const STANDBY_INTERVAL: Duration = Duration::from_millis(500);
 
 pub struct Consumer {
     server: PostgresServer,
@@ -49,17 +49,17 @@ impl Consumer {
         if self.role != Role::Reader {
             if !feed.lease(&self.holder, LEASE).await? {
                 if self.role == Role::Unknown {
-                    tracing::info!("another subscriber reads as consumer \"{}\": standing by", self.name);
+                    tracing::info!("another subscriber reads as consumer \"{}\"; waiting for its lease", self.name);
                     self.role = Role::Standby;
                 }
-                tokio::time::sleep(STAND_BY).await;
+                tokio::time::sleep(STANDBY_INTERVAL).await;
                 return Ok(Vec::new());
             }
             self.role = Role::Reader;
         }
         let events = feed.ack_and_read(self.unacknowledged, BATCH, POLL).await?;
         self.unacknowledged = None;
-        // All of the batch at once: an answer that is read slowly keeps its statement open.
+        // The whole batch at once: a response that is read slowly keeps its statement open.
         let events = events.try_collect();
         tokio::time::timeout(STATEMENT_TIMEOUT, events).await.unwrap_or(Err(Error::Timeout(STATEMENT_TIMEOUT)))
     }
@@ -75,7 +75,7 @@ impl Consumer {
                 feed.ack(last).await?;
                 self.unacknowledged = None;
             }
-            // For the lease: to read renews it.
+            // A read renews the lease.
             None if self.role == Role::Reader => {
                 feed.read(1, Duration::ZERO).await?.try_collect::<Vec<Event>>().await?;
             }

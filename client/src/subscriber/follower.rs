@@ -1,4 +1,4 @@
-//! The feed, from a position that we keep.
+//! The feed, from a position that the follower stores.
 
 use std::time::Duration;
 
@@ -16,35 +16,35 @@ use crate::{feed, position};
 pub struct Follower {
     server: PostgresServer,
     client: Option<Client>,
-    /// The position after all that has been handed over.
+    /// The position after all delivered events.
     pub positions: watch::Sender<Option<String>>,
-    /// The last of the events that are in hand, and the position after it.
-    in_hand: Option<(i64, String)>,
+    /// The last event of the current batch, and the position after it.
+    current: Option<(i64, String)>,
 }
 
 impl Follower {
     pub fn new(server: PostgresServer, position: Option<String>) -> Follower {
         // Files end in a newline.
         let position = position.map(|position| position.trim().to_owned());
-        Follower { server, client: None, positions: watch::Sender::new(position), in_hand: None }
+        Follower { server, client: None, positions: watch::Sender::new(position), current: None }
     }
 
     pub fn describe(&self) -> String {
         format!("the feed at {}", self.server)
     }
 
-    /// Takes the present for the position, where there is none.
+    /// Starts from now if there is no position.
     pub async fn begin(&mut self) -> Result<String, Error> {
         let known = self.positions.borrow().clone();
         if let Some(position) = known {
             return Ok(position);
         }
         let position = position::current(self.connect().await?).await?;
-        self.go_on_from(position.clone());
+        self.continue_from(position.clone());
         Ok(position)
     }
 
-    /// The next events; those before have been handed over.
+    /// Returns the next events; all previous ones have been delivered.
     pub async fn next(&mut self, wait: Duration) -> Result<Vec<Event>, Error> {
         self.finish();
         let position = self.begin().await?;
@@ -56,17 +56,17 @@ impl Follower {
             batch => batch?,
         };
         let Some(batch) = batch else { return Ok(Vec::new()) };
-        self.in_hand = batch.events.last().map(|last| (last.id, batch.position));
+        self.current = batch.events.last().map(|last| (last.id, batch.position));
         Ok(batch.events)
     }
 
     pub fn handled(&mut self, event: &Event) {
-        if self.in_hand.as_ref().is_some_and(|(last, _)| *last == event.id) {
+        if self.current.as_ref().is_some_and(|(last, _)| *last == event.id) {
             self.finish();
         }
     }
 
-    /// The versions of an entity between two others.
+    /// Returns the events of an entity between two versions.
     #[cfg(feature = "redis")]
     pub async fn history(&mut self, entity: uuid::Uuid, after: i64, before: i64) -> Result<Vec<Event>, Error> {
         let sql = format!(
@@ -79,24 +79,24 @@ impl Follower {
         rows.iter().map(Event::from_row).collect()
     }
 
-    pub fn go_on_from(&mut self, position: String) {
-        self.in_hand = None;
+    pub fn continue_from(&mut self, position: String) {
+        self.current = None;
         self.positions.send_replace(Some(position));
     }
 
     pub fn disconnect(&mut self) {
         self.client = None;
-        self.in_hand = None;
+        self.current = None;
     }
 
     fn finish(&mut self) {
-        if let Some((_, position)) = self.in_hand.take() {
+        if let Some((_, position)) = self.current.take() {
             self.positions.send_replace(Some(position));
         }
     }
 
     fn lose_position(&mut self, why: &Error) {
-        tracing::warn!("{why}. Events may be missed: going on with what happens from now on");
+        tracing::warn!("{why}; continuing from now, and events may be missed");
         self.positions.send_replace(None);
     }
 

@@ -11,17 +11,18 @@ use crate::event::Event;
 use crate::redis_server::{RedisConnection, RedisServer};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A hung Redis counts as an outage. More than a read may wait for entries.
+/// Time limit of a command: a hung Redis counts as an outage. Longer than a read waits for entries.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Entries read at once: what one member has cannot be done by another meanwhile.
+/// Entries read at once: other members cannot handle them meanwhile.
 const BATCH: usize = 50;
-/// How long entries are left alone before another member takes them over, and how often one looks for such.
+/// Time after which another member takes entries over, and how often members look for such entries.
 const ABANDONED: Duration = Duration::from_secs(30);
 const CLAIM_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How many entries have gone before the group was given them: those ever added, without those that are there and those
-/// that it was given. They are counted as given then, so that each is said once. Creates the group where it does not
-/// exist, and returns -1. KEYS: the stream. ARGV: the group.
+/// Counts the entries that were trimmed before the group read them: all ever added, less those in the stream and
+/// those read. Marks them as read, so that each is reported once. Creates the group and returns -1 if it does not
+/// exist.
+/// KEYS: the stream. ARGV: the group.
 const LOSSES: &str = r"
 local function named(list)
     local fields = {}
@@ -53,16 +54,16 @@ pub struct Group {
     group: String,
     member: String,
     connection: Option<RedisConnection>,
-    /// While what we had not finished is read again: the last entry of that.
+    /// While unfinished entries of this member are read again: the last of them.
     own_after: Option<String>,
-    /// Where to look for entries that others have left alone.
+    /// The entry from which to look for entries of inactive members.
     claim_from: String,
     claimed_at: Instant,
     in_hand: VecDeque<String>,
     unacknowledged: Vec<String>,
 }
 
-/// An entry, or what is left of it when the stream was shortened: its id.
+/// An entry; only its id if the stream was trimmed.
 type Entry = (String, Option<Vec<Vec<u8>>>);
 
 impl Group {
@@ -114,7 +115,7 @@ impl Group {
         self.unacknowledged.extend(self.in_hand.pop_front());
     }
 
-    /// Acknowledges, and says of the rest that we have not left it alone.
+    /// Acknowledges handled entries, and resets the idle time of the others.
     pub async fn acknowledge(&mut self) -> Result<(), Error> {
         if !self.unacknowledged.is_empty() {
             let mut acknowledge = cmd("XACK");
@@ -158,7 +159,7 @@ impl Group {
         Ok(streams.unwrap_or_default().into_iter().flat_map(|(_, entries)| entries).collect())
     }
 
-    /// Takes over what others have left alone.
+    /// Takes over entries of inactive members.
     async fn claim(&mut self) -> Result<Vec<Entry>, Error> {
         let mut claim = cmd("XAUTOCLAIM");
         claim.arg(&self.stream).arg(&self.group).arg(&self.member).arg(ABANDONED.as_millis() as u64);
@@ -166,15 +167,15 @@ impl Group {
         let (next, entries, gone): (String, Vec<Entry>, Vec<String>) = self.ask(&claim).await?;
         self.claim_from = next;
         if !gone.is_empty() {
-            self.say_gone(gone.len());
+            self.log_lost(gone.len());
         }
         if !entries.is_empty() {
-            tracing::info!("taking over {} entries that another member has left alone", entries.len());
+            tracing::info!("taking over {} entries of an inactive member", entries.len());
         }
         Ok(entries)
     }
 
-    /// The events of entries. What is none is acknowledged as it is.
+    /// Returns the events of entries. Entries without an event are acknowledged.
     fn take(&mut self, entries: Vec<Entry>) -> Vec<Event> {
         let (mut events, mut gone) = (Vec::with_capacity(entries.len()), 0);
         for (id, fields) in entries {
@@ -184,25 +185,24 @@ impl Group {
                     events.push(event);
                     continue;
                 }
-                Some(Err(error)) => tracing::warn!("no event in entry {id} of stream \"{}\": {error}", self.stream),
+                Some(Err(error)) => {
+                    tracing::warn!("entry {id} of stream \"{}\" is not an event: {error}; ignoring it", self.stream)
+                }
                 None => gone += 1,
             }
             self.unacknowledged.push(id);
         }
         if gone > 0 {
-            self.say_gone(gone);
+            self.log_lost(gone);
         }
         events
     }
 
-    fn say_gone(&self, count: usize) {
-        tracing::warn!(
-            "{count} events that were being handled have gone from stream \"{}\": it is too short",
-            self.stream
-        );
+    fn log_lost(&self, count: usize) {
+        tracing::warn!("stream \"{}\" was trimmed: {count} pending events lost; keep a longer stream", self.stream);
     }
 
-    /// Creates the group where it does not exist; where it does, says what it will never get.
+    /// Creates the group if it does not exist; otherwise logs the entries that it lost.
     async fn look_for_losses(&mut self) -> Result<(), Error> {
         let lost: i64 = self.ask(cmd("EVAL").arg(LOSSES).arg(1).arg(&self.stream).arg(&self.group)).await?;
         let Group { stream, group, .. } = &self;
@@ -212,8 +212,8 @@ impl Group {
             }
             0 => (),
             _ => tracing::warn!(
-                "stream \"{stream}\" was shortened by {lost} events before group \"{group}\" had read them. They are in \
-                 state_history; keep a longer stream, or read the feed"
+                "stream \"{stream}\" was trimmed: group \"{group}\" lost {lost} events, which are in state_history. \
+                 Keep a longer stream, or read the feed."
             ),
         }
         Ok(())

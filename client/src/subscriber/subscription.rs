@@ -1,5 +1,4 @@
-//! A subscription to a Redis channel, and beside it positions in the feed. It ends with its connection, never to come
-//! back.
+//! A subscription to a Redis channel, and positions in the feed. It ends with its connection.
 
 use std::io;
 use std::time::Duration;
@@ -18,25 +17,25 @@ use crate::feed;
 use crate::redis_server::RedisServer;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often to ask whether Redis is still there: a connection that only listens would not notice.
+/// How often to check that Redis responds: a connection that only listens would not notice an outage.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Messages that wait for a handler that is slow. Beyond that the subscription ends, and the feed is read.
+/// Maximum number of messages that wait for a slow handler. Beyond it the subscription ends, and the feed is read.
 const KEPT: usize = 10_000;
 /// How often a position is taken.
 const MARK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The feed at a moment: an event that the database dates later lies after the position.
+/// A position with the time when it was taken: an event with a later `changed_at` is after the position.
 pub struct Mark {
-    pub moment: DateTime<Utc>,
+    pub time: DateTime<Utc>,
     pub position: String,
 }
 
 pub struct Subscription {
-    /// Ends without an error where the reader is too slow.
+    /// Ends without an error if the reader is too slow.
     pub messages: mpsc::Receiver<Result<String, Error>>,
     pub marks: mpsc::Receiver<Mark>,
-    /// They end with it.
+    /// The tasks end with the subscription.
     _tasks: JoinSet<()>,
 }
 
@@ -49,7 +48,7 @@ impl Subscription {
         tasks.spawn(async move {
             let ended = listen(sink, stream, &message_sender).await;
             if let Err(error) = ended {
-                // An error here is that nobody wants to know.
+                // An error means that the receiver was dropped.
                 let _ = message_sender.send(Err(error)).await;
             }
         });
@@ -58,7 +57,7 @@ impl Subscription {
     }
 }
 
-/// Until the connection fails, or too many messages wait.
+/// Listens until the connection fails, or too many messages wait.
 async fn listen(
     mut sink: PubSubSink,
     mut stream: PubSubStream,
@@ -68,7 +67,7 @@ async fn listen(
     loop {
         tokio::select! {
             message = stream.next() => {
-                let Some(message) = message else { return Err(ended("the subscription has ended")) };
+                let Some(message) = message else { return Err(ended("the subscription ended")) };
                 match messages.try_send(message.get_payload().map_err(Error::from)) {
                     Ok(()) => (),
                     Err(TrySendError::Full(_) | TrySendError::Closed(_)) => return Ok(()),
@@ -76,7 +75,7 @@ async fn listen(
             }
             _ = heartbeat.tick() => match tokio::time::timeout(TIMEOUT, sink.ping::<Value>()).await {
                 Ok(answer) => drop(answer?),
-                Err(_) => return Err(ended("no answer to PING")),
+                Err(_) => return Err(ended("no response to PING")),
             }
         }
     }
@@ -86,16 +85,17 @@ fn ended(how: &str) -> Error {
     RedisError::from(io::Error::new(io::ErrorKind::ConnectionAborted, how)).into()
 }
 
-/// While PostgreSQL is away there are none: what is filled in after an outage of the channel then begins earlier.
+/// While PostgreSQL is unavailable there are none: after an outage of the channel, the feed is then read from an
+/// earlier position.
 async fn take_marks(database: PostgresServer, marks: mpsc::Sender<Mark>) {
     let mut client = None;
     while !marks.is_closed() {
-        // Before it is taken: where nobody wants it yet, it would be old.
+        // Reserved before the position is taken, which would otherwise be old when it is used.
         let Ok(place) = marks.reserve().await else { return };
         match take_mark(&database, &mut client).await {
             Ok(mark) => place.send(mark),
             Err(error) => {
-                tracing::debug!("no position in the feed: {error}");
+                tracing::debug!("cannot read a position of the feed: {error}");
                 client = None;
             }
         }
@@ -111,5 +111,5 @@ async fn take_mark(database: &PostgresServer, client: &mut Option<Client>) -> Re
     // The clock after the position: the columns are computed in this order.
     let sql = "SELECT workflow.current_position(), pg_catalog.clock_timestamp()";
     let row = within(STATEMENT_TIMEOUT, async { client.query_one(sql, &[]).await }).await?;
-    Ok(Mark { position: row.try_get(0)?, moment: row.try_get(1)? })
+    Ok(Mark { position: row.try_get(0)?, time: row.try_get(1)? })
 }

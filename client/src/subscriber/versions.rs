@@ -1,10 +1,10 @@
-//! The last version of each entity that has been handed over.
+//! The last delivered version of each entity.
 
 use std::collections::HashMap;
 
 use uuid::Uuid;
 
-/// As many entities are remembered, or up to twice as many.
+/// At least this many entities are remembered, at most twice as many.
 const REMEMBERED: usize = 100_000;
 
 /// Bounded: two maps, of which the older is forgotten when the newer is full.

@@ -35,7 +35,7 @@ pub fn connect(database: Oid) {
     set(c"statement_timeout", c"0");
     // Nothing that the worker does must survive a crash.
     set(c"synchronous_commit", c"off");
-    // Each statement needs a new snapshot: see current_place() in sql/07_events.sql.
+    // Each statement needs a new snapshot: see current_place() in sql/08_snapshot.sql.
     set(c"default_transaction_isolation", c"read committed");
 }
 

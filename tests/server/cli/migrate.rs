@@ -73,7 +73,7 @@ fn migrate_installs_updates_and_downgrades() {
     assert_eq!(ok(&db, &["migrate", "down"]).stdout, format!("done: update pg_workflow {NEWEST} → {PREVIOUS}\n"));
     assert_eq!(ok(&db, &["migrate", "down"]).stdout, format!("done: update pg_workflow {PREVIOUS} → 0.1.0\n"));
     assert!(refused(&db, &["migrate", "down"], 1).contains("0.1.0 is the oldest"));
-    assert_eq!(ok(&db, &["migrate", "up"]).stdout, format!("done: update pg_workflow 0.1.0 → {NEWEST}\n"));
+    assert_eq!(ok(&db, &["migrate", "up"]).stdout, format!("done: update pg_workflow 0.1.0 → {PREVIOUS} → {NEWEST}\n"));
 }
 
 #[test]

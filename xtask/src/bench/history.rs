@@ -47,7 +47,7 @@ pub fn measure(bench: &Bench, options: &Options) -> Result<Vec<Figure>> {
         statement_ratio(bench, "read_events() of 1,000: time, against none", READ, Some(1.2))?,
         statement_ratio(bench, "history() of a task: time, against none", HISTORY, None)?,
         milliseconds(bench, "verify() of 1,000,000 tasks", VERIFY)?,
-        milliseconds(bench, "making a partition", "SELECT workflow.make_partition('state_history', 99)")?,
+        milliseconds(bench, "creating a partition", "SELECT workflow.create_partition('state_history', 99)")?,
         milliseconds(bench, "dropping a month of 4,000,000 events with purge()", PURGE)?,
     ])
 }

@@ -6,8 +6,8 @@
 //! -- take comments
 //! ```
 //!
-//! Functions and views replace an old one of that signature. `comments` takes every COMMENT, changed or not. The test
-//! `versions::` compares the catalogs, and so finds what a script does not take.
+//! Functions and views replace an old one of that signature. `comments` takes every COMMENT, changed or not. The tests
+//! `versions::` compare the catalogs, and so find changes that a script does not take.
 
 use anyhow::{Context, Result, bail};
 
@@ -15,7 +15,9 @@ use super::split::statements;
 
 /// A directive's start.
 const TAKE: &str = "-- take ";
-/// What can be taken, as CREATE names it.
+/// The end of the expansion of `-- take comments`.
+const PARTITION_COMMENTS: &str = include_str!("partition_comments.sql");
+/// The kinds of object that can be taken, as CREATE names them.
 const KINDS: &[&str] = &["FUNCTION", "INDEX", "SEQUENCE", "TABLE", "TYPE", "VIEW"];
 
 /// The script with each directive replaced by the statements of `target` that it names.
@@ -51,7 +53,8 @@ fn take(named: &str, target: &[&str]) -> Result<String> {
     if taken.is_empty() {
         bail!("the version that it leads to has no such object");
     }
-    Ok(taken.join("\n\n"))
+    let end = if named == "comments" { format!("\n\n{}", PARTITION_COMMENTS.trim_end()) } else { String::new() };
+    Ok(taken.join("\n\n") + &end)
 }
 
 /// `CREATE FUNCTION workflow.history(…` → FUNCTION and workflow.history

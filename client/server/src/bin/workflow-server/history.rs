@@ -20,7 +20,7 @@ use crate::time::second;
 #[derive(Args)]
 #[command(after_help = "Examples:
   workflow-server history 01a20acc-426c-72e1-b99d-ae799985b4ee
-  workflow-server history 01a20acc-426c-72e1-b99d-ae799985b4ee --all --json | jq 'select(.new_state == \"failed\")'")]
+  workflow-server history 01a20acc-426c-72e1-b99d-ae799985b4ee --order-by id")]
 pub struct Arguments {
     /// Id of a run or a task
     id: Uuid,

@@ -36,7 +36,14 @@ use tracing_subscriber::prelude::*;
 #[command(name = "workflow-server", version, max_term_width = 110, after_help = EXIT_CODES)]
 struct Cli {
     /// Log level: error, warn, info, debug, trace, off, or levels by module
-    #[arg(long, global = true, help_heading = "Global options", env = "RUST_LOG", default_value = "info", value_name = "LEVEL")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "RUST_LOG",
+        default_value = "info",
+        value_name = "LEVEL"
+    )]
     log: Targets,
 
     /// Log format: text, or one JSON object per line
@@ -44,7 +51,14 @@ struct Cli {
     log_format: LogFormat,
 
     /// When to color output and logs
-    #[arg(long, global = true, help_heading = "Global options", env = "WORKFLOW_COLOR", default_value = "auto", value_name = "WHEN")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "WORKFLOW_COLOR",
+        default_value = "auto",
+        value_name = "WHEN"
+    )]
     color: Color,
 
     #[command(subcommand)]

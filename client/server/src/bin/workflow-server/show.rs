@@ -23,7 +23,7 @@ use crate::table::{Cell, Table, whole};
 #[command(after_help = "Examples:
   workflow-server show etl
   workflow-server show 01a20acc-4268-71f9-9cd2-3ff43d35c22a
-  workflow-server show 01a20acc-4268-71f9-9cd2-3ff43d35c22a --json | jq .task_states")]
+  workflow-server show etl --json | jq .latest_runs")]
 pub struct Arguments {
     /// Id of a DAG, a run or a task, or name of a DAG
     #[arg(value_name = "ID|NAME")]

@@ -18,7 +18,7 @@ use crate::{Database, lookup};
 #[derive(Args)]
 #[command(after_help = "Examples:
   workflow-server watch --dag etl
-  workflow-server watch --json | jq --unbuffered -r 'select(.new_state == \"failed\").task_id'")]
+  workflow-server watch --json | jq --unbuffered -r .task_id")]
 pub struct Arguments {
     #[command(flatten)]
     database: Database,

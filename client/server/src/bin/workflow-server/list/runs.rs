@@ -20,7 +20,7 @@ use crate::{Database, lookup};
 #[derive(Args)]
 #[command(after_help = "Examples:
   workflow-server list runs --dag etl --state failed,running
-  workflow-server list runs --since 2h --json | jq -r 'select(.state == \"failed\").id'")]
+  workflow-server list runs --since 2h --state failed --json | jq -r .id")]
 pub struct Arguments {
     #[command(flatten)]
     database: Database,

@@ -14,7 +14,7 @@ use crate::{Database, lookup};
 #[derive(Args)]
 #[command(after_help = "Examples:
   workflow-server list tasks --state failed,upstream_failed
-  workflow-server list tasks --run 01a20acc-4268-71f9-9cd2-3ff43d35c22a --all --json | jq -r .task_id")]
+  workflow-server list tasks --run 01a20acc-4268-71f9-9cd2-3ff43d35c22a --all")]
 pub struct Arguments {
     #[command(flatten)]
     database: Database,

@@ -1,30 +1,24 @@
--- Retention: runs that have ended long ago, with their tasks and logs, and whole partitions of the history.
+-- Retention: purge() deletes finished runs with their tasks and logs, and drops whole partitions of the history.
 
-CREATE FUNCTION workflow.needs_history(place workflow.consumers, end_id bigint)
+CREATE FUNCTION workflow.needs_history(pos workflow.feed_position, end_id bigint)
 RETURNS boolean
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF place.system_identifier <> workflow.system_identifier() THEN
-        place := workflow.found_by_ids(place);
+    IF pos.system_identifier <> workflow.system_identifier() THEN
+        pos := workflow.relocate_position(pos);
     END IF;
     RETURN EXISTS (
         SELECT FROM workflow.state_history AS h
-        WHERE h.id > place.floor_id
+        WHERE h.id > pos.floor_id
             AND h.id < end_id
-            AND pg_visible_in_snapshot(h.transaction_id, place.snapshot) IS NOT TRUE
-            AND (h.id > place.acked_id OR pg_visible_in_snapshot(h.transaction_id, place.window_snapshot) IS NOT TRUE)
-    ) OR EXISTS (
-        SELECT FROM workflow.unfinished_transactions(place.snapshot, place.next_transaction_id, place.floor_id) AS x (transaction_id)
-        JOIN workflow.state_history AS h ON h.transaction_id = x.transaction_id
-        WHERE h.id < end_id
-            AND (h.id > place.acked_id OR pg_visible_in_snapshot(h.transaction_id, place.window_snapshot) IS NOT TRUE)
-    );
+            AND NOT workflow.is_acknowledged(pos, h.id, h.transaction_id)
+    ) OR EXISTS (SELECT FROM workflow.late_events(pos) AS l WHERE l.id < end_id);
 END
 $$;
-COMMENT ON FUNCTION workflow.needs_history(workflow.consumers, bigint) IS
-'Internal: whether any event with an id below end_id is yet to be given to, or acknowledged by, a consumer at this place.';
+COMMENT ON FUNCTION workflow.needs_history(workflow.feed_position, bigint) IS
+'Internal: whether an event with an id below end_id is not acknowledged at a position.';
 
 CREATE FUNCTION workflow.who_needs_history(end_id bigint)
 RETURNS text
@@ -32,39 +26,28 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    consumer record;
-    place workflow.consumers;
+    reader record;
 BEGIN
-    FOR consumer IN
-        SELECT c.name, c.snapshot, c.next_transaction_id, c.floor_id, c.window_snapshot, c.acked_id, c.system_identifier,
-            'consumer "%s" has yet to read it' AS reason
+    FOR reader IN
+        SELECT workflow.position_of(c) AS pos, format('consumer "%s" has not acknowledged it', c.name) AS reason
         FROM workflow.consumers AS c
         UNION ALL
-        SELECT c.consumer, c.snapshot, c.next_transaction_id, c.floor_id, c.window_snapshot, c.acked_id, c.system_identifier,
-            'consumer "%s" has a checkpoint before its end'
+        SELECT workflow.position_of(c), format('consumer "%s" has a checkpoint before its end', c.consumer)
         FROM workflow.consumer_checkpoints AS c
         UNION ALL
-        SELECT '', p.snapshot, p.next_transaction_id, p.floor_id, NULL, 0, p.system_identifier,
-            'state_counts has yet to count it: call fold_state_counts()'
+        SELECT workflow.position_of(p), 'state_counts has not counted it: call fold_state_counts()'
         FROM workflow.state_count_place AS p
         WHERE p.snapshot IS NOT NULL AND p.system_identifier = workflow.system_identifier()
     LOOP
-        place := NULL;
-        place.snapshot := consumer.snapshot;
-        place.next_transaction_id := consumer.next_transaction_id;
-        place.floor_id := consumer.floor_id;
-        place.window_snapshot := consumer.window_snapshot;
-        place.acked_id := consumer.acked_id;
-        place.system_identifier := consumer.system_identifier;
-        IF workflow.needs_history(place, end_id) THEN
-            RETURN format(consumer.reason, consumer.name);
+        IF workflow.needs_history(reader.pos, end_id) THEN
+            RETURN reader.reason;
         END IF;
     END LOOP;
     RETURN NULL;
 END
 $$;
 COMMENT ON FUNCTION workflow.who_needs_history(bigint) IS
-'Internal: who is yet to read an event with an id below end_id; null where nobody is.';
+'Internal: names a reader that has not acknowledged an event with an id below end_id; null if there is none.';
 
 CREATE FUNCTION workflow.drop_partition(table_name text, "partition" text)
 RETURNS text
@@ -84,9 +67,9 @@ BEGIN
     THEN
         EXECUTE format('ALTER EXTENSION pg_workflow DROP TABLE workflow.%I', "partition");
     END IF;
-    -- Its files are removed by a later call, in free_partitions(): that takes longer than anybody should wait for the lock.
+    -- A later call removes its files, in free_partitions(): other sessions should not wait for the lock that long.
     EXECUTE format('ALTER TABLE workflow.%I DETACH PARTITION workflow.%I', table_name, "partition");
-    -- Until then a dump has it, and must not meet one of that name which the extension brings.
+    -- Until then a dump includes it: its name must differ from that of a partition which CREATE EXTENSION creates.
     FOR name IN
         SELECT c.relname
         FROM pg_index AS i
@@ -102,7 +85,7 @@ EXCEPTION WHEN lock_not_available THEN
 END
 $$;
 COMMENT ON FUNCTION workflow.drop_partition(text, text) IS
-'Internal: takes a partition, with all its rows, out of its table, unless somebody uses that for longer than others should wait.';
+'Internal: detaches a partition with all its rows, unless another session uses its table for longer than 100 ms.';
 
 CREATE FUNCTION workflow.free_partitions(dry_run boolean)
 RETURNS TABLE (object text, rows bigint, outcome text)
@@ -146,7 +129,7 @@ AS $$
     ORDER BY r.created_at
 $$;
 COMMENT ON FUNCTION workflow.finished_runs(timestamptz) IS
-'Internal: the runs that have ended, of which nothing runs and nothing has changed since; the oldest first.';
+'Internal: returns the finished runs in which nothing is running or has changed since a time, oldest first.';
 
 CREATE FUNCTION workflow.purge_runs(before timestamptz, max_runs integer, dry_run boolean)
 RETURNS TABLE (object text, rows bigint)
@@ -175,14 +158,14 @@ BEGIN
             SELECT 'task_logs', (SELECT count(*) FROM task JOIN workflow.task_logs AS l ON l.task_instance_id = task.id);
         RETURN;
     END IF;
-    -- What another session has locked is moving.
+    -- Skip rows that another session is changing.
     runs := ARRAY(
         SELECT r.id
         FROM workflow.dag_runs AS r
         WHERE r.id IN (SELECT f.id FROM workflow.finished_runs(before) AS f (id) LIMIT max_runs)
         FOR UPDATE SKIP LOCKED);
     PERFORM FROM workflow.task_instances AS t WHERE t.dag_run_id = ANY (runs) ORDER BY t.id FOR UPDATE;
-    -- Again, now that nothing of them can move.
+    -- Again, now that no other session can change them.
     runs := ARRAY(
         SELECT r.id
         FROM workflow.dag_runs AS r
@@ -193,7 +176,7 @@ BEGIN
                 SELECT FROM workflow.task_instances AS t
                 WHERE t.dag_run_id = r.id AND (t.state IN ('running', 'retrying') OR t.updated_at >= before)));
     tasks := ARRAY(SELECT t.id FROM workflow.task_instances AS t WHERE t.dag_run_id = ANY (runs));
-    -- From the leaves, so that each statement finds its rows by an index, and counts them.
+    -- Children first, so that each statement finds its rows by an index, and counts them.
     DELETE FROM workflow.task_logs AS l WHERE l.task_instance_id = ANY (tasks);
     GET DIAGNOSTICS log_count = ROW_COUNT;
     DELETE FROM workflow.task_instances AS t WHERE t.id = ANY (tasks);
@@ -204,7 +187,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.purge_runs(timestamptz, integer, boolean) IS
-'Internal: removes runs that have ended before, at most so many, with their tasks and logs; returns how many rows of each.';
+'Internal: deletes at most max_runs runs that finished before a time, with their tasks and logs; returns the number of rows of each table.';
 
 CREATE FUNCTION workflow.purge_history(before timestamptz, dry_run boolean)
 RETURNS TABLE (object text, rows bigint, outcome text)
@@ -226,7 +209,7 @@ BEGIN
         SELECT min(h.id), max(h.id) INTO first_id, last.last_id
         FROM workflow.state_history AS h
         WHERE h.id >= past.from_id AND h.id < past.end_id;
-        -- Ids and times rise together, but for overlaps that are far shorter than this.
+        -- Ids and times rise together, except for overlaps of far fewer rows than this.
         SELECT max(h.changed_at) INTO last.last_changed_at
         FROM (
             SELECT h.changed_at FROM workflow.state_history AS h
@@ -251,13 +234,13 @@ BEGIN
             END IF;
         END IF;
         RETURN NEXT;
-        -- The others are later.
+        -- The other partitions are later.
         EXIT WHEN outcome LIKE 'kept%';
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION workflow.purge_history(timestamptz, boolean) IS
-'Internal: drops the partitions of the history that end before, and that nobody is yet to read.';
+'Internal: drops the partitions of the history that end before a time, if every reader has acknowledged them.';
 
 CREATE FUNCTION workflow.purge_logs(dry_run boolean)
 RETURNS TABLE (object text, rows bigint, outcome text)
@@ -283,7 +266,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.purge_logs(boolean) IS
-'Internal: drops the past partitions of task_logs that hold nothing any more.';
+'Internal: drops the past partitions of task_logs that are empty.';
 
 CREATE FUNCTION workflow.purge(before timestamptz, dry_run boolean DEFAULT false, max_runs integer DEFAULT 1000)
 RETURNS TABLE (object text, rows bigint, outcome text)
@@ -300,14 +283,14 @@ BEGIN
                 WHEN max_runs IS NULL THEN 'max_runs is null' ELSE 'max_runs is less than 1' END,
             jsonb_build_object('argument', CASE WHEN before IS NULL THEN 'before' WHEN dry_run IS NULL THEN 'dry_run' ELSE 'max_runs' END,
                 'value', CASE WHEN before IS NOT NULL AND dry_run IS NOT NULL THEN max_runs END),
-            'Give the moment before which runs must have ended, and how many to remove at most.');
+            'Give the time before which runs must have finished, and the maximum number of runs to delete, 1 or more.');
     END IF;
     FOR object, rows IN SELECT r.object, r.rows FROM workflow.purge_runs(before, max_runs, dry_run) AS r LOOP
         outcome := CASE WHEN dry_run THEN 'would be removed' ELSE 'removed' END;
         removed := coalesce(removed, rows);
         RETURN NEXT;
     END LOOP;
-    -- Partitions last, in a call that removes no run: their locks are not to wait for the deletion of many rows.
+    -- Partitions last, in a call that deletes no run: no other session should wait for their locks during a long deletion.
     IF dry_run OR removed = 0 THEN
         RETURN QUERY SELECT p.* FROM workflow.free_partitions(dry_run) AS p;
         RETURN QUERY SELECT p.* FROM workflow.purge_history(before, dry_run) AS p;
@@ -316,4 +299,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.purge(timestamptz, boolean, integer) IS
-'Removes runs that ended before a moment, at most max_runs, with their tasks and logs; once there are none left, also the past partitions of state_history that end before it (their rows are counted by ids, at most), and those of task_logs that are empty; the call after that frees their space. Keeps runs of which anything runs or has changed since, and events that a consumer is yet to read, and says so. Call it until it removes nothing: each call is a batch. dry_run only says what would go. Errors: 22023 bad argument.';
+'Deletes up to max_runs runs finished before a time; if none is left, drops old history partitions and empty log partitions. Keeps unacknowledged events. Call it until it removes nothing. dry_run changes nothing. Errors: 22023 bad argument.';

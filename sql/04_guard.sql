@@ -1,36 +1,36 @@
--- The guard: what makes a plain UPDATE as safe as transition().
+-- The guard trigger: it makes a plain UPDATE as safe as transition().
 --
--- Row by row before the update it checks the move and writes the columns that follow from it; once after the
--- statement it records and announces all its moves. The row trigger's name sorts last, so that it sees what other
--- BEFORE triggers made of the row; the statement trigger looks again at what was really written.
+-- Before the update, row by row, it checks the transition and sets the managed columns. After the statement a second
+-- trigger records all its transitions and notifies of them. The row trigger's name sorts last, so that it sees the
+-- changes of other BEFORE triggers; the statement trigger checks the rows that were really written.
 
 CREATE FUNCTION workflow.guard()
 RETURNS trigger
 LANGUAGE c
 AS 'MODULE_PATHNAME', 'guard_wrapper';
 COMMENT ON FUNCTION workflow.guard() IS
-'BEFORE UPDATE FOR EACH ROW: refuses illegal moves and changes by hand of the columns that the database keeps; maintains version, dates and try_number. Its argument is the kind of row.';
+'BEFORE UPDATE FOR EACH ROW: rejects transitions that are not allowed and changes of managed columns; sets version, dates and try_number. Its argument is the kind of row.';
 
 CREATE FUNCTION workflow.record()
 RETURNS trigger
 LANGUAGE c
 AS 'MODULE_PATHNAME', 'record_wrapper';
 COMMENT ON FUNCTION workflow.record() IS
-'AFTER UPDATE FOR EACH STATEMENT: writes the statement''s moves to state_history and announces them. Its argument is the entity type.';
+'AFTER UPDATE FOR EACH STATEMENT: writes the statement''s transitions to state_history and notifies of them. Its argument is the entity type.';
 
 CREATE FUNCTION workflow.refuse_insert()
 RETURNS trigger
 LANGUAGE c
 AS 'MODULE_PATHNAME', 'refuse_insert_wrapper';
 COMMENT ON FUNCTION workflow.refuse_insert() IS
-'BEFORE INSERT FOR EACH STATEMENT: only the table''s owner inserts (the create functions, a restore), so that no entity appears without its history. Its argument names the function to use instead.';
+'BEFORE INSERT FOR EACH STATEMENT: rejects rows from roles other than the table''s owner, so that every entity has a history. The create functions and a restore insert as the owner. Its argument names the function to use.';
 
 CREATE FUNCTION workflow.prepare_load()
 RETURNS trigger
 LANGUAGE c
 AS 'MODULE_PATHNAME', 'prepare_load_wrapper';
 COMMENT ON FUNCTION workflow.prepare_load() IS
-'BEFORE INSERT FOR EACH STATEMENT: lets pg_restore load tables in any order, without their foreign keys being checked. What it loads was consistent when it was dumped; verify() would tell. (refuse_insert() does the same.)';
+'BEFORE INSERT FOR EACH STATEMENT: lets pg_restore load tables in any order, without checks of foreign keys. A dump is consistent; verify() checks it. (refuse_insert() does the same.)';
 
 CREATE TRIGGER zz_guard
 BEFORE UPDATE ON workflow.dags

@@ -12,7 +12,8 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    pub fn new() -> Certificates {
+    /// Creates an authority, and certificates for a server and a client.
+    pub fn create() -> Certificates {
         let folder = Scratch::new("certificates").expect("a folder");
         let write = |name: &str, pem: String| {
             let file = folder.path().join(name);

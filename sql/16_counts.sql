@@ -1,8 +1,8 @@
--- How many runs and tasks are in each state, without counting the tables and without a cost to moves.
+-- How many runs and tasks are in each state, without counting the tables and at no cost to transitions.
 --
--- The counts as of a snapshot are kept; the view adds what is visible now and was not then. For moves and creations
--- that is told by the history, found as the event feed finds it (see 07_events.sql). Deletions leave no history, so a
--- trigger notes them. fold_state_counts() brings the kept counts up to the present from time to time.
+-- The counts as of a snapshot are stored; the view adds the changes that are visible now and were not visible then. The
+-- history holds the transitions and creations, and 09_position.sql tells how they are found. Deletions leave no
+-- history, so a trigger records them. fold_state_counts() refreshes the stored counts from time to time.
 
 CREATE TABLE workflow.state_count_place (
     snapshot            pg_snapshot,
@@ -11,19 +11,19 @@ CREATE TABLE workflow.state_count_place (
     foreign_id          bigint,
     system_identifier   bigint,
     folded_at           timestamptz
--- A row that changes often: leave room to change it in place.
+-- The row changes often: leave room to change it in place.
 ) WITH (fillfactor = 10);
--- One row, always: who folds, and who makes what is kept void, meet at its lock.
+-- Always one row: refreshing and discarding both lock it.
 INSERT INTO workflow.state_count_place DEFAULT VALUES;
 
 COMMENT ON TABLE workflow.state_count_place IS
-'As of when state_counts_at holds the counts: one row.';
-COMMENT ON COLUMN workflow.state_count_place.snapshot IS 'what is visible in it is counted in state_counts_at; null: nothing is kept, and the tables are counted';
+'Position of the stored counts in state_counts_at: one row.';
+COMMENT ON COLUMN workflow.state_count_place.snapshot IS 'events visible in it are counted in state_counts_at; null: no counts are stored, and the tables are counted';
 COMMENT ON COLUMN workflow.state_count_place.next_transaction_id IS 'as in consumers';
 COMMENT ON COLUMN workflow.state_count_place.floor_id IS 'as in consumers';
-COMMENT ON COLUMN workflow.state_count_place.foreign_id IS 'events up to it were written in another cluster: their transaction numbers mean nothing';
-COMMENT ON COLUMN workflow.state_count_place.system_identifier IS 'the cluster that the snapshot belongs to; in another one nothing is kept';
-COMMENT ON COLUMN workflow.state_count_place.folded_at IS 'when that was';
+COMMENT ON COLUMN workflow.state_count_place.foreign_id IS 'events up to it were written in another cluster: their transaction IDs mean nothing';
+COMMENT ON COLUMN workflow.state_count_place.system_identifier IS 'cluster that the snapshot belongs to; in another one the stored counts are not used';
+COMMENT ON COLUMN workflow.state_count_place.folded_at IS 'time of the last refresh; null: never';
 
 CREATE TABLE workflow.state_counts_at (
     entity_type text   NOT NULL,
@@ -32,10 +32,10 @@ CREATE TABLE workflow.state_counts_at (
     CONSTRAINT state_counts_at_pkey PRIMARY KEY (entity_type, state)
 ) WITH (fillfactor = 10);
 
-COMMENT ON TABLE workflow.state_counts_at IS 'The counts as of state_count_place; see the view state_counts.';
+COMMENT ON TABLE workflow.state_counts_at IS 'Stored counts as of state_count_place; see the view state_counts.';
 COMMENT ON COLUMN workflow.state_counts_at.entity_type IS 'dag_run or task_instance';
-COMMENT ON COLUMN workflow.state_counts_at.state IS 'the state';
-COMMENT ON COLUMN workflow.state_counts_at.count IS 'how many were in it';
+COMMENT ON COLUMN workflow.state_counts_at.state IS 'state';
+COMMENT ON COLUMN workflow.state_counts_at.count IS 'number of entities in the state';
 
 CREATE TABLE workflow.state_count_changes (
     entity_type text   NOT NULL,
@@ -43,10 +43,22 @@ CREATE TABLE workflow.state_count_changes (
     delta       bigint NOT NULL
 );
 
-COMMENT ON TABLE workflow.state_count_changes IS 'Deletions that state_counts_at does not hold yet.';
+COMMENT ON TABLE workflow.state_count_changes IS 'Deletions that the stored counts do not include yet.';
 COMMENT ON COLUMN workflow.state_count_changes.entity_type IS 'dag_run or task_instance';
-COMMENT ON COLUMN workflow.state_count_changes.state IS 'the state that the deleted rows were in';
-COMMENT ON COLUMN workflow.state_count_changes.delta IS 'how many they were, negative';
+COMMENT ON COLUMN workflow.state_count_changes.state IS 'state of the deleted rows';
+COMMENT ON COLUMN workflow.state_count_changes.delta IS 'number of deleted rows, negative';
+
+CREATE FUNCTION workflow.position_of(stored workflow.state_count_place)
+RETURNS workflow.feed_position
+-- Without settings of its own, so that it becomes part of the query that calls it.
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT ROW(
+        ($1).snapshot, ($1).next_transaction_id, ($1).floor_id, NULL, NULL, NULL, NULL, 0, ($1).system_identifier
+    )::workflow.feed_position
+$$;
+COMMENT ON FUNCTION workflow.position_of(workflow.state_count_place) IS
+'Internal: returns the position of the stored counts.';
 
 CREATE FUNCTION workflow.note_deletion()
 RETURNS trigger
@@ -60,7 +72,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.note_deletion() IS
-'AFTER DELETE FOR EACH STATEMENT: notes how many rows of each state went, for state_counts. Its argument is the entity type.';
+'AFTER DELETE FOR EACH STATEMENT: records how many rows of each state were deleted, for state_counts. Its argument is the entity type.';
 
 CREATE FUNCTION workflow.forget_state_counts()
 RETURNS void
@@ -72,14 +84,14 @@ BEGIN
     IF FOUND THEN
         RETURN;
     END IF;
-    -- Nothing is kept. Nor may it be until this transaction has ended; the jobs of a restore need not wait for each
-    -- other.
+    -- No counts are stored, and none may be until this transaction ends. The jobs of a restore share this lock, so
+    -- that they do not wait for each other.
     PERFORM FROM workflow.state_count_place FOR SHARE;
     UPDATE workflow.state_count_place AS p SET snapshot = NULL WHERE p.snapshot IS NOT NULL;
 END
 $$;
 COMMENT ON FUNCTION workflow.forget_state_counts() IS
-'Internal: has the tables counted again, by the view and by the next fold_state_counts(). For the owner.';
+'Internal: discards the stored counts; the view and the next fold_state_counts() count the tables. For the owner.';
 
 CREATE FUNCTION workflow.forget_counts()
 RETURNS trigger
@@ -92,7 +104,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.forget_counts() IS
-'AFTER a statement that the kept counts do not survive: TRUNCATE, and what the owner does to the history. (Rows that the owner inserts himself: see refuse_insert().)';
+'AFTER statements that invalidate the stored counts: TRUNCATE, and changes of the history by the owner. (For rows that the owner inserts see refuse_insert().)';
 
 CREATE TRIGGER note_deletion
 AFTER DELETE ON workflow.dag_runs
@@ -112,14 +124,15 @@ CREATE TRIGGER forget_counts
 AFTER TRUNCATE ON workflow.task_instances
 FOR EACH STATEMENT EXECUTE FUNCTION workflow.forget_counts();
 
--- What the database itself writes there is inserted without a statement. Each partition has this trigger too.
+-- The extension itself inserts there without a statement. Each partition has this trigger too.
 CREATE TRIGGER forget_counts
 AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE ON workflow.state_history
 FOR EACH STATEMENT EXECUTE FUNCTION workflow.forget_counts();
 
 CREATE FUNCTION workflow.count_states()
 RETURNS TABLE (entity_type text, state text, count bigint)
--- A function, so that the view's plan is a cheap one: else it would be compiled (jit), for what is seldom run.
+-- A function, so that the plan of the view is cheap: PostgreSQL would otherwise compile it (jit), for a part that
+-- seldom runs.
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 ROWS 14
@@ -132,11 +145,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.count_states() IS
-'Internal: how many rows of the tables are in each state that there are any of.';
+'Internal: counts the rows of the tables in each state that has any.';
 
 CREATE VIEW workflow.state_counts AS
 WITH place AS MATERIALIZED (
-    SELECT p.snapshot, p.next_transaction_id, p.floor_id, p.foreign_id
+    SELECT p.snapshot, p.floor_id, p.foreign_id, workflow.position_of(p) AS pos
     FROM workflow.state_count_place AS p
     WHERE p.snapshot IS NOT NULL
         AND p.system_identifier OPERATOR(pg_catalog.=) workflow.system_identifier()
@@ -144,18 +157,18 @@ WITH place AS MATERIALIZED (
     SELECT h.entity_type, h.old_state, h.new_state
     FROM workflow.state_history AS h
     WHERE h.id OPERATOR(pg_catalog.>) (SELECT p.floor_id FROM place AS p)
-        -- True of every id: the planner takes a range with two ends for a short one, as it is, and uses the index.
+        -- True of every id. The planner takes a range with two ends for a short one, as it is, and uses the index.
         AND h.id OPERATOR(pg_catalog.<=) 9223372036854775807
         AND NOT pg_catalog.pg_visible_in_snapshot(h.transaction_id, (SELECT p.snapshot FROM place AS p))
     UNION ALL
     SELECT late.entity_type, late.old_state, late.new_state
     FROM place AS p
-    CROSS JOIN LATERAL workflow.unfinished_transactions(p.snapshot, p.next_transaction_id, p.floor_id) AS x (transaction_id)
+    CROSS JOIN LATERAL workflow.unfinished_transactions(p.pos) AS x (transaction_id)
     CROSS JOIN LATERAL (
         SELECT h.entity_type, h.old_state, h.new_state
         FROM workflow.state_history AS h
         WHERE h.transaction_id OPERATOR(pg_catalog.=) x.transaction_id
-            -- Not by the index on ids, nor (OFFSET) by a join: that would read all of them.
+            -- Neither by the index on ids nor (OFFSET) by a join: both would read all of them.
             AND (h.id OPERATOR(pg_catalog.+) 0) OPERATOR(pg_catalog.<=) p.floor_id
             AND (h.id OPERATOR(pg_catalog.+) 0) OPERATOR(pg_catalog.>) p.foreign_id
         OFFSET 0
@@ -186,10 +199,10 @@ SELECT c.entity_type, c.state, pg_catalog.sum(c.delta)::bigint AS count
 FROM change AS c
 GROUP BY c.entity_type, c.state;
 COMMENT ON VIEW workflow.state_counts IS
-'How many runs and tasks are in each state, exactly: 14 rows. Takes time for what has happened since the last fold_state_counts(); before the first one, and after a restore, it counts the tables.';
+'Exact numbers of runs and tasks in each state: 14 rows. Takes time for the transitions since the last fold_state_counts(). Before the first refresh, and after a restore, it counts the tables.';
 COMMENT ON COLUMN workflow.state_counts.entity_type IS 'dag_run or task_instance';
-COMMENT ON COLUMN workflow.state_counts.state IS 'the state';
-COMMENT ON COLUMN workflow.state_counts.count IS 'how many are in it; 0 where none is';
+COMMENT ON COLUMN workflow.state_counts.state IS 'state';
+COMMENT ON COLUMN workflow.state_counts.count IS 'number of entities in the state, 0 or more';
 
 CREATE FUNCTION workflow.fold_state_counts()
 RETURNS boolean
@@ -199,8 +212,8 @@ AS $$
 DECLARE
     highest_id bigint;
 BEGIN
-    -- What this transaction has written would be counted now, and again as that of an unfinished one. And where the
-    -- snapshot stands still, nobody knows what the floor was then.
+    -- The events of this transaction would be counted now, and again as those of an unfinished one. And with a fixed
+    -- snapshot the floor as of the snapshot is unknown.
     IF pg_current_xact_id_if_assigned() IS NOT NULL
         OR current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted')
     THEN
@@ -215,15 +228,15 @@ BEGIN
     THEN
         RETURN false;
     END IF;
-    -- Before the row, as TRUNCATE takes them.
+    -- Before the row, in the order in which TRUNCATE locks them.
     LOCK TABLE workflow.dag_runs, workflow.task_instances, workflow.state_history IN ACCESS SHARE MODE;
     PERFORM FROM workflow.state_count_place FOR NO KEY UPDATE SKIP LOCKED;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    -- Amid a restore the sequence may be behind.
+    -- During a restore the sequence may be lower.
     highest_id := greatest(workflow.last_event_id(), (SELECT max(h.id) FROM workflow.state_history AS h));
-    -- One statement, so one snapshot: that of the counts, of the changes that are taken away, and of the new place.
+    -- One statement, so one snapshot for the counts, the deleted changes and the new position.
     WITH place AS MATERIALIZED (
         SELECT workflow.others_snapshot(pg_current_snapshot()) AS snapshot, workflow.next_transaction_id() AS next_transaction_id
     ), counted AS (
@@ -238,11 +251,13 @@ BEGIN
     SET snapshot = place.snapshot,
         next_transaction_id = place.next_transaction_id,
         floor_id = highest_id,
-        -- What an unfinished transaction has written is not visible. What is visible of such a number came with a
-        -- restore, and so did all before it.
+        -- Events of an unfinished transaction are not visible. A visible event with such a transaction ID came with a
+        -- restore, like all events before it.
         foreign_id = coalesce((
             SELECT max(h.id)
-            FROM workflow.unfinished_transactions(place.snapshot, place.next_transaction_id, highest_id) AS x (transaction_id)
+            FROM workflow.unfinished_transactions(
+                ROW(place.snapshot, place.next_transaction_id, highest_id, NULL, NULL, NULL, NULL, 0, NULL)::workflow.feed_position
+            ) AS x (transaction_id)
             JOIN workflow.state_history AS h ON h.transaction_id = x.transaction_id), 0),
         system_identifier = workflow.system_identifier(),
         folded_at = clock_timestamp()
@@ -251,4 +266,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.fold_state_counts() IS
-'Brings the kept counts up to the present, so that the view state_counts has less to add; counts the tables where nothing is kept. Call it every few seconds, in a transaction of its own. Returns false, and does nothing, where nothing has happened since, where another session does it, in a transaction that has written, and at another level than READ COMMITTED.';
+'Refreshes the stored counts, so that state_counts has less to add. Call it every few seconds in its own READ COMMITTED transaction. Returns false if nothing has changed, another session is refreshing, or the transaction has written.';

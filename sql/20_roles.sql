@@ -9,7 +9,7 @@ BEGIN
             BEGIN
                 EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', name);
             EXCEPTION WHEN duplicate_object OR unique_violation THEN
-                -- Another database of the cluster was as fast.
+                -- Another database of the cluster has just created it.
                 NULL;
             END;
         END IF;
@@ -22,28 +22,28 @@ GRANT workflow_writer TO workflow_admin;
 
 GRANT USAGE ON SCHEMA workflow TO workflow_reader;
 
--- Reads everything but the places of consumers.
+-- Reads everything except the positions of consumers.
 GRANT SELECT ON
     workflow.dags, workflow.dag_runs, workflow.task_instances, workflow.task_logs, workflow.state_history,
     workflow.state_machine, workflow.state_counts, workflow.consumer_lag, workflow.notifier, workflow.partitions,
     workflow.settings
 TO workflow_reader;
--- How far ids have got: for the view partitions.
+-- The last ids: for the view partitions.
 GRANT SELECT ON SEQUENCE workflow.state_history_id_seq, workflow.task_logs_id_seq TO workflow_reader;
--- Everybody's verify() asks it.
+-- verify() reads it with the rights of its caller.
 GRANT SELECT ON workflow.dropped_partitions TO PUBLIC;
 
--- What a scheduler, a worker and the server do. State is moved, never set: the guard sees to that, whoever updates.
+-- For schedulers, workers and the server. The guard trigger checks every UPDATE of a state.
 GRANT INSERT (name, description, schedule, start_date, tags, is_paused) ON workflow.dags TO workflow_writer;
 GRANT UPDATE (name, description, schedule, start_date, tags, is_paused) ON workflow.dags TO workflow_writer;
 GRANT UPDATE (state, execution_date, conf) ON workflow.dag_runs TO workflow_writer;
 GRANT UPDATE (state, max_tries, error) ON workflow.task_instances TO workflow_writer;
 GRANT INSERT (task_instance_id, try_number, logged_at, level, message) ON workflow.task_logs TO workflow_writer;
 
--- Removes what others have created.
+-- Deletes rows of other roles.
 GRANT DELETE ON workflow.dags, workflow.dag_runs, workflow.task_instances, workflow.task_logs TO workflow_admin;
 
--- What runs with the owner's rights is for those only whom it is granted to. Other functions run with the caller's.
+-- Functions that run as the owner are only for the roles below. Other functions run with the caller's rights.
 REVOKE EXECUTE ON FUNCTION
     workflow.create_dag_run(uuid, timestamptz, jsonb),
     workflow.create_task_instances(uuid, text[], integer),

@@ -1,4 +1,4 @@
--- Moving entities. The caller needs UPDATE (state) and SELECT on the table, no more.
+-- Transitions. The caller needs UPDATE (state) and SELECT on the table.
 
 CREATE FUNCTION workflow.transition(
     entity_type      text,
@@ -13,7 +13,7 @@ RETURNS bigint
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'transition_wrapper';
 COMMENT ON FUNCTION workflow.transition(text, uuid, text, text, jsonb, bigint, text) IS
-'Moves one entity (dag_run or task_instance) from old_state to new_state and returns its new version. With expected_version it must have just that version; the same request_id again returns the first answer. Errors: 23514 illegal move, 40001 the state or version is another, P0002 no such entity, 22023 bad argument.';
+'Moves one entity (dag_run or task_instance) from old_state to new_state and returns its new version. expected_version: it must have this version. request_id: a repeated call returns the first result. Errors: 23514 transition not allowed, 40001 another state or version, P0002 no such entity, 22023 bad argument.';
 
 CREATE FUNCTION workflow.transition_dag_run(
     id               uuid,
@@ -27,7 +27,7 @@ RETURNS bigint
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'transition_dag_run_wrapper';
 COMMENT ON FUNCTION workflow.transition_dag_run(uuid, text, text, jsonb, bigint, text) IS
-'transition() for a dag_run.';
+'Calls transition() for a run. Errors: 23514 transition not allowed, 40001 another state or version, P0002 no such run, 22023 bad argument.';
 
 CREATE FUNCTION workflow.transition_task_instance(
     id               uuid,
@@ -41,7 +41,7 @@ RETURNS bigint
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'transition_task_instance_wrapper';
 COMMENT ON FUNCTION workflow.transition_task_instance(uuid, text, text, jsonb, bigint, text) IS
-'transition() for a task_instance. "error" in the metadata becomes the task''s error.';
+'Calls transition() for a task. "error" in the metadata becomes the task''s error. Errors: 23514 transition not allowed, 40001 another state or version, P0002 no such task, 22023 bad argument.';
 
 CREATE FUNCTION workflow.transition_many(
     entity_type text,
@@ -56,4 +56,4 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE
 ROWS 1000
 AS 'MODULE_PATHNAME', 'transition_many_wrapper';
 COMMENT ON FUNCTION workflow.transition_many(text, uuid[], text, text, jsonb, boolean) IS
-'Moves many entities in one statement; old_state null means whatever it is. A row for each id, with its state and version as they are now: applied, stale (in another state than old_state), illegal (no such move from its state), missing. dry_run moves nothing and says what would happen.';
+'Moves many entities in one statement; old_state null: from any state. Returns one row an id with its current state and version: applied, stale (not in old_state), illegal (transition not allowed) or missing. dry_run changes nothing. Errors: 22023 bad argument.';

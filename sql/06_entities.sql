@@ -1,19 +1,5 @@
--- Creating and finding entities. The functions that create run, or tasks, are SECURITY DEFINER, because creation
--- writes history too and ordinary roles may insert into neither table.
-
-CREATE FUNCTION workflow.refuse_argument(message text, detail jsonb, hint text)
-RETURNS void
-LANGUAGE c VOLATILE PARALLEL SAFE
-AS 'MODULE_PATHNAME', 'refuse_argument_wrapper';
-COMMENT ON FUNCTION workflow.refuse_argument(text, jsonb, text) IS
-'Internal: raises 22023 for an argument that makes no sense.';
-
-CREATE FUNCTION workflow.refuse_missing(entity_type text, id text, tried text)
-RETURNS void
-LANGUAGE c VOLATILE PARALLEL SAFE
-AS 'MODULE_PATHNAME', 'refuse_missing_wrapper';
-COMMENT ON FUNCTION workflow.refuse_missing(text, text, text) IS
-'Internal: raises P0002 for an entity that does not exist.';
+-- Creating and finding entities. create_dag_run() and create_task_instances() are SECURITY DEFINER: they also write
+-- history, and ordinary roles may insert into none of these tables.
 
 CREATE FUNCTION workflow.create_dag(
     name        text,
@@ -77,21 +63,21 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.set_dag_paused(uuid, boolean) IS
-'Internal: what pause_dag and unpause_dag share.';
+'Internal: sets is_paused for pause_dag() and unpause_dag(). Errors: P0002 no such DAG.';
 
 CREATE FUNCTION workflow.pause_dag(id uuid)
 RETURNS boolean
 LANGUAGE sql VOLATILE PARALLEL UNSAFE
 AS $$ SELECT workflow.set_dag_paused(id, true) $$;
 COMMENT ON FUNCTION workflow.pause_dag(uuid) IS
-'Sets is_paused; returns whether that changed anything. Errors: P0002 no such dag.';
+'Sets is_paused to true and returns whether that changed it. Errors: P0002 no such DAG.';
 
 CREATE FUNCTION workflow.unpause_dag(id uuid)
 RETURNS boolean
 LANGUAGE sql VOLATILE PARALLEL UNSAFE
 AS $$ SELECT workflow.set_dag_paused(id, false) $$;
 COMMENT ON FUNCTION workflow.unpause_dag(uuid) IS
-'Clears is_paused; returns whether that changed anything. Errors: P0002 no such dag.';
+'Sets is_paused to false and returns whether that changed it. Errors: P0002 no such DAG.';
 
 CREATE FUNCTION workflow.create_dag_run(
     dag_id         uuid,
@@ -103,7 +89,7 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'create_dag_run_wrapper';
 COMMENT ON FUNCTION workflow.create_dag_run(uuid, timestamptz, jsonb) IS
-'Creates a run in state queued, version 1, with its history, and returns its id. Errors: P0002 no such dag, 23505 (dag_runs_dag_id_execution_date_key) the DAG has a run of that date, 22023 bad argument.';
+'Creates a run in state queued, version 1, with its history, and returns its id. Errors: P0002 no such DAG, 23505 (dag_runs_dag_id_execution_date_key) the DAG has a run of that date, 22023 bad argument.';
 
 CREATE FUNCTION workflow.create_task_instances(
     dag_run_id uuid,
@@ -116,7 +102,7 @@ SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 ROWS 100
 AS 'MODULE_PATHNAME', 'create_task_instances_wrapper';
 COMMENT ON FUNCTION workflow.create_task_instances(uuid, text[], integer) IS
-'Creates tasks of a run in state queued, version 1, with their history; returns their ids in the order given. All or none. Errors: P0002 no such dag_run, 23505 (task_instances_dag_run_id_task_id_key) the run has a task of that name, 22023 bad argument.';
+'Creates tasks of a run in state queued, version 1, with their history, all or none. Returns their ids in the order of task_ids. Errors: P0002 no such run, 23505 (task_instances_dag_run_id_task_id_key) the run has a task of that name, 22023 bad argument.';
 
 CREATE FUNCTION workflow.latest_dag_run(dag_id uuid)
 RETURNS SETOF workflow.dag_runs
@@ -130,7 +116,7 @@ ORDER BY r.execution_date DESC
 LIMIT 1
 $$;
 COMMENT ON FUNCTION workflow.latest_dag_run(uuid) IS
-'The run of this DAG with the latest execution_date; no row where it has none.';
+'Returns the run of a DAG with the latest execution_date; no row if the DAG has no runs.';
 
 CREATE FUNCTION workflow.append_task_log(
     task_instance_id uuid,
@@ -149,7 +135,7 @@ BEGIN
         PERFORM workflow.refuse_argument(
             'cannot append to a task log: ' || CASE WHEN task_instance_id IS NULL THEN 'task_instance_id' WHEN message IS NULL THEN 'message' ELSE 'logged_at' END || ' is null',
             jsonb_build_object('argument', CASE WHEN task_instance_id IS NULL THEN 'task_instance_id' WHEN message IS NULL THEN 'message' ELSE 'logged_at' END, 'value', NULL),
-            'Give the task instance''s id and the text; leave logged_at out for the present moment.');
+            'Give the id of the task instance and the text; omit logged_at for the current time.');
     END IF;
     IF level IS NULL OR level NOT IN ('DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL') THEN
         PERFORM workflow.refuse_argument(
@@ -170,4 +156,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.append_task_log(uuid, text, text, timestamptz) IS
-'Adds a line to the log of the task''s present try and returns its id. Errors: P0002 no such task_instance, 22023 bad argument.';
+'Adds a line to the log of the task''s current attempt and returns its id. Errors: P0002 no such task, 22023 bad argument.';

@@ -1,4 +1,4 @@
--- Several tenants in one database, where an administrator wants it: each role sees its own DAGs, and what belongs to them.
+-- Several tenants in one database, if an administrator enables it: each role sees its own DAGs, with their runs.
 
 CREATE FUNCTION workflow.enable_row_security()
 RETURNS void
@@ -6,7 +6,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    -- Made here rather than by CREATE EXTENSION: whether it is on is the administrator's, and dumped with his database.
+    -- Created here and not by CREATE EXTENSION, so that pg_dump includes them: the administrator decides.
     CREATE POLICY tenant ON workflow.dags USING (tenant = CURRENT_USER);
     CREATE POLICY tenant ON workflow.dag_runs
         USING (EXISTS (SELECT FROM workflow.dags AS d WHERE d.id = dag_runs.dag_id));
@@ -24,7 +24,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.enable_row_security() IS
-'Has each role see only DAGs whose tenant it is (current_user), with their runs, tasks, logs and history. Superusers, the owner and roles with BYPASSRLS see everything. The event feed is closed to everybody else (42501), because it has everything; the views of totals (state_counts, consumer_lag, partitions) count everything. Set pg_workflow.announce to wakeup or off: any role can LISTEN. For the owner.';
+'Restricts each role to its own DAGs (tenant = current_user). Superusers, the owner and BYPASSRLS roles see all. The feed is closed to others (42501); totals count all. Set pg_workflow.announce to wakeup or off: any role can LISTEN. Owner only.';
 
 CREATE FUNCTION workflow.disable_row_security()
 RETURNS void
@@ -45,4 +45,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.disable_row_security() IS
-'Undoes enable_row_security(). Who the tenants are is kept. For the owner.';
+'Undoes enable_row_security(); the tenants stay in the table. For the owner.';

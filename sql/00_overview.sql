@@ -1,0 +1,35 @@
+-- The schema workflow, file by file.
+--
+-- Entities. A DAG has runs, a run has tasks. Each run and each task is in a state, and has a version that counts its
+-- transitions.
+--   01_state_machine  the states and the allowed transitions
+--   02_errors         the functions that raise errors
+--   03_tables         DAGs, runs, tasks, logs, history
+--   04_guard          the triggers that check and record each UPDATE
+--   05_transition     transition() and transition_many()
+--   06_entities       creating and finding DAGs, runs and tasks
+--   07_history        the history of an entity, and states in the past
+--
+-- The event feed. Each row of the history is an event. A position in the feed is a snapshot, because events become
+-- visible in the order of commits and not in the order of their ids.
+--   08_snapshot       the numbers that a position is made of
+--   09_position       the type of a position, and the events before and after one
+--   10_durability     waiting until events are on disk
+--   11_waiting        waiting for new events
+--   12_consumers      readers whose position the database stores
+--   13_followers      readers who store their position themselves
+--   14_leases         exclusive use of a consumer
+--   15_checkpoints    the positions to which a relay can go back
+--
+-- Operation.
+--   16_counts         how many runs and tasks are in each state
+--   17_partitions     the partitions of history and logs
+--   18_retention      purge()
+--   19_diagnosis      verify(), stuck() and the views for operators
+--   20_roles          the roles and their rights
+--   21_dump           the contents of a dump, and the guard against DROP EXTENSION
+--   22_row_security   several tenants in one database
+--
+-- Rules. Each public object has a COMMENT; that of an internal one begins with "Internal:". Names and operators are
+-- qualified, or the function sets its search_path. SQL functions without settings of their own become part of the
+-- query that calls them: events_in_window(), is_acknowledged() and others depend on that for their speed.

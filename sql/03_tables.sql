@@ -1,0 +1,207 @@
+-- The tables. Every constraint has a name; every index says which question it answers.
+--
+-- fillfactor: a row changes a few times and then rests. The free fifth of each page holds the next row version beside
+-- the old one.
+--
+-- autovacuum: each transition leaves a dead row version, and a dead entry in every index. By default autovacuum would
+-- start after 2,000,000 transitions in a table of 10,000,000 tasks. Its state index would then be mostly dead at the
+-- newest tasks, which are read most. A scale factor of a fiftieth keeps each vacuum short.
+
+CREATE TABLE workflow.dags (
+    id          uuid        NOT NULL DEFAULT workflow.uuid_v7(),
+    name        text        NOT NULL,
+    description text,
+    schedule    text,
+    start_date  timestamptz,
+    tags        jsonb       NOT NULL DEFAULT '[]',
+    is_paused   boolean     NOT NULL DEFAULT false,
+    created_at  timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    updated_at  timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    tenant      text        NOT NULL DEFAULT CURRENT_USER,
+    CONSTRAINT dags_pkey PRIMARY KEY (id),
+    CONSTRAINT dags_name_key UNIQUE (name),
+    CONSTRAINT dags_name_check CHECK (
+        name OPERATOR(pg_catalog.~) '\S' AND pg_catalog.char_length(name) OPERATOR(pg_catalog.<=) 250
+    ),
+    CONSTRAINT dags_tags_check CHECK (
+        pg_catalog.jsonb_typeof(tags) OPERATOR(pg_catalog.=) 'array'
+        AND NOT pg_catalog.jsonb_path_exists(tags, 'strict $[*] ? (@.type() != "string")')
+    )
+);
+-- DAGs by the start of their name: name LIKE 'etl%', in every collation.
+CREATE INDEX dags_name_prefix_idx ON workflow.dags (name text_pattern_ops);
+-- DAGs by tag: tags @> '["etl"]' and tags ? 'etl'.
+CREATE INDEX dags_tags_idx ON workflow.dags USING gin (tags);
+
+COMMENT ON TABLE workflow.dags IS 'Workflow definitions: name, schedule, tags.';
+COMMENT ON COLUMN workflow.dags.id IS 'time-ordered UUID';
+COMMENT ON COLUMN workflow.dags.name IS 'unique name; 1 to 250 characters, not blank';
+COMMENT ON COLUMN workflow.dags.description IS 'free text; null: none';
+COMMENT ON COLUMN workflow.dags.schedule IS 'schedule in the scheduler''s format (a cron expression, "@daily"), not interpreted here; null: none';
+COMMENT ON COLUMN workflow.dags.start_date IS 'first point in time that the schedule covers; null: no limit';
+COMMENT ON COLUMN workflow.dags.tags IS 'JSON array of text';
+COMMENT ON COLUMN workflow.dags.is_paused IS 'true: schedulers start no new run; see pause_dag() and unpause_dag()';
+COMMENT ON COLUMN workflow.dags.created_at IS 'time of creation';
+COMMENT ON COLUMN workflow.dags.updated_at IS 'time of the last change; managed column';
+COMMENT ON COLUMN workflow.dags.tenant IS 'role that created it (current_user), or that an administrator entered; after enable_row_security() only this role sees it';
+
+CREATE TABLE workflow.dag_runs (
+    id             uuid        NOT NULL DEFAULT workflow.uuid_v7(),
+    dag_id         uuid        NOT NULL,
+    execution_date timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    state          text        NOT NULL DEFAULT 'queued',
+    version        bigint      NOT NULL DEFAULT 1,
+    conf           jsonb       NOT NULL DEFAULT '{}',
+    start_date     timestamptz,
+    end_date       timestamptz,
+    created_at     timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    updated_at     timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    CONSTRAINT dag_runs_pkey PRIMARY KEY (id),
+    -- also "the latest run of this DAG"
+    CONSTRAINT dag_runs_dag_id_execution_date_key UNIQUE (dag_id, execution_date),
+    CONSTRAINT dag_runs_dag_id_fkey FOREIGN KEY (dag_id) REFERENCES workflow.dags (id) ON DELETE CASCADE,
+    CONSTRAINT dag_runs_state_check CHECK (
+        state OPERATOR(pg_catalog.=) ANY ('{queued,running,success,failed,retrying,upstream_failed,skipped}'::pg_catalog.text[])
+    ),
+    CONSTRAINT dag_runs_conf_check CHECK (pg_catalog.jsonb_typeof(conf) OPERATOR(pg_catalog.=) 'object')
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
+-- Runs by state, newest first (ids are in creation order).
+CREATE INDEX dag_runs_state_idx ON workflow.dag_runs (state, id);
+-- Runs of all DAGs by date.
+CREATE INDEX dag_runs_execution_date_idx ON workflow.dag_runs (execution_date);
+CREATE INDEX dag_runs_created_at_idx ON workflow.dag_runs (created_at);
+
+COMMENT ON TABLE workflow.dag_runs IS
+'Runs of a DAG. Create with create_dag_run(); change the state with transition() or a plain UPDATE.';
+COMMENT ON COLUMN workflow.dag_runs.id IS 'time-ordered UUID; cannot be changed';
+COMMENT ON COLUMN workflow.dag_runs.dag_id IS 'DAG; cannot be changed';
+COMMENT ON COLUMN workflow.dag_runs.execution_date IS 'point in time that the run is for (Airflow: logical date); unique within a DAG';
+COMMENT ON COLUMN workflow.dag_runs.state IS 'current state; changes only along workflow.state_machine';
+COMMENT ON COLUMN workflow.dag_runs.version IS '1 at creation, + 1 at each transition; managed column';
+COMMENT ON COLUMN workflow.dag_runs.conf IS 'parameters of the run, a JSON object';
+COMMENT ON COLUMN workflow.dag_runs.start_date IS 'time of the last transition to running; null: never ran; managed column';
+COMMENT ON COLUMN workflow.dag_runs.end_date IS 'time at which it finished; null: not finished; managed column';
+COMMENT ON COLUMN workflow.dag_runs.created_at IS 'time of creation';
+COMMENT ON COLUMN workflow.dag_runs.updated_at IS 'time of the last change; managed column';
+
+CREATE TABLE workflow.task_instances (
+    id          uuid             NOT NULL DEFAULT workflow.uuid_v7(),
+    dag_run_id  uuid             NOT NULL,
+    task_id     text             NOT NULL,
+    state       text             NOT NULL DEFAULT 'queued',
+    version     bigint           NOT NULL DEFAULT 1,
+    try_number  integer          NOT NULL DEFAULT 0,
+    max_tries   integer          NOT NULL DEFAULT 1,
+    start_date  timestamptz,
+    end_date    timestamptz,
+    duration    double precision,
+    error       text,
+    created_at  timestamptz      NOT NULL DEFAULT pg_catalog.now(),
+    updated_at  timestamptz      NOT NULL DEFAULT pg_catalog.now(),
+    CONSTRAINT task_instances_pkey PRIMARY KEY (id),
+    -- also "the tasks of this run", in any state
+    CONSTRAINT task_instances_dag_run_id_task_id_key UNIQUE (dag_run_id, task_id),
+    CONSTRAINT task_instances_dag_run_id_fkey FOREIGN KEY (dag_run_id) REFERENCES workflow.dag_runs (id) ON DELETE CASCADE,
+    -- One call rather than three expressions: PostgreSQL parses a table's CHECKs again at every statement.
+    CONSTRAINT task_instances_check CHECK (workflow.check_task_instance(task_id, state, max_tries))
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
+-- Tasks of all runs by state, newest first: for schedulers and operators.
+CREATE INDEX task_instances_state_idx ON workflow.task_instances (state, id);
+
+COMMENT ON TABLE workflow.task_instances IS
+'Tasks of a run. Create with create_task_instances(); change the state with transition() or a plain UPDATE. Ids are in the order of creation: ORDER BY id uses the primary key.';
+COMMENT ON COLUMN workflow.task_instances.id IS 'time-ordered UUID; cannot be changed';
+COMMENT ON COLUMN workflow.task_instances.dag_run_id IS 'run; cannot be changed';
+COMMENT ON COLUMN workflow.task_instances.task_id IS 'task name, unique within the run; 1 to 500 characters, not blank';
+COMMENT ON COLUMN workflow.task_instances.state IS 'current state; changes only along workflow.state_machine';
+COMMENT ON COLUMN workflow.task_instances.version IS '1 at creation, + 1 at each transition; managed column';
+COMMENT ON COLUMN workflow.task_instances.try_number IS 'number of attempts so far: transitions to running; managed column';
+COMMENT ON COLUMN workflow.task_instances.max_tries IS 'number of attempts that the scheduler may start; stored, not enforced';
+COMMENT ON COLUMN workflow.task_instances.start_date IS 'start of the last attempt; null: none yet; managed column';
+COMMENT ON COLUMN workflow.task_instances.end_date IS 'end of the last attempt; null: not finished; managed column';
+COMMENT ON COLUMN workflow.task_instances.duration IS 'seconds from start_date to end_date; null: not finished; managed column';
+COMMENT ON COLUMN workflow.task_instances.error IS 'error of the last attempt, from "error" in the transition''s metadata; null: none; cleared at the next transition to running';
+COMMENT ON COLUMN workflow.task_instances.created_at IS 'time of creation';
+COMMENT ON COLUMN workflow.task_instances.updated_at IS 'time of the last change; managed column';
+
+CREATE TABLE workflow.task_logs (
+    id               bigint      NOT NULL GENERATED ALWAYS AS IDENTITY,
+    task_instance_id uuid        NOT NULL,
+    try_number       integer     NOT NULL,
+    logged_at        timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    level            text        NOT NULL DEFAULT 'INFO',
+    message          text        NOT NULL,
+    CONSTRAINT task_logs_level_check CHECK (
+        level OPERATOR(pg_catalog.=) ANY ('{DEBUG,INFO,WARNING,ERROR,CRITICAL}'::pg_catalog.text[])
+    )
+-- Indexes, and the foreign key to the task, are those of the partitions: see create_partition().
+) PARTITION BY RANGE (id);
+
+COMMENT ON TABLE workflow.task_logs IS 'Log lines of tasks; see append_task_log(). Partitioned by id: see the view partitions.';
+COMMENT ON SEQUENCE workflow.task_logs_id_seq IS 'Ids of task_logs.';
+COMMENT ON COLUMN workflow.task_logs.id IS 'number in the order of arrival';
+COMMENT ON COLUMN workflow.task_logs.task_instance_id IS 'task instance';
+COMMENT ON COLUMN workflow.task_logs.try_number IS 'attempt that wrote the line';
+COMMENT ON COLUMN workflow.task_logs.logged_at IS 'time at which the line was written';
+COMMENT ON COLUMN workflow.task_logs.level IS 'DEBUG, INFO, WARNING, ERROR or CRITICAL';
+COMMENT ON COLUMN workflow.task_logs.message IS 'text of the line';
+
+CREATE SEQUENCE workflow.state_history_id_seq AS bigint;
+COMMENT ON SEQUENCE workflow.state_history_id_seq IS
+'Ids of state_history. Its cache must stay 1: the order of events within an entity depends on it.';
+
+CREATE TABLE workflow.state_history (
+    id             bigint      NOT NULL DEFAULT pg_catalog.nextval('workflow.state_history_id_seq'),
+    entity_type    text        NOT NULL,
+    entity_id      uuid        NOT NULL,
+    old_state      text,
+    new_state      text        NOT NULL,
+    version        bigint      NOT NULL,
+    metadata       jsonb       NOT NULL DEFAULT '{}',
+    actor          text        NOT NULL DEFAULT SESSION_USER,
+    changed_at     timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    dag_id         uuid        NOT NULL,
+    dag_run_id     uuid        NOT NULL,
+    task_id        text,
+    request_id     text,
+    transaction_id xid8        NOT NULL DEFAULT pg_catalog.pg_current_xact_id()
+    -- Indexes are those of the partitions: see create_partition().
+    -- No CHECK: only the database writes here, and PostgreSQL would parse each again at every transition.
+) PARTITION BY RANGE (id);
+ALTER SEQUENCE workflow.state_history_id_seq OWNED BY workflow.state_history.id;
+
+COMMENT ON TABLE workflow.state_history IS
+'Every creation and transition, written in the same transaction: the audit trail and the event feed. Rows stay when their entity is deleted, until purge() drops their partition. Partitioned by id: see the view partitions.';
+COMMENT ON COLUMN workflow.state_history.id IS 'number in the order of writing, not of committing: follow the feed with read_events(), not with id > last';
+COMMENT ON COLUMN workflow.state_history.entity_type IS 'dag_run or task_instance';
+COMMENT ON COLUMN workflow.state_history.entity_id IS 'id of the run or task instance';
+COMMENT ON COLUMN workflow.state_history.old_state IS 'state before the transition; null: creation';
+COMMENT ON COLUMN workflow.state_history.new_state IS 'state after the transition';
+COMMENT ON COLUMN workflow.state_history.version IS 'version of the entity after the transition; (entity_id, version) identifies the event';
+COMMENT ON COLUMN workflow.state_history.metadata IS 'metadata of the transition, a JSON object from the caller';
+COMMENT ON COLUMN workflow.state_history.actor IS 'login role (session_user)';
+COMMENT ON COLUMN workflow.state_history.changed_at IS 'clock at the transition, before its commit; never decreases within an entity';
+COMMENT ON COLUMN workflow.state_history.dag_id IS 'DAG';
+COMMENT ON COLUMN workflow.state_history.dag_run_id IS 'run';
+COMMENT ON COLUMN workflow.state_history.task_id IS 'task name; null for a run';
+COMMENT ON COLUMN workflow.state_history.request_id IS 'idempotency key of the transition; null: none';
+COMMENT ON COLUMN workflow.state_history.transaction_id IS 'ID of the top-level transaction; used by the event feed';
+
+CREATE TABLE workflow.dropped_partitions (
+    "partition"         text        NOT NULL,
+    last_id             bigint,
+    last_transaction_id xid8,
+    last_changed_at     timestamptz,
+    dropped_at          timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    dropped_by          text        NOT NULL DEFAULT SESSION_USER,
+    CONSTRAINT dropped_partitions_pkey PRIMARY KEY ("partition", dropped_at)
+);
+
+COMMENT ON TABLE workflow.dropped_partitions IS
+'Partitions of the history that purge() has dropped. verify() does not expect their events, and follow_events() rejects positions before their end.';
+COMMENT ON COLUMN workflow.dropped_partitions."partition" IS 'name of the partition';
+COMMENT ON COLUMN workflow.dropped_partitions.last_id IS 'id of its last event; null: it had none';
+COMMENT ON COLUMN workflow.dropped_partitions.last_transaction_id IS 'highest transaction ID of its events; null: it had none';
+COMMENT ON COLUMN workflow.dropped_partitions.last_changed_at IS 'time of its last event; null: it had none';
+COMMENT ON COLUMN workflow.dropped_partitions.dropped_at IS 'time at which it was dropped';
+COMMENT ON COLUMN workflow.dropped_partitions.dropped_by IS 'login role (session_user)';

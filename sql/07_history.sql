@@ -1,0 +1,102 @@
+-- The history of an entity: its audit trail.
+
+CREATE FUNCTION workflow.history(entity_type text, id uuid, max integer DEFAULT 100)
+RETURNS SETOF workflow.state_history
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+ROWS 10
+AS $$
+BEGIN
+    IF id IS NULL OR max IS NULL OR max < 0 THEN
+        PERFORM workflow.refuse_argument(
+            'cannot read history: ' || CASE WHEN id IS NULL THEN 'id is null' WHEN max IS NULL THEN 'max is null' ELSE 'max is negative' END,
+            jsonb_build_object('argument', CASE WHEN id IS NULL THEN 'id' ELSE 'max' END, 'value', max),
+            'Give the id of the entity and the maximum number of transitions to return.');
+    END IF;
+    RETURN QUERY
+        SELECT h.*
+        FROM workflow.state_history AS h
+        WHERE h.entity_id = history.id AND h.entity_type = workflow.check_entity_type(history.entity_type)
+        ORDER BY h.version DESC
+        LIMIT max;
+END
+$$;
+COMMENT ON FUNCTION workflow.history(text, uuid, integer) IS
+'Returns the latest transitions of an entity, newest first, also if the entity has been deleted. No rows if it never existed. Errors: 22023 bad argument.';
+
+CREATE FUNCTION workflow.state_at(entity_type text, id uuid, at timestamptz)
+RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF id IS NULL OR at IS NULL THEN
+        PERFORM workflow.refuse_argument(
+            'cannot return a past state: ' || CASE WHEN id IS NULL THEN 'id' ELSE 'at' END || ' is null',
+            jsonb_build_object('argument', CASE WHEN id IS NULL THEN 'id' ELSE 'at' END, 'value', NULL),
+            'Give the id of the entity and a point in time.');
+    END IF;
+    RETURN (
+        SELECT h.new_state
+        FROM workflow.state_history AS h
+        WHERE h.entity_id = state_at.id
+            AND h.entity_type = workflow.check_entity_type(state_at.entity_type)
+            AND h.changed_at <= state_at.at
+        ORDER BY h.version DESC
+        LIMIT 1
+    );
+END
+$$;
+COMMENT ON FUNCTION workflow.state_at(text, uuid, timestamptz) IS
+'Returns the state of an entity at a point in time; null before its creation. Errors: 22023 bad argument.';
+
+CREATE FUNCTION workflow.event_id_at(at timestamptz)
+RETURNS bigint
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    lowest bigint;
+    highest bigint;
+    middle bigint;
+    found_id bigint;
+    found_at timestamptz;
+BEGIN
+    -- The result is in lowest .. highest.
+    SELECT min(h.id), max(h.id) + 1 INTO lowest, highest FROM workflow.state_history AS h;
+    IF lowest IS NULL THEN
+        RETURN 1;
+    END IF;
+    WHILE lowest < highest LOOP
+        middle := lowest + (highest - lowest) / 2;
+        SELECT h.id, h.changed_at INTO STRICT found_id, found_at
+        FROM workflow.state_history AS h
+        WHERE h.id >= middle
+        ORDER BY h.id
+        LIMIT 1;
+        IF found_at >= at THEN
+            highest := middle;
+        ELSE
+            lowest := found_id + 1;
+        END IF;
+    END LOOP;
+    RETURN lowest;
+END
+$$;
+COMMENT ON FUNCTION workflow.event_id_at(timestamptz) IS
+'Returns the first event id at or after a time, one more than the last if all are earlier. Reads the primary key some 40 times. Ids and times overlap briefly: add a second at both ends, and compare changed_at.';
+
+CREATE FUNCTION workflow.first_id_at(at timestamptz)
+RETURNS uuid
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    -- RFC 9562, version 7: the first 48 bits are the milliseconds since 1970.
+    SELECT CASE
+        WHEN at < timestamptz '1970-01-01Z' THEN uuid '00000000-0000-0000-0000-000000000000'
+        WHEN at >= timestamptz '10000-01-01Z' THEN uuid 'ffffffff-ffff-ffff-ffff-ffffffffffff'
+        ELSE rpad(lpad(to_hex(floor(extract(epoch FROM at) * 1000)::bigint), 12, '0'), 32, '0')::uuid
+    END
+$$;
+COMMENT ON FUNCTION workflow.first_id_at(timestamptz) IS
+'Internal: returns the lowest id of entities created at or after a time.';

@@ -1,0 +1,259 @@
+-- Positions in the event feed.
+--
+-- Ids are not in the order of commits, so a reader of "id > last" loses events. A position is therefore a snapshot: all
+-- events visible in the snapshot are acknowledged. The next window holds the events that are visible now and were not
+-- visible then, as in PgQ. Within a window events are in the order of their ids. Within an entity that is the order of
+-- its versions: the next version cannot be written before the last has committed.
+--
+-- Two numbers go with each snapshot, to find a window without reading the table. floor_id is the last id drawn before
+-- the snapshot was taken; next_transaction_id is the first transaction ID assigned after it.
+--   * A transaction from next_transaction_id on began later, so its ids are above floor_id. Most of the window is thus
+--     a range of the primary key.
+--   * Any other transaction that is not visible in the snapshot was in progress. It is in the snapshot's list, or its
+--     ID is between the snapshot's xmax (one more than the last that ended) and next_transaction_id. There are no more
+--     of those than sessions. The index on transaction IDs finds their events.
+
+CREATE TYPE workflow.feed_position AS (
+    snapshot                   pg_snapshot,
+    next_transaction_id        xid8,
+    floor_id                   bigint,
+    window_snapshot            pg_snapshot,
+    window_next_transaction_id xid8,
+    window_floor_id            bigint,
+    window_ceiling_id          bigint,
+    acked_id                   bigint,
+    system_identifier          bigint
+);
+COMMENT ON TYPE workflow.feed_position IS
+'Internal: a position in the event feed.';
+COMMENT ON COLUMN workflow.feed_position.snapshot IS 'events visible in it are acknowledged; null: events up to floor_id are';
+COMMENT ON COLUMN workflow.feed_position.next_transaction_id IS 'transactions from this ID on began after the snapshot; null if snapshot is';
+COMMENT ON COLUMN workflow.feed_position.floor_id IS 'events of those transactions have ids above it';
+COMMENT ON COLUMN workflow.feed_position.window_snapshot IS 'end of the open window; null: no window is open';
+COMMENT ON COLUMN workflow.feed_position.window_next_transaction_id IS 'next_transaction_id at the end of the window';
+COMMENT ON COLUMN workflow.feed_position.window_floor_id IS 'floor_id at the end of the window';
+COMMENT ON COLUMN workflow.feed_position.window_ceiling_id IS 'no event of the window has an id above it';
+COMMENT ON COLUMN workflow.feed_position.acked_id IS 'last acknowledged event of the window; 0: none';
+COMMENT ON COLUMN workflow.feed_position.system_identifier IS 'cluster that the snapshots belong to';
+
+CREATE FUNCTION workflow.is_acknowledged(pos workflow.feed_position, id bigint, transaction_id xid8)
+RETURNS boolean
+-- Without settings of its own, so that it becomes part of the query that calls it.
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT COALESCE(pg_catalog.pg_visible_in_snapshot($3, ($1).snapshot), $2 OPERATOR(pg_catalog.<=) ($1).floor_id)
+        OR ($2 OPERATOR(pg_catalog.<=) ($1).acked_id
+            AND pg_catalog.pg_visible_in_snapshot($3, ($1).window_snapshot) IS TRUE)
+$$;
+COMMENT ON FUNCTION workflow.is_acknowledged(workflow.feed_position, bigint, xid8) IS
+'Internal: whether the event with this id, written by this transaction, is acknowledged at a position.';
+
+CREATE FUNCTION workflow.partition_start(id bigint)
+RETURNS bigint
+-- Without settings of its own, so that it becomes part of the query that calls it.
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$ SELECT $1 OPERATOR(pg_catalog.-) ($1 OPERATOR(pg_catalog.%) 1000000000000) $$;
+COMMENT ON FUNCTION workflow.partition_start(bigint) IS
+'Internal: returns the first id of the partition that takes an id; see partition_size().';
+
+CREATE FUNCTION workflow.unfinished_transactions(pos workflow.feed_position)
+RETURNS SETOF xid8
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+ROWS 10
+AS $$
+DECLARE
+    at_least xid8 := pg_snapshot_xmax(pos.snapshot);
+    found_id xid8;
+BEGIN
+    RETURN QUERY SELECT pg_snapshot_xip(pos.snapshot);
+    -- Steps through the index from one transaction ID to the next, whatever number of events each has written.
+    LOOP
+        SELECT h.transaction_id INTO found_id
+        FROM workflow.state_history AS h
+        WHERE h.transaction_id >= at_least
+            AND h.transaction_id < pos.next_transaction_id
+            -- A transaction in progress has written in no earlier partition: switching to the next one waits for it.
+            AND h.id >= workflow.partition_start(pos.floor_id)
+        ORDER BY h.transaction_id
+        LIMIT 1;
+        EXIT WHEN NOT FOUND;
+        RETURN NEXT found_id;
+        at_least := (found_id::text::bigint + 1)::text::xid8;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION workflow.unfinished_transactions(workflow.feed_position) IS
+'Internal: returns the transactions in progress at a position''s snapshot that may have written events below its floor_id.';
+
+CREATE FUNCTION workflow.late_events(pos workflow.feed_position)
+RETURNS SETOF workflow.state_history
+-- Without settings of its own, so that it becomes part of the query that calls it.
+LANGUAGE sql STABLE PARALLEL SAFE
+AS $$
+    SELECT h.*
+    FROM workflow.unfinished_transactions($1) AS x (transaction_id)
+    JOIN workflow.state_history AS h ON h.transaction_id OPERATOR(pg_catalog.=) x.transaction_id
+    WHERE h.id OPERATOR(pg_catalog.<=) ($1).floor_id
+        AND NOT workflow.is_acknowledged($1, h.id, h.transaction_id)
+$$;
+COMMENT ON FUNCTION workflow.late_events(workflow.feed_position) IS
+'Internal: returns the events up to a position''s floor_id that are not acknowledged. Those above it are a range of ids.';
+
+CREATE FUNCTION workflow.events_in_window(pos workflow.feed_position, max integer)
+RETURNS SETOF workflow.state_history
+-- Without settings of its own, so that it becomes part of the query that calls it.
+LANGUAGE sql STABLE PARALLEL SAFE
+AS $$
+    SELECT w.*
+    FROM (
+        (
+            SELECT late.*
+            FROM workflow.unfinished_transactions($1) AS x (transaction_id)
+            CROSS JOIN LATERAL (
+                SELECT h.*
+                FROM workflow.state_history AS h
+                WHERE h.transaction_id OPERATOR(pg_catalog.=) x.transaction_id
+                    AND h.id OPERATOR(pg_catalog.>) ($1).acked_id
+                    AND h.id OPERATOR(pg_catalog.>=) workflow.partition_start(($1).floor_id)
+                    AND h.id OPERATOR(pg_catalog.<=) ($1).floor_id
+                ORDER BY h.id
+                LIMIT $2
+            ) AS late
+            WHERE pg_catalog.pg_visible_in_snapshot(x.transaction_id, ($1).window_snapshot)
+        )
+        UNION ALL
+        (
+            SELECT h.*
+            FROM workflow.state_history AS h
+            WHERE h.id OPERATOR(pg_catalog.>) GREATEST(($1).acked_id, ($1).floor_id)
+                AND h.id OPERATOR(pg_catalog.<=) ($1).window_ceiling_id
+                AND (
+                    pg_catalog.pg_visible_in_snapshot(h.transaction_id, ($1).window_snapshot)
+                    -- Written in another cluster: this one has not assigned the transaction ID yet.
+                    OR (($1).snapshot IS NULL
+                        AND h.transaction_id OPERATOR(pg_catalog.>=) ($1).window_next_transaction_id
+                        AND h.id OPERATOR(pg_catalog.<=) ($1).window_floor_id)
+                )
+                AND NOT workflow.is_acknowledged($1, h.id, h.transaction_id)
+            ORDER BY h.id
+            LIMIT $2
+        )
+    ) AS w
+    ORDER BY w.id
+    LIMIT $2
+$$;
+COMMENT ON FUNCTION workflow.events_in_window(workflow.feed_position, integer) IS
+'Internal: returns the next events of a position''s open window, in the order of ids.';
+
+CREATE FUNCTION workflow.events_between(
+    snapshot pg_snapshot,
+    next_transaction_id xid8,
+    floor_id bigint,
+    end_snapshot pg_snapshot,
+    end_next_transaction_id xid8,
+    end_floor_id bigint,
+    end_ceiling_id bigint,
+    after_id bigint,
+    max integer
+)
+RETURNS SETOF workflow.state_history
+-- Without settings of its own, so that it becomes part of the query that calls it.
+LANGUAGE sql STABLE PARALLEL SAFE
+AS $$
+    SELECT e.*
+    FROM workflow.events_in_window(ROW($1, $2, $3, $4, $5, $6, $7, $8, NULL)::workflow.feed_position, $9) AS e
+$$;
+COMMENT ON FUNCTION workflow.events_between(pg_snapshot, xid8, bigint, pg_snapshot, xid8, bigint, bigint, bigint, integer) IS
+'Internal: events_in_window() for the library, which calls it in every version of the schema.';
+
+CREATE FUNCTION workflow.first_position()
+RETURNS workflow.feed_position
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    pos workflow.feed_position;
+BEGIN
+    pos.floor_id := 0;
+    pos.acked_id := 0;
+    pos.system_identifier := workflow.system_identifier();
+    RETURN pos;
+END
+$$;
+COMMENT ON FUNCTION workflow.first_position() IS
+'Internal: returns the position before the first event.';
+
+CREATE FUNCTION workflow.open_window(pos workflow.feed_position)
+RETURNS workflow.feed_position
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    window_end record := workflow.current_place();
+BEGIN
+    pos.window_snapshot := window_end.snapshot;
+    pos.window_next_transaction_id := window_end.next_transaction_id;
+    -- With a fixed snapshot the old floor is right too; it only costs a longer search.
+    pos.window_floor_id := coalesce(window_end.floor_id, pos.floor_id);
+    pos.window_ceiling_id := window_end.ceiling_id;
+    RETURN pos;
+END
+$$;
+COMMENT ON FUNCTION workflow.open_window(workflow.feed_position) IS
+'Internal: returns the position with a window up to the latest committed event. Writes nothing.';
+
+CREATE FUNCTION workflow.close_window(pos workflow.feed_position)
+RETURNS workflow.feed_position
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    pos.snapshot := pos.window_snapshot;
+    pos.next_transaction_id := pos.window_next_transaction_id;
+    pos.floor_id := pos.window_floor_id;
+    pos.window_snapshot := NULL;
+    pos.window_next_transaction_id := NULL;
+    pos.window_floor_id := NULL;
+    pos.window_ceiling_id := NULL;
+    pos.acked_id := 0;
+    RETURN pos;
+END
+$$;
+COMMENT ON FUNCTION workflow.close_window(workflow.feed_position) IS
+'Internal: returns the position after the last event of the open window. Writes nothing.';
+
+CREATE FUNCTION workflow.relocate_position(pos workflow.feed_position)
+RETURNS workflow.feed_position
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    relocated workflow.feed_position := workflow.first_position();
+    -- No event with an id up to this was written in this cluster.
+    foreign_id bigint := greatest(pos.floor_id, pos.window_ceiling_id);
+BEGIN
+    -- Transaction IDs of another cluster mean nothing here. Ids do: start again after the last id below which every
+    -- event is acknowledged. Events are redelivered only if one was acknowledged beyond one that was not.
+    relocated.floor_id := coalesce(
+        (
+            SELECT min(e.id) - 1
+            FROM (
+                (
+                    SELECT h.id
+                    FROM workflow.state_history AS h
+                    WHERE h.id > pos.floor_id
+                        AND (h.id > foreign_id OR NOT workflow.is_acknowledged(pos, h.id, h.transaction_id))
+                    ORDER BY h.id
+                    LIMIT 1
+                )
+                UNION ALL
+                SELECT l.id FROM workflow.late_events(pos) AS l
+            ) AS e
+        ),
+        foreign_id);
+    RETURN relocated;
+END
+$$;
+COMMENT ON FUNCTION workflow.relocate_position(workflow.feed_position) IS
+'Internal: finds the position of another cluster in this one, by ids. Writes nothing.';

@@ -1,0 +1,300 @@
+-- Consumers: readers of the event feed whose position the database stores. Each gets every event at least once.
+
+CREATE TABLE workflow.consumers (
+    name                       text        NOT NULL,
+    snapshot                   pg_snapshot,
+    next_transaction_id        xid8,
+    floor_id                   bigint      NOT NULL,
+    window_snapshot            pg_snapshot,
+    window_next_transaction_id xid8,
+    window_floor_id            bigint,
+    window_ceiling_id          bigint,
+    acked_id                   bigint      NOT NULL DEFAULT 0,
+    system_identifier          bigint      NOT NULL,
+    lease_number               bigint      NOT NULL DEFAULT 0,
+    lease_holder               text,
+    lease_duration             interval,
+    lease_expires_at           timestamptz,
+    lease_pid                  integer,
+    lease_backend_start        timestamptz,
+    created_at                 timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    updated_at                 timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    CONSTRAINT consumers_pkey PRIMARY KEY (name),
+    CONSTRAINT consumers_snapshot_check CHECK ((snapshot IS NULL) OPERATOR(pg_catalog.=) (next_transaction_id IS NULL)),
+    CONSTRAINT consumers_window_check CHECK (
+        pg_catalog.num_nulls(window_snapshot, window_next_transaction_id, window_floor_id, window_ceiling_id)
+            OPERATOR(pg_catalog.=) ANY ('{0,4}'::integer[])
+    )
+-- The row changes with every batch: leave room to change it in place.
+) WITH (fillfactor = 10);
+
+COMMENT ON TABLE workflow.consumers IS 'Consumers of the event feed, with their positions; see create_consumer().';
+COMMENT ON COLUMN workflow.consumers.name IS 'unique name; 1 to 250 characters, not blank';
+COMMENT ON COLUMN workflow.consumers.snapshot IS 'events visible in it are acknowledged; null: events up to floor_id are';
+COMMENT ON COLUMN workflow.consumers.next_transaction_id IS 'transactions from this ID on began after the snapshot; null if snapshot is';
+COMMENT ON COLUMN workflow.consumers.floor_id IS 'events of those transactions have ids above it';
+COMMENT ON COLUMN workflow.consumers.window_snapshot IS 'end of the open window; null: no window is open';
+COMMENT ON COLUMN workflow.consumers.window_next_transaction_id IS 'next_transaction_id at the end of the window; null: no window is open';
+COMMENT ON COLUMN workflow.consumers.window_floor_id IS 'floor_id at the end of the window; null: no window is open';
+COMMENT ON COLUMN workflow.consumers.window_ceiling_id IS 'no event of the window has an id above it; null: no window is open';
+COMMENT ON COLUMN workflow.consumers.acked_id IS 'last acknowledged event of the window; 0: none';
+COMMENT ON COLUMN workflow.consumers.system_identifier IS 'cluster that the snapshots belong to';
+COMMENT ON COLUMN workflow.consumers.lease_number IS 'number of the last lease; see lease_consumer()';
+COMMENT ON COLUMN workflow.consumers.lease_holder IS 'name that the holder of the lease gave; null: never leased';
+COMMENT ON COLUMN workflow.consumers.lease_duration IS 'duration by which each read and acknowledgement renews the lease; null: never leased';
+COMMENT ON COLUMN workflow.consumers.lease_expires_at IS 'time at which another session may acquire the lease; null: released';
+COMMENT ON COLUMN workflow.consumers.lease_pid IS 'process ID of the session that acquired the lease; null: released';
+COMMENT ON COLUMN workflow.consumers.lease_backend_start IS 'start time of that session; null: released';
+COMMENT ON COLUMN workflow.consumers.created_at IS 'time of creation';
+COMMENT ON COLUMN workflow.consumers.updated_at IS 'time at which its position or its lease last changed';
+
+CREATE FUNCTION workflow.position_of(consumer workflow.consumers)
+RETURNS workflow.feed_position
+-- Without settings of its own, so that it becomes part of the query that calls it.
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT ROW(
+        ($1).snapshot, ($1).next_transaction_id, ($1).floor_id,
+        ($1).window_snapshot, ($1).window_next_transaction_id, ($1).window_floor_id, ($1).window_ceiling_id,
+        ($1).acked_id, ($1).system_identifier
+    )::workflow.feed_position
+$$;
+COMMENT ON FUNCTION workflow.position_of(workflow.consumers) IS
+'Internal: returns the position of a consumer.';
+
+CREATE FUNCTION workflow.check_consumer_name(name text)
+RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF name IS NULL OR name !~ '\S' OR char_length(name) > 250 THEN
+        PERFORM workflow.refuse_argument(
+            'a consumer''s name is ' || CASE WHEN name IS NULL THEN 'null' WHEN name !~ '\S' THEN 'empty' ELSE 'too long' END,
+            jsonb_build_object('argument', 'consumer', 'value', left(name, 250)),
+            'A name has 1 to 250 characters, at least one of them visible.');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION workflow.check_consumer_name(text) IS 'Internal: checks the name of a consumer. Errors: 22023 invalid name.';
+
+CREATE FUNCTION workflow.check_reading(tried text, max integer, wait interval)
+RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF max IS NULL OR max < 1 THEN
+        PERFORM workflow.refuse_argument(
+            format('cannot %s: max is %s', tried, coalesce(max::text, 'null')),
+            jsonb_build_object('argument', 'max', 'value', max),
+            'Set max to 1 or more.');
+    END IF;
+    IF wait IS NULL OR wait < '0' THEN
+        PERFORM workflow.refuse_argument(
+            format('cannot %s: wait is %s', tried, coalesce(wait::text, 'null')),
+            jsonb_build_object('argument', 'wait', 'value', wait),
+            'Set wait to 0 or more.');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION workflow.check_reading(text, integer, interval) IS
+'Internal: checks the arguments of read_events() and follow_events(). Errors: 22023 bad argument.';
+
+CREATE FUNCTION workflow.create_consumer(name text, from_beginning boolean DEFAULT false)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    pos workflow.feed_position := workflow.first_position();
+BEGIN
+    PERFORM workflow.check_consumer_name(name);
+    IF NOT coalesce(from_beginning, false) THEN
+        pos := workflow.close_window(workflow.open_window(pos));
+    END IF;
+    INSERT INTO workflow.consumers (name, snapshot, next_transaction_id, floor_id,
+        window_snapshot, window_next_transaction_id, window_floor_id, window_ceiling_id, acked_id, system_identifier)
+    VALUES (create_consumer.name, pos.*)
+    ON CONFLICT ON CONSTRAINT consumers_pkey DO NOTHING;
+    RETURN FOUND;
+END
+$$;
+COMMENT ON FUNCTION workflow.create_consumer(text, boolean) IS
+'Creates a consumer of the event feed that starts with the next commit, or with the first event still stored. Returns false and changes nothing if it already exists. Errors: 22023 bad argument.';
+
+CREATE FUNCTION workflow.store_position(consumer text, pos workflow.feed_position)
+RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE workflow.consumers AS c
+    SET (snapshot, next_transaction_id, floor_id,
+        window_snapshot, window_next_transaction_id, window_floor_id, window_ceiling_id,
+        acked_id, system_identifier, updated_at) = ROW (pos.*, clock_timestamp())
+    WHERE c.name = consumer;
+END
+$$;
+COMMENT ON FUNCTION workflow.store_position(text, workflow.feed_position) IS
+'Internal: sets the position of a consumer, which the transaction has locked.';
+
+CREATE FUNCTION workflow.lock_consumer(name text, lease bigint)
+RETURNS workflow.feed_position
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    consumer workflow.consumers;
+    pos workflow.feed_position;
+    now timestamptz := clock_timestamp();
+BEGIN
+    PERFORM workflow.check_consumer_name(name);
+    SELECT c.* INTO consumer FROM workflow.consumers AS c WHERE c.name = lock_consumer.name FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        PERFORM workflow.refuse_missing('consumer', name, 'read its events');
+    END IF;
+    IF (lease IS NULL AND consumer.lease_expires_at > now)
+        OR (lease IS NOT NULL AND (lease <> consumer.lease_number OR consumer.lease_expires_at IS NULL))
+    THEN
+        PERFORM workflow.refuse_leased(name, lease, consumer.lease_holder, consumer.lease_number);
+    END IF;
+    -- Not each time: that would write the row again at every read.
+    IF lease IS NOT NULL AND consumer.lease_expires_at < now + consumer.lease_duration * 0.7 THEN
+        UPDATE workflow.consumers AS c
+        SET lease_expires_at = now + c.lease_duration
+        WHERE c.name = lock_consumer.name;
+    END IF;
+    pos := workflow.position_of(consumer);
+    -- The table came from another cluster: by a restored dump, or by pg_upgrade.
+    IF pos.system_identifier <> workflow.system_identifier() THEN
+        pos := workflow.relocate_position(pos);
+        PERFORM workflow.store_position(name, pos);
+    END IF;
+    RETURN pos;
+END
+$$;
+COMMENT ON FUNCTION workflow.lock_consumer(text, bigint) IS
+'Internal: locks a consumer until the transaction ends, renews its lease, and returns its position. Errors: P0002 no such consumer, 55006 consumer leased to another session.';
+
+CREATE FUNCTION workflow.read_events(
+    consumer text,
+    max integer DEFAULT 1000,
+    wait interval DEFAULT '0',
+    lease bigint DEFAULT NULL
+)
+RETURNS TABLE (
+    id          bigint,
+    entity_type text,
+    entity_id   uuid,
+    dag_id      uuid,
+    dag_run_id  uuid,
+    task_id     text,
+    old_state   text,
+    new_state   text,
+    version     bigint,
+    changed_at  timestamptz,
+    actor       text,
+    metadata    jsonb
+)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+ROWS 1000
+AS $$
+#variable_conflict use_column
+DECLARE
+    pos workflow.feed_position;
+    was_open boolean;
+    commits bigint;
+    count bigint;
+BEGIN
+    PERFORM workflow.refuse_tenant();
+    PERFORM workflow.check_reading(format('read events of consumer "%s"', consumer), max, wait);
+    -- Before the consumer is locked: a session that waits blocks no other.
+    IF wait > '0' THEN
+        PERFORM workflow.wait_for_events(consumer, extract(epoch FROM wait)::double precision);
+    END IF;
+    commits := workflow.commits();
+    pos := workflow.lock_consumer(consumer, lease);
+    LOOP
+        was_open := pos.window_snapshot IS NOT NULL;
+        IF NOT was_open THEN
+            pos := workflow.open_window(pos);
+        END IF;
+
+        RETURN QUERY
+            SELECT e.id, e.entity_type, e.entity_id, e.dag_id, e.dag_run_id, e.task_id,
+                e.old_state, e.new_state, e.version, e.changed_at, e.actor, e.metadata
+            FROM workflow.events_in_window(pos, max) AS e;
+        GET DIAGNOSTICS count = ROW_COUNT;
+
+        IF count > 0 AND NOT was_open THEN
+            PERFORM workflow.store_position(consumer, pos);
+            -- Visible events need not be on disk (synchronous_commit = off), nor on the synchronous standby (a session
+            -- that was terminated while it waited for that). Never deliver an event that a crash may undo.
+            IF NOT workflow.is_durable() THEN
+                PERFORM workflow.make_durable();
+            END IF;
+        END IF;
+        EXIT WHEN count > 0 OR NOT was_open;
+
+        -- The window has been read to its end.
+        pos := workflow.close_window(pos);
+        PERFORM workflow.store_position(consumer, pos);
+    END LOOP;
+    PERFORM workflow.note_found_nothing(CASE WHEN count = 0 THEN consumer END, commits);
+END
+$$;
+COMMENT ON FUNCTION workflow.read_events(text, integer, interval, bigint) IS
+'Returns the next events of a consumer, in order within each entity. Unacknowledged events are redelivered. Waits up to "wait" for new events if the session''s last read found none. Only durable events are delivered. Errors: P0002 no such consumer, 22023 bad argument, 42501 row security applies to the role, 55006 leased to another session.';
+
+CREATE FUNCTION workflow.ack_events(consumer text, up_to bigint, lease bigint DEFAULT NULL)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    pos workflow.feed_position := workflow.lock_consumer(consumer, lease);
+    written_by xid8;
+BEGIN
+    SELECT h.transaction_id INTO written_by FROM workflow.state_history AS h WHERE h.id = up_to;
+    IF NOT FOUND THEN
+        PERFORM workflow.refuse_argument(
+            format('cannot acknowledge event %s for consumer "%s": no such event', coalesce(up_to::text, 'null'), consumer),
+            jsonb_build_object('argument', 'up_to', 'value', up_to),
+            'Give the id of the last event that read_events() returned and you have processed.');
+    END IF;
+    -- An id of an earlier window, acknowledged again, must not skip events of the open window below it.
+    IF pos.window_snapshot IS NULL OR up_to <= pos.acked_id OR workflow.is_acknowledged(pos, up_to, written_by) THEN
+        RETURN false;
+    END IF;
+    IF up_to > pos.window_ceiling_id
+        OR (pos.snapshot IS NOT NULL AND NOT pg_visible_in_snapshot(written_by, pos.window_snapshot))
+    THEN
+        PERFORM workflow.refuse_argument(
+            format('cannot acknowledge event %s for consumer "%s": it has not been read yet', up_to, consumer),
+            jsonb_build_object('argument', 'up_to', 'value', up_to),
+            'Give the id of the last event that read_events() returned and you have processed.');
+    END IF;
+    pos.acked_id := up_to;
+    PERFORM workflow.store_position(consumer, pos);
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION workflow.ack_events(text, bigint, bigint) IS
+'Acknowledges an event and all earlier ones that read_events() returned. Returns false if they were acknowledged before. Errors: P0002 no such consumer, 22023 no such event or not read yet, 55006 leased to another session.';
+
+CREATE FUNCTION workflow.drop_consumer(name text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    DELETE FROM workflow.consumers AS c WHERE c.name = drop_consumer.name;
+    IF NOT FOUND THEN
+        PERFORM workflow.refuse_missing('consumer', name, 'drop it');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION workflow.drop_consumer(text) IS
+'Deletes a consumer and its position. Errors: P0002 no such consumer.';

@@ -1,0 +1,66 @@
+-- Leases: exclusive use of a consumer, so that one of several relays leads.
+--
+-- A lease gives a consumer to one session for some seconds; each read and acknowledgement renews it. The next holder
+-- terminates the session of the last one, because that may hang in a read, with the consumer's row locked.
+
+CREATE FUNCTION workflow.lease_consumer(consumer text, holder text, duration interval DEFAULT '3 s')
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    current workflow.consumers;
+    lease bigint;
+BEGIN
+    PERFORM workflow.check_consumer_name(consumer);
+    IF duration IS NULL OR duration <= '0' THEN
+        PERFORM workflow.refuse_argument(
+            format('cannot lease consumer "%s": duration is %s', consumer, coalesce(duration::text, 'null')),
+            jsonb_build_object('argument', 'duration', 'value', duration),
+            'Set duration to more than 0: the lease expires after it unless it is renewed.');
+    END IF;
+    SELECT c.* INTO current FROM workflow.consumers AS c WHERE c.name = consumer;
+    IF NOT FOUND THEN
+        PERFORM workflow.refuse_missing('consumer', consumer, 'lease it');
+    END IF;
+    IF current.lease_expires_at > clock_timestamp() AND current.lease_holder IS DISTINCT FROM holder THEN
+        RETURN NULL;
+    END IF;
+    PERFORM pg_terminate_backend(a.pid)
+    FROM pg_stat_activity AS a
+    WHERE a.pid = current.lease_pid
+        AND a.backend_start = current.lease_backend_start
+        AND a.pid <> pg_backend_pid();
+    -- A crash must not undo an acquired lease: two sessions would then hold the same number.
+    PERFORM set_config('synchronous_commit', 'on', true);
+    UPDATE workflow.consumers AS c
+    SET lease_number = c.lease_number + 1,
+        lease_holder = holder,
+        lease_duration = duration,
+        lease_expires_at = clock_timestamp() + duration,
+        lease_pid = pg_backend_pid(),
+        lease_backend_start = (SELECT a.backend_start FROM pg_stat_activity AS a WHERE a.pid = pg_backend_pid()),
+        updated_at = clock_timestamp()
+    WHERE c.name = consumer
+        AND c.lease_number = current.lease_number
+    RETURNING c.lease_number INTO lease;
+    RETURN lease;
+END
+$$;
+COMMENT ON FUNCTION workflow.lease_consumer(text, text, interval) IS
+'Acquires an exclusive lease on a consumer and returns its number for read_events() and ack_events(), which renew it; null while another holder has the lease. Terminates the session of the previous holder. Errors: P0002 no such consumer, 22023 bad argument.';
+
+CREATE FUNCTION workflow.release_consumer(consumer text, lease bigint)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE workflow.consumers AS c
+    SET lease_expires_at = NULL, lease_pid = NULL, lease_backend_start = NULL, updated_at = clock_timestamp()
+    WHERE c.name = consumer AND c.lease_number = lease AND c.lease_expires_at IS NOT NULL;
+    RETURN FOUND;
+END
+$$;
+COMMENT ON FUNCTION workflow.release_consumer(text, bigint) IS
+'Releases a lease before it expires; returns false if it was no longer held.';

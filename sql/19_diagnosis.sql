@@ -1,0 +1,294 @@
+-- For operators: is the data sound, is anything stuck, does a consumer lag, which settings hold?
+
+CREATE FUNCTION workflow.verify(created_from timestamptz DEFAULT '-infinity', created_to timestamptz DEFAULT 'infinity')
+RETURNS TABLE (entity_type text, entity_id uuid, problem text, detail jsonb)
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH bound AS MATERIALIZED (
+        SELECT workflow.first_id_at(created_from) AS first, workflow.first_id_at(created_to) AS last,
+            -- An entity created before this may have lost the start of its history to purge().
+            (SELECT max(d.last_changed_at) FROM workflow.dropped_partitions AS d) AS complete_from
+    ), entity AS MATERIALIZED (
+        SELECT 'dag_run' AS entity_type, r.id, r.state, r.version, NULL::integer AS try_number, r.created_at, NULL::uuid AS run
+        FROM workflow.dag_runs AS r
+        WHERE r.id >= (SELECT b.first FROM bound AS b) AND r.id <= (SELECT b.last FROM bound AS b)
+        UNION ALL
+        SELECT 'task_instance', t.id, t.state, t.version, t.try_number, t.created_at, t.dag_run_id
+        FROM workflow.task_instances AS t
+        WHERE t.id >= (SELECT b.first FROM bound AS b) AND t.id <= (SELECT b.last FROM bound AS b)
+    ), transition AS MATERIALIZED (
+        SELECT
+            h.entity_type, h.entity_id, h.old_state, h.new_state, h.version, h.changed_at,
+            lag(h.new_state) OVER entity AS state_before,
+            lag(h.version) OVER entity AS version_before,
+            lag(h.changed_at) OVER entity AS changed_before,
+            lead(h.version) OVER entity IS NULL AS is_last,
+            first_value(h.version) OVER entity = 1 AS is_complete,
+            count(*) FILTER (WHERE h.new_state = 'running') OVER entity AS tries
+        FROM workflow.state_history AS h
+        WHERE h.entity_id >= (SELECT b.first FROM bound AS b) AND h.entity_id <= (SELECT b.last FROM bound AS b)
+        WINDOW entity AS (PARTITION BY h.entity_id ORDER BY h.version)
+    )
+    SELECT e.entity_type, e.id, 'no history', jsonb_build_object('state', e.state, 'version', e.version)
+    FROM entity AS e
+    WHERE NOT EXISTS (SELECT FROM transition AS m WHERE m.entity_id = e.id)
+        AND e.created_at <= (SELECT b.complete_from FROM bound AS b) IS NOT TRUE
+    UNION ALL
+    -- A restore does not check foreign keys.
+    SELECT e.entity_type, e.id, 'no dag_run', jsonb_build_object('dag_run_id', e.run)
+    FROM entity AS e
+    WHERE e.run IS NOT NULL AND NOT EXISTS (SELECT FROM workflow.dag_runs AS r WHERE r.id = e.run)
+    UNION ALL
+    SELECT e.entity_type, e.id, 'row and history disagree', jsonb_build_object(
+        'row', jsonb_build_object('entity_type', e.entity_type, 'state', e.state, 'version', e.version, 'try_number', e.try_number),
+        'history', jsonb_build_object('entity_type', m.entity_type, 'state', m.new_state, 'version', m.version,
+            'try_number', CASE WHEN e.entity_type = 'task_instance' AND m.is_complete THEN m.tries END))
+    FROM entity AS e
+    JOIN transition AS m ON m.entity_id = e.id AND m.is_last
+    WHERE (e.entity_type, e.state, e.version) IS DISTINCT FROM (m.entity_type, m.new_state, m.version)
+        OR (e.try_number <> m.tries AND m.is_complete)
+    UNION ALL
+    SELECT m.entity_type, m.entity_id, 'version missing', jsonb_build_object('after', coalesce(m.version_before, 0), 'before', m.version)
+    FROM transition AS m
+    WHERE m.version <> coalesce(m.version_before, 0) + 1
+        AND (m.version_before IS NOT NULL
+            OR coalesce((SELECT e.created_at FROM entity AS e WHERE e.id = m.entity_id), '-infinity')
+                <= (SELECT b.complete_from FROM bound AS b) IS NOT TRUE)
+    UNION ALL
+    SELECT m.entity_type, m.entity_id, 'transition from another state', jsonb_build_object('version', m.version, 'from', m.old_state, 'was', m.state_before)
+    FROM transition AS m
+    WHERE m.version = coalesce(m.version_before, 0) + 1 AND m.old_state IS DISTINCT FROM m.state_before
+    UNION ALL
+    SELECT m.entity_type, m.entity_id, 'transition not allowed', jsonb_build_object('version', m.version, 'from', m.old_state, 'to', m.new_state)
+    FROM transition AS m
+    WHERE CASE
+        WHEN m.old_state IS NULL THEN m.new_state <> 'queued'
+        ELSE (m.old_state, m.new_state) NOT IN (SELECT s.from_state, s.to_state FROM workflow.state_machine AS s)
+    END
+    UNION ALL
+    SELECT m.entity_type, m.entity_id, 'clock went back', jsonb_build_object('version', m.version, 'changed_at', m.changed_at, 'before', m.changed_before)
+    FROM transition AS m
+    WHERE m.changed_at < m.changed_before
+    UNION ALL
+    SELECT c.entity_type, NULL, 'counts disagree', jsonb_build_object('state', c.state, 'state_counts', c.count, 'rows', coalesce(t.rows, 0))
+    FROM workflow.state_counts AS c
+    LEFT JOIN (
+        SELECT e.entity_type, e.state, count(*) AS rows FROM entity AS e GROUP BY e.entity_type, e.state
+    ) AS t ON t.entity_type = c.entity_type AND t.state = c.state
+    WHERE c.count <> coalesce(t.rows, 0)
+        -- Only the totals of all entities can be compared.
+        AND created_from = '-infinity' AND created_to = 'infinity'
+        AND NOT row_security_active('workflow.task_instances')
+$$;
+COMMENT ON FUNCTION workflow.verify(timestamptz, timestamptz) IS
+'Compares the runs and tasks created between two times with their history, and lists every disagreement: none in a sound database. Without arguments it checks all, and state_counts too. It does not expect purged events.';
+
+CREATE FUNCTION workflow.stuck(longer_than interval DEFAULT '1 hour')
+RETURNS TABLE (
+    entity_type   text,
+    entity_id     uuid,
+    dag           text,
+    dag_run_id    uuid,
+    task_id       text,
+    state         text,
+    version       bigint,
+    try_number    integer,
+    last_progress timestamptz,
+    idle          interval
+)
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+ROWS 10
+AS $$
+#variable_conflict use_column
+BEGIN
+    IF longer_than IS NULL OR longer_than < '0' THEN
+        PERFORM workflow.refuse_argument(
+            format('cannot list stuck entities: longer_than is %s', coalesce(longer_than::text, 'null')),
+            jsonb_build_object('argument', 'longer_than', 'value', longer_than),
+            'Set longer_than to 0 or more.');
+    END IF;
+    RETURN QUERY
+        WITH in_progress AS (
+            SELECT 'dag_run' AS entity_type, r.id, r.dag_id, r.id AS dag_run_id, NULL AS task_id, r.state, r.version,
+                NULL::integer AS try_number,
+                greatest(r.updated_at, (
+                    SELECT max(t.updated_at) FROM workflow.task_instances AS t WHERE t.dag_run_id = r.id)) AS last_progress
+            FROM workflow.dag_runs AS r
+            WHERE r.state IN ('running', 'retrying')
+            UNION ALL
+            SELECT 'task_instance', t.id, r.dag_id, r.id, t.task_id, t.state, t.version, t.try_number,
+                -- By the index on the task, newest partition or not.
+                greatest(t.updated_at, (
+                    SELECT max(l.logged_at) FROM workflow.task_logs AS l
+                    WHERE l.task_instance_id = t.id AND l.try_number = t.try_number))
+            FROM workflow.task_instances AS t
+            JOIN workflow.dag_runs AS r ON r.id = t.dag_run_id
+            WHERE t.state IN ('running', 'retrying')
+        )
+        SELECT u.entity_type, u.id, d.name, u.dag_run_id, u.task_id, u.state, u.version, u.try_number,
+            u.last_progress, now() - u.last_progress
+        FROM in_progress AS u
+        JOIN workflow.dags AS d ON d.id = u.dag_id
+        WHERE now() - u.last_progress > longer_than
+        ORDER BY u.last_progress;
+END
+$$;
+COMMENT ON FUNCTION workflow.stuck(interval) IS
+'Returns runs and tasks in state running or retrying without progress for longer than an interval, longest first. Progress is a transition or a log line; for a run also a transition of one of its tasks. Errors: 22023 bad argument.';
+
+CREATE VIEW workflow.consumer_lag AS
+SELECT
+    c.name AS consumer,
+    pending.count AS pending,
+    pending.oldest AS oldest,
+    pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pending.oldest AS lag,
+    c.updated_at AS last_active
+FROM (
+    -- Not position_of(c): the planner resolves the fields of this row to columns.
+    SELECT c.name, c.updated_at, c.floor_id, ROW(
+        c.snapshot, c.next_transaction_id, c.floor_id,
+        c.window_snapshot, c.window_next_transaction_id, c.window_floor_id, c.window_ceiling_id,
+        c.acked_id, c.system_identifier
+    )::workflow.feed_position AS pos
+    FROM workflow.consumers AS c
+) AS c
+CROSS JOIN LATERAL (
+    SELECT pg_catalog.count(*) AS count, pg_catalog.min(h.changed_at) AS oldest
+    FROM (
+        SELECT h.id, h.transaction_id, h.changed_at
+        FROM workflow.state_history AS h
+        WHERE h.id OPERATOR(pg_catalog.>) c.floor_id
+        UNION ALL
+        -- As late_events() finds them. A view reads tables with its owner's rights, a function with the caller's.
+        SELECT h.id, h.transaction_id, h.changed_at
+        FROM workflow.unfinished_transactions(c.pos) AS x (transaction_id)
+        JOIN workflow.state_history AS h ON h.transaction_id OPERATOR(pg_catalog.=) x.transaction_id
+        WHERE h.id OPERATOR(pg_catalog.<=) c.floor_id
+    ) AS h
+    WHERE NOT workflow.is_acknowledged(c.pos, h.id, h.transaction_id)
+) AS pending;
+COMMENT ON VIEW workflow.consumer_lag IS
+'Lag and backlog of each consumer. It counts the events: the longer the backlog, the longer this takes.';
+COMMENT ON COLUMN workflow.consumer_lag.consumer IS 'name of the consumer';
+COMMENT ON COLUMN workflow.consumer_lag.pending IS 'backlog: number of committed events that it has not acknowledged';
+COMMENT ON COLUMN workflow.consumer_lag.oldest IS 'time of the oldest of them; null: none';
+COMMENT ON COLUMN workflow.consumer_lag.lag IS 'time since then; null: none';
+COMMENT ON COLUMN workflow.consumer_lag.last_active IS 'time at which its position or its lease last changed';
+
+CREATE FUNCTION workflow.notifiers()
+RETURNS TABLE (
+    database      text,
+    pid           integer,
+    started_at    timestamptz,
+    is_listened   boolean,
+    pending       bigint,
+    lag_seconds   double precision,
+    last_event_id bigint,
+    events        bigint,
+    batches       bigint,
+    announced_at  timestamptz,
+    errors        bigint,
+    last_error    text,
+    last_error_at timestamptz
+)
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+ROWS 1
+AS 'MODULE_PATHNAME', 'notifiers_wrapper';
+COMMENT ON FUNCTION workflow.notifiers() IS
+'Internal: returns the notifiers of all databases of the server; see the view notifier.';
+
+CREATE VIEW workflow.notifier AS
+SELECT
+    n.pid,
+    n.started_at,
+    n.is_listened,
+    n.pending,
+    pg_catalog.make_interval(secs => n.lag_seconds) AS lag,
+    n.last_event_id,
+    n.events,
+    n.batches,
+    n.announced_at,
+    n.errors,
+    n.last_error,
+    n.last_error_at
+FROM workflow.notifiers() AS n
+WHERE n.database OPERATOR(pg_catalog.=) pg_catalog.current_database();
+COMMENT ON VIEW workflow.notifier IS
+'Background worker that sends this database''s notifications on the channel workflow_events. No row: no event since the server started, or no preloading: then each transaction sends its own.';
+COMMENT ON COLUMN workflow.notifier.pid IS 'process ID; null: not running, the next event starts it';
+COMMENT ON COLUMN workflow.notifier.started_at IS 'time at which it started';
+COMMENT ON COLUMN workflow.notifier.is_listened IS 'whether a session has executed LISTEN workflow_events since the server started; without one it sends nothing';
+COMMENT ON COLUMN workflow.notifier.pending IS 'number of committed transactions whose events it has not sent yet';
+COMMENT ON COLUMN workflow.notifier.lag IS 'time since it last had nothing pending; 0: nothing is pending';
+COMMENT ON COLUMN workflow.notifier.last_event_id IS 'id of the last event sent; null: none';
+COMMENT ON COLUMN workflow.notifier.events IS 'number of events sent';
+COMMENT ON COLUMN workflow.notifier.batches IS 'number of transactions that sent them';
+COMMENT ON COLUMN workflow.notifier.announced_at IS 'time of the last notification; null: none';
+COMMENT ON COLUMN workflow.notifier.errors IS 'number of failures; it retries, each time after a longer pause';
+COMMENT ON COLUMN workflow.notifier.last_error IS 'message of the last failure; null: none';
+COMMENT ON COLUMN workflow.notifier.last_error_at IS 'time of the last failure; null: none';
+
+CREATE VIEW workflow.partitions AS
+SELECT
+    p.relname::pg_catalog.text AS table_name,
+    c.relname::pg_catalog.text AS "partition",
+    n.number AS number,
+    CASE
+        WHEN n.number OPERATOR(pg_catalog.<) current.number THEN 'past'
+        WHEN n.number OPERATOR(pg_catalog.=) current.number THEN 'current'
+        ELSE 'next'
+    END AS role,
+    GREATEST(c.reltuples, 0)::pg_catalog.int8 AS estimated_rows,
+    pg_catalog.pg_total_relation_size(c.oid) AS bytes
+FROM pg_catalog.pg_class AS p
+JOIN pg_catalog.pg_inherits AS i ON i.inhparent OPERATOR(pg_catalog.=) p.oid
+JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid
+CROSS JOIN LATERAL (
+    SELECT pg_catalog.substr(c.relname::pg_catalog.text, pg_catalog.length(p.relname::pg_catalog.text) OPERATOR(pg_catalog.+) 2)::pg_catalog.int8
+) AS n (number)
+CROSS JOIN LATERAL workflow.current_partition(p.relname::pg_catalog.text) AS current (number)
+WHERE p.relnamespace OPERATOR(pg_catalog.=) 'workflow'::pg_catalog.regnamespace
+    AND p.relname OPERATOR(pg_catalog.=) ANY ('{state_history,task_logs}'::pg_catalog.name[]);
+COMMENT ON VIEW workflow.partitions IS
+'Partitions of state_history and task_logs. Partition n takes the ids from n * 10^12 on. See open_partitions() and purge().';
+COMMENT ON COLUMN workflow.partitions.table_name IS 'state_history or task_logs';
+COMMENT ON COLUMN workflow.partitions."partition" IS 'name, in the schema workflow';
+COMMENT ON COLUMN workflow.partitions.number IS 'number, in the order of time';
+COMMENT ON COLUMN workflow.partitions.role IS 'current: takes new rows; past: took them before; next: will take them';
+COMMENT ON COLUMN workflow.partitions.estimated_rows IS 'number of rows when it was last vacuumed or analyzed';
+COMMENT ON COLUMN workflow.partitions.bytes IS 'size on disk in bytes, with indexes';
+
+CREATE FUNCTION workflow.show_settings()
+RETURNS TABLE (name text, setting text, unit text, default_setting text, source text, changed_by text, description text)
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+ROWS 5
+AS $$
+BEGIN
+    -- The server knows the settings when the library is loaded.
+    PERFORM workflow.version();
+    RETURN QUERY
+        SELECT s.name, s.setting, s.unit, s.boot_val, s.source,
+            CASE s.context WHEN 'sighup' THEN 'reload' WHEN 'superuser' THEN 'superuser' ELSE s.context END, s.short_desc
+        FROM pg_settings AS s
+        WHERE s.name LIKE 'pg\_workflow.%'
+        ORDER BY s.name;
+END
+$$;
+COMMENT ON FUNCTION workflow.show_settings() IS
+'Internal: returns the rows of the view settings.';
+
+CREATE VIEW workflow.settings AS
+SELECT s.name, s.setting, s.unit, s.default_setting, s.source, s.changed_by, s.description
+FROM workflow.show_settings() AS s;
+COMMENT ON VIEW workflow.settings IS
+'Settings pg_workflow.* with their values in this session.';
+COMMENT ON COLUMN workflow.settings.name IS 'name';
+COMMENT ON COLUMN workflow.settings.setting IS 'value';
+COMMENT ON COLUMN workflow.settings.unit IS 'unit of the value; null: none';
+COMMENT ON COLUMN workflow.settings.default_setting IS 'default value';
+COMMENT ON COLUMN workflow.settings.source IS 'origin of the value, as in pg_settings';
+COMMENT ON COLUMN workflow.settings.changed_by IS 'reload: in postgresql.conf; superuser: also with SET, by a superuser';
+COMMENT ON COLUMN workflow.settings.description IS 'meaning';
