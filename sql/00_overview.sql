@@ -26,8 +26,8 @@
 --   17_partitions     the partitions of history and logs
 --   18_retention      purge()
 --   19_diagnosis      verify(), stuck() and the views for operators
---   20_roles          who may do what
---   21_dump           what pg_dump includes, and the guard against DROP EXTENSION
+--   20_roles          the roles and their rights
+--   21_dump           the contents of a dump, and the guard against DROP EXTENSION
 --   22_row_security   several tenants in one database
 --
 -- Rules. Each public object has a COMMENT; that of an internal one begins with "Internal:". Names and operators are

@@ -45,7 +45,7 @@ BEGIN
         -- The history of an entity; and no version is ever won twice.
         EXECUTE format('ALTER TABLE workflow.%I ADD CONSTRAINT %I UNIQUE (entity_id, version)',
             "partition", "partition" || '_entity_id_version_key');
-        -- The event feed: what a transaction that committed late had written.
+        -- The event feed: events of a transaction that committed late.
         EXECUTE format('CREATE INDEX %I ON workflow.%I (transaction_id, id)',
             "partition" || '_transaction_id_idx', "partition");
         EXECUTE format(

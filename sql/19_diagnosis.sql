@@ -1,4 +1,4 @@
--- The questions of an operator: is the data sound, what is stuck, who lags, what is set?
+-- For operators: is the data sound, is anything stuck, does a consumer lag, which settings hold?
 
 CREATE FUNCTION workflow.verify(created_from timestamptz DEFAULT '-infinity', created_to timestamptz DEFAULT 'infinity')
 RETURNS TABLE (entity_type text, entity_id uuid, problem text, detail jsonb)

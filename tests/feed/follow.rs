@@ -310,7 +310,7 @@ fn standby_rejects_following_until_its_promotion() {
     for sql in ["SELECT workflow.current_position()".to_owned(), format!("SELECT workflow.follow_events('{position}')")]
     {
         let failed = failure(reader.query(&sql, &[]));
-        assert_eq!((failed.sqlstate.as_str(), failed.hint.as_str()), ("25006", "Read it on the primary."));
+        assert_eq!((failed.sqlstate.as_str(), failed.hint.as_str()), ("25006", "Read it from the primary."));
     }
     primary.kill().unwrap();
     standby.promote().unwrap();

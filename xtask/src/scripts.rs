@@ -86,9 +86,6 @@ fn sql_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
     files.retain(|file| file.extension().is_some_and(|extension| extension == "sql"));
     files.sort();
-    if files.is_empty() {
-        bail!("{} holds no .sql file", folder.display());
-    }
     Ok(files)
 }
 

@@ -12,8 +12,9 @@ pub fn statements(script: &str) -> Result<Vec<&str>> {
     let mut at = 0;
     while let Some(next) = script[at..].chars().next() {
         let rest = &script[at..];
-        let length = token(rest, &script[..at])
-            .with_context(|| format!("line {}: nothing ends what begins here", script[..at].lines().count().max(1)))?;
+        let length = token(rest, &script[..at]).with_context(|| {
+            format!("line {}: the quote or comment that begins here has no end", script[..at].lines().count().max(1))
+        })?;
         let is_blank = next.is_whitespace() || rest.starts_with("--") || rest.starts_with("/*");
         if start.is_none() && !is_blank {
             start = Some(at);

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Functions and views replace an old one of that signature. `comments` takes every COMMENT, changed or not. The tests
-//! `versions::` compare the catalogs, and so find what a script does not take.
+//! `versions::` compare the catalogs, and so find changes that a script does not take.
 
 use anyhow::{Context, Result, bail};
 
@@ -15,9 +15,9 @@ use super::split::statements;
 
 /// A directive's start.
 const TAKE: &str = "-- take ";
-/// Ends what `-- take comments` stands for.
+/// The end of the expansion of `-- take comments`.
 const PARTITION_COMMENTS: &str = include_str!("partition_comments.sql");
-/// What can be taken, as CREATE names it.
+/// The kinds of object that can be taken, as CREATE names them.
 const KINDS: &[&str] = &["FUNCTION", "INDEX", "SEQUENCE", "TABLE", "TYPE", "VIEW"];
 
 /// The script with each directive replaced by the statements of `target` that it names.
