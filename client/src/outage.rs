@@ -16,7 +16,7 @@ pub struct Outage {
 }
 
 impl Outage {
-    /// Starts with an available server; `server` is its name in the log.
+    /// Creates the record of an available server; `server` is its name in the log.
     pub fn of(server: impl Into<String>) -> Outage {
         Outage { server: server.into(), logged: None }
     }
