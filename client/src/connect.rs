@@ -23,7 +23,7 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(5);
 const LIBPQ_KEEPALIVE: Duration = Duration::from_secs(2 * 60 * 60);
 
-/// Names a PostgreSQL server: one host, or several, of which the client finds the primary.
+/// Names a PostgreSQL server: one host, or several with one primary.
 ///
 /// Nothing is connected until [`connect`](PostgresServer::connect).
 ///
@@ -62,7 +62,7 @@ impl PostgresServer {
         Ok(PostgresServer { config: with_limits(config), tls })
     }
 
-    /// Sets the name of the connections in `pg_stat_activity`, unless the connection string sets one.
+    /// Sets the default `application_name` of the connections.
     pub fn with_application_name(mut self, name: &str) -> PostgresServer {
         if self.config.get_application_name().is_none() {
             self.config.application_name(name);
@@ -70,7 +70,7 @@ impl PostgresServer {
         self
     }
 
-    /// Connects to the first reachable host, rather than to the primary, for programs that only read.
+    /// Connects to the first reachable host, for programs that only read.
     ///
     /// `target_session_attrs=read-only`, which requires a standby, stays.
     ///
@@ -87,7 +87,7 @@ impl PostgresServer {
         self
     }
 
-    /// Adds settings to each connection, in the form of the server's command line: `-c name=value`.
+    /// Adds settings to each connection, in the form `-c name=value`.
     pub fn with_settings(mut self, settings: &str) -> PostgresServer {
         let given = self.config.get_options().unwrap_or_default();
         self.config.options(format!("{given} {settings}").trim());
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_connection_string_says_goes_first() {
+    fn connection_string_overrides_defaults() {
         let config = config("postgres://a@h/d?connect_timeout=7&keepalives_idle=60&application_name=mine");
         assert_eq!(config.get_connect_timeout(), Some(&Duration::from_secs(7)));
         assert_eq!(config.get_keepalives_idle(), Duration::from_secs(60));
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_a_name_too_and_a_socket_has_no_tls() {
+    fn address_serves_as_name_and_socket_has_no_tls() {
         assert_eq!(config("hostaddr=127.0.0.1 dbname=d").get_hosts(), [Host::Tcp("127.0.0.1".to_owned())]);
         let server = PostgresServer::parse("host=a hostaddr=127.0.0.1 dbname=d").unwrap();
         assert_eq!(server.to_string(), "a, database d");
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_hosts_the_primary_is_meant() {
+    fn several_hosts_mean_the_primary_unless_reading() {
         assert_eq!(config("postgres://a,b/d").get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
         let to_read_from =
             |url: &str| PostgresServer::parse(url).unwrap().to_read_from().config.get_target_session_attrs();
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn invalid_connection_string_is_rejected() {
         let no_file = "postgres://h/d?sslmode=verify-full&sslrootcert=/no/such.pem";
         for url in ["", "postgres://h:port/d", "localhost", "postgres://h/d?sslmode=maybe", no_file] {
             let error = PostgresServer::parse(url).unwrap_err().to_string();

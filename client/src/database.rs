@@ -89,7 +89,9 @@ impl Database {
         self.primary.get().await
     }
 
-    /// Returns a connection to read from: to the standby if it is known to be fresh enough, otherwise to the primary.
+    /// Returns a connection to read from.
+    ///
+    /// It is one to the standby if that is known to be fresh enough, otherwise one to the primary.
     ///
     /// # Errors
     /// See [`Pool::get`], of the primary.

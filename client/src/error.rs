@@ -12,7 +12,9 @@ use tokio_postgres::error::SqlState;
 
 use crate::entity::{Entity, UnknownEntityType};
 
-/// Errors of this crate. Each error that pg_workflow raises has a variant, read from SQLSTATE and DETAIL.
+/// Errors of this crate.
+///
+/// Each error that pg_workflow raises has a variant, read from SQLSTATE and DETAIL.
 ///
 /// Programs need not parse messages.
 ///
@@ -146,7 +148,7 @@ impl Error {
         Error::NotFound { entity_type: entity_type.to_owned(), entity_id: id.to_string(), source: None }
     }
 
-    /// Wraps the error of a [publisher](crate::publisher) of your own: an error, or a text.
+    /// Wraps an error, or a text, of a [publisher](crate::publisher) of your own.
     ///
     /// The relay waits and retries.
     ///

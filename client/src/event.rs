@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_has_the_documented_fields_in_order() {
+    fn json_has_documented_fields_in_order() {
         let text = concat!(
             r#"{"id":7,"entity_type":"task_instance","entity_id":"01890a5d-ac96-774b-bcce-b302099a8057","#,
             r#""dag_id":"01890a5d-ac96-774b-bcce-b302099a8058","dag_run_id":"01890a5d-ac96-774b-bcce-b302099a8059","#,
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_notification_may_lack_the_metadata() {
+    fn event_parses_without_metadata() {
         let text = concat!(
             r#"{"id":7,"entity_type":"dag_run","entity_id":"01890a5d-ac96-774b-bcce-b302099a8057","#,
             r#""dag_id":"01890a5d-ac96-774b-bcce-b302099a8058","dag_run_id":"01890a5d-ac96-774b-bcce-b302099a8059","#,

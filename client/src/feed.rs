@@ -9,7 +9,9 @@ use crate::Error;
 use crate::connect::{PostgresServer, STATEMENT_TIMEOUT, within};
 use crate::event::Event;
 
-/// A connection that reads the feed as a consumer, whose position the database stores.
+/// A connection that reads the feed as a consumer.
+///
+/// The database stores the consumer's position.
 pub struct Feed {
     client: Client,
     read: Statement,
@@ -95,7 +97,9 @@ impl Feed {
         events
     }
 
-    /// Acquires an exclusive lease on the consumer; returns false if another holder has it.
+    /// Acquires an exclusive lease on the consumer.
+    ///
+    /// Returns false if another holder has it.
     ///
     /// The lease expires if the connection neither reads nor acknowledges for `duration`. `holder` names this
     /// program; the same holder can acquire its own lease again, on a new connection.
@@ -122,7 +126,9 @@ impl Feed {
         Ok(())
     }
 
-    /// Saves a relay checkpoint: the destination ends at `position`, and holds exactly the acknowledged events.
+    /// Saves a relay checkpoint at a position of the destination.
+    ///
+    /// The destination ends at `position` and holds exactly the acknowledged events.
     ///
     /// # Errors
     /// Returns [`Error::Postgres`] or [`Error::Timeout`] if the server is unavailable.
@@ -133,7 +139,7 @@ impl Feed {
         Ok(())
     }
 
-    /// Rewinds to the last relay checkpoint that is not after `position`, or to the first.
+    /// Rewinds to the last relay checkpoint up to `position`, or to the first.
     ///
     /// Returns the position of the checkpoint; `None` if there is none.
     ///

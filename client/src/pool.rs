@@ -148,7 +148,7 @@ impl fmt::Debug for Pool {
     }
 }
 
-/// A connection of a [`Pool`]: a `tokio_postgres` [`Client`] that keeps prepared statements.
+/// A connection of a [`Pool`]: a [`Client`] that keeps prepared statements.
 pub struct Connection(bb8::PooledConnection<'static, Manager>);
 
 impl Connection {
@@ -188,7 +188,9 @@ pub struct Transaction<'a> {
 }
 
 impl Transaction<'_> {
-    /// Commits. After an error the transaction may have been committed: repeat transitions with their request id.
+    /// Commits the transaction.
+    ///
+    /// After an error it may have been committed: repeat transitions with their request id.
     ///
     /// # Errors
     /// Returns [`Error::Postgres`] or [`Error::Timeout`] if the server is unavailable.
@@ -217,7 +219,7 @@ impl<'a> Deref for Transaction<'a> {
     }
 }
 
-/// Prepared statements of a connection, by text, and whether the connection is still usable.
+/// Prepared statements of a connection, and whether it is still usable.
 pub struct Statements {
     /// `None` if the connection keeps no statements.
     prepared: Option<Mutex<HashMap<&'static str, Statement>>>,

@@ -59,7 +59,9 @@ pub use redis_channel::RedisChannel;
 #[cfg(feature = "redis")]
 pub use redis_stream::{RedisStream, StreamOptions};
 
-/// A position in a destination. It grows with each event, compared by the first number and then by the second.
+/// A position in a destination.
+///
+/// It grows with each event, compared by the first number and then by the second.
 ///
 /// The publisher chooses the numbers; they are not negative.
 pub type Position = [i64; 2];

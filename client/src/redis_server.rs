@@ -44,7 +44,9 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    /// Parses one URL, or several separated by commas: nodes of a cluster, sentinels, or addresses of one Redis.
+    /// Parses one URL, or several separated by commas.
+    ///
+    /// Several are nodes of a cluster, sentinels, or addresses of one Redis.
     ///
     /// `redis://user:password@host:port/database`, `rediss://…` for TLS, or `redis+unix:///path?user=…&pass=…&db=…`.
     /// URLs without user and password use those of the first URL. `?sentinel_master=NAME` is the same as
@@ -75,7 +77,9 @@ impl RedisServer {
         self.checked()
     }
 
-    /// Presents this client certificate (PEM), which Redis requires by default (`tls-auth-clients`).
+    /// Presents this client certificate (PEM).
+    ///
+    /// A Redis with TLS requires one by default (`tls-auth-clients`).
     ///
     /// # Errors
     /// Returns [`Error::RedisUrl`] if they are not a certificate and a key, or if no URL is `rediss://`.
@@ -91,7 +95,9 @@ impl RedisServer {
         self
     }
 
-    /// Connects to the server that accepts writes. `HELLO` tells which kind of server an address is.
+    /// Connects to the server that accepts writes.
+    ///
+    /// `HELLO` tells which kind of server an address is.
     ///
     /// `connect` is the time limit for connecting, shared among the addresses, with at least 0.5 s for each, and the
     /// same again for the cluster's nodes or Sentinel's master. `answer` is the time limit of each command. After an
@@ -176,27 +182,27 @@ mod tests {
     }
 
     #[test]
-    fn it_shows_neither_user_nor_password() {
+    fn display_hides_user_and_password() {
         let server = RedisServer::parse("rediss://alice:s3cret@a:1,redis+unix:///run/r.sock?user=bob&pass=s3cret");
         let server = server.unwrap();
         assert_eq!(format!("{server}|{server:?}"), "a:1, /run/r.sock|RedisServer(a:1, /run/r.sock)");
     }
 
     #[test]
-    fn a_comma_in_a_password_does_not_end_the_url() {
+    fn comma_in_password_does_not_end_url() {
         let server = RedisServer::parse("redis://u:a,b@h:1,redis://g:2").unwrap();
         let passwords: Vec<_> = server.addresses.iter().map(|address| address.redis_settings().password()).collect();
         assert_eq!(passwords, [Some("a,b"), Some("a,b")], "the second uses the password of the first");
     }
 
     #[test]
-    fn the_url_may_name_the_sentinels_master() {
+    fn url_names_master_of_sentinels() {
         let server = RedisServer::parse("redis://s1:26379?sentinel_master=my%20master,redis://s2:26379").unwrap();
         assert_eq!(server.sentinel_master.as_deref(), Some("my master"));
     }
 
     #[test]
-    fn nonsense_is_refused_without_saying_the_password() {
+    fn invalid_url_is_rejected_without_showing_password() {
         for urls in ["", "http://u:s3cret@h", "localhost:6379", "redis://u:s3cret@h/x", "redis://u:s3cret@h:port"] {
             let error = refused(urls);
             assert!(error.contains("redis://user:password@host:port") && !error.contains("s3cret"), "{error}");
@@ -205,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn certificates_need_tls() {
+    fn certificates_require_tls() {
         let pem = include_bytes!("redis_server/example-ca.pem").to_vec();
         assert!(RedisServer::parse("rediss://h").unwrap().with_ca(pem.clone()).is_ok());
         let error = RedisServer::parse("redis://h").unwrap().with_ca(pem.clone()).unwrap_err().to_string();

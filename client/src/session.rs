@@ -16,8 +16,10 @@ pub type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 /// Time limit of a statement, if the session sets none.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Runs the statements of repositories: any [`GenericClient`] of `tokio_postgres`, or a [`Connection`] or
-/// [`Transaction`] of a [`Pool`](crate::pool::Pool).
+/// Runs the statements of repositories.
+///
+/// Sessions are each [`GenericClient`] of `tokio_postgres`, and each [`Connection`] or [`Transaction`] of a
+/// [`Pool`](crate::pool::Pool).
 ///
 /// Connections and transactions of a pool keep the statements that they prepared.
 pub trait Session: sealed::Sealed + Sync {

@@ -2,13 +2,10 @@
 //!
 //! | source | suits | events missed while it does not run |
 //! |---|---|---|
-//! | [`Subscriber::consumer`] | programs that must not miss events: the database stores the position under a name |
-//! none |
-//! | [`Subscriber::follow`] | followers: start now, or store their own position; store nothing in the database |
-//! those before the position |
+//! | [`Subscriber::consumer`] | programs that must not miss events: the database stores the position under a name | none |
+//! | [`Subscriber::follow`] | followers: start now, or store their own position; store nothing in the database | those before the position |
 //! | `Subscriber::channel` | many observers: live from Redis; PostgreSQL is read only after outages | all |
-//! | `Subscriber::group` | workers that share events: a consumer group of the Redis stream | those trimmed from the
-//! stream |
+//! | `Subscriber::group` | workers that share events: a consumer group of the Redis stream | those trimmed from the stream |
 //!
 //! An event is delivered until the handler succeeds, and only then the next: within an entity, events arrive in the
 //! order of their versions (but see `Subscriber::group`). Each is delivered at least once: after an outage or a crash

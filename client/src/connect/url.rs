@@ -1,4 +1,6 @@
 //! TLS parameters of a connection string: those of libpq that the driver does not read.
+//!
+//! The url crate cannot part a connection string: it rejects several hosts with ports, and does not know `host=… dbname=…`.
 
 use std::path::PathBuf;
 
@@ -138,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn the_driver_is_left_what_it_reads() {
+    fn url_keeps_parameters_of_the_driver() {
         let (rest, tls) = parted("postgres://u@h/d?sslmode=verify-full&connect_timeout=7&sslrootcert=%2Fa%20b+.pem");
         assert_eq!(rest, "postgres://u@h/d?connect_timeout=7&sslmode=require");
         assert_eq!((tls.mode.as_deref(), tls.root_certificates.as_deref()), (Some("verify-full"), Some("/a b+.pem")));
@@ -147,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_parted_too() {
+    fn words_keep_parameters_of_the_driver() {
         let (rest, tls) = parted(r"host=h password='a b\'c' sslrootcert = '/a b.pem'  sslmode=verify-ca dbname=d");
         assert_eq!(rest, r"host=h password='a b\'c' dbname=d sslmode=require");
         assert_eq!((tls.mode.as_deref(), tls.root_certificates.as_deref()), (Some("verify-ca"), Some("/a b.pem")));
@@ -156,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn whom_to_trust_is_as_with_libpq() {
+    fn trust_follows_libpq() {
         let trust = |mode: &str, roots: Option<&str>| {
             let tls = TlsParameters { mode: Some(mode.to_owned()), ..TlsParameters::default() };
             TlsParameters { root_certificates: roots.map(str::to_owned), ..tls }.trust()

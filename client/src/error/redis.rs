@@ -85,7 +85,7 @@ mod tests {
     use redis::make_extension_error;
 
     #[test]
-    fn each_failure_has_its_own_advice() {
+    fn hint_differs_for_each_error_code() {
         let of = |code: &str| hint(&make_extension_error(code.to_owned(), None));
         let codes = [
             "WRONGPASS",
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tls_failure_is_recognised() {
+    fn hint_recognizes_tls_failure() {
         let failure = || rustls::Error::General("no".to_owned());
         let in_io = io::Error::new(io::ErrorKind::InvalidData, failure());
         assert_eq!(hint(&RedisError::from(in_io)), TLS);

@@ -127,14 +127,14 @@ mod tests {
     ];
 
     #[test]
-    fn a_cursor_is_read_as_it_is_written() {
+    fn cursor_parses_from_its_text() {
         let keys = [Key::Timestamp(Timestamp(i64::MAX)), Key::Uuid(Uuid::nil()), Key::Text("a.b".to_owned())];
         let cursor = keys.each_ref().map(Key::write).join(".");
         assert_eq!(read(&cursor, &KEYS).unwrap(), keys);
     }
 
     #[test]
-    fn what_is_none_is_refused() {
+    fn invalid_cursor_is_rejected() {
         let nil = Uuid::nil();
         for bad in ["", "x", "7", ".", &format!("7.{nil}"), &format!("7.x.{nil}"), &format!("7.{nil}.\0")] {
             assert!(read(bad, &KEYS).is_err(), "{bad}");
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn no_moment_is_beyond_what_the_database_knows() {
+    fn timestamp_stays_within_limits_of_postgresql() {
         assert_eq!(Timestamp::nearest(i64::MIN), Timestamp(i64::MIN), "-infinity");
         assert_eq!(Timestamp::nearest(i64::MIN + 1), Timestamp(Timestamp::FIRST));
         assert_eq!(Timestamp::nearest(i64::MAX - 1), Timestamp(Timestamp::LAST));

@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_order_is_read_as_it_is_written() {
+    fn order_parses_from_its_name() {
         for text in ["id", "-id", "execution_date", "-execution_date"] {
             assert_eq!(text.parse::<OrderBy<DagRunSort>>().unwrap().to_string(), text);
         }

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_increase_whatever_the_events_ids_and_the_clock() {
+    fn ids_increase_for_any_event_id_and_clock() {
         let ahead = EntryId { milliseconds: now() + 60_000, event: 7 };
         assert_eq!(ahead.next(8), EntryId { event: 8, ..ahead });
         assert_eq!(ahead.next(7), EntryId { milliseconds: ahead.milliseconds + 1, event: 7 });
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_read_as_it_is_written() {
+    fn id_parses_from_its_text() {
         let id = EntryId { milliseconds: 1_764_000_000_000, event: 4711 };
         assert_eq!(EntryId::parse(&id.to_string()), Some(id));
         assert_eq!(EntryId::from(Position::from(id)), id);

@@ -1,6 +1,8 @@
 use roaring::RoaringTreemap;
 
-/// A set of event ids. It takes at most one bit for each, so even a long backlog fits into memory.
+/// A set of event ids.
+///
+/// It takes at most one bit for each, so even a long backlog fits into memory.
 ///
 /// ```
 /// use pg_workflow_client::publisher::EventIds;

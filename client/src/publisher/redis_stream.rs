@@ -72,7 +72,9 @@ impl Default for StreamOptions {
     }
 }
 
-/// Appends each event to a Redis stream exactly once, and publishes it in a channel at least once.
+/// Appends each event to a Redis stream exactly once.
+///
+/// Publishes it in a channel at least once.
 ///
 /// ```
 /// use pg_workflow_client::publisher::{RedisStream, StreamOptions};
@@ -220,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_of_somebody_else_is_not_taken_for_an_event() {
+    fn entry_of_another_program_is_no_event() {
         let id = EntryId { milliseconds: 1, event: 22 };
         let entry = |event: &str| [b"event".to_vec(), event.as_bytes().to_vec()];
         assert!(is_ours(id, &entry(r#"{"id":22,"version":1}"#)));

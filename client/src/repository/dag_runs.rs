@@ -71,7 +71,9 @@ impl<'a, S: Session> DagRuns<'a, S> {
         DagRuns(session)
     }
 
-    /// Creates a run, queued at version 1, and its history; returns its id.
+    /// Creates a run, and its history; returns its id.
+    ///
+    /// The run is queued at version 1.
     ///
     /// # Errors
     /// Returns [`Error::NotFound`] if the DAG does not exist, [`Error::AlreadyExists`] if it has a run with that
@@ -116,7 +118,9 @@ impl<'a, S: Session> DagRuns<'a, S> {
         find(self.0, "dag_id = $1 AND execution_date = $2", &parameters).await
     }
 
-    /// Returns the DAG's run with the latest execution date; `None` if the DAG has no runs.
+    /// Returns the DAG's run with the latest execution date.
+    ///
+    /// Returns `None` if the DAG has no runs.
     ///
     /// # Errors
     /// See [`create`](DagRuns::create).

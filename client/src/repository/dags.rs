@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prefix_means_itself() {
+    fn prefix_pattern_escapes_wildcards() {
         assert_eq!(like_prefix(r"50%_\a"), r"50\%\_\\a%");
     }
 }

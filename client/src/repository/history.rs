@@ -11,7 +11,9 @@ use crate::list::query::{Plan, Query, Way};
 use crate::list::{HistoryFilter, HistorySort, ListOptions, OrderBy, Page};
 use crate::session::{self, Session};
 
-/// Reads the audit trail: each creation and each transition, also of deleted entities.
+/// Reads the audit trail.
+///
+/// It holds each creation and each transition, also of deleted entities.
 ///
 /// ```no_run
 /// use pg_workflow_client::{Error, History, event::EntityType, session::Session};
@@ -45,7 +47,9 @@ impl<'a, S: Session> History<'a, S> {
         session::once(self.0, &sql, &parameters).await?.iter().map(Event::from_row).collect()
     }
 
-    /// Returns the state of a run or a task at a point in time; `None` before its creation.
+    /// Returns the state of a run or a task at a point in time.
+    ///
+    /// Returns `None` before its creation.
     ///
     /// # Errors
     /// See [`history`](History::history).

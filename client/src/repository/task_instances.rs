@@ -66,7 +66,9 @@ impl<'a, S: Session> TaskInstances<'a, S> {
         TaskInstances(session)
     }
 
-    /// Creates a task with one attempt, queued at version 1, and its history; returns its id.
+    /// Creates a task with one attempt, and its history; returns its id.
+    ///
+    /// The task is queued at version 1.
     ///
     /// # Errors
     /// Returns [`Error::NotFound`] if the run does not exist, [`Error::AlreadyExists`] if it has a task with that

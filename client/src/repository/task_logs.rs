@@ -38,7 +38,9 @@ impl NewTaskLog {
     }
 }
 
-/// The logs of tasks. A line belongs to the attempt during which it was appended, and cannot be changed.
+/// The logs of tasks.
+///
+/// A line belongs to the attempt during which it was appended, and cannot be changed.
 ///
 /// ```no_run
 /// use pg_workflow_client::{Error, LogLevel, TaskLogs, session::Session};

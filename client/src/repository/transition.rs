@@ -48,7 +48,9 @@ impl Transition {
         self
     }
 
-    /// Sets an idempotency key: a retry with the same key returns the first response rather than [`Error::Stale`].
+    /// Sets an idempotency key.
+    ///
+    /// A retry with the same key returns the first response rather than [`Error::Stale`].
     pub fn with_request_id(mut self, request_id: impl Into<String>) -> Transition {
         self.request_id = Some(request_id.into());
         self

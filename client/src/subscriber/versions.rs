@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_remembers_the_latest_and_not_everything() {
+    fn versions_remember_only_the_latest_entities() {
         let entity = |number: usize| Uuid::from_u128(number as u128);
         let mut versions = Versions::default();
         for number in 0..3 * REMEMBERED {
