@@ -57,14 +57,14 @@ pub struct Backends {
     /// Redis; without it, `redis` is null in `/health`.
     pub redis: Option<RedisServer>,
     /// The relay that runs in this process, if any.
-    pub relay: Option<Relayed>,
+    pub relay: Option<RelayInfo>,
     /// Whether the database can be a hot standby: then there are no events, and `/health` has its replay.
     pub is_standby: bool,
 }
 
 /// The relay in `/health` and `/metrics`.
 #[derive(Debug)]
-pub struct Relayed {
+pub struct RelayInfo {
     /// Name of its consumer.
     pub consumer: String,
     /// Current state, shared with the relay.

@@ -1,7 +1,7 @@
 //! Access to the server: the token, the request id, and one log line per request.
 //!
 //! tower-http cannot do these: its request-id layer keeps any id that a client sends, its bearer layer compares the
-//! token in variable time and the scheme by case, and its trace layer spreads the fields of a request over two events.
+//! token in variable time and the scheme by case, and its trace layer logs the request apart from the response.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,6 +1,6 @@
 //! ETags: a client that has the current response already gets 304 instead.
 //!
-//! tower-http makes no ETags, and the headers crate, which parses `If-None-Match`, would bring six crates for one line.
+//! tower-http makes no ETags, and the headers crate, which parses `If-None-Match`, would bring nine crates for one line.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use super::error::Problem;
 use super::parameters::Query;
 use super::rows::NoParameters;
-use super::{Relayed, Server};
+use super::{RelayInfo, Server};
 use pg_workflow_client::Error;
 use pg_workflow_client::relay::Role;
 
@@ -112,7 +112,7 @@ pub async fn health(State(server): State<Arc<Server>>, _: Query<NoParameters>) -
         service: "workflow-server",
         database: errors.database.is_none(),
         redis: server.backends.redis.as_ref().map(|_| errors.redis.is_none()),
-        relay: server.backends.relay.as_ref().map(|relay| relay_health(relay, lag)),
+        relay: server.backends.relay.as_ref().map(|relay| describe_relay(relay, lag)),
         standby,
         errors,
     };
@@ -120,7 +120,7 @@ pub async fn health(State(server): State<Arc<Server>>, _: Query<NoParameters>) -
     (status, Json(health)).into_response()
 }
 
-fn relay_health(relay: &Relayed, lag: Option<Lag>) -> RelayHealth {
+fn describe_relay(relay: &RelayInfo, lag: Option<Lag>) -> RelayHealth {
     let state = relay.status.get();
     RelayHealth {
         role: state.role,
@@ -133,7 +133,7 @@ fn relay_health(relay: &Relayed, lag: Option<Lag>) -> RelayHealth {
 
 /// Checks both servers concurrently.
 pub async fn check(server: &Server) -> Checks {
-    let (database, mut redis) = tokio::join!(limited(check_database(server)), limited(check_redis(server)));
+    let (database, mut redis) = tokio::join!(with_limit(check_database(server)), with_limit(check_redis(server)));
     // Redis can be available and still reject events: out of memory, or read-only.
     if let Some(relay) = server.backends.relay.as_ref().filter(|_| redis.is_ok()) {
         redis = relay.status.get().publisher_error.map_or(Ok(()), Err);
@@ -160,7 +160,7 @@ async fn read_standby(client: &Client) -> Result<Standby, Error> {
     Ok(Standby { in_recovery: row.try_get(0)?, last_commit: row.try_get(1)? })
 }
 
-async fn read_lag(client: &Client, relay: &Relayed) -> Result<Option<Lag>, Error> {
+async fn read_lag(client: &Client, relay: &RelayInfo) -> Result<Option<Lag>, Error> {
     let lag = "SELECT pending, coalesce(extract(epoch FROM lag), 0)::double precision \
                FROM workflow.consumer_lag WHERE consumer = $1";
     // Counting a backlog of millions takes longer than the limit of this endpoint.
@@ -184,7 +184,7 @@ async fn check_redis(server: &Server) -> Result<(), Error> {
     }
 }
 
-async fn limited<T>(check: impl Future<Output = Result<T, Error>>) -> Result<T, String> {
+async fn with_limit<T>(check: impl Future<Output = Result<T, Error>>) -> Result<T, String> {
     match tokio::time::timeout(LIMIT, check).await {
         Ok(Ok(report)) => Ok(report),
         Ok(Err(error)) => Err(format!("{error}. {}", error.hint())),

@@ -15,7 +15,7 @@ use super::error::{ApiError, Problem};
 use super::health::{Checks, DatabaseReport, Standby, check};
 use super::parameters::Query;
 use super::rows::NoParameters;
-use super::{Relayed, Server};
+use super::{RelayInfo, Server};
 use pg_workflow_client::relay::Role;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -26,33 +26,33 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 pub async fn metrics(State(server): State<Arc<Server>>, _: Query<NoParameters>) -> Response {
     let checks = check(&server).await;
     let mut text = String::new();
-    match encode(&mut text, &registry(&server, &checks)) {
+    match encode(&mut text, &build_registry(&server, &checks)) {
         Ok(()) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         Err(_) => ApiError::internal().into_response(),
     }
 }
 
-fn registry(server: &Server, checks: &Checks) -> Registry {
+fn build_registry(server: &Server, checks: &Checks) -> Registry {
     let mut all = Registry::with_prefix("workflow");
-    gauge(
+    add_gauge(
         &mut all,
         "database_up",
         "1 if PostgreSQL is available and has the extension",
-        number(checks.database.is_ok()),
+        from_bool(checks.database.is_ok()),
     );
     if server.backends.redis.is_some() {
-        gauge(&mut all, "redis_up", "1 if Redis is available and accepts events", number(checks.redis.is_ok()));
+        add_gauge(&mut all, "redis_up", "1 if Redis is available and accepts events", from_bool(checks.redis.is_ok()));
     }
     if let Some(relay) = &server.backends.relay {
         add_relay(&mut all, relay);
         if let Ok(DatabaseReport { lag: Some(lag), .. }) = &checks.database {
-            gauge(
+            add_gauge(
                 &mut all,
                 "relay_lag_events",
                 "Committed events that the relay has not acknowledged",
                 lag.events as f64,
             );
-            gauge(&mut all, "relay_lag_seconds", "Age of the oldest unacknowledged event", lag.seconds);
+            add_gauge(&mut all, "relay_lag_seconds", "Age of the oldest unacknowledged event", lag.seconds);
         }
     }
     if let Ok(DatabaseReport { standby: Some(standby), .. }) = &checks.database {
@@ -62,9 +62,9 @@ fn registry(server: &Server, checks: &Checks) -> Registry {
 }
 
 fn add_standby(all: &mut Registry, standby: &Standby) {
-    gauge(all, "standby_in_recovery", "1 if the database is a standby", number(standby.in_recovery));
+    add_gauge(all, "standby_in_recovery", "1 if the database is a standby", from_bool(standby.in_recovery));
     let last = standby.last_commit.map_or(0.0, |time| time.timestamp_micros() as f64 / 1e6);
-    gauge(
+    add_gauge(
         all,
         "standby_last_commit_timestamp_seconds",
         "Time of the last replayed commit, seconds since 1970; 0 if none",
@@ -72,29 +72,34 @@ fn add_standby(all: &mut Registry, standby: &Standby) {
     );
 }
 
-fn add_relay(all: &mut Registry, relay: &Relayed) {
+fn add_relay(all: &mut Registry, relay: &RelayInfo) {
     let state = relay.status.get();
-    gauge(all, "relay_leader", "1 if this relay is the leader", number(state.role == Role::Leader));
-    gauge(all, "relay_standby", "1 if this relay is a standby", number(state.role == Role::Standby));
+    add_gauge(all, "relay_leader", "1 if this relay is the leader", from_bool(state.role == Role::Leader));
+    add_gauge(all, "relay_standby", "1 if this relay is a standby", from_bool(state.role == Role::Standby));
     let last = state.last_publish.map_or(0.0, |time| time.timestamp_micros() as f64 / 1e6);
-    gauge(all, "relay_last_publish_timestamp_seconds", "Time of the last publish, seconds since 1970; 0 if none", last);
-    counter(all, "relay_events_published", "Events published by this process", state.published);
+    add_gauge(
+        all,
+        "relay_last_publish_timestamp_seconds",
+        "Time of the last publish, seconds since 1970; 0 if none",
+        last,
+    );
+    add_counter(all, "relay_events_published", "Events published by this process", state.published);
     let help = "Comparisons of the stream with the database: at each start, and after a difference";
-    counter(all, "relay_comparisons", help, state.comparisons);
+    add_counter(all, "relay_comparisons", help, state.comparisons);
 }
 
-fn gauge(all: &mut Registry, name: &str, help: &str, value: f64) {
+fn add_gauge(all: &mut Registry, name: &str, help: &str, value: f64) {
     let gauge = Gauge::<f64, AtomicU64>::default();
     gauge.set(value);
     all.register(name, help, gauge);
 }
 
-fn counter(all: &mut Registry, name: &str, help: &str, value: u64) {
+fn add_counter(all: &mut Registry, name: &str, help: &str, value: u64) {
     let counter = Counter::<u64>::default();
     counter.inc_by(value);
     all.register(name, help, counter);
 }
 
-fn number(yes: bool) -> f64 {
+fn from_bool(yes: bool) -> f64 {
     f64::from(u8::from(yes))
 }

@@ -18,7 +18,7 @@ pub const DEFAULT_LIMIT: u32 = 50;
 
 const UUID: &str = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}";
 
-fn texts<'a>(values: impl IntoIterator<Item = &'a str>) -> Object {
+fn enum_of<'a>(values: impl IntoIterator<Item = &'a str>) -> Object {
     let values: Vec<String> = values.into_iter().map(str::to_owned).collect();
     ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).enum_values(Some(values)).build()
 }
@@ -32,7 +32,7 @@ fn matching(pattern: String) -> Schema {
 }
 
 pub fn state() -> Schema {
-    texts(State::ALL.map(State::as_str)).into()
+    enum_of(State::ALL.map(State::as_str)).into()
 }
 
 pub fn state_or_null() -> Schema {
@@ -43,7 +43,7 @@ pub fn state_or_null() -> Schema {
 }
 
 pub fn states() -> Schema {
-    list_of(texts(State::ALL.map(State::as_str)))
+    list_of(enum_of(State::ALL.map(State::as_str)))
 }
 
 pub fn text() -> Schema {
@@ -77,13 +77,13 @@ pub fn uuid() -> Schema {
 }
 
 pub fn order<S: Sort>() -> Schema {
-    texts(OrderBy::<S>::names().iter().map(String::as_str)).into()
+    enum_of(OrderBy::<S>::names().iter().map(String::as_str)).into()
 }
 
 /// A list of fields of a type.
 pub fn fields<T: PartialSchema>() -> Schema {
     let names = field_names::<T>();
-    list_of(texts(names.iter().map(String::as_str)))
+    list_of(enum_of(names.iter().map(String::as_str)))
 }
 
 pub fn field_names<T: PartialSchema>() -> Vec<String> {

@@ -8,7 +8,7 @@ use pg_workflow_client::Error;
 use pg_workflow_client::tokio_postgres::error::SqlState;
 use pg_workflow_server::migrate;
 
-use crate::output::visible;
+use crate::output::sanitize;
 
 pub const NOT_FOUND: u8 = 3;
 pub const DISAGREEMENTS: u8 = 4;
@@ -49,15 +49,15 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     // It can contain names from users.
-    let message = visible(&format!("{error:#}"));
+    let message = sanitize(&format!("{error:#}"));
     match hint(error) {
         Some(hint) => eprintln!("workflow-server: {message}. {hint}"),
         None => eprintln!("workflow-server: {message}"),
     }
-    ExitCode::from(code(error))
+    ExitCode::from(exit_code(error))
 }
 
-fn code(error: &anyhow::Error) -> u8 {
+fn exit_code(error: &anyhow::Error) -> u8 {
     if let Some(failure) = error.downcast_ref::<Failure>() {
         return failure.code;
     }

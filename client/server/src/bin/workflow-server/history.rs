@@ -12,7 +12,7 @@ use crate::failure::Failure;
 use crate::list::{Part, Printed, order_parser};
 use crate::output::{Format, Output};
 use crate::table::{Cell, Column, Table, elastic, whole};
-use crate::time::second;
+use crate::time::format_time;
 
 /// Show the transitions of a run or a task, newest first
 ///
@@ -75,7 +75,7 @@ pub fn columns() -> Vec<Column> {
 pub fn row(event: &Event) -> Vec<Cell> {
     let metadata = Some(event.metadata.get()).filter(|metadata| *metadata != "{}");
     vec![
-        Cell::from(second(event.changed_at)),
+        Cell::from(format_time(event.changed_at)),
         Cell::from(event.version.to_string()),
         Cell::optional(event.old_state.map(|state| state.as_str())),
         Cell::from(event.new_state),

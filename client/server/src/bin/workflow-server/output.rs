@@ -103,14 +103,14 @@ pub fn style_of(state: State) -> Style {
 }
 
 /// Makes a text from users safe for the terminal: one line, without control characters and changes of direction.
-pub fn visible(text: &str) -> String {
-    let visible = |c: char| match c {
+pub fn sanitize(text: &str) -> String {
+    let replace = |c: char| match c {
         '\n' | '\t' | '\u{2028}' | '\u{2029}' => ' ',
         '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
         c if c.is_control() => '\u{fffd}',
         c => c,
     };
-    text.chars().map(visible).collect()
+    text.chars().map(replace).collect()
 }
 
 /// Escapes DEL and the control characters after it, which terminals obey, but which JSON need not escape.
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn control_characters_are_replaced_or_escaped() {
-        assert_eq!(visible("a\u{1b}[31mb\nc\u{9b}\u{202e}é"), "a\u{fffd}[31mb c\u{fffd}\u{fffd}é");
+        assert_eq!(sanitize("a\u{1b}[31mb\nc\u{9b}\u{202e}é"), "a\u{fffd}[31mb c\u{fffd}\u{fffd}é");
         let json = escape_json(&serde_json::to_string("\u{9b}31m\u{7f}\u{1b}é").unwrap());
         assert_eq!(json, r#""\u009b31m\u007f\u001bé""#);
         assert_eq!(serde_json::from_str::<String>(&json).unwrap(), "\u{9b}31m\u{7f}\u{1b}é");

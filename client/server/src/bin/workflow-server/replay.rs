@@ -28,11 +28,11 @@ pub struct Arguments {
     database: Database,
 
     /// Speed factor
-    #[arg(long, env = "WORKFLOW_SPEED", default_value_t = 1.0, value_name = "N", value_parser = positive)]
+    #[arg(long, env = "WORKFLOW_SPEED", default_value_t = 1.0, value_name = "N", value_parser = parse_positive)]
     speed: f64,
 
     /// Duration of the longest path through the workflow, instead of --speed
-    #[arg(long, env = "WORKFLOW_WITHIN", value_name = "SECONDS", value_parser = positive, conflicts_with = "speed")]
+    #[arg(long, env = "WORKFLOW_WITHIN", value_name = "SECONDS", value_parser = parse_positive, conflicts_with = "speed")]
     within: Option<f64>,
 
     /// Number of database connections that the workers share
@@ -44,7 +44,7 @@ pub struct Arguments {
     quiet: bool,
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+fn parse_positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number.is_finite() && number > 0.0 => Ok(number),
         _ => Err("expected a number greater than 0".to_owned()),

@@ -9,6 +9,7 @@ use clap::Args;
 use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
 use pg_workflow_client::connect::PostgresServer;
 use pg_workflow_client::publisher::{RedisStream, StreamOptions};
+use pg_workflow_client::redis_server::RedisServer;
 use pg_workflow_client::relay;
 use pg_workflow_server::{http, maintenance};
 use tokio::net::TcpListener;
@@ -102,55 +103,32 @@ pub struct Arguments {
 
 pub async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::Result<()> {
     let redis = arguments.redis.server().unwrap_or_else(|error| exit_with_usage(&format!("{error:#}")));
+    let relay_to = arguments.relay_destination(redis.as_ref());
+    let listener = arguments.bind().await?;
     let database = match arguments.read_only {
-        true => arguments.database.database_url.to_read_from(),
-        false => arguments.database.database_url,
+        true => arguments.database.database_url.clone().to_read_from(),
+        false => arguments.database.database_url.clone(),
     };
-    let relay_to = match (&redis, arguments.no_relay || arguments.read_only) {
-        (_, true) => None,
-        (Some(redis), false) => Some(redis.clone()),
-        (None, false) => exit_with_usage("relay requires --redis-url <URL> or REDIS_URL; disable it with --no-relay"),
+    let (consumer, status) = (&arguments.consumer, Arc::new(relay::Status::default()));
+    let relay_info = http::RelayInfo { consumer: consumer.clone(), status: status.clone() };
+    let backends = http::Backends {
+        database: database.clone(),
+        replica: arguments.replica(),
+        connections: arguments.connections,
+        relay: relay_to.as_ref().map(|_| relay_info),
+        redis,
+        is_standby: arguments.read_only,
     };
-    let status = Arc::new(relay::Status::default());
-    let options = StreamOptions {
-        stream: arguments.stream,
-        channel: Some(arguments.channel),
-        max_length: arguments.stream_max_length,
-        min_age: Duration::from_secs(arguments.stream_min_age),
-    };
-    let consumer = arguments.consumer;
-    let relayed = relay_to.is_some().then(|| http::Relayed { consumer: consumer.clone(), status: status.clone() });
     let relaying = async {
         if let Some(redis) = relay_to {
-            let mut stream = RedisStream::new(redis, options);
-            let relaying = relay::run(&database, &consumer, &mut stream, status, shutdown.clone());
+            let mut stream = RedisStream::new(redis, arguments.stream_options());
+            let relaying = relay::run(&database, consumer, &mut stream, status, shutdown.clone());
             tokio::join!(relaying, maintenance::run(&database, shutdown.clone()));
         }
     };
-    let listener = if arguments.no_http { None } else { Some(bind(arguments.listen).await?) };
-    if listener.is_some() && arguments.token.is_none() && !arguments.listen.ip().is_loopback() {
-        tracing::warn!(
-            "no token: anyone who can reach {} can read everything. Set WORKFLOW_TOKEN or listen on 127.0.0.1.",
-            arguments.listen
-        );
-    }
-    let max_lag = Duration::from_secs(arguments.replica_max_lag);
-    let limits = http::Limits {
-        token: arguments.token,
-        clients: arguments.clients as usize,
-        followers: arguments.followers as usize,
-    };
     let serving = async {
         if let Some(listener) = listener {
-            let backends = http::Backends {
-                database: database.clone(),
-                replica: arguments.replica_url.map(|replica| (replica, max_lag)),
-                connections: arguments.connections,
-                redis,
-                relay: relayed,
-                is_standby: arguments.read_only,
-            };
-            http::serve(listener, backends, limits, shutdown.clone()).await;
+            http::serve(listener, backends, arguments.limits(), shutdown.clone()).await;
         }
     };
     tokio::join!(relaying, serving);
@@ -158,10 +136,48 @@ pub async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::R
     Ok(())
 }
 
-async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(address).await;
-    let listener = listener
-        .with_context(|| format!("cannot listen on {address}; set another address with --listen or WORKFLOW_LISTEN"))?;
-    tracing::info!("listening on http://{}", listener.local_addr()?);
-    Ok(listener)
+impl Arguments {
+    /// Returns the Redis to relay to; `None` without a relay.
+    fn relay_destination(&self, redis: Option<&RedisServer>) -> Option<RedisServer> {
+        match redis {
+            _ if self.no_relay || self.read_only => None,
+            Some(redis) => Some(redis.clone()),
+            None => exit_with_usage("relay requires --redis-url <URL> or REDIS_URL; disable it with --no-relay"),
+        }
+    }
+
+    fn stream_options(&self) -> StreamOptions {
+        StreamOptions {
+            stream: self.stream.clone(),
+            channel: Some(self.channel.clone()),
+            max_length: self.stream_max_length,
+            min_age: Duration::from_secs(self.stream_min_age),
+        }
+    }
+
+    fn replica(&self) -> Option<(PostgresServer, Duration)> {
+        Some((self.replica_url.clone()?, Duration::from_secs(self.replica_max_lag)))
+    }
+
+    fn limits(&self) -> http::Limits {
+        http::Limits { token: self.token.clone(), clients: self.clients as usize, followers: self.followers as usize }
+    }
+
+    /// Binds the HTTP address; `None` with --no-http.
+    async fn bind(&self) -> anyhow::Result<Option<TcpListener>> {
+        if self.no_http {
+            return Ok(None);
+        }
+        let address = self.listen;
+        let listener = TcpListener::bind(address).await.with_context(|| {
+            format!("cannot listen on {address}; set another address with --listen or WORKFLOW_LISTEN")
+        })?;
+        tracing::info!("listening on http://{}", listener.local_addr()?);
+        if self.token.is_none() && !address.ip().is_loopback() {
+            tracing::warn!(
+                "no token: anyone who can reach {address} can read everything. Set WORKFLOW_TOKEN or listen on 127.0.0.1."
+            );
+        }
+        Ok(Some(listener))
+    }
 }

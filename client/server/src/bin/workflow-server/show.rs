@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::Database;
 use crate::lookup::{self, Found};
-use crate::output::{Format, Output, visible};
+use crate::output::{Format, Output, sanitize};
 use crate::table::{Cell, Table, whole};
 
 /// Show a DAG, a run or a task with its details
@@ -66,5 +66,5 @@ fn print_fields(output: &mut Output, fields: Vec<(&'static str, Cell)>) -> io::R
 /// Prints a text of one or more lines below a heading.
 fn print_text(output: &mut Output, heading: &str, text: &str) -> io::Result<()> {
     output.heading(heading)?;
-    text.lines().try_for_each(|line| output.line(&visible(line)))
+    text.lines().try_for_each(|line| output.line(&sanitize(line)))
 }

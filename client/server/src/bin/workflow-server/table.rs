@@ -8,7 +8,7 @@ use clap::builder::styling::Style;
 use pg_workflow_client::State;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use crate::output::{Output, style_of, visible};
+use crate::output::{Output, sanitize, style_of};
 
 const GAP: usize = 2;
 /// No column becomes narrower than this.
@@ -29,7 +29,7 @@ impl Cell {
 
 impl From<&str> for Cell {
     fn from(text: &str) -> Cell {
-        let text = if text.is_empty() { "-".to_owned() } else { visible(text) };
+        let text = if text.is_empty() { "-".to_owned() } else { sanitize(text) };
         Cell { text, style: Style::new() }
     }
 }

@@ -7,23 +7,23 @@ use chrono::{DateTime, NaiveDate, NaiveTime, SecondsFormat, TimeDelta, Utc};
 use pg_workflow_client::State;
 
 /// Formats a time in UTC to the second.
-pub fn second(at: DateTime<Utc>) -> String {
+pub fn format_time(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 /// Formats a time if there is one.
-pub fn second_or_none(at: Option<DateTime<Utc>>) -> Option<String> {
-    at.map(second)
+pub fn format_optional_time(at: Option<DateTime<Utc>>) -> Option<String> {
+    at.map(format_time)
 }
 
 /// Formats the time from start to end, or until now while it is running.
-pub fn elapsed(state: State, start: Option<DateTime<Utc>>, end: Option<DateTime<Utc>>) -> Option<String> {
+pub fn format_elapsed(state: State, start: Option<DateTime<Utc>>, end: Option<DateTime<Utc>>) -> Option<String> {
     let end = end.or_else(|| (state == State::Running).then(Utc::now))?;
-    Some(duration((end - start?).as_seconds_f64()))
+    Some(format_duration((end - start?).as_seconds_f64()))
 }
 
 /// Formats seconds with two units at most. If the clock of the database is ahead, the duration is 0, not negative.
-pub fn duration(seconds: f64) -> String {
+pub fn format_duration(seconds: f64) -> String {
     let whole = seconds.max(0.0).floor() as u64;
     let (days, hours, minutes) = (whole / 86_400, whole / 3600 % 24, whole / 60 % 60);
     match whole {
@@ -58,14 +58,14 @@ mod tests {
         let cases = [(0.0, "0ms"), (0.0129, "12ms"), (-3.0, "0ms"), (4.27, "4.2s"), (59.9, "59s"), (192.0, "3m12s")];
         let longer = [(3720.0, "1h02m"), (90_000.0, "1d01h")];
         for (seconds, text) in cases.into_iter().chain(longer) {
-            assert_eq!(duration(seconds), text);
+            assert_eq!(format_duration(seconds), text);
         }
     }
 
     #[test]
     fn times_are_parsed_as_dates_or_ages() {
-        assert_eq!(second(parse_time("2026-11-24").unwrap()), "2026-11-24T00:00:00Z");
-        assert_eq!(second(parse_time("2026-11-24T03:00:00+01:00").unwrap()), "2026-11-24T02:00:00Z");
+        assert_eq!(format_time(parse_time("2026-11-24").unwrap()), "2026-11-24T00:00:00Z");
+        assert_eq!(format_time(parse_time("2026-11-24T03:00:00+01:00").unwrap()), "2026-11-24T02:00:00Z");
         for (text, seconds) in [("90s", 90), ("30m", 1800), ("2h", 7200), ("7d", 604_800), ("1h 30m", 5400)] {
             let age = Utc::now() - parse_time(text).unwrap();
             assert!((seconds..seconds + 10).contains(&age.num_seconds()), "{text}");

@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::output::{Format, Output, escape_json, style_of, visible};
+use crate::output::{Format, Output, escape_json, sanitize, style_of};
 use crate::{Database, lookup};
 
 /// Show live events, one per line
@@ -55,7 +55,7 @@ pub async fn run(arguments: Arguments, output: &Output, shutdown: CancellationTo
                     escape_json(&payload)
                 } else {
                     // An event that this version cannot parse is shown unchanged.
-                    event.map_or_else(|| visible(&payload), |event| describe(output, &event))
+                    event.map_or_else(|| sanitize(&payload), |event| describe(output, &event))
                 };
                 line.push('\n');
                 stdout.write_all(line.as_bytes()).await?;
@@ -90,11 +90,11 @@ impl Filter {
 
 fn describe(output: &Output, event: &Event) -> String {
     let entity = match &event.task_id {
-        Some(task) => format!("{} of run {}", visible(task), event.dag_run_id),
+        Some(task) => format!("{} of run {}", sanitize(task), event.dag_run_id),
         None => format!("run {}", event.entity_id),
     };
     let time = event.changed_at.format("%H:%M:%S%.3f");
     let old = event.old_state.map_or("-", |state| state.as_str());
     let new = output.paint(event.new_state.as_str(), style_of(event.new_state));
-    format!("{time}  {entity}  {old} → {new}  v{}  {}", event.version, visible(&event.actor))
+    format!("{time}  {entity}  {old} → {new}  v{}  {}", event.version, sanitize(&event.actor))
 }

@@ -7,7 +7,7 @@ use super::{Part, Printed, order_parser};
 use crate::Database;
 use crate::output::{Format, Output};
 use crate::table::{Cell, Table, elastic, whole};
-use crate::time::second;
+use crate::time::format_time;
 
 /// List DAGs, newest first
 #[derive(Args)]
@@ -71,7 +71,7 @@ fn row(dag: &Dag) -> Vec<Cell> {
         Cell::optional(dag.schedule.as_ref()),
         Cell::from(if dag.is_paused { "yes" } else { "no" }),
         Cell::from(dag.tags.join(",")),
-        Cell::from(second(dag.created_at)),
+        Cell::from(format_time(dag.created_at)),
         Cell::from(dag.id.to_string()),
     ]
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{Part, Printed, order_parser, state_parser};
 use crate::output::{Format, Output};
 use crate::table::{Cell, Column, Table, elastic, whole};
-use crate::time::{elapsed, parse_time, second, second_or_none};
+use crate::time::{format_elapsed, format_optional_time, format_time, parse_time};
 use crate::{Database, lookup};
 
 /// List runs, newest first
@@ -96,10 +96,10 @@ pub fn columns() -> Vec<Column> {
 pub fn row(run: &DagRun, dag: Option<&str>) -> Vec<Cell> {
     vec![
         Cell::optional(dag),
-        Cell::from(second(run.execution_date)),
+        Cell::from(format_time(run.execution_date)),
         Cell::from(run.state),
-        Cell::optional(second_or_none(run.start_date)),
-        Cell::optional(elapsed(run.state, run.start_date, run.end_date)),
+        Cell::optional(format_optional_time(run.start_date)),
+        Cell::optional(format_elapsed(run.state, run.start_date, run.end_date)),
         Cell::from(run.id.to_string()),
     ]
 }

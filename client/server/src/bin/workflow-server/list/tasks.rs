@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{Part, Printed, order_parser, state_parser};
 use crate::output::{Format, Output};
 use crate::table::{Cell, Column, Table, elastic, whole};
-use crate::time::{duration, elapsed, second_or_none};
+use crate::time::{format_duration, format_elapsed, format_optional_time};
 use crate::{Database, lookup};
 
 /// List tasks, newest first; tasks of a run by name
@@ -80,12 +80,13 @@ pub fn columns(shows_run: bool) -> Vec<Column> {
 }
 
 pub fn row(task: &TaskInstance, shows_run: bool) -> Vec<Cell> {
-    let duration = task.duration.map(duration).or_else(|| elapsed(task.state, task.start_date, task.end_date));
+    let duration =
+        task.duration.map(format_duration).or_else(|| format_elapsed(task.state, task.start_date, task.end_date));
     let mut row = vec![
         Cell::from(task.task_id.as_str()),
         Cell::from(task.state),
         Cell::from(format!("{}/{}", task.try_number, task.max_tries)),
-        Cell::optional(second_or_none(task.start_date)),
+        Cell::optional(format_optional_time(task.start_date)),
         Cell::optional(duration),
         Cell::optional(task.error.as_ref()),
         Cell::from(task.id.to_string()),

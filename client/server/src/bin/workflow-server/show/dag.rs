@@ -10,7 +10,7 @@ use super::{WithRelated, print_fields, print_text};
 use crate::list;
 use crate::output::Output;
 use crate::table::{Cell, Table};
-use crate::time::{second, second_or_none};
+use crate::time::{format_optional_time, format_time};
 
 const RUNS: u32 = 10;
 
@@ -48,9 +48,9 @@ fn print_row(dag: &Dag, output: &mut Output) -> io::Result<()> {
             ("schedule", Cell::optional(dag.schedule.as_ref())),
             ("paused", Cell::from(if dag.is_paused { "yes" } else { "no" })),
             ("tags", Cell::from(dag.tags.join(", "))),
-            ("start date", Cell::optional(second_or_none(dag.start_date))),
-            ("created", Cell::from(second(dag.created_at))),
-            ("updated", Cell::from(second(dag.updated_at))),
+            ("start date", Cell::optional(format_optional_time(dag.start_date))),
+            ("created", Cell::from(format_time(dag.created_at))),
+            ("updated", Cell::from(format_time(dag.updated_at))),
         ],
     )?;
     dag.description.iter().try_for_each(|text| print_text(output, "Description", text))

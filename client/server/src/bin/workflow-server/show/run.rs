@@ -11,7 +11,7 @@ use super::{WithRelated, print_fields};
 use crate::list;
 use crate::output::{Output, style_of};
 use crate::table::{Cell, Table};
-use crate::time::{elapsed, second, second_or_none};
+use crate::time::{format_elapsed, format_optional_time, format_time};
 
 const TASKS: u32 = 20;
 /// The states that need attention, shown first.
@@ -73,15 +73,15 @@ fn print_row(run: &DagRun, dag_name: Option<String>, output: &mut Output) -> io:
             ("run", Cell::from(run.id.to_string())),
             ("dag", Cell::optional(dag_name)),
             ("dag id", Cell::from(run.dag_id.to_string())),
-            ("execution date", Cell::from(second(run.execution_date))),
+            ("execution date", Cell::from(format_time(run.execution_date))),
             ("state", Cell::from(run.state)),
             ("version", Cell::from(run.version.to_string())),
-            ("started", Cell::optional(second_or_none(run.start_date))),
-            ("finished", Cell::optional(second_or_none(run.end_date))),
-            ("duration", Cell::optional(elapsed(run.state, run.start_date, run.end_date))),
+            ("started", Cell::optional(format_optional_time(run.start_date))),
+            ("finished", Cell::optional(format_optional_time(run.end_date))),
+            ("duration", Cell::optional(format_elapsed(run.state, run.start_date, run.end_date))),
             ("conf", Cell::from(run.conf.get())),
-            ("created", Cell::from(second(run.created_at))),
-            ("updated", Cell::from(second(run.updated_at))),
+            ("created", Cell::from(format_time(run.created_at))),
+            ("updated", Cell::from(format_time(run.updated_at))),
         ],
     )
 }

@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use super::{WithRelated, print_fields, print_text};
 use crate::history;
-use crate::output::{Output, visible};
+use crate::output::{Output, sanitize};
 use crate::table::{Cell, Table};
-use crate::time::{duration, elapsed, second, second_or_none};
+use crate::time::{format_duration, format_elapsed, format_optional_time, format_time};
 
 const LINES: u32 = 10;
 const TRANSITIONS: i32 = 10;
@@ -47,7 +47,8 @@ pub async fn show(client: &Client, task: TaskInstance, output: &mut Output, is_j
 }
 
 fn print_row(task: &TaskInstance, output: &mut Output) -> io::Result<()> {
-    let duration = task.duration.map(duration).or_else(|| elapsed(task.state, task.start_date, task.end_date));
+    let duration =
+        task.duration.map(format_duration).or_else(|| format_elapsed(task.state, task.start_date, task.end_date));
     print_fields(
         output,
         vec![
@@ -57,11 +58,11 @@ fn print_row(task: &TaskInstance, output: &mut Output) -> io::Result<()> {
             ("state", Cell::from(task.state)),
             ("version", Cell::from(task.version.to_string())),
             ("attempt", Cell::from(format!("{} of {}", task.try_number, task.max_tries))),
-            ("started", Cell::optional(second_or_none(task.start_date))),
-            ("finished", Cell::optional(second_or_none(task.end_date))),
+            ("started", Cell::optional(format_optional_time(task.start_date))),
+            ("finished", Cell::optional(format_optional_time(task.end_date))),
             ("duration", Cell::optional(duration)),
-            ("created", Cell::from(second(task.created_at))),
-            ("updated", Cell::from(second(task.updated_at))),
+            ("created", Cell::from(format_time(task.created_at))),
+            ("updated", Cell::from(format_time(task.updated_at))),
         ],
     )?;
     task.error.iter().try_for_each(|text| print_text(output, "Error", text))
@@ -70,12 +71,12 @@ fn print_row(task: &TaskInstance, output: &mut Output) -> io::Result<()> {
 /// Prints a message. Its further lines are indented, which separates it from the next message.
 fn print_log(log: &TaskLog, output: &mut Output) -> io::Result<()> {
     let mut lines = log.message.lines();
-    let first = visible(lines.next().unwrap_or_default());
+    let first = sanitize(lines.next().unwrap_or_default());
     output.line(&format!(
         "{}  attempt {}  {:<8}  {first}",
-        second(log.logged_at),
+        format_time(log.logged_at),
         log.try_number,
         log.level.as_str()
     ))?;
-    lines.try_for_each(|line| output.line(&format!("    {}", visible(line))))
+    lines.try_for_each(|line| output.line(&format!("    {}", sanitize(line))))
 }
