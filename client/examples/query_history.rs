@@ -1,4 +1,4 @@
-//! Looking back: what a task went through, its state at a moment, lists with filters, and whether all of it agrees.
+//! History: the events of a task, its state at a point in time, filtered lists, and a check of history against rows.
 //!
 //! ```sh
 //! DATABASE_URL=postgres://… cargo run --example query_history
