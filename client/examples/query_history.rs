@@ -1,4 +1,4 @@
-//! History: the events of a task, its state at a point in time, filtered lists, and a check of history against rows.
+//! Looking back: what a task went through, its state at a point in time, lists with filters, and whether all of it agrees.
 //!
 //! ```sh
 //! DATABASE_URL=postgres://… cargo run --example query_history
