@@ -1,15 +1,17 @@
-//! Outages of a server: logged once when they begin and once when they end.
+//! Outages, logged once when they begin and once when they end, and the pauses between attempts.
+//!
+//! backon retries a function; these loops keep a connection between attempts, so it would save only the doubling.
 
 use std::time::{Duration, Instant};
 
 use crate::Error;
 
-/// Whether a server is unavailable.
+/// The state of a server: available, or unavailable since some time.
 #[derive(Debug)]
 pub struct Outage {
     server: String,
-    /// The beginning, and the hint that was logged. A new hint (the server is up again, but lacks the extension) is worth
-    /// another line.
+    /// The start of the outage and the logged hint. A new hint is logged, too: the server can be up again but lack the
+    /// extension.
     logged: Option<(Instant, &'static str)>,
 }
 
@@ -24,7 +26,7 @@ impl Outage {
         let hint = error.hint();
         let since = match self.logged {
             Some((_, logged)) if logged == hint => {
-                return tracing::debug!("{} is still unavailable: {error}", self.server);
+                return tracing::debug!("still cannot reach {}: {error}", self.server);
             }
             Some((since, _)) => since,
             None => Instant::now(),
@@ -41,7 +43,7 @@ impl Outage {
     }
 }
 
-/// The wait before the next attempt: 50 ms at first, doubled each time up to 1 s.
+/// The pause before the next attempt: 50 ms at first, doubled up to 1 s.
 #[derive(Debug)]
 pub struct Backoff(Duration);
 
@@ -55,17 +57,17 @@ impl Backoff {
     const FIRST: Duration = Duration::from_millis(50);
     const LAST: Duration = Duration::from_secs(1);
 
-    /// Begins with the shortest wait.
+    /// Starts with the shortest pause.
     pub const fn new() -> Backoff {
         Backoff(Backoff::FIRST)
     }
 
-    /// Returns to the shortest wait.
+    /// Returns to the shortest pause.
     pub fn reset(&mut self) {
         self.0 = Backoff::FIRST;
     }
 
-    /// Waits, and longer the next time.
+    /// Pauses, and doubles the next pause.
     pub async fn wait(&mut self) {
         tokio::time::sleep(self.0).await;
         self.0 = (self.0 * 2).min(Backoff::LAST);

@@ -111,7 +111,7 @@ fn health_command_times_out() {
     // This listener accepts connections and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     for (listen, why) in
-        [(silent.local_addr().unwrap().to_string(), "no answer within 5 s"), ("127.0.0.1:1".into(), "refused")]
+        [(silent.local_addr().unwrap().to_string(), "no response within 5 s"), ("127.0.0.1:1".into(), "refused")]
     {
         let output = Command::new(server_binary()).args(["health", "--listen", &listen]).output().expect("it runs");
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -179,7 +179,7 @@ fn invalid_requests_get_a_clear_error() {
     let api = Api::start(&db, &redis);
     let unknown = Uuid::nil();
     let cases = [
-        (404, "not_found", format!("/api/v1/dags/{unknown}"), "dag"),
+        (404, "not_found", format!("/api/v1/dags/{unknown}"), "DAG"),
         (404, "not_found", format!("/api/v1/dag-runs/{unknown}"), "dag"),
         (404, "not_found", format!("/api/v1/task-instances/{unknown}"), "task"),
         (404, "not_found", "/api/v1/nothing".into(), "/api/v1/nothing"),

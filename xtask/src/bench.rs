@@ -247,7 +247,7 @@ impl Pgbench {
         Pgbench { database: "bench", user: "postgres", script, clients, seconds, rate: None }
     }
 
-    /// Transactions per second. `announce` is what they announce.
+    /// Transactions per second, with this value of `pg_workflow.announce`.
     fn run(&self, bench: &Bench, announce: &str) -> Result<f64> {
         self.run_with(bench, &format!("-c pg_workflow.announce={announce}"))
     }
@@ -293,7 +293,7 @@ fn print_table(figures: &[Figure]) {
     );
     for figure in figures {
         let Figure { name, clients, ratio, lowest, highest, goal, ours_tps, theirs_tps, .. } = figure;
-        let verdict = if figure.reached { "" } else { "  falls short" };
+        let verdict = if figure.reached { "" } else { "  below target" };
         let range = format!("({lowest:.2}-{highest:.2})");
         println!(
             "{name:66} {clients:>7} {ratio:>7.2} {range:>15} {goal:>6.2}  {ours_tps:>7.0} {theirs_tps:>7.0}{verdict}"

@@ -43,11 +43,15 @@ impl Profile {
     }
 }
 
-/// Builds everything and installs the extension: what every command that runs something begins with.
+/// Builds the extension and the server, and installs the extension: the first step of each command that runs them.
 pub fn build_and_install(toolchain: &Toolchain, profile: Profile) -> Result<Artefacts> {
     let postgres = &toolchain.postgres;
     let artefacts = command::step(
-        &format!("Building the extension for PostgreSQL {} and workflow-server", postgres.major),
+        &format!(
+            "Building the extension for PostgreSQL {} and workflow-server{}",
+            postgres.major,
+            first_time(profile)?
+        ),
         || build(postgres, profile),
     )?;
     command::step(&format!("Installing the extension into {}", postgres.pkglibdir.display()), || {
@@ -56,10 +60,15 @@ pub fn build_and_install(toolchain: &Toolchain, profile: Profile) -> Result<Arte
     Ok(artefacts)
 }
 
-/// Builds the whole workspace: with a part of it, cargo would choose other features for shared dependencies and
-/// build those, pgrx among them, once more for the tests.
+/// Tells how long a build takes that has nothing to begin with.
+fn first_time(profile: Profile) -> Result<&'static str> {
+    let is_built = profile.dir()?.join("workflow-server").exists();
+    Ok(if is_built { "" } else { " (the first time: 280 crates, some 3 minutes on 2 cores)" })
+}
+
+/// Builds what the demo runs: cargo's default members, which are all but the tests.
 pub fn build(postgres: &PostgresInstall, profile: Profile) -> Result<Artefacts> {
-    command::run(&mut cargo("build", postgres, profile)?)?;
+    command::run(&mut cargo_for("build", postgres, profile)?)?;
     let library = format!("{}pg_workflow{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
     let folder = profile.dir()?;
     Ok(Artefacts { library: folder.join(library), server: folder.join("workflow-server") })
@@ -67,8 +76,14 @@ pub fn build(postgres: &PostgresInstall, profile: Profile) -> Result<Artefacts> 
 
 /// Cargo on the whole workspace, told which PostgreSQL to build against.
 pub fn cargo(subcommand: &str, postgres: &PostgresInstall, profile: Profile) -> Result<Command> {
+    let mut cargo = cargo_for(subcommand, postgres, profile)?;
+    cargo.arg("--workspace");
+    Ok(cargo)
+}
+
+fn cargo_for(subcommand: &str, postgres: &PostgresInstall, profile: Profile) -> Result<Command> {
     let mut cargo = workspace::cargo(subcommand);
-    cargo.args(["--profile", profile.name(), "--workspace", "--features", &postgres.feature()]);
+    cargo.args(["--profile", profile.name(), "--features", &postgres.feature()]);
     cargo.env("PGRX_PG_CONFIG_PATH", &postgres.pg_config);
     if rust_minor()? < 96 {
         // pgrx declares Rust 1.96, and builds and runs with 1.95.
@@ -106,7 +121,7 @@ fn module_suffix(postgres: &PostgresInstall) -> &'static str {
     if postgres.major < 16 { ".so" } else { std::env::consts::DLL_SUFFIX }
 }
 
-/// Replaces a file in one step: running servers go on with the old library, which they have mapped.
+/// Replaces a file in one step: running servers keep the old library, which they have mapped.
 fn put(path: &Path, content: &[u8]) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let write = || -> Result<()> {

@@ -18,13 +18,13 @@ pub struct Options {
     /// How long faults are injected
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// Moves in a second, of all writers together
+    /// Transitions a second, of all writers together
     #[arg(long, default_value_t = 700)]
     rate: u32,
-    /// Only faults whose name, as the table has it, contains this
+    /// Only faults whose name contains TEXT
     #[arg(long, default_value = "")]
     only: String,
-    /// Keep the servers' logs, also where nothing was found
+    /// Keep the servers' logs, even if nothing was found
     #[arg(long)]
     keep_logs: bool,
 }
@@ -33,6 +33,9 @@ pub struct Options {
 pub fn run_chaos(options: &Options) -> Result<()> {
     let toolchain = setup::ensure()?;
     let artefacts = build::build_and_install(toolchain, Profile::Quick)?;
+    step("Building chaos", || {
+        run(build::cargo("build", &toolchain.postgres, Profile::Quick)?.args(["--bin", "chaos"]))
+    })?;
     // Short, to be typed again.
     let seed = options.seed.unwrap_or_else(|| RandomState::new().hash_one(()) % 1_000_000);
     let mut chaos = Command::new(Profile::Quick.dir()?.join("chaos"));

@@ -7,29 +7,29 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Sets up, builds, runs and tests pg_workflow")]
 pub enum Command {
-    /// Replay a real workflow through everything, and show that no event is lost
+    /// Replay a recorded workflow through all parts, and count the events
     Demo(crate::demo::Options),
     /// Start a private PostgreSQL (with the extension), Redis and workflow-server for development
     Up,
-    /// Print the variables that lead to what `up` started, for: eval "$(cargo xtask env)"
+    /// Print the variables that connect to the servers of `up`, for: eval "$(cargo xtask env)"
     Env,
-    /// Stop what `up` started and remove its data
+    /// Stop the servers of `up` and remove their data
     Down,
-    /// Check formatting, clippy, documentation and licences
+    /// Check formatting, imports, words, clippy, documentation and licenses
     Lint,
     /// Write the generated parts of docs/reference
     Docs,
     /// Build and install the extension, then run every test against real servers
     Test {
-        /// On this major version of PostgreSQL, 14 to 18. Where this machine has another one, in a Debian that has it: a
-        /// folder below target/, made on the first run
+        /// Major version of PostgreSQL, 14 to 18. If this machine has another one, the tests run in a Debian that has it: a
+        /// folder below target/, made by the first run
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(14..=18))]
         pg: Option<u32>,
-        /// Passed on to `cargo test`, for example: -- --test relay some_name
+        /// Arguments for `cargo test`, for example: -- --test workflow feed::relay::
         #[arg(last = true)]
         args: Vec<String>,
     },
-    /// Break everything while writers write, and compare what was promised with what is there
+    /// Kill and cut off servers while writers write, and compare all answers with the data
     Chaos(crate::chaos::Options),
     /// Make Debian packages and a tarball of the extension and the server
     Package(crate::package::Options),
@@ -37,7 +37,7 @@ pub enum Command {
     Release,
     /// Build the container images and run a workflow through docker/compose.yaml
     ComposeTest,
-    /// Measure the extension against the same work by hand, and print the ratios
+    /// Measure the extension against the same work by hand
     Bench(crate::bench::Options),
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-/// Says what is being done, does it, and says how long that took if it was long enough to notice.
+/// Prints a title, does the work, and prints how long it took if it took a second or more.
 pub fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     eprintln!("» {what}");
     let start = Instant::now();

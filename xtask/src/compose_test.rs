@@ -61,7 +61,7 @@ impl Project<'_> {
         step("Running a workflow", || self.check_output(&["run", "--rm", "replay"]))?;
         step("Comparing", || self.compare())?;
         step("Stopping Redis, and starting it again", || self.lose_redis())?;
-        step("Starting anew on the same volumes", || {
+        step("Starting again on the same volumes", || {
             self.check_output(&["down"])?;
             self.up()?;
             self.compare()

@@ -1,4 +1,4 @@
-//! `cargo xtask docs`: the reference pages that are made of what the programs say about themselves.
+//! `cargo xtask docs`: reference pages, generated from COMMENTs, descriptions of settings and `--help`.
 //!
 //! Each page has text written by hand and one generated part, between two comments.
 

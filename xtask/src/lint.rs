@@ -1,5 +1,6 @@
-//! `cargo xtask lint`: what can be said about the code without running it.
+//! `cargo xtask lint`: checks of the sources without running them.
 
+mod features;
 mod words;
 
 use anyhow::Result;
@@ -14,6 +15,7 @@ pub fn run_all() -> Result<()> {
     step("Looking for import circles among modules", circles::check)?;
     step("Looking for banned words", words::check)?;
     let postgres = &setup::ensure()?.postgres;
+    step("Comparing the features that demo and tests select", || features::check(postgres))?;
     step(&format!("Clippy, for PostgreSQL {}", postgres.major), || {
         run(build::cargo("clippy", postgres, Profile::Quick)?.args(["--all-targets", "--", "--deny", "warnings"]))
     })?;
@@ -24,10 +26,10 @@ pub fn run_all() -> Result<()> {
         run(doc.env("RUSTDOCFLAGS", "--deny warnings"))
     })?;
     if which("cargo-deny").is_none() {
-        eprintln!("» Licences and sources: skipped: cargo-deny is not installed");
+        eprintln!("» Licenses and sources: skipped: cargo-deny is not installed");
         return Ok(());
     }
-    step("Checking licences and sources", || {
+    step("Checking licenses and sources", || {
         // Advisories would need the network.
         run(workspace::cargo("deny").args(["--offline", "check", "licenses", "bans", "sources"]))
     })

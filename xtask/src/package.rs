@@ -53,7 +53,7 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Makes everything anew in this folder, and returns what is to be published.
+/// Makes everything again in this folder, and returns the files to publish.
 fn pack(major: u32, artefacts: &build::Artefacts, folder: &Path) -> Result<Vec<PathBuf>> {
     if folder.exists() {
         fs::remove_dir_all(folder).with_context(|| format!("cannot empty {}", folder.display()))?;

@@ -1,4 +1,4 @@
-//! What the machine must have: found where it is, installed where it is not.
+//! Programs that the machine must have: finds them, and installs the missing ones.
 
 mod apt;
 mod browser;
@@ -26,21 +26,21 @@ pub struct Toolchain {
     pub redis_server: PathBuf,
 }
 
-/// Something the machine lacks.
+/// Something that is missing.
 ///
-/// A C compiler is not among them: without one (and libc's headers) this program could not have been linked.
+/// A C compiler is not among them: without one (and libc's headers) cargo could not have linked this program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Missing {
     Postgres,
     Redis,
     Libclang,
-    /// Only the page's tests need it.
+    /// Only the tests of the web UI need it.
     Browser,
-    /// Only what comes from PyPI needs it.
+    /// Only packages from PyPI need it.
     Python,
 }
 
-/// The tools of this machine, which must be there already.
+/// The tools of this machine, which must be installed.
 pub fn toolchain() -> Result<&'static Toolchain> {
     static TOOLCHAIN: OnceLock<Toolchain> = OnceLock::new();
     if let Some(toolchain) = TOOLCHAIN.get() {
@@ -52,9 +52,9 @@ pub fn toolchain() -> Result<&'static Toolchain> {
     Ok(TOOLCHAIN.get_or_init(|| found))
 }
 
-const HINT: &str = "`cargo xtask up` says what to install, and installs it on Debian as root";
+const HINT: &str = "Run `cargo xtask up`: it prints what to install, and installs it as root on Debian";
 
-/// The tools of this machine, installed first where they are missing: on Debian, as root.
+/// The tools of this machine. Installs missing ones first: on Debian, as root.
 pub fn ensure() -> Result<&'static Toolchain> {
     let lacking = missing()?;
     if !lacking.is_empty() {
@@ -64,16 +64,16 @@ pub fn ensure() -> Result<&'static Toolchain> {
         apt::install(&lacking)?;
         let still = missing()?;
         if !still.is_empty() {
-            bail!("installed, and still not found: {still:?}");
+            bail!("cannot find {still:?} after their installation");
         }
     }
     toolchain()
 }
 
-/// Says with "no" that what only some tests need is not to be installed.
+/// If it is "no", programs that only some tests need are not installed.
 const OPTIONAL: &str = "XTASK_OPTIONAL";
 
-/// Installs what only some tests need. False, with a message, where it cannot be: `skipped` will be.
+/// Installs a program that only some tests need. Returns false, with a message, if it cannot: `skipped` will be skipped.
 fn ensure_optional(lacking: Missing, skipped: &str, is_there: fn() -> bool) -> Result<bool> {
     if is_there() {
         return Ok(true);
@@ -88,28 +88,28 @@ fn ensure_optional(lacking: Missing, skipped: &str, is_there: fn() -> bool) -> R
     }
     apt::install(&[lacking])?;
     if !is_there() {
-        bail!("installed, and still not found: {lacking:?}");
+        bail!("cannot find {lacking:?} after its installation");
     }
     Ok(true)
 }
 
-/// A program that only some command needs, installed first from this Debian package where it is missing.
+/// A program that only one command needs. Installs it from this Debian package if it is missing.
 pub fn ensure_program(program: &str, package: &str) -> Result<PathBuf> {
     if let Some(found) = which(program) {
         return Ok(found);
     }
     if !can_install() {
-        bail!("this machine lacks {program} (in Debian's package {package}; as root it is installed)");
+        bail!("{program} is not installed. Install Debian's package {package}, or run this as root");
     }
     apt::install_packages(|| Ok(vec![package.to_owned()]))?;
-    which(program).with_context(|| format!("{package} is installed, and {program} still not found"))
+    which(program).with_context(|| format!("cannot find {program} after the installation of {package}"))
 }
 
 fn can_install() -> bool {
     nix::unistd::geteuid().is_root() && which("apt-get").is_some()
 }
 
-/// The PostgreSQL version that will be used: of the one that is there, or else of the one that will be installed.
+/// The major version of the installed PostgreSQL, or else of the one that will be installed.
 pub fn postgres_major() -> Result<Option<u32>> {
     match PostgresInstall::find()? {
         Some(found) => Ok(Some(found.major)),
@@ -118,7 +118,7 @@ pub fn postgres_major() -> Result<Option<u32>> {
     }
 }
 
-/// The one that REDIS_SERVER names, which may be a Valkey, else the one in PATH.
+/// The server that REDIS_SERVER names, which can be a Valkey, else the one in PATH.
 fn redis_server() -> Option<PathBuf> {
     match std::env::var_os("REDIS_SERVER") {
         Some(named) => Some(named.into()),
@@ -141,7 +141,7 @@ fn missing() -> Result<Vec<Missing>> {
 }
 
 fn instructions(missing: &[Missing]) -> String {
-    let mut text = String::from("this machine lacks (run this again as root on Debian to have it installed):\n");
+    let mut text = String::from("this machine lacks some programs. Install them, or run this as root on Debian:\n");
     for lacking in missing {
         text += match lacking {
             Missing::Postgres => POSTGRES,
@@ -155,7 +155,7 @@ fn instructions(missing: &[Missing]) -> String {
 }
 
 const POSTGRES: &str = "
-  PostgreSQL 14 to 18, with its server headers (PG_CONFIG may point at any pg_config)
+  PostgreSQL 14 to 18, with its server headers (PG_CONFIG can name any pg_config)
     Debian    apt-get install postgresql postgresql-server-dev-all
     Fedora    dnf install postgresql-server postgresql-server-devel
     Arch      pacman -S postgresql
@@ -176,15 +176,15 @@ const LIBCLANG: &str = "
     Homebrew  brew install llvm
 ";
 const BROWSER: &str = "
-  Chromium, for the tests of the page (BROWSER_BIN may point at any Chrome)
+  Chromium, for the tests of the web UI (BROWSER_BIN can name any Chrome)
     Debian    apt-get install chromium
     Fedora    dnf install chromium-headless
     Arch      pacman -S chromium
     Homebrew  brew install --cask chromium
 ";
 const PYTHON: &str = "
-  Python with venv, for the fuzzing of the HTTP API and the search for holes in the SQL (SCHEMATHESIS_BIN and PGSPOT_BIN may
-  point at any schemathesis and pgspot)
+  Python with venv, for the fuzzing of the HTTP API, the search for holes in the SQL and the documents' examples
+  (SCHEMATHESIS_BIN, PGSPOT_BIN and PYTHON can name installed ones)
     Debian    apt-get install python3-venv
     Fedora    dnf install python3
     Arch      pacman -S python

@@ -7,8 +7,8 @@ use crate::command::{run, shown, step};
 use crate::setup;
 use crate::setup::Debian;
 
-/// Sets up, builds, installs, and runs `cargo test` with these arguments: on the PostgreSQL that is found, or on one of this
-/// major version, wherever that is to be had.
+/// Sets up, builds, installs, and runs `cargo test` with these arguments: on the PostgreSQL that is installed, or
+/// on this major version in a Debian of its own.
 pub fn run_tests(major: Option<u32>, args: &[String]) -> Result<()> {
     match major {
         Some(major) if setup::postgres_major()? != Some(major) => {
@@ -27,7 +27,7 @@ fn run_tests_here(args: &[String]) -> Result<()> {
     setup::pypi::CLIENTS.ensure()?;
     setup::npm::ensure()?;
     let artefacts = build::build_and_install(toolchain, Profile::Quick)?;
-    // `cargo test` would build them too, but not where it is told which test to run.
+    // `cargo test` builds them too, but not if its arguments select a test.
     step("Building the examples", || {
         run(build::cargo("build", &toolchain.postgres, Profile::Quick)?.arg("--examples"))
     })?;

@@ -1,19 +1,20 @@
-//! The HTTP server: health, metrics, lists and live events, read-only; everything as JSON but the metrics and the page.
+//! The HTTP server: health, metrics, lists, live events and the web UI. It is read-only and returns JSON.
 
 mod access;
-mod answer;
 mod caching;
 mod connections;
+mod error;
 mod events;
 mod health;
 mod hub;
 mod lists;
 mod metrics;
 mod openapi;
-mod page;
 mod parameters;
+mod response;
 mod rows;
 mod schema;
+mod web_ui;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use answer::ApiError;
+use error::ApiError;
 use hub::Hub;
 use pg_workflow_client::Error;
 use pg_workflow_client::connect::PostgresServer;
@@ -37,61 +38,61 @@ use pg_workflow_client::pool::{self, Connection, Pool};
 use pg_workflow_client::redis_server::RedisServer;
 use pg_workflow_client::relay;
 
-/// How long a request waits for a database connection before it is told that there is none.
-const PATIENCE: Duration = Duration::from_millis(1500);
-/// The database's own limit on a list, so that one that no index serves ends and frees its connection.
+/// Time that a request waits for a database connection.
+const ACQUIRE_LIMIT: Duration = Duration::from_millis(1500);
+/// Statement timeout of a list, so that a slow one ends and frees its connection.
 const LIST_LIMIT: Duration = Duration::from_secs(5);
-/// A little more than the database's own limit: it may hang.
+/// Time limit of a request: more than the statement timeout, because the database can hang.
 const REQUEST_LIMIT: Duration = Duration::from_secs(8);
 
-/// What the server answers about.
+/// The servers that the HTTP server reads from.
 #[derive(Debug)]
 pub struct Backends {
     /// The database.
     pub database: PostgresServer,
-    /// A replica that takes the lists off it, and how far behind it may be.
+    /// A standby that serves the lists, and its maximum lag.
     pub replica: Option<(PostgresServer, Duration)>,
-    /// How many connections the lists share at most (at least 1), on each of the two.
+    /// Maximum number of connections for the lists, at least 1, to each of the two.
     pub connections: u32,
-    /// Redis; without it `/health` says null for it and does not need it.
+    /// Redis; without it, `redis` is null in `/health`.
     pub redis: Option<RedisServer>,
     /// The relay that runs in this process, if any.
     pub relay: Option<Relayed>,
-    /// The database is a hot standby, or may become one: events are not followed there, and `/health` tells how far it is.
+    /// Whether the database can be a hot standby: then there are no events, and `/health` has its replay.
     pub is_standby: bool,
 }
 
-/// What is said of a relay.
+/// The relay in `/health` and `/metrics`.
 #[derive(Debug)]
 pub struct Relayed {
-    /// Its name in the event feed.
+    /// Name of its consumer.
     pub consumer: String,
-    /// What it shares of its state.
+    /// Current state, shared with the relay.
     pub status: Arc<relay::Status>,
 }
 
-/// Whom it serves, and how many.
+/// Access to the server and its capacity.
 #[derive(Clone)]
 pub struct Limits {
-    /// What clients must know to be told more than whether the server is healthy: `Authorization: Bearer …`.
+    /// Token for everything except `/` and `/health`: `Authorization: Bearer …`.
     pub token: Option<String>,
-    /// How many clients may be connected at once (at least 1); others wait until one leaves.
+    /// Maximum number of connected clients, at least 1; others wait.
     pub clients: usize,
-    /// How many of them may follow events; others are told to come later.
+    /// Maximum number of followers of events; others get 503.
     pub followers: usize,
 }
 
 impl Default for Limits {
-    /// No token, 1,000 clients, half of which follow events.
+    /// No token, 1,000 clients, 500 followers.
     fn default() -> Limits {
         Limits { token: None, clients: 1000, followers: 500 }
     }
 }
 
-/// What the handlers need.
+/// The state that all handlers share.
 struct Server {
     database: Database,
-    /// `/health` and `/metrics` ask with connections of their own.
+    /// `/health` and `/metrics` use their own connections.
     backends: Backends,
     hub: Hub,
     openapi: String,
@@ -101,7 +102,7 @@ impl Server {
     fn new(backends: Backends, limits: &Limits, openapi: String, shutdown: &CancellationToken) -> Server {
         let options = pool::Options {
             max_connections: backends.connections,
-            acquire_timeout: PATIENCE,
+            acquire_timeout: ACQUIRE_LIMIT,
             statement_timeout: LIST_LIMIT,
             is_read_only: true,
             ..pool::Options::default()
@@ -114,13 +115,13 @@ impl Server {
         Server { database, backends, hub, openapi }
     }
 
-    /// A connection for lists.
+    /// Acquires a connection for a list.
     async fn read(&self) -> Result<Connection, Error> {
         self.database.read().await
     }
 }
 
-/// Serves `listener` until `shutdown`, then lets open requests finish.
+/// Serves `listener` until `shutdown`, then waits for open requests.
 ///
 /// ```no_run
 /// use pg_workflow_client::connect::PostgresServer;
@@ -164,17 +165,17 @@ fn app(paths: Router<Arc<Server>>, server: Arc<Server>, token: Option<&str>) -> 
         .route("/openapi.json", get(openapi::openapi))
         .layer(middleware::from_fn(caching::tag))
         .layer(middleware::from_fn(limit))
-        // Without the limit on time: its answer does not end.
+        // No time limit: the response is an endless stream.
         .route("/api/v1/events", get(events::events))
-        .route("/", get(page::page))
-        .fallback(answer::no_such_path)
-        .method_not_allowed_fallback(answer::wrong_method)
+        .route("/", get(web_ui::web_ui))
+        .fallback(error::unknown_path)
+        .method_not_allowed_fallback(error::unsupported_method)
         .layer(middleware::from_fn_with_state(access::Token::new(token), access::check_token))
-        .layer(middleware::from_fn(access::name_and_log))
+        .layer(middleware::from_fn(access::identify_and_log))
         .with_state(server)
 }
 
 async fn limit(request: Request, next: Next) -> Response {
-    let answer = tokio::time::timeout(REQUEST_LIMIT, next.run(request)).await;
-    answer.unwrap_or_else(|_| ApiError::no_database().into_response())
+    let response = tokio::time::timeout(REQUEST_LIMIT, next.run(request)).await;
+    response.unwrap_or_else(|_| ApiError::no_database().into_response())
 }

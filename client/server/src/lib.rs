@@ -4,9 +4,9 @@
 //! |---|---|
 //! | [`http`] | serves health, metrics, lists, live events and the web UI |
 //! | [`maintenance`] | refreshes the stored counts and creates partitions |
-//! | [`migrate`] | installs the extension and updates it |
-//! | [`watch`] | shows events as they happen, for people; misses those that happen while it cannot listen |
-//! | [`wfformat`], [`replay`] | reads a recorded workflow and runs it again through the database's functions |
+//! | [`migrate`] | installs and updates the extension |
+//! | [`watch`] | reads live notifications for people; misses events while the database is unavailable |
+//! | [`wfformat`], [`replay`] | parses a recorded workflow and replays it through the functions of the database |
 
 pub mod http;
 pub mod maintenance;

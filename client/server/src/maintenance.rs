@@ -9,15 +9,16 @@ use pg_workflow_client::Error;
 use pg_workflow_client::connect::{PostgresServer, within};
 use pg_workflow_client::outage::Outage;
 
-/// How often counts are folded: what has happened since is what a reader of the counts has to add up.
+/// Interval of refreshing the stored counts. Readers of the counts add up all later transitions themselves.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// So often of those times it is seen to the partitions. A few steps at a change of the month, which may have to be tried again.
-const PARTITIONS_EVERY: u32 = 6;
-/// The first time, all rows are counted.
+/// Number of refreshes between two checks of the partitions. A change of the month needs several checks.
+const REFRESHES_PER_CHECK: u32 = 6;
+/// The first refresh counts all rows.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// Calls `workflow.fold_state_counts()` every 10 s, and `workflow.open_partitions()` every minute, until `shutdown`. Any number
-/// of programs may: they take turns.
+/// Calls `workflow.fold_state_counts()` every 10 s and `workflow.open_partitions()` every minute, until `shutdown`.
+///
+/// Several processes can do so at the same time: the functions lock.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), pg_workflow_client::Error> {
@@ -30,25 +31,25 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// # }
 /// ```
 pub async fn run(server: &PostgresServer, shutdown: CancellationToken) {
-    let keeping = async {
-        let mut outage = Outage::of("the database of the maintenance");
+    let maintaining = async {
+        let mut outage = Outage::of("the database for maintenance");
         loop {
-            if let Err(error) = while_connected(server, &mut outage).await {
+            if let Err(error) = maintain(server, &mut outage).await {
                 outage.began(&error);
             }
             tokio::time::sleep(INTERVAL).await;
         }
     };
-    shutdown.run_until_cancelled(keeping).await;
+    shutdown.run_until_cancelled(maintaining).await;
 }
 
-async fn while_connected(server: &PostgresServer, outage: &mut Outage) -> Result<(), Error> {
+async fn maintain(server: &PostgresServer, outage: &mut Outage) -> Result<(), Error> {
     let client = server.connect().await?;
-    // What a crash undoes is done again.
+    // A crash can lose the work: it is repeated.
     within(LIMIT, client.batch_execute("SET synchronous_commit = off")).await?;
-    for turn in 0.. {
+    for refresh in 0.. {
         within(LIMIT, client.batch_execute("SELECT workflow.fold_state_counts()")).await?;
-        if turn % PARTITIONS_EVERY == 0 {
+        if refresh % REFRESHES_PER_CHECK == 0 {
             open_partitions(&client).await?;
         }
         outage.ended();
@@ -57,11 +58,11 @@ async fn while_connected(server: &PostgresServer, outage: &mut Outage) -> Result
     Ok(())
 }
 
-/// Not where the extension has none (version 0.1.0), nor where our role may not: then somebody else does it.
+/// Creates partitions. Does nothing if the extension has none (version 0.1.0) or the role lacks the right.
 async fn open_partitions(client: &Client) -> Result<(), Error> {
-    let may = "SELECT pg_catalog.has_function_privilege(
+    let has_right = "SELECT pg_catalog.has_function_privilege(
                    pg_catalog.to_regprocedure('workflow.open_partitions(text)'), 'EXECUTE')";
-    let row = within(LIMIT, client.query_one(may, &[])).await?;
+    let row = within(LIMIT, client.query_one(has_right, &[])).await?;
     if row.try_get::<_, Option<bool>>(0)? != Some(true) {
         return Ok(());
     }

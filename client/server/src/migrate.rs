@@ -1,4 +1,4 @@
-//! Installing the extension in a database and bringing it to another version, by its own scripts.
+//! Installs and updates the extension in a database, with the scripts of the extension.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -6,79 +6,79 @@ use std::fmt;
 use pg_workflow_client::tokio_postgres::Client;
 use serde::Serialize;
 
-/// Taken while a migration decides and works, so that programs that all migrate at their start do it one by one.
+/// Held during a migration, so that programs that all migrate at startup do so one by one.
 const LOCK: &str = "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('pg_workflow migrate'))";
 
-/// What is installed, and what could be.
+/// The installed and the available versions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Versions {
-    /// Of the extension's objects in this database; none where it is not installed.
+    /// Installed version; `None` if the extension is not installed.
     pub installed: Option<String>,
-    /// Of the library that the server has loaded; none where the extension is not installed.
+    /// Version of the loaded library; `None` if the extension is not installed.
     pub library: Option<String>,
-    /// What `CREATE EXTENSION` installs.
+    /// Version that `CREATE EXTENSION` installs.
     pub default: String,
-    /// What there are scripts for, the oldest first.
+    /// Versions that the server has scripts for, oldest first.
     pub available: Vec<String>,
 }
 
-/// Where to go.
+/// The target of a migration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// The default version of the files that the server has.
+    /// The default version of the files on the server.
     Newest,
-    /// The version before the one installed.
+    /// The version before the installed one.
     Previous,
     /// This version.
     Version(String),
 }
 
-/// What is to be done.
+/// The action of a migration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// It is at this version already.
+    /// None: the database has this version.
     Nothing(String),
     /// Install this version.
     Install(String),
     /// Run these scripts, in this order.
     Update {
-        /// The version it has.
+        /// Installed version.
         from: String,
-        /// All versions on the way, from the first to the last.
+        /// All versions from the installed one to the target.
         path: Vec<String>,
     },
 }
 
-/// Why the extension cannot be brought there.
+/// The reason why a migration failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The server has no files of the extension.
-    #[error("this PostgreSQL has no files of the extension pg_workflow")]
+    #[error("no files of the extension pg_workflow on this server")]
     NoFiles,
-    /// There is nothing to update.
+    /// The extension is not installed.
     #[error("pg_workflow is not installed in this database")]
     NotInstalled,
-    /// There are no scripts for this version.
-    #[error("there is no version {version} of pg_workflow here; there are: {}", available.join(", "))]
+    /// The server has no scripts for this version.
+    #[error("no version {version} of pg_workflow on this server; available: {}", available.join(", "))]
     NoVersion {
-        /// The version wanted.
+        /// Requested version.
         version: String,
-        /// Those that there are.
+        /// Available versions.
         available: Vec<String>,
     },
-    /// There is nothing older.
-    #[error("{0} is the oldest version of pg_workflow here")]
+    /// No older version is available.
+    #[error("{0} is the oldest version of pg_workflow on this server")]
     Oldest(String),
-    /// No scripts lead there.
+    /// No scripts lead to the target.
     #[error("no scripts lead from pg_workflow {from} to {to}")]
     NoPath {
-        /// The version installed.
+        /// Installed version.
         from: String,
-        /// The version wanted.
+        /// Requested version.
         to: String,
     },
-    /// PostgreSQL refused.
+    /// The database returned an error.
     #[error(transparent)]
     Database(#[from] pg_workflow_client::Error),
 }
@@ -90,26 +90,26 @@ impl From<pg_workflow_client::tokio_postgres::Error> for Error {
 }
 
 impl Error {
-    /// What an operator can do about it.
+    /// Names what an operator can do about it.
     pub fn hint(&self) -> &'static str {
         match self {
-            Error::NoFiles => "Install them on the server: pg_workflow.control, pg_workflow--*.sql and the library",
+            Error::NoFiles => "Install pg_workflow.control, pg_workflow--*.sql and the library on the server",
             Error::NotInstalled => "Install it first: workflow-server migrate up",
-            Error::NoVersion { .. } => "Install the files of that version on the server, or name another",
-            Error::Oldest(_) => "DROP EXTENSION pg_workflow CASCADE would remove it, with all its data",
+            Error::NoVersion { .. } => "Install the files of that version on the server, or name another version",
+            Error::Oldest(_) => "To remove it with all its data: DROP EXTENSION pg_workflow CASCADE",
             Error::NoPath { .. } => "Install the files of a version between them on the server, or restore a backup",
             Error::Database(pg_workflow_client::Error::Denied { .. }) => {
-                "Do it as a superuser: the extension brings a library that the server loads"
+                "Connect as a superuser: the extension has a library that the server loads"
             }
             Error::Database(error) => error.hint(),
         }
     }
 }
 
-/// Reads what is installed, and what could be.
+/// Reads the installed and the available versions.
 ///
 /// # Errors
-/// [`Error::NoFiles`] or [`Error::Database`].
+/// Returns [`Error::NoFiles`] or [`Error::Database`].
 ///
 /// ```no_run
 /// use pg_workflow_client::connect::PostgresServer;
@@ -142,34 +142,34 @@ pub async fn versions(client: &Client) -> Result<Versions, Error> {
     Ok(Versions { installed, library, default: row.try_get(1)?, available })
 }
 
-/// What [`migrate`] would do.
+/// Returns the action of [`migrate`] without running it.
 ///
 /// # Errors
-/// As [`migrate`].
+/// Returns the errors of [`migrate`].
 pub async fn plan(client: &Client, target: &Target) -> Result<Step, Error> {
     let versions = versions(client).await?;
-    let goal = goal(&versions, target)?;
+    let to = resolve(&versions, target)?;
     match versions.installed {
-        None => Ok(Step::Install(goal)),
-        Some(installed) if installed == goal => Ok(Step::Nothing(goal)),
+        None => Ok(Step::Install(to)),
+        Some(installed) if installed == to => Ok(Step::Nothing(to)),
         Some(from) => {
             let sql = "SELECT pg_catalog.string_to_array(path, '--')
                        FROM pg_catalog.pg_extension_update_paths('pg_workflow')
                        WHERE source = $1 AND target = $2";
-            let rows = client.query(sql, &[&from, &goal]).await?;
+            let rows = client.query(sql, &[&from, &to]).await?;
             let path = rows.first().map(|row| row.try_get::<_, Option<Vec<String>>>(0)).transpose()?.flatten();
             match path {
                 Some(path) => Ok(Step::Update { from, path }),
-                None => Err(Error::NoPath { from, to: goal }),
+                None => Err(Error::NoPath { from, to }),
             }
         }
     }
 }
 
-/// Installs the extension, or brings it to another version, in one transaction; returns what was done.
+/// Installs the extension or changes its version, in one transaction; returns the action.
 ///
 /// # Errors
-/// See [`Error`]. Nothing has changed then.
+/// Returns an [`Error`]; nothing has changed then.
 ///
 /// ```no_run
 /// use pg_workflow_client::connect::PostgresServer;
@@ -182,15 +182,15 @@ pub async fn plan(client: &Client, target: &Target) -> Result<Step, Error> {
 /// # }
 /// ```
 pub async fn migrate(client: &mut Client, target: &Target) -> Result<Step, Error> {
-    // READ COMMITTED: what others did while this waited for the lock is seen.
+    // READ COMMITTED: this sees migrations that finished while it waited for the lock.
     let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = 0; {LOCK}");
     client.batch_execute(&begin).await?;
-    let done = make(client, target).await;
+    let done = run_step(client, target).await;
     client.batch_execute(if done.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
     done
 }
 
-async fn make(client: &Client, target: &Target) -> Result<Step, Error> {
+async fn run_step(client: &Client, target: &Target) -> Result<Step, Error> {
     let step = plan(client, target).await?;
     if let Some(sql) = step.sql() {
         client.batch_execute(&sql).await?;
@@ -199,13 +199,13 @@ async fn make(client: &Client, target: &Target) -> Result<Step, Error> {
 }
 
 impl Step {
-    /// The statement that does it; none where nothing is to be done.
+    /// Returns its statement; `None` if nothing has to be done.
     pub fn sql(&self) -> Option<String> {
         match self {
             Step::Nothing(_) => None,
-            Step::Install(version) => Some(format!("CREATE EXTENSION pg_workflow VERSION {}", literal(version))),
+            Step::Install(version) => Some(format!("CREATE EXTENSION pg_workflow VERSION {}", quote_literal(version))),
             Step::Update { path, .. } => {
-                path.last().map(|to| format!("ALTER EXTENSION pg_workflow UPDATE TO {}", literal(to)))
+                path.last().map(|to| format!("ALTER EXTENSION pg_workflow UPDATE TO {}", quote_literal(to)))
             }
         }
     }
@@ -214,14 +214,14 @@ impl Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Step::Nothing(version) => write!(f, "pg_workflow is at {version} already"),
+            Step::Nothing(version) => write!(f, "pg_workflow is already at {version}"),
             Step::Install(version) => write!(f, "install pg_workflow {version}"),
             Step::Update { path, .. } => write!(f, "update pg_workflow {}", path.join(" → ")),
         }
     }
 }
 
-fn goal(versions: &Versions, target: &Target) -> Result<String, Error> {
+fn resolve(versions: &Versions, target: &Target) -> Result<String, Error> {
     match target {
         Target::Newest => Ok(versions.default.clone()),
         Target::Version(version) if versions.available.contains(version) => Ok(version.clone()),
@@ -236,13 +236,13 @@ fn goal(versions: &Versions, target: &Target) -> Result<String, Error> {
     }
 }
 
-/// By the numbers between the dots: 0.10.0 is newer than 0.9.0.
+/// Compares versions by number: 0.10.0 is newer than 0.9.0.
 fn compare(a: &str, b: &str) -> Ordering {
     let numbers = |version: &str| -> Vec<u64> { version.split('.').map(|part| part.parse().unwrap_or(0)).collect() };
     numbers(a).cmp(&numbers(b)).then_with(|| a.cmp(b))
 }
 
-fn literal(text: &str) -> String {
+fn quote_literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
@@ -261,20 +261,20 @@ mod tests {
 
     #[test]
     fn versions_are_compared_by_number() {
-        assert_eq!(goal(&versions(Some("0.10.0")), &Target::Previous).unwrap(), "0.9.0");
-        assert_eq!(goal(&versions(Some("0.9.0")), &Target::Previous).unwrap(), "0.1.0");
-        assert!(matches!(goal(&versions(Some("0.1.0")), &Target::Previous), Err(Error::Oldest(_))));
-        assert!(matches!(goal(&versions(None), &Target::Previous), Err(Error::NotInstalled)));
+        assert_eq!(resolve(&versions(Some("0.10.0")), &Target::Previous).unwrap(), "0.9.0");
+        assert_eq!(resolve(&versions(Some("0.9.0")), &Target::Previous).unwrap(), "0.1.0");
+        assert!(matches!(resolve(&versions(Some("0.1.0")), &Target::Previous), Err(Error::Oldest(_))));
+        assert!(matches!(resolve(&versions(None), &Target::Previous), Err(Error::NotInstalled)));
     }
 
     #[test]
-    fn only_a_version_that_exists_is_a_goal() {
-        assert_eq!(goal(&versions(None), &Target::Newest).unwrap(), "0.10.0");
-        assert_eq!(goal(&versions(None), &Target::Version("0.1.0".to_owned())).unwrap(), "0.1.0");
-        let missing = goal(&versions(None), &Target::Version("1.0.0".to_owned()));
+    fn target_must_be_an_available_version() {
+        assert_eq!(resolve(&versions(None), &Target::Newest).unwrap(), "0.10.0");
+        assert_eq!(resolve(&versions(None), &Target::Version("0.1.0".to_owned())).unwrap(), "0.1.0");
+        let missing = resolve(&versions(None), &Target::Version("1.0.0".to_owned()));
         assert_eq!(
             missing.unwrap_err().to_string(),
-            "there is no version 1.0.0 of pg_workflow here; there are: 0.1.0, 0.9.0, 0.10.0"
+            "no version 1.0.0 of pg_workflow on this server; available: 0.1.0, 0.9.0, 0.10.0"
         );
     }
 }

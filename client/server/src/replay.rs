@@ -1,4 +1,4 @@
-//! Running a recorded workflow again: the database's functions, called as a fleet of workers would call them.
+//! Replays a recorded workflow: calls the functions of the database as a fleet of workers does.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -18,12 +18,12 @@ use pg_workflow_client::outage::{Backoff, Outage};
 use pg_workflow_client::pool::{self, Pool};
 use pg_workflow_client::{DagRuns, Dags, NewDag, NewDagRun, NewTaskInstances, TaskInstances, Transition};
 
-/// How long creating the run may take, and how long a move is tried again while the database is away.
+/// Time limit for creating the run, and for retrying a transition while the database is unavailable.
 const GIVE_UP: Duration = Duration::from_secs(60);
-/// How long a worker waits for a connection before that counts as an attempt.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Time that a worker waits for a connection in each attempt.
+const ACQUIRE_LIMIT: Duration = Duration::from_secs(5);
 
-/// Why a replay ended early.
+/// The reason why a replay failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -35,9 +35,9 @@ pub enum Error {
     Transition {
         /// The run or the task.
         entity: String,
-        /// The state that it was to leave.
+        /// Expected state.
         from: State,
-        /// The state that it was to enter.
+        /// New state.
         to: State,
         /// The reason.
         source: client::Error,
@@ -53,26 +53,26 @@ impl Error {
     }
 }
 
-/// How to replay.
+/// Options of a replay.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// How fast.
+    /// Pace.
     pub pace: Pace,
-    /// How many database connections the workers share (at least 1).
+    /// Number of database connections that the workers share, at least 1.
     pub connections: u32,
 }
 
-/// How fast to replay.
+/// The pace of a replay.
 #[derive(Clone, Copy, Debug)]
 pub enum Pace {
-    /// So many times as fast as it was recorded; more than 0.
+    /// Speed factor relative to the recording; more than 0.
     Speed(f64),
-    /// So fast that the longest path takes this long.
+    /// Duration of the longest path.
     Within(Duration),
 }
 
 impl Pace {
-    /// How many times as fast as it was recorded.
+    /// Returns the speed factor.
     fn speed(self, trace: &Trace) -> f64 {
         match self {
             Pace::Speed(speed) => speed,
@@ -84,42 +84,42 @@ impl Pace {
     }
 }
 
-/// How far a replay is.
+/// The progress of a replay.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Progress {
-    /// The run, once it exists.
+    /// Id of the run, after its creation.
     pub dag_run_id: Option<Uuid>,
-    /// Tasks that wait.
+    /// Queued tasks.
     pub queued: usize,
-    /// Tasks that run.
+    /// Running tasks.
     pub running: usize,
-    /// Tasks that are done.
+    /// Successful tasks.
     pub success: usize,
-    /// Moves made, of tasks and of the run.
-    pub moves: usize,
+    /// Transitions of tasks and of the run.
+    pub transitions: usize,
 }
 
-/// What a replay did.
+/// The result of a replay.
 #[derive(Clone, Copy, Debug)]
 pub struct Report {
-    /// The DAG, new or reused.
+    /// Id of the DAG, new or existing.
     pub dag_id: Uuid,
-    /// The run.
+    /// Id of the run.
     pub dag_run_id: Uuid,
-    /// Tasks run.
+    /// Number of tasks.
     pub tasks: usize,
-    /// Moves made: two for each task, two for the run.
-    pub moves: usize,
-    /// Creations recorded in the history: one for each task, one for the run.
+    /// Number of transitions: two for each task, two for the run.
+    pub transitions: usize,
+    /// Number of creations in the history: one for each task, one for the run.
     pub creations: usize,
-    /// From the first statement to the last.
+    /// Time from the first statement to the last.
     pub elapsed: Duration,
 }
 
-/// Creates the trace's DAG (or takes the one of that name), a run and its tasks, runs each task when its parents are
-/// done for as long as it was recorded to run, and returns when the run has ended.
+/// Creates a run of the trace and its tasks, and the DAG if it does not exist. Runs each task after its parents for its
+/// recorded duration, and returns after the run has finished.
 ///
-/// A connection that breaks during a move is no harm: the move is made again under the same request id.
+/// If a connection breaks during a transition, the transition is retried with the same idempotency key.
 ///
 /// # Errors
 /// Returns [`Error::Database`] if the run cannot be created, [`Error::Transition`] if a transition is rejected or the
@@ -135,7 +135,7 @@ pub struct Report {
 /// let options = replay::Options { pace: replay::Pace::Speed(10.0), connections: 8 };
 /// let (progress, _watch_this) = tokio::sync::watch::channel(replay::Progress::default());
 /// let report = replay::run(&server, &trace, &options, &progress).await?;
-/// println!("{} moves in {:?}", report.moves, report.elapsed);
+/// println!("{} transitions in {:?}", report.transitions, report.elapsed);
 /// # Ok(())
 /// # }
 /// ```
@@ -154,7 +154,7 @@ pub async fn run(
 
     let limits = pool::Options {
         max_connections: options.connections,
-        acquire_timeout: PATIENCE,
+        acquire_timeout: ACQUIRE_LIMIT,
         statement_timeout: STATEMENT_TIMEOUT,
         ..pool::Options::default()
     };
@@ -164,13 +164,13 @@ pub async fn run(
     fleet.run_tasks().await?;
     fleet.move_run(State::Running, State::Success).await?;
 
-    let moves = progress.borrow().moves;
+    let transitions = progress.borrow().transitions;
     let tasks = trace.tasks.len();
     Ok(Report {
         dag_id: run.dag_id,
         dag_run_id: run.id,
         tasks,
-        moves,
+        transitions,
         creations: tasks + 1,
         elapsed: started.elapsed(),
     })
@@ -185,9 +185,9 @@ struct Run {
 }
 
 impl Run {
-    /// In one transaction, so that a failure leaves nothing behind but the DAG.
+    /// Creates the run in one transaction: if that fails, only the DAG remains.
     async fn create(mut client: Client, trace: &Trace, speed: f64) -> Result<Run, client::Error> {
-        let dag_id = dag(&client, trace).await?;
+        let dag_id = find_or_create_dag(&client, trace).await?;
         let conf = json!({
             "trace": trace.source,
             "executed_at": trace.executed_at,
@@ -206,8 +206,8 @@ impl Run {
     }
 }
 
-/// The DAG of the trace's name, created where there is none.
-async fn dag(client: &Client, trace: &Trace) -> Result<Uuid, client::Error> {
+/// Returns the DAG with the name of the trace, and creates it if it does not exist.
+async fn find_or_create_dag(client: &Client, trace: &Trace) -> Result<Uuid, client::Error> {
     let dags = Dags::new(client);
     if let Some(dag) = dags.get_by_name(&trace.name).await? {
         return Ok(dag.id);
@@ -218,7 +218,7 @@ async fn dag(client: &Client, trace: &Trace) -> Result<Uuid, client::Error> {
         ..NewDag::named(&trace.name)
     };
     match dags.create(&new).await {
-        // Somebody else was faster.
+        // Another client created it first.
         Err(error @ client::Error::AlreadyExists { .. }) => {
             let dag = dags.get_by_name(&trace.name).await?;
             dag.map(|dag| dag.id).ok_or(error)
@@ -227,7 +227,7 @@ async fn dag(client: &Client, trace: &Trace) -> Result<Uuid, client::Error> {
     }
 }
 
-/// The workers: one for each task that is ready, with a few connections between them.
+/// The workers: one for each ready task. They share some connections.
 struct Fleet<'a> {
     pool: Pool,
     outage: Mutex<Outage>,
@@ -241,23 +241,23 @@ impl Fleet<'_> {
     async fn run_tasks(&self) -> Result<(), Error> {
         let tasks = &self.trace.tasks;
         let mut missing: Vec<usize> = tasks.iter().map(|task| task.parents.len()).collect();
-        let roots = (0..tasks.len()).filter(|&place| missing[place] == 0);
-        let mut working: FuturesUnordered<_> = roots.map(|place| self.run_task(place)).collect();
-        while let Some(done) = working.next().await {
-            for &child in &tasks[done?].children {
+        let roots = (0..tasks.len()).filter(|&index| missing[index] == 0);
+        let mut workers: FuturesUnordered<_> = roots.map(|index| self.run_task(index)).collect();
+        while let Some(finished) = workers.next().await {
+            for &child in &tasks[finished?].children {
                 missing[child] -= 1;
                 if missing[child] == 0 {
-                    working.push(self.run_task(child));
+                    workers.push(self.run_task(child));
                 }
             }
         }
         Ok(())
     }
 
-    /// Returns the place of the task, which its children wait for.
-    async fn run_task(&self, place: usize) -> Result<usize, Error> {
-        let task = &self.trace.tasks[place];
-        let id = self.run.tasks[place];
+    /// Runs a task and returns its index.
+    async fn run_task(&self, index: usize) -> Result<usize, Error> {
+        let task = &self.trace.tasks[index];
+        let id = self.run.tasks[index];
         let runtime = Duration::try_from_secs_f64(task.runtime.as_secs_f64() / self.speed).unwrap_or(Duration::MAX);
         self.transition_with(EntityType::TaskInstance, id, &task.id, State::Queued, State::Running).await?;
         self.progress.send_modify(|progress| {
@@ -270,15 +270,15 @@ impl Fleet<'_> {
             progress.running -= 1;
             progress.success += 1;
         });
-        Ok(place)
+        Ok(index)
     }
 
     async fn move_run(&self, from: State, to: State) -> Result<(), Error> {
         self.transition_with(EntityType::DagRun, self.run.id, &self.run.id.to_string(), from, to).await
     }
 
-    /// Makes one move, again and again while the database is away. It cannot be made twice: all attempts have one
-    /// request id.
+    /// Makes one transition, and retries while the database is unavailable. It happens at most once: all attempts have the
+    /// same idempotency key.
     async fn transition_with(
         &self,
         kind: EntityType,
@@ -303,7 +303,7 @@ impl Fleet<'_> {
             }
         }
         self.with_outage(Outage::ended);
-        self.progress.send_modify(|progress| progress.moves += 1);
+        self.progress.send_modify(|progress| progress.transitions += 1);
         Ok(())
     }
 
@@ -324,7 +324,7 @@ impl Fleet<'_> {
         Ok(())
     }
 
-    fn with_outage(&self, tell: impl FnOnce(&mut Outage)) {
-        tell(&mut self.outage.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    fn with_outage(&self, update: impl FnOnce(&mut Outage)) {
+        update(&mut self.outage.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     }
 }

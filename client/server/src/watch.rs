@@ -1,4 +1,4 @@
-//! Changes as they happen, for people who look on.
+//! Live events for people, from notifications of the database.
 
 use std::time::Duration;
 
@@ -9,22 +9,23 @@ use pg_workflow_client::Error;
 use pg_workflow_client::connect::{PostgresServer, STATEMENT_TIMEOUT, within};
 use pg_workflow_client::outage::{Backoff, Outage};
 
-/// How often to ask whether the server is still there: a connection that only listens would not notice.
+/// Interval of checks that the server is available: a connection that only listens does not notice.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// Notifications kept for a reader that is slow, after which they are dropped. Left with the server they would fill
-/// its notification queue, which all databases share.
-const KEPT: usize = 10_000;
+/// Notifications buffered for a slow reader; further ones are dropped. Left in the server, they would fill its
+/// notification queue, which all databases share.
+const BUFFERED: usize = 10_000;
 
-/// Listens to the channel `workflow_events`, and again after an outage. What happens while it cannot listen is not
-/// shown: use a [feed](pg_workflow_client::feed) to miss nothing.
+/// Listens on the channel `workflow_events`, and reconnects after an outage.
+///
+/// It misses events while it is not connected: use a [feed](pg_workflow_client::feed) to miss none.
 pub struct Watch {
     server: PostgresServer,
-    line: Option<Line>,
+    connection: Option<Connection>,
     outage: Outage,
     backoff: Backoff,
 }
 
-struct Line {
+struct Connection {
     client: Client,
     payloads: mpsc::Receiver<String>,
 }
@@ -32,11 +33,12 @@ struct Line {
 impl Watch {
     /// Prepares to listen; [`Watch::next`] connects.
     pub fn new(server: PostgresServer) -> Watch {
-        Watch { server, line: None, outage: Outage::of("PostgreSQL"), backoff: Backoff::new() }
+        Watch { server, connection: None, outage: Outage::of("PostgreSQL"), backoff: Backoff::new() }
     }
 
-    /// The next change: an [event](schema::Event) as JSON, without its metadata where that would be too long.
-    /// Waits for a server that is away, and says so once.
+    /// Waits for the next event, as JSON; without its metadata if it is too long for a notification.
+    ///
+    /// Waits while the server is unavailable, and logs that once.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), pg_workflow_client::Error> {
@@ -48,10 +50,10 @@ impl Watch {
     /// ```
     pub async fn next(&mut self) -> String {
         loop {
-            match self.hear().await {
+            match self.receive().await {
                 Ok(payload) => return payload,
                 Err(error) => {
-                    self.line = None;
+                    self.connection = None;
                     self.outage.began(&error);
                     self.backoff.wait().await;
                 }
@@ -59,35 +61,35 @@ impl Watch {
         }
     }
 
-    async fn hear(&mut self) -> Result<String, Error> {
-        let line = match &mut self.line {
-            Some(line) => line,
+    async fn receive(&mut self) -> Result<String, Error> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
             None => {
-                let line = self.line.insert(Line::open(&self.server).await?);
+                let connection = self.connection.insert(Connection::open(&self.server).await?);
                 self.outage.ended();
                 self.backoff.reset();
-                line
+                connection
             }
         };
         loop {
-            match tokio::time::timeout(HEARTBEAT, line.payloads.recv()).await {
+            match tokio::time::timeout(HEARTBEAT, connection.payloads.recv()).await {
                 Ok(Some(payload)) => return Ok(payload),
-                // The connection ended, and the statement says so; or nothing was said for a while.
-                Ok(None) | Err(_) => within(STATEMENT_TIMEOUT, line.client.batch_execute("")).await?,
+                // The connection ended, and the statement returns the error; or there was no event for a while.
+                Ok(None) | Err(_) => within(STATEMENT_TIMEOUT, connection.client.batch_execute("")).await?,
             }
         }
     }
 }
 
-impl Line {
-    async fn open(server: &PostgresServer) -> Result<Line, Error> {
-        let (sender, payloads) = mpsc::channel(KEPT);
+impl Connection {
+    async fn open(server: &PostgresServer) -> Result<Connection, Error> {
+        let (sender, payloads) = mpsc::channel(BUFFERED);
         let client = server.connect_listening(move |payload| {
             let _dropped_when_full = sender.try_send(payload.to_owned());
         });
         let client = client.await?;
-        // The extension may be missing; nobody would ever notify then.
+        // Fails if the extension is missing: then there would never be a notification.
         within(STATEMENT_TIMEOUT, client.batch_execute("SELECT workflow.version(); LISTEN workflow_events")).await?;
-        Ok(Line { client, payloads })
+        Ok(Connection { client, payloads })
     }
 }

@@ -1,4 +1,6 @@
 //! TLS parameters of a connection string: those of libpq that the driver does not read.
+//!
+//! The url crate cannot part a connection string: it rejects several hosts with ports, and does not know `host=… dbname=…`.
 
 use std::path::PathBuf;
 

@@ -55,7 +55,7 @@ fn exit_code_tells_the_kind_of_failure() {
         assert!(ok(&db, &[command, "--help"]).stdout.contains("workflow-server"), "{command}");
     }
     let help = ok(&db, &["--help"]).stdout;
-    for code in ["0  done", "1  something", "2  the command line", "3  there is no", "4  verify found"] {
+    for code in ["0  success", "1  failure", "2  invalid usage", "3  no such", "4  verify found"] {
         assert!(help.contains(code), "{code}");
     }
 }
@@ -83,7 +83,7 @@ fn verify_exits_with_4_if_history_was_falsified() {
     let of_task = ["task_instance", &task.to_string(), "row", "and", "history", "disagree"];
     assert!(table.iter().any(|row| row.starts_with(&of_task)), "{table:?}");
     // One disagreement of the row, and one in the count of each of the two states.
-    assert!(done.stderr.starts_with("workflow-server: rows and history disagree in 3 places"), "{}", done.stderr);
+    assert!(done.stderr.starts_with("workflow-server: rows and history disagree: 3 differences"), "{}", done.stderr);
     let done = run(&db, &["verify", "--json"]);
     assert_eq!(done.code, Some(4));
     assert!(done.json().iter().any(|line| line["entity_id"] == json!(task)));

@@ -62,13 +62,13 @@ fn lists_print_tables_or_json() {
     let etl_run = etl_run.to_string();
     let done = ok(&db, &["list", "tasks", "--run", &etl_run]);
     let table = done.table();
-    assert_eq!(table[0], ["TASK", "STATE", "TRY", "STARTED", "DURATION", "ERROR", "ID"]);
+    assert_eq!(table[0], ["TASK", "STATE", "ATTEMPT", "STARTED", "DURATION", "ERROR", "ID"]);
     assert_eq!(table[1][..3], ["extract", "failed", "1/3"]);
     assert_eq!(table[2][..3], ["load", "running", "1/3"]);
     assert_eq!(table[3][..6], ["transform", "queued", "0/3", "-", "-", "-"]);
     // Headers and columns are aligned.
     for line in done.stdout.lines().skip(1) {
-        for header in ["STATE", "TRY", "STARTED", "DURATION", "ERROR", "ID"] {
+        for header in ["STATE", "ATTEMPT", "STARTED", "DURATION", "ERROR", "ID"] {
             let start = done.stdout.find(header).unwrap();
             assert!(line.is_char_boundary(start) && &line[start - 2..start] == "  ", "{header}: {}", done.stdout);
             assert_ne!(line.as_bytes()[start], b' ', "{header}: {}", done.stdout);
@@ -95,7 +95,7 @@ fn list_reads_pages_up_to_its_limit() {
     }
     let (some, note) = listed(&["--limit", "1100"]);
     assert_eq!(some, ids[..1100]);
-    assert!(note.starts_with("1100 tasks, and there are more: --all"), "{note}");
+    assert!(note.starts_with("1100 tasks, more with --all"), "{note}");
     let cursor = note.split_whitespace().last().unwrap();
     assert_eq!(listed(&["--cursor", cursor, "--all"]), (ids[1100..].to_vec(), String::new()));
     assert_eq!(listed(&[]).0, ids[..50]);

@@ -62,13 +62,13 @@ fn migrate_installs_updates_and_downgrades() {
         said.push(done.stdout);
     }
     said.sort();
-    let there = format!("pg_workflow is at {NEWEST} already\n");
+    let there = format!("pg_workflow is already at {NEWEST}\n");
     assert_eq!(said[0], format!("done: install pg_workflow {NEWEST}\n"));
     assert!(said[1..].iter().all(|said| *said == there), "{said:?}");
     assert_eq!(ok(&db, &["migrate", "plan"]).stdout, there);
     assert_eq!((&versions(&db)["installed"], &versions(&db)["library"]), (&json!(NEWEST), &json!(NEWEST)));
     assert_eq!(ok(&db, &["migrate", "version"]).table()[0], ["installed", NEWEST]);
-    assert!(refused(&db, &["migrate", "to", "9.9.9"], 1).contains("there are: 0.1.0, "));
+    assert!(refused(&db, &["migrate", "to", "9.9.9"], 1).contains("available: 0.1.0, "));
 
     assert_eq!(ok(&db, &["migrate", "down"]).stdout, format!("done: update pg_workflow {NEWEST} → {PREVIOUS}\n"));
     assert_eq!(ok(&db, &["migrate", "down"]).stdout, format!("done: update pg_workflow {PREVIOUS} → 0.1.0\n"));

@@ -37,7 +37,7 @@ fn show_recognizes_ids_of_dags_runs_and_tasks() {
     let shown = ok(&db, &["show", &id]).stdout;
     assert!(shown.contains("\nError\nno such file\n  at line 7\n"), "{shown}");
     assert!(shown.contains("ERROR     Traceback\n      line 7\n"), "{shown}");
-    assert!(shown.contains("\nLatest moves\nCHANGED"), "{shown}");
+    assert!(shown.contains("\nLatest transitions\nCHANGED"), "{shown}");
     let json = &ok(&db, &["show", &id, "--json"]).json()[0];
     assert_eq!((&json["entity_type"], &json["task_id"]), (&json!("task_instance"), &json!("extract")));
     assert_eq!(json["latest_logs"][0]["message"], "opening");

@@ -38,7 +38,7 @@ fn keyboard_reaches_a_cell_and_its_history() {
     stage.browser.press("Enter");
     stage.browser.wait(&format!("location.hash === '#/history/task_instance/{task}'"));
     stage.browser.wait(
-        "document.querySelectorAll('[aria-label=Moves] tbody tr').length === 1 && document.querySelector('.log b')",
+        "document.querySelectorAll('[aria-label=Transitions] tbody tr').length === 1 && document.querySelector('.log b')",
     );
     assert_eq!(stage.browser.evaluate("document.querySelector('.log pre').textContent"), "<b>bold</b>");
 
@@ -46,8 +46,8 @@ fn keyboard_reaches_a_cell_and_its_history() {
     start_task(client, task);
     let metadata = json!({"error": "disk full", "worker": "w-7"});
     Transition::of(task).from(State::Running).to(State::Failed).metadata(metadata).run(client).unwrap();
-    stage.browser.wait("document.querySelectorAll('[aria-label=Moves] tbody tr').length === 3");
-    let first = stage.browser.evaluate("document.querySelector('[aria-label=Moves] tbody tr').innerText");
+    stage.browser.wait("document.querySelectorAll('[aria-label=Transitions] tbody tr').length === 3");
+    let first = stage.browser.evaluate("document.querySelector('[aria-label=Transitions] tbody tr').innerText");
     let first = first.as_str().unwrap().to_owned();
     for part in ["running", "failed", "3", "postgres", "w-7"] {
         assert!(first.contains(part), "{part}: {first}");

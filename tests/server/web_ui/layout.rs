@@ -16,7 +16,7 @@ fn pages_fit_a_phone() {
         ("phone-dags", "#/dags".to_owned(), ".recent .mark"),
         ("phone", format!("#/dags/{}", stage.dag), ".cell"),
         ("phone-run", format!("#/runs/{run}"), ".timeline .task"),
-        ("phone-history", format!("#/history/task_instance/{task}"), "[aria-label=Moves] tbody tr"),
+        ("phone-history", format!("#/history/task_instance/{task}"), "[aria-label=Transitions] tbody tr"),
     ];
     for (name, hash, sign) in views {
         stage.open(&hash);

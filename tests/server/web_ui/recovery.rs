@@ -19,7 +19,7 @@ fn page_reconnects_after_server_restart() {
         (State::Failed, State::Retrying),
         (State::Retrying, State::Running),
     ];
-    // Before the first restart, the page has no event yet to resume from.
+    // Before the first restart, the page has no event to resume from.
     for pair in transitions.chunks(2) {
         stage.server.take().unwrap().terminate().unwrap();
         stage.browser.wait("document.querySelector('#live').textContent === 'reconnecting'");
@@ -45,7 +45,7 @@ fn page_asks_for_token_and_explains_problems() {
     stage.open_grid();
     stage.restart(&["--token", "s3cret"]);
     let why = "document.querySelector('dialog[open] p')?.textContent ?? ''";
-    for (token, expected) in [("wrong", "asks for a token"), ("s3cret", "does not accept")] {
+    for (token, expected) in [("wrong", "requires a token"), ("s3cret", "does not accept")] {
         stage.browser.wait(&format!("({why}).includes('{expected}')"));
         for letter in token.chars() {
             stage.browser.press(&letter.to_string());
@@ -62,13 +62,13 @@ fn page_asks_for_token_and_explains_problems() {
     let problem = "(document.querySelector('#problem:not([hidden])')?.textContent ?? '')";
     stage.browser.open("about:blank");
     stage.open("#/dags");
-    stage.browser.wait(&format!("{problem}.includes('cannot answer now')"));
+    stage.browser.wait(&format!("{problem}.includes('Server unavailable')"));
     stage.browser.screenshot("problem");
     stage.restart(&[]);
     stage.browser.wait("document.querySelectorAll('.recent .mark').length >= 14");
     assert_eq!(stage.browser.evaluate(problem), "");
     stage.open(&format!("#/runs/{}", Uuid::nil()));
-    stage.browser.wait(&format!("{problem}.includes('there is no dag run')"));
+    stage.browser.wait(&format!("{problem}.includes('no dag run')"));
     stage.open("#/dags");
     stage.wait_live();
     assert_eq!(stage.browser.evaluate(problem), "");

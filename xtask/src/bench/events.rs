@@ -118,7 +118,7 @@ pub fn measure(bench: &Bench, options: &Options) -> Result<Vec<Absolute>> {
     Ok(figures)
 }
 
-/// From the move's own clock, so before its commit, to a subscriber.
+/// From the transition's own clock, so before its commit, to a subscriber.
 fn arrival(bench: &Bench, options: &Options) -> Result<[Absolute; 2]> {
     reset(bench)?;
     let _relay = Relay::start(bench)?;
@@ -201,7 +201,7 @@ fn backlog(bench: &Bench) -> Result<[Absolute; 2]> {
 
 pub fn print_table(figures: &[Absolute]) {
     for Absolute { name, value, unit, goal, reached } in figures {
-        let verdict = if *reached { "" } else { "  falls short" };
+        let verdict = if *reached { "" } else { "  below target" };
         println!("{name:66} {value:>15.2} {unit:<4} goal {goal:>8}{verdict}");
     }
 }

@@ -131,7 +131,7 @@ fn took(printed: &str) -> Result<f64> {
 pub fn print_table(figures: &[Figure]) {
     for Figure { name, value, unit, goal } in figures {
         let goal = goal.map_or_else(String::new, |goal| {
-            format!("  goal {goal:.2}{}", if *value <= goal { "" } else { "  falls short" })
+            format!("  goal {goal:.2}{}", if *value <= goal { "" } else { "  below target" })
         });
         println!("{name:60} {value:>9.2}{unit}{goal}");
     }

@@ -16,14 +16,14 @@ const TASKS_A_RUN: u32 = 1_000;
 const REQUESTS: usize = 200;
 const GOAL: f64 = 1.2;
 
-/// What is asked for, with limits that both databases fill. `{run}`, `{old_run}`, `{dag}`, `{task}` and `{moment}` are filled in for each database.
+/// What is asked for, with limits that both databases fill. `{run}`, `{old_run}`, `{dag}`, `{task}` and `{time}` are filled in for each database.
 const REQUESTS_FOR: &[&str] = &[
     "/api/v1/dags?limit=1",
     "/api/v1/dags?order_by=name&name_prefix=dag_&limit=1",
     "/api/v1/dag-runs?limit=3",
     "/api/v1/dag-runs?state=running,failed",
     "/api/v1/dag-runs?dag_id={dag}&limit=3",
-    "/api/v1/dag-runs?execution_date_gte={moment}&order_by=execution_date&limit=3",
+    "/api/v1/dag-runs?execution_date_gte={time}&order_by=execution_date&limit=3",
     "/api/v1/dag-runs/counts",
     "/api/v1/task-instances",
     "/api/v1/task-instances?state=running",
@@ -40,8 +40,8 @@ const REQUESTS_FOR: &[&str] = &[
     "/api/v1/task-instances/{task}/logs",
     "/api/v1/history",
     "/api/v1/history?entity_id={task}",
-    "/api/v1/history?changed_at_gte={moment}&order_by=id",
-    "/api/v1/history?changed_at_lt={moment}",
+    "/api/v1/history?changed_at_gte={time}&order_by=id",
+    "/api/v1/history?changed_at_lt={time}",
 ];
 
 /// How long a request takes in either database.
@@ -135,7 +135,7 @@ fn values(bench: &Bench, database: &str) -> Result<Vec<(&'static str, String)>> 
         ("{run}", ask(&format!("{runs} DESC LIMIT 1"))?),
         ("{dag}", ask("SELECT dag_id FROM workflow.dag_runs ORDER BY execution_date LIMIT 1")?),
         ("{task}", ask("SELECT task_instance_id FROM workflow.task_logs ORDER BY id LIMIT 1")?),
-        ("{moment}", "2020-01-01T00:20:00Z".to_owned()),
+        ("{time}", "2020-01-01T00:20:00Z".to_owned()),
         ("{middle}", ask(middle)?),
     ])
 }
@@ -148,7 +148,7 @@ pub fn print_table(figures: &[Figure]) {
     println!("{:72} {:>6} {:>6}  {small:>9} {large:>9} tasks", "", "ratio", "goal");
     for figure in figures {
         let Figure { request, ratio, goal, small_milliseconds, large_milliseconds, reached } = figure;
-        let verdict = if *reached { "" } else { "  falls short" };
+        let verdict = if *reached { "" } else { "  below target" };
         println!(
             "{request:72} {ratio:>6.2} {goal:>6.2}  {small_milliseconds:>6.2} ms {large_milliseconds:>6.2} ms{verdict}"
         );

@@ -1,4 +1,4 @@
-//! What is in the packages, and where it goes on Debian.
+//! The files of the packages, and their places on Debian.
 
 use std::process::Command;
 
@@ -11,7 +11,7 @@ use crate::scripts::extension_files;
 
 pub const EXTENSION_DESCRIPTION: &str = "state store of a workflow orchestrator, inside PostgreSQL
  An extension that keeps DAGs, runs and task instances, guards how they move
- from state to state, writes every move to a history in the same transaction,
+ from state to state, writes every transition to a history in the same transaction,
  and has an event feed that loses nothing.
  .
  It is best preloaded: shared_preload_libraries = 'pg_workflow'.";

@@ -64,7 +64,7 @@ impl Tree {
     }
 
     /// The packages of the shared libraries that its binaries need, with the oldest versions that have all the symbols
-    /// used, as Debian spells them: `libc6 (>= 2.34), libgcc-s1 (>= 4.2)`.
+    /// used, in Debian's format: `libc6 (>= 2.34), libgcc-s1 (>= 4.2)`.
     pub fn libraries(&self) -> Result<String> {
         // It insists on a source package.
         let debian = self.root.with_extension("source").join("debian");

@@ -1,4 +1,4 @@
-//! The browser in which the page is tested. Without one everything else still runs.
+//! The browser in which the web UI is tested. Without one all other tests still run.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::{Missing, ensure_optional};
 use crate::command::which;
 
-/// The one that BROWSER_BIN names, else the first of these in PATH.
+/// The browser that BROWSER_BIN names, else the first of these in PATH.
 pub fn browser() -> Option<PathBuf> {
     match std::env::var_os("BROWSER_BIN") {
         Some(named) => Some(named.into()),
@@ -15,7 +15,7 @@ pub fn browser() -> Option<PathBuf> {
     }
 }
 
-/// Installs a browser where there is none: on Debian, as root. Elsewhere it says what to install, and that is all.
+/// Installs a browser if none is installed: on Debian, as root. Elsewhere it prints what to install.
 pub fn ensure_browser() -> Result<()> {
-    ensure_optional(Missing::Browser, "the tests of the page", || browser().is_some()).map(drop)
+    ensure_optional(Missing::Browser, "the tests of the web UI", || browser().is_some()).map(drop)
 }

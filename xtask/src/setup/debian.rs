@@ -46,11 +46,13 @@ pub struct Debian {
 }
 
 impl Debian {
-    /// The one that has this PostgreSQL, made first where it is not there yet.
+    /// The one that has this PostgreSQL. Makes it first if it does not exist.
     pub fn with_postgres(major: u32) -> Result<Self> {
         let release = release_with(major)?;
         if !can_install() {
-            bail!("PostgreSQL {major} is not here, and to run Debian {release} in a folder takes root on a Debian");
+            bail!(
+                "PostgreSQL {major} is not installed. Run this as root on Debian: it runs Debian {release} in a folder"
+            );
         }
         let folder = workspace::target_dir()?.join("pg").join(major.to_string());
         fs::create_dir_all(&folder)?;
@@ -66,7 +68,7 @@ impl Debian {
         Ok(this)
     }
 
-    /// Whatever of debootstrap outlives us holds the lock too, as its standard input: nobody begins anew beside it.
+    /// A debootstrap that outlives us holds the lock too, as its standard input: no other process starts beside it.
     fn make(&self, release: &str, log: &Path, lock: File) -> Result<()> {
         ensure_program("debootstrap", "debootstrap")?;
         remove_tree(&self.root)?;
@@ -138,7 +140,7 @@ fn release_with(major: u32) -> Result<&'static str> {
     let (_, release) = found.with_context(|| {
         let all: Vec<String> = RELEASES.iter().map(|(version, release)| format!("{version} ({release})")).collect();
         let all = all.join(", ");
-        format!("no Debian has PostgreSQL {major}; they have {all}. PG_CONFIG may name one that you have installed")
+        format!("no Debian has PostgreSQL {major}; they have {all}. Set PG_CONFIG to an installed one")
     })?;
     Ok(release)
 }

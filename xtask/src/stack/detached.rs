@@ -16,7 +16,7 @@ use crate::command;
 
 /// A process that was started and let go.
 ///
-/// A process id alone may long since be another's; together with the moment the process started it is not.
+/// A process ID can be reused; together with the start time of the process it is unique.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Detached {
     pid: u32,
@@ -68,7 +68,7 @@ impl Running for Detached {
     }
 
     fn wait_ended(&self, timeout: Duration) -> Result<bool> {
-        // The end of a process that is not a child is not announced; so it is looked at.
+        // No signal tells of the end of a process that is not a child: poll it.
         let deadline = Instant::now() + timeout;
         while self.is_running() {
             if Instant::now() >= deadline {

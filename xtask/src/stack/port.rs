@@ -13,7 +13,7 @@ const RANGE: std::ops::Range<u16> = 15_000..30_000;
 /// How often a server is given another port when somebody was faster.
 pub const ATTEMPTS: u32 = 5;
 
-/// A port that was free a moment ago.
+/// A port that was free just now.
 pub fn free() -> Result<u16> {
     let random = || {
         let number = RandomState::new().hash_one(()) % u64::from(RANGE.end - RANGE.start);

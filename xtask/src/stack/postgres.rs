@@ -20,7 +20,7 @@ use crate::setup::{self, PostgresInstall};
 /// it has been handed to the system by then. (With synchronous_commit off it would not have been.)
 pub const FAST: &[(&str, &str)] = &[("fsync", "off")];
 
-/// Has the notifier announce events, rather than each transaction.
+/// Preloads the library, so that the notifier sends notifications, and not each transaction.
 pub const PRELOADED: (&str, &str) = ("shared_preload_libraries", "pg_workflow");
 
 /// How PostgreSQL is to stop.
@@ -44,7 +44,7 @@ impl Shutdown {
     }
 }
 
-/// A cluster on disk, and how to reach it when it runs. Its superuser is `postgres`; whoever can connect is trusted, so
+/// A cluster on disk, and how to reach it when it runs. Its superuser is `postgres`; every client is trusted, so
 /// it only listens on the loopback interface.
 #[derive(Debug, Clone)]
 pub struct PostgresConfig {
@@ -178,7 +178,7 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Makes a cluster and starts it on a free port. `name` is for whoever looks at the folders and the log.
+    /// Makes a cluster and starts it on a free port. `name` names its folder.
     pub fn start(name: &str, settings: &[(&str, &str)]) -> Result<Self> {
         Self::start_with(setup::toolchain()?.postgres.clone(), name, settings)
     }
@@ -220,7 +220,7 @@ impl Postgres {
     pub fn upgrade_from(&self, older: &Postgres) -> Result<()> {
         let mut upgrade = user::command(self.install.program("pg_upgrade"), self.user.as_ref());
         clean_environment(&mut upgrade);
-        // It writes its scripts and logs where it is run.
+        // It writes its scripts and logs into the current folder.
         upgrade.current_dir(&self.dir).args(["--username=postgres", "--jobs=2", "--socketdir"]).arg(self.socket_dir());
         upgrade.arg("--old-bindir").arg(&older.install.bindir).arg("--new-bindir").arg(&self.install.bindir);
         upgrade.arg("--old-datadir").arg(older.data()).arg("--new-datadir").arg(self.data());

@@ -70,7 +70,7 @@ pub fn clean_environment(command: &mut Command) {
     }
 }
 
-/// A process that runs, whoever keeps it.
+/// A running process: a child, or one that outlives the command.
 pub trait Running {
     /// The server's own process id.
     fn pid(&self) -> u32;

@@ -93,7 +93,7 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Starts it on a free port. `name` is for whoever looks at the folders and the log.
+    /// Starts it on a free port. `name` names its folder.
     pub fn start(name: &str) -> Result<Self> {
         Self::start_with(name, &[])
     }

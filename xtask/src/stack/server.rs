@@ -19,8 +19,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a program with these arguments and, beside one's own, these environment variables. `name` is for whoever
-    /// looks at the folder and the log.
+    /// Starts a program with these arguments and, beside our own, these environment variables. `name` names
+    /// its folder.
     pub fn start(name: &str, binary: &Path, args: &[&str], envs: &[(&str, &str)]) -> Result<Self> {
         let scratch = Scratch::new(name)?;
         let program = Program {

@@ -1,4 +1,7 @@
-//! Who may ask, and what is noted of each request.
+//! Access to the server: the token, the request id, and one log line per request.
+//!
+//! tower-http cannot do these: its request-id layer keeps any id that a client sends, its bearer layer compares the
+//! token in variable time and the scheme by case, and its trace layer spreads the fields of a request over two events.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,15 +14,15 @@ use axum::response::{IntoResponse, Response};
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
-use super::answer::ApiError;
+use super::error::ApiError;
 
-/// Told to the client, and in the log: to find one by the other.
+/// Sent to the client and logged, so that one can be found by the other.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const LONGEST_REQUEST_ID: usize = 128;
-/// The page holds nothing by itself, and who watches the server need not know its data.
-const OPEN_TO_ALL: [&str; 2] = ["/", "/health"];
+const MAX_REQUEST_ID: usize = 128;
+/// The web UI contains no data, and monitoring needs none.
+const PUBLIC_PATHS: [&str; 2] = ["/", "/health"];
 
-/// What clients must know.
+/// The token that clients must send, if any.
 #[derive(Clone)]
 pub struct Token(Option<Arc<str>>);
 
@@ -39,15 +42,15 @@ impl Token {
 }
 
 pub async fn check_token(State(token): State<Token>, request: Request, next: Next) -> Response {
-    if OPEN_TO_ALL.contains(&request.uri().path()) || token.admits(&request) {
+    if PUBLIC_PATHS.contains(&request.uri().path()) || token.admits(&request) {
         return next.run(request).await;
     }
     ApiError::unauthorized().into_response()
 }
 
-/// Gives the request an id, or keeps the one that a proxy has given, and notes what became of it.
-pub async fn name_and_log(request: Request, next: Next) -> Response {
-    let id = request.headers().get(&REQUEST_ID).filter(|id| is_decent(id)).cloned();
+/// Gives the request an id, or keeps the id from a proxy, and logs the response.
+pub async fn identify_and_log(request: Request, next: Next) -> Response {
+    let id = request.headers().get(&REQUEST_ID).filter(|id| is_valid_id(id)).cloned();
     let id = id.or_else(|| HeaderValue::from_str(&Uuid::now_v7().to_string()).ok());
     let (method, uri, began) = (request.method().clone(), request.uri().clone(), Instant::now());
     let mut response = next.run(request).await;
@@ -59,7 +62,7 @@ pub async fn name_and_log(request: Request, next: Next) -> Response {
         status = response.status().as_u16(),
         milliseconds = began.elapsed().as_secs_f64() * 1e3,
         request_id = id.as_ref().and_then(|id| id.to_str().ok()),
-        "answered"
+        "request"
     );
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -69,7 +72,7 @@ pub async fn name_and_log(request: Request, next: Next) -> Response {
     response
 }
 
-/// What comes from outside goes into the log: not at any length, and no control characters.
-fn is_decent(id: &HeaderValue) -> bool {
-    id.len() <= LONGEST_REQUEST_ID && !id.is_empty() && id.as_bytes().iter().all(u8::is_ascii_graphic)
+/// The id goes into the log: it must be short and have no control characters.
+fn is_valid_id(id: &HeaderValue) -> bool {
+    id.len() <= MAX_REQUEST_ID && !id.is_empty() && id.as_bytes().iter().all(u8::is_ascii_graphic)
 }

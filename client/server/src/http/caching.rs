@@ -1,4 +1,6 @@
-//! ETags: who has an answer already, and asks for it again, is told so.
+//! ETags: a client that has the current response already gets 304 instead.
+//!
+//! tower-http makes no ETags, and the headers crate, which parses `If-None-Match`, would bring six crates for one line.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -9,9 +11,9 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::answer::ApiError;
+use super::error::ApiError;
 
-/// Tags answers in JSON. Everything in them may change at any moment, so clients must ask each time.
+/// Tags JSON responses. Their content can change at any time, so clients must revalidate.
 pub async fn tag(request: Request, next: Next) -> Response {
     let is_get = request.method() == Method::GET;
     let known: Vec<HeaderValue> = request.headers().get_all(IF_NONE_MATCH).iter().cloned().collect();
@@ -20,10 +22,10 @@ pub async fn tag(request: Request, next: Next) -> Response {
         return response;
     }
     let (mut parts, body) = response.into_parts();
-    // It is in memory already.
+    // No limit: the body is in memory already.
     let Ok(body) = to_bytes(body, usize::MAX).await else { return ApiError::internal().into_response() };
     let tag = format!("\"{:016x}\"", hash(&body));
-    let is_known = names(&known, &tag);
+    let is_known = contains_tag(&known, &tag);
     if let Ok(tag) = HeaderValue::from_str(&tag) {
         parts.headers.insert(ETAG, tag);
     }
@@ -41,14 +43,14 @@ fn is_json(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"))
 }
 
-/// Whether these `If-None-Match` name the tag. Proxies that compress mark it as weak.
-pub fn names<'a>(known: impl IntoIterator<Item = &'a HeaderValue>, tag: &str) -> bool {
+/// Checks whether these `If-None-Match` headers contain the tag. Proxies that compress mark it as weak.
+pub fn contains_tag<'a>(known: impl IntoIterator<Item = &'a HeaderValue>, tag: &str) -> bool {
     let known = known.into_iter().filter_map(|value| value.to_str().ok());
     let mut known = known.flat_map(|list| list.split(',')).map(|known| known.trim().trim_start_matches("W/"));
     known.any(|known| known == tag || known == "*")
 }
 
-/// Not for secrets: only an answer of this very path is compared with it.
+/// Need not resist attacks: a tag is compared only with the responses of its own path.
 fn hash(body: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     body.hash(&mut hasher);

@@ -1,4 +1,6 @@
-//! Connections of clients, with limits: slow and idle ones are ended, and many wait.
+//! Client connections with limits: slow and idle ones are closed, and those above the maximum wait.
+//!
+//! hyper-util serves each connection; neither axum::serve nor axum-server limits their number or their writes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,38 +15,38 @@ use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
-/// How long a client may take to send the head of a request, also the next one on its connection.
+/// Time to receive the head of a request; also the time between two requests on a connection.
 const HEAD_LIMIT: Duration = Duration::from_secs(15);
-/// How long a client may read nothing of an answer.
+/// Time during which a client can leave a response unread.
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
-/// How large the head of a request may be: a position of the feed is the longest that is of use.
+/// Maximum size of the head of a request. The longest useful header is a position of the feed.
 const HEAD_BYTES: usize = 32 * 1024;
 const HEADERS: usize = 64;
-/// How long open requests may take once the server is told to stop.
+/// Time for open requests to finish after the server is told to stop.
 const GRACE: Duration = Duration::from_secs(3);
-/// How long to wait when no connection can be taken, mostly for want of file descriptors.
+/// Pause after a connection cannot be accepted, mostly for lack of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until `shutdown`, at most so many clients at once.
+/// Serves at most `clients` connections at a time, until `shutdown`.
 pub async fn serve(listener: TcpListener, app: Router, clients: usize, shutdown: CancellationToken) {
-    let places = Arc::new(Semaphore::new(clients.clamp(1, Semaphore::MAX_PERMITS)));
+    let slots = Arc::new(Semaphore::new(clients.clamp(1, Semaphore::MAX_PERMITS)));
     let open = GracefulShutdown::new();
     let accepting = async {
         loop {
-            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let Ok(slot) = slots.clone().acquire_owned().await else { return };
             let stream = accept(&listener).await;
-            let connection = open.watch(connection(stream, app.clone()));
+            let connection = open.watch(serve_connection(stream, app.clone()));
             tokio::spawn(async move {
                 if let Err(error) = connection.await {
-                    tracing::debug!("a client's connection ended: {error}");
+                    tracing::debug!("client connection ended: {error}");
                 }
-                drop(place);
+                drop(slot);
             });
         }
     };
     shutdown.run_until_cancelled(accepting).await;
     if tokio::time::timeout(GRACE, open.shutdown()).await.is_err() {
-        tracing::warn!("HTTP stopped with requests still open");
+        tracing::warn!("stopped serving HTTP: requests still open after {} s; closing them", GRACE.as_secs());
     }
 }
 
@@ -54,7 +56,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
             Ok((stream, _)) => return stream,
             Err(error) => {
                 tracing::warn!(
-                    "cannot take a client's connection: {error}. If too many files are open, raise ulimit -n"
+                    "cannot accept a client connection: {error}; retrying. If too many files are open, raise ulimit -n."
                 );
                 tokio::time::sleep(PAUSE).await;
             }
@@ -64,7 +66,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 
 type Client = http1::Connection<TokioIo<std::pin::Pin<Box<TimeoutStream<TcpStream>>>>, TowerToHyperService<Router>>;
 
-fn connection(stream: TcpStream, app: Router) -> Client {
+fn serve_connection(stream: TcpStream, app: Router) -> Client {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!("cannot set TCP_NODELAY: {error}");
     }

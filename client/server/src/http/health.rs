@@ -1,4 +1,4 @@
-//! `GET /health`: whether the servers behind this one answer, and what the relay does.
+//! `GET /health`: the state of PostgreSQL, Redis and the relay.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,17 +13,17 @@ use pg_workflow_client::tokio_postgres::error::SqlState;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::answer::Problem;
+use super::error::Problem;
 use super::parameters::Query;
 use super::rows::NoParameters;
 use super::{Relayed, Server};
 use pg_workflow_client::Error;
 use pg_workflow_client::relay::Role;
 
-/// Whoever asks has a time limit too: a server that hangs is away.
+/// Clients have a time limit too: a server that hangs counts as unavailable.
 const LIMIT: Duration = Duration::from_millis(1500);
 
-/// Whether the servers behind this one answer.
+/// The state of the server and of the servers that it needs.
 #[derive(Serialize, ToSchema)]
 struct Health {
     /// `healthy` or `unhealthy`.
@@ -31,39 +31,39 @@ struct Health {
     version: &'static str,
     service: &'static str,
     database: bool,
-    /// None where no Redis is configured.
+    /// Null without Redis.
     redis: Option<bool>,
-    /// None where this process does not relay.
+    /// Null if this process does not relay.
     relay: Option<RelayHealth>,
-    /// None where this process does not read from a standby, or the database does not answer.
+    /// Null if this process does not read from a standby, or the database is unavailable.
     standby: Option<Standby>,
     #[serde(skip_serializing_if = "Errors::is_empty")]
     errors: Errors,
 }
 
-/// What the relay of this process does.
+/// The relay of this process.
 #[derive(Serialize, ToSchema)]
 struct RelayHealth {
     #[schema(value_type = String)]
     role: Role,
     published: u64,
     last_publish: Option<DateTime<Utc>>,
-    /// None where the database does not say.
+    /// Null if the database does not report the lag.
     lag_events: Option<i64>,
     lag_seconds: Option<f64>,
 }
 
-/// How far the standby is.
+/// The replay of a standby.
 #[derive(Clone, Copy, Serialize, ToSchema)]
 pub struct Standby {
-    /// False once it has been promoted.
+    /// False after it was promoted.
     pub in_recovery: bool,
-    /// When the last commit that it has replayed was made, by the primary's clock. Old also where the primary has nothing
-    /// to commit. None where it has replayed none since it started.
+    /// Time of the last replayed commit, by the clock of the primary. It is old, too, if the primary is idle. Null if the
+    /// standby has replayed none since it started.
     pub last_commit: Option<DateTime<Utc>>,
 }
 
-/// What is wrong.
+/// Errors of the servers that this one needs.
 #[derive(Default, Serialize, ToSchema)]
 struct Errors {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -78,33 +78,33 @@ impl Errors {
     }
 }
 
-/// What was found out about the servers behind this one.
-pub struct Findings {
-    pub database: Result<Answered, String>,
+/// The results of checking PostgreSQL and Redis.
+pub struct Checks {
+    pub database: Result<DatabaseReport, String>,
     pub redis: Result<(), String>,
 }
 
-/// What the database tells.
+/// The report of an available database.
 #[derive(Clone, Copy, Default)]
-pub struct Answered {
-    /// Of the relay in this process.
+pub struct DatabaseReport {
+    /// The lag of the relay in this process.
     pub lag: Option<Lag>,
     pub standby: Option<Standby>,
 }
 
-/// How far the relay's consumer is behind.
+/// The backlog and the lag of the relay's consumer.
 #[derive(Clone, Copy)]
 pub struct Lag {
     pub events: i64,
     pub seconds: f64,
 }
 
-/// Whether PostgreSQL and Redis answer, and what the relay does.
+/// Reports the state of PostgreSQL, Redis and the relay.
 #[utoipa::path(get, path = "/health", tag = "server",
     responses((status = 200, body = Health), (status = 503, body = Health), (status = 400, body = Problem)))]
 pub async fn health(State(server): State<Arc<Server>>, _: Query<NoParameters>) -> Response {
-    let Findings { database, redis } = ask(&server).await;
-    let (Answered { lag, standby }, database) = (database.clone().unwrap_or_default(), database.err());
+    let Checks { database, redis } = check(&server).await;
+    let (DatabaseReport { lag, standby }, database) = (database.clone().unwrap_or_default(), database.err());
     let errors = Errors { database, redis: redis.err() };
     let health = Health {
         status: if errors.is_empty() { "healthy" } else { "unhealthy" },
@@ -131,50 +131,50 @@ fn relay_health(relay: &Relayed, lag: Option<Lag>) -> RelayHealth {
     }
 }
 
-/// Asks both servers, at the same time.
-pub async fn ask(server: &Server) -> Findings {
-    let (database, mut redis) = tokio::join!(limited(ask_database(server)), limited(ask_redis(server)));
-    // It may answer, and still take no events: out of memory, or read-only.
+/// Checks both servers concurrently.
+pub async fn check(server: &Server) -> Checks {
+    let (database, mut redis) = tokio::join!(limited(check_database(server)), limited(check_redis(server)));
+    // Redis can be available and still reject events: out of memory, or read-only.
     if let Some(relay) = server.backends.relay.as_ref().filter(|_| redis.is_ok()) {
         redis = relay.status.get().publisher_error.map_or(Ok(()), Err);
     }
-    Findings { database, redis }
+    Checks { database, redis }
 }
 
-/// With a connection of its own: it need not wait behind slow lists, and it learns why there is none.
-async fn ask_database(server: &Server) -> Result<Answered, Error> {
+/// Uses its own connection, which does not wait for slow lists and has the reason if it fails.
+async fn check_database(server: &Server) -> Result<DatabaseReport, Error> {
     let client = server.backends.database.connect().await?;
-    // Not "SELECT 1": without the extension nothing here works.
+    // Not "SELECT 1": the server needs the extension.
     client.batch_execute("SELECT workflow.version()").await?;
-    let standby = if server.backends.is_standby { Some(ask_standby(&client).await?) } else { None };
+    let standby = if server.backends.is_standby { Some(read_standby(&client).await?) } else { None };
     let lag = match &server.backends.relay {
-        Some(relay) => ask_lag(&client, relay).await?,
+        Some(relay) => read_lag(&client, relay).await?,
         None => None,
     };
-    Ok(Answered { lag, standby })
+    Ok(DatabaseReport { lag, standby })
 }
 
-async fn ask_standby(client: &Client) -> Result<Standby, Error> {
+async fn read_standby(client: &Client) -> Result<Standby, Error> {
     let sql = "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.pg_last_xact_replay_timestamp()";
     let row = client.query_one(sql, &[]).await?;
     Ok(Standby { in_recovery: row.try_get(0)?, last_commit: row.try_get(1)? })
 }
 
-async fn ask_lag(client: &Client, relay: &Relayed) -> Result<Option<Lag>, Error> {
+async fn read_lag(client: &Client, relay: &Relayed) -> Result<Option<Lag>, Error> {
     let lag = "SELECT pending, coalesce(extract(epoch FROM lag), 0)::double precision \
                FROM workflow.consumer_lag WHERE consumer = $1";
-    // A backlog of millions takes longer to count than anybody waits here.
+    // Counting a backlog of millions takes longer than the limit of this endpoint.
     let counting = async { client.query_opt(lag, &[&relay.consumer]).await };
     match tokio::time::timeout(LIMIT * 2 / 3, counting).await {
         Ok(Ok(row)) => Ok(row.map(|row| Lag { events: row.get(0), seconds: row.get(1) })),
-        // Who relays need not be allowed to see the lag.
+        // The role of the relay might lack the right to see the lag.
         Ok(Err(error)) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Ok(None),
         Ok(Err(error)) => Err(error.into()),
         Err(_) => Ok(None),
     }
 }
 
-async fn ask_redis(server: &Server) -> Result<(), Error> {
+async fn check_redis(server: &Server) -> Result<(), Error> {
     match &server.backends.redis {
         Some(server) => {
             let mut connection = server.connect(LIMIT / 2, LIMIT).await?;
@@ -184,10 +184,10 @@ async fn ask_redis(server: &Server) -> Result<(), Error> {
     }
 }
 
-async fn limited<T>(asking: impl Future<Output = Result<T, Error>>) -> Result<T, String> {
-    match tokio::time::timeout(LIMIT, asking).await {
-        Ok(Ok(answer)) => Ok(answer),
+async fn limited<T>(check: impl Future<Output = Result<T, Error>>) -> Result<T, String> {
+    match tokio::time::timeout(LIMIT, check).await {
+        Ok(Ok(report)) => Ok(report),
         Ok(Err(error)) => Err(format!("{error}. {}", error.hint())),
-        Err(_) => Err(format!("no answer within {} s", LIMIT.as_secs_f32())),
+        Err(_) => Err(format!("no response within {} s", LIMIT.as_secs_f32())),
     }
 }

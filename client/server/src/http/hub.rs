@@ -1,4 +1,4 @@
-//! One reader of the event feed for all who follow it over HTTP. It reads while anybody follows.
+//! One reader of the event feed for all HTTP followers. It reads while there is a follower.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,18 +17,18 @@ use pg_workflow_client::position;
 
 /// Events read at once.
 pub const BATCH: i32 = 500;
-/// Batches kept for whoever is slow. Who falls behind further is cut off, and resumes where it was.
-const KEPT: usize = 64;
-/// How long the database waits for an event before it says that there is none.
+/// Batches buffered for slow followers. A follower with a larger lag is disconnected and resumes after its last id.
+const BUFFERED: usize = 64;
+/// Time that the database waits for an event before it returns none.
 const POLL: Duration = Duration::from_secs(2);
 
-/// Events that came together, and the position behind them.
+/// Events read together, and the position after them.
 pub struct Batch {
     pub events: Vec<Followed>,
     pub position: String,
 }
 
-/// An event, written once for all.
+/// An event, serialized once for all followers.
 pub struct Followed {
     pub id: i64,
     pub dag_id: Uuid,
@@ -49,18 +49,18 @@ impl TryFrom<position::Batch> for Batch {
     }
 }
 
-/// Where followers join.
+/// The hub that followers join.
 pub struct Hub {
     batches: broadcast::Sender<Arc<Batch>>,
-    /// What lies before it has been sent; none while nobody follows, or the database is away.
+    /// All events up to it have been sent. `None` without followers, or while the database is unavailable.
     position: watch::Sender<Option<String>>,
     joined: Arc<Notify>,
     followers: Arc<AtomicUsize>,
-    most: usize,
+    max_followers: usize,
     pub shutdown: CancellationToken,
 }
 
-/// A follower's place, until it is dropped.
+/// A follower's slot, freed when it is dropped.
 pub struct Slot(Arc<AtomicUsize>);
 
 impl Drop for Slot {
@@ -70,8 +70,8 @@ impl Drop for Slot {
 }
 
 impl Hub {
-    pub fn new(server: PostgresServer, most: usize, shutdown: CancellationToken) -> Hub {
-        let (batches, position) = (broadcast::Sender::new(KEPT), watch::Sender::new(None));
+    pub fn new(server: PostgresServer, max_followers: usize, shutdown: CancellationToken) -> Hub {
+        let (batches, position) = (broadcast::Sender::new(BUFFERED), watch::Sender::new(None));
         let joined = Arc::new(Notify::new());
         let reader = Reader {
             server: server.with_settings("-c default_transaction_read_only=on"),
@@ -80,21 +80,21 @@ impl Hub {
             joined: joined.clone(),
         };
         let until = shutdown.clone();
-        tokio::spawn(async move { until.run_until_cancelled(reader.through_outages()).await });
-        Hub { batches, position, joined, followers: Arc::default(), most, shutdown }
+        tokio::spawn(async move { until.run_until_cancelled(reader.run()).await });
+        Hub { batches, position, joined, followers: Arc::default(), max_followers, shutdown }
     }
 
-    /// A place; none where all are taken.
+    /// Acquires a slot; `None` if all are in use.
     pub fn slot(&self) -> Option<Slot> {
-        let take = |taken: usize| (taken < self.most).then_some(taken + 1);
-        let taken = self.followers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
-        taken.is_ok().then(|| Slot(self.followers.clone()))
+        let acquire = |used: usize| (used < self.max_followers).then_some(used + 1);
+        let acquired = self.followers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, acquire);
+        acquired.is_ok().then(|| Slot(self.followers.clone()))
     }
 
-    /// Everything from the position returned on; it may begin a little before.
+    /// Subscribes to all events after the returned position. The first ones might be before it.
     pub async fn join(&self) -> (broadcast::Receiver<Arc<Batch>>, String) {
         let mut position = self.position.subscribe();
-        // Subscribed first: the reader notes the position before it sends what lies before it.
+        // Subscribed first: the reader stores a position before it sends the events up to it.
         let batches = self.batches.subscribe();
         self.joined.notify_one();
         let known = position.wait_for(Option::is_some).await.ok().and_then(|position| position.clone());
@@ -110,14 +110,14 @@ struct Reader {
 }
 
 impl Reader {
-    async fn through_outages(&self) {
-        let (mut outage, mut backoff) = (Outage::of("the database behind /api/v1/events"), Backoff::new());
+    async fn run(&self) {
+        let (mut outage, mut backoff) = (Outage::of("the database for /api/v1/events"), Backoff::new());
         loop {
             self.wait_for_followers().await;
             if let Err(error) = self.read(&mut outage, &mut backoff).await {
                 if matches!(error, Error::Invalid { .. }) {
                     // A backup was restored, or an asynchronous standby was promoted.
-                    tracing::warn!("the database has lost events: {error}. Who follows events goes on with the next");
+                    tracing::warn!("database lost events: {error}; followers continue with new events");
                     self.position.send_replace(None);
                 }
                 outage.began(&error);
@@ -126,11 +126,11 @@ impl Reader {
         }
     }
 
-    /// Forgets the position while there is nobody, so that nobody has to be given what happened meanwhile.
+    /// Waits for a follower. Without followers the position is dropped: later ones start with new events.
     async fn wait_for_followers(&self) {
         while self.batches.receiver_count() == 0 {
             let position = self.position.send_replace(None);
-            // Somebody who joined between the two has seen the old position, and must get what comes after it.
+            // A follower that joined between the two has the old position and needs all events after it.
             if self.batches.receiver_count() > 0 {
                 self.position.send_replace(position);
                 return;
@@ -139,7 +139,7 @@ impl Reader {
         }
     }
 
-    /// Until nobody follows.
+    /// Reads and sends events until the last follower leaves.
     async fn read(&self, outage: &mut Outage, backoff: &mut Backoff) -> Result<(), Error> {
         let client = feed::connect_to_wait(&self.server).await?;
         let known = self.position.borrow().clone();
@@ -154,7 +154,7 @@ impl Reader {
             if let Some(batch) = position::read(&client, &position, BATCH, POLL).await? {
                 position.clone_from(&batch.position);
                 self.position.send_replace(Some(position.clone()));
-                // An error means that the last follower has left.
+                // Fails if the last follower has left.
                 let _ = self.batches.send(Arc::new(batch.try_into()?));
             }
         }

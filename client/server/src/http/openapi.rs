@@ -1,4 +1,4 @@
-//! `GET /openapi.json`: the API as its types describe it.
+//! `GET /openapi.json`: the description of the API, generated from its types.
 
 use std::sync::Arc;
 
@@ -9,19 +9,19 @@ use serde_json::{Value, json};
 use utoipa::openapi::OpenApi as Description;
 use utoipa::{IntoResponses, OpenApi};
 
-use super::answer::Problem;
+use super::error::Problem;
 use super::parameters::Query;
 use super::rows::NoParameters;
 use super::{Server, events};
 
-/// What every endpoint below `/api` may answer too.
+/// The errors of every endpoint below `/api`.
 #[derive(IntoResponses)]
-#[allow(dead_code, reason = "it only describes")]
+#[allow(dead_code, reason = "only a description")]
 pub enum ApiErrors {
-    /// A parameter makes no sense.
+    /// A parameter is invalid.
     #[response(status = 400)]
     Bad(Problem),
-    /// The database cannot be asked, or did not answer in time.
+    /// The database is unavailable or too slow.
     #[response(status = 503)]
     Unavailable(Problem),
 }
@@ -34,7 +34,7 @@ pub async fn openapi(State(server): State<Arc<Server>>, _: Query<NoParameters>) 
     ([(CONTENT_TYPE, "application/json")], server.openapi.clone())
 }
 
-/// Completes what the endpoints say of themselves.
+/// Completes the description that the endpoints generate.
 pub fn describe(endpoints: Description, has_token: bool) -> String {
     let mut description = json!(endpoints);
     let events = json!(Stream::openapi());
@@ -42,14 +42,14 @@ pub fn describe(endpoints: Description, has_token: bool) -> String {
         "title": "workflow-server",
         "version": env!("CARGO_PKG_VERSION"),
         "license": { "name": "PostgreSQL", "identifier": "PostgreSQL" },
-        "description": "DAGs, runs, tasks, their history and their events, read-only. \
-            /api/v1/events is a stream that does not end, so it is described under components/pathItems/events.",
+        "description": "Read-only access to DAGs, runs, tasks, their history and their events. \
+            /api/v1/events is an endless stream, so its description is in components/pathItems/events.",
     });
     description["components"]["pathItems"] = json!({ "events": events["paths"]["/api/v1/events"] });
-    describe_answers(&mut description["paths"]);
-    describe_answers(&mut description["components"]["pathItems"]);
-    partial_rows(&mut description);
-    lists_with_commas(&mut description);
+    describe_responses(&mut description["paths"]);
+    describe_responses(&mut description["components"]["pathItems"]);
+    add_partial_rows(&mut description);
+    separate_lists_by_commas(&mut description);
     if has_token {
         description["components"]["securitySchemes"] = json!({ "token": { "type": "http", "scheme": "bearer" } });
         for (path, item) in description["paths"].as_object_mut().into_iter().flatten() {
@@ -64,21 +64,23 @@ pub fn describe(endpoints: Description, has_token: bool) -> String {
     description.to_string()
 }
 
-/// OpenAPI wants a word about each answer.
-fn describe_answers(paths: &mut Value) {
+/// OpenAPI requires a description of each response.
+fn describe_responses(paths: &mut Value) {
     let paths = paths.as_object_mut().into_iter().flatten();
-    let answers = paths.filter_map(|(_, item)| item.pointer_mut("/get/responses")?.as_object_mut()).flatten();
-    for (status, answer) in answers.filter(|(_, answer)| answer["description"].as_str().is_none_or(str::is_empty)) {
-        answer["description"] = json!(match status.as_str() {
-            "200" => "What was asked for.",
-            "404" => "There is none with this id.",
-            _ => "It is not as it should be.",
+    let responses = paths.filter_map(|(_, item)| item.pointer_mut("/get/responses")?.as_object_mut()).flatten();
+    for (status, response) in
+        responses.filter(|(_, response)| response["description"].as_str().is_none_or(str::is_empty))
+    {
+        response["description"] = json!(match status.as_str() {
+            "200" => "Success.",
+            "404" => "No such id.",
+            _ => "Error.",
         });
     }
 }
 
-/// Parameters with several values have commas between them, rather than come several times.
-fn lists_with_commas(description: &mut Value) {
+/// Parameters with several values are separated by commas, not repeated.
+fn separate_lists_by_commas(description: &mut Value) {
     let paths = description["paths"].as_object_mut().into_iter().flatten();
     let parameters = paths.filter_map(|(_, item)| item.pointer_mut("/get/parameters")?.as_array_mut()).flatten();
     for parameter in parameters.filter(|parameter| parameter["schema"]["type"] == "array") {
@@ -87,8 +89,8 @@ fn lists_with_commas(description: &mut Value) {
     }
 }
 
-/// In a list, `fields` may leave out any field: rows there have the schema of single ones, with nothing required.
-fn partial_rows(description: &mut Value) {
+/// In a list, `fields` can omit any field: the rows have the schema of single rows, with no field required.
+fn add_partial_rows(description: &mut Value) {
     let schemas = &mut description["components"]["schemas"];
     let lists: Vec<String> = schemas
         .as_object()

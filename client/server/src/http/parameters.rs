@@ -1,5 +1,5 @@
-//! Parameters of a request, checked strictly: a filter that is misspelt and ignored would list everything. The same types
-//! describe them in `/openapi.json`.
+//! Request parameters, checked strictly: an ignored misspelled filter would list everything. The same types describe the
+//! parameters in `/openapi.json`.
 
 use std::marker::PhantomData;
 use std::str::FromStr;
@@ -13,12 +13,12 @@ use serde::{Deserialize, Deserializer};
 use utoipa::{IntoParams, PartialSchema};
 use uuid::Uuid;
 
-use super::answer::ApiError;
+use super::error::ApiError;
 use super::schema;
 use pg_workflow_client::event::EntityType;
 use pg_workflow_client::list::{ListOptions, OrderBy, Sort};
 
-/// The query string: each name known and given once, each value as its field wants it.
+/// The query string: each name is known and given once, and each value has the type of its field.
 pub struct Query<T>(pub T);
 
 impl<T: DeserializeOwned + IntoParams, S: Sync> FromRequestParts<S> for Query<T> {
@@ -33,27 +33,27 @@ impl<T: DeserializeOwned + IntoParams, S: Sync> FromRequestParts<S> for Query<T>
 fn parse<T: DeserializeOwned>(query: &str, known: &[String]) -> Result<T, ApiError> {
     let mut seen: Vec<(String, String)> = Vec::new();
     for (name, value) in form_urlencoded::parse(query.as_bytes()).into_owned() {
-        let why = if !known.contains(&name) {
+        let problem = if !known.contains(&name) {
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            format!("is unknown; known here: {known}")
+            format!("is unknown; expected one of: {known}")
         } else if seen.iter().any(|(other, _)| *other == name) {
             "is given more than once".to_owned()
         } else {
             seen.push((name, value));
             continue;
         };
-        return Err(ApiError::parameter(&shown(&name), &why));
+        return Err(ApiError::parameter(&excerpt(&name), &problem));
     }
     let values = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query.as_bytes()));
     serde_path_to_error::deserialize(values).map_err(|error| {
         let name = error.path().to_string();
         let value = seen.iter().find(|(other, _)| *other == name).map_or("", |(_, value)| value);
-        ApiError::parameter(&name, &format!("is \"{}\"; {}", shown(value), error.into_inner()))
+        ApiError::parameter(&name, &format!("is \"{}\"; {}", excerpt(value), error.into_inner()))
     })
 }
 
-/// What a user has sent, as far as it is worth repeating.
-fn shown(text: &str) -> String {
+/// Returns the start of a text from a user, for an error message.
+fn excerpt(text: &str) -> String {
     text.chars().take(100).collect()
 }
 
@@ -68,36 +68,37 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
             Ok(axum::extract::Path(text)) => text,
             Err(rejection) => return Err(ApiError::parameter("id", &rejection.body_text())),
         };
-        let id = uuid(&text).ok_or_else(|| ApiError::parameter("id", &format!("is \"{}\"; {A_UUID}", shown(&text))))?;
+        let id = parse_uuid(&text)
+            .ok_or_else(|| ApiError::parameter("id", &format!("is \"{}\"; {A_UUID}", excerpt(&text))))?;
         Ok(Id(id))
     }
 }
 
-/// A text, as long as names may be.
+/// A text of at most the length of names.
 #[derive(Debug)]
 pub struct Text(pub String);
-/// The id of something.
+/// An id.
 #[derive(Debug)]
 pub struct UuidText(pub Uuid);
-/// How many rows at most.
+/// Maximum number of rows.
 #[derive(Debug)]
 pub struct Limit(u32);
-/// Several states, separated by commas.
+/// States, separated by commas.
 #[derive(Debug)]
 pub struct States(pub Vec<State>);
-/// A moment.
+/// A point in time.
 #[derive(Debug)]
-pub struct Moment(pub DateTime<Utc>);
+pub struct Timestamp(pub DateTime<Utc>);
 /// An order.
 #[derive(Debug)]
 pub struct Order<S>(pub OrderBy<S>);
-/// Runs, or tasks.
+/// Runs or tasks.
 #[derive(Debug)]
-pub struct Kind(pub EntityType);
-/// The number of a try.
+pub struct EntityKind(pub EntityType);
+/// The number of an attempt.
 #[derive(Debug)]
 pub struct TryNumber(pub i32);
-/// The fields of each row that are wanted, in this order.
+/// The requested fields of each row, in this order.
 #[derive(Debug)]
 pub struct Fields<T>(pub Vec<String>, PhantomData<fn() -> T>);
 
@@ -111,8 +112,8 @@ impl FromStr for Text {
             // PostgreSQL has no text with this character.
             _ if text.contains('\0') => Err("expected no null character".to_owned()),
             _ if text.contains('\u{fffd}') => Err("expected UTF-8".to_owned()),
-            1..=schema::LONGEST_TEXT => Ok(Text(text.to_owned())),
-            _ => Err(format!("expected 1 to {} characters", schema::LONGEST_TEXT)),
+            1..=schema::MAX_TEXT => Ok(Text(text.to_owned())),
+            _ => Err(format!("expected 1 to {} characters", schema::MAX_TEXT)),
         }
     }
 }
@@ -121,12 +122,12 @@ impl FromStr for UuidText {
     type Err = String;
 
     fn from_str(text: &str) -> Result<UuidText, String> {
-        uuid(text).map(UuidText).ok_or_else(|| A_UUID.to_owned())
+        parse_uuid(text).map(UuidText).ok_or_else(|| A_UUID.to_owned())
     }
 }
 
-/// A UUID as it is usually written, and in no other way.
-fn uuid(text: &str) -> Option<Uuid> {
+/// Parses a UUID in its usual format only.
+fn parse_uuid(text: &str) -> Option<Uuid> {
     if text.len() == 36 { Uuid::try_parse(text).ok() } else { None }
 }
 
@@ -134,9 +135,9 @@ impl FromStr for Limit {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Limit, String> {
-        match digits(text) {
-            Some(limit) if (1..=schema::GREATEST_LIMIT).contains(&limit) => Ok(Limit(limit)),
-            _ => Err(format!("expected a number from 1 to {}", schema::GREATEST_LIMIT)),
+        match parse_digits(text) {
+            Some(limit) if (1..=schema::MAX_LIMIT).contains(&limit) => Ok(Limit(limit)),
+            _ => Err(format!("expected a number from 1 to {}", schema::MAX_LIMIT)),
         }
     }
 }
@@ -145,13 +146,13 @@ impl FromStr for TryNumber {
     type Err = String;
 
     fn from_str(text: &str) -> Result<TryNumber, String> {
-        let number = digits(text).and_then(|number| i32::try_from(number).ok());
+        let number = parse_digits(text).and_then(|number| i32::try_from(number).ok());
         number.map(TryNumber).ok_or_else(|| format!("expected a number from 0 to {}", i32::MAX))
     }
 }
 
-/// A number without a sign.
-fn digits(text: &str) -> Option<u32> {
+/// Parses a number without a sign.
+fn parse_digits(text: &str) -> Option<u32> {
     if text.starts_with('+') { None } else { text.parse().ok() }
 }
 
@@ -165,13 +166,13 @@ impl FromStr for States {
     }
 }
 
-impl FromStr for Moment {
+impl FromStr for Timestamp {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Moment, String> {
-        let moment = DateTime::parse_from_rfc3339(text);
-        let expected = "expected a moment such as 2026-11-24T08:00:00Z (RFC 3339; a \"+\" is written %2B)";
-        moment.map(|moment| Moment(moment.to_utc())).map_err(|_| expected.to_owned())
+    fn from_str(text: &str) -> Result<Timestamp, String> {
+        let time = DateTime::parse_from_rfc3339(text);
+        let expected = "expected a time such as 2026-11-24T08:00:00Z (RFC 3339; encode \"+\" as %2B)";
+        time.map(|time| Timestamp(time.to_utc())).map_err(|_| expected.to_owned())
     }
 }
 
@@ -183,11 +184,11 @@ impl<S: Sort> FromStr for Order<S> {
     }
 }
 
-impl FromStr for Kind {
+impl FromStr for EntityKind {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Kind, String> {
-        text.parse().map(Kind).map_err(|_| "expected dag_run or task_instance".to_owned())
+    fn from_str(text: &str) -> Result<EntityKind, String> {
+        text.parse().map(EntityKind).map_err(|_| "expected dag_run or task_instance".to_owned())
     }
 }
 
@@ -197,11 +198,11 @@ impl<T: PartialSchema> FromStr for Fields<T> {
     fn from_str(text: &str) -> Result<Fields<T>, String> {
         let known = schema::field_names::<T>();
         let fields: Vec<String> = text.split(',').map(str::to_owned).collect();
-        let is_once = |(place, field): (usize, &String)| !fields[..place].contains(field);
+        let is_once = |(index, field): (usize, &String)| !fields[..index].contains(field);
         if fields.iter().all(|field| known.contains(field)) && fields.iter().enumerate().all(is_once) {
             return Ok(Fields(fields, PhantomData));
         }
-        Err(format!("expected one or more of {}, each once, separated by commas", known.join(", ")))
+        Err(format!("expected one or more of {}, separated by commas, without repetition", known.join(", ")))
     }
 }
 
@@ -219,17 +220,17 @@ deserialize_by_parsing!(
     UuidText,
     Limit,
     States,
-    Moment,
+    Timestamp,
     Order<S: Sort>,
-    Kind,
+    EntityKind,
     TryNumber,
     Fields<T: PartialSchema>
 );
 
-/// The page that these parameters mean.
-pub fn page<S>(limit: Option<Limit>, cursor: Option<String>, order_by: Option<Order<S>>) -> ListOptions<S> {
+/// Combines the parameters of a list.
+pub fn list_options<S>(limit: Option<Limit>, cursor: Option<String>, order_by: Option<Order<S>>) -> ListOptions<S> {
     ListOptions {
-        limit: limit.map_or(schema::USUAL_LIMIT, |Limit(limit)| limit),
+        limit: limit.map_or(schema::DEFAULT_LIMIT, |Limit(limit)| limit),
         cursor,
         order_by: order_by.map(|order| order.0),
     }
@@ -247,7 +248,7 @@ mod tests {
         limit: Option<Limit>,
         name: Option<Text>,
         dag_id: Option<UuidText>,
-        at: Option<Moment>,
+        at: Option<Timestamp>,
         order_by: Option<Order<DagSort>>,
         fields: Option<Fields<schema::Dag>>,
         paused: Option<bool>,
@@ -255,12 +256,12 @@ mod tests {
 
     fn all(query: &str) -> Result<All, (Option<String>, String)> {
         let known = ["state", "limit", "name", "dag_id", "at", "order_by", "fields", "paused"].map(str::to_owned);
-        parse(query, &known).map_err(|refusal| (refusal.parameter, refusal.message))
+        parse(query, &known).map_err(|error| (error.parameter, error.message))
     }
 
     #[test]
-    fn each_bad_value_is_refused_by_name() {
-        let long = format!("name={}", "x".repeat(schema::LONGEST_TEXT + 1));
+    fn invalid_values_are_rejected_by_name() {
+        let long = format!("name={}", "x".repeat(schema::MAX_TEXT + 1));
         for query in [
             "stat=queued",
             "state=queued&state=running",
@@ -281,9 +282,9 @@ mod tests {
             "dag_id=01a20acc426c72e1b99dae799985b4ee",
             "at=yesterday",
             "at=2026-13-01T00:00:00Z",
-            "order_by=colour",
+            "order_by=color",
             "order_by=",
-            "fields=colour",
+            "fields=color",
             "fields=",
             "fields=id,id",
             "paused=yes",
@@ -297,14 +298,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_is_used() {
+    fn valid_values_are_used() {
         let given =
             all("state=queued,upstream_failed&limit=1000&at=2026-11-24T09:00:00%2B01:00&fields=name,id").unwrap();
         assert_eq!(given.state.unwrap().0, [State::Queued, State::UpstreamFailed]);
         assert_eq!(given.at.unwrap().0.to_rfc3339(), "2026-11-24T08:00:00+00:00");
         assert_eq!(given.fields.unwrap().0, ["name", "id"]);
-        let page = page::<DagSort>(given.limit, None, given.order_by);
-        assert_eq!((page.limit, page.order_by), (1000, None));
+        let options = list_options::<DagSort>(given.limit, None, given.order_by);
+        assert_eq!((options.limit, options.order_by), (1000, None));
         assert_eq!(all("paused=true").unwrap().paused, Some(true));
     }
 }

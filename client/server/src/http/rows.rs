@@ -1,4 +1,4 @@
-//! `GET /api/v1/…/{id}`: single rows; and how many there are in each state.
+//! `GET /api/v1/…/{id}`: single rows; `GET /api/v1/…/counts`: counts by state.
 
 use std::sync::Arc;
 
@@ -9,80 +9,80 @@ use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::Server;
-use super::answer::{ApiError, Problem};
+use super::error::{ApiError, Problem};
 use super::openapi::ApiErrors;
 use super::parameters::{Id, Query, UuidText};
 use super::schema;
 use pg_workflow_client::model::{Dag, DagRun, StateCounts, TaskInstance};
 use pg_workflow_client::{DagRuns, Dags, TaskInstances};
 
-type Answer<T> = Result<Json<T>, ApiError>;
+type RowResult<T> = Result<Json<T>, ApiError>;
 
-/// An endpoint that takes none.
+/// The parameters of an endpoint without parameters.
 #[derive(Deserialize, IntoParams)]
 pub struct NoParameters {}
 
-/// One DAG.
+/// Returns a DAG.
 #[utoipa::path(get, path = "/api/v1/dags/{id}", tag = "dags", params(("id" = Uuid, Path)),
     responses((status = 200, body = schema::Dag), (status = 404, body = Problem), ApiErrors))]
-pub async fn dag(State(server): State<Arc<Server>>, Id(id): Id, _: Query<NoParameters>) -> Answer<Dag> {
-    found(Dags::new(&server.read().await?).get(id).await?, "dag", id)
+pub async fn dag(State(server): State<Arc<Server>>, Id(id): Id, _: Query<NoParameters>) -> RowResult<Dag> {
+    require(Dags::new(&server.read().await?).get(id).await?, "DAG", id)
 }
 
-/// One run.
+/// Returns a run.
 #[utoipa::path(get, path = "/api/v1/dag-runs/{id}", tag = "dag-runs", params(("id" = Uuid, Path)),
     responses((status = 200, body = schema::DagRun), (status = 404, body = Problem), ApiErrors))]
-pub async fn dag_run(State(server): State<Arc<Server>>, Id(id): Id, _: Query<NoParameters>) -> Answer<DagRun> {
-    found(DagRuns::new(&server.read().await?).get(id).await?, "dag run", id)
+pub async fn dag_run(State(server): State<Arc<Server>>, Id(id): Id, _: Query<NoParameters>) -> RowResult<DagRun> {
+    require(DagRuns::new(&server.read().await?).get(id).await?, "dag run", id)
 }
 
-/// One task.
+/// Returns a task.
 #[utoipa::path(get, path = "/api/v1/task-instances/{id}", tag = "task-instances", params(("id" = Uuid, Path)),
     responses((status = 200, body = schema::TaskInstance), (status = 404, body = Problem), ApiErrors))]
 pub async fn task_instance(
     State(server): State<Arc<Server>>,
     Id(id): Id,
     _: Query<NoParameters>,
-) -> Answer<TaskInstance> {
-    found(TaskInstances::new(&server.read().await?).get(id).await?, "task instance", id)
+) -> RowResult<TaskInstance> {
+    require(TaskInstances::new(&server.read().await?).get(id).await?, "task instance", id)
 }
 
-fn found<T>(row: Option<T>, what: &str, id: Uuid) -> Answer<T> {
-    row.map(Json).ok_or_else(|| ApiError::not_found(format!("there is no {what} with the id {id}")))
+fn require<T>(row: Option<T>, entity: &str, id: Uuid) -> RowResult<T> {
+    row.map(Json).ok_or_else(|| ApiError::not_found(format!("no {entity} {id}")))
 }
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct DagRunCountParameters {
-    /// Of this DAG; where it is not given, of all.
+    /// Runs of this DAG; the default is all runs.
     #[param(schema_with = schema::uuid, required = false)]
     dag_id: Option<UuidText>,
 }
 
-/// How many runs are in each state.
+/// Counts runs by state.
 #[utoipa::path(get, path = "/api/v1/dag-runs/counts", tag = "dag-runs", params(DagRunCountParameters),
     responses((status = 200, body = schema::StateCounts), ApiErrors))]
 pub async fn dag_run_counts(
     State(server): State<Arc<Server>>,
     Query(given): Query<DagRunCountParameters>,
-) -> Answer<StateCounts> {
+) -> RowResult<StateCounts> {
     Ok(Json(DagRuns::new(&server.read().await?).count_by_state(given.dag_id.map(|id| id.0)).await?))
 }
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct TaskInstanceCountParameters {
-    /// Of this run; where it is not given, of all.
+    /// Tasks of this run; the default is all tasks.
     #[param(schema_with = schema::uuid, required = false)]
     dag_run_id: Option<UuidText>,
 }
 
-/// How many tasks are in each state.
+/// Counts tasks by state.
 #[utoipa::path(get, path = "/api/v1/task-instances/counts", tag = "task-instances", params(TaskInstanceCountParameters),
     responses((status = 200, body = schema::StateCounts), ApiErrors))]
 pub async fn task_instance_counts(
     State(server): State<Arc<Server>>,
     Query(given): Query<TaskInstanceCountParameters>,
-) -> Answer<StateCounts> {
+) -> RowResult<StateCounts> {
     Ok(Json(TaskInstances::new(&server.read().await?).count_by_state(given.dag_run_id.map(|id| id.0)).await?))
 }

@@ -1,4 +1,4 @@
-//! Pieces of `/openapi.json` that the types do not say by themselves: states, limits, forms of texts.
+//! Schemas in `/openapi.json` that the types do not define: states, limits, patterns.
 
 mod rows;
 
@@ -11,10 +11,10 @@ use pg_workflow_client::list::{OrderBy, Sort};
 
 pub use rows::{Dag, DagRun, EntityType, Event, List, StateCounts, TaskInstance, TaskLog};
 
-/// Names have 500 characters at most.
-pub const LONGEST_TEXT: usize = 500;
-pub const GREATEST_LIMIT: u32 = 1000;
-pub const USUAL_LIMIT: u32 = 50;
+/// Maximum length of a name, in characters.
+pub const MAX_TEXT: usize = 500;
+pub const MAX_LIMIT: u32 = 1000;
+pub const DEFAULT_LIMIT: u32 = 50;
 
 const UUID: &str = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}";
 
@@ -23,11 +23,11 @@ fn texts<'a>(values: impl IntoIterator<Item = &'a str>) -> Object {
     ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).enum_values(Some(values)).build()
 }
 
-fn some_of(items: Object) -> Schema {
+fn list_of(items: Object) -> Schema {
     ArrayBuilder::new().items(items).min_items(Some(1)).unique_items(true).build().into()
 }
 
-fn form(pattern: String) -> Schema {
+fn matching(pattern: String) -> Schema {
     ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).pattern(Some(pattern)).build().into()
 }
 
@@ -43,14 +43,14 @@ pub fn state_or_null() -> Schema {
 }
 
 pub fn states() -> Schema {
-    some_of(texts(State::ALL.map(State::as_str)))
+    list_of(texts(State::ALL.map(State::as_str)))
 }
 
 pub fn text() -> Schema {
     ObjectBuilder::new()
         .schema_type(SchemaType::Type(Type::String))
         .min_length(Some(1))
-        .max_length(Some(LONGEST_TEXT))
+        .max_length(Some(MAX_TEXT))
         .pattern(Some("^[^\\u0000\\ufffd]+$"))
         .build()
         .into()
@@ -60,13 +60,13 @@ pub fn limit() -> Schema {
     ObjectBuilder::new()
         .schema_type(SchemaType::Type(Type::Integer))
         .minimum(Some(1))
-        .maximum(Some(GREATEST_LIMIT))
-        .default(Some(USUAL_LIMIT.into()))
+        .maximum(Some(MAX_LIMIT))
+        .default(Some(DEFAULT_LIMIT.into()))
         .build()
         .into()
 }
 
-pub fn moment() -> Schema {
+pub fn timestamp() -> Schema {
     let format = SchemaFormat::KnownFormat(KnownFormat::DateTime);
     ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).format(Some(format)).build().into()
 }
@@ -80,10 +80,10 @@ pub fn order<S: Sort>() -> Schema {
     texts(OrderBy::<S>::names().iter().map(String::as_str)).into()
 }
 
-/// Any of the fields of a type.
+/// A list of fields of a type.
 pub fn fields<T: PartialSchema>() -> Schema {
     let names = field_names::<T>();
-    some_of(texts(names.iter().map(String::as_str)))
+    list_of(texts(names.iter().map(String::as_str)))
 }
 
 pub fn field_names<T: PartialSchema>() -> Vec<String> {
@@ -93,19 +93,19 @@ pub fn field_names<T: PartialSchema>() -> Vec<String> {
     }
 }
 
-/// Cursors of DAGs, runs, tasks, and of what has numbers: see `list::cursor`.
+/// Cursors of lists of DAGs, runs, tasks and of numbered rows: see `list::cursor`.
 pub fn dag_cursor() -> Schema {
-    form(format!(r"^{UUID}\.[^\u0000]*$"))
+    matching(format!(r"^{UUID}\.[^\u0000]*$"))
 }
 
 pub fn dag_run_cursor() -> Schema {
-    form(format!(r"^-?[0-9]{{1,18}}\.{UUID}$"))
+    matching(format!(r"^-?[0-9]{{1,18}}\.{UUID}$"))
 }
 
 pub fn task_instance_cursor() -> Schema {
-    form(format!(r"^{UUID}\.{UUID}\.[^\u0000]*$"))
+    matching(format!(r"^{UUID}\.{UUID}\.[^\u0000]*$"))
 }
 
 pub fn number_cursor() -> Schema {
-    form("^-?[0-9]{1,18}$".to_owned())
+    matching("^-?[0-9]{1,18}$".to_owned())
 }

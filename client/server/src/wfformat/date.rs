@@ -1,21 +1,23 @@
-//! Dates as workflow systems write them.
+//! Dates in the formats that workflow systems write.
+//!
+//! chrono parses each format. Crates that guess formats read 03-23-21 and times without an offset differently.
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 
-const SPELLINGS: [&str; 4] = [
+const FORMATS: [&str; 4] = [
     "%Y-%m-%dT%H:%M:%S%.f", // 2023-03-21T11:10:20
     "%Y-%m-%d %H:%M:%S%.f", // 2023-03-21 11:10:20
     "%Y%m%dT%H%M%S%.f",     // 20200402T023752
     "%m-%d-%yT%H:%M:%S%.f", // 03-23-21T05:57:15
 ];
 
-/// Reads any of the names, with an offset (`Z`, `-10:00`, `+0000`) or without, which means UTC.
+/// Parses a date in any of these formats, with an offset (`Z`, `-10:00`, `+0000`) or in UTC.
 pub fn parse(text: &str) -> Option<DateTime<Utc>> {
     let text = text.trim();
     let local = text.strip_suffix(['Z', 'z']).unwrap_or(text).trim_end();
-    SPELLINGS.iter().find_map(|spelling| {
-        let in_utc = NaiveDateTime::parse_from_str(local, spelling).ok().map(|date| date.and_utc());
-        in_utc.or_else(|| DateTime::parse_from_str(text, &format!("{spelling}%#z")).ok().map(|date| date.to_utc()))
+    FORMATS.iter().find_map(|format| {
+        let in_utc = NaiveDateTime::parse_from_str(local, format).ok().map(|date| date.and_utc());
+        in_utc.or_else(|| DateTime::parse_from_str(text, &format!("{format}%#z")).ok().map(|date| date.to_utc()))
     })
 }
 
@@ -24,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spellings_found_in_traces() {
+    fn formats_found_in_traces_are_parsed() {
         for (text, utc) in [
             ("2023-03-21T11:10:20-10:00", "2023-03-21T21:10:20+00:00"),
             ("2023-03-21T21:10:29.882550+00:00", "2023-03-21T21:10:29.882550+00:00"),
@@ -41,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_none() {
+    fn other_formats_are_none() {
         for text in ["", "Z", "yesterday", "2021-13-23T06:27:33", "1616480853", "2021-03-23", "é2021"] {
             assert_eq!(parse(text), None, "{text}");
         }

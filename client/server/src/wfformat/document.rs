@@ -1,4 +1,4 @@
-//! The file as it is written. Whatever is not named here is passed over.
+//! The JSON of a trace. Other fields are ignored.
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
@@ -52,7 +52,7 @@ pub struct ExecutedTask {
     pub runtime_in_seconds: Option<f64>,
 }
 
-/// How files looked before version 1.5.
+/// The format before version 1.5.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct OlderDocument {
@@ -78,7 +78,7 @@ impl Document {
             let path = error.path().to_string();
             let error = error.into_inner();
             match error.classify() {
-                Category::Data => not_wfformat(json, path, &error),
+                Category::Data => explain_mismatch(json, path, &error),
                 _ => Problem::NotJson(error),
             }
         })?;
@@ -87,7 +87,7 @@ impl Document {
     }
 }
 
-fn not_wfformat(json: &[u8], path: String, error: &serde_json::Error) -> Problem {
+fn explain_mismatch(json: &[u8], path: String, error: &serde_json::Error) -> Problem {
     match serde_json::from_slice::<OlderDocument>(json) {
         Ok(older) if older.workflow.specification.is_none() => {
             Problem::Older(older.schema_version.map(|version| format!(" ({version})")).unwrap_or_default())

@@ -52,7 +52,7 @@ impl Postgres {
 
     /// Makes a standby the primary, and waits until it takes writes. The old primary must be gone.
     pub fn promote(&self) -> Result<()> {
-        // It has copied the primary's settings, and has no standby of its own yet to wait for.
+        // It has copied the primary's settings, but has no standby to wait for.
         self.psql("postgres", "ALTER SYSTEM RESET synchronous_standby_names; SELECT pg_reload_conf();")?;
         self.psql("postgres", "SELECT pg_promote(wait => false)")?;
         self.wait_ready_for("promoted", || {

@@ -8,19 +8,22 @@ use clap_complete::Shell;
 
 use crate::Cli;
 
-/// Print a script that completes commands and flags in a shell, and in bash, zsh and fish also states and orders.
+/// Print a shell script that completes commands and flags
+///
+/// In bash, zsh and fish it also completes states and orders.
 #[derive(Args)]
 #[command(after_help = "Examples:
   workflow-server completions bash > /etc/bash_completion.d/workflow-server
   workflow-server completions zsh > \"${fpath[1]}/_workflow-server\"
   workflow-server completions fish > ~/.config/fish/completions/workflow-server.fish")]
 pub struct Arguments {
+    /// Shell
     shell: Shell,
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut Cli::command(), "workflow-server", &mut script);
-    // Not right into the output: a pipe that is closed would be a panic.
+    // Not directly to standard output: generate() panics if the pipe is closed.
     Ok(io::stdout().write_all(&script)?)
 }

@@ -1,4 +1,4 @@
-//! How commands fail: what they say, what can be done about it, and the exit code.
+//! Failures of commands: message, hint and exit code.
 
 use std::fmt;
 use std::io;
@@ -12,10 +12,10 @@ use crate::output::visible;
 
 pub const NOT_FOUND: u8 = 3;
 pub const DISAGREEMENTS: u8 = 4;
-const WRONG: u8 = 1;
+const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
-/// A failure with a message, a hint and an exit code of its own.
+/// A failure with its own message and exit code.
 #[derive(Debug)]
 pub struct Failure {
     code: u8,
@@ -23,7 +23,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// What was named does not exist.
+    /// Something that the user named does not exist.
     pub fn not_found(message: impl Into<String>) -> anyhow::Error {
         Failure { code: NOT_FOUND, message: message.into() }.into()
     }
@@ -42,13 +42,13 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Says on standard error what went wrong, and returns the exit code for it.
+/// Prints an error to standard error and returns its exit code.
 pub fn report(error: &anyhow::Error) -> ExitCode {
-    // Whoever read has seen enough: `workflow-server list tasks --all | head`.
+    // The reader has closed the pipe: `workflow-server list tasks --all | head`.
     if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
     }
-    // Names that users made are in it.
+    // It can contain names from users.
     let message = visible(&format!("{error:#}"));
     match hint(error) {
         Some(hint) => eprintln!("workflow-server: {message}. {hint}"),
@@ -64,7 +64,7 @@ fn code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<Error>() {
         Some(Error::NotFound { .. }) => NOT_FOUND,
         Some(Error::Cursor(_)) => USAGE,
-        _ => WRONG,
+        _ => FAILED,
     }
 }
 
@@ -73,11 +73,11 @@ fn hint(error: &anyhow::Error) -> Option<&'static str> {
         return Some(error.hint());
     }
     match error.downcast_ref::<Error>()? {
-        Error::Cursor(_) => Some("Give what was printed as the next --cursor of this list, or leave --cursor out"),
+        Error::Cursor(_) => Some("Use the next --cursor that this list printed, or omit --cursor"),
         Error::Unknown(_) => None,
-        // No such schema, function, table.
+        // No such schema, function or table.
         error if matches!(error.code().map(SqlState::code), Some("3F000" | "42883" | "42P01")) => {
-            Some("Install the extension in that database, or update it: workflow-server migrate up")
+            Some("Install or update the extension in that database: workflow-server migrate up")
         }
         error => Some(error.hint()),
     }

@@ -9,27 +9,27 @@ use uuid::Uuid;
 
 use crate::Database;
 use crate::failure::Failure;
-use crate::list::{Part, Printed, order};
+use crate::list::{Part, Printed, order_parser};
 use crate::output::{Format, Output};
 use crate::table::{Cell, Column, Table, elastic, whole};
 use crate::time::second;
 
-/// Show what happened to a run or a task, the newest first; also to one that has been deleted.
+/// Show the transitions of a run or a task, newest first
 ///
-/// With --order-by id the oldest comes first.
+/// Works for deleted runs and tasks, too. --order-by id shows the oldest first.
 #[derive(Args)]
 #[command(after_help = "Examples:
   workflow-server history 01a20acc-426c-72e1-b99d-ae799985b4ee
-  workflow-server history 01a20acc-426c-72e1-b99d-ae799985b4ee --all --json | jq 'select(.new_state == \"failed\")'")]
+  workflow-server history 01a20acc-426c-72e1-b99d-ae799985b4ee --order-by id")]
 pub struct Arguments {
-    /// The id of the run or the task.
+    /// Id of a run or a task
     id: Uuid,
 
     #[command(flatten)]
     database: Database,
 
-    /// In this order; with "-" the newest first.
-    #[arg(long, value_name = "ORDER", allow_hyphen_values = true, value_parser = order::<HistorySort>())]
+    /// Order; "-" means descending
+    #[arg(long, value_name = "ORDER", allow_hyphen_values = true, value_parser = order_parser::<HistorySort>())]
     order_by: Option<OrderBy<HistorySort>>,
 
     #[command(flatten)]
@@ -42,29 +42,27 @@ pub struct Arguments {
 pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
     let client = arguments.database.database_url.connect().await?;
     let id = arguments.id;
-    let tracker = History::new(&client);
+    let history = History::new(&client);
     let filter = HistoryFilter { entity_id: Some(id), ..HistoryFilter::default() };
-    // Each entity has at least its creation in it, unless retention took it.
+    // Each entity has at least the event of its creation, unless it was purged.
     if arguments.part.is_first()
-        && tracker.list(&filter, &ListOptions { limit: 1, ..ListOptions::default() }).await?.items.is_empty()
+        && history.list(&filter, &ListOptions { limit: 1, ..ListOptions::default() }).await?.items.is_empty()
     {
         return Err(match Dags::new(&client).get(id).await? {
             Some(_) => Failure::not_found(format!(
-                "{id} is a DAG, and DAGs have no history. Their runs have: workflow-server list runs --dag {id}"
+                "{id} is a DAG, and DAGs have no history. List its runs with: workflow-server list runs --dag {id}"
             )),
-            None => Failure::not_found(format!(
-                "no run or task has or had the id {id}. Those that are there: workflow-server list runs"
-            )),
+            None => Failure::not_found(format!("no history of {id}. List runs with: workflow-server list runs")),
         });
     }
-    let printed = Printed { name: "moves", is_json: arguments.format.json, table: Table::new(columns()) };
+    let printed = Printed { name: "transitions", is_json: arguments.format.json, table: Table::new(columns()) };
     arguments
         .part
         .print(
             output,
             printed,
             arguments.order_by,
-            async |page| tracker.list(&filter, page).await,
+            async |options| history.list(&filter, options).await,
             async |events| Ok(events.iter().map(row).collect()),
         )
         .await

@@ -17,18 +17,18 @@ use crate::table::{Cell, Table};
 pub use runs::{columns as run_columns, row as run_row};
 pub use tasks::{columns as task_columns, row as task_row};
 
-/// As many as one question to the database asks for.
+/// Number of rows per query.
 const PAGE: u32 = 1000;
 
-/// List DAGs, runs or tasks.
+/// List DAGs, runs or tasks
 #[derive(Args)]
 pub struct Arguments {
     #[command(subcommand)]
-    what: What,
+    list: List,
 }
 
 #[derive(Subcommand)]
-enum What {
+enum List {
     #[command(visible_alias = "dag")]
     Dags(dags::Arguments),
     #[command(visible_alias = "run")]
@@ -38,44 +38,44 @@ enum What {
 }
 
 pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
-    match arguments.what {
-        What::Dags(arguments) => dags::run(arguments, output).await,
-        What::Runs(arguments) => runs::run(arguments, output).await,
-        What::Tasks(arguments) => tasks::run(arguments, output).await,
+    match arguments.list {
+        List::Dags(arguments) => dags::run(arguments, output).await,
+        List::Runs(arguments) => runs::run(arguments, output).await,
+        List::Tasks(arguments) => tasks::run(arguments, output).await,
     }
 }
 
-/// Which part of a list.
+/// The part of a list to print.
 #[derive(Args)]
 pub struct Part {
-    /// At most so many; 0 for all.
+    /// Maximum number of rows; 0 for all
     #[arg(long, short = 'n', default_value_t = 50, value_name = "N")]
     limit: u32,
 
-    /// All there are, however many.
+    /// All rows
     #[arg(long, conflicts_with = "limit")]
     all: bool,
 
-    /// Begin after what an earlier list ended with, which has said this cursor.
+    /// Cursor printed by the previous list, after which to continue
     #[arg(long, value_name = "CURSOR")]
     cursor: Option<String>,
 }
 
-/// What is printed of a list.
+/// How to print a list.
 pub struct Printed<'a> {
-    /// What its rows are called: "runs".
+    /// Name of its rows: "runs".
     pub name: &'a str,
     pub is_json: bool,
     pub table: Table,
 }
 
 impl Part {
-    /// Whether it begins where the list does.
+    /// Checks whether this is the start of the list.
     pub fn is_first(&self) -> bool {
         self.cursor.is_none()
     }
 
-    /// Asks for page after page, and prints each as it comes.
+    /// Reads page after page and prints each one.
     pub async fn print<T: Serialize, S: Sort>(
         self,
         output: &mut Output,
@@ -88,40 +88,40 @@ impl Part {
         let (mut cursor, mut count) = (self.cursor, 0);
         loop {
             let wanted = limit.map_or(PAGE, |limit| PAGE.min(limit - count));
-            let list = fetch(&ListOptions { limit: wanted, cursor, order_by }).await?;
+            let page = fetch(&ListOptions { limit: wanted, cursor, order_by }).await?;
             if printed.is_json {
-                list.items.iter().try_for_each(|item| output.json(item))?;
+                page.items.iter().try_for_each(|item| output.json(item))?;
             } else {
-                printed.table.print(output, &rows(&list.items).await?)?;
+                printed.table.print(output, &rows(&page.items).await?)?;
             }
-            // Now, and not with the next page: whoever reads may have seen enough.
+            // Before the next page: the reader might need no more.
             output.flush()?;
-            count += list.items.len() as u32;
-            cursor = list.next_cursor;
+            count += page.items.len() as u32;
+            cursor = page.next_cursor;
             if cursor.is_none() || Some(count) == limit {
                 break;
             }
         }
-        note(printed.name, count, cursor.as_deref());
+        print_note(printed.name, count, cursor.as_deref());
         Ok(())
     }
 }
 
-/// Says what the list itself does not: that there is nothing, or more.
-fn note(name: &str, count: u32, next_cursor: Option<&str>) {
+/// Prints to standard error whether the list is empty or has more rows.
+fn print_note(name: &str, count: u32, next_cursor: Option<&str>) {
     match next_cursor {
-        Some(cursor) => eprintln!("{count} {name}, and there are more: --all, --limit N, or next --cursor {cursor}"),
+        Some(cursor) => eprintln!("{count} {name}, more with --all, --limit N or --cursor {cursor}"),
         None if count == 0 => eprintln!("no {name}"),
         None => (),
     }
 }
 
-/// Reads an order, and lists those that there are in the help.
-pub fn order<S: Sort + Send + Sync>() -> impl TypedValueParser<Value = OrderBy<S>> {
+/// Parses an order; the help lists the possible ones.
+pub fn order_parser<S: Sort + Send + Sync>() -> impl TypedValueParser<Value = OrderBy<S>> {
     PossibleValuesParser::new(OrderBy::<S>::names()).try_map(|text| text.parse::<OrderBy<S>>())
 }
 
-/// Reads a state, and lists those that there are in the help.
-pub fn state() -> impl TypedValueParser<Value = State> {
+/// Parses a state; the help lists the possible ones.
+pub fn state_parser() -> impl TypedValueParser<Value = State> {
     PossibleValuesParser::new(State::ALL.map(State::as_str)).try_map(|text| text.parse::<State>())
 }

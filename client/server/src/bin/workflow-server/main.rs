@@ -1,4 +1,4 @@
-//! The server: it reads its arguments, binds and calls the library.
+//! The command line: parses arguments, sets up logging and runs a command.
 
 mod completions;
 mod failure;
@@ -29,22 +29,36 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 
-/// Relays the events of a pg_workflow database to Redis, answers over HTTP, and shows, checks and replays workflows.
+/// Relay of pg_workflow events to Redis, HTTP server, and command line
 ///
-/// Results go to standard output, everything else to standard error. Times are in UTC.
+/// Results go to standard output, all else to standard error. Times are in UTC.
 #[derive(Parser)]
 #[command(name = "workflow-server", version, max_term_width = 110, after_help = EXIT_CODES)]
 struct Cli {
-    /// What to log to standard error: a level (error, warn, info, debug, trace, off), or levels for modules.
-    #[arg(long, global = true, env = "RUST_LOG", default_value = "info", value_name = "LEVEL")]
+    /// Log level: error, warn, info, debug, trace, off, or levels by module
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "RUST_LOG",
+        default_value = "info",
+        value_name = "LEVEL"
+    )]
     log: Targets,
 
-    /// How to log: lines for people, or an object of JSON a line.
-    #[arg(long, global = true, env = "WORKFLOW_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    /// Log format: text, or one JSON object per line
+    #[arg(long, global = true, help_heading = "Global options", env = "WORKFLOW_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
     log_format: LogFormat,
 
-    /// When to colour what is printed and logged.
-    #[arg(long, global = true, env = "WORKFLOW_COLOR", default_value = "auto", value_name = "WHEN")]
+    /// When to color output and logs
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "WORKFLOW_COLOR",
+        default_value = "auto",
+        value_name = "WHEN"
+    )]
     color: Color,
 
     #[command(subcommand)]
@@ -58,11 +72,11 @@ enum LogFormat {
 }
 
 const EXIT_CODES: &str = "Exit codes:
-  0  done, or, of serve and watch, told to stop (SIGTERM, Ctrl-C)
-  1  something went wrong
-  2  the command line makes no sense
-  3  there is no such DAG, run or task
-  4  verify found that rows and history disagree
+  0  success, or serve or watch stopped by SIGTERM or Ctrl-C
+  1  failure
+  2  invalid usage
+  3  no such DAG, run or task
+  4  verify found a disagreement of rows and history
 
 Examples:
   export DATABASE_URL=postgres://alice@db.example/workflow
@@ -86,13 +100,15 @@ enum Command {
 
 #[derive(Args)]
 struct Database {
-    /// The database: postgres://user:password@host:port/database, or host=… dbname=… Several hosts with commas between
-    /// them mean the one that accepts writes. sslmode and sslrootcert are as for psql.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", value_parser = server)]
+    /// Database: postgres://user:password@host:port/name or host=… dbname=…
+    ///
+    /// With several hosts, separated by commas, the client finds the primary. sslmode, sslrootcert, sslcert and sslkey work
+    /// as in psql.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", value_parser = parse_server)]
     database_url: PostgresServer,
 }
 
-fn server(url: &str) -> Result<PostgresServer, Error> {
+fn parse_server(url: &str) -> Result<PostgresServer, Error> {
     Ok(PostgresServer::parse(url)?.with_application_name("workflow-server"))
 }
 
@@ -117,10 +133,10 @@ fn start(command: Command, mut output: Output) -> anyhow::Result<()> {
     let output = &mut output;
     let result = runtime.block_on(async {
         match command {
-            Command::Serve(arguments) => serve::run(*arguments, told_to_stop()?).await,
-            Command::Watch(arguments) => watch::run(arguments, output, told_to_stop()?).await,
-            Command::Replay(arguments) => replay::run(arguments, told_to_stop()?).await,
-            // These write nothing that would have to be tidied up: a signal simply ends them.
+            Command::Serve(arguments) => serve::run(*arguments, stop_on_signal()?).await,
+            Command::Watch(arguments) => watch::run(arguments, output, stop_on_signal()?).await,
+            Command::Replay(arguments) => replay::run(arguments, stop_on_signal()?).await,
+            // These have nothing to clean up: a signal ends the process.
             Command::List(arguments) => list::run(arguments, output).await,
             Command::Show(arguments) => show::run(arguments, output).await,
             Command::History(arguments) => history::run(arguments, output).await,
@@ -130,13 +146,13 @@ fn start(command: Command, mut output: Output) -> anyhow::Result<()> {
             Command::Completions(arguments) => completions::run(&arguments),
         }
     });
-    // Not by dropping it: that would wait for a write to a terminal that is stopped, or a name that does not resolve.
+    // Not dropped: that would wait for a write to a stopped terminal, or for name resolution.
     runtime.shutdown_background();
     result
 }
 
-/// Cancelled by SIGTERM and SIGINT.
-fn told_to_stop() -> anyhow::Result<CancellationToken> {
+/// Returns a token that SIGTERM and SIGINT cancel.
+fn stop_on_signal() -> anyhow::Result<CancellationToken> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let shutdown = CancellationToken::new();
     let cancel = shutdown.clone();
@@ -145,13 +161,13 @@ fn told_to_stop() -> anyhow::Result<CancellationToken> {
             _ = terminate.recv() => (),
             _ = interrupt.recv() => (),
         }
-        tracing::debug!("told to stop");
+        tracing::debug!("stopping");
         cancel.cancel();
     });
     Ok(shutdown)
 }
 
-/// Ends the program as for a command line that makes no sense.
-fn usage(message: &str) -> ! {
+/// Exits as for invalid usage.
+fn exit_with_usage(message: &str) -> ! {
     Cli::command().error(ErrorKind::MissingRequiredArgument, message).exit()
 }

@@ -8,10 +8,10 @@ use crate::Database;
 use crate::output::{Format, Output};
 use crate::table::{Cell, Table, whole};
 
-/// Install the extension in the database, or bring it to another version.
+/// Install or update the extension in the database
 ///
-/// Wraps CREATE EXTENSION and ALTER EXTENSION … UPDATE, each in one transaction: it is done, or nothing has changed. The
-/// extension's files must be on the database server; changing anything takes a superuser.
+/// Runs CREATE EXTENSION or ALTER EXTENSION … UPDATE in one transaction: if it fails, nothing has changed. The files of the
+/// extension must be on the database server. Changes require a superuser.
 #[derive(Args)]
 #[command(after_help = "Examples:
   workflow-server migrate plan
@@ -19,30 +19,32 @@ use crate::table::{Cell, Table, whole};
   workflow-server migrate version --json | jq -r .installed")]
 pub struct Arguments {
     #[command(subcommand)]
-    what: What,
+    action: Action,
 }
 
 #[derive(Subcommand)]
-enum What {
-    /// Install the extension, or update it to the default version of the files on the server. Nothing where it is there.
+enum Action {
+    /// Install or update to the default version on the server
+    ///
+    /// Does nothing if it is up to date.
     Up(Connection),
-    /// Go back to the version before, where scripts lead there.
+    /// Downgrade to the previous version, if the server has scripts for it
     Down(Connection),
-    /// Install this version, or go to it.
+    /// Install or change to a version
     To {
-        /// For example 0.1.0; `migrate version` lists those that there are.
+        /// Version, for example 0.1.0; see `migrate version`
         version: String,
         #[command(flatten)]
         connection: Connection,
     },
-    /// Print the installed version, that of the loaded library, and those that there are.
+    /// Print the installed, loaded and available versions
     Version {
         #[command(flatten)]
         connection: Connection,
         #[command(flatten)]
         format: Format,
     },
-    /// Print what `up` would do, and do nothing.
+    /// Print the action of `up` without running it
     Plan(Connection),
 }
 
@@ -53,21 +55,21 @@ struct Connection {
 }
 
 pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
-    match arguments.what {
-        What::Up(connection) => go(connection, Target::Newest, output).await?,
-        What::Down(connection) => go(connection, Target::Previous, output).await?,
-        What::To { version, connection } => go(connection, Target::Version(version), output).await?,
-        What::Plan(connection) => plan(connection, output).await?,
-        What::Version { connection, format } => {
+    match arguments.action {
+        Action::Up(connection) => migrate_to(connection, Target::Newest, output).await?,
+        Action::Down(connection) => migrate_to(connection, Target::Previous, output).await?,
+        Action::To { version, connection } => migrate_to(connection, Target::Version(version), output).await?,
+        Action::Plan(connection) => print_plan(connection, output).await?,
+        Action::Version { connection, format } => {
             let client = connection.database.database_url.connect().await?;
             let versions = migrate::versions(&client).await?;
-            if format.json { output.json(&versions)? } else { print(&versions, output)? }
+            if format.json { output.json(&versions)? } else { print_versions(&versions, output)? }
         }
     }
     Ok(output.flush()?)
 }
 
-async fn go(connection: Connection, target: Target, output: &mut Output) -> Result<()> {
+async fn migrate_to(connection: Connection, target: Target, output: &mut Output) -> Result<()> {
     let mut client = connection.database.database_url.connect().await?;
     let step = migrate::migrate(&mut client, &target).await?;
     output.line(&match &step {
@@ -77,15 +79,15 @@ async fn go(connection: Connection, target: Target, output: &mut Output) -> Resu
     let versions = migrate::versions(&client).await?;
     if versions.library != versions.installed {
         eprintln!(
-            "the server has loaded the library of {}: restart PostgreSQL with the library of {}",
-            versions.library.as_deref().unwrap_or("no version"),
-            versions.installed.as_deref().unwrap_or("no version")
+            "PostgreSQL has loaded library {}, but {} is installed. Install its library and restart PostgreSQL.",
+            versions.library.as_deref().unwrap_or("none"),
+            versions.installed.as_deref().unwrap_or("none")
         );
     }
     Ok(())
 }
 
-async fn plan(connection: Connection, output: &mut Output) -> Result<()> {
+async fn print_plan(connection: Connection, output: &mut Output) -> Result<()> {
     let client = connection.database.database_url.connect().await?;
     let step = migrate::plan(&client, &Target::Newest).await?;
     output.line(&step.to_string())?;
@@ -95,7 +97,7 @@ async fn plan(connection: Connection, output: &mut Output) -> Result<()> {
     }
 }
 
-fn print(versions: &Versions, output: &mut Output) -> std::io::Result<()> {
+fn print_versions(versions: &Versions, output: &mut Output) -> std::io::Result<()> {
     let rows = [
         ("installed", Cell::optional(versions.installed.as_ref())),
         ("library", Cell::optional(versions.library.as_ref())),
@@ -103,5 +105,5 @@ fn print(versions: &Versions, output: &mut Output) -> std::io::Result<()> {
         ("available", Cell::from(versions.available.join(", "))),
     ];
     let rows: Vec<Vec<Cell>> = rows.into_iter().map(|(name, value)| vec![Cell::from(name), value]).collect();
-    Table::new(vec![whole("WHAT"), whole("VERSION")]).without_header().print(output, &rows)
+    Table::new(vec![whole("NAME"), whole("VERSION")]).without_header().print(output, &rows)
 }

@@ -1,4 +1,4 @@
-//! What goes to standard output: tables for people, JSON for programs.
+//! Standard output: tables for people, JSON for programs.
 
 use std::env;
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -9,14 +9,14 @@ use clap::{Args, ValueEnum};
 use pg_workflow_client::State;
 use serde::Serialize;
 
-/// When to colour.
+/// When to color.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Color {
-    /// On a terminal, unless NO_COLOR is set or TERM is dumb.
+    /// On a terminal, unless NO_COLOR is set or TERM is dumb
     Auto,
-    /// Also in pipes and files.
+    /// In pipes and files, too
     Always,
-    /// Nowhere.
+    /// Never
     Never,
 }
 
@@ -26,18 +26,18 @@ impl Color {
             Color::Always => true,
             Color::Never => false,
             Color::Auto => {
-                let is_refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+                let is_disabled = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
                 let is_dumb = env::var_os("TERM").is_none_or(|term| term == "dumb");
-                is_terminal && !is_refused && !is_dumb
+                is_terminal && !is_disabled && !is_dumb
             }
         }
     }
 }
 
-/// How to print.
+/// The format of the output.
 #[derive(Args)]
 pub struct Format {
-    /// Print JSON, one object a line, with the fields of the HTTP API.
+    /// Print JSON, one object per line, with the fields of the HTTP API
     #[arg(long, env = "WORKFLOW_JSON", value_parser = FalseyValueParser::new())]
     pub json: bool,
 }
@@ -46,7 +46,7 @@ pub struct Format {
 pub struct Output {
     stdout: BufWriter<io::Stdout>,
     is_colored: bool,
-    /// Of the terminal, in columns; none where there is no terminal, and nothing is cut off.
+    /// Width of the terminal in columns; without a terminal `None`, and nothing is truncated.
     pub width: Option<usize>,
 }
 
@@ -61,35 +61,35 @@ impl Output {
         }
     }
 
-    /// A line as it is.
+    /// Prints a line.
     pub fn line(&mut self, text: &str) -> io::Result<()> {
         writeln!(self.stdout, "{}", text.trim_end())
     }
 
-    /// A line above what belongs together.
+    /// Prints a heading after an empty line.
     pub fn heading(&mut self, text: &str) -> io::Result<()> {
         let text = self.paint(text, Style::new().bold());
         writeln!(self.stdout, "\n{text}")
     }
 
-    /// A value as JSON in one line.
+    /// Prints a value as one line of JSON.
     pub fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
-        let text = harmless_json(&serde_json::to_string(value)?);
+        let text = escape_json(&serde_json::to_string(value)?);
         writeln!(self.stdout, "{text}")
     }
 
-    /// The text in this style, where there is colour.
+    /// Styles a text, if color is on.
     pub fn paint(&self, text: &str, style: Style) -> String {
         if self.is_colored && style != Style::new() { format!("{style}{text}{style:#}") } else { text.to_owned() }
     }
 
-    /// What was printed is seen now.
+    /// Writes buffered output.
     pub fn flush(&mut self) -> io::Result<()> {
         self.stdout.flush()
     }
 }
 
-/// The states that need somebody are bold, those that need nobody are dim; red and green alone tell nothing.
+/// Returns the style of a state. Failures are bold and skipped tasks dim, so that colors alone do not matter.
 pub fn style_of(state: State) -> Style {
     match state {
         State::Queued => Style::new(),
@@ -102,8 +102,7 @@ pub fn style_of(state: State) -> Style {
     }
 }
 
-/// One line of text that users made: no control character of theirs reaches the terminal, and none that turns the
-/// direction of the text.
+/// Makes a text from users safe for the terminal: one line, without control characters and changes of direction.
 pub fn visible(text: &str) -> String {
     let visible = |c: char| match c {
         '\n' | '\t' | '\u{2028}' | '\u{2029}' => ' ',
@@ -114,16 +113,16 @@ pub fn visible(text: &str) -> String {
     text.chars().map(visible).collect()
 }
 
-/// JSON need not escape DEL and the control characters behind it, which terminals obey too.
-pub fn harmless_json(json: &str) -> String {
-    let mut harmless = String::with_capacity(json.len());
+/// Escapes DEL and the control characters after it, which terminals obey, but which JSON need not escape.
+pub fn escape_json(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len());
     for c in json.chars() {
         match c {
-            '\u{7f}'..='\u{9f}' => harmless += &format!("\\u{:04x}", u32::from(c)),
-            c => harmless.push(c),
+            '\u{7f}'..='\u{9f}' => escaped += &format!("\\u{:04x}", u32::from(c)),
+            c => escaped.push(c),
         }
     }
-    harmless
+    escaped
 }
 
 #[cfg(test)]
@@ -131,9 +130,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_characters_are_shown_and_not_obeyed() {
+    fn control_characters_are_replaced_or_escaped() {
         assert_eq!(visible("a\u{1b}[31mb\nc\u{9b}\u{202e}é"), "a\u{fffd}[31mb c\u{fffd}\u{fffd}é");
-        let json = harmless_json(&serde_json::to_string("\u{9b}31m\u{7f}\u{1b}é").unwrap());
+        let json = escape_json(&serde_json::to_string("\u{9b}31m\u{7f}\u{1b}é").unwrap());
         assert_eq!(json, r#""\u009b31m\u007f\u001bé""#);
         assert_eq!(serde_json::from_str::<String>(&json).unwrap(), "\u{9b}31m\u{7f}\u{1b}é");
     }

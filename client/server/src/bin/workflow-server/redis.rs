@@ -1,4 +1,4 @@
-//! The options that say where Redis is.
+//! Options of the connection to Redis.
 
 use std::path::{Path, PathBuf};
 
@@ -8,35 +8,34 @@ use pg_workflow_client::redis_server::RedisServer;
 
 #[derive(Args)]
 pub struct Redis {
-    /// Redis: redis://user:password@host:port, rediss://… for TLS, redis+unix:///path for a socket. Not needed with
-    /// --no-relay; given all the same, /health reports on it.
+    /// Redis: redis://user:password@host:port, rediss://… for TLS, redis+unix:///path for a socket
     ///
-    /// Several with commas between them are nodes of a cluster, sentinels, or addresses of one Redis to try in turn;
-    /// which of these is found out.
-    #[arg(long, env = "REDIS_URL", hide_env_values = true, value_name = "URL[,URL…]")]
+    /// Several URLs, separated by commas, are nodes of a cluster, sentinels, or addresses of one Redis; the server detects
+    /// which. With --no-relay, Redis is optional, and only /health uses it.
+    #[arg(long, env = "REDIS_URL", hide_env_values = true, value_name = "URL,…")]
     redis_url: Option<String>,
 
-    /// Trust the certificates in this PEM file, and not those of the system.
+    /// CA certificates to trust instead of those of the system (PEM)
     #[arg(long, env = "WORKFLOW_REDIS_CA", value_name = "FILE")]
     redis_ca: Option<PathBuf>,
 
-    /// The certificate to show to Redis, where it asks for one. PEM.
+    /// Client certificate for Redis (PEM)
     #[arg(long, env = "WORKFLOW_REDIS_CERT", value_name = "FILE", requires = "redis_key")]
     redis_cert: Option<PathBuf>,
 
-    /// The key of that certificate. PEM.
+    /// Key of the client certificate (PEM)
     #[arg(long, env = "WORKFLOW_REDIS_KEY", value_name = "FILE", requires = "redis_cert")]
     redis_key: Option<PathBuf>,
 
-    /// The master to ask the sentinels for, where they watch several.
+    /// Name of the master, if the sentinels monitor several
     #[arg(long, env = "WORKFLOW_REDIS_SENTINEL_MASTER", value_name = "NAME")]
     redis_sentinel_master: Option<String>,
 }
 
 impl Redis {
-    /// None where none is named.
+    /// Returns the Redis of the options, if any.
     pub fn server(&self) -> Result<Option<RedisServer>> {
-        // Not by clap, which would show the password with the error.
+        // Not parsed by clap, whose errors would show the password.
         let Some(url) = &self.redis_url else { return Ok(None) };
         let mut server = RedisServer::parse(url)?;
         if let Some(file) = &self.redis_ca {

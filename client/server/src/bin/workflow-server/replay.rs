@@ -15,32 +15,31 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Database;
 
-/// Run a recorded workflow again, as a fleet of workers would.
+/// Replay a recorded workflow, as a fleet of workers
 ///
-/// Creates the DAG (or takes the one of that name), a run and its tasks, and moves each task when its parents are done.
-///
-/// FILE is a trace in WfFormat 1.5, see wfcommons.org/format.
+/// Creates a run and its tasks, and the DAG if it does not exist. Runs each task after its parents for its recorded
+/// duration. FILE is a trace in WfFormat 1.5: wfcommons.org/format
 #[derive(Args)]
 pub struct Arguments {
-    /// The trace.
+    /// Trace
     file: PathBuf,
 
     #[command(flatten)]
     database: Database,
 
-    /// How many times as fast as it was recorded.
+    /// Speed factor
     #[arg(long, env = "WORKFLOW_SPEED", default_value_t = 1.0, value_name = "N", value_parser = positive)]
     speed: f64,
 
-    /// So fast that the longest path through the workflow takes this many seconds.
+    /// Duration of the longest path through the workflow, instead of --speed
     #[arg(long, env = "WORKFLOW_WITHIN", value_name = "SECONDS", value_parser = positive, conflicts_with = "speed")]
     within: Option<f64>,
 
-    /// How many database connections the workers share.
+    /// Number of database connections that the workers share
     #[arg(long, env = "WORKFLOW_REPLAY_CONNECTIONS", default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     connections: u32,
 
-    /// Show no progress, only the summary.
+    /// Omit the progress, print only the summary
     #[arg(long, short, env = "WORKFLOW_QUIET", value_parser = FalseyValueParser::new())]
     quiet: bool,
 }
@@ -63,27 +62,27 @@ pub async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::R
     };
     let options = Options { pace, connections: arguments.connections };
     let (progress, seen) = watch::channel(Progress::default());
-    let ended = tokio::select! {
+    let finished = tokio::select! {
         report = replay::run(&arguments.database.database_url, &trace, &options, &progress) => Some(report),
         () = shutdown.cancelled() => None,
         () = show(seen.clone(), trace.tasks.len(), arguments.quiet) => None,
     };
-    match (ended, seen.borrow().dag_run_id) {
+    match (finished, seen.borrow().dag_run_id) {
         (Some(Ok(report)), _) => {
             let seconds = report.elapsed.as_secs_f64();
             println!(
-                "{}: {} tasks, {} moves in {seconds:.2} s, dag_run {}",
-                trace.name, report.tasks, report.moves, report.dag_run_id
+                "{}: {} tasks, {} transitions in {seconds:.2} s, dag_run {}",
+                trace.name, report.tasks, report.transitions, report.dag_run_id
             );
             Ok(())
         }
         (Some(Err(error)), _) => bail!("{error}. {}", error.hint()),
-        (None, Some(run)) => bail!("stopped; dag_run {run} is left as it is"),
-        (None, None) => bail!("stopped before anything was created"),
+        (None, Some(run)) => bail!("stopped; dag_run {run} remains unfinished"),
+        (None, None) => bail!("stopped before the run was created"),
     }
 }
 
-/// Shows the progress for as long as it is polled.
+/// Shows the progress while it is polled.
 async fn show(seen: watch::Receiver<Progress>, tasks: usize, quiet: bool) {
     if quiet {
         std::future::pending().await
@@ -116,6 +115,6 @@ async fn show_lines(seen: watch::Receiver<Progress>) {
 }
 
 fn describe(progress: &Progress) -> String {
-    let Progress { queued, running, success, moves, .. } = progress;
-    format!("queued {queued}  running {running}  success {success}  ({moves} moves)")
+    let Progress { queued, running, success, transitions, .. } = progress;
+    format!("queued {queued}  running {running}  success {success}  ({transitions} transitions)")
 }

@@ -1,4 +1,6 @@
-//! Tables without borders: columns that are as wide as their texts, and as the terminal allows.
+//! Tables without borders: columns are as wide as their texts, or narrower to fit the terminal.
+//!
+//! comfy-table cannot do this: it formats a whole table at once, and these print page after page with the same widths.
 
 use std::io;
 
@@ -9,17 +11,17 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 use crate::output::{Output, style_of, visible};
 
 const GAP: usize = 2;
-/// A column is not made narrower than this.
+/// No column becomes narrower than this.
 const NARROWEST: usize = 12;
 
-/// A text in a table, and how it looks.
+/// A text in a table, with its style.
 pub struct Cell {
     text: String,
     style: Style,
 }
 
 impl Cell {
-    /// "-" for nothing, so that a line has as many words as columns where no text has spaces.
+    /// Shows "-" for `None`, so that scripts can split lines into columns.
     pub fn optional(text: Option<impl AsRef<str>>) -> Cell {
         Cell::from(text.as_ref().map_or("-", AsRef::as_ref))
     }
@@ -44,23 +46,23 @@ impl From<State> for Cell {
     }
 }
 
-/// A column: its header, and whether its texts may be cut off to fit the terminal.
+/// A column: its header, and whether its texts can be truncated to fit the terminal.
 pub struct Column {
     pub header: &'static str,
     pub is_elastic: bool,
 }
 
-/// A column that is always shown whole.
+/// A column that is never truncated.
 pub const fn whole(header: &'static str) -> Column {
     Column { header, is_elastic: false }
 }
 
-/// A column of texts that may be long.
+/// A column that is truncated if the terminal is too narrow.
 pub const fn elastic(header: &'static str) -> Column {
     Column { header, is_elastic: true }
 }
 
-/// A table that is printed part by part. No column becomes narrower from part to part.
+/// A table that is printed page by page. No column becomes narrower from page to page.
 pub struct Table {
     columns: Vec<Column>,
     widths: Vec<usize>,
@@ -72,14 +74,14 @@ impl Table {
         Table { widths: columns.iter().map(|column| column.header.width()).collect(), columns, has_header: false }
     }
 
-    /// For fields and values, which need no header.
+    /// Omits the header: for fields and values.
     pub fn without_header(mut self) -> Table {
         self.has_header = true;
         self.widths.fill(0);
         self
     }
 
-    /// Prints rows, under the header where it has not been printed yet. Nothing at all where there is no row.
+    /// Prints rows, below the header if it has not been printed. Prints nothing if there are no rows.
     pub fn print(&mut self, output: &mut Output, rows: &[Vec<Cell>]) -> io::Result<()> {
         if rows.is_empty() {
             return Ok(());
@@ -101,7 +103,7 @@ impl Table {
         rows.iter().try_for_each(|row| self.print_row(output, row))
     }
 
-    /// Takes from the widest of the columns that may give.
+    /// Narrows the widest elastic column until the table fits.
     fn fit(&mut self, terminal: usize) {
         let total = self.widths.iter().sum::<usize>() + GAP * self.widths.len().saturating_sub(1);
         for _ in terminal..total {
@@ -115,9 +117,9 @@ impl Table {
 
     fn print_row(&self, output: &mut Output, row: &[Cell]) -> io::Result<()> {
         let mut line = String::new();
-        for ((cell, width), place) in row.iter().zip(&self.widths).zip(1..) {
+        for ((cell, width), number) in row.iter().zip(&self.widths).zip(1..) {
             let text = truncate(&cell.text, *width);
-            let is_last = place == row.len();
+            let is_last = number == row.len();
             let padding = if is_last { 0 } else { width.saturating_sub(text.width()) + GAP };
             line += &output.paint(&text, cell.style);
             line += &" ".repeat(padding);
@@ -126,15 +128,15 @@ impl Table {
     }
 }
 
-/// Cuts a text that is too wide, and says so with "…".
+/// Truncates a text that is too wide; it then ends in "…".
 fn truncate(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
     }
-    let (mut kept, mut taken) = (String::new(), 1);
+    let (mut kept, mut used) = (String::new(), 1);
     for letter in text.chars() {
-        taken += letter.width().unwrap_or(0);
-        if taken > width {
+        used += letter.width().unwrap_or(0);
+        if used > width {
             break;
         }
         kept.push(letter);
@@ -147,14 +149,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_text_is_cut_by_what_it_takes_on_the_screen() {
+    fn long_texts_are_truncated_by_screen_width() {
         assert_eq!(truncate("extract", 7), "extract");
         assert_eq!(truncate("extract", 6), "extra…");
         assert_eq!(truncate("抽出する", 5), "抽出…");
     }
 
     #[test]
-    fn only_elastic_columns_give_and_the_widest_first() {
+    fn fit_narrows_the_widest_elastic_column() {
         let mut table = Table::new(vec![whole("ID"), elastic("NAME"), elastic("ERROR")]);
         table.widths = vec![36, 20, 60];
         table.fit(100);

@@ -1,25 +1,28 @@
-//! Moments and durations, as people write and read them.
+//! Times and durations in the formats that people read and type.
+//!
+//! chrono, which the driver and the models use, parses dates; jiff would be a second date library beside it. humantime
+//! parses ages; it formats durations with all units ("3m 12s 400ms"), too long for a column.
 
 use chrono::{DateTime, NaiveDate, NaiveTime, SecondsFormat, TimeDelta, Utc};
 use pg_workflow_client::State;
 
-/// A moment in UTC to the second.
+/// Formats a time in UTC to the second.
 pub fn second(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
-/// A moment that may not have come yet.
+/// Formats a time if there is one.
 pub fn second_or_none(at: Option<DateTime<Utc>>) -> Option<String> {
     at.map(second)
 }
 
-/// How long something took, or, while it runs, has taken until now.
-pub fn taken(state: State, start: Option<DateTime<Utc>>, end: Option<DateTime<Utc>>) -> Option<String> {
+/// Formats the time from start to end, or until now while it is running.
+pub fn elapsed(state: State, start: Option<DateTime<Utc>>, end: Option<DateTime<Utc>>) -> Option<String> {
     let end = end.or_else(|| (state == State::Running).then(Utc::now))?;
     Some(duration((end - start?).as_seconds_f64()))
 }
 
-/// Seconds, with two units at most. A clock that is behind makes no negative durations.
+/// Formats seconds with two units at most. If the clock of the database is ahead, the duration is 0, not negative.
 pub fn duration(seconds: f64) -> String {
     let whole = seconds.max(0.0).floor() as u64;
     let (days, hours, minutes) = (whole / 86_400, whole / 3600 % 24, whole / 60 % 60);
@@ -33,25 +36,17 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// Reads a moment: RFC 3339, a date (its beginning in UTC), or how long ago: 90s, 30m, 2h, 7d.
-pub fn moment(text: &str) -> Result<DateTime<Utc>, String> {
+/// Parses a time: RFC 3339, a date (its midnight in UTC), or an age: 90s, 30m, 2h, 7d.
+pub fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
     let date = || Some(text.parse::<NaiveDate>().ok()?.and_time(NaiveTime::MIN).and_utc());
     let exact = || Some(DateTime::parse_from_rfc3339(text).ok()?.to_utc());
-    let moment = exact().or_else(date).or_else(|| ago(text));
-    moment.ok_or_else(|| "expected 2026-11-24, 2026-11-24T03:00:00Z, or how long ago: 90s, 30m, 2h, 7d".to_owned())
+    let time = exact().or_else(date).or_else(|| parse_age(text));
+    time.ok_or_else(|| "expected 2026-11-24, 2026-11-24T03:00:00Z, or an age: 90s, 30m, 2h, 7d".to_owned())
 }
 
-fn ago(text: &str) -> Option<DateTime<Utc>> {
-    let unit = text.chars().next_back()?;
-    let number: u32 = text.strip_suffix(unit)?.parse().ok()?;
-    let seconds = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3600,
-        'd' => 86_400,
-        _ => return None,
-    };
-    Utc::now().checked_sub_signed(TimeDelta::seconds(i64::from(number) * seconds))
+fn parse_age(text: &str) -> Option<DateTime<Utc>> {
+    let age = humantime::parse_duration(text).ok()?;
+    Utc::now().checked_sub_signed(TimeDelta::from_std(age).ok()?)
 }
 
 #[cfg(test)]
@@ -59,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_short() {
+    fn durations_have_two_units_at_most() {
         let cases = [(0.0, "0ms"), (0.0129, "12ms"), (-3.0, "0ms"), (4.27, "4.2s"), (59.9, "59s"), (192.0, "3m12s")];
         let longer = [(3720.0, "1h02m"), (90_000.0, "1d01h")];
         for (seconds, text) in cases.into_iter().chain(longer) {
@@ -68,14 +63,15 @@ mod tests {
     }
 
     #[test]
-    fn moments_are_read() {
-        assert_eq!(second(moment("2026-11-24").unwrap()), "2026-11-24T00:00:00Z");
-        assert_eq!(second(moment("2026-11-24T03:00:00+01:00").unwrap()), "2026-11-24T02:00:00Z");
-        let before = moment("2h").unwrap();
-        let age = Utc::now() - before;
-        assert!((7200..7210).contains(&age.num_seconds()));
-        for text in ["", "2", "h", "-2h", "2w", "24.11.2026", "é", "99999999999d"] {
-            assert!(moment(text).is_err(), "{text}");
+    fn times_are_parsed_as_dates_or_ages() {
+        assert_eq!(second(parse_time("2026-11-24").unwrap()), "2026-11-24T00:00:00Z");
+        assert_eq!(second(parse_time("2026-11-24T03:00:00+01:00").unwrap()), "2026-11-24T02:00:00Z");
+        for (text, seconds) in [("90s", 90), ("30m", 1800), ("2h", 7200), ("7d", 604_800), ("1h 30m", 5400)] {
+            let age = Utc::now() - parse_time(text).unwrap();
+            assert!((seconds..seconds + 10).contains(&age.num_seconds()), "{text}");
+        }
+        for text in ["", "2", "h", "-2h", "2x", "24.11.2026", "é", "99999999999d"] {
+            assert!(parse_time(text).is_err(), "{text}");
         }
     }
 }

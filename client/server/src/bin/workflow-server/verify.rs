@@ -12,15 +12,15 @@ use crate::failure::Failure;
 use crate::output::{Format, Output};
 use crate::table::{Cell, Table, elastic, whole};
 
-/// The longest that PostgreSQL can be told: 24 days.
+/// The maximum of PostgreSQL: 24 days.
 const NO_LIMIT: Duration = Duration::from_millis(i32::MAX as u64);
 
-/// Replay all history against the rows, and list where they disagree.
+/// Compare the history with the rows, and list disagreements
 ///
-/// Exits with 4 where they do. Reads both whole, and takes its time.
+/// Exits with 4 if there are any. Reads all rows and all history.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  workflow-server verify && echo fine
+  workflow-server verify && echo ok
   workflow-server verify --json | jq -r .entity_id")]
 pub struct Arguments {
     #[command(flatten)]
@@ -31,11 +31,11 @@ pub struct Arguments {
 }
 
 pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
-    // Alone, the pool would try for a while before it says what is wrong.
+    // The pool retries for a while before it reports an error; this reports it at once.
     arguments.database.database_url.connect().await?;
     let options = Options { max_connections: 1, statement_timeout: NO_LIMIT, ..Options::default() };
     let connection = Pool::new(arguments.database.database_url, options).get().await?;
-    // So that Ctrl-C ends the work in the server too. Not all systems that it runs on can do that.
+    // Ctrl-C then ends the statement, too. Not all systems support this setting.
     let _ = connection.batch_execute("SET client_connection_check_interval = '5s'").await;
     let disagreements = History::new(&connection).verify().await?;
     if arguments.format.json {
@@ -60,7 +60,7 @@ pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
             Ok(())
         }
         count => Err(Failure::disagreements(format!(
-            "rows and history disagree in {count} places. Somebody wrote around the triggers, or a restore was incomplete: see Privileges in the README"
+            "rows and history disagree: {count} differences. A superuser bypassed the triggers, or a restore was incomplete: see docs/operations/backup.md"
         ))),
     }
 }

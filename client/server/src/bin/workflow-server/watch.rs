@@ -8,27 +8,26 @@ use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::output::{Format, Output, harmless_json, style_of, visible};
+use crate::output::{Format, Output, escape_json, style_of, visible};
 use crate::{Database, lookup};
 
-/// Show events as they happen, a line each: time, task or run, move, version, actor.
+/// Show live events, one per line
 ///
-/// Needs no Redis. What happens while the database is away is not shown, and neither is what a slow terminal cannot
-/// keep up with. With --json the events are printed as they come; one that is too long comes without its metadata and
-/// says so.
+/// A line has time, task or run, transition, version and actor. Does not use Redis. Misses events while the database is
+/// unavailable, or if the terminal is too slow. With --json, events too long for a notification lack their metadata.
 #[derive(Args)]
 #[command(after_help = "Examples:
   workflow-server watch --dag etl
-  workflow-server watch --json | jq --unbuffered -r 'select(.new_state == \"failed\").task_id'")]
+  workflow-server watch --json | jq --unbuffered -r .task_id")]
 pub struct Arguments {
     #[command(flatten)]
     database: Database,
 
-    /// Only what happens in this DAG: its name or its id.
+    /// Only events of this DAG
     #[arg(long, value_name = "NAME|ID")]
     dag: Option<String>,
 
-    /// Only what happens in this run.
+    /// Only events of this run
     #[arg(long, value_name = "ID")]
     run: Option<Uuid>,
 
@@ -36,7 +35,7 @@ pub struct Arguments {
     format: Format,
 }
 
-/// Which events to show.
+/// Selects events.
 struct Filter {
     dag_id: Option<Uuid>,
     dag_run_id: Option<Uuid>,
@@ -46,16 +45,16 @@ pub async fn run(arguments: Arguments, output: &Output, shutdown: CancellationTo
     let showing = async {
         let filter = Filter::find(&arguments).await?;
         let mut watch = Watch::new(arguments.database.database_url);
-        // Not Output: where the terminal is stopped, SIGTERM must end it all the same.
+        // Not Output: SIGTERM must end the process even if the terminal is stopped.
         let mut stdout = tokio::io::stdout();
         loop {
             let payload = watch.next().await;
             let event: Option<Event> = serde_json::from_str(&payload).ok();
-            if event.as_ref().is_none_or(|event| filter.fits(event)) {
+            if event.as_ref().is_none_or(|event| filter.matches(event)) {
                 let mut line = if arguments.format.json {
-                    harmless_json(&payload)
+                    escape_json(&payload)
                 } else {
-                    // One that this version does not know is shown as it is.
+                    // An event that this version cannot parse is shown unchanged.
                     event.map_or_else(|| visible(&payload), |event| describe(output, &event))
                 };
                 line.push('\n');
@@ -68,23 +67,23 @@ pub async fn run(arguments: Arguments, output: &Output, shutdown: CancellationTo
 }
 
 impl Filter {
-    /// Asks the database only where a filter is given: without, it may be away as yet.
+    /// Needs the database only with a filter: without one, it can still be unavailable.
     async fn find(arguments: &Arguments) -> Result<Filter> {
         if arguments.dag.is_none() && arguments.run.is_none() {
             return Ok(Filter { dag_id: None, dag_run_id: None });
         }
         let client = arguments.database.database_url.connect().await?;
         let dag = match &arguments.dag {
-            Some(name_or_id) => Some(lookup::dag(&client, name_or_id).await?),
+            Some(name_or_id) => Some(lookup::find_dag(&client, name_or_id).await?),
             None => None,
         };
         if let Some(id) = arguments.run {
-            lookup::run(&client, id).await?;
+            lookup::require_run(&client, id).await?;
         }
         Ok(Filter { dag_id: dag.map(|dag| dag.id), dag_run_id: arguments.run })
     }
 
-    fn fits(&self, event: &Event) -> bool {
+    fn matches(&self, event: &Event) -> bool {
         self.dag_id.is_none_or(|id| id == event.dag_id) && self.dag_run_id.is_none_or(|id| id == event.dag_run_id)
     }
 }

@@ -1,8 +1,8 @@
-//! The JSON of rows and events, as `/openapi.json` describes it.
+//! The JSON of rows and events in `/openapi.json`.
 //!
-//! The library's types know nothing of HTTP; these only describe them. A test compares the fields.
+//! The library's types do not depend on HTTP; these types only describe them. A test compares the fields.
 
-#![allow(dead_code, reason = "these types only describe")]
+#![allow(dead_code, reason = "only descriptions")]
 
 use chrono::{DateTime, Utc};
 use utoipa::ToSchema;
@@ -13,7 +13,7 @@ use uuid::Uuid;
 pub struct List<T> {
     /// The rows.
     pub items: Vec<T>,
-    /// Where the next page begins; none where there is nothing more.
+    /// Cursor of the next page; null on the last page.
     pub next_cursor: Option<String>,
 }
 
@@ -26,44 +26,44 @@ pub struct Dag {
     pub name: String,
     /// Free text.
     pub description: Option<String>,
-    /// When to run, as the scheduler spells it.
+    /// Schedule, in the format of the scheduler.
     pub schedule: Option<String>,
-    /// The first moment that the schedule covers; a moment outside the years 1 to 9999 is given as their limit.
+    /// Start of the schedule. Times outside the years 1 to 9999 are returned as the nearest limit.
     pub start_date: Option<DateTime<Utc>>,
     /// Labels.
     pub tags: Vec<String>,
-    /// Whether schedulers start no new run.
+    /// Whether schedulers must not start new runs.
     pub is_paused: bool,
-    /// When it was created.
+    /// Time of creation.
     pub created_at: DateTime<Utc>,
-    /// When it last changed.
+    /// Time of the last change.
     pub updated_at: DateTime<Utc>,
 }
 
-/// An execution of a DAG.
+/// A run of a DAG.
 #[derive(Debug, ToSchema)]
 pub struct DagRun {
     /// Time-ordered: newer runs have larger ids.
     pub id: Uuid,
-    /// The DAG.
+    /// Id of the DAG.
     pub dag_id: Uuid,
-    /// The moment that the run stands for; a moment outside the years 1 to 9999 is given as their limit.
+    /// Execution date. Times outside the years 1 to 9999 are returned as the nearest limit.
     pub execution_date: DateTime<Utc>,
-    /// What it is doing.
+    /// Current state.
     #[schema(schema_with = super::state)]
     pub state: String,
-    /// 1 at creation, one more with each move.
+    /// 1 at creation, incremented by each transition.
     pub version: i64,
-    /// Its parameters, a JSON object.
+    /// Parameters of the run, a JSON object.
     #[schema(value_type = Object)]
     pub conf: (),
-    /// When it last began to run.
+    /// Time of the last transition to running.
     pub start_date: Option<DateTime<Utc>>,
-    /// When it ended.
+    /// Time when it finished.
     pub end_date: Option<DateTime<Utc>>,
-    /// When it was created.
+    /// Time of creation.
     pub created_at: DateTime<Utc>,
-    /// When it last changed.
+    /// Time of the last change.
     pub updated_at: DateTime<Utc>,
 }
 
@@ -72,83 +72,83 @@ pub struct DagRun {
 pub struct TaskInstance {
     /// Time-ordered: newer tasks have larger ids.
     pub id: Uuid,
-    /// The run.
+    /// Id of the run.
     pub dag_run_id: Uuid,
-    /// Its name, unique in the run.
+    /// Task name, unique in the run.
     pub task_id: String,
-    /// What it is doing.
+    /// Current state.
     #[schema(schema_with = super::state)]
     pub state: String,
-    /// 1 at creation, one more with each move.
+    /// 1 at creation, incremented by each transition.
     pub version: i64,
-    /// How often it began to run.
+    /// Number of attempts started.
     pub try_number: i32,
-    /// How often the scheduler may run it.
+    /// Maximum number of attempts, for the scheduler.
     pub max_tries: i32,
-    /// When this try began to run.
+    /// Start of the current attempt.
     pub start_date: Option<DateTime<Utc>>,
-    /// When this try ended.
+    /// End of the current attempt.
     pub end_date: Option<DateTime<Utc>>,
     /// Seconds from start to end.
     pub duration: Option<f64>,
-    /// What went wrong.
+    /// Error of the last failed attempt.
     pub error: Option<String>,
-    /// When it was created.
+    /// Time of creation.
     pub created_at: DateTime<Utc>,
-    /// When it last changed.
+    /// Time of the last change.
     pub updated_at: DateTime<Utc>,
 }
 
 /// A line that a task has printed.
 #[derive(Debug, ToSchema)]
 pub struct TaskLog {
-    /// In the order of arrival.
+    /// Numbered in the order of arrival.
     pub id: i64,
-    /// The task.
+    /// Id of the task.
     pub task_instance_id: Uuid,
-    /// The try that printed it.
+    /// Attempt that printed the line.
     pub try_number: i32,
-    /// When it was printed; a moment outside the years 1 to 9999 is given as their limit.
+    /// Time of printing. Times outside the years 1 to 9999 are returned as the nearest limit.
     pub logged_at: DateTime<Utc>,
-    /// How much it matters.
+    /// Severity.
     pub level: LogLevel,
     /// The text.
     pub message: String,
 }
 
-/// A creation or a move. `(entity_id, version)` identifies it: versions of an entity count 1, 2, 3 …
+/// The record of a creation or a transition, identified by `(entity_id, version)`: versions of an entity count 1, 2, 3 …
 #[derive(Debug, ToSchema)]
 pub struct Event {
-    /// In the order of writing, which is not the order of committing.
+    /// Numbered in the order of writing, which is not the order of commits.
     pub id: i64,
-    /// What kind of thing changed.
+    /// Kind of the entity.
     pub entity_type: EntityType,
-    /// The run's or the task instance's id.
+    /// Id of the run or the task.
     pub entity_id: Uuid,
-    /// The DAG it belongs to.
+    /// Id of its DAG.
     pub dag_id: Uuid,
-    /// The run it belongs to, or is.
+    /// Id of its run; for a run, its own id.
     pub dag_run_id: Uuid,
-    /// The task's name; none for a run.
+    /// Task name; null for a run.
     pub task_id: Option<String>,
-    /// The state left; none at creation.
+    /// State before the transition; null at creation.
     #[schema(schema_with = super::state_or_null)]
     pub old_state: Option<String>,
-    /// The state entered.
+    /// State after the transition.
     #[schema(schema_with = super::state)]
     pub new_state: String,
-    /// The entity's version after the change.
+    /// Version of the entity after the transition.
     pub version: i64,
-    /// The database's clock at the change.
+    /// Time of the transition, by the clock of the database.
     pub changed_at: DateTime<Utc>,
-    /// The role that was logged in.
+    /// Login role.
     pub actor: String,
-    /// What the caller gave with the move; `{}` where a notification left it out.
+    /// Metadata given by the caller; `{}` if a notification omitted it.
     #[schema(value_type = Object, required = false)]
     pub metadata: (),
 }
 
-/// How many runs, or tasks, are in each state.
+/// Counts of runs or tasks by state.
 #[derive(Debug, ToSchema)]
 pub struct StateCounts {
     pub queued: i64,
@@ -158,35 +158,36 @@ pub struct StateCounts {
     pub retrying: i64,
     pub upstream_failed: i64,
     pub skipped: i64,
-    /// All together.
+    /// Sum of all states.
     pub total: i64,
 }
 
-/// How much a line matters.
+/// Severity of a log line.
 #[derive(Debug, ToSchema)]
 #[schema(rename_all = "UPPERCASE")]
 pub enum LogLevel {
-    /// For whoever looks for a mistake.
+    /// Debugging detail.
     Debug,
-    /// What happens.
+    /// Normal progress.
     Info,
-    /// What may become a problem.
+    /// Possible problem.
     Warning,
-    /// What went wrong.
+    /// Error.
     Error,
-    /// What stops the work.
+    /// Error that stops the work.
     Critical,
 }
 
-/// The kinds of things that have a state.
+/// The kinds of entities that have a state.
 #[derive(Debug, ToSchema)]
 #[schema(rename_all = "snake_case")]
 pub enum EntityType {
-    /// An execution of a DAG.
+    /// A run of a DAG.
     DagRun,
-    /// A task of such an execution.
+    /// A task of a run.
     TaskInstance,
 }
+
 #[cfg(test)]
 mod tests {
     use pg_workflow_client as client;
@@ -202,15 +203,15 @@ mod tests {
     const ID: &str = "01a20acc-426c-72e1-b99d-ae799985b4ee";
     const TIME: &str = "2026-11-24T08:00:00.000000Z";
 
-    /// Reads a row from JSON with the fields of `Schema`, and expects the same when it is written.
+    /// Deserializes a row with the fields of `Schema`, and expects the same JSON when it is serialized.
     fn assert_fields<Schema: PartialSchema, Row: DeserializeOwned + Serialize>(json: Value) {
         let row: Row = serde_json::from_value(json.clone()).unwrap();
         assert_eq!(serde_json::to_value(&row).unwrap(), json);
         let mut described = field_names::<Schema>();
         described.sort();
-        let mut written: Vec<&String> = json.as_object().unwrap().keys().collect();
-        written.sort();
-        assert_eq!(described.iter().collect::<Vec<_>>(), written);
+        let mut serialized: Vec<&String> = json.as_object().unwrap().keys().collect();
+        serialized.sort();
+        assert_eq!(described.iter().collect::<Vec<_>>(), serialized);
     }
 
     #[test]

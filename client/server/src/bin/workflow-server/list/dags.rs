@@ -3,13 +3,13 @@ use clap::Args;
 use pg_workflow_client::list::{DagFilter, DagSort, OrderBy};
 use pg_workflow_client::{Dag, Dags};
 
-use super::{Part, Printed, order};
+use super::{Part, Printed, order_parser};
 use crate::Database;
 use crate::output::{Format, Output};
 use crate::table::{Cell, Table, elastic, whole};
 use crate::time::second;
 
-/// List DAGs, the newest first.
+/// List DAGs, newest first
 #[derive(Args)]
 #[command(after_help = "Examples:
   workflow-server list dags --tag daily --order-by name
@@ -18,20 +18,20 @@ pub struct Arguments {
     #[command(flatten)]
     database: Database,
 
-    /// Those whose names begin so.
+    /// Only DAGs whose name starts with TEXT
     #[arg(long, value_name = "TEXT")]
     name_prefix: Option<String>,
 
-    /// Those with this tag.
-    #[arg(long)]
+    /// Only DAGs with this tag
+    #[arg(long, value_name = "TAG")]
     tag: Option<String>,
 
-    /// Those that are paused, or, with false, those that are not.
+    /// Only paused DAGs; with false, only others
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     paused: Option<bool>,
 
-    /// In this order; with "-" the greatest first.
-    #[arg(long, value_name = "ORDER", allow_hyphen_values = true, value_parser = order::<DagSort>())]
+    /// Order; "-" means descending
+    #[arg(long, value_name = "ORDER", allow_hyphen_values = true, value_parser = order_parser::<DagSort>())]
     order_by: Option<OrderBy<DagSort>>,
 
     #[command(flatten)]
@@ -59,7 +59,7 @@ pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
             output,
             printed,
             arguments.order_by,
-            async |page| dags.list(&filter, page).await,
+            async |options| dags.list(&filter, options).await,
             async |dags: &[Dag]| Ok(dags.iter().map(row).collect()),
         )
         .await

@@ -8,39 +8,41 @@ use pg_workflow_client::tokio_postgres::Client;
 use pg_workflow_client::{DagRun, DagRuns, Dags, Error, State};
 use uuid::Uuid;
 
-use super::{Part, Printed, order, state};
+use super::{Part, Printed, order_parser, state_parser};
 use crate::output::{Format, Output};
 use crate::table::{Cell, Column, Table, elastic, whole};
-use crate::time::{moment, second, second_or_none, taken};
+use crate::time::{elapsed, parse_time, second, second_or_none};
 use crate::{Database, lookup};
 
-/// List runs: the newest first, or, of a DAG or with dates, the latest execution date first.
+/// List runs, newest first
+///
+/// With --dag, --since or --until: latest execution date first.
 #[derive(Args)]
 #[command(after_help = "Examples:
   workflow-server list runs --dag etl --state failed,running
-  workflow-server list runs --since 2h --json | jq -r 'select(.state == \"failed\").id'")]
+  workflow-server list runs --since 2h --state failed --json | jq -r .id")]
 pub struct Arguments {
     #[command(flatten)]
     database: Database,
 
-    /// Of this DAG: its name or its id.
+    /// Only runs of this DAG
     #[arg(long, value_name = "NAME|ID")]
     dag: Option<String>,
 
-    /// In one of these states.
-    #[arg(long, value_delimiter = ',', value_name = "STATE[,STATE…]", value_parser = state())]
+    /// Only in these states
+    #[arg(long, value_delimiter = ',', value_name = "STATE,…", value_parser = state_parser())]
     state: Vec<State>,
 
-    /// Of this execution date or later: 2026-11-24, 2026-11-24T03:00:00Z, or how long ago (90s, 30m, 2h, 7d).
-    #[arg(long, value_name = "MOMENT", value_parser = moment)]
+    /// Earliest execution date: 2026-11-24, 2026-11-24T03:00:00Z, or an age: 90s, 30m, 2h, 7d
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     since: Option<DateTime<Utc>>,
 
-    /// Of an earlier execution date than this.
-    #[arg(long, value_name = "MOMENT", value_parser = moment)]
+    /// Only execution dates before this time
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     until: Option<DateTime<Utc>>,
 
-    /// In this order; with "-" the greatest first.
-    #[arg(long, value_name = "ORDER", allow_hyphen_values = true, value_parser = order::<DagRunSort>())]
+    /// Order; "-" means descending
+    #[arg(long, value_name = "ORDER", allow_hyphen_values = true, value_parser = order_parser::<DagRunSort>())]
     order_by: Option<OrderBy<DagRunSort>>,
 
     #[command(flatten)]
@@ -53,7 +55,7 @@ pub struct Arguments {
 pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
     let client = arguments.database.database_url.connect().await?;
     let dag = match &arguments.dag {
-        Some(name_or_id) => Some(lookup::dag(&client, name_or_id).await?),
+        Some(name_or_id) => Some(lookup::find_dag(&client, name_or_id).await?),
         None => None,
     };
     let filter = DagRunFilter {
@@ -70,17 +72,17 @@ pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
             output,
             printed,
             arguments.order_by,
-            async |page| runs.list(&filter, page).await,
+            async |options| runs.list(&filter, options).await,
             async |runs: &[DagRun]| {
-                let names = names(&client, runs).await?;
+                let names = read_names(&client, runs).await?;
                 Ok(runs.iter().map(|run| row(run, names.get(&run.dag_id).map(String::as_str))).collect())
             },
         )
         .await
 }
 
-/// The names of the DAGs of these runs.
-async fn names(client: &Client, runs: &[DagRun]) -> Result<HashMap<Uuid, String>, Error> {
+/// Reads the names of the DAGs of these runs.
+async fn read_names(client: &Client, runs: &[DagRun]) -> Result<HashMap<Uuid, String>, Error> {
     let mut ids: Vec<Uuid> = runs.iter().map(|run| run.dag_id).collect();
     ids.sort_unstable();
     ids.dedup();
@@ -97,7 +99,7 @@ pub fn row(run: &DagRun, dag: Option<&str>) -> Vec<Cell> {
         Cell::from(second(run.execution_date)),
         Cell::from(run.state),
         Cell::optional(second_or_none(run.start_date)),
-        Cell::optional(taken(run.state, run.start_date, run.end_date)),
+        Cell::optional(elapsed(run.state, run.start_date, run.end_date)),
         Cell::from(run.id.to_string()),
     ]
 }

@@ -4,35 +4,35 @@ use pg_workflow_client::list::{OrderBy, TaskInstanceFilter, TaskInstanceSort};
 use pg_workflow_client::{State, TaskInstance, TaskInstances};
 use uuid::Uuid;
 
-use super::{Part, Printed, order, state};
+use super::{Part, Printed, order_parser, state_parser};
 use crate::output::{Format, Output};
 use crate::table::{Cell, Column, Table, elastic, whole};
-use crate::time::{duration, second_or_none, taken};
+use crate::time::{duration, elapsed, second_or_none};
 use crate::{Database, lookup};
 
-/// List tasks: the newest first, or, of a run, by name.
+/// List tasks, newest first; tasks of a run by name
 #[derive(Args)]
 #[command(after_help = "Examples:
   workflow-server list tasks --state failed,upstream_failed
-  workflow-server list tasks --run 01a20acc-4268-71f9-9cd2-3ff43d35c22a --all --json | jq -r .task_id")]
+  workflow-server list tasks --run 01a20acc-4268-71f9-9cd2-3ff43d35c22a --all")]
 pub struct Arguments {
     #[command(flatten)]
     database: Database,
 
-    /// Of this run.
+    /// Only tasks of this run
     #[arg(long, value_name = "ID")]
     run: Option<Uuid>,
 
-    /// In one of these states.
-    #[arg(long, value_delimiter = ',', value_name = "STATE[,STATE…]", value_parser = state())]
+    /// Only in these states
+    #[arg(long, value_delimiter = ',', value_name = "STATE,…", value_parser = state_parser())]
     state: Vec<State>,
 
-    /// Of this name. Without --run it is looked up in one run after the other, the newest first.
+    /// Only tasks with this name; without --run, searches run after run, newest first
     #[arg(long, value_name = "NAME")]
     task_id: Option<String>,
 
-    /// In this order; with "-" the greatest first.
-    #[arg(long, value_name = "ORDER", allow_hyphen_values = true, value_parser = order::<TaskInstanceSort>())]
+    /// Order; "-" means descending
+    #[arg(long, value_name = "ORDER", allow_hyphen_values = true, value_parser = order_parser::<TaskInstanceSort>())]
     order_by: Option<OrderBy<TaskInstanceSort>>,
 
     #[command(flatten)]
@@ -45,7 +45,7 @@ pub struct Arguments {
 pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
     let client = arguments.database.database_url.connect().await?;
     if let Some(id) = arguments.run {
-        lookup::run(&client, id).await?;
+        lookup::require_run(&client, id).await?;
     }
     let filter = TaskInstanceFilter { dag_run_id: arguments.run, states: arguments.state, task_id: arguments.task_id };
     let tasks = TaskInstances::new(&client);
@@ -57,7 +57,7 @@ pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
             output,
             printed,
             arguments.order_by,
-            async |page| tasks.list(&filter, page).await,
+            async |options| tasks.list(&filter, options).await,
             async |tasks: &[TaskInstance]| Ok(tasks.iter().map(|task| row(task, shows_run)).collect()),
         )
         .await
@@ -67,7 +67,7 @@ pub fn columns(shows_run: bool) -> Vec<Column> {
     let mut columns = vec![
         elastic("TASK"),
         whole("STATE"),
-        whole("TRY"),
+        whole("ATTEMPT"),
         whole("STARTED"),
         whole("DURATION"),
         elastic("ERROR"),
@@ -80,7 +80,7 @@ pub fn columns(shows_run: bool) -> Vec<Column> {
 }
 
 pub fn row(task: &TaskInstance, shows_run: bool) -> Vec<Cell> {
-    let duration = task.duration.map(duration).or_else(|| taken(task.state, task.start_date, task.end_date));
+    let duration = task.duration.map(duration).or_else(|| elapsed(task.state, task.start_date, task.end_date));
     let mut row = vec![
         Cell::from(task.task_id.as_str()),
         Cell::from(task.state),

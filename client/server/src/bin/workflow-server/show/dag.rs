@@ -6,7 +6,7 @@ use pg_workflow_client::tokio_postgres::Client;
 use pg_workflow_client::{Dag, DagRun, DagRuns};
 use serde::Serialize;
 
-use super::{Shown, print_fields, print_text};
+use super::{WithRelated, print_fields, print_text};
 use crate::list;
 use crate::output::Output;
 use crate::table::{Cell, Table};
@@ -15,7 +15,7 @@ use crate::time::{second, second_or_none};
 const RUNS: u32 = 10;
 
 #[derive(Serialize)]
-struct Belongings {
+struct Related {
     latest_runs: Vec<DagRun>,
 }
 
@@ -23,10 +23,10 @@ pub async fn show(client: &Client, dag: Dag, output: &mut Output, is_json: bool)
     let filter = DagRunFilter { dag_id: Some(dag.id), ..DagRunFilter::default() };
     let runs = DagRuns::new(client).list(&filter, &ListOptions { limit: RUNS, ..ListOptions::default() }).await?;
     if is_json {
-        let belongings = Belongings { latest_runs: runs.items };
-        return Ok(output.json(&Shown { entity_type: "dag", row: dag, belongings })?);
+        let related = Related { latest_runs: runs.items };
+        return Ok(output.json(&WithRelated { entity_type: "dag", row: dag, related })?);
     }
-    print(&dag, output)?;
+    print_row(&dag, output)?;
     output.heading("Latest runs")?;
     let rows: Vec<Vec<Cell>> = runs.items.iter().map(|run| list::run_row(run, Some(&dag.name))).collect();
     Table::new(list::run_columns()).print(output, &rows)?;
@@ -34,12 +34,12 @@ pub async fn show(client: &Client, dag: Dag, output: &mut Output, is_json: bool)
         output.line("none")?;
     }
     if runs.next_cursor.is_some() {
-        output.line(&format!("… and more: workflow-server list runs --dag {}", dag.id))?;
+        output.line(&format!("… more: workflow-server list runs --dag {}", dag.id))?;
     }
     Ok(())
 }
 
-fn print(dag: &Dag, output: &mut Output) -> io::Result<()> {
+fn print_row(dag: &Dag, output: &mut Output) -> io::Result<()> {
     print_fields(
         output,
         vec![

@@ -7,19 +7,19 @@ use pg_workflow_client::{DagRun, Dags, Error, State, TaskInstance, TaskInstances
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Shown, print_fields};
+use super::{WithRelated, print_fields};
 use crate::list;
 use crate::output::{Output, style_of};
 use crate::table::{Cell, Table};
-use crate::time::{second, second_or_none, taken};
+use crate::time::{elapsed, second, second_or_none};
 
 const TASKS: u32 = 20;
-/// What somebody who looks at a run wants to see first.
+/// The states that need attention, shown first.
 const FIRST: [State; 4] = [State::Failed, State::UpstreamFailed, State::Retrying, State::Running];
 const THEN: [State; 3] = [State::Queued, State::Success, State::Skipped];
 
 #[derive(Serialize)]
-struct Belongings {
+struct Related {
     dag_name: Option<String>,
     task_states: Map<String, Value>,
     tasks: Vec<TaskInstance>,
@@ -31,15 +31,15 @@ pub async fn show(client: &Client, run: DagRun, output: &mut Output, is_json: bo
     let total = counts.total;
     let counts: Vec<(State, i64)> =
         State::ALL.map(|state| (state, counts.of(state))).into_iter().filter(|(_, count)| *count > 0).collect();
-    let tasks = some_tasks(client, &run).await?;
+    let tasks = read_tasks(client, &run).await?;
     if is_json {
         let task_states = counts.iter().map(|(state, count)| (state.to_string(), Value::from(*count))).collect();
-        let belongings = Belongings { dag_name, task_states, tasks };
-        return Ok(output.json(&Shown { entity_type: "dag_run", row: run, belongings })?);
+        let related = Related { dag_name, task_states, tasks };
+        return Ok(output.json(&WithRelated { entity_type: "dag_run", row: run, related })?);
     }
-    print(&run, dag_name, output)?;
+    print_row(&run, dag_name, output)?;
     output.heading("Tasks")?;
-    output.line(&summary(&counts, output))?;
+    output.line(&summarize(&counts, output))?;
     if total > 0 {
         output.line("")?;
     }
@@ -47,26 +47,26 @@ pub async fn show(client: &Client, run: DagRun, output: &mut Output, is_json: bo
     Table::new(list::task_columns(false)).print(output, &rows)?;
     if total > tasks.len() as i64 {
         let more = total - tasks.len() as i64;
-        output.line(&format!("… and {more} more: workflow-server list tasks --run {} --all", run.id))?;
+        output.line(&format!("… {more} more: workflow-server list tasks --run {} --all", run.id))?;
     }
     Ok(())
 }
 
-/// A few tasks of the run, those in trouble first.
-async fn some_tasks(client: &Client, run: &DagRun) -> Result<Vec<TaskInstance>, Error> {
+/// Reads some tasks of the run, failed ones first.
+async fn read_tasks(client: &Client, run: &DagRun) -> Result<Vec<TaskInstance>, Error> {
     let tasks = TaskInstances::new(client);
-    let mut some = Vec::new();
+    let mut found = Vec::new();
     for states in FIRST.iter().map(|state| vec![*state]).chain([THEN.to_vec()]) {
-        let limit = TASKS - some.len() as u32;
+        let limit = TASKS - found.len() as u32;
         if limit > 0 {
             let filter = TaskInstanceFilter { dag_run_id: Some(run.id), states, ..TaskInstanceFilter::default() };
-            some.extend(tasks.list(&filter, &ListOptions { limit, ..ListOptions::default() }).await?.items);
+            found.extend(tasks.list(&filter, &ListOptions { limit, ..ListOptions::default() }).await?.items);
         }
     }
-    Ok(some)
+    Ok(found)
 }
 
-fn print(run: &DagRun, dag_name: Option<String>, output: &mut Output) -> io::Result<()> {
+fn print_row(run: &DagRun, dag_name: Option<String>, output: &mut Output) -> io::Result<()> {
     print_fields(
         output,
         vec![
@@ -77,8 +77,8 @@ fn print(run: &DagRun, dag_name: Option<String>, output: &mut Output) -> io::Res
             ("state", Cell::from(run.state)),
             ("version", Cell::from(run.version.to_string())),
             ("started", Cell::optional(second_or_none(run.start_date))),
-            ("ended", Cell::optional(second_or_none(run.end_date))),
-            ("duration", Cell::optional(taken(run.state, run.start_date, run.end_date))),
+            ("finished", Cell::optional(second_or_none(run.end_date))),
+            ("duration", Cell::optional(elapsed(run.state, run.start_date, run.end_date))),
             ("conf", Cell::from(run.conf.get())),
             ("created", Cell::from(second(run.created_at))),
             ("updated", Cell::from(second(run.updated_at))),
@@ -86,7 +86,7 @@ fn print(run: &DagRun, dag_name: Option<String>, output: &mut Output) -> io::Res
     )
 }
 
-fn summary(counts: &[(State, i64)], output: &Output) -> String {
+fn summarize(counts: &[(State, i64)], output: &Output) -> String {
     if counts.is_empty() {
         return "none".to_owned();
     }

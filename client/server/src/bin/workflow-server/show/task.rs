@@ -7,17 +7,17 @@ use pg_workflow_client::tokio_postgres::Client;
 use pg_workflow_client::{History, TaskInstance, TaskLog, TaskLogs};
 use serde::Serialize;
 
-use super::{Shown, print_fields, print_text};
+use super::{WithRelated, print_fields, print_text};
 use crate::history;
 use crate::output::{Output, visible};
 use crate::table::{Cell, Table};
-use crate::time::{duration, second, second_or_none, taken};
+use crate::time::{duration, elapsed, second, second_or_none};
 
 const LINES: u32 = 10;
-const MOVES: i32 = 10;
+const TRANSITIONS: i32 = 10;
 
 #[derive(Serialize)]
-struct Belongings {
+struct Related {
     latest_logs: Vec<TaskLog>,
     latest_history: Vec<Event>,
 }
@@ -27,27 +27,27 @@ pub async fn show(client: &Client, task: TaskInstance, output: &mut Output, is_j
     let logs = TaskLogs::new(client).list(task.id, &TaskLogFilter::default(), &latest).await?;
     let (has_more, mut latest_logs) = (logs.next_cursor.is_some(), logs.items);
     latest_logs.reverse();
-    let latest_history = History::new(client).history(EntityType::TaskInstance, task.id, MOVES).await?;
+    let latest_history = History::new(client).history(EntityType::TaskInstance, task.id, TRANSITIONS).await?;
     if is_json {
-        let belongings = Belongings { latest_logs, latest_history };
-        return Ok(output.json(&Shown { entity_type: "task_instance", row: task, belongings })?);
+        let related = Related { latest_logs, latest_history };
+        return Ok(output.json(&WithRelated { entity_type: "task_instance", row: task, related })?);
     }
-    print(&task, output)?;
+    print_row(&task, output)?;
     if !latest_logs.is_empty() {
-        output.heading(&format!("{} of the log", if has_more { "The end" } else { "All" }))?;
+        output.heading(if has_more { "End of the log" } else { "Log" })?;
         latest_logs.iter().try_for_each(|line| print_log(line, output))?;
     }
-    output.heading("Latest moves")?;
+    output.heading("Latest transitions")?;
     let rows: Vec<Vec<Cell>> = latest_history.iter().map(history::row).collect();
     Table::new(history::columns()).print(output, &rows)?;
     if latest_history.last().is_some_and(|event| event.version > 1) {
-        output.line(&format!("… and more: workflow-server history {}", task.id))?;
+        output.line(&format!("… more: workflow-server history {}", task.id))?;
     }
     Ok(())
 }
 
-fn print(task: &TaskInstance, output: &mut Output) -> io::Result<()> {
-    let taken = task.duration.map(duration).or_else(|| taken(task.state, task.start_date, task.end_date));
+fn print_row(task: &TaskInstance, output: &mut Output) -> io::Result<()> {
+    let duration = task.duration.map(duration).or_else(|| elapsed(task.state, task.start_date, task.end_date));
     print_fields(
         output,
         vec![
@@ -56,10 +56,10 @@ fn print(task: &TaskInstance, output: &mut Output) -> io::Result<()> {
             ("run", Cell::from(task.dag_run_id.to_string())),
             ("state", Cell::from(task.state)),
             ("version", Cell::from(task.version.to_string())),
-            ("try", Cell::from(format!("{} of {}", task.try_number, task.max_tries))),
+            ("attempt", Cell::from(format!("{} of {}", task.try_number, task.max_tries))),
             ("started", Cell::optional(second_or_none(task.start_date))),
-            ("ended", Cell::optional(second_or_none(task.end_date))),
-            ("duration", Cell::optional(taken)),
+            ("finished", Cell::optional(second_or_none(task.end_date))),
+            ("duration", Cell::optional(duration)),
             ("created", Cell::from(second(task.created_at))),
             ("updated", Cell::from(second(task.updated_at))),
         ],
@@ -67,10 +67,15 @@ fn print(task: &TaskInstance, output: &mut Output) -> io::Result<()> {
     task.error.iter().try_for_each(|text| print_text(output, "Error", text))
 }
 
-/// Lines of one message stay together, and are told from the next message.
+/// Prints a message. Its further lines are indented, which separates it from the next message.
 fn print_log(log: &TaskLog, output: &mut Output) -> io::Result<()> {
     let mut lines = log.message.lines();
     let first = visible(lines.next().unwrap_or_default());
-    output.line(&format!("{}  try {}  {:<8}  {first}", second(log.logged_at), log.try_number, log.level.as_str()))?;
+    output.line(&format!(
+        "{}  attempt {}  {:<8}  {first}",
+        second(log.logged_at),
+        log.try_number,
+        log.level.as_str()
+    ))?;
     lines.try_for_each(|line| output.line(&format!("    {}", visible(line))))
 }
