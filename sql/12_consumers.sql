@@ -225,7 +225,10 @@ BEGIN
         RETURN QUERY
             SELECT e.id, e.entity_type, e.entity_id, e.dag_id, e.dag_run_id, e.task_id,
                 e.old_state, e.new_state, e.version, e.changed_at, e.actor, e.metadata
-            FROM workflow.events_in_window(pos, max) AS e;
+            -- By fields: the plan would take a row apart for each event.
+            FROM workflow.events_between(pos.snapshot, pos.next_transaction_id, pos.floor_id,
+                pos.window_snapshot, pos.window_next_transaction_id, pos.window_floor_id, pos.window_ceiling_id,
+                pos.acked_id, max) AS e;
         GET DIAGNOSTICS count = ROW_COUNT;
 
         IF count > 0 AND NOT was_open THEN

@@ -24,8 +24,6 @@ COMMENT ON TYPE workflow.followed_event IS
 
 -- A snapshot's numbers after the first are written as differences from the first.
 
--- A snapshot's numbers after the first are told from the first.
-
 CREATE FUNCTION workflow.format_snapshot(snapshot pg_snapshot)
 RETURNS text
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE

@@ -1,4 +1,4 @@
-//! Looking back: what a task went through, its state at a moment, lists with filters, and whether all of it agrees.
+//! Looking back: what a task went through, its state at a point in time, lists with filters, and whether all of it agrees.
 //!
 //! ```sh
 //! DATABASE_URL=postgres://… cargo run --example query_history

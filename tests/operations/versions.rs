@@ -136,6 +136,28 @@ fn library_serves_every_older_version() {
 }
 
 #[test]
+fn hint_about_dropped_partition_is_true_of_older_version() {
+    let db = empty_database();
+    let client = &mut install(&db, PREVIOUS);
+    client
+        .batch_execute(
+            "ALTER TABLE workflow.state_history DETACH PARTITION workflow.state_history_0;
+             ALTER EXTENSION pg_workflow DROP TABLE workflow.state_history_0;
+             DROP TABLE workflow.state_history_0",
+        )
+        .unwrap();
+    let create = "SELECT workflow.create_dag_run(workflow.create_dag('dag'))";
+    let rejected = failure(client.batch_execute(create));
+    assert_eq!(rejected.sqlstate, "23514");
+    let steps = ["ALTER EXTENSION pg_workflow UPDATE", "SELECT workflow.create_partition('state_history', number)"];
+    for step in steps {
+        assert!(rejected.hint.contains(step), "{}", rejected.hint);
+        client.batch_execute(&step.replace("number", "0")).unwrap();
+    }
+    client.batch_execute(create).unwrap();
+}
+
+#[test]
 fn work_continues_while_versions_change() {
     let (cluster, db) = own_cluster("versions", &[PRELOADED]);
     cluster.psql("workflow", "SELECT workflow.create_consumer('reader', true)").unwrap();

@@ -96,7 +96,7 @@ impl Key {
             Key::Uuid(id) => id,
             Key::Number(number) => number,
             Key::Text(text) => text,
-            Key::Timestamp(moment) => moment,
+            Key::Timestamp(timestamp) => timestamp,
         }
     }
 }

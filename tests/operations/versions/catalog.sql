@@ -56,6 +56,16 @@ SELECT format('%s: %s may %s%s', g.object, CASE a.grantee WHEN 0 THEN 'PUBLIC' E
     CASE WHEN a.is_grantable THEN ' and grant it' END)
 FROM grants AS g CROSS JOIN LATERAL aclexplode(coalesce(g.acl, acldefault(g.kind, g.owner))) AS a
 UNION ALL
+-- Also of objects that have no line above: types, constraints, triggers, indexes.
+SELECT format('comment on %s %s: %s', o.type, o.identity, d.description)
+FROM pg_description AS d
+CROSS JOIN LATERAL pg_identify_object(d.classoid, d.objoid, d.objsubid) AS o
+WHERE o.identity ~ 'workflow'
+UNION ALL
+SELECT format('type %s owner %s privileges %s', t.typname, t.typowner::regrole, t.typacl)
+FROM pg_type AS t WHERE t.typnamespace = 'workflow'::regnamespace AND t.typtype = 'c'
+    AND NOT EXISTS (SELECT FROM relation AS c WHERE c.oid = t.typrelid AND c.relkind <> 'c')
+UNION ALL
 SELECT 'of the extension: ' || pg_describe_object(d.classid, d.objid, d.objsubid)
 FROM extension AS e JOIN pg_depend AS d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e'
 UNION ALL

@@ -19,7 +19,7 @@ fn page_reconnects_after_server_restart() {
         (State::Failed, State::Retrying),
         (State::Retrying, State::Running),
     ];
-    // Before the first restart, the page has no event yet to resume from.
+    // Before the first restart, the page has no event to resume from.
     for pair in transitions.chunks(2) {
         stage.server.take().unwrap().terminate().unwrap();
         stage.browser.wait("document.querySelector('#live').textContent === 'reconnecting'");
