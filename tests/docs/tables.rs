@@ -129,7 +129,7 @@ pub fn paths_take_the_parameters_of_the_page() {
             names => names.join(", "),
         };
         let message = body["error"]["message"].as_str().expect("a message");
-        assert!(message.ends_with(&format!("known here: {known}")), "{path}: {message}");
+        assert!(message.ends_with(&format!("known parameters: {known}")), "{path}: {message}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! The extension's files in `SHAREDIR/extension`: assembled from `sql/`, or frozen at a release.
 //!
 //! - `sql/*.sql` is the schema; joined in the order of names it is the install script.
-//! - `sql/updates/A--B.sql` leads from version A to B. It names the functions to take from B; see [`update`].
+//! - `sql/updates/A--B.sql` leads from version A to B. It names the functions to take from B; see `update`.
 //! - `sql/releases/` holds the scripts of released versions as they were released; see [`release`].
 
 pub mod release;

@@ -35,7 +35,7 @@ fn parse<T: DeserializeOwned>(query: &str, known: &[String]) -> Result<T, ApiErr
     for (name, value) in form_urlencoded::parse(query.as_bytes()).into_owned() {
         let problem = if !known.contains(&name) {
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            format!("is unknown; expected one of: {known}")
+            format!("is unknown; known parameters: {known}")
         } else if seen.iter().any(|(other, _)| *other == name) {
             "is given more than once".to_owned()
         } else {

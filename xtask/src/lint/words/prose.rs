@@ -9,6 +9,7 @@ pub fn of(path: &Path, text: &str) -> Vec<(usize, String)> {
         Some("rs") => code(text, &RUST),
         Some("sql") => code(text, &SQL),
         Some("html") => html(text),
+        Some("js") => code(text, &SCRIPT),
         _ => String::new(),
     };
     prose.lines().enumerate().map(|(number, line)| (number + 1, line.to_owned())).collect()
@@ -124,20 +125,7 @@ fn character(text: &str) -> usize {
     }
 }
 
-/// Text between tags, and the prose of scripts.
+/// The text of a page, without tags and style.
 fn html(text: &str) -> String {
-    let (mut prose, mut rest) = (String::new(), text);
-    while let Some((before, after)) = rest.split_once("<script") {
-        let (script, tail) = after.split_once("</script>").unwrap_or((after, ""));
-        prose += &without_tags(before);
-        prose += &code(script, &SCRIPT);
-        // `code` ends each line; the script's last one goes on behind its tag.
-        prose.pop();
-        rest = tail;
-    }
-    prose + &without_tags(rest)
-}
-
-fn without_tags(text: &str) -> String {
     blank(&blank(text, "<style", "</style>"), "<", ">")
 }
