@@ -13,7 +13,10 @@ BEGIN
         SELECT FROM workflow.state_history AS h
         WHERE h.id > pos.floor_id
             AND h.id < end_id
-            AND NOT workflow.is_acknowledged(pos, h.id, h.transaction_id)
+            -- By fields: the plan would take a row apart for each event.
+            AND NOT workflow.is_acknowledged(
+                ROW(pos.snapshot, NULL, pos.floor_id, pos.window_snapshot, NULL, NULL, NULL, pos.acked_id, NULL)::workflow.feed_position,
+                h.id, h.transaction_id)
     ) OR EXISTS (SELECT FROM workflow.late_events(pos) AS l WHERE l.id < end_id);
 END
 $$;
