@@ -106,6 +106,7 @@ COMMENT ON VIEW workflow.v IS 'It''s v.';
     fn all_comments_are_taken_at_once() {
         let wanted =
             "COMMENT ON FUNCTION workflow.a(text) IS 'First; of a.';\n\nCOMMENT ON VIEW workflow.v IS 'It''s v.';\n";
+        let wanted = format!("{wanted}\n{PARTITION_COMMENTS}");
         assert_eq!(expand("-- take comments\n", TARGET).unwrap(), wanted);
     }
 
