@@ -13,7 +13,7 @@ pub fn statements(script: &str) -> Result<Vec<&str>> {
     while let Some(next) = script[at..].chars().next() {
         let rest = &script[at..];
         let length = token(rest, &script[..at]).with_context(|| {
-            format!("line {}: the quote or comment that begins here has no end", script[..at].lines().count().max(1))
+            format!("line {}: the quote or comment that begins here has no end", script[..at].matches('\n').count() + 1)
         })?;
         let is_blank = next.is_whitespace() || rest.starts_with("--") || rest.starts_with("/*");
         if start.is_none() && !is_blank {
@@ -133,7 +133,9 @@ mod tests {
         for script in ["SELECT 'a;", "SELECT 1", "AS $a$ ; $$;", "/* /* */", "SELECT 1;\n SELECT \"a;"] {
             assert!(statements(script).is_err(), "{script}");
         }
-        let error = format!("{:#}", statements("SELECT 1;\nSELECT 'a;").unwrap_err());
-        assert!(error.contains("line 2"), "{error}");
+        for script in ["SELECT 1;\nSELECT 'a;", "SELECT 1;\n'a;"] {
+            let error = format!("{:#}", statements(script).unwrap_err());
+            assert!(error.contains("line 2"), "{error}");
+        }
     }
 }
