@@ -4,7 +4,7 @@ set -eu
 
 psql --username="$POSTGRES_USER" --dbname="$POSTGRES_DB" --no-psqlrc --set=ON_ERROR_STOP=1 \
     --set=server_password="$SERVER_PASSWORD" --set=scheduler_password="$SCHEDULER_PASSWORD" <<'SQL'
--- workflow-server serve relays, and replay creates and moves.
+-- "server" is for `workflow-server serve`, "scheduler" for `replay` and your programs.
 CREATE ROLE server LOGIN PASSWORD :'server_password' IN ROLE workflow_writer;
 CREATE ROLE scheduler LOGIN PASSWORD :'scheduler_password' IN ROLE workflow_writer;
 SQL

@@ -1,4 +1,4 @@
-//! A run from its creation to its end: tasks, transitions one by one and many at once, and a race that is lost.
+//! A run from its creation to its end: tasks, single and batch transitions, and a lost race.
 //!
 //! ```sh
 //! DATABASE_URL=postgres://… cargo run --example create_and_run
@@ -51,30 +51,30 @@ async fn create(pool: &Pool) -> Result<(Uuid, Vec<Uuid>), Box<dyn Error>> {
 async fn work(pool: &Pool, task: Uuid) -> Result<(), WorkflowError> {
     let connection = pool.get().await?;
     let (tasks, logs) = (TaskInstances::new(&connection), TaskLogs::new(&connection));
-    // Where the answer is lost, the same request can be made again: it has the same answer.
+    // The idempotency key makes a retry safe: if the response is lost, the same request returns the same version.
     let start = Transition::new(State::Queued, State::Running)
         .with_metadata("worker", "w-7")
         .expecting_version(1)
         .with_request_id(Uuid::now_v7());
     let version = tasks.transition_with(task, &start).await?;
-    logs.append(task, LogLevel::Error, "the source does not answer").await?;
+    logs.append(task, LogLevel::Error, "the source does not respond").await?;
 
     let failure =
-        Transition::new(State::Running, State::Failed).with_metadata("error", "no answer").expecting_version(version);
+        Transition::new(State::Running, State::Failed).with_metadata("error", "no response").expecting_version(version);
     tasks.transition_with(task, &failure).await?;
     tasks.transition(task, State::Failed, State::Retrying).await?;
     tasks.transition(task, State::Retrying, State::Running).await?;
     let version = tasks.transition(task, State::Running, State::Success).await?;
-    println!("extract: success at version {version}, at the second try");
+    println!("extract: success at version {version}, at the second attempt");
     Ok(())
 }
 
-/// Two workers want the same task. Who comes second is told what it is now, and leaves it alone.
+/// Two workers claim the same task. The second one gets its current state, and does not run it.
 async fn lose_a_race(pool: &Pool, task: Uuid) -> Result<(), WorkflowError> {
     let (one, other) = (pool.get().await?, pool.get().await?);
     TaskInstances::new(&one).transition(task, State::Queued, State::Running).await?;
     match TaskInstances::new(&other).transition(task, State::Queued, State::Running).await {
-        Ok(version) => println!("transform: ours, at version {version}"),
+        Ok(version) => println!("transform: claimed, at version {version}"),
         Err(WorkflowError::Stale { current_state, current_version, .. }) => {
             println!("transform: lost the race, it is {current_state} at version {current_version}");
         }
@@ -84,7 +84,7 @@ async fn lose_a_race(pool: &Pool, task: Uuid) -> Result<(), WorkflowError> {
     Ok(())
 }
 
-/// Moves the other tasks at once, and ends the run.
+/// Skips the other tasks in one statement, and finishes the run.
 async fn finish(pool: &Pool, run: Uuid, tasks: &[Uuid]) -> Result<(), WorkflowError> {
     let connection = pool.get().await?;
     let instances = TaskInstances::new(&connection);

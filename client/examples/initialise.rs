@@ -1,10 +1,10 @@
-//! Getting ready: connect, see that the extension is there, create the DAGs of a program.
+//! The start of a program: connect, check that the extension is installed, create the DAGs.
 //!
 //! ```sh
 //! DATABASE_URL=postgres://… cargo run --example initialise
 //! ```
 //!
-//! It can be run again and again, as a program is started again and again.
+//! Run it as often as you like: DAGs that exist stay as they are.
 
 use std::error::Error;
 
@@ -31,7 +31,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for dag in &wanted {
         let id = match dags.create(dag).await {
             Ok(id) => id,
-            // Another start was earlier.
+            // An earlier start created it.
             Err(WorkflowError::AlreadyExists { .. }) => dags.get_by_name(&dag.name).await?.ok_or("it was deleted")?.id,
             Err(error) => return Err(explain(error).into()),
         };
@@ -40,7 +40,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What went wrong, and what an operator can do about it.
+/// The error, and the hint for an operator.
 fn explain(error: WorkflowError) -> String {
     format!("{error}. {}", error.hint())
 }

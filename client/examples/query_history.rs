@@ -1,4 +1,4 @@
-//! Looking back: what a task went through, its state at a point in time, lists with filters, and whether all of it agrees.
+//! The history: transitions of a task, its state at a point in time, lists with filters, and verification.
 //!
 //! ```sh
 //! DATABASE_URL=postgres://… cargo run --example query_history
@@ -47,13 +47,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What the task went through, and what it was when it began.
+/// Prints the transitions of a task, and its state at its creation.
 async fn look_back(session: &impl Session, task: &TaskInstance) -> Result<(), Box<dyn Error>> {
     let tracker = History::new(session);
     let filter = HistoryFilter { entity_id: Some(task.id), ..Default::default() };
     let newest = tracker.list(&filter, &ListOptions { limit: 1, ..ListOptions::default() }).await?;
     println!(
-        "{}: the last of its changes is number {:?}",
+        "{}: its latest version is {:?}",
         task.task_id,
         newest.items.first().map(|event| event.version)
     );

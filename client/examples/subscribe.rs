@@ -1,11 +1,11 @@
-//! Following what happens: every event at least once, in order within each entity, also what happened while nobody
-//! followed. The database keeps the place under the name of the consumer.
+//! Follows the event feed as a consumer: every event at least once, in order within each entity, including events from
+//! before this start. The database stores the consumer's position.
 //!
 //! ```sh
 //! DATABASE_URL=postgres://… cargo run --example subscribe -- 10
 //! ```
 //!
-//! It ends after so many events, or never where no number is given. A server that goes away is waited for.
+//! It ends after this number of events; without a number it never ends. It waits for an unavailable server.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -23,7 +23,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let server = PostgresServer::parse(&std::env::var("DATABASE_URL")?)?;
     let (handled, enough) = (Cell::new(0), CancellationToken::new());
 
-    // An event counts as handled when this has succeeded: only then the next comes, and after a crash the same again.
+    // An event is acknowledged after this succeeds. After a crash, unacknowledged events are redelivered.
     let handle = |event: Event| {
         let name = event.task_id.as_deref().unwrap_or("the run");
         println!("{name} is {} at version {}", event.new_state, event.version);

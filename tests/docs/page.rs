@@ -46,7 +46,7 @@ fn faults(page: &Page) -> Vec<String> {
     faults
 }
 
-/// Somebody who does everything that the page shows.
+/// A reader who does everything that the page shows.
 struct Reader {
     // Fields are dropped in this order: clients go before their servers.
     psql: Option<Session>,

@@ -1,5 +1,5 @@
--- Years of history: :partitions past partitions of :rows events each, of runs that were purged, and :tasks tasks that are
--- still there with three events each, in the last of them. Written past the triggers, which would take hours.
+-- Years of history: :partitions past partitions of :rows events each, of purged runs; and :tasks tasks with three
+-- events each, in the last partition. Written past the triggers, which would take hours.
 SET session_replication_role = replica;
 SET synchronous_commit = off;
 

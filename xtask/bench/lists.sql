@@ -1,5 +1,5 @@
--- A database of :runs runs of 1,000 tasks, as years of work leave it: mostly success, some failures everywhere, and what
--- is under way among the newest. Written past the triggers, which would take hours; verify() would be content.
+-- A database of :runs runs of 1,000 tasks, as after years of work: mostly success, some failures everywhere, and
+-- unfinished tasks among the newest. Written past the triggers, which would take hours; verify() would be content.
 SET session_replication_role = replica;
 SET synchronous_commit = off;
 

@@ -1,4 +1,4 @@
--- 10,000 moves in one call.
+-- 10,000 transitions in one call.
 \set back mod(:k, 2)
 \set k :k + 1
 \if :back

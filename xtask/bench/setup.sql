@@ -1,5 +1,5 @@
--- What is measured, and what it is measured against: the same tables without the extension's triggers and functions,
--- as somebody would write them by hand, with the same indexes, foreign key and fillfactor.
+-- The extension, and its counterpart by hand: the same tables with the same indexes, foreign key and fillfactor, but
+-- without the extension's triggers and functions.
 CREATE EXTENSION pg_workflow;
 SET pg_workflow.announce = off;
 

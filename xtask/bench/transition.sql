@@ -1,4 +1,4 @@
--- One move by the function. Each client moves its own tasks to and fro.
+-- One transition by the function. Each client moves its own tasks between two states.
 \set n :client_id * 500 + mod(:k, 500)
 \set back mod(:k / 500, 2)
 \set k :k + 1

@@ -1,4 +1,4 @@
--- One move by the function, with a request_id: it is looked for in the entity's history.
+-- One transition by the function, with a request_id, which is looked up in the entity's history.
 \set n :client_id * 500 + mod(:k, 500)
 \set back mod(:k / 500, 2)
 \set k :k + 1

@@ -1,9 +1,8 @@
-//! `cargo xtask bench`: what the extension costs, always as a ratio to the same work by hand in the same run.
+//! `cargo xtask bench`: the cost of the extension, as a ratio to the same work by hand in the same run.
 //!
 //! The machine is noisy, so speed is not claimed absolutely: pgbench runs the two sides by turns, each pair of runs
-//! gives a ratio, and the median of the ratios is the figure. How soon events arrive, and how fast a backlog is relayed,
-//! has nothing to be compared with. Lists, and what history costs, are compared with themselves, in a small database and a
-//! large one.
+//! gives a ratio, and the median of the ratios is the result. The latency of events and the speed of relaying a backlog
+//! are absolute. Lists and the cost of history are compared with themselves, in a small and in a large database.
 
 mod events;
 mod history;
@@ -38,7 +37,7 @@ pub struct Options {
     json: Option<PathBuf>,
 }
 
-/// A pgbench script in `xtask/bench`, and who is told of its events while it runs.
+/// A pgbench script in `xtask/bench`, and the receiver of its events while it runs.
 #[derive(Clone, Copy)]
 struct Side {
     script: &'static str,
@@ -47,7 +46,7 @@ struct Side {
 
 #[derive(Clone, Copy, PartialEq)]
 enum Told {
-    /// Nobody.
+    /// No session listens.
     Nobody,
     /// A session that listens, by the notifier (or by the script's own pg_notify).
     Listener,
@@ -59,7 +58,7 @@ const fn side(script: &'static str) -> Side {
     Side { script, told: Told::Nobody }
 }
 
-/// What the script sends by itself is heard too.
+/// A session also listens to the notifications that the script itself sends.
 const fn heard(script: &'static str) -> Side {
     Side { script, told: Told::Listener }
 }
@@ -97,7 +96,7 @@ const fn slow_commit(name: &'static str, theirs: Side, goal: f64) -> Line {
     Line { commit_delay: 2000, ..line(name, WITH_EVENT, theirs, &[32], goal) }
 }
 
-/// What was measured.
+/// A result of the measurement.
 #[derive(Serialize)]
 struct Figure {
     name: &'static str,
@@ -113,9 +112,9 @@ struct Figure {
     theirs_tps: f64,
 }
 
-/// What runs while it is measured.
+/// The servers that run during a measurement.
 struct Bench {
-    // Fields are dropped in this order: who talks to a server goes before it.
+    // Fields are dropped in this order: clients of a server before the server.
     redis: Redis,
     cluster: Postgres,
     server_binary: PathBuf,
@@ -252,7 +251,7 @@ impl Pgbench {
         self.run_with(bench, &format!("-c pg_workflow.announce={announce}"))
     }
 
-    /// The same, announcing what the database's settings say.
+    /// The same, with the `pg_workflow.announce` of the database.
     fn run_as_configured(&self, bench: &Bench) -> Result<f64> {
         self.run_with(bench, "")
     }

@@ -1,4 +1,4 @@
-//! Building the extension and the server, and installing the extension where PostgreSQL looks for it.
+//! Building the extension and the server, and installing the extension into PostgreSQL's folders.
 
 use std::fs;
 use std::io::Write;
@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use crate::setup::{PostgresInstall, Toolchain};
 use crate::{command, scripts, workspace};
 
-/// What a build made.
+/// The results of a build.
 #[derive(Debug, Clone)]
 pub struct Artefacts {
     /// The extension's library, as cargo named it.
@@ -66,7 +66,7 @@ fn first_time(profile: Profile) -> Result<&'static str> {
     Ok(if is_built { "" } else { " (the first time: 280 crates, some 3 minutes on 2 cores)" })
 }
 
-/// Builds what the demo runs: cargo's default members, which are all but the tests.
+/// Builds cargo's default members, which are all but the tests: the demo needs no more.
 pub fn build(postgres: &PostgresInstall, profile: Profile) -> Result<Artefacts> {
     command::run(&mut cargo_for("build", postgres, profile)?)?;
     let library = format!("{}pg_workflow{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
@@ -100,7 +100,7 @@ fn rust_minor() -> Result<u32> {
     minor.with_context(|| format!("cannot read the version of Rust: {version:?}"))
 }
 
-/// Puts the library, the control file and the scripts where the server looks for them.
+/// Puts the library, the control file and the scripts into the server's folders.
 pub fn install(postgres: &PostgresInstall, library: &Path) -> Result<()> {
     let folder = postgres.sharedir.join("extension");
     let content = fs::read(library).with_context(|| format!("cannot read {}", library.display()))?;
@@ -111,12 +111,12 @@ pub fn install(postgres: &PostgresInstall, library: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The name that the server looks for: the suffix is what its loader appends.
+/// The file name that the server looks for, with the suffix that its loader appends.
 pub fn library_name(postgres: &PostgresInstall) -> String {
     format!("pg_workflow{}", module_suffix(postgres))
 }
 
-/// What PostgreSQL's loader appends to a library's name: on macOS that changed with version 16.
+/// The suffix that PostgreSQL's loader appends to a library's name: on macOS it changed with version 16.
 fn module_suffix(postgres: &PostgresInstall) -> &'static str {
     if postgres.major < 16 { ".so" } else { std::env::consts::DLL_SUFFIX }
 }

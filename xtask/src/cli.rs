@@ -42,7 +42,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// Does what the command line says.
+    /// Runs the command.
     pub fn run(self) -> Result<()> {
         match self {
             Self::Demo(options) => crate::demo::run(&options),

@@ -1,4 +1,4 @@
-//! Running programs: what failed, and what it said, belongs in the error.
+//! Running programs. An error names the command and has its output.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -16,10 +16,10 @@ use crate::stack::process::PATIENCE;
 use crate::workspace;
 use engine::Engine;
 
-/// The project's name in the engine, so that its containers and volumes are not those of somebody who tries it.
+/// The project's name in the engine, so that the test does not touch the containers of a user of the compose file.
 const PROJECT: &str = "pg_workflow_test";
 
-/// Starts an engine where none runs, builds, tests, and removes containers and volumes. Images stay, as a cache.
+/// Starts an engine if none runs, builds, tests, and removes containers and volumes. Images stay, as a cache.
 pub fn run() -> Result<()> {
     for file in ["docker/Dockerfile", "docker/compose.yaml"] {
         let version = env!("CARGO_PKG_VERSION");
@@ -89,7 +89,7 @@ impl Project<'_> {
         Ok(())
     }
 
-    /// What the engine asks, too.
+    /// The same check as the HEALTHCHECK of the image.
     fn lose_redis(&self) -> Result<()> {
         self.check_output(&["stop", "redis"])?;
         let health = self.compose(&["exec", "-T", "server", "workflow-server", "health"]).output()?;
@@ -112,7 +112,7 @@ impl Project<'_> {
     }
 
     fn remove(&self) -> Result<()> {
-        // With its profile, for what an interrupted test has left.
+        // With its profile, because an interrupted test may have left its container.
         self.check_output(&["--profile", "replay", "down", "--volumes", "--remove-orphans"])
     }
 
@@ -124,7 +124,7 @@ impl Project<'_> {
         compose
     }
 
-    /// What the environment of `docker compose` says.
+    /// A variable in the environment of `docker compose`.
     fn variable(&self, name: &str) -> &str {
         let found = self.variables.iter().find(|(variable, _)| *variable == name);
         found.map(|(_, value)| value.as_str()).unwrap_or_default()

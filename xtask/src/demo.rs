@@ -76,7 +76,7 @@ fn default_trace() -> Result<PathBuf> {
 
 /// The servers, and a subscriber that counts.
 struct Stack {
-    // Fields are dropped in this order: who talks to a server goes before it.
+    // Fields are dropped in this order: clients of a server before the server.
     server: Server,
     url: String,
     received: Arc<Mutex<Vec<Received>>>,

@@ -1,4 +1,4 @@
-//! `cargo xtask up`, `env` and `down`: a stack for development, that runs until it is told to stop.
+//! `cargo xtask up`, `env` and `down`: a stack for development that runs until `down`.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -144,7 +144,7 @@ impl Stack {
     }
 
     fn is_running(&self) -> bool {
-        // What did not get as far as its address has not started completely.
+        // A stack without an address has not started completely.
         self.variables.iter().any(|(name, _)| name == "WORKFLOW_URL") && self.servers.iter().all(Detached::is_running)
     }
 
@@ -192,7 +192,7 @@ fn state_file() -> Result<PathBuf> {
     Ok(workspace::target_dir()?.join("stack/dev/state.json"))
 }
 
-/// Whether `GET /health` says 200.
+/// Whether `GET /health` returns 200.
 fn is_healthy(port: u16) -> bool {
     let ask = || -> std::io::Result<String> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));

@@ -1,6 +1,6 @@
-//! What `cargo xtask` does, as a library: the tests, the demo and the benchmarks use the same parts.
+//! The parts of `cargo xtask` as a library: the tests, the demo and the benchmarks use them too.
 //!
-//! - [`setup`] finds PostgreSQL, Redis and libclang, and installs them where they are missing;
+//! - [`setup`] finds PostgreSQL, Redis and libclang, and installs them if they are missing;
 //! - [`build`] builds the extension and the server, and installs the extension;
 //! - [`scripts`] assembles the extension's SQL scripts;
 //! - [`stack`] runs real, private servers that never outlive their owner.

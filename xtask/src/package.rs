@@ -89,7 +89,7 @@ fn pack(major: u32, artefacts: &build::Artefacts, folder: &Path) -> Result<Vec<P
     Ok(made)
 }
 
-/// The time that files in the packages bear, in seconds of Unix: what SOURCE_DATE_EPOCH says, else that of the commit.
+/// The modification time of files in the packages, in seconds of Unix: SOURCE_DATE_EPOCH, or the time of the commit.
 fn source_date() -> Result<u64> {
     let text = match std::env::var("SOURCE_DATE_EPOCH") {
         Ok(given) => given,

@@ -2,7 +2,7 @@
 //!
 //! A server belongs to the value that started it: dropping the value stops the server and removes its data. When the
 //! owner ends without dropping it (a static in a test, a panic that aborts, SIGKILL), the server ends all the same (see
-//! [`process`]), and the next start removes what was left on disk.
+//! [`process`]), and the next start removes its files.
 //!
 //! ```no_run
 //! use xtask::stack::{FAST, Postgres, Redis, Server};

@@ -1,4 +1,4 @@
-//! Where the repository and its build artefacts are.
+//! The paths of the repository and its build results.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

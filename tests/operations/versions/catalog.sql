@@ -1,4 +1,4 @@
--- All that the schema workflow is made of, a line each, without what depends on when it was made.
+-- Every object of the schema workflow, a line each, without values that depend on the time of its creation.
 WITH relation AS (
     SELECT c.* FROM pg_class AS c WHERE c.relnamespace = 'workflow'::regnamespace
 ), extension AS (

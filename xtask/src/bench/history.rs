@@ -1,4 +1,4 @@
-//! What 50,000,000 events of history cost those who move, read and clean up.
+//! The cost of 50,000,000 events of history for transitions, reads and purges.
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -10,20 +10,20 @@ use crate::command::step;
 const PARTITIONS: u64 = 12;
 /// Events in each.
 const ROWS: u64 = 4_000_000;
-/// Tasks that are there still, with three events each.
+/// Tasks that are not purged, with three events each.
 const TASKS: u64 = 1_000_000;
 
 /// The databases: one with all that, one with none of it.
 const LARGE: &str = "history";
 const SMALL: &str = "history_none";
 
-/// What was measured.
+/// A result of the measurement.
 #[derive(Serialize)]
 pub struct Figure {
     name: &'static str,
     value: f64,
     unit: &'static str,
-    /// At most this much; none where nobody has set a goal.
+    /// Maximum; `None` without a goal.
     goal: Option<f64>,
 }
 

@@ -16,7 +16,7 @@ const TASKS_A_RUN: u32 = 1_000;
 const REQUESTS: usize = 200;
 const GOAL: f64 = 1.2;
 
-/// What is asked for, with limits that both databases fill. `{run}`, `{old_run}`, `{dag}`, `{task}` and `{time}` are filled in for each database.
+/// The requests, with limits that both databases reach. `{run}`, `{old_run}`, `{dag}`, `{task}` and `{time}` are filled in for each database.
 const REQUESTS_FOR: &[&str] = &[
     "/api/v1/dags?limit=1",
     "/api/v1/dags?order_by=name&name_prefix=dag_&limit=1",
@@ -124,7 +124,7 @@ impl Subject {
     }
 }
 
-/// What stands in braces, in this database.
+/// The values of the names in braces, in this database.
 fn values(bench: &Bench, database: &str) -> Result<Vec<(&'static str, String)>> {
     let ask = |sql: &str| Ok::<_, anyhow::Error>(bench.cluster.psql(database, sql)?.trim().to_owned());
     let runs = "SELECT id FROM workflow.dag_runs ORDER BY execution_date";

@@ -1,11 +1,11 @@
-//! What row security costs a tenant that moves its tasks.
+//! The cost of row security for the transitions of a tenant.
 
 use anyhow::Result;
 use serde::Serialize;
 
 use super::{Bench, Options, Pgbench, median, reset};
 
-/// What was measured.
+/// A result of the measurement.
 #[derive(Serialize)]
 pub struct Figure {
     name: &'static str,

@@ -116,7 +116,7 @@ fn fetch_compose(folder: &Path, config: &Path) -> Result<()> {
     fs::create_dir_all(&plugins)?;
     let link = plugins.join("docker-compose");
     if link.is_symlink() {
-        // It leads to where this folder has been before.
+        // It leads to the earlier path of this folder.
         fs::remove_file(&link)?;
     }
     symlink(work.join("unpacked/usr/libexec/docker/cli-plugins/docker-compose"), link)?;

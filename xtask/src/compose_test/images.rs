@@ -1,4 +1,4 @@
-//! The images that ours are made from: the public ones, or what stands in for them.
+//! The images that ours are made from: the public ones, or stand-ins.
 
 use std::fs;
 use std::path::Path;
@@ -19,13 +19,13 @@ pub struct BaseImages {
 }
 
 impl BaseImages {
-    /// For docker/compose.yaml; none where its defaults are meant.
+    /// Variables for docker/compose.yaml; empty for its defaults.
     pub fn variables(self) -> Vec<(&'static str, String)> {
         self.stand_ins
     }
 }
 
-/// The public images, as docker/Dockerfile and docker/compose.yaml name them; where none can be pulled, stand-ins made of
+/// The public images that docker/Dockerfile and docker/compose.yaml name. If none can be pulled: stand-ins made of
 /// Debian's packages and the Rust of this machine.
 pub fn base_images(engine: &Engine) -> Result<BaseImages> {
     if step("Looking for a registry", || Ok(engine.output(&["pull", "--quiet", "debian:bookworm-slim"]).is_ok()))? {
@@ -43,14 +43,14 @@ pub fn base_images(engine: &Engine) -> Result<BaseImages> {
     Ok(BaseImages { stand_ins: variables.into_iter().zip(names).collect() })
 }
 
-/// A clean Debian, which believes the authorities that this machine believes beside the usual ones.
+/// A clean Debian that also trusts the additional certificate authorities of this machine.
 fn import_debian(engine: &Engine, system: &Path, name: &str) -> Result<()> {
     let mut tar = Command::new("tar");
     tar.args(["-c", "-C"]).arg(system).args([".", "-C", "/", "./usr/local/share/ca-certificates"]);
     import(engine, &mut tar, name)
 }
 
-/// The toolchain that compiles this, where the public image has its own.
+/// The toolchain that compiles this, at the path of the toolchain in the public image.
 fn import_rust(engine: &Engine, name: &str) -> Result<()> {
     let sysroot = command::output(Command::new("rustc").args(["--print", "sysroot"]).current_dir(workspace::root()))?;
     let scratch = Scratch::new("rust")?;
@@ -66,7 +66,7 @@ fn import_rust(engine: &Engine, name: &str) -> Result<()> {
     import(engine, &mut tar, name)
 }
 
-/// Makes an image of what tar writes, unless there is one.
+/// Makes an image from the output of tar, unless it exists.
 fn import(engine: &Engine, tar: &mut Command, name: &str) -> Result<()> {
     if engine.output(&["image", "inspect", name]).is_ok() {
         return Ok(());

@@ -20,7 +20,7 @@ struct Banned {
     instead: String,
 }
 
-/// Prints every banned word with its place.
+/// Prints every banned word with its file and line.
 pub fn check() -> Result<()> {
     let list = workspace::root().join("docs/banned-words.txt");
     let list = parse(&fs::read_to_string(&list).with_context(|| format!("cannot read {}", list.display()))?)?;

@@ -10,21 +10,21 @@ use crate::command;
 use crate::scripts::extension_files;
 
 pub const EXTENSION_DESCRIPTION: &str = "state store of a workflow orchestrator, inside PostgreSQL
- An extension that keeps DAGs, runs and task instances, guards how they move
- from state to state, writes every transition to a history in the same transaction,
- and has an event feed that loses nothing.
+ An extension that stores DAGs, runs and tasks, rejects transitions that are
+ not allowed, records every transition in the same transaction, and has an
+ event feed in which no consumer misses an event.
  .
- It is best preloaded: shared_preload_libraries = 'pg_workflow'.";
+ Preload it: shared_preload_libraries = 'pg_workflow'.";
 
 pub const SERVER_DESCRIPTION: &str = "relay, HTTP server and command line of pg_workflow
- workflow-server forwards the events of a PostgreSQL database with the
- extension pg_workflow to Redis, answers over HTTP, and shows, checks and
- replays workflows.
+ workflow-server relays the events of a PostgreSQL database with the
+ extension pg_workflow to Redis, serves an HTTP API and a web UI, and shows,
+ checks and replays workflows.
  .
- Its service is not enabled until /etc/default/workflow-server says where the
- servers are: systemctl enable --now workflow-server";
+ Its service is not enabled. Set the addresses of the servers in
+ /etc/default/workflow-server first: systemctl enable --now workflow-server";
 
-/// The service is the administrator's to start: it needs to be told of PostgreSQL and Redis first.
+/// The administrator starts the service, after setting the addresses of PostgreSQL and Redis.
 pub const SERVER_SCRIPTS: [(&str, &str); 3] = [
     ("postinst", include_str!("postinst.sh")),
     ("prerm", include_str!("prerm.sh")),
@@ -41,7 +41,7 @@ pub const COMPLETIONS: [(&str, &str); 3] = [
     ("fish", "usr/share/fish/vendor_completions.d/workflow-server.fish"),
 ];
 
-/// Where Debian's PostgreSQL looks for extensions, wherever the one is that we have built against.
+/// The folders of Debian's PostgreSQL, whichever installation we have built against.
 pub fn library_folder(major: u32) -> String {
     format!("usr/lib/postgresql/{major}/lib")
 }

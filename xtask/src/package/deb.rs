@@ -11,14 +11,14 @@ use crate::command;
 
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// What a package is made of.
+/// The parts of a package.
 pub struct Deb<'a> {
     pub name: String,
     pub section: &'a str,
     pub depends: Vec<String>,
     /// As in the control file: a line, then lines that begin with a space.
     pub description: &'a str,
-    /// What runs on installation and removal, by name.
+    /// The scripts that run on installation and removal, by name.
     pub scripts: &'a [(&'a str, &'a str)],
     pub tree: &'a Tree,
 }
@@ -64,7 +64,7 @@ impl Deb<'_> {
         Ok(command::output(Command::new("sh").args(["-c", list]).current_dir(self.tree.root()))? + "\n")
     }
 
-    /// What an administrator changes, and an upgrade leaves alone.
+    /// The files that an administrator edits and an upgrade does not overwrite.
     fn settings(&self) -> Result<String> {
         let list = "find etc -type f -printf '/%p\\n' | LC_ALL=C sort";
         Ok(command::output(Command::new("sh").args(["-c", list]).current_dir(self.tree.root()))? + "\n")

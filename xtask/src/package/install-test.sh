@@ -3,7 +3,7 @@ set -eu
 system=$1 scratch=$2 packages=$3 downloads=$4
 export MAJOR=$5 PORT=$6 VERSION=$7
 
-# What is written goes into the scratch folder: the clean system stays clean.
+# Changes go into the scratch folder, so the clean system stays clean.
 mkdir "$scratch/upper" "$scratch/work" "$scratch/root"
 root=$scratch/root
 mount -t overlay overlay -o "lowerdir=$system,upperdir=$scratch/upper,workdir=$scratch/work" "$root"
@@ -14,7 +14,7 @@ mkdir "$root/packages"
 mount --bind -o ro "$packages" "$root/packages"
 cp /etc/resolv.conf "$root/etc/resolv.conf"
 
-# What is downloaded is kept for the next time.
+# Downloads are kept for the next time.
 echo 'APT::Keep-Downloaded-Packages "true"; APT::Sandbox::User "root";' >"$root/etc/apt/apt.conf.d/keep"
 
 exec chroot "$root" bash -euxo pipefail <<'INSIDE'
@@ -33,7 +33,7 @@ as_postgres() { runuser -u postgres -- "$@"; }
 query() { as_postgres psql --no-psqlrc --set=ON_ERROR_STOP=1 --quiet --tuples-only --no-align "$@"; }
 query --command='CREATE DATABASE workflow'
 
-: A DAG, a run, a move
+: A DAG, a run, a transition
 query --dbname=workflow <<'SQL' | tee /tmp/answers
 CREATE EXTENSION pg_workflow;
 SELECT workflow.create_dag('etl') AS dag \gset

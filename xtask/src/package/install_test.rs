@@ -35,8 +35,8 @@ pub fn run(packages: &Path, major: u32) -> Result<()> {
     })
 }
 
-/// The root of a Debian with nothing but its base, of the release that this machine has. It is kept in the target
-/// directory, and nobody writes to it. None, with a message, where it cannot be made.
+/// The root of a minimal Debian of the same release as this machine. It stays in the target directory, and no test
+/// writes to it. `None`, with a message, if it cannot be made.
 pub fn clean_system() -> Result<Option<PathBuf>> {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let field =

@@ -2,6 +2,6 @@
 set -e
 if [ "$1" = configure ] && [ -d /run/systemd/system ]; then
     systemctl daemon-reload
-    # An upgrade: what ran goes on with the new program.
+    # An upgrade: a running service continues with the new program.
     if [ -n "$2" ]; then systemctl try-restart workflow-server.service; fi
 fi

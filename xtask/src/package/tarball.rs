@@ -11,7 +11,7 @@ use super::deb::VERSION;
 use super::tree::Tree;
 use crate::{command, workspace};
 
-/// Packs what is in both trees, and returns the file.
+/// Packs the contents of both trees, and returns the file.
 pub fn build(work: &Path, folder: &Path, major: u32, [extension, server]: [&Tree; 2], date: u64) -> Result<PathBuf> {
     let (system, arch) = (std::env::consts::OS, std::env::consts::ARCH);
     let name = format!("pg_workflow-{VERSION}-pg{major}-{system}-{arch}");

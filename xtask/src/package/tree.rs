@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::command;
 
-/// The root of what is to be installed; paths in it are relative to `/`.
+/// The root of the files to install; paths in it are relative to `/`.
 pub struct Tree {
     root: PathBuf,
     /// The programs and libraries in it.

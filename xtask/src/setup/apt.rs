@@ -1,4 +1,4 @@
-//! Installing what is missing on Debian and its kin, as root.
+//! Installs missing programs, as root on Debian and its derivatives.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, IsTerminal, Write};
@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use super::Missing;
 use crate::{command, workspace};
 
-/// Installs the packages for what is missing.
+/// Installs the packages of missing programs.
 pub fn install(missing: &[Missing]) -> Result<()> {
     install_packages(|| packages(missing))
 }
@@ -102,7 +102,7 @@ struct TemporaryFile {
     remover: Option<Child>,
 }
 
-/// A folder that a package has meanwhile put something in stays.
+/// A folder stays if a package has put something into it meanwhile.
 const REMOVER: &str = r#"read _; rm -f "$1"; shift; for dir; do rmdir "$dir" 2>/dev/null; done"#;
 
 impl TemporaryFile {
@@ -114,7 +114,7 @@ impl TemporaryFile {
         let new_dirs = path.ancestors().skip(1).take_while(|dir| !dir.exists());
         let mut remover = Command::new("sh");
         remover.args(["-c", REMOVER, "sh"]).arg(path).args(new_dirs);
-        // In a process group of its own, where Ctrl-C does not end it before its work is done.
+        // In a process group of its own, so that Ctrl-C does not end it before its work is done.
         let remover = remover.stdin(Stdio::piped()).process_group(0).spawn().context("cannot run sh")?;
         let this = Self { remover: Some(remover) };
         fs::create_dir_all(path.parent().expect("an absolute path"))?;

@@ -13,15 +13,15 @@ use crate::workspace;
 /// Which release of Debian has which PostgreSQL.
 const RELEASES: [(u32, &str); 3] = [(15, "bookworm"), (17, "trixie"), (18, "forky")];
 
-/// What cannot be installed from inside: cargo links with the first two, and trusts crates.io by the third.
+/// Packages that cannot be installed from inside: cargo links with the first two, and needs the third for crates.io.
 const PACKAGES: &str = "--include=gcc,libc6-dev,ca-certificates";
 
-/// What of our environment goes along.
+/// The variables of our environment that it gets.
 const PASSED_ON: [&str; 8] =
     ["TERM", "CHAOS_SEED", "RUST_TEST_THREADS", "CARGO_BUILD_JOBS", "http_proxy", "https_proxy", "no_proxy", "LANG"];
 
-/// Mounts what a Debian needs from outside and runs a program in it. `unshare` gives all this a view of its own of what is
-/// mounted, which ends with the last process in it: whatever happens, nothing stays mounted, and nobody else sees it.
+/// Mounts the folders that a Debian needs from outside, and runs a program in it. `unshare` puts this into a mount
+/// namespace, which ends with its last process: nothing stays mounted, and no other process sees the mounts.
 const ENTER: &str = r#"
 root=$1
 shift
@@ -41,7 +41,7 @@ exec chroot "$root" "$@"
 pub struct Debian {
     /// Its root.
     root: PathBuf,
-    /// Where cargo builds for it.
+    /// The target directory of its builds.
     target: PathBuf,
 }
 
@@ -112,7 +112,7 @@ impl Debian {
         Ok(enter)
     }
 
-    /// Copies this machine's PostgreSQL there, which pg_upgrade is to begin with, and what it is linked with and is not there.
+    /// Copies this machine's PostgreSQL there, from which pg_upgrade begins, and the libraries that it lacks there.
     fn bring(&self, postgres: &PostgresInstall) -> Result<()> {
         let folders = [&postgres.bindir, &postgres.pkglibdir, &postgres.sharedir];
         for folder in folders {
@@ -145,14 +145,14 @@ fn release_with(major: u32) -> Result<&'static str> {
     Ok(release)
 }
 
-/// A program with a view of its own of what is mounted.
+/// A program in a mount namespace of its own.
 fn unshared(program: &str) -> Command {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "--", program]);
     command
 }
 
-/// Removes what was left half-made, unless something is mounted in it: that would be removed too.
+/// Removes an incomplete root, unless something is mounted in it, which would be removed too.
 fn remove_tree(root: &Path) -> Result<()> {
     if !root.exists() {
         return Ok(());
@@ -165,14 +165,14 @@ fn remove_tree(root: &Path) -> Result<()> {
     fs::remove_dir_all(root).with_context(|| format!("cannot remove {}", root.display()))
 }
 
-/// Where this machine gets Debian's packages from.
+/// The mirror from which this machine gets Debian's packages.
 fn mirror() -> Result<String> {
     let format = "$(REPO_URI)";
     let uris = output(Command::new("apt-get").args(["indextargets", "--format", format, "Label: Debian"]))?;
     Ok(uris.lines().next().unwrap_or("http://deb.debian.org/debian").to_owned())
 }
 
-/// How apt downloads on this machine: by which proxy, and what it thinks of lists that are old.
+/// This machine's settings of apt for downloads: proxy, retries, treatment of old lists.
 fn apt_settings() -> Result<String> {
     let wanted = ["Acquire::http", "Acquire::Check-", "Acquire::Retries"];
     let settings = output(Command::new("apt-config").args(["dump"]))?;
@@ -190,7 +190,7 @@ fn toolchain() -> Result<PathBuf> {
     Ok(sysroot)
 }
 
-/// Where cargo keeps what it has downloaded.
+/// The folder of cargo's downloads.
 fn cargo_home() -> Result<PathBuf> {
     let home = match std::env::var_os("CARGO_HOME") {
         Some(named) => PathBuf::from(named),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// Where libclang is, relative to which it looks for its own C headers: a subset of where bindgen looks.
+/// Folders of libclang, which finds its own C headers relative to them: some of those that bindgen searches.
 const PLACES: [&str; 6] = [
     "/usr/lib/llvm-*/lib",
     "/usr/lib/*-linux-gnu",

@@ -10,7 +10,7 @@ use crate::command::{self, which};
 /// The major versions that the extension can be built for.
 const SUPPORTED: std::ops::RangeInclusive<u32> = 14..=18;
 
-/// Where servers of several versions live side by side: Debian, PGDG's RPMs, Homebrew on either processor.
+/// Folders with servers of several versions: Debian, PGDG's RPMs, Homebrew on either processor.
 const PLACES: [&str; 4] = [
     "/usr/lib/postgresql/*/bin/pg_config",
     "/usr/pgsql-*/bin/pg_config",
@@ -29,10 +29,10 @@ pub struct PostgresInstall {
 }
 
 impl PostgresInstall {
-    /// The one that PG_CONFIG names, else the one in PATH, else the newest of the usual places.
+    /// Finds the one that PG_CONFIG names, otherwise the one in PATH, otherwise the newest in the usual folders.
     pub fn find() -> Result<Option<Self>> {
         if let Some(named) = std::env::var_os("PG_CONFIG") {
-            // What was asked for is never silently replaced by something else.
+            // Never silently use another PostgreSQL than the named one.
             let named = Self::read(Path::new(&named)).context("PG_CONFIG")?;
             return Ok(Some(named));
         }

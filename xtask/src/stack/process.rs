@@ -143,7 +143,7 @@ impl Process {
     }
 
     fn signal(&mut self, name: &str) {
-        // That the shell is gone can only mean that somebody killed it; then the wait for the server will tell.
+        // If this fails, the shell was killed; then the wait for the server returns an error.
         let _ = self.signals.as_mut().map(|signals| writeln!(signals, "{name}"));
     }
 
@@ -171,7 +171,7 @@ impl Running for Process {
             match poll(&mut [PollFd::new(self.alive.as_fd(), PollFlags::POLLIN)], left) {
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
-                // Nobody writes anything after the pid, so what there is to read is the end.
+                // Nothing is written after the pid, so readable means ended.
                 Ok(count) => return Ok(count > 0),
             }
         }

@@ -1,4 +1,4 @@
-//! A private Redis that keeps nothing on disk, unless it is told to.
+//! A private Redis that stores nothing on disk, unless its arguments say so.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -13,7 +13,7 @@ use super::process::{PATIENCE, Process, Program, Running};
 use super::scratch::Scratch;
 use crate::setup;
 
-/// Where a Redis is, and how to run it.
+/// The program, folder, port and arguments of a Redis.
 #[derive(Debug, Clone)]
 pub struct RedisConfig {
     program: PathBuf,
@@ -33,7 +33,7 @@ impl RedisConfig {
         self.port
     }
 
-    /// The folder in which it keeps what it is told to keep.
+    /// The folder of its data, if its arguments make it store any.
     pub fn data_dir(&self) -> &Path {
         &self.dir
     }
@@ -110,7 +110,7 @@ impl Redis {
         Ok(Self { config, process: Mutex::new(Some(process)), scratch })
     }
 
-    /// Lets it end in an orderly way. What was in it is gone all the same, unless its arguments keep it.
+    /// Shuts it down. Its data is lost, unless its arguments make it store them.
     pub fn stop(&self) -> Result<()> {
         self.end("TERM")
     }

@@ -12,7 +12,7 @@ use super::redis::{Redis, command_at};
 use super::scratch::Scratch;
 use crate::setup;
 
-/// What the sentinel calls its master.
+/// The sentinel's name of its master.
 pub const MASTER: &str = "workflow";
 
 /// Two servers and a sentinel that run. Dropping it stops them.
@@ -127,7 +127,7 @@ fn wait(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !condition()? {
         if Instant::now() >= deadline {
-            bail!("waited in vain for {what}");
+            bail!("timed out waiting for {what}");
         }
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -10,13 +10,13 @@ use anyhow::{Context, Result};
 use super::user;
 use crate::workspace;
 
-/// The beginning of every name: it marks what is ours in a temporary directory that we share with others.
+/// The beginning of every name: it marks our folders in a shared temporary directory.
 const PREFIX: &str = "pgw-";
 
 /// A folder that is removed when it is dropped.
 ///
 /// Its lock tells whether it is in use. The system releases a lock when the last process that has it open has ended,
-/// however that came about; so a folder whose lock is free is nobody's, and the next start removes it.
+/// however it ended. So a folder whose lock is free is abandoned, and the next start removes it.
 #[derive(Debug)]
 pub struct Scratch {
     path: PathBuf,
@@ -37,7 +37,7 @@ impl Scratch {
     fn new_in(base: &Path, name: &str) -> Result<Self> {
         sweep(base);
         let path = make(base, name)?;
-        // Nobody may see it before it is locked: it would be taken for an abandoned one.
+        // Lock it before it is visible: without a lock it looks abandoned.
         let lock = File::create(path.join("lock.new"))?;
         lock.lock()?;
         fs::rename(path.join("lock.new"), path.join("lock"))?;
@@ -60,7 +60,7 @@ impl Drop for Scratch {
     }
 }
 
-/// A new folder that stays until somebody removes it: without a lock it is never swept.
+/// A new folder that stays until it is removed explicitly: without a lock it is never swept.
 pub fn lasting(name: &str) -> Result<PathBuf> {
     make(&base()?, name)
 }
@@ -74,8 +74,8 @@ fn make(base: &Path, name: &str) -> Result<PathBuf> {
     Ok(dir.keep())
 }
 
-/// Where the folders are made: below the target directory, unless PostgreSQL's user cannot get there (a clone in
-/// /root, say).
+/// The parent of the folders: the target directory, unless PostgreSQL's user cannot reach it (for example a clone in
+/// /root).
 fn base() -> Result<PathBuf> {
     let stack = workspace::target_dir()?.join("stack");
     fs::create_dir_all(&stack).with_context(|| format!("cannot make {}", stack.display()))?;

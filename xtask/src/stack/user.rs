@@ -35,8 +35,8 @@ pub fn give(dir: &Path, user: Option<&User>) -> Result<()> {
     Ok(())
 }
 
-/// Whether that user can get at what is in a folder. Asking the system rather than reading modes covers
-/// access lists too.
+/// Whether that user can reach the files in a folder. Asking the system instead of reading modes covers access lists
+/// too.
 pub fn can_reach(dir: &Path, user: Option<&User>) -> bool {
     let status = command("sh", user).args(["-c", "cd \"$0\" 2>/dev/null"]).arg(dir).status();
     status.is_ok_and(|status| status.success())

@@ -15,7 +15,7 @@ pub fn of(path: &Path, text: &str) -> Vec<(usize, String)> {
     prose.lines().enumerate().map(|(number, line)| (number + 1, line.to_owned())).collect()
 }
 
-/// The text with blanks in place of what a predicate does not keep, so that lines stay lines.
+/// The text with blanks instead of the characters that a predicate rejects, so that lines stay lines.
 fn keep(text: &str, mut is_prose: impl FnMut(usize) -> bool) -> String {
     text.char_indices().map(|(place, c)| if c == '\n' || is_prose(place) { c } else { ' ' }).collect()
 }

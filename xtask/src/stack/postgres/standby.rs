@@ -1,4 +1,4 @@
-//! A standby: a copy of a running cluster that follows it and can take its place.
+//! A standby: a copy of a running cluster that follows it and can be promoted.
 
 use anyhow::{Context, Result};
 
