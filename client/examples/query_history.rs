@@ -52,11 +52,7 @@ async fn look_back(session: &impl Session, task: &TaskInstance) -> Result<(), Bo
     let tracker = History::new(session);
     let filter = HistoryFilter { entity_id: Some(task.id), ..Default::default() };
     let newest = tracker.list(&filter, &ListOptions { limit: 1, ..ListOptions::default() }).await?;
-    println!(
-        "{}: its latest version is {:?}",
-        task.task_id,
-        newest.items.first().map(|event| event.version)
-    );
+    println!("{}: its latest version is {:?}", task.task_id, newest.items.first().map(|event| event.version));
     let mut events = tracker.history(EntityType::TaskInstance, task.id, 100).await?;
     events.reverse();
     for event in &events {

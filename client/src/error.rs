@@ -205,7 +205,7 @@ impl Error {
         }
     }
 
-    /// Says what an operator can do about it.
+    /// Returns a hint for the operator: how to remove the cause.
     pub fn hint(&self) -> &'static str {
         match self {
             Error::Stale { .. } | Error::NotAllowed { .. } | Error::NotFound { .. } => {

@@ -1,4 +1,4 @@
-//! The call in progress: tells the triggers what the rows of their statement do not say.
+//! The call in progress: values for the triggers that the rows of their statement do not have.
 
 use crate::ffi::jsonb::Jsonb;
 use crate::ffi::uuid::Uuid;

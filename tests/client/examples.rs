@@ -22,18 +22,18 @@ fn output(name: &str, db: &Db) -> String {
 }
 
 #[test]
-fn initialise_is_repeatable_and_reports_missing_extension() {
+fn initialize_is_repeatable_and_reports_missing_extension() {
     let db = Db::new();
-    let first = output("initialise", &db);
+    let first = output("initialize", &db);
     assert!(
         first.contains(concat!("pg_workflow ", env!("CARGO_PKG_VERSION"), " is there"))
             && first.contains("DAG orders: "),
         "{first}"
     );
-    assert_eq!(output("initialise", &db), first, "the same DAGs again");
+    assert_eq!(output("initialize", &db), first, "the same DAGs again");
 
     db.connect().batch_execute("DROP EXTENSION pg_workflow CASCADE").unwrap();
-    let failed = example("initialise", &db).output().unwrap();
+    let failed = example("initialize", &db).output().unwrap();
     let said = String::from_utf8_lossy(&failed.stderr);
     assert!(!failed.status.success() && said.contains("CREATE EXTENSION pg_workflow"), "{said}");
     drop(db.without_verification());

@@ -123,9 +123,9 @@ struct Bench {
 /// Runs every line and prints the table.
 pub fn run(options: &Options) -> Result<()> {
     let toolchain = setup::ensure()?;
-    let artefacts = build::build_and_install(toolchain, Profile::Release)?;
+    let artifacts = build::build_and_install(toolchain, Profile::Release)?;
     let title = "starting a private PostgreSQL (durable: fsync and synchronous_commit are on) and Redis";
-    let bench = step(title, || start(artefacts.server.clone()))?;
+    let bench = step(title, || start(artifacts.server.clone()))?;
     let mut figures = Vec::new();
     for delay in [0, 2000] {
         let lines = LINES.iter().filter(|line| line.commit_delay == delay && line.name.contains(&options.only));

@@ -12,7 +12,7 @@ use crate::{command, scripts, workspace};
 
 /// The results of a build.
 #[derive(Debug, Clone)]
-pub struct Artefacts {
+pub struct Artifacts {
     /// The extension's library, as cargo named it.
     pub library: PathBuf,
     /// The binary `workflow-server`.
@@ -37,16 +37,16 @@ impl Profile {
         }
     }
 
-    /// The folder of its artefacts.
+    /// The folder of its artifacts.
     pub fn dir(self) -> Result<PathBuf> {
         Ok(workspace::target_dir()?.join(self.name()))
     }
 }
 
 /// Builds the extension and the server, and installs the extension: the first step of each command that runs them.
-pub fn build_and_install(toolchain: &Toolchain, profile: Profile) -> Result<Artefacts> {
+pub fn build_and_install(toolchain: &Toolchain, profile: Profile) -> Result<Artifacts> {
     let postgres = &toolchain.postgres;
-    let artefacts = command::step(
+    let artifacts = command::step(
         &format!(
             "Building the extension for PostgreSQL {} and workflow-server{}",
             postgres.major,
@@ -55,9 +55,9 @@ pub fn build_and_install(toolchain: &Toolchain, profile: Profile) -> Result<Arte
         || build(postgres, profile),
     )?;
     command::step(&format!("Installing the extension into {}", postgres.pkglibdir.display()), || {
-        install(postgres, &artefacts.library)
+        install(postgres, &artifacts.library)
     })?;
-    Ok(artefacts)
+    Ok(artifacts)
 }
 
 /// Tells how long a build takes that has nothing to begin with.
@@ -67,11 +67,11 @@ fn first_time(profile: Profile) -> Result<&'static str> {
 }
 
 /// Builds cargo's default members, which are all but the tests: the demo needs no more.
-pub fn build(postgres: &PostgresInstall, profile: Profile) -> Result<Artefacts> {
+pub fn build(postgres: &PostgresInstall, profile: Profile) -> Result<Artifacts> {
     command::run(&mut cargo_for("build", postgres, profile)?)?;
     let library = format!("{}pg_workflow{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
     let folder = profile.dir()?;
-    Ok(Artefacts { library: folder.join(library), server: folder.join("workflow-server") })
+    Ok(Artifacts { library: folder.join(library), server: folder.join("workflow-server") })
 }
 
 /// Cargo on the whole workspace, told which PostgreSQL to build against.

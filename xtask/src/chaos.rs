@@ -32,7 +32,7 @@ pub struct Options {
 /// Sets up, builds, installs, and runs the binary `chaos` of the tests. Its table goes to standard output.
 pub fn run_chaos(options: &Options) -> Result<()> {
     let toolchain = setup::ensure()?;
-    let artefacts = build::build_and_install(toolchain, Profile::Quick)?;
+    let artifacts = build::build_and_install(toolchain, Profile::Quick)?;
     step("Building chaos", || {
         run(build::cargo("build", &toolchain.postgres, Profile::Quick)?.args(["--bin", "chaos"]))
     })?;
@@ -43,6 +43,6 @@ pub fn run_chaos(options: &Options) -> Result<()> {
     chaos.args(["--seed", &seed.to_string(), "--seconds", &seconds, "--rate", &rate]);
     chaos.args(["--only", &options.only]);
     chaos.args(options.keep_logs.then_some("--keep-logs"));
-    chaos.env("PG_CONFIG", &toolchain.postgres.pg_config).env("WORKFLOW_SERVER_BIN", &artefacts.server);
+    chaos.env("PG_CONFIG", &toolchain.postgres.pg_config).env("WORKFLOW_SERVER_BIN", &artifacts.server);
     step(&shown(&chaos), || run(&mut chaos))
 }

@@ -43,12 +43,12 @@ pub fn run(options: &Options) -> Result<()> {
         bail!("cannot find the file {}", missing.display());
     }
 
-    let artefacts = build::build_and_install(setup::ensure()?, Profile::Quick)?;
-    let stack = step("Starting a private PostgreSQL, Redis and workflow-server", || Stack::start(&artefacts.server))?;
+    let artifacts = build::build_and_install(setup::ensure()?, Profile::Quick)?;
+    let stack = step("Starting a private PostgreSQL, Redis and workflow-server", || Stack::start(&artifacts.server))?;
     for file in &files {
         let seconds = options.seconds.to_string();
         step(&format!("Replaying {} within {seconds} s", file.display()), || {
-            let mut replay = Command::new(&artefacts.server);
+            let mut replay = Command::new(&artifacts.server);
             replay.arg("replay").arg(file).args(["--within", &seconds, "--connections", "8"]);
             run_command(replay.env("DATABASE_URL", stack.postgres.url("workflow")))
         })?;

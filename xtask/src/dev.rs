@@ -41,9 +41,9 @@ pub fn up() -> Result<()> {
         None => {}
     }
     let toolchain = setup::ensure()?;
-    let artefacts = build::build_and_install(toolchain, Profile::Quick)?;
+    let artifacts = build::build_and_install(toolchain, Profile::Quick)?;
     let mut stack = Stack { dir: scratch::lasting("dev")?, servers: Vec::new(), variables: Vec::new() };
-    if let Err(error) = stack.start(&artefacts.server) {
+    if let Err(error) = stack.start(&artifacts.server) {
         stack.remove()?;
         return Err(error);
     }

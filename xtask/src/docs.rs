@@ -28,12 +28,12 @@ pub struct Page {
 
 /// Writes the generated parts of the pages.
 pub fn run() -> Result<()> {
-    let artefacts = build::build_and_install(setup::ensure()?, Profile::Quick)?;
+    let artifacts = build::build_and_install(setup::ensure()?, Profile::Quick)?;
     step("Writing docs/reference/{sql,settings,cli}.md", || {
         let postgres = Postgres::start("docs", FAST)?;
         postgres.create_database("workflow")?;
         postgres.psql("workflow", "CREATE EXTENSION pg_workflow")?;
-        for page in pages(&postgres, "workflow", &artefacts.server)? {
+        for page in pages(&postgres, "workflow", &artifacts.server)? {
             fs::write(&page.path, page.text)?;
         }
         Ok(())

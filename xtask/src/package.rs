@@ -34,9 +34,9 @@ pub fn run(options: &Options) -> Result<()> {
         setup::ensure_program(program, "dpkg-dev")?;
     }
     let postgres = &setup::ensure()?.postgres;
-    let artefacts = step("Building the extension and workflow-server", || build::build(postgres, Profile::Release))?;
+    let artifacts = step("Building the extension and workflow-server", || build::build(postgres, Profile::Release))?;
     let folder = workspace::target_dir()?.join("package");
-    let made = step("Packing", || pack(postgres.major, &artefacts, &folder))?;
+    let made = step("Packing", || pack(postgres.major, &artifacts, &folder))?;
     for file in &made {
         println!("{}  ({:.1} MB)", file.display(), fs::metadata(file)?.len() as f64 / 1e6);
     }
@@ -44,7 +44,7 @@ pub fn run(options: &Options) -> Result<()> {
     if options.test {
         let again = workspace::target_dir()?.join("package-again");
         step("Packing once more, to compare", || {
-            pack(postgres.major, &artefacts, &again)?;
+            pack(postgres.major, &artifacts, &again)?;
             same(&folder.join("SHA256SUMS"), &again.join("SHA256SUMS"))
         })?;
         fs::remove_dir_all(again)?;
@@ -54,14 +54,14 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 /// Makes everything again in this folder, and returns the files to publish.
-fn pack(major: u32, artefacts: &build::Artefacts, folder: &Path) -> Result<Vec<PathBuf>> {
+fn pack(major: u32, artifacts: &build::Artifacts, folder: &Path) -> Result<Vec<PathBuf>> {
     if folder.exists() {
         fs::remove_dir_all(folder).with_context(|| format!("cannot empty {}", folder.display()))?;
     }
     let work = folder.join("work");
     let date = source_date()?;
-    let extension = contents::extension(Tree::new(&work.join("extension"))?, major, artefacts)?;
-    let server = contents::server(Tree::new(&work.join("server"))?, artefacts)?;
+    let extension = contents::extension(Tree::new(&work.join("extension"))?, major, artifacts)?;
+    let server = contents::server(Tree::new(&work.join("server"))?, artifacts)?;
     let debs = [
         Deb {
             name: format!("postgresql-{major}-pg-workflow"),

@@ -26,7 +26,7 @@ fn run_tests_here(args: &[String]) -> Result<()> {
     setup::pypi::SQL_LINTER.ensure()?;
     setup::pypi::CLIENTS.ensure()?;
     setup::npm::ensure()?;
-    let artefacts = build::build_and_install(toolchain, Profile::Quick)?;
+    let artifacts = build::build_and_install(toolchain, Profile::Quick)?;
     // `cargo test` builds them too, but not if its arguments select a test.
     step("Building the examples", || {
         run(build::cargo("build", &toolchain.postgres, Profile::Quick)?.arg("--examples"))
@@ -34,6 +34,6 @@ fn run_tests_here(args: &[String]) -> Result<()> {
     let mut test = build::cargo("test", &toolchain.postgres, Profile::Quick)?;
     test.args(args);
     // The tests' servers are these, wherever PATH may lead.
-    test.env("PG_CONFIG", &toolchain.postgres.pg_config).env("WORKFLOW_SERVER_BIN", &artefacts.server);
+    test.env("PG_CONFIG", &toolchain.postgres.pg_config).env("WORKFLOW_SERVER_BIN", &artifacts.server);
     step(&shown(&test), || run(&mut test))
 }

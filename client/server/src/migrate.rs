@@ -90,7 +90,7 @@ impl From<pg_workflow_client::tokio_postgres::Error> for Error {
 }
 
 impl Error {
-    /// Names what an operator can do about it.
+    /// Returns a hint for the operator.
     pub fn hint(&self) -> &'static str {
         match self {
             Error::NoFiles => "Install pg_workflow.control, pg_workflow--*.sql and the library on the server",

@@ -45,7 +45,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Names what an operator can do about it.
+    /// Returns a hint for the operator.
     pub fn hint(&self) -> &'static str {
         match self {
             Error::Database(error) | Error::Transition { source: error, .. } => error.hint(),

@@ -97,7 +97,7 @@ fn part_url(text: &str, tls: &mut TlsParameters) -> String {
     if kept.is_empty() { head.to_owned() } else { format!("{head}?{}", kept.join("&")) }
 }
 
-/// `host=… dbname='…'`: a value ends at a blank, unless it stands in quotes; a backslash keeps what follows it.
+/// `host=… dbname='…'`: a value ends at a blank, unless it stands in quotes; a backslash escapes the next character.
 fn part_words(text: &str, tls: &mut TlsParameters) -> Result<String, String> {
     let (mut kept, mut rest) = (Vec::new(), text.trim_start());
     while !rest.is_empty() {

@@ -49,7 +49,7 @@ fn server_hint(code: &str, detail: &str) -> &'static str {
     match code {
         "NOAUTH" | "WRONGPASS" => CREDENTIALS,
         "NOPERM" => PERMISSIONS,
-        // What a script may not do has no code of its own before Redis 7.2.
+        // Commands denied to a script have no code of their own before Redis 7.2.
         _ if detail.starts_with("ACL failure in script") => PERMISSIONS,
         "OOM" => "Redis is full: free memory or raise its maxmemory. PostgreSQL keeps the events meanwhile",
         "READONLY" => "Name the master in REDIS_URL (--redis-url), not a replica; or the sentinels, which know it",

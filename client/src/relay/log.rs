@@ -1,4 +1,4 @@
-//! What a relay tells people: log lines, and its status for HTTP.
+//! The log lines of a relay, and its status for HTTP.
 
 use std::sync::Arc;
 

@@ -58,18 +58,19 @@ impl State {
         }
     }
 
-    /// Whether the transition from this state to `to` is allowed.
+    /// Returns whether the transition from this state to `to` is allowed.
     pub fn can_transition(self, to: State) -> bool {
         self.next_states().contains(&to)
     }
 
-    /// Whether no transition leaves this state.
+    /// Returns whether no transition leaves this state.
     pub const fn is_terminal(self) -> bool {
         self.next_states().is_empty()
     }
 
-    /// Whether an entity finishes when it enters this state: its `end_date` is set. It may run again, unless the state
-    /// is terminal.
+    /// Returns whether the state is finished: entering it sets `end_date`.
+    ///
+    /// The entity can run again, unless the state is terminal.
     pub const fn ends_attempt(self) -> bool {
         matches!(self, Success | Failed | Skipped | UpstreamFailed)
     }
@@ -89,7 +90,7 @@ impl State {
 pub struct StateMachine;
 
 impl StateMachine {
-    /// Whether the transition from one state to the other is allowed.
+    /// Returns whether the transition from one state to the other is allowed.
     pub fn can_transition(from: State, to: State) -> bool {
         from.can_transition(to)
     }
@@ -99,7 +100,7 @@ impl StateMachine {
         state.next_states()
     }
 
-    /// Whether no transition leaves this state.
+    /// Returns whether no transition leaves this state.
     pub const fn is_terminal(state: State) -> bool {
         state.is_terminal()
     }

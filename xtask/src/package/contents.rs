@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use super::tree::Tree;
-use crate::build::Artefacts;
+use crate::build::Artifacts;
 use crate::command;
 use crate::scripts::extension_files;
 
@@ -51,8 +51,8 @@ pub fn script_folder(major: u32) -> String {
 }
 
 /// The extension: library, control file and scripts.
-pub fn extension(mut tree: Tree, major: u32, artefacts: &Artefacts) -> Result<Tree> {
-    tree.add_binary(&format!("{}/pg_workflow.so", library_folder(major)), &artefacts.library, 0o644)?;
+pub fn extension(mut tree: Tree, major: u32, artifacts: &Artifacts) -> Result<Tree> {
+    tree.add_binary(&format!("{}/pg_workflow.so", library_folder(major)), &artifacts.library, 0o644)?;
     for (name, content) in extension_files()? {
         tree.add(&format!("{}/{name}", script_folder(major)), content)?;
     }
@@ -60,10 +60,10 @@ pub fn extension(mut tree: Tree, major: u32, artefacts: &Artefacts) -> Result<Tr
 }
 
 /// The server: binary, completions, service.
-pub fn server(mut tree: Tree, artefacts: &Artefacts) -> Result<Tree> {
-    tree.add_binary("usr/bin/workflow-server", &artefacts.server, 0o755)?;
+pub fn server(mut tree: Tree, artifacts: &Artifacts) -> Result<Tree> {
+    tree.add_binary("usr/bin/workflow-server", &artifacts.server, 0o755)?;
     for (shell, place) in COMPLETIONS {
-        let script = command::output(Command::new(&artefacts.server).args(["completions", shell]))?;
+        let script = command::output(Command::new(&artifacts.server).args(["completions", shell]))?;
         tree.add(place, script + "\n")?;
     }
     tree.add("usr/lib/systemd/system/workflow-server.service", SERVICE)?;

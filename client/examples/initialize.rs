@@ -1,7 +1,7 @@
 //! The start of a program: connect, check that the extension is installed, create the DAGs.
 //!
 //! ```sh
-//! DATABASE_URL=postgres://… cargo run --example initialise
+//! DATABASE_URL=postgres://… cargo run --example initialize
 //! ```
 //!
 //! Run it as often as you like: DAGs that exist stay as they are.
@@ -14,7 +14,7 @@ use pg_workflow_client::{Dags, Error as WorkflowError, NewDag};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let server = PostgresServer::parse(&std::env::var("DATABASE_URL")?)?.with_application_name("initialise");
+    let server = PostgresServer::parse(&std::env::var("DATABASE_URL")?)?.with_application_name("initialize");
     println!("connecting to {server}");
     let pool = Pool::new(server, Options { max_connections: 4, ..Options::default() });
     let connection = pool.get().await.map_err(explain)?;
