@@ -3,6 +3,7 @@
 mod tls;
 mod url;
 
+use std::error::Error as _;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::time::Duration;
@@ -57,7 +58,7 @@ impl PostgresServer {
             return Err(Error::ConnectionString("it is empty".to_owned()));
         }
         let (text, tls) = url::part(text).map_err(Error::ConnectionString)?;
-        let config: Config = text.parse().map_err(|error| Error::ConnectionString(Error::from(error).to_string()))?;
+        let config: Config = text.parse().map_err(|error| Error::ConnectionString(reason(&error)))?;
         let tls = tls::connector(&tls).map_err(Error::ConnectionString)?;
         Ok(PostgresServer { config: with_limits(config), tls })
     }
@@ -183,6 +184,11 @@ fn with_limits(mut config: Config) -> Config {
         config.keepalives_idle(KEEPALIVE).keepalives_interval(KEEPALIVE).keepalives_retries(2);
     }
     config
+}
+
+/// Returns the reason for which the driver rejects a connection string, without the kind of the error.
+fn reason(error: &tokio_postgres::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// Waits for the response to a statement, up to a time limit.

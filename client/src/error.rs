@@ -208,9 +208,9 @@ impl Error {
     /// Returns a hint for the operator: how to remove the cause.
     pub fn hint(&self) -> &'static str {
         match self {
-            Error::Stale { .. } | Error::NotAllowed { .. } | Error::NotFound { .. } => {
-                "Another client changed it first. Re-read it and decide again"
-            }
+            Error::Stale { .. } => "Another client changed it first. Re-read it and decide again",
+            Error::NotAllowed { .. } => "Re-read it, and choose a state that it can enter from its current one",
+            Error::NotFound { .. } => "Check the id or the name. The row may have been deleted",
             Error::Invalid { .. } => "Correct the argument",
             Error::AlreadyExists { .. } => "Use another name or execution date, or the existing row",
             Error::Denied { .. } => {

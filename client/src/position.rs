@@ -49,8 +49,7 @@ pub async fn read(session: &impl Session, position: &str, max: i32, wait: Durati
     );
     let wait = wait.as_secs_f64();
     let parameters: [Parameter<'_>; 3] = [(&position, Type::TEXT), (&max, Type::INT4), (&wait, Type::FLOAT8)];
-    let rows = tokio::time::timeout(STATEMENT_TIMEOUT, session::once(session, &sql, &parameters)).await;
-    let rows = rows.unwrap_or(Err(Error::Timeout(STATEMENT_TIMEOUT)))?;
+    let rows = in_time(session::once(session, &sql, &parameters)).await?;
     let Some(last) = rows.last() else { return Ok(None) };
     let events = rows.iter().map(Event::from_row).collect::<Result<_, Error>>()?;
     Ok(Some(Batch { events, position: last.try_get("position")? }))
@@ -59,7 +58,13 @@ pub async fn read(session: &impl Session, position: &str, max: i32, wait: Durati
 /// Returns the position after the latest committed event.
 ///
 /// # Errors
-/// Returns [`Error::Postgres`] or [`Error::Timeout`] if the database is unavailable.
+/// Returns [`Error::Postgres`] if the database is unavailable, [`Error::Timeout`] if it does not respond within 10 s.
 pub async fn current(session: &impl Session) -> Result<String, Error> {
-    Ok(session::one(session, "SELECT workflow.current_position()", &[]).await?.try_get(0)?)
+    let row = in_time(session::one(session, "SELECT workflow.current_position()", &[])).await?;
+    Ok(row.try_get(0)?)
+}
+
+/// Limits the time of a statement, whatever the limit of its session: a client of the driver has a longer one.
+async fn in_time<T>(statement: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::time::timeout(STATEMENT_TIMEOUT, statement).await.unwrap_or(Err(Error::Timeout(STATEMENT_TIMEOUT)))
 }

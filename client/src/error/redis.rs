@@ -38,7 +38,7 @@ fn transport_hint(error: &RedisError) -> &'static str {
 
 const CREDENTIALS: &str = "Check user and password in REDIS_URL (--redis-url); write special characters as %XX";
 const PERMISSIONS: &str =
-    "Grant the Redis user the commands, key and channel of the relay with ACL SETUSER: see docs/operations/relay.md";
+    "Grant the Redis user the commands, key and channel of the relay with ACL SETUSER: see docs/operations/security.md";
 const TLS: &str = "Check that Redis's port is its TLS port, that --redis-ca (WORKFLOW_REDIS_CA) names the CA of its \
                    certificate, and that the certificate is for the host in REDIS_URL (--redis-url)";
 

@@ -1,6 +1,6 @@
 //! Exit codes and the messages with them.
 
-use super::{ok, refused, run};
+use super::{Done, command, ok, refused, run};
 use pg_workflow_tests::*;
 use serde_json::json;
 use uuid::Uuid;
@@ -48,7 +48,9 @@ fn exit_code_tells_the_kind_of_failure() {
     let absent = "postgres://postgres@127.0.0.1:1/workflow";
     for args in [&["list", "dags"][..], &["show", "etl"], &["history", &unknown], &["verify"], &["migrate", "up"]] {
         let args = [args, &["--database-url", absent]].concat();
-        assert!(refused(&db, &args, 1).contains("DATABASE_URL"), "{args:?}");
+        let message = refused(&db, &args, 1);
+        assert!(message.contains("DATABASE_URL"), "{args:?}: {message}");
+        assert_eq!(message.matches("Connection refused").count(), 1, "{message}");
     }
     assert_eq!(ok(&db, &["--version"]).stdout, format!("workflow-server {}\n", env!("CARGO_PKG_VERSION")));
     for command in ["list", "show", "history", "watch", "verify", "migrate"] {
@@ -84,7 +86,31 @@ fn verify_exits_with_4_if_history_was_falsified() {
     assert!(table.iter().any(|row| row.starts_with(&of_task)), "{table:?}");
     // One disagreement of the row, and one in the count of each of the two states.
     assert!(done.stderr.starts_with("workflow-server: rows and history disagree: 3 differences"), "{}", done.stderr);
+    assert!(done.stderr.contains("\"verify() findings\" in docs/operations/monitoring.md"), "{}", done.stderr);
     let done = run(&db, &["verify", "--json"]);
     assert_eq!(done.code, Some(4));
     assert!(done.json().iter().any(|line| line["entity_id"] == json!(task)));
+}
+
+#[test]
+fn invalid_url_is_rejected_without_its_password() {
+    let db = Db::new();
+    let postgres = "postgres://u:s3cret@h:port/d";
+    let cases = [
+        (&["list", "dags"][..], "--database-url", "DATABASE_URL", postgres, "option `port`"),
+        (&["verify"], "--database-url", "DATABASE_URL", "host=h password='s3cret", "a quote is not closed"),
+        (&["show", "etl"], "--database-url", "DATABASE_URL", "postgres://u:s3cret@h/d?sslmode=no", "sslmode is \"no\""),
+        (&["serve", "--no-relay"], "--replica-url", "WORKFLOW_REPLICA_URL", postgres, "option `port`"),
+        (&["serve"], "--redis-url", "REDIS_URL", "redis://u:s3cret@h:port", "not a URL of Redis"),
+    ];
+    for (args, flag, variable, url, reason) in cases {
+        let by_flag = refused(&db, &[args, &[flag, url]].concat(), 2);
+        let by_variable = Done::of(command(&db, args).env(variable, url).output().unwrap());
+        assert_eq!(by_variable.code, Some(2), "{}", by_variable.stderr);
+        for message in [by_flag, by_variable.stderr] {
+            assert!(message.contains(flag) && message.contains(variable) && message.contains(reason), "{message}");
+            assert!(!message.contains("s3cret"), "{message}");
+            assert!(message.matches("invalid connection string").count() <= 1, "{message}");
+        }
+    }
 }

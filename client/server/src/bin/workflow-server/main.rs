@@ -1,6 +1,7 @@
 //! The command line: parses arguments, sets up logging and runs a command.
 
 mod completions;
+mod database;
 mod failure;
 mod health;
 mod history;
@@ -20,10 +21,9 @@ mod watch;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
+use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
+use database::Database;
 use output::{Color, Output};
-use pg_workflow_client::Error;
-use pg_workflow_client::connect::PostgresServer;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::filter::Targets;
@@ -96,20 +96,6 @@ enum Command {
     Replay(replay::Arguments),
     Health(health::Arguments),
     Completions(completions::Arguments),
-}
-
-#[derive(Args)]
-struct Database {
-    /// Database: postgres://user:password@host:port/name or host=… dbname=…
-    ///
-    /// With several hosts, separated by commas, the client finds the primary. sslmode, sslrootcert, sslcert and sslkey work
-    /// as in psql.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", value_parser = parse_server)]
-    database_url: PostgresServer,
-}
-
-fn parse_server(url: &str) -> Result<PostgresServer, Error> {
-    Ok(PostgresServer::parse(url)?.with_application_name("workflow-server"))
 }
 
 fn main() -> ExitCode {

@@ -37,7 +37,7 @@ impl Redis {
     pub fn server(&self) -> Result<Option<RedisServer>> {
         // Not parsed by clap, whose errors would show the password.
         let Some(url) = &self.redis_url else { return Ok(None) };
-        let mut server = RedisServer::parse(url)?;
+        let mut server = RedisServer::parse(url).context("--redis-url (REDIS_URL)")?;
         if let Some(file) = &self.redis_ca {
             server = server.with_ca(read(file)?)?;
         }

@@ -15,8 +15,9 @@ use pg_workflow_server::{http, maintenance};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::database::{Database, ServerParser};
+use crate::exit_with_usage;
 use crate::redis::Redis;
-use crate::{Database, exit_with_usage, parse_server};
 
 /// Relay events to Redis and serve HTTP, until SIGTERM or Ctrl-C
 ///
@@ -67,7 +68,7 @@ pub struct Arguments {
     token: Option<String>,
 
     /// Hot standby that serves the lists while its lag is small enough
-    #[arg(long, env = "WORKFLOW_REPLICA_URL", hide_env_values = true, value_name = "URL", value_parser = parse_server)]
+    #[arg(long, env = "WORKFLOW_REPLICA_URL", hide_env_values = true, value_name = "URL", value_parser = ServerParser)]
     replica_url: Option<PostgresServer>,
 
     /// Maximum lag of that standby

@@ -60,7 +60,7 @@ pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
             Ok(())
         }
         count => Err(Failure::disagreements(format!(
-            "rows and history disagree: {count} differences. A superuser bypassed the triggers, or a restore was incomplete: see docs/operations/backup.md"
+            "rows and history disagree: {count} differences. A superuser bypassed the triggers, or a restore was incomplete: see \"verify() findings\" in docs/operations/monitoring.md"
         ))),
     }
 }
