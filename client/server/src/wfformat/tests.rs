@@ -120,14 +120,14 @@ fn invalid_runtimes_are_rejected() {
 fn cycles_are_rejected() {
     assert_problem(&with_tasks(r#"[{"id":"a","parents":["a"]}]"#), &["has a cycle: a → a;"]);
     let json = with_tasks(
-        r#"[{"id":"start","children":["a"]},{"id":"a","parents":["c"]},{"id":"b","parents":["a"]},{"id":"c","parents":["b"],"children":["end"]},{"id":"end"}]"#,
+        r#"[{"id":"first","children":["a"]},{"id":"a","parents":["c"]},{"id":"b","parents":["a"]},{"id":"c","parents":["b"],"children":["last"]},{"id":"last"}]"#,
     );
     let message = problem(&json);
     assert!(
         ["a → b → c → a", "b → c → a → b", "c → a → b → c"].iter().any(|cycle| message.contains(cycle)),
         "{message}"
     );
-    assert!(!message.contains("start") && !message.contains("end"), "{message}");
+    assert!(!message.contains("first") && !message.contains("last"), "{message}");
 }
 
 #[test]
