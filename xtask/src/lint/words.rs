@@ -9,10 +9,21 @@ use anyhow::{Context, Result, bail};
 
 use crate::workspace;
 
-/// The files to check. Released scripts never change; the list and the glossary name the words on purpose.
-const FILES: [&str; 7] =
-    ["*.md", "docs/**/*.md", "**/*.rs", "sql/*.sql", "sql/updates/*.sql", "client/**/*.html", "client/**/*.js"];
-const EXEMPT: [&str; 3] = ["target/", "docs/glossary.md", "xtask/src/lint/words"];
+/// The files to check, if their language is known. A pattern for all would also walk through `target`.
+const FILES: [&str; 10] = [
+    "*.md",
+    "*.toml",
+    ".ci/run",
+    "client/**/*",
+    "docker/**/*",
+    "docs/**/*",
+    "extension/**/*",
+    "sql/**/*",
+    "tests/**/*",
+    "xtask/**/*",
+];
+/// Released scripts never change; the list and the glossary name the words on purpose.
+const EXEMPT: [&str; 3] = ["sql/releases/", "docs/glossary.md", "xtask/src/lint/words"];
 
 /// A word or phrase, and the words to use instead.
 struct Banned {
@@ -28,7 +39,7 @@ pub fn check() -> Result<()> {
     for pattern in FILES {
         for path in glob::glob(&workspace::root().join(pattern).to_string_lossy())?.flatten() {
             let name = path.strip_prefix(workspace::root())?.to_string_lossy().into_owned();
-            if !EXEMPT.iter().any(|exempt| name.starts_with(exempt)) {
+            if prose::is_known(&path) && !EXEMPT.iter().any(|exempt| name.starts_with(exempt)) {
                 let text = fs::read_to_string(&path).with_context(|| format!("cannot read {name}"))?;
                 found.extend(violations(&list, &path, &text).into_iter().map(|found| format!("{name}:{found}")));
             }
@@ -103,6 +114,11 @@ mod tests {
         assert_eq!(lines("a.sql", "-- A moment.\nCOMMENT ON x IS 'The moment of\na move.';\n").len(), 3);
         assert_eq!(lines("a.html", "<p>At a moment</p>\n").len(), 1);
         assert_eq!(lines("a.js", "let s = 'a move'; // a moment\n").len(), 2);
+        assert_eq!(lines("a.css", "/* A\n moment */ b::after { content: 'a move' }\n").len(), 2);
+        assert_eq!(lines("a.sh", "# A moment.\necho \"a move\" # a move\n").len(), 2);
+        assert_eq!(lines("Dockerfile", "# A moment.\n").len(), 1);
+        assert_eq!(lines("a.toml", "description = \"a move\" # A moment.\n").len(), 2);
+        assert_eq!(lines("a.service", "Description=at a moment\n# A moment.\n").len(), 2);
     }
 
     #[test]
@@ -117,6 +133,10 @@ mod tests {
             ("a.sql", "SELECT moment FROM announce WHERE outcome = 'illegal';\n"),
             ("a.html", "<b class=\"moment\">x</b>\n"),
             ("a.js", "const moment = 1;\n"),
+            ("a.css", "moment > b { color: #fff } // moment\n"),
+            ("a.sh", "moment /*; echo ${moment#/*} $# moment\n"),
+            ("a.yaml", "moment: a#moment\n"),
+            ("a.png", "moment"),
         ] {
             assert_eq!(lines(path, text), [""; 0], "{text}");
         }

@@ -34,7 +34,7 @@ impl Detached {
         command.args(&program.args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
         let child = command.spawn().with_context(|| format!("cannot run {}", command::shown(&command)))?;
         let pid = child.id();
-        // Nobody has waited for the child yet, so even if it has ended already its entry is still there.
+        // The child was not waited for yet: even if it has ended already, its entry is still there.
         let started = start_of(pid).with_context(|| format!("cannot learn when process {pid} started"))?;
         Ok(Self { pid, started, log: program.log.clone(), stop_signal: program.stop_signal.to_owned() })
     }

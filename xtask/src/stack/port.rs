@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 /// could be connected to itself.
 const RANGE: std::ops::Range<u16> = 15_000..30_000;
 
-/// How often a server is given another port when somebody was faster.
+/// How often a server is given another port if another program was faster.
 pub const ATTEMPTS: u32 = 5;
 
 /// A port that was free just now.

@@ -1,18 +1,37 @@
 //! The text of a file that people read, by line.
+//!
+//! No crate does it for all of these languages: tree-sitter needs a grammar in C for each, and comments and literals
+//! need only this scanner.
 
 use std::path::Path;
 
-/// Lines of prose with their numbers.
+/// Lines of prose with their numbers; none if the language is unknown.
 pub fn of(path: &Path, text: &str) -> Vec<(usize, String)> {
-    let prose = match path.extension().and_then(|extension| extension.to_str()) {
-        Some("md") => markdown(text),
-        Some("rs") => code(text, &RUST),
-        Some("sql") => code(text, &SQL),
-        Some("html") => html(text),
-        Some("js") => code(text, &SCRIPT),
-        _ => String::new(),
-    };
+    let prose = reader(path).map_or_else(String::new, |read| read(text));
     prose.lines().enumerate().map(|(number, line)| (number + 1, line.to_owned())).collect()
+}
+
+/// Whether the prose of this file can be found.
+pub fn is_known(path: &Path) -> bool {
+    reader(path).is_some()
+}
+
+/// The function that finds the prose in a file of this name.
+fn reader(path: &Path) -> Option<fn(&str) -> String> {
+    let name = path.file_name()?.to_str()?;
+    Some(match name.rsplit('.').next()? {
+        "md" => markdown,
+        "rs" => |text| code(text, &RUST),
+        "sql" => |text| code(text, &SQL),
+        "html" => html,
+        "js" => |text| code(text, &SCRIPT),
+        "css" => |text| code(text, &STYLE),
+        // The last one has no extension: .ci/run.
+        "sh" | "default" | "toml" | "yaml" | "control" | "Dockerfile" | "run" => |text| code(text, &HASH),
+        // Its values are not quoted.
+        "service" => str::to_owned,
+        _ => return None,
+    })
 }
 
 /// The text with blanks instead of the characters that a predicate rejects, so that lines stay lines.
@@ -49,7 +68,10 @@ fn blank(text: &str, open: &str, close: &str) -> String {
 
 /// How a language writes comments and literals.
 struct Syntax {
+    /// Empty if there is none.
     line_comment: &'static str,
+    /// Whether `/*` begins a comment.
+    has_blocks: bool,
     quotes: &'static [char],
     /// Whether a backslash escapes a quote.
     escapes: bool,
@@ -57,9 +79,15 @@ struct Syntax {
     is_rust: bool,
 }
 
-const RUST: Syntax = Syntax { line_comment: "//", quotes: &['"'], escapes: true, is_rust: true };
-const SQL: Syntax = Syntax { line_comment: "--", quotes: &['\''], escapes: false, is_rust: false };
-const SCRIPT: Syntax = Syntax { line_comment: "//", quotes: &['"', '\'', '`'], escapes: true, is_rust: false };
+const RUST: Syntax = Syntax { line_comment: "//", has_blocks: true, quotes: &['"'], escapes: true, is_rust: true };
+const SQL: Syntax = Syntax { line_comment: "--", has_blocks: true, quotes: &['\''], escapes: false, is_rust: false };
+const SCRIPT: Syntax =
+    Syntax { line_comment: "//", has_blocks: true, quotes: &['"', '\'', '`'], escapes: true, is_rust: false };
+const STYLE: Syntax =
+    Syntax { line_comment: "", has_blocks: true, quotes: &['"', '\''], escapes: true, is_rust: false };
+/// Shell and configuration.
+const HASH: Syntax =
+    Syntax { line_comment: "#", has_blocks: false, quotes: &['"', '\''], escapes: true, is_rust: false };
 
 /// The comments, without code in backticks, and the literals that have more than one word.
 fn code(text: &str, syntax: &Syntax) -> String {
@@ -67,9 +95,9 @@ fn code(text: &str, syntax: &Syntax) -> String {
     let mut place = 0;
     while let Some(first) = text[place..].chars().next() {
         let rest = &text[place..];
-        let (end, is_prose) = if rest.starts_with(syntax.line_comment) {
+        let (end, is_prose) = if begins_comment(text, place, syntax) {
             (rest.find('\n').unwrap_or(rest.len()), true)
-        } else if rest.starts_with("/*") {
+        } else if syntax.has_blocks && rest.starts_with("/*") {
             (rest.find("*/").map_or(rest.len(), |end| end + 2), true)
         } else if let Some(length) = raw_literal(rest).filter(|_| syntax.is_rust) {
             (length, rest[..length].contains(' '))
@@ -86,6 +114,14 @@ fn code(text: &str, syntax: &Syntax) -> String {
     }
     let kept = keep(text, |place| prose[place]);
     kept.lines().map(|line| blank(line, "`", "`") + "\n").collect()
+}
+
+/// Whether a comment up to the end of the line begins here. `#` begins one only after white space: `${name#prefix}`.
+fn begins_comment(text: &str, place: usize, syntax: &Syntax) -> bool {
+    let comment = syntax.line_comment;
+    !comment.is_empty()
+        && text[place..].starts_with(comment)
+        && (comment != "#" || text[..place].chars().next_back().is_none_or(char::is_whitespace))
 }
 
 /// The length of a literal that begins here.
