@@ -1,9 +1,10 @@
 //! A database with the extension, for one test.
 
-use crate::cluster::shared_cluster;
 use postgres::{Client, NoTls};
 use serde_json::Value;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use xtask::stack::postgres::{FAST, PRELOADED, Postgres};
 
 /// A database with the extension. At the end of its scope, its history must agree with its rows.
 pub struct Db {
@@ -75,4 +76,19 @@ impl Drop for Db {
                 .expect("the database can be dropped");
         }
     }
+}
+
+/// The cluster that the tests share. Its database `fresh` is the template of the tests' databases.
+fn shared_cluster() -> &'static Postgres {
+    static CLUSTER: OnceLock<Postgres> = OnceLock::new();
+    CLUSTER.get_or_init(|| {
+        // A notifier for each test that runs.
+        let settings = [("max_connections", "300"), ("max_worker_processes", "50"), PRELOADED];
+        let cluster = Postgres::start("tests", &[FAST, &settings].concat()).expect("a cluster");
+        cluster.psql("postgres", "CREATE DATABASE fresh").expect("a template");
+        cluster.psql("fresh", "CREATE EXTENSION pg_workflow").expect("the extension");
+        // Stored counts let verify() compare them with the tables.
+        cluster.psql("fresh", "SELECT workflow.fold_state_counts()").expect("stored counts");
+        cluster
+    })
 }

@@ -12,11 +12,12 @@ use anyhow::{Context, Result, bail};
 use crate::workspace;
 
 /// The roots of the crates that are checked.
-const ROOTS: [&str; 5] = [
+const ROOTS: [&str; 6] = [
     "client/src/lib.rs",
     "client/server/src/lib.rs",
     "client/server/src/bin/workflow-server/main.rs",
     "extension/src/lib.rs",
+    "tests/harness/lib.rs",
     "xtask/src/lib.rs",
 ];
 
