@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::build::{self, Profile};
-use crate::command::{run, shown, step};
+use crate::command::{run, run_as_step, step};
 use crate::setup;
 
 /// How long, and what.
@@ -44,5 +44,5 @@ pub fn run_chaos(options: &Options) -> Result<()> {
     chaos.args(["--only", &options.only]);
     chaos.args(options.keep_logs.then_some("--keep-logs"));
     chaos.env("PG_CONFIG", &toolchain.postgres.pg_config).env("WORKFLOW_SERVER_BIN", &artifacts.server);
-    step(&shown(&chaos), || run(&mut chaos))
+    run_as_step(&mut chaos)
 }

@@ -9,9 +9,18 @@ use anyhow::{Context, Result, bail};
 
 /// Prints a title, does the work, and prints how long it took if it took a second or more.
 pub fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    eprintln!("» {what}");
+    timed(what, || work().with_context(|| what.to_owned()))
+}
+
+/// Runs a command as a step with the command as its title, which the error names once.
+pub fn run_as_step(command: &mut Command) -> Result<()> {
+    timed(&shown(command), || run(command))
+}
+
+fn timed<T>(title: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    eprintln!("» {title}");
     let start = Instant::now();
-    let result = work().with_context(|| what.to_owned())?;
+    let result = work()?;
     let elapsed = start.elapsed().as_secs_f64();
     if elapsed >= 1.0 {
         eprintln!("  {elapsed:.1} s");

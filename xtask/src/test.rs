@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::build::{self, Profile};
-use crate::command::{run, shown, step};
+use crate::command::{run, run_as_step, step};
 use crate::setup;
 use crate::setup::Debian;
 
@@ -35,5 +35,5 @@ fn run_tests_here(args: &[String]) -> Result<()> {
     test.args(args);
     // The tests' servers are these, wherever PATH may lead.
     test.env("PG_CONFIG", &toolchain.postgres.pg_config).env("WORKFLOW_SERVER_BIN", &artifacts.server);
-    step(&shown(&test), || run(&mut test))
+    run_as_step(&mut test)
 }
