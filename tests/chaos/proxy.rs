@@ -1,4 +1,7 @@
 //! A TCP proxy on the loopback interface, for breaking connections in the ways that networks do.
+//!
+//! No crate does it for real servers: `toxiproxy_rust` controls a separate program in Go, and `turmoil` simulates sockets
+//! within one process.
 
 use anyhow::Result;
 use std::io;

@@ -1,4 +1,7 @@
 //! Sentinel: finds the master, and notices when it changes.
+//!
+//! The client for Sentinel in the crate `redis` requires the master's name. It checks the master only before it connects:
+//! an open connection would keep writing to the old one.
 
 use std::collections::HashMap;
 use std::io;

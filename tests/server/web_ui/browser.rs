@@ -1,4 +1,7 @@
 //! A headless Chromium, driven over the DevTools protocol: JSON through two pipes. A zero byte ends each message.
+//!
+//! The crates `headless_chrome` and `chromiumoxide` need a WebSocket and its port. Pipes need neither, and a few commands
+//! suffice here.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
