@@ -197,10 +197,10 @@ fn reason(error: &tokio_postgres::Error) -> String {
 /// Returns [`Error::Timeout`] if there is no response in time, and the error of the statement.
 pub async fn within<T>(
     limit: Duration,
-    answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    response: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T, Error> {
-    match tokio::time::timeout(limit, answer).await {
-        Ok(answer) => Ok(answer?),
+    match tokio::time::timeout(limit, response).await {
+        Ok(response) => Ok(response?),
         Err(_) => Err(Error::Timeout(limit)),
     }
 }

@@ -162,7 +162,7 @@ impl Connection {
         Ok(Transaction { transaction: statements.watch(begun)?, statements })
     }
 
-    pub(crate) fn kept(&self) -> &Arc<Statements> {
+    pub(crate) fn statements(&self) -> &Arc<Statements> {
         &self.0.statements
     }
 }
@@ -206,7 +206,7 @@ impl Transaction<'_> {
         self.statements.watch(within(self.statements.limit(), self.transaction.rollback()).await)
     }
 
-    pub(crate) fn kept(&self) -> &Arc<Statements> {
+    pub(crate) fn statements(&self) -> &Arc<Statements> {
         &self.statements
     }
 }
@@ -250,11 +250,11 @@ impl Statements {
     }
 
     /// Marks the connection as unusable after a timeout.
-    pub(crate) fn watch<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
-        if matches!(answer, Err(Error::Timeout(_))) {
+    pub(crate) fn watch<T>(&self, response: Result<T, Error>) -> Result<T, Error> {
+        if matches!(response, Err(Error::Timeout(_))) {
             self.hangs.store(true, Ordering::Relaxed);
         }
-        answer
+        response
     }
 }
 

@@ -100,7 +100,7 @@ impl RedisServer {
     /// `HELLO` tells which kind of server an address is.
     ///
     /// `connect` is the time limit for connecting, shared among the addresses, with at least 0.5 s for each, and the
-    /// same again for the cluster's nodes or Sentinel's master. `answer` is the time limit of each command. After an
+    /// same again for the cluster's nodes or Sentinel's master. `response` is the time limit of each command. After an
     /// error, drop the connection: the fate of the command is unknown, and the master may have changed.
     ///
     /// # Errors
@@ -117,8 +117,8 @@ impl RedisServer {
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn connect(&self, connect: Duration, answer: Duration) -> Result<RedisConnection, Error> {
-        let limits = self.limits(connect, answer);
+    pub async fn connect(&self, connect: Duration, response: Duration) -> Result<RedisConnection, Error> {
+        let limits = self.limits(connect, response);
         let mut first_error = None;
         for address in &self.addresses {
             match self.connect_through(address, limits).await {
@@ -146,9 +146,9 @@ impl RedisServer {
         Err(no_way(first_error))
     }
 
-    fn limits(&self, connect: Duration, answer: Duration) -> discovery::Limits {
+    fn limits(&self, connect: Duration, response: Duration) -> discovery::Limits {
         let share = connect / u32::try_from(self.addresses.len()).unwrap_or(u32::MAX);
-        discovery::Limits { connect: share.max(LEAST_CONNECT_TIME).min(connect), answer }
+        discovery::Limits { connect: share.max(LEAST_CONNECT_TIME).min(connect), response }
     }
 }
 
@@ -177,7 +177,7 @@ impl fmt::Debug for RedisServer {
 mod tests {
     use super::*;
 
-    fn refused(urls: &str) -> String {
+    fn invalid(urls: &str) -> String {
         RedisServer::parse(urls).unwrap_err().to_string()
     }
 
@@ -204,10 +204,10 @@ mod tests {
     #[test]
     fn invalid_url_is_rejected_without_showing_password() {
         for urls in ["", "http://u:s3cret@h", "localhost:6379", "redis://u:s3cret@h/x", "redis://u:s3cret@h:port"] {
-            let error = refused(urls);
+            let error = invalid(urls);
             assert!(error.contains("redis://user:password@host:port") && !error.contains("s3cret"), "{error}");
         }
-        assert!(refused("rediss://h#insecure").contains("--redis-ca"));
+        assert!(invalid("rediss://h#insecure").contains("--redis-ca"));
     }
 
     #[test]

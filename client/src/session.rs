@@ -56,7 +56,7 @@ impl Session for Connection {
     }
 
     fn statements(&self) -> Option<&Arc<Statements>> {
-        Some(self.kept())
+        Some(self.statements())
     }
 }
 
@@ -68,7 +68,7 @@ impl<'a> Session for Transaction<'a> {
     }
 
     fn statements(&self) -> Option<&Arc<Statements>> {
-        Some(self.kept())
+        Some(self.statements())
     }
 }
 
@@ -80,7 +80,7 @@ pub(crate) async fn fixed<S: Session>(
 ) -> Result<Vec<Row>, Error> {
     let Some(statements) = session.statements() else { return once(session, sql, parameters).await };
     let limit = statements.limit();
-    let answer = async {
+    let response = async {
         let types: Vec<Type> = parameters.iter().map(|(_, kind)| kind.clone()).collect();
         let Some(statement) = statements.get(session.client(), sql, &types).await? else {
             return session.client().query_typed(sql, parameters).await;
@@ -88,15 +88,15 @@ pub(crate) async fn fixed<S: Session>(
         let values: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|(value, _)| *value).collect();
         session.client().query(&statement, &values).await
     };
-    statements.watch(within(limit, answer).await)
+    statements.watch(within(limit, response).await)
 }
 
 /// Runs a statement that is built for this call: planned for its parameters, and not kept.
 pub(crate) async fn once<S: Session>(session: &S, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Error> {
-    let answer = session.client().query_typed(sql, parameters);
+    let response = session.client().query_typed(sql, parameters);
     match session.statements() {
-        Some(statements) => statements.watch(within(statements.limit(), answer).await),
-        None => within(LIMIT, answer).await,
+        Some(statements) => statements.watch(within(statements.limit(), response).await),
+        None => within(LIMIT, response).await,
     }
 }
 

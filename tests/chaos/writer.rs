@@ -1,4 +1,4 @@
-//! One writer. It alone moves its own entities, so that it knows their state; it shares other entities.
+//! One writer. Only it makes transitions of its own entities, so that it knows their state; it shares other entities.
 
 use anyhow::Result;
 use fastrand::Rng;
@@ -48,12 +48,12 @@ impl Writer {
         self.own.retain(|entity| !entity.state.is_terminal());
         let outcome = match self.random.u32(0..100) {
             _ if self.own.len() < ENOUGH => self.create(),
-            0..35 => self.move_by_request(),
-            35..50 => self.move_by_update(),
-            50..65 => self.move_shared(),
-            65..75 => self.move_many(),
-            75..93 => self.move_in_transaction(true),
-            _ => self.move_in_transaction(false),
+            0..35 => self.transition_by_request(),
+            35..50 => self.transition_by_update(),
+            50..65 => self.transition_shared(),
+            65..75 => self.transition_many(),
+            75..93 => self.transition_in_transaction(true),
+            _ => self.transition_in_transaction(false),
         };
         let error = match outcome {
             Ok(transitions) => return Ok(transitions),
@@ -79,7 +79,7 @@ impl Writer {
     }
 
     /// Calls transition() with an idempotency key until there is a response.
-    fn move_by_request(&mut self) -> Result<u32> {
+    fn transition_by_request(&mut self) -> Result<u32> {
         let index = self.random.usize(0..self.own.len());
         let entity = self.own[index];
         let to = next_state(&mut self.random, entity.state);
@@ -95,7 +95,7 @@ impl Writer {
         Ok(1)
     }
 
-    fn move_by_update(&mut self) -> Result<u32> {
+    fn transition_by_update(&mut self) -> Result<u32> {
         let index = self.random.usize(0..self.own.len());
         let to = next_state(&mut self.random, self.own[index].state);
         let version = update(self.session.client()?, self.own[index], to)?;
@@ -103,15 +103,15 @@ impl Writer {
         Ok(1)
     }
 
-    /// Moves a task that other writers move, too.
-    fn move_shared(&mut self) -> Result<u32> {
+    /// Makes a transition of a task that the writers share.
+    fn transition_shared(&mut self) -> Result<u32> {
         let task = self.random.choice(self.shared.iter()).copied().unwrap_or_default();
         let version = toggle(self.session.client()?, task)?;
         self.written.acknowledged.push((task, version));
         Ok(1)
     }
 
-    fn move_many(&mut self) -> Result<u32> {
+    fn transition_many(&mut self) -> Result<u32> {
         let to = [State::Running, State::Failed, State::Retrying][self.random.usize(0..3)];
         let mut ids: Vec<Uuid> = self.own.iter().filter(|own| own.kind == "task_instance").map(|own| own.id).collect();
         ids.push(self.shared[self.random.usize(0..self.shared.len())]);
@@ -129,7 +129,7 @@ impl Writer {
     }
 
     /// Makes several transitions in one transaction, with a savepoint that is rolled back; then commits or rolls back.
-    fn move_in_transaction(&mut self, commit: bool) -> Result<u32> {
+    fn transition_in_transaction(&mut self, commit: bool) -> Result<u32> {
         let random = &mut self.random;
         let chosen = random.choose_multiple(0..self.own.len(), 4);
         let shared = self.shared[random.usize(0..self.shared.len())];

@@ -212,8 +212,8 @@ fn is_ours(id: EntryId, fields: &[Vec<u8>]) -> bool {
     event.is_some_and(|event| event.id == id.event)
 }
 
-fn unexpected(answer: &str) -> Error {
-    RedisError::from((redis::ErrorKind::UnexpectedReturnType, "not the id of a stream's entry", answer.to_owned()))
+fn unexpected(response: &str) -> Error {
+    RedisError::from((redis::ErrorKind::UnexpectedReturnType, "not the id of a stream's entry", response.to_owned()))
         .into()
 }
 

@@ -12,15 +12,15 @@ pub fn read(urls: &str) -> Result<(Vec<ConnectionInfo>, Option<String>), Error> 
     let mut addresses: Vec<ConnectionInfo> = Vec::new();
     let mut master = None;
     for url in split(urls) {
-        let url = parse_redis_url(url).ok_or_else(|| refused("it is not a URL of Redis"))?;
+        let url = parse_redis_url(url).ok_or_else(|| invalid("it is not a URL of Redis"))?;
         master = master.or_else(|| sentinel_master(url.query_pairs()));
-        let address = url.into_connection_info().map_err(|error| refused(&error.to_string()))?;
+        let address = url.into_connection_info().map_err(|error| invalid(&error.to_string()))?;
         addresses.push(completed(address, addresses.first())?);
     }
     Ok((addresses, master))
 }
 
-pub fn refused(why: &str) -> Error {
+pub fn invalid(why: &str) -> Error {
     Error::RedisUrl(why.to_owned())
 }
 
@@ -52,7 +52,7 @@ fn sentinel_master<'a>(
 /// Adds the settings that the URL does not have.
 fn completed(address: ConnectionInfo, first: Option<&ConnectionInfo>) -> Result<ConnectionInfo, Error> {
     if let ConnectionAddr::TcpTls { insecure: true, .. } = address.addr() {
-        return Err(refused(
+        return Err(invalid(
             "certificates are always checked: instead of #insecure, name a private CA with --redis-ca",
         ));
     }

@@ -23,7 +23,7 @@ const CLUSTER_RETRY_MILLISECONDS: (u64, u64) = (50, 300);
 #[derive(Clone, Copy)]
 pub struct Limits {
     pub connect: Duration,
-    pub answer: Duration,
+    pub response: Duration,
 }
 
 /// The kind of a server.
@@ -104,7 +104,7 @@ impl RedisServer {
         let config = AsyncConnectionConfig::new()
             // The error below names the address.
             .set_connection_timeout(None)
-            .set_response_timeout(Some(limits.answer));
+            .set_response_timeout(Some(limits.response));
         let reaching = async {
             // A sentinel has no databases: select one only if the server is not a sentinel.
             let client = tls::client(in_first_database(address), &self.certificates)?;
@@ -122,7 +122,7 @@ impl RedisServer {
     async fn connect_cluster(&self, limits: Limits) -> RedisResult<redis::cluster_async::ClusterConnection> {
         let mut cluster = ClusterClient::builder(self.addresses.clone())
             .connection_timeout(limits.connect)
-            .response_timeout(limits.answer)
+            .response_timeout(limits.response)
             .tcp_settings(TcpSettings::default().set_nodelay(true))
             .retries(CLUSTER_RETRIES)
             .min_retry_wait(CLUSTER_RETRY_MILLISECONDS.0)

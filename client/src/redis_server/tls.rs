@@ -6,14 +6,14 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use super::RedisServer;
-use super::address::refused;
+use super::address::invalid;
 use crate::Error;
 
 /// Rejects a file without certificates, which would otherwise show only as a server that is not trusted.
 pub fn check_certificates(pem: &[u8], what: &str) -> Result<(), Error> {
     match CertificateDer::pem_slice_iter(pem).next() {
         Some(Ok(_)) => Ok(()),
-        _ => Err(refused(&format!("{what} is not a certificate in PEM (-----BEGIN CERTIFICATE-----)"))),
+        _ => Err(invalid(&format!("{what} is not a certificate in PEM (-----BEGIN CERTIFICATE-----)"))),
     }
 }
 
@@ -43,10 +43,10 @@ impl RedisServer {
     /// Rejects unusable certificates before connecting.
     pub(super) fn checked(self) -> Result<RedisServer, Error> {
         if !self.addresses.iter().any(is_tls) {
-            return Err(refused("certificates are for TLS, which a URL asks for with rediss://"));
+            return Err(invalid("certificates are for TLS, which a URL asks for with rediss://"));
         }
         for address in self.addresses.iter().filter(|address| is_tls(address)) {
-            client(address.clone(), &self.certificates).map_err(|error| refused(&error.to_string()))?;
+            client(address.clone(), &self.certificates).map_err(|error| invalid(&error.to_string()))?;
         }
         Ok(self)
     }

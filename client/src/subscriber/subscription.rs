@@ -74,7 +74,7 @@ async fn listen(
                 }
             }
             _ = heartbeat.tick() => match tokio::time::timeout(TIMEOUT, sink.ping::<Value>()).await {
-                Ok(answer) => drop(answer?),
+                Ok(response) => drop(response?),
                 Err(_) => return Err(ended("no response to PING")),
             }
         }
