@@ -107,7 +107,9 @@ pub fn paths_take_the_parameters_of_the_page() {
             continue;
         }
         if path == "/metrics" {
-            let text = agent.get(format!("{url}{path}")).call().unwrap().body_mut().read_to_string().unwrap();
+            let scrape = || agent.get(format!("{url}{path}")).call().unwrap().body_mut().read_to_string().unwrap();
+            wait_until("the relay has a consumer", || scrape().contains("workflow_relay_lag_events"));
+            let text = scrape();
             let names = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split(' ').next());
             let listed = table(METRICS).into_iter().filter(|row| !row[4].contains("--read-only"));
             let listed: BTreeSet<String> = listed.map(|row| code(&row[0])[0].clone()).collect();

@@ -170,7 +170,7 @@ fn read_only_server_works_on_standby_and_after_promotion() {
     for path in ["/api/v1/events", "/api/v1/events?last_event_id=1.2.3"] {
         let (status, body) = api.get(path);
         assert_eq!((status, &body["error"]["code"]), (503, &json!("unavailable")), "{body}");
-        assert!(body["error"]["message"].as_str().unwrap().contains("on the primary"), "{body}");
+        assert!(body["error"]["message"].as_str().unwrap().contains("reads from the primary"), "{body}");
     }
 
     let (status, health) = api.get("/health");

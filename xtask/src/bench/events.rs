@@ -36,6 +36,9 @@ pub fn while_listening<T>(cluster: &Postgres, work: impl FnOnce() -> Result<T>) 
     statements.write_all(b"LISTEN workflow_events;\nSELECT \\watch 0.01\n")?;
     statements.flush()?;
     let result = work();
+    if let Some(status) = psql.try_wait()? {
+        bail!("psql stopped listening: {status}");
+    }
     psql.kill()?;
     psql.wait()?;
     result

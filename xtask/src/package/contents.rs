@@ -1,13 +1,14 @@
 //! The files of the packages, and their places on Debian.
 
+use std::fs;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::tree::Tree;
 use crate::build::Artifacts;
-use crate::command;
 use crate::scripts::extension_files;
+use crate::{command, workspace};
 
 pub const EXTENSION_DESCRIPTION: &str = "state store of a workflow orchestrator, inside PostgreSQL
  An extension that stores DAGs, runs and tasks, rejects transitions that are
@@ -48,6 +49,22 @@ pub fn library_folder(major: u32) -> String {
 
 pub fn script_folder(major: u32) -> String {
     format!("usr/share/postgresql/{major}/extension")
+}
+
+/// Adds the documents to this folder. They keep their places relative to README.md, so that its links work there.
+pub fn add_documents(tree: &Tree, folder: &str) -> Result<()> {
+    let root = workspace::root();
+    for pattern in ["*.md", "docs/**/*"] {
+        let pattern = root.join(pattern);
+        for file in glob::glob(pattern.to_str().context("the path of the repository is not UTF-8")?)? {
+            let file = file?;
+            if file.is_file() {
+                let place = file.strip_prefix(root)?.display();
+                tree.add(&format!("{folder}/{place}"), fs::read(&file)?)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The extension: library, control file and scripts.

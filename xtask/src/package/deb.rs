@@ -6,8 +6,9 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use super::contents;
 use super::tree::Tree;
-use crate::command;
+use crate::{command, workspace};
 
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -27,10 +28,9 @@ impl Deb<'_> {
     /// Builds it into a folder, and returns the file.
     pub fn build(&self, folder: &Path, date: u64) -> Result<PathBuf> {
         let architecture = command::output(Command::new("dpkg").arg("--print-architecture"))?;
-        for (place, title) in [("LICENSE", "copyright"), ("README.md", "README.md"), ("CHANGELOG.md", "CHANGELOG.md")] {
-            let content = fs::read(crate::workspace::root().join(place))?;
-            self.tree.add(&format!("usr/share/doc/{}/{title}", self.name), content)?;
-        }
+        let documents = format!("usr/share/doc/{}", self.name);
+        contents::add_documents(self.tree, &documents)?;
+        self.tree.add(&format!("{documents}/copyright"), fs::read(workspace::root().join("LICENSE"))?)?;
         let size = command::output(Command::new("du").args(["-sk", "--apparent-size"]).arg(self.tree.root()))?;
         let size = size.split_whitespace().next().unwrap_or_default();
         self.tree.add("DEBIAN/control", self.control(&architecture, size))?;

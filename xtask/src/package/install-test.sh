@@ -66,6 +66,12 @@ done
 kill $server
 wait $server
 
+: The documents
+for package in "postgresql-$MAJOR-pg-workflow" pg-workflow-server; do
+    (cd "/usr/share/doc/$package" && grep -o '](docs/[^)#]*' README.md | cut --characters=3- | xargs ls)
+done
+test -f "$(sed -n 's|^Documentation=file:||p' /usr/lib/systemd/system/workflow-server.service)"
+
 : The service
 systemd-analyze verify --man=no workflow-server.service
 systemd-analyze security --no-pager --offline=true --threshold=20 workflow-server.service | tail -1

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::contents::{COMPLETIONS, SERVICE, SETTINGS, library_folder, script_folder};
+use super::contents::{COMPLETIONS, SERVICE, SETTINGS, add_documents, library_folder, script_folder};
 use super::deb::VERSION;
 use super::tree::Tree;
 use crate::{command, workspace};
@@ -28,9 +28,8 @@ pub fn build(work: &Path, folder: &Path, major: u32, [extension, server]: [&Tree
     }
     tree.add("systemd/workflow-server.service", SERVICE)?;
     tree.add("systemd/workflow-server.default", SETTINGS)?;
-    for document in ["LICENSE", "README.md", "CHANGELOG.md"] {
-        tree.add(document, fs::read(workspace::root().join(document))?)?;
-    }
+    tree.add("LICENSE", fs::read(workspace::root().join("LICENSE"))?)?;
+    add_documents(&tree, ".")?;
     tree.add("INSTALL.md", note(major, arch, &server.libraries()?))?;
     let file = folder.join(format!("{name}.tar.gz"));
     let mut tar = Command::new("tar");
