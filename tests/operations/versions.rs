@@ -3,6 +3,7 @@
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
 use postgres::Client;
+use postgres::error::SqlState;
 use serde_json::Value;
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -47,6 +48,26 @@ fn install(db: &Db, version: &str) -> Client {
 
 fn update(client: &mut Client, version: &str) {
     client.batch_execute(&format!("ALTER EXTENSION pg_workflow UPDATE TO '{version}'")).unwrap();
+}
+
+/// Changes the version while others work. The update can be the victim of a deadlock; it is then repeated.
+fn update_under_load(client: &mut Client, version: &str) {
+    for _ in 0..10 {
+        match client.batch_execute(&format!("ALTER EXTENSION pg_workflow UPDATE TO '{version}'")) {
+            Err(error) if error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED) => println!("{error:?}"),
+            result => return result.unwrap(),
+        }
+    }
+    panic!("ten deadlocks in a row");
+}
+
+/// Ends the threads that wait for these flags, also if the test panics.
+struct SetOnDrop<'a>(&'a [&'a AtomicBool]);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|flag| flag.store(true, Ordering::Release));
+    }
 }
 
 /// Describes all objects of the schema, one line each.
@@ -165,11 +186,12 @@ fn work_continues_while_versions_change() {
     let (transitions, read) = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..4).map(|_| scope.spawn(|| move_tasks_until(&db, &done))).collect();
         let reader = scope.spawn(|| read_until(&db, &all_written));
+        let _end = SetOnDrop(&[&done, &all_written]);
         let client = &mut db.connect();
         for version in ["0.1.0", NEWEST, "0.1.0", NEWEST] {
             let seen = history_count(client);
             wait_until("work continues", || history_count(client) > seen + 200);
-            update(client, version);
+            update_under_load(client, version);
         }
         let seen = history_count(client);
         wait_until("work continues", || history_count(client) > seen + 200);
