@@ -21,14 +21,21 @@ fn releases() -> PathBuf {
     xtask::workspace::root().join("sql/releases")
 }
 
+/// The names of its files, sorted.
+fn release_files() -> Vec<String> {
+    let entries = std::fs::read_dir(releases()).unwrap();
+    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort_unstable();
+    names
+}
+
 /// Every released version: those with an install script in `sql/releases`.
 fn released() -> Vec<String> {
-    let names = std::fs::read_dir(releases()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let version = |name: String| {
         let versions = name.strip_prefix("pg_workflow--")?.strip_suffix(".sql")?.to_owned();
         (!versions.contains("--")).then_some(versions)
     };
-    let released: Vec<String> = names.filter_map(version).collect();
+    let released: Vec<String> = release_files().into_iter().filter_map(version).collect();
     assert!(released.iter().any(|version| version == PREVIOUS), "{released:?}");
     released
 }
@@ -46,14 +53,18 @@ fn install(db: &Db, version: &str) -> Client {
     client
 }
 
+fn try_update(client: &mut Client, version: &str) -> Result<(), postgres::Error> {
+    client.batch_execute(&format!("ALTER EXTENSION pg_workflow UPDATE TO '{version}'"))
+}
+
 fn update(client: &mut Client, version: &str) {
-    client.batch_execute(&format!("ALTER EXTENSION pg_workflow UPDATE TO '{version}'")).unwrap();
+    try_update(client, version).unwrap();
 }
 
 /// Changes the version while others work. The update can be the victim of a deadlock; it is then repeated.
 fn update_under_load(client: &mut Client, version: &str) {
     for _ in 0..10 {
-        match client.batch_execute(&format!("ALTER EXTENSION pg_workflow UPDATE TO '{version}'")) {
+        match try_update(client, version) {
             Err(error) if error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED) => println!("{error:?}"),
             result => return result.unwrap(),
         }
@@ -113,10 +124,7 @@ fn released_scripts_stay_unchanged() {
     let mut listed: Vec<&str> = sums.lines().filter_map(|line| line.split_whitespace().last()).collect();
     listed.push("SHA256SUMS");
     listed.sort_unstable();
-    let files = std::fs::read_dir(releases()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut files: Vec<String> = files.collect();
-    files.sort_unstable();
-    assert_eq!(listed, files, "cargo xtask release writes both");
+    assert_eq!(listed, release_files(), "cargo xtask release writes both");
 }
 
 /// Uses the functions that every version has, as a scheduler, a worker and a consumer do.
