@@ -21,9 +21,9 @@ pub enum Command {
     Docs,
     /// Build and install the extension, then run every test against real servers
     Test {
-        /// Major version of PostgreSQL, 14 to 18. If this machine has another one, the tests run in a Debian that has it: a
+        /// Major version of PostgreSQL, 15 to 18. If this machine has another one, the tests run in a Debian that has it: a
         /// folder below target/, made by the first run
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(14..=18))]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(15..=18))]
         pg: Option<u32>,
         /// Arguments for `cargo test`, for example: -- --test workflow feed::relay::
         #[arg(last = true)]

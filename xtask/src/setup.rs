@@ -46,7 +46,7 @@ pub fn toolchain() -> Result<&'static Toolchain> {
     if let Some(toolchain) = TOOLCHAIN.get() {
         return Ok(toolchain);
     }
-    let postgres = PostgresInstall::find()?.context("no PostgreSQL 14 to 18 with server headers found");
+    let postgres = PostgresInstall::find()?.context("no PostgreSQL 15 to 18 with server headers found");
     let redis_server = redis_server().context("redis-server is not in PATH");
     let found = Toolchain { postgres: postgres.context(HINT)?, redis_server: redis_server.context(HINT)? };
     Ok(TOOLCHAIN.get_or_init(|| found))
@@ -72,6 +72,9 @@ pub fn ensure() -> Result<&'static Toolchain> {
 
 /// If it is "no", programs that only some tests need are not installed.
 const OPTIONAL: &str = "XTASK_OPTIONAL";
+
+/// The major version of PostgreSQL to install. A Debian in a folder needs it: an older server is copied there too.
+const POSTGRES_MAJOR: &str = "XTASK_POSTGRES_MAJOR";
 
 /// Installs a program that only some tests need. Returns false, with a message, if it cannot: `skipped` will be skipped.
 fn ensure_optional(lacking: Missing, skipped: &str, is_there: fn() -> bool) -> Result<bool> {
@@ -155,7 +158,7 @@ fn instructions(missing: &[Missing]) -> String {
 }
 
 const POSTGRES: &str = "
-  PostgreSQL 14 to 18, with its server headers (PG_CONFIG can name any pg_config)
+  PostgreSQL 15 to 18, with its server headers (PG_CONFIG can name any pg_config)
     Debian    apt-get install postgresql postgresql-server-dev-all
     Fedora    dnf install postgresql-server postgresql-server-devel
     Arch      pacman -S postgresql

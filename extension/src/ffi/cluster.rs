@@ -11,15 +11,8 @@ pub fn system_identifier() -> u64 {
 /// Returns the timeline of new writes. A promotion and a point-in-time recovery begin another timeline. Not for
 /// standbys.
 pub fn timeline() -> u32 {
-    // SAFETY: reads shared memory; in 14 a value of this process, which is_standby() sets.
-    #[cfg(not(feature = "pg14"))]
-    unsafe {
-        pg_sys::GetWALInsertionTimeLine()
-    }
-    #[cfg(feature = "pg14")]
-    unsafe {
-        pg_sys::ThisTimeLineID
-    }
+    // SAFETY: reads shared memory.
+    unsafe { pg_sys::GetWALInsertionTimeLine() }
 }
 
 /// Returns the first transaction ID that is not assigned yet.

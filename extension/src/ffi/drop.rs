@@ -36,9 +36,6 @@ pub unsafe fn extensions(fcinfo: pg_sys::FunctionCallInfo) -> Vec<String> {
 unsafe fn name(node: *mut std::ffi::c_void) -> String {
     // SAFETY: the caller's promise: it holds a NUL-terminated text.
     unsafe {
-        #[cfg(feature = "pg14")]
-        let text = (*node.cast::<pg_sys::Value>()).val.str_;
-        #[cfg(not(feature = "pg14"))]
         let text = (*node.cast::<pg_sys::String>()).sval;
         CStr::from_ptr(text).to_string_lossy().into_owned()
     }

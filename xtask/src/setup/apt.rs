@@ -55,8 +55,12 @@ fn packages(missing: &[Missing]) -> Result<Vec<String>> {
     Ok(packages)
 }
 
-/// The version whose server is installed and only lacks its headers, else the one this Debian carries.
+/// The version that the environment names, else the one whose server is installed and only lacks its headers, else the
+/// one this Debian carries.
 pub fn postgres_major() -> Result<u32> {
+    if let Ok(wanted) = std::env::var(super::POSTGRES_MAJOR) {
+        return wanted.parse().with_context(|| format!("{} is not a number: {wanted}", super::POSTGRES_MAJOR));
+    }
     let servers = glob::glob("/usr/lib/postgresql/*/bin/postgres").expect("a valid pattern").flatten();
     let majors = servers.filter_map(|path| path.components().nth(4)?.as_os_str().to_str()?.parse().ok());
     if let Some(installed) = majors.max() {

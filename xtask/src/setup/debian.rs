@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::{OPTIONAL, PostgresInstall, can_install, ensure_program};
+use super::{OPTIONAL, POSTGRES_MAJOR, PostgresInstall, can_install, ensure_program};
 use crate::command::{self, output, run, step};
 use crate::workspace;
 
@@ -43,6 +43,8 @@ pub struct Debian {
     root: PathBuf,
     /// The target directory of its builds.
     target: PathBuf,
+    /// The major version of its PostgreSQL.
+    major: u32,
 }
 
 impl Debian {
@@ -58,7 +60,7 @@ impl Debian {
         fs::create_dir_all(&folder)?;
         let lock = File::create(folder.join("lock"))?;
         lock.lock()?;
-        let this = Self { root: folder.join("root"), target: folder.join("target") };
+        let this = Self { root: folder.join("root"), target: folder.join("target"), major };
         let complete = folder.join("complete");
         if !complete.exists() {
             let title = format!("Making a Debian {release} in {}", this.root.display());
@@ -109,6 +111,7 @@ impl Debian {
         let path = format!("{}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", toolchain.display());
         enter.env("PATH", path).env("HOME", "/root").env("CARGO_HOME", cargo_home);
         enter.env("CARGO_TARGET_DIR", &self.target).env(OPTIONAL, "no");
+        enter.env(POSTGRES_MAJOR, self.major.to_string());
         Ok(enter)
     }
 

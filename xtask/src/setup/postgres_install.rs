@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::command::{self, which};
 
 /// The major versions that the extension can be built for.
-const SUPPORTED: std::ops::RangeInclusive<u32> = 14..=18;
+const SUPPORTED: std::ops::RangeInclusive<u32> = 15..=18;
 
 /// Folders with servers of several versions: Debian, PGDG's RPMs, Homebrew on either processor.
 const PLACES: [&str; 4] = [
