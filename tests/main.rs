@@ -3,6 +3,7 @@
 
 mod client;
 mod extension {
+    mod bounds;
     mod counts;
     mod creation;
     mod errors;

@@ -8,7 +8,8 @@ use crate::errors;
 use crate::ffi::session;
 use crate::ffi::trigger::{Row, Trigger, export_trigger};
 use crate::ffi::uuid::Uuid;
-use crate::ffi::values::{clock, text_datum};
+use crate::ffi::values::clock;
+use crate::fields::{self, Written};
 use crate::restore;
 use pg_workflow_state_machine::State;
 use pgrx::pg_sys::Datum;
@@ -34,6 +35,7 @@ fn guard_dag(trigger: Trigger, old: &Row, new: &Row) -> Changes {
     let managed = Managed { kind: "dag", id: uuid(old, id), old, new };
     managed.reject_changed_uuid(id, "id");
     managed.reject_changed(created_at, "created_at");
+    fields::check_dag(trigger, Written { old: Some(old), new });
     vec![(updated_at, Some(Datum::from(now_after(old, updated_at))))]
 }
 
@@ -46,9 +48,15 @@ fn guard_entity(kind: EntityType, trigger: Trigger, old: &Row, new: &Row) -> Cha
     managed.reject_changed(columns.start_date, "start_date");
     managed.reject_changed(columns.end_date, "end_date");
     managed.reject_changed(columns.created_at, "created_at");
+    let written = Written { old: Some(old), new };
     if let Some(task) = columns.task {
         managed.reject_changed(task.try_number, "try_number");
         managed.reject_changed(task.duration, "duration");
+        written.check_text("error", task.error);
+    }
+    if let Some(run) = columns.run {
+        written.check_date("execution_date", run.execution_date);
+        written.check_jsonb("conf", run.conf);
     }
 
     let now = now_after(old, columns.updated_at);
@@ -85,7 +93,7 @@ fn transition_changes(columns: &Columns, id: Uuid, old: &Row, to: State, now: i6
     if to != State::Running
         && let Some(error) = call::request_for(id, |request| request.metadata.get_text("error")).flatten()
     {
-        changes.push((task.error, Some(text_datum(&error))));
+        changes.push((task.error, Some(error)));
     }
     changes
 }

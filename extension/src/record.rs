@@ -11,6 +11,7 @@ use crate::ffi::jsonb::Jsonb;
 use crate::ffi::session;
 use crate::ffi::trigger::{SlotRow, Trigger, export_trigger};
 use crate::ffi::uuid::Uuid;
+use crate::memory;
 use pg_workflow_state_machine::State;
 use pgrx::pg_sys::{Datum, Oid};
 
@@ -42,7 +43,11 @@ fn record(trigger: Trigger) -> Datum {
 fn transitions_of(kind: EntityType, trigger: Trigger) -> Vec<Transition> {
     let columns = Columns::of(kind, trigger);
     let mut transitions = Vec::new();
-    trigger.for_each_update(|old, new| transitions.extend(transition_between(kind, &columns, old, new)));
+    trigger.for_each_update(|old, new| {
+        if let Some(transition) = transition_between(kind, &columns, old, new) {
+            memory::push(&mut transitions, transition);
+        }
+    });
     transitions
 }
 
@@ -64,7 +69,7 @@ fn transition_between(kind: EntityType, columns: &Columns, old: &SlotRow, new: &
     Some(Transition {
         id,
         parent: new.uuid(columns.parent),
-        task_id: columns.task.map(|task| new.text(task.task_id).to_owned()),
+        task_id: columns.task.map(|task| memory::copy(new.text(task.task_id))),
         from,
         to,
         version: new.i64(columns.version),
@@ -74,11 +79,13 @@ fn transition_between(kind: EntityType, columns: &Columns, old: &SlotRow, new: &
 
 fn append_events(kind: EntityType, trigger: Trigger, transitions: &[Transition]) {
     // All rows of a statement belong to the same request or to none, so the first row decides.
-    let request = call::request_for(transitions[0].id, |request| (request.metadata, request.request_id.clone()));
+    let request = call::request_for(transitions[0].id, |request| {
+        (request.metadata, request.request_id.as_deref().map(memory::copy))
+    });
     let (metadata, request_id) = request.unwrap_or_else(|| (Jsonb::empty_object(), None));
     let actor = session::session_user();
     // Before the history is open: this may run a query.
-    let dags: Vec<Uuid> = transitions.iter().map(|transition| transition.dag(kind, trigger.table_owner())).collect();
+    let dags = memory::collect(transitions.iter().map(|transition| transition.dag(kind, trigger.table_owner())));
     append(transitions.iter().zip(dags), request_id.as_deref(), |id, (transition, dag_id)| Event {
         id,
         entity_type: kind.as_str(),

@@ -65,6 +65,10 @@ $$;
 -- take function workflow.create_partition
 -- take function workflow.switch_to_partition
 
+-- take function workflow.check_size
+-- take function workflow.check_finite
+-- take function workflow.create_dag
+
 -- Reworded only.
 -- take function workflow.append_task_log
 -- take function workflow.history

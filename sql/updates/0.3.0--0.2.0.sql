@@ -27,6 +27,8 @@
 -- take function workflow.make_partition
 -- take function workflow.go_on_to_partition
 
+-- take function workflow.create_dag
+
 -- Reworded only.
 -- take function workflow.append_task_log
 -- take function workflow.history
@@ -69,6 +71,9 @@ $$;
 ALTER TABLE workflow.state_count_place DROP COLUMN is_only_row;
 ALTER TABLE workflow.state_count_changes DROP COLUMN id;
 
+DROP FUNCTION workflow.check_size(text, text);
+DROP FUNCTION workflow.check_size(text, jsonb);
+DROP FUNCTION workflow.check_finite(text, timestamptz);
 DROP FUNCTION workflow.is_acknowledged(workflow.feed_position, bigint, xid8);
 DROP FUNCTION workflow.unfinished_transactions(workflow.feed_position);
 DROP FUNCTION workflow.late_events(workflow.feed_position);

@@ -8,6 +8,7 @@ pub mod drop;
 pub mod error;
 pub mod export;
 pub mod insert;
+pub mod json_text;
 pub mod jsonb;
 pub mod latch;
 pub mod member;

@@ -1,5 +1,6 @@
 //! A trigger call: its rows, their columns, and its table.
 
+use super::jsonb::Jsonb;
 use super::uuid::Uuid;
 use super::values;
 use pgrx::pg_sys::{self, Datum, Oid};
@@ -135,6 +136,37 @@ impl Row {
     pub fn text(&self, column: usize) -> Option<&str> {
         // SAFETY: called only for text columns; the tuple outlives the row.
         self.get(column).map(|value| unsafe { values::text(value) })
+    }
+
+    pub fn jsonb(&self, column: usize) -> Option<Jsonb> {
+        // SAFETY: called only for jsonb columns.
+        self.get(column).map(|value| unsafe { Jsonb::from_raw(value) })
+    }
+
+    /// Returns the size of a text; 0 if it is null. Reads no value that is stored elsewhere.
+    pub fn text_size(&self, column: usize) -> usize {
+        // SAFETY: called only for text columns.
+        let size = self.get(column).map(|value| unsafe { pg_sys::toast_raw_datum_size(value) });
+        size.unwrap_or(0).saturating_sub(size_of::<i32>())
+    }
+
+    /// Whether both rows store a value as the same bytes, perhaps a reference to the same place.
+    pub fn has_same_image(&self, other: &Row, column: usize) -> bool {
+        // SAFETY: called only for columns of variable length.
+        self.compare(other, column, |one, other| unsafe { pg_sys::datumIsEqual(one, other, false, -1) })
+    }
+
+    /// Whether both rows have the same bytes, wherever they are stored.
+    pub fn is_identical(&self, other: &Row, column: usize) -> bool {
+        // SAFETY: called only for columns of variable length.
+        self.compare(other, column, |one, other| unsafe { pg_sys::datum_image_eq(one, other, false, -1) })
+    }
+
+    fn compare(&self, other: &Row, column: usize, is_equal: impl FnOnce(Datum, Datum) -> bool) -> bool {
+        match (self.get(column), other.get(column)) {
+            (Some(one), Some(other)) => is_equal(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        }
     }
 
     pub fn i64(&self, column: usize) -> Option<i64> {
