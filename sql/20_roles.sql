@@ -83,3 +83,13 @@ GRANT EXECUTE ON FUNCTION
 TO workflow_writer;
 
 GRANT EXECUTE ON FUNCTION workflow.purge(timestamptz, boolean, integer) TO workflow_admin;
+
+-- Trigger functions are for the extension's triggers alone: CREATE TRIGGER asks for this right.
+REVOKE EXECUTE ON FUNCTION
+    workflow.guard(),
+    workflow.record(),
+    workflow.refuse_insert(),
+    workflow.prepare_load(),
+    workflow.note_deletion(),
+    workflow.forget_counts()
+FROM PUBLIC;

@@ -35,6 +35,19 @@
 -- take function workflow.create_partition
 -- take function workflow.switch_to_partition
 
+-- Trigger functions check which trigger calls them.
+-- take function workflow.note_deletion
+-- take function workflow.forget_counts
+REVOKE EXECUTE ON FUNCTION
+    workflow.guard(),
+    workflow.record(),
+    workflow.refuse_insert(),
+    workflow.prepare_load(),
+    workflow.note_deletion(),
+    workflow.forget_counts(),
+    workflow.refuse_drop()
+FROM PUBLIC;
+
 -- Reworded only.
 -- take function workflow.append_task_log
 -- take function workflow.history

@@ -19,6 +19,12 @@ pub fn has_privileges_of(role: Oid) -> bool {
     unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) }
 }
 
+/// Whether maintenance runs the code of a table's owner now.
+pub fn is_restricted_operation() -> bool {
+    // SAFETY: a value of this process.
+    unsafe { pg_sys::InSecurityRestrictedOperation() }
+}
+
 /// Runs `work` as `owner`, as PostgreSQL runs foreign key checks. If `work` raises an error, the end of the
 /// (sub)transaction restores the role.
 pub fn as_owner<R>(owner: Oid, work: impl FnOnce() -> R) -> R {
