@@ -3,7 +3,7 @@
 use crate::errors;
 use crate::ffi::plan::Plan;
 use crate::ffi::uuid::Uuid;
-use crate::ffi::{catalog, session};
+use crate::ffi::{member, session};
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
@@ -28,13 +28,13 @@ pub fn sees_run(id: Uuid) -> bool {
 
 /// Also true if row security does not apply: then no query checks whether the row exists.
 fn sees(table: &CStr, plan: &Plan, id: Uuid) -> bool {
-    let restricted = catalog::table(c"workflow", table).and_then(|(table, _)| session::restricted_user(table));
+    let restricted = member::relation(table).and_then(|(table, _)| session::restricted_user(table));
     restricted.is_none_or(|user| session::as_owner(user, || plan.run(&[Some(id.as_datum())], |rows| rows.len() > 0)))
 }
 
 #[pgrx::pg_extern(sql = false)]
 fn refuse_tenant() {
-    let history = catalog::table(c"workflow", c"state_history");
+    let history = member::relation(c"state_history");
     if history.is_some_and(|(history, _)| session::restricted_user(history).is_some()) {
         errors::feed_of_all_tenants();
     }

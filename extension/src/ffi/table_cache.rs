@@ -22,18 +22,18 @@ impl<T: Copy> TableCache<T> {
         TableCache { known: RefCell::new(Vec::new()), changes: Cell::new(0) }
     }
 
-    /// Returns the fact about a table; looks it up once, and again after each change of a watched table.
-    pub fn get(&self, table: Oid, look_up: impl FnOnce() -> T) -> T {
+    /// Returns the fact about a table; looks it up until there is one, and again after a change of any table here.
+    pub fn get(&self, table: Oid, look_up: impl FnOnce() -> Option<T>) -> Option<T> {
         let changes = CHANGES.get();
         if self.changes.replace(changes) != changes {
             self.known.borrow_mut().clear();
         }
         let known = self.known.borrow().iter().find(|(oid, _)| *oid == table).map(|(_, fact)| *fact);
-        known.unwrap_or_else(|| {
+        known.or_else(|| {
             // Before the look-up: a change meanwhile makes the next call forget its result.
             watch(table);
             let fact = look_up();
-            self.known.borrow_mut().push((table, fact));
+            self.known.borrow_mut().extend(fact.map(|fact| (table, fact)));
             fact
         })
     }

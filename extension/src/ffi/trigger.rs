@@ -1,7 +1,7 @@
 //! A trigger call: which trigger it is, its rows, their columns, and its table.
 
 use super::uuid::Uuid;
-use super::{extension, values};
+use super::{member, values};
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::ffi::{CStr, CString};
 
@@ -55,7 +55,7 @@ impl Use {
                 && has_argument
                 && self.has_old_rows != call.tg_oldtable.is_null()
                 && self.has_new_rows != call.tg_newtable.is_null()
-                && extension::owns((*call.tg_relation).rd_id, self.table)
+                && member::is_table((*call.tg_relation).rd_id, self.table)
         }
     }
 }
