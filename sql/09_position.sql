@@ -58,8 +58,9 @@ COMMENT ON FUNCTION workflow.partition_start(bigint) IS
 
 CREATE FUNCTION workflow.unfinished_transactions(pos workflow.feed_position)
 RETURNS SETOF xid8
+-- As the owner: the views of totals call it, and they are of all tenants.
 LANGUAGE plpgsql STABLE PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 ROWS 10
 AS $$
 DECLARE

@@ -132,20 +132,20 @@ FOR EACH STATEMENT EXECUTE FUNCTION workflow.forget_counts();
 CREATE FUNCTION workflow.count_states()
 RETURNS TABLE (entity_type text, state text, count bigint)
 -- A function, so that the plan of the view is cheap: PostgreSQL would otherwise compile it (jit), for a part that
--- seldom runs.
+-- seldom runs. It counts as the owner, as a view does: totals are of all tenants.
 LANGUAGE plpgsql STABLE PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 ROWS 14
 AS $$
 BEGIN
     RETURN QUERY
-        SELECT 'dag_run', r.state, count(*) FROM workflow.dag_runs AS r GROUP BY r.state
+        SELECT 'dag_run'::text, r.state, count(*) FROM workflow.dag_runs AS r GROUP BY r.state
         UNION ALL
-        SELECT 'task_instance', t.state, count(*) FROM workflow.task_instances AS t GROUP BY t.state;
+        SELECT 'task_instance'::text, t.state, count(*) FROM workflow.task_instances AS t GROUP BY t.state;
 END
 $$;
 COMMENT ON FUNCTION workflow.count_states() IS
-'Internal: counts the rows of the tables in each state that has any.';
+'Internal: counts the rows of the tables in each state that has any, of all tenants.';
 
 CREATE VIEW workflow.state_counts AS
 WITH place AS MATERIALIZED (

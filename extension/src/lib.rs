@@ -18,6 +18,7 @@ mod event;
 mod ffi;
 mod guard;
 mod history;
+mod isolation;
 mod notifications;
 mod notifier;
 mod position;

@@ -11,6 +11,7 @@ use crate::event::payload;
 use crate::ffi::shared::{self, Signals};
 use crate::ffi::values::clock;
 use crate::ffi::{catalog, error, latch, session, transaction, worker};
+use crate::notifications;
 use crate::position::Position;
 use crate::settings::{self, Notification};
 use batch::{Batch, Window};
@@ -105,7 +106,7 @@ impl Notifier {
         let commits = self.signals.commits.load(Ordering::Acquire);
         let start = Position::load(&shared::progress()[self.entry]);
         let mut window = window.unwrap_or_else(|| Window { end: Position::current(), notified_id: 0, commits });
-        let (batch, limit) = match settings::notification() {
+        let (batch, limit) = match notifications::content() {
             Notification::Off => (Batch::default(), 1),
             // One notification stands for all events of the window.
             Notification::Wakeup => (Batch::send(&start, &window, 1, |_| String::new()), 2),

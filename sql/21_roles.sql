@@ -26,7 +26,7 @@ GRANT USAGE ON SCHEMA workflow TO workflow_reader;
 GRANT SELECT ON
     workflow.dags, workflow.dag_runs, workflow.task_instances, workflow.task_logs, workflow.state_history,
     workflow.state_machine, workflow.state_counts, workflow.consumer_lag, workflow.notifier, workflow.partitions,
-    workflow.settings
+    workflow.settings, workflow.row_security
 TO workflow_reader;
 -- The last ids: for the view partitions.
 GRANT SELECT ON SEQUENCE workflow.state_history_id_seq, workflow.task_logs_id_seq TO workflow_reader;
@@ -48,6 +48,8 @@ REVOKE EXECUTE ON FUNCTION
     workflow.create_dag_run(uuid, timestamptz, jsonb),
     workflow.create_task_instances(uuid, text[], integer),
     workflow.create_consumer(text, boolean),
+    workflow.unfinished_transactions(workflow.feed_position),
+    workflow.count_states(),
     workflow.read_events(text, integer, interval, bigint),
     workflow.current_position(),
     workflow.follow_events(text, integer, interval),
@@ -63,6 +65,8 @@ REVOKE EXECUTE ON FUNCTION
 FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION
+    workflow.unfinished_transactions(workflow.feed_position),
+    workflow.count_states(),
     workflow.current_position(),
     workflow.follow_events(text, integer, interval)
 TO workflow_reader;
