@@ -10,7 +10,10 @@ CREATE TABLE workflow.state_count_place (
     floor_id            bigint,
     foreign_id          bigint,
     system_identifier   bigint,
-    folded_at           timestamptz
+    folded_at           timestamptz,
+    is_only_row         boolean     NOT NULL DEFAULT true,
+    CONSTRAINT state_count_place_pkey PRIMARY KEY (is_only_row),
+    CONSTRAINT state_count_place_check CHECK (is_only_row)
 -- The row changes often: leave room to change it in place.
 ) WITH (fillfactor = 10);
 -- Always one row: refreshing and discarding both lock it.
@@ -24,6 +27,7 @@ COMMENT ON COLUMN workflow.state_count_place.floor_id IS 'as in consumers';
 COMMENT ON COLUMN workflow.state_count_place.foreign_id IS 'events up to it were written in another cluster: their transaction IDs mean nothing';
 COMMENT ON COLUMN workflow.state_count_place.system_identifier IS 'cluster that the snapshot belongs to; in another one the stored counts are not used';
 COMMENT ON COLUMN workflow.state_count_place.folded_at IS 'time of the last refresh; null: never';
+COMMENT ON COLUMN workflow.state_count_place.is_only_row IS 'key: the table has one row';
 
 CREATE TABLE workflow.state_counts_at (
     entity_type text   NOT NULL,
@@ -40,13 +44,16 @@ COMMENT ON COLUMN workflow.state_counts_at.count IS 'number of entities in the s
 CREATE TABLE workflow.state_count_changes (
     entity_type text   NOT NULL,
     state       text   NOT NULL,
-    delta       bigint NOT NULL
+    delta       bigint NOT NULL,
+    id          uuid   NOT NULL DEFAULT workflow.uuid_v7(),
+    CONSTRAINT state_count_changes_pkey PRIMARY KEY (id)
 );
 
 COMMENT ON TABLE workflow.state_count_changes IS 'Deletions that the stored counts do not include yet.';
 COMMENT ON COLUMN workflow.state_count_changes.entity_type IS 'dag_run or task_instance';
 COMMENT ON COLUMN workflow.state_count_changes.state IS 'state of the deleted rows';
 COMMENT ON COLUMN workflow.state_count_changes.delta IS 'number of deleted rows, negative';
+COMMENT ON COLUMN workflow.state_count_changes.id IS 'key, for publications';
 
 CREATE FUNCTION workflow.position_of(stored workflow.state_count_place)
 RETURNS workflow.feed_position

@@ -30,6 +30,7 @@ mod feed {
 mod operations {
     mod backup;
     mod diagnosis;
+    mod publication;
     mod retention;
     mod standby;
     pub mod versions;

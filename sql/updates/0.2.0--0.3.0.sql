@@ -1,6 +1,36 @@
 -- From 0.2.0 to 0.3.0. The position in the feed becomes a type of its own, and the internal functions that took a row of
 -- consumers take a position. Row security is always there, and a setting tells its policies whether tenants are isolated.
 
+-- Every table has a primary key, so that a publication for all tables rejects no UPDATE and no DELETE.
+ALTER TABLE workflow.state_count_place
+    ADD COLUMN is_only_row boolean NOT NULL DEFAULT true,
+    ADD CONSTRAINT state_count_place_pkey PRIMARY KEY (is_only_row),
+    ADD CONSTRAINT state_count_place_check CHECK (is_only_row);
+ALTER TABLE workflow.state_count_changes
+    ADD COLUMN id uuid NOT NULL DEFAULT workflow.uuid_v7(),
+    ADD CONSTRAINT state_count_changes_pkey PRIMARY KEY (id);
+
+-- pg_restore --jobs need not validate foreign keys that are NOT VALID; see create_partition().
+DO $$
+DECLARE
+    key record;
+BEGIN
+    FOR key IN
+        SELECT c.relname AS table_name, x.conname AS name
+        FROM pg_catalog.pg_constraint AS x
+        JOIN pg_catalog.pg_inherits AS i ON i.inhrelid OPERATOR(pg_catalog.=) x.conrelid
+        JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) x.conrelid
+        WHERE i.inhparent OPERATOR(pg_catalog.=) 'workflow.task_logs'::pg_catalog.regclass
+            AND x.confrelid OPERATOR(pg_catalog.=) 'workflow.task_instances'::pg_catalog.regclass
+    LOOP
+        EXECUTE pg_catalog.format(
+            'ALTER TABLE workflow.%I DROP CONSTRAINT %I, ADD CONSTRAINT %I FOREIGN KEY (task_instance_id)
+                REFERENCES workflow.task_instances (id) ON DELETE CASCADE NOT VALID',
+            key.table_name, key.name, key.name);
+    END LOOP;
+END
+$$;
+
 -- take type workflow.feed_position
 -- take function workflow.is_acknowledged
 -- take function workflow.unfinished_transactions

@@ -79,6 +79,27 @@ REVOKE EXECUTE ON FUNCTION workflow.count_states() FROM workflow_reader;
 -- take function workflow.stuck
 -- take function workflow.show_settings
 
+DO $$
+DECLARE
+    key record;
+BEGIN
+    FOR key IN
+        SELECT c.relname AS table_name, x.conname AS name
+        FROM pg_catalog.pg_constraint AS x
+        JOIN pg_catalog.pg_inherits AS i ON i.inhrelid OPERATOR(pg_catalog.=) x.conrelid
+        JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) x.conrelid
+        WHERE i.inhparent OPERATOR(pg_catalog.=) 'workflow.task_logs'::pg_catalog.regclass
+            AND NOT x.convalidated
+    LOOP
+        EXECUTE pg_catalog.format('ALTER TABLE workflow.%I VALIDATE CONSTRAINT %I', key.table_name, key.name);
+    END LOOP;
+END
+$$;
+
+-- The primary keys and the CHECK go with their columns.
+ALTER TABLE workflow.state_count_place DROP COLUMN is_only_row;
+ALTER TABLE workflow.state_count_changes DROP COLUMN id;
+
 DROP FUNCTION workflow.is_acknowledged(workflow.feed_position, bigint, xid8);
 DROP FUNCTION workflow.unfinished_transactions(workflow.feed_position);
 DROP FUNCTION workflow.late_events(workflow.feed_position);

@@ -1,5 +1,7 @@
 //! A dump, restored in another cluster, has everything, and consumers resume.
 
+mod jobs;
+
 use crate::operations::versions;
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
