@@ -48,8 +48,6 @@ REVOKE EXECUTE ON FUNCTION
     workflow.create_dag_run(uuid, timestamptz, jsonb),
     workflow.create_task_instances(uuid, text[], integer),
     workflow.create_consumer(text, boolean),
-    workflow.unfinished_transactions(workflow.feed_position),
-    workflow.count_states(),
     workflow.read_events(text, integer, interval, bigint),
     workflow.current_position(),
     workflow.follow_events(text, integer, interval),
@@ -65,8 +63,6 @@ REVOKE EXECUTE ON FUNCTION
 FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION
-    workflow.unfinished_transactions(workflow.feed_position),
-    workflow.count_states(),
     workflow.current_position(),
     workflow.follow_events(text, integer, interval)
 TO workflow_reader;

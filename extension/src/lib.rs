@@ -30,6 +30,7 @@ mod server_info;
 mod settings;
 mod signals;
 mod tenant;
+mod totals;
 mod transition;
 mod transition_many;
 mod waiting;

@@ -33,6 +33,7 @@ $$;
 
 -- take type workflow.feed_position
 -- take function workflow.is_acknowledged
+-- take function workflow.next_writer
 -- take function workflow.unfinished_transactions
 -- take function workflow.late_events
 -- take function workflow.events_in_window
@@ -124,8 +125,6 @@ ALTER TABLE workflow.row_security ENABLE ALWAYS TRIGGER replan_truncated;
 -- take function workflow.enable_row_security
 -- take function workflow.disable_row_security
 -- take function workflow.count_states
-REVOKE EXECUTE ON FUNCTION workflow.count_states(), workflow.unfinished_transactions(workflow.feed_position) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION workflow.count_states(), workflow.unfinished_transactions(workflow.feed_position) TO workflow_reader;
 
 DO $$
 DECLARE

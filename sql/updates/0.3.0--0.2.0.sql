@@ -68,8 +68,6 @@ DROP FUNCTION workflow.replan();
 -- take function workflow.current_place
 -- take function workflow.forget_state_counts
 -- take function workflow.count_states
-GRANT EXECUTE ON FUNCTION workflow.count_states() TO PUBLIC;
-REVOKE EXECUTE ON FUNCTION workflow.count_states() FROM workflow_reader;
 -- take function workflow.fold_state_counts
 -- take function workflow.open_partitions
 -- take function workflow.drop_partition
@@ -102,6 +100,7 @@ ALTER TABLE workflow.state_count_changes DROP COLUMN id;
 
 DROP FUNCTION workflow.is_acknowledged(workflow.feed_position, bigint, xid8);
 DROP FUNCTION workflow.unfinished_transactions(workflow.feed_position);
+DROP FUNCTION workflow.next_writer(bigint, bigint, bigint);
 DROP FUNCTION workflow.late_events(workflow.feed_position);
 DROP FUNCTION workflow.events_in_window(workflow.feed_position, integer);
 DROP FUNCTION workflow.first_position();

@@ -233,6 +233,16 @@ fn totals_count_all_tenants_before_any_refresh() {
     create_in_state(late, "task_instance", State::Running);
     create_in_state(early, "task_instance", State::Running);
     tenant.batch_execute("SELECT workflow.fold_state_counts()").unwrap();
+    // A view's reader needs no right to the tables.
+    let viewer = format!("viewer_{}", Uuid::new_v4().simple());
+    let owner = &mut tenants.db.connect();
+    owner.batch_execute(&format!("CREATE ROLE {viewer}; GRANT USAGE ON SCHEMA workflow TO {viewer}")).unwrap();
+    let viewer_client = &mut tenants.db.connect_as(&viewer);
+    for internal in ["SELECT workflow.count_states()", "SELECT workflow.next_writer(0, 1000000, 0)"] {
+        assert_eq!(failure(viewer_client.batch_execute(internal)).sqlstate, "42501");
+    }
+    owner.batch_execute(&format!("GRANT SELECT ON workflow.state_counts TO {viewer}")).unwrap();
+    viewer_client.batch_execute("TABLE workflow.state_counts").unwrap();
     late.batch_execute("COMMIT").unwrap();
     assert_eq!(tenant.query_one(sql, &[]).unwrap().get::<_, i64>(0), 3);
 }
