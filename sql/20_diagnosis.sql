@@ -197,7 +197,7 @@ LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
 ROWS 1
 AS 'MODULE_PATHNAME', 'notifiers_wrapper';
 COMMENT ON FUNCTION workflow.notifiers() IS
-'Internal: returns the notifiers of all databases of the server; see the view notifier.';
+'Internal: returns the notifier of this database; see the view notifier.';
 
 CREATE VIEW workflow.notifier AS
 SELECT

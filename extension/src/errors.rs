@@ -182,6 +182,16 @@ pub fn no_partition(id: i64) -> ! {
     )
 }
 
+/// 55000: an object with the name of one of the extension's objects does not belong to the extension.
+pub fn not_a_member(object: &str) -> ! {
+    raise(
+        Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        &format!("{object} is not an object of the extension pg_workflow"),
+        &json!({ "object": object }),
+        "Remove or rename the other object of this name. See \\dx+ pg_workflow for the extension's objects.",
+    )
+}
+
 /// 2BP01: DROP EXTENSION would delete data.
 pub fn data_at_stake(rows: &Value) -> ! {
     raise(

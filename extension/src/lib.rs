@@ -44,6 +44,9 @@ pub extern "C-unwind" fn _PG_init() {
     if ffi::shared::is_preloading() {
         ffi::shared::request();
         ffi::transaction::register(signals::count);
-        ffi::utility::before_each(notifier::launch::before_statement);
+        ffi::utility::register(ffi::utility::Callbacks {
+            before_statement: notifier::launch::before_statement,
+            after_listen: notifier::launch::after_listen,
+        });
     }
 }

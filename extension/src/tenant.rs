@@ -3,7 +3,7 @@
 use crate::errors;
 use crate::ffi::plan::Plan;
 use crate::ffi::uuid::Uuid;
-use crate::ffi::{catalog, session};
+use crate::ffi::{member, session};
 use crate::isolation;
 use pgrx::pg_sys;
 use std::ffi::CStr;
@@ -35,7 +35,7 @@ fn sees(table: &CStr, plan: &Plan, id: Uuid) -> bool {
 
 /// Returns the session's role if row security hides rows of this table from it.
 fn restricted_user(table: &CStr) -> Option<pg_sys::Oid> {
-    let (table, _) = catalog::table(c"workflow", table)?;
+    let (table, _) = member::relation(table)?;
     session::restricted_user(table).filter(|_| !isolation::shows_all_tenants())
 }
 

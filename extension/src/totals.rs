@@ -3,7 +3,7 @@
 
 use crate::errors;
 use crate::ffi::plan::Plan;
-use crate::ffi::{catalog, session};
+use crate::ffi::{member, session};
 use pgrx::iter::TableIterator;
 use pgrx::name;
 use pgrx::pg_sys::{self, Datum};
@@ -11,7 +11,7 @@ use std::ffi::CStr;
 
 /// Runs `work` as the owner for a role that may read one of these tables and views.
 fn as_owner_for_readers<R>(relations: &[&CStr], work: impl FnOnce() -> R) -> R {
-    let mut known = relations.iter().filter_map(|relation| catalog::table(c"workflow", relation));
+    let mut known = relations.iter().filter_map(|relation| member::relation(relation));
     match known.find(|(relation, _)| session::may_read(*relation)) {
         Some((_, owner)) => session::as_owner(owner, work),
         None => errors::cannot_read(&relations.iter().filter_map(|name| name.to_str().ok()).collect::<Vec<_>>()),

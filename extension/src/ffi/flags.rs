@@ -1,6 +1,6 @@
 //! A setting that is stored in a table, and whose value counts at once everywhere.
 
-use super::catalog;
+use super::member;
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::CStr;
 
@@ -28,10 +28,10 @@ pub fn read(table: Oid) -> Vec<bool> {
     flags
 }
 
-/// Has every session plan its queries of a table, and of its partitions, again. Other sessions learn of it with the
+/// Has every session plan its queries of one of the extension's tables, and of its partitions, again. Other sessions learn of it with the
 /// commit.
-pub fn replan(schema: &CStr, table: &CStr) {
-    let Some((table, _)) = catalog::table(schema, table) else { return };
+pub fn replan(table: &CStr) {
+    let Some((table, _)) = member::relation(table) else { return };
     // SAFETY: the table exists. Its partitions are not locked: one that is dropped meanwhile changes nothing.
     unsafe {
         pg_sys::CacheInvalidateRelcacheByRelid(table);
