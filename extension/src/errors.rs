@@ -242,6 +242,16 @@ pub fn data_at_stake(rows: &Value) -> ! {
     )
 }
 
+/// 42501: the role may read none of these.
+pub fn cannot_read(objects: &[&str]) -> ! {
+    raise(
+        Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        &format!("permission denied for {}", objects.join(", ")),
+        &json!({ "objects": objects }),
+        "Ask an administrator for membership in workflow_reader.",
+    )
+}
+
 /// 42501: row security hides a part of the history from the role, but the feed has all events.
 pub fn feed_of_all_tenants() -> ! {
     raise(

@@ -6,7 +6,7 @@ use crate::columns::{self, Columns};
 use crate::entity::EntityType;
 use crate::errors;
 use crate::ffi::session;
-use crate::ffi::trigger::{BEFORE_INSERT, BEFORE_UPDATE_ROW, Row, Trigger, Use};
+use crate::ffi::trigger::{BEFORE_INSERT, BEFORE_UPDATE, Row, Trigger, Use};
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::{clock, text_datum};
 use crate::restore;
@@ -19,9 +19,9 @@ export_trigger!(
     pg_finfo_guard_wrapper,
     guard,
     [
-        Use::new(BEFORE_UPDATE_ROW, "task_instances").argument("task_instance"),
-        Use::new(BEFORE_UPDATE_ROW, "dag_runs").argument("dag_run"),
-        Use::new(BEFORE_UPDATE_ROW, "dags").argument("dag"),
+        Use::new(BEFORE_UPDATE, "task_instances").each_row().argument("task_instance"),
+        Use::new(BEFORE_UPDATE, "dag_runs").each_row().argument("dag_run"),
+        Use::new(BEFORE_UPDATE, "dags").each_row().argument("dag"),
     ]
 );
 export_trigger!(

@@ -1,4 +1,34 @@
--- From 0.3.0 to 0.2.0. No table changes.
+-- From 0.3.0 to 0.2.0.
+
+-- Row security stays if tenants are isolated. 0.2.0 knows no setting: its policies are there only then. Partitions stay
+-- closed to tenants who name them.
+-- take function workflow.enable_row_security
+-- take function workflow.disable_row_security
+DO $$
+DECLARE
+    is_isolated boolean := NOT workflow.shows_all_tenants();
+    guarded record;
+BEGIN
+    FOR guarded IN
+        SELECT c.relname AS relation
+        FROM pg_catalog.pg_class AS c
+        JOIN pg_catalog.pg_policy AS p ON p.polrelid OPERATOR(pg_catalog.=) c.oid AND p.polname OPERATOR(pg_catalog.=) 'tenant'
+        WHERE c.relnamespace OPERATOR(pg_catalog.=) 'workflow'::pg_catalog.regnamespace
+    LOOP
+        EXECUTE pg_catalog.format('DROP POLICY tenant ON workflow.%I', guarded.relation);
+        IF NOT is_isolated THEN
+            EXECUTE pg_catalog.format('ALTER TABLE workflow.%I DISABLE ROW LEVEL SECURITY', guarded.relation);
+        END IF;
+    END LOOP;
+    IF is_isolated THEN
+        PERFORM workflow.enable_row_security();
+    END IF;
+END
+$$;
+DROP FUNCTION workflow.create_policy(text, text);
+ALTER EXTENSION pg_workflow DROP TABLE workflow.row_security;
+DROP TABLE workflow.row_security;
+DROP FUNCTION workflow.replan();
 
 -- take function workflow.unfinished_transactions
 -- take function workflow.events_between
@@ -58,7 +88,6 @@ TO PUBLIC;
 -- take function workflow.purge
 -- take function workflow.stuck
 -- take function workflow.show_settings
--- take function workflow.enable_row_security
 
 DO $$
 DECLARE
@@ -83,6 +112,7 @@ ALTER TABLE workflow.state_count_changes DROP COLUMN id;
 
 DROP FUNCTION workflow.is_acknowledged(workflow.feed_position, bigint, xid8);
 DROP FUNCTION workflow.unfinished_transactions(workflow.feed_position);
+DROP FUNCTION workflow.next_writer(bigint, bigint, bigint);
 DROP FUNCTION workflow.late_events(workflow.feed_position);
 DROP FUNCTION workflow.events_in_window(workflow.feed_position, integer);
 DROP FUNCTION workflow.first_position();
@@ -102,6 +132,7 @@ DROP FUNCTION workflow.position_after(workflow.feed_position, bigint, boolean);
 DROP FUNCTION workflow.needs_history(workflow.feed_position, bigint);
 DROP FUNCTION workflow.create_partition(text, bigint);
 DROP FUNCTION workflow.switch_to_partition(text, bigint);
+DROP FUNCTION workflow.shows_all_tenants();
 DROP TYPE workflow.feed_position;
 
 -- take comments

@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod drop;
 pub mod error;
 pub mod export;
+pub mod flags;
 pub mod insert;
 pub mod jsonb;
 pub mod latch;

@@ -37,6 +37,15 @@ pub fn is_restricted_operation() -> bool {
     unsafe { pg_sys::InSecurityRestrictedOperation() }
 }
 
+/// Whether the current role may read a table or a view.
+pub fn may_read(relation: Oid) -> bool {
+    // SAFETY: catalog look-up.
+    unsafe {
+        let right = pg_sys::ACL_SELECT.into();
+        pg_sys::pg_class_aclcheck(relation, pg_sys::GetUserId(), right) == pg_sys::AclResult::ACLCHECK_OK
+    }
+}
+
 /// Runs `work` as `owner`, as PostgreSQL runs foreign key checks. If `work` raises an error, the end of the
 /// (sub)transaction restores the role.
 pub fn as_owner<R>(owner: Oid, work: impl FnOnce() -> R) -> R {

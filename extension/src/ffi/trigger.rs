@@ -5,8 +5,7 @@ use super::{member, values};
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::ffi::{CStr, CString};
 
-pub const BEFORE_UPDATE_ROW: u32 =
-    pg_sys::TRIGGER_EVENT_BEFORE | pg_sys::TRIGGER_EVENT_UPDATE | pg_sys::TRIGGER_EVENT_ROW;
+pub const BEFORE_UPDATE: u32 = pg_sys::TRIGGER_EVENT_BEFORE | pg_sys::TRIGGER_EVENT_UPDATE;
 pub const BEFORE_INSERT: u32 = pg_sys::TRIGGER_EVENT_BEFORE | pg_sys::TRIGGER_EVENT_INSERT;
 pub const AFTER_INSERT: u32 = pg_sys::TRIGGER_EVENT_AFTER | pg_sys::TRIGGER_EVENT_INSERT;
 pub const AFTER_UPDATE: u32 = pg_sys::TRIGGER_EVENT_AFTER | pg_sys::TRIGGER_EVENT_UPDATE;
@@ -24,9 +23,14 @@ pub struct Use {
 }
 
 impl Use {
-    /// A trigger on a table of the extension, or on its partitions, with no argument and no transition tables.
+    /// A trigger FOR EACH STATEMENT on a table of the extension, or on its partitions, with no argument and no transition
+    /// tables.
     pub const fn new(event: u32, table: &'static str) -> Use {
         Use { event, table, argument: None, has_old_rows: false, has_new_rows: false }
+    }
+
+    pub const fn each_row(self) -> Use {
+        Use { event: self.event | pg_sys::TRIGGER_EVENT_ROW, ..self }
     }
 
     pub const fn argument(self, argument: &'static str) -> Use {
@@ -139,7 +143,7 @@ impl<'a> Trigger<'a> {
 
     /// Returns OLD and NEW of a row trigger on UPDATE.
     pub fn old_and_new(self) -> (Row, Row) {
-        assert_eq!(self.1.event, BEFORE_UPDATE_ROW);
+        assert_eq!(self.1.event, BEFORE_UPDATE | pg_sys::TRIGGER_EVENT_ROW);
         (self.deform(self.0.tg_trigtuple), self.deform(self.0.tg_newtuple))
     }
 

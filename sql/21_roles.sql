@@ -26,7 +26,7 @@ GRANT USAGE ON SCHEMA workflow TO workflow_reader;
 GRANT SELECT ON
     workflow.dags, workflow.dag_runs, workflow.task_instances, workflow.task_logs, workflow.state_history,
     workflow.state_machine, workflow.state_counts, workflow.consumer_lag, workflow.notifier, workflow.partitions,
-    workflow.settings
+    workflow.settings, workflow.row_security
 TO workflow_reader;
 -- The last ids: for the view partitions.
 GRANT SELECT ON SEQUENCE workflow.state_history_id_seq, workflow.task_logs_id_seq TO workflow_reader;
@@ -91,5 +91,6 @@ REVOKE EXECUTE ON FUNCTION
     workflow.refuse_insert(),
     workflow.prepare_load(),
     workflow.note_deletion(),
-    workflow.forget_counts()
+    workflow.forget_counts(),
+    workflow.replan()
 FROM PUBLIC;
