@@ -4,9 +4,12 @@
 
 use crate::errors;
 use crate::ffi::jsonb::Jsonb;
-use crate::ffi::trigger::{Row, Trigger};
+use crate::ffi::session;
+use crate::ffi::trigger::{BEFORE_INSERT, Row, Trigger, Use};
+use crate::rights::export_trigger;
 use crate::settings;
 use pgrx::datum::TimestampWithTimeZone;
+use pgrx::pg_sys::Datum;
 
 /// Checks the size of a text.
 pub fn check_text(name: &str, text: &str) {
@@ -62,6 +65,28 @@ impl Written<'_> {
             errors::too_long(name, settings::max_field_size());
         }
     }
+}
+
+export_trigger!(
+    check_fields_wrapper,
+    pg_finfo_check_fields_wrapper,
+    check_fields,
+    [Use::new(BEFORE_INSERT, "task_logs").each_row(), Use::new(BEFORE_INSERT, "dags").each_row()]
+);
+
+/// BEFORE INSERT FOR EACH ROW, on tables that writers insert into. A restore inserts as the owner, and may hold values
+/// that an earlier bound allowed.
+fn check_fields(trigger: Trigger) -> Datum {
+    if !session::has_privileges_of(trigger.table_owner()) {
+        let written = Written { old: None, new: &trigger.inserted() };
+        if trigger.is_on("dags") {
+            check_dag(trigger, written);
+        } else {
+            written.check_text("message", trigger.column("message"));
+            written.check_date("logged_at", trigger.column("logged_at"));
+        }
+    }
+    trigger.inserted_tuple()
 }
 
 #[pgrx::pg_extern(sql = false)]

@@ -31,6 +31,23 @@ pub fn has_privileges_of(role: Oid) -> bool {
     unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) }
 }
 
+/// Whether maintenance runs the code of a table's owner now.
+pub fn is_restricted_operation() -> bool {
+    // SAFETY: a value of this process.
+    unsafe { pg_sys::InSecurityRestrictedOperation() }
+}
+
+/// Whether the current role may read a table or a view.
+pub fn may_read(relation: Oid) -> bool {
+    // SAFETY: catalog look-up.
+    unsafe {
+        // Its type has 32 bits in PostgreSQL 15, and 64 later.
+        #[allow(clippy::useless_conversion)]
+        let right = pg_sys::ACL_SELECT.into();
+        pg_sys::pg_class_aclcheck(relation, pg_sys::GetUserId(), right) == pg_sys::AclResult::ACLCHECK_OK
+    }
+}
+
 /// Runs `work` as `owner`, as PostgreSQL runs foreign key checks. If `work` raises an error, the end of the
 /// (sub)transaction restores the role.
 pub fn as_owner<R>(owner: Oid, work: impl FnOnce() -> R) -> R {

@@ -79,7 +79,7 @@ AS $$
     WHERE c.count <> coalesce(t.rows, 0)
         -- Only the totals of all entities can be compared.
         AND created_from = '-infinity' AND created_to = 'infinity'
-        AND NOT row_security_active('workflow.task_instances')
+        AND (workflow.shows_all_tenants() OR NOT row_security_active('workflow.task_instances'::text))
 $$;
 COMMENT ON FUNCTION workflow.verify(timestamptz, timestamptz) IS
 'Compares the runs and tasks created between two times with their history, and lists every disagreement: none in a sound database. Without arguments it checks all, and state_counts too. It does not expect purged events.';

@@ -55,6 +55,7 @@ BEGIN
                 FOR EACH STATEMENT EXECUTE FUNCTION workflow.forget_counts()',
             "partition");
     END IF;
+    PERFORM workflow.create_policy(table_name, "partition");
     EXECUTE format('COMMENT ON TABLE workflow.%I IS %L', "partition", format('Partition %s of %s.', number, table_name));
     -- Unlike CREATE TABLE … PARTITION OF, this lets other sessions read and write the table meanwhile.
     EXECUTE format('ALTER TABLE workflow.%I ATTACH PARTITION workflow.%I FOR VALUES FROM (%s) TO (%s)',
