@@ -8,6 +8,7 @@ mod append;
 mod args;
 mod call;
 mod columns;
+mod consumers;
 mod creation;
 mod dag_of;
 mod drop_guard;

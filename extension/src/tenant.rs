@@ -39,9 +39,19 @@ fn restricted_user(table: &CStr) -> Option<pg_sys::Oid> {
     session::restricted_user(table).filter(|_| !isolation::shows_all_tenants())
 }
 
+/// For the functions that run as their caller.
+#[pgrx::pg_extern(sql = false)]
+fn refuse_restricted_reader() {
+    let is_restricted = member::relation(c"state_history").is_some_and(|(table, _)| session::is_restricted(table));
+    if session::is_restricted_operation() || (is_restricted && !isolation::shows_all_tenants()) {
+        errors::feed_of_all_tenants();
+    }
+}
+
+/// For the functions of 0.2.0, which run as the owner.
 #[pgrx::pg_extern(sql = false)]
 fn refuse_tenant() {
-    if restricted_user(c"state_history").is_some() {
+    if session::is_restricted_operation() || restricted_user(c"state_history").is_some() {
         errors::feed_of_all_tenants();
     }
 }
