@@ -69,15 +69,8 @@ COMMENT ON FUNCTION workflow.position_of(workflow.state_count_place) IS
 
 CREATE FUNCTION workflow.note_deletion()
 RETURNS trigger
-LANGUAGE plpgsql
-SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    INSERT INTO workflow.state_count_changes (entity_type, state, delta)
-    SELECT TG_ARGV[0], o.state, -count(*) FROM old_rows AS o GROUP BY o.state;
-    RETURN NULL;
-END
-$$;
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'note_deletion_wrapper';
 COMMENT ON FUNCTION workflow.note_deletion() IS
 'AFTER DELETE FOR EACH STATEMENT: records how many rows of each state were deleted, for state_counts. Its argument is the entity type.';
 
@@ -102,14 +95,8 @@ COMMENT ON FUNCTION workflow.forget_state_counts() IS
 
 CREATE FUNCTION workflow.forget_counts()
 RETURNS trigger
-LANGUAGE plpgsql
-SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    PERFORM workflow.forget_state_counts();
-    RETURN NULL;
-END
-$$;
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'forget_counts_wrapper';
 COMMENT ON FUNCTION workflow.forget_counts() IS
 'AFTER statements that invalidate the stored counts: TRUNCATE, and changes of the history by the owner. (For rows that the owner inserts see refuse_insert().)';
 

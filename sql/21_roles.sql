@@ -94,3 +94,14 @@ GRANT EXECUTE ON FUNCTION
     workflow.purge(timestamptz, boolean, integer),
     workflow.skip_event(text, bigint)
 TO workflow_admin;
+
+-- Trigger functions are for the extension's triggers alone: CREATE TRIGGER asks for this right.
+REVOKE EXECUTE ON FUNCTION
+    workflow.guard(),
+    workflow.record(),
+    workflow.refuse_insert(),
+    workflow.prepare_load(),
+    workflow.note_deletion(),
+    workflow.forget_counts(),
+    workflow.replan()
+FROM PUBLIC;

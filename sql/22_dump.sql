@@ -23,6 +23,7 @@ LANGUAGE c
 AS 'MODULE_PATHNAME', 'refuse_drop_wrapper';
 COMMENT ON FUNCTION workflow.refuse_drop() IS
 'ON ddl_command_start: rejects DROP EXTENSION pg_workflow without CASCADE (2BP01) while its tables hold data.';
+REVOKE EXECUTE ON FUNCTION workflow.refuse_drop() FROM PUBLIC;
 
 CREATE EVENT TRIGGER pg_workflow_refuse_drop ON ddl_command_start
 WHEN TAG IN ('DROP EXTENSION')

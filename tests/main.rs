@@ -15,6 +15,7 @@ mod extension {
     mod tenants;
     mod transition;
     mod transition_many;
+    mod triggers;
 }
 mod feed {
     mod chaos;

@@ -141,6 +141,46 @@ pub fn changed_after_guard(kind: EntityType, id: Uuid) -> ! {
     )
 }
 
+/// 39P01: a trigger function was called in another way.
+pub fn not_a_trigger(function: &str) -> ! {
+    raise(
+        Code::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+        &format!("workflow.{function}() was not called as a trigger"),
+        &json!({ "function": function }),
+        "Do not call it. The triggers of the extension's tables call it.",
+    )
+}
+
+/// 39P01: a trigger calls a function of the extension that is not made for it.
+pub fn foreign_trigger(function: &str, trigger: &str, table: &str) -> ! {
+    raise(
+        Code::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+        &format!("trigger \"{trigger}\" on table \"{table}\" cannot call workflow.{function}()"),
+        &json!({ "function": function, "trigger": trigger, "table": table }),
+        "Drop the trigger. Only the triggers that the extension created can call this function.",
+    )
+}
+
+/// 39P01: an event trigger calls a function of the extension that is not made for it.
+pub fn foreign_event_trigger(function: &str) -> ! {
+    raise(
+        Code::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+        &format!("only ddl_command_start of DROP EXTENSION can call workflow.{function}()"),
+        &json!({ "function": function }),
+        "Drop the event trigger. Only the one that the extension created can call this function.",
+    )
+}
+
+/// 42501: code that maintenance runs for a table's owner calls the extension.
+pub fn restricted_operation() -> ! {
+    raise(
+        Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        "cannot use pg_workflow within a security-restricted operation",
+        &json!({ "is_restricted": true }),
+        "Do not call its functions, or change its tables, from an index expression or a materialized view.",
+    )
+}
+
 /// 55006: the consumer is leased to another session, or the caller's lease is no longer valid.
 pub fn leased(consumer: &str, lease: Option<i64>, holder: Option<&str>, current_lease: Option<i64>) -> ! {
     let (message, hint) = match lease {

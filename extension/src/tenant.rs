@@ -5,6 +5,7 @@ use crate::ffi::plan::Plan;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::{member, session};
 use crate::isolation;
+use crate::rights;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
@@ -42,8 +43,9 @@ fn restricted_user(table: &CStr) -> Option<pg_sys::Oid> {
 /// For the functions that run as their caller.
 #[pgrx::pg_extern(sql = false)]
 fn refuse_restricted_reader() {
+    rights::refuse_restricted_operation();
     let is_restricted = member::relation(c"state_history").is_some_and(|(table, _)| session::is_restricted(table));
-    if session::is_restricted_operation() || (is_restricted && !isolation::shows_all_tenants()) {
+    if is_restricted && !isolation::shows_all_tenants() {
         errors::feed_of_all_tenants();
     }
 }
@@ -51,7 +53,8 @@ fn refuse_restricted_reader() {
 /// For the functions of 0.2.0, which run as the owner.
 #[pgrx::pg_extern(sql = false)]
 fn refuse_tenant() {
-    if session::is_restricted_operation() || restricted_user(c"state_history").is_some() {
+    rights::refuse_restricted_operation();
+    if restricted_user(c"state_history").is_some() {
         errors::feed_of_all_tenants();
     }
 }

@@ -90,6 +90,19 @@ GRANT EXECUTE ON FUNCTION workflow.skip_event(text, bigint) TO workflow_admin;
 -- take function workflow.create_partition
 -- take function workflow.switch_to_partition
 
+-- Trigger functions check which trigger calls them.
+-- take function workflow.note_deletion
+-- take function workflow.forget_counts
+REVOKE EXECUTE ON FUNCTION
+    workflow.guard(),
+    workflow.record(),
+    workflow.refuse_insert(),
+    workflow.prepare_load(),
+    workflow.note_deletion(),
+    workflow.forget_counts(),
+    workflow.refuse_drop()
+FROM PUBLIC;
+
 -- Reworded only.
 -- take function workflow.append_task_log
 -- take function workflow.history
@@ -137,6 +150,7 @@ SELECT pg_catalog.pg_extension_config_dump('workflow.row_security', 'WHERE is_en
 
 -- take function workflow.shows_all_tenants
 -- take function workflow.replan
+REVOKE EXECUTE ON FUNCTION workflow.replan() FROM PUBLIC;
 CREATE TRIGGER replan
 AFTER INSERT OR UPDATE OR DELETE ON workflow.row_security
 FOR EACH ROW EXECUTE FUNCTION workflow.replan();

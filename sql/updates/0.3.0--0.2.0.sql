@@ -91,6 +91,18 @@ DROP VIEW workflow.consumer_lag_of_0_3;
 -- take function workflow.make_partition
 -- take function workflow.go_on_to_partition
 
+-- take function workflow.note_deletion
+-- take function workflow.forget_counts
+GRANT EXECUTE ON FUNCTION
+    workflow.guard(),
+    workflow.record(),
+    workflow.refuse_insert(),
+    workflow.prepare_load(),
+    workflow.note_deletion(),
+    workflow.forget_counts(),
+    workflow.refuse_drop()
+TO PUBLIC;
+
 -- Reworded only.
 -- take function workflow.append_task_log
 -- take function workflow.history

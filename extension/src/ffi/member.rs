@@ -1,8 +1,8 @@
 //! The objects of the extension pg_workflow. A name proves nothing: anyone who may create a schema can call it `workflow`.
 
 use super::catalog;
+use super::table_cache::TableCache;
 use pgrx::pg_sys::{self, Datum, Oid, SysCacheIdentifier};
-use std::cell::RefCell;
 use std::ffi::CStr;
 
 const EXTENSION: &CStr = c"pg_workflow";
@@ -20,18 +20,50 @@ pub fn relation(name: &CStr) -> Option<(Oid, Oid)> {
     Some((relation, catalog::owner(relation)?))
 }
 
-/// Whether a relation is a member. A backend looks each one up once.
+/// Whether a relation is a member. A backend looks each one up once: it stays one until it is dropped.
 pub fn is_relation(relation: Oid) -> bool {
-    if VERIFIED.with_borrow(|verified| verified.contains(&relation)) {
-        return true;
+    thread_local! {
+        static MEMBERS: TableCache<()> = const { TableCache::new() };
     }
-    // Before the look-up: a change during it must be noticed.
-    forget_on_change();
-    let is_member = is_member(pg_sys::RelationRelationId, relation);
-    if is_member {
-        VERIFIED.with_borrow_mut(|verified| verified.push(relation));
+    let look_up = || is_member(pg_sys::RelationRelationId, relation).then_some(());
+    MEMBERS.with(|members| members.get(relation, look_up)).is_some()
+}
+
+/// A name as PostgreSQL stores it, with NULs after its end.
+type Name = [u8; pg_sys::NAMEDATALEN as usize];
+
+/// Whether a relation is this table of the extension, or a partition of it. A backend looks each one up once.
+pub fn is_table(relation: Oid, name: &str) -> bool {
+    thread_local! {
+        static TABLES: TableCache<Name> = const { TableCache::new() };
     }
-    is_member
+    let table = TABLES.with(|tables| tables.get(relation, || table_name(relation)));
+    // A member that is no partition any more has its table's name and a number.
+    table.is_some_and(|table| {
+        let table = table.split(|byte| *byte == 0).next().unwrap_or_default();
+        table.strip_prefix(name.as_bytes()).is_some_and(|rest| match rest.split_first() {
+            None => true,
+            Some((separator, number)) => *separator == b'_' && number.iter().all(u8::is_ascii_digit),
+        })
+    })
+}
+
+/// Returns the name of the member that the relation is, or is a partition of. Partitions that were created after the
+/// extension are no members themselves.
+fn table_name(relation: Oid) -> Option<Name> {
+    // SAFETY: catalog look-ups; a partition has a parent.
+    unsafe {
+        let is_partition = pg_sys::get_rel_relispartition(relation);
+        let table = if is_partition { pg_sys::get_partition_parent(relation, true) } else { relation };
+        let name = pg_sys::get_rel_name(table);
+        if name.is_null() || !is_member(pg_sys::RelationRelationId, table) {
+            return None;
+        }
+        let text = CStr::from_ptr(name).to_bytes();
+        let mut name = [0; pg_sys::NAMEDATALEN as usize];
+        name.get_mut(..text.len())?.copy_from_slice(text);
+        Some(name)
+    }
 }
 
 /// Finds a function of the extension by its exact signature; `None` if it does not exist or is not a member.
@@ -58,24 +90,4 @@ fn is_member(catalog: Oid, object: Oid) -> bool {
         let extension = pg_sys::get_extension_oid(EXTENSION.as_ptr(), true);
         extension != Oid::INVALID && pg_sys::getExtensionOfObject(catalog, object) == extension
     }
-}
-
-thread_local! {
-    /// Relations that are members. A relation stays one until it is dropped, which changes it in the cache.
-    static VERIFIED: RefCell<Vec<Oid>> = const { RefCell::new(Vec::new()) };
-}
-
-fn forget_on_change() {
-    thread_local! {
-        static REGISTERED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
-    }
-    if !REGISTERED.replace(true) {
-        // SAFETY: the function stays as long as the process.
-        unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(on_change), Datum::null()) };
-    }
-}
-
-/// A relation has changed, or has been dropped; without an OID any may have.
-extern "C-unwind" fn on_change(_: Datum, relation: Oid) {
-    VERIFIED.with_borrow_mut(|verified| verified.retain(|known| relation != Oid::INVALID && *known != relation));
 }

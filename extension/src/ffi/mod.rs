@@ -19,6 +19,7 @@ pub mod sequence;
 pub mod session;
 pub mod shared;
 pub mod snapshot;
+pub mod table_cache;
 pub mod transaction;
 pub mod trigger;
 pub mod utility;

@@ -39,8 +39,7 @@ pub fn has_privileges_of_named(role: &str) -> bool {
     role != Oid::INVALID && has_privileges_of(role)
 }
 
-/// Whether the current code runs in a security-restricted operation: autovacuum, ANALYZE, REINDEX, the refresh of a
-/// materialized view.
+/// Whether maintenance runs the code of a table's owner now.
 pub fn is_restricted_operation() -> bool {
     // SAFETY: a value of this process.
     unsafe { pg_sys::InSecurityRestrictedOperation() }
