@@ -3,6 +3,7 @@
 
 mod client;
 mod extension {
+    mod attack;
     mod counts;
     mod creation;
     mod errors;
