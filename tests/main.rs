@@ -3,6 +3,7 @@
 
 mod client;
 mod extension {
+    mod attack;
     mod consumers;
     mod counts;
     mod creation;
