@@ -3,6 +3,7 @@
 
 mod client;
 mod extension {
+    mod acting;
     mod counts;
     mod creation;
     mod errors;

@@ -31,6 +31,9 @@ BEGIN
 END
 $$;
 
+-- The partitions get it too; nothing is rewritten.
+ALTER TABLE workflow.state_history ADD COLUMN acted_as text;
+
 -- take type workflow.feed_position
 -- take function workflow.is_acknowledged
 -- take function workflow.next_writer
@@ -65,6 +68,9 @@ $$;
 -- take function workflow.who_needs_history
 -- take function workflow.create_partition
 -- take function workflow.switch_to_partition
+
+-- take function workflow.create_dag_run
+-- take function workflow.create_task_instances
 
 -- Trigger functions check which trigger calls them.
 -- take function workflow.note_deletion
