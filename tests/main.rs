@@ -4,6 +4,8 @@
 mod client;
 mod extension {
     mod acting;
+    mod attack;
+    mod consumers;
     mod counts;
     mod creation;
     mod errors;

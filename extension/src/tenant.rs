@@ -5,6 +5,7 @@ use crate::ffi::plan::Plan;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::{member, session};
 use crate::isolation;
+use crate::rights;
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::CStr;
 
@@ -38,8 +39,19 @@ fn is_restricted(role: Oid, table: &CStr) -> bool {
         && !isolation::shows_all_tenants()
 }
 
+/// For the functions that run as their caller.
+#[pgrx::pg_extern(sql = false)]
+fn refuse_restricted_reader() {
+    rights::refuse_restricted_operation();
+    if is_restricted(session::user(), c"state_history") {
+        errors::feed_of_all_tenants();
+    }
+}
+
+/// For the functions of 0.2.0, which run as the owner.
 #[pgrx::pg_extern(sql = false)]
 fn refuse_tenant() {
+    rights::refuse_restricted_operation();
     if is_restricted(session::outer_user(), c"state_history") {
         errors::feed_of_all_tenants();
     }

@@ -1,7 +1,7 @@
 //! The session: its roles, its database and its process.
 
 use pgrx::pg_sys::{self, Oid};
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
 /// Returns the name of the login role.
 pub fn session_user() -> String {
@@ -46,6 +46,14 @@ pub fn is_superuser() -> bool {
 pub fn has_privileges_of(role: Oid) -> bool {
     // SAFETY: catalog look-up.
     unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) }
+}
+
+/// Whether the current role has the privileges of the role with this name, which may not exist.
+pub fn has_privileges_of_named(role: &str) -> bool {
+    let Ok(name) = CString::new(role) else { return false };
+    // SAFETY: catalog look-up by a NUL-terminated name; true: no error if it does not exist.
+    let role = unsafe { pg_sys::get_role_oid(name.as_ptr(), true) };
+    role != Oid::INVALID && has_privileges_of(role)
 }
 
 /// Whether maintenance runs the code of a table's owner now.
