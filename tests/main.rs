@@ -32,6 +32,7 @@ mod operations {
     mod backup;
     mod diagnosis;
     mod publication;
+    mod replication;
     mod retention;
     mod standby;
     pub mod versions;

@@ -66,6 +66,10 @@ $$;
 -- take function workflow.create_partition
 -- take function workflow.switch_to_partition
 
+-- take function workflow.is_subscriber
+-- take function workflow.refuse_subscriber
+-- take function workflow.finish_copy
+
 -- Trigger functions check which trigger calls them.
 -- take function workflow.note_deletion
 -- take function workflow.forget_counts
@@ -159,5 +163,7 @@ BEGIN
     END LOOP;
 END
 $$;
+
+REVOKE EXECUTE ON FUNCTION workflow.finish_copy() FROM PUBLIC;
 
 -- take comments

@@ -132,6 +132,9 @@ DROP FUNCTION workflow.position_after(workflow.feed_position, bigint, boolean);
 DROP FUNCTION workflow.needs_history(workflow.feed_position, bigint);
 DROP FUNCTION workflow.create_partition(text, bigint);
 DROP FUNCTION workflow.switch_to_partition(text, bigint);
+DROP FUNCTION workflow.is_subscriber();
+DROP FUNCTION workflow.refuse_subscriber(text);
+DROP FUNCTION workflow.finish_copy();
 DROP FUNCTION workflow.shows_all_tenants();
 DROP TYPE workflow.feed_position;
 

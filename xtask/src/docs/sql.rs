@@ -25,7 +25,7 @@ const SUBJECTS: [(&str, &[&str]); 11] = [
     ("Event feed: consumers", &["create_consumer", "read_events", "ack_events", "drop_consumer"]),
     ("Event feed: followers", &["current_position", "follow_events"]),
     ("Relays", &["lease_consumer", "release_consumer", "save_checkpoint", "rewind_consumer"]),
-    ("Maintenance", &["fold_state_counts", "open_partitions", "purge"]),
+    ("Maintenance", &["fold_state_counts", "open_partitions", "purge", "finish_copy"]),
     ("Diagnosis", &["stuck", "is_preloaded", "version"]),
     ("Row security", &["enable_row_security", "disable_row_security", "shows_all_tenants"]),
     ("UUIDs", &["uuid_v7"]),
