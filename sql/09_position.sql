@@ -81,7 +81,7 @@ BEGIN
     LOOP
         found_id := workflow.next_writer(at_least, before, from_id);
         EXIT WHEN found_id IS NULL;
-        RETURN NEXT found_id::text::xid8;
+        RETURN QUERY SELECT found_id::text::xid8;
         at_least := found_id + 1;
     END LOOP;
 END

@@ -3,6 +3,8 @@
 
 mod client;
 mod extension {
+    mod attack;
+    mod consumers;
     mod counts;
     mod creation;
     mod errors;

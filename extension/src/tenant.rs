@@ -5,6 +5,7 @@ use crate::ffi::plan::Plan;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::{member, session};
 use crate::isolation;
+use crate::rights;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
@@ -39,8 +40,20 @@ fn restricted_user(table: &CStr) -> Option<pg_sys::Oid> {
     session::restricted_user(table).filter(|_| !isolation::shows_all_tenants())
 }
 
+/// For the functions that run as their caller.
+#[pgrx::pg_extern(sql = false)]
+fn refuse_restricted_reader() {
+    rights::refuse_restricted_operation();
+    let is_restricted = member::relation(c"state_history").is_some_and(|(table, _)| session::is_restricted(table));
+    if is_restricted && !isolation::shows_all_tenants() {
+        errors::feed_of_all_tenants();
+    }
+}
+
+/// For the functions of 0.2.0, which run as the owner.
 #[pgrx::pg_extern(sql = false)]
 fn refuse_tenant() {
+    rights::refuse_restricted_operation();
     if restricted_user(c"state_history").is_some() {
         errors::feed_of_all_tenants();
     }

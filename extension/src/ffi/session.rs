@@ -1,7 +1,7 @@
 //! The session: its roles, its database and its process.
 
 use pgrx::pg_sys::{self, Oid};
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
 /// Returns the name of the login role.
 pub fn session_user() -> String {
@@ -31,10 +31,25 @@ pub fn has_privileges_of(role: Oid) -> bool {
     unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) }
 }
 
+/// Whether the current role has the privileges of the role with this name, which may not exist.
+pub fn has_privileges_of_named(role: &str) -> bool {
+    let Ok(name) = CString::new(role) else { return false };
+    // SAFETY: catalog look-up by a NUL-terminated name; true: no error if it does not exist.
+    let role = unsafe { pg_sys::get_role_oid(name.as_ptr(), true) };
+    role != Oid::INVALID && has_privileges_of(role)
+}
+
 /// Whether maintenance runs the code of a table's owner now.
 pub fn is_restricted_operation() -> bool {
     // SAFETY: a value of this process.
     unsafe { pg_sys::InSecurityRestrictedOperation() }
+}
+
+/// Whether row security applies to the current role in this table.
+pub fn is_restricted(table: Oid) -> bool {
+    // SAFETY: catalog look-ups; true: no error if row_security is off.
+    let result = unsafe { pg_sys::check_enable_rls(table, Oid::INVALID, true) };
+    result == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32
 }
 
 /// Whether the current role may read a table or a view.

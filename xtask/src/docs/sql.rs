@@ -22,7 +22,10 @@ const SUBJECTS: [(&str, &[&str]); 11] = [
     ("Transitions", &["transition", "transition_dag_run", "transition_task_instance", "transition_many"]),
     ("State machine", &["states", "can_transition", "next_states", "is_terminal"]),
     ("History", &["history", "state_at", "event_id_at", "verify"]),
-    ("Event feed: consumers", &["create_consumer", "read_events", "ack_events", "drop_consumer"]),
+    (
+        "Event feed: consumers",
+        &["create_consumer", "read_events", "ack_events", "skip_event", "resume_consumer", "drop_consumer"],
+    ),
     ("Event feed: followers", &["current_position", "follow_events"]),
     ("Relays", &["lease_consumer", "release_consumer", "save_checkpoint", "rewind_consumer"]),
     ("Maintenance", &["fold_state_counts", "open_partitions", "purge", "finish_copy"]),
