@@ -35,6 +35,7 @@ mod operations {
     mod backup;
     mod diagnosis;
     mod publication;
+    mod replication;
     mod retention;
     mod standby;
     pub mod versions;

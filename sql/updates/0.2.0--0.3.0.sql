@@ -95,6 +95,9 @@ GRANT EXECUTE ON FUNCTION workflow.skip_event(text, bigint) TO workflow_admin;
 
 -- take function workflow.create_dag_run
 -- take function workflow.create_task_instances
+-- take function workflow.is_subscriber
+-- take function workflow.refuse_subscriber
+-- take function workflow.finish_copy
 
 -- Trigger functions check which trigger calls them.
 -- take function workflow.note_deletion
@@ -189,5 +192,7 @@ BEGIN
     END LOOP;
 END
 $$;
+
+REVOKE EXECUTE ON FUNCTION workflow.finish_copy() FROM PUBLIC;
 
 -- take comments

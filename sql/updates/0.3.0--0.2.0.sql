@@ -182,6 +182,9 @@ DROP FUNCTION workflow.owns_consumer(text);
 ALTER TABLE workflow.consumers DROP COLUMN owner, DROP COLUMN given_up_at;
 REVOKE SELECT, INSERT, UPDATE, DELETE ON workflow.consumers, workflow.consumer_checkpoints FROM workflow_writer;
 DROP FUNCTION workflow.switch_to_partition(text, bigint);
+DROP FUNCTION workflow.is_subscriber();
+DROP FUNCTION workflow.refuse_subscriber(text);
+DROP FUNCTION workflow.finish_copy();
 DROP FUNCTION workflow.shows_all_tenants();
 DROP TYPE workflow.feed_position;
 
