@@ -3,7 +3,10 @@
 
 mod client;
 mod extension {
+    mod acting;
+    mod attack;
     mod bounds;
+    mod consumers;
     mod counts;
     mod creation;
     mod errors;
@@ -33,6 +36,7 @@ mod operations {
     mod backup;
     mod diagnosis;
     mod publication;
+    mod replication;
     mod retention;
     mod standby;
     pub mod versions;
