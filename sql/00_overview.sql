@@ -23,12 +23,12 @@
 --
 -- Operation.
 --   16_counts         how many runs and tasks are in each state
---   17_partitions     the partitions of history and logs
---   18_retention      purge()
---   19_diagnosis      verify(), stuck() and the views for operators
---   20_roles          the roles and their rights
---   21_dump           the contents of a dump, and the guard against DROP EXTENSION
---   22_row_security   several tenants in one database
+--   17_row_security   several tenants in one database
+--   18_partitions     the partitions of history and logs
+--   19_retention      purge()
+--   20_diagnosis      verify(), stuck() and the views for operators
+--   21_roles          the roles and their rights
+--   22_dump           the contents of a dump, and the guard against DROP EXTENSION
 --
 -- Rules. Each public object has a COMMENT; that of an internal one begins with "Internal:". Names and operators are
 -- qualified, or the function sets its search_path. SQL functions without settings of their own become part of the

@@ -56,6 +56,13 @@ AS $$ SELECT $1 OPERATOR(pg_catalog.-) ($1 OPERATOR(pg_catalog.%) 1000000000000)
 COMMENT ON FUNCTION workflow.partition_start(bigint) IS
 'Internal: returns the first id of the partition that takes an id; see partition_size().';
 
+CREATE FUNCTION workflow.next_writer(at_least bigint, before bigint, from_id bigint)
+RETURNS bigint
+LANGUAGE c STABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'next_writer_wrapper';
+COMMENT ON FUNCTION workflow.next_writer(bigint, bigint, bigint) IS
+'Internal: returns the lowest transaction ID of a range that has written events with ids from from_id on, of any tenant; null: none. For roles that can read the history or its totals.';
+
 CREATE FUNCTION workflow.unfinished_transactions(pos workflow.feed_position)
 RETURNS SETOF xid8
 LANGUAGE plpgsql STABLE PARALLEL SAFE
@@ -63,23 +70,19 @@ SET search_path = pg_catalog, pg_temp
 ROWS 10
 AS $$
 DECLARE
-    at_least xid8 := pg_snapshot_xmax(pos.snapshot);
-    found_id xid8;
+    at_least bigint := pg_snapshot_xmax(pos.snapshot)::text::bigint;
+    before bigint := pos.next_transaction_id::text::bigint;
+    -- A transaction in progress has written in no earlier partition: switching to the next one waits for it.
+    from_id bigint := workflow.partition_start(pos.floor_id);
+    found_id bigint;
 BEGIN
     RETURN QUERY SELECT pg_snapshot_xip(pos.snapshot);
     -- Steps through the index from one transaction ID to the next, whatever number of events each has written.
     LOOP
-        SELECT h.transaction_id INTO found_id
-        FROM workflow.state_history AS h
-        WHERE h.transaction_id >= at_least
-            AND h.transaction_id < pos.next_transaction_id
-            -- A transaction in progress has written in no earlier partition: switching to the next one waits for it.
-            AND h.id >= workflow.partition_start(pos.floor_id)
-        ORDER BY h.transaction_id
-        LIMIT 1;
-        EXIT WHEN NOT FOUND;
-        RETURN NEXT found_id;
-        at_least := (found_id::text::bigint + 1)::text::xid8;
+        found_id := workflow.next_writer(at_least, before, from_id);
+        EXIT WHEN found_id IS NULL;
+        RETURN NEXT found_id::text::xid8;
+        at_least := found_id + 1;
     END LOOP;
 END
 $$;

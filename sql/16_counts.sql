@@ -10,7 +10,10 @@ CREATE TABLE workflow.state_count_place (
     floor_id            bigint,
     foreign_id          bigint,
     system_identifier   bigint,
-    folded_at           timestamptz
+    folded_at           timestamptz,
+    is_only_row         boolean     NOT NULL DEFAULT true,
+    CONSTRAINT state_count_place_pkey PRIMARY KEY (is_only_row),
+    CONSTRAINT state_count_place_check CHECK (is_only_row)
 -- The row changes often: leave room to change it in place.
 ) WITH (fillfactor = 10);
 -- Always one row: refreshing and discarding both lock it.
@@ -24,6 +27,7 @@ COMMENT ON COLUMN workflow.state_count_place.floor_id IS 'as in consumers';
 COMMENT ON COLUMN workflow.state_count_place.foreign_id IS 'events up to it were written in another cluster: their transaction IDs mean nothing';
 COMMENT ON COLUMN workflow.state_count_place.system_identifier IS 'cluster that the snapshot belongs to; in another one the stored counts are not used';
 COMMENT ON COLUMN workflow.state_count_place.folded_at IS 'time of the last refresh; null: never';
+COMMENT ON COLUMN workflow.state_count_place.is_only_row IS 'key: the table has one row';
 
 CREATE TABLE workflow.state_counts_at (
     entity_type text   NOT NULL,
@@ -40,13 +44,16 @@ COMMENT ON COLUMN workflow.state_counts_at.count IS 'number of entities in the s
 CREATE TABLE workflow.state_count_changes (
     entity_type text   NOT NULL,
     state       text   NOT NULL,
-    delta       bigint NOT NULL
+    delta       bigint NOT NULL,
+    id          uuid   NOT NULL DEFAULT workflow.uuid_v7(),
+    CONSTRAINT state_count_changes_pkey PRIMARY KEY (id)
 );
 
 COMMENT ON TABLE workflow.state_count_changes IS 'Deletions that the stored counts do not include yet.';
 COMMENT ON COLUMN workflow.state_count_changes.entity_type IS 'dag_run or task_instance';
 COMMENT ON COLUMN workflow.state_count_changes.state IS 'state of the deleted rows';
 COMMENT ON COLUMN workflow.state_count_changes.delta IS 'number of deleted rows, negative';
+COMMENT ON COLUMN workflow.state_count_changes.id IS 'key, for publications';
 
 CREATE FUNCTION workflow.position_of(stored workflow.state_count_place)
 RETURNS workflow.feed_position
@@ -62,15 +69,8 @@ COMMENT ON FUNCTION workflow.position_of(workflow.state_count_place) IS
 
 CREATE FUNCTION workflow.note_deletion()
 RETURNS trigger
-LANGUAGE plpgsql
-SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    INSERT INTO workflow.state_count_changes (entity_type, state, delta)
-    SELECT TG_ARGV[0], o.state, -count(*) FROM old_rows AS o GROUP BY o.state;
-    RETURN NULL;
-END
-$$;
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'note_deletion_wrapper';
 COMMENT ON FUNCTION workflow.note_deletion() IS
 'AFTER DELETE FOR EACH STATEMENT: records how many rows of each state were deleted, for state_counts. Its argument is the entity type.';
 
@@ -95,14 +95,8 @@ COMMENT ON FUNCTION workflow.forget_state_counts() IS
 
 CREATE FUNCTION workflow.forget_counts()
 RETURNS trigger
-LANGUAGE plpgsql
-SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    PERFORM workflow.forget_state_counts();
-    RETURN NULL;
-END
-$$;
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'forget_counts_wrapper';
 COMMENT ON FUNCTION workflow.forget_counts() IS
 'AFTER statements that invalidate the stored counts: TRUNCATE, and changes of the history by the owner. (For rows that the owner inserts see refuse_insert().)';
 
@@ -132,20 +126,12 @@ FOR EACH STATEMENT EXECUTE FUNCTION workflow.forget_counts();
 CREATE FUNCTION workflow.count_states()
 RETURNS TABLE (entity_type text, state text, count bigint)
 -- A function, so that the plan of the view is cheap: PostgreSQL would otherwise compile it (jit), for a part that
--- seldom runs.
-LANGUAGE plpgsql STABLE PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
+-- seldom runs. In C, because it counts as the owner, as a view does: totals are of all tenants.
+LANGUAGE c STABLE PARALLEL SAFE
 ROWS 14
-AS $$
-BEGIN
-    RETURN QUERY
-        SELECT 'dag_run', r.state, count(*) FROM workflow.dag_runs AS r GROUP BY r.state
-        UNION ALL
-        SELECT 'task_instance', t.state, count(*) FROM workflow.task_instances AS t GROUP BY t.state;
-END
-$$;
+AS 'MODULE_PATHNAME', 'count_states_wrapper';
 COMMENT ON FUNCTION workflow.count_states() IS
-'Internal: counts the rows of the tables in each state that has any.';
+'Internal: counts the rows of the tables in each state that has any, of all tenants. For roles that can read state_counts.';
 
 CREATE VIEW workflow.state_counts AS
 WITH place AS MATERIALIZED (

@@ -14,6 +14,7 @@ mod extension {
     mod tenants;
     mod transition;
     mod transition_many;
+    mod triggers;
 }
 mod feed {
     mod chaos;
@@ -30,6 +31,7 @@ mod feed {
 mod operations {
     mod backup;
     mod diagnosis;
+    mod publication;
     mod retention;
     mod standby;
     pub mod versions;

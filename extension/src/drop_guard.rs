@@ -2,8 +2,8 @@
 //! warning.
 
 use crate::errors;
-use crate::ffi::drop::export_drop_trigger;
 use crate::ffi::plan::Plan;
+use crate::rights::export_drop_trigger;
 use serde_json::{Map, Value};
 
 export_drop_trigger!(refuse_drop_wrapper, pg_finfo_refuse_drop_wrapper, refuse_drop);

@@ -141,6 +141,46 @@ pub fn changed_after_guard(kind: EntityType, id: Uuid) -> ! {
     )
 }
 
+/// 39P01: a trigger function was called in another way.
+pub fn not_a_trigger(function: &str) -> ! {
+    raise(
+        Code::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+        &format!("workflow.{function}() was not called as a trigger"),
+        &json!({ "function": function }),
+        "Do not call it. The triggers of the extension's tables call it.",
+    )
+}
+
+/// 39P01: a trigger calls a function of the extension that is not made for it.
+pub fn foreign_trigger(function: &str, trigger: &str, table: &str) -> ! {
+    raise(
+        Code::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+        &format!("trigger \"{trigger}\" on table \"{table}\" cannot call workflow.{function}()"),
+        &json!({ "function": function, "trigger": trigger, "table": table }),
+        "Drop the trigger. Only the triggers that the extension created can call this function.",
+    )
+}
+
+/// 39P01: an event trigger calls a function of the extension that is not made for it.
+pub fn foreign_event_trigger(function: &str) -> ! {
+    raise(
+        Code::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+        &format!("only ddl_command_start of DROP EXTENSION can call workflow.{function}()"),
+        &json!({ "function": function }),
+        "Drop the event trigger. Only the one that the extension created can call this function.",
+    )
+}
+
+/// 42501: code that maintenance runs for a table's owner calls the extension.
+pub fn restricted_operation() -> ! {
+    raise(
+        Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        "cannot use pg_workflow within a security-restricted operation",
+        &json!({ "is_restricted": true }),
+        "Do not call its functions, or change its tables, from an index expression or a materialized view.",
+    )
+}
+
 /// 55006: the consumer is leased to another session, or the caller's lease is no longer valid.
 pub fn leased(consumer: &str, lease: Option<i64>, holder: Option<&str>, current_lease: Option<i64>) -> ! {
     let (message, hint) = match lease {
@@ -182,6 +222,16 @@ pub fn no_partition(id: i64) -> ! {
     )
 }
 
+/// 55000: an object with the name of one of the extension's objects does not belong to the extension.
+pub fn not_a_member(object: &str) -> ! {
+    raise(
+        Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        &format!("{object} is not an object of the extension pg_workflow"),
+        &json!({ "object": object }),
+        "Remove or rename the other object of this name. See \\dx+ pg_workflow for the extension's objects.",
+    )
+}
+
 /// 2BP01: DROP EXTENSION would delete data.
 pub fn data_at_stake(rows: &Value) -> ! {
     raise(
@@ -189,6 +239,16 @@ pub fn data_at_stake(rows: &Value) -> ! {
         "cannot drop extension pg_workflow because its tables contain data",
         rows,
         "Take a dump with pg_dump, then use DROP EXTENSION pg_workflow CASCADE. It deletes all data.",
+    )
+}
+
+/// 42501: the role may read none of these.
+pub fn cannot_read(objects: &[&str]) -> ! {
+    raise(
+        Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        &format!("permission denied for {}", objects.join(", ")),
+        &json!({ "objects": objects }),
+        "Ask an administrator for membership in workflow_reader.",
     )
 }
 

@@ -6,15 +6,33 @@ use crate::columns::{self, Columns};
 use crate::entity::EntityType;
 use crate::errors;
 use crate::ffi::session;
-use crate::ffi::trigger::{Row, Trigger, export_trigger};
+use crate::ffi::trigger::{BEFORE_INSERT, BEFORE_UPDATE, Row, Trigger, Use};
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::{clock, text_datum};
 use crate::restore;
+use crate::rights::export_trigger;
 use pg_workflow_state_machine::State;
 use pgrx::pg_sys::Datum;
 
-export_trigger!(guard_wrapper, pg_finfo_guard_wrapper, guard);
-export_trigger!(refuse_insert_wrapper, pg_finfo_refuse_insert_wrapper, refuse_insert);
+export_trigger!(
+    guard_wrapper,
+    pg_finfo_guard_wrapper,
+    guard,
+    [
+        Use::new(BEFORE_UPDATE, "task_instances").each_row().argument("task_instance"),
+        Use::new(BEFORE_UPDATE, "dag_runs").each_row().argument("dag_run"),
+        Use::new(BEFORE_UPDATE, "dags").each_row().argument("dag"),
+    ]
+);
+export_trigger!(
+    refuse_insert_wrapper,
+    pg_finfo_refuse_insert_wrapper,
+    refuse_insert,
+    [
+        Use::new(BEFORE_INSERT, "task_instances").argument("create_task_instances"),
+        Use::new(BEFORE_INSERT, "dag_runs").argument("create_dag_run"),
+    ]
+);
 
 /// Columns to set in the updated row, by number.
 type Changes = Vec<(usize, Option<Datum>)>;

@@ -3,6 +3,7 @@
 use crate::errors;
 use crate::event::Event;
 use crate::ffi::insert::Inserter;
+use crate::ffi::member;
 use crate::ffi::partition::Table;
 use crate::ffi::sequence::Sequence;
 use crate::ffi::transaction;
@@ -50,7 +51,12 @@ impl History {
     /// this transaction does not know yet.
     pub fn open() -> History {
         let table = Table::open(c"workflow", c"state_history");
-        History { table, leaf: RefCell::new(None), ids: Sequence::find(c"workflow", c"state_history_id_seq") }
+        if !member::is_relation(table.table().0) {
+            errors::not_a_member("table workflow.state_history");
+        }
+        let ids = Sequence::find(c"state_history_id_seq")
+            .unwrap_or_else(|| errors::not_a_member("sequence workflow.state_history_id_seq"));
+        History { table, leaf: RefCell::new(None), ids }
     }
 
     /// Draws the ID of the next event. The entity's row is locked meanwhile, so IDs follow its versions.

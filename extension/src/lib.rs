@@ -8,6 +8,7 @@ mod append;
 mod args;
 mod call;
 mod columns;
+mod counts;
 mod creation;
 mod dag_of;
 mod drop_guard;
@@ -18,17 +19,20 @@ mod event;
 mod ffi;
 mod guard;
 mod history;
+mod isolation;
 mod notifications;
 mod notifier;
 mod position;
 mod raise;
 mod record;
 mod restore;
+mod rights;
 mod rules;
 mod server_info;
 mod settings;
 mod signals;
 mod tenant;
+mod totals;
 mod transition;
 mod transition_many;
 mod waiting;
@@ -42,6 +46,9 @@ pub extern "C-unwind" fn _PG_init() {
     if ffi::shared::is_preloading() {
         ffi::shared::request();
         ffi::transaction::register(signals::count);
-        ffi::utility::before_each(notifier::launch::before_statement);
+        ffi::utility::register(ffi::utility::Callbacks {
+            before_statement: notifier::launch::before_statement,
+            after_listen: notifier::launch::after_listen,
+        });
     }
 }

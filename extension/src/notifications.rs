@@ -6,6 +6,7 @@
 use crate::event::{CHANNEL, Event, payload};
 use crate::ffi::notify::notify;
 use crate::ffi::{catalog, error, session, transaction};
+use crate::isolation;
 use crate::notifier::launch;
 use crate::settings::{self, Notification};
 use crate::signals;
@@ -13,27 +14,34 @@ use pgrx::pg_sys::Oid;
 use std::cell::Cell;
 use std::fs;
 
+/// Returns the content of notifications. Any role can LISTEN, so isolated tenants learn only that there are events.
+pub fn content() -> Notification {
+    match settings::notification() {
+        Notification::Events if !isolation::shows_all_tenants() => Notification::Wakeup,
+        content => content,
+    }
+}
+
 /// The notifications that the current transaction itself sends.
 pub struct Notifications(Notification);
 
 impl Notifications {
     /// Marks the current transaction, so that its commit wakes waiting sessions. `history` is the table of its events.
     pub fn of_transaction(history: Oid, owner: Oid) -> Notifications {
-        let content = settings::notification();
         let entry = signals::entry();
         if let Some(entry) = entry {
             transaction::mark(entry);
         }
-        let is_wanted =
-            content != Notification::Off && settings::serves(|| catalog::database_name(session::database()));
+        let is_wanted = settings::notification() != Notification::Off
+            && settings::serves(|| catalog::database_name(session::database()));
         if !is_wanted {
-            return Notifications(content);
+            return Notifications(content());
         }
         if entry.is_some_and(|entry| launch::ensure_notifier(entry, history, owner)) {
             return Notifications(Notification::Off);
         }
         log_cost_once(entry.is_some());
-        Notifications(content)
+        Notifications(content())
     }
 
     /// Sends the notification of an event with the commit of the transaction.

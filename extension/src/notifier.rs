@@ -10,7 +10,8 @@ mod status;
 use crate::event::payload;
 use crate::ffi::shared::{self, Signals};
 use crate::ffi::values::clock;
-use crate::ffi::{catalog, error, latch, session, transaction, worker};
+use crate::ffi::{catalog, error, latch, member, session, transaction, worker};
+use crate::notifications;
 use crate::position::Position;
 use crate::settings::{self, Notification};
 use batch::{Batch, Window};
@@ -96,7 +97,7 @@ impl Notifier {
 
     /// Sends the next batch of the window, or of a new one.
     fn send_batch(&self, window: Option<Window>) -> Round {
-        let Some((history, _)) = catalog::table(c"workflow", c"state_history") else { return Round::Dropped };
+        let Some((history, owner)) = member::relation(c"state_history") else { return Round::Dropped };
         let is_listened = self.signals.listened.load(Ordering::Acquire);
         if !is_listened || self.signals.history.load(Ordering::Acquire) != history.to_u32() {
             return Round::Idle;
@@ -104,14 +105,20 @@ impl Notifier {
         worker::show_activity(Some(c"sending notifications"));
         let commits = self.signals.commits.load(Ordering::Acquire);
         let start = Position::load(&shared::progress()[self.entry]);
+        // Not as the superuser: the functions and the triggers of the database are its owner's.
+        session::restricted_to(owner, || Notifier::send_from(&start, window, commits))
+    }
+
+    /// Sends the next batch of the window, or of one that begins at `start`.
+    fn send_from(start: &Position, window: Option<Window>, commits: u64) -> Round {
         let mut window = window.unwrap_or_else(|| Window { end: Position::current(), notified_id: 0, commits });
-        let (batch, limit) = match settings::notification() {
+        let (batch, limit) = match notifications::content() {
             Notification::Off => (Batch::default(), 1),
             // One notification stands for all events of the window.
-            Notification::Wakeup => (Batch::send(&start, &window, 1, |_| String::new()), 2),
+            Notification::Wakeup => (Batch::send(start, &window, 1, |_| String::new()), 2),
             Notification::Events => {
                 let limit = settings::batch_size();
-                (Batch::send(&start, &window, limit, payload), limit)
+                (Batch::send(start, &window, limit, payload), limit)
             }
         };
         if batch.count < limit.into() {

@@ -9,12 +9,21 @@ use crate::errors;
 use crate::event::Event;
 use crate::ffi::jsonb::Jsonb;
 use crate::ffi::session;
-use crate::ffi::trigger::{SlotRow, Trigger, export_trigger};
+use crate::ffi::trigger::{AFTER_UPDATE, SlotRow, Trigger, Use};
 use crate::ffi::uuid::Uuid;
+use crate::rights::export_trigger;
 use pg_workflow_state_machine::State;
 use pgrx::pg_sys::{Datum, Oid};
 
-export_trigger!(record_wrapper, pg_finfo_record_wrapper, record);
+export_trigger!(
+    record_wrapper,
+    pg_finfo_record_wrapper,
+    record,
+    [
+        Use::new(AFTER_UPDATE, "task_instances").argument("task_instance").old_rows().new_rows(),
+        Use::new(AFTER_UPDATE, "dag_runs").argument("dag_run").old_rows().new_rows(),
+    ]
+);
 
 /// A transition that a statement made.
 struct Transition {

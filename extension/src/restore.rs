@@ -1,10 +1,17 @@
 //! Loading a dump: rows that the extension's own functions did not insert.
 
+use crate::counts;
 use crate::ffi::plan::Plan;
-use crate::ffi::trigger::{Trigger, export_trigger};
+use crate::ffi::trigger::{BEFORE_INSERT, Trigger, Use};
+use crate::rights::export_trigger;
 use pgrx::pg_sys::Datum;
 
-export_trigger!(prepare_load_wrapper, pg_finfo_prepare_load_wrapper, prepare_load);
+export_trigger!(
+    prepare_load_wrapper,
+    pg_finfo_prepare_load_wrapper,
+    prepare_load,
+    [Use::new(BEFORE_INSERT, "task_logs"), Use::new(BEFORE_INSERT, "consumer_checkpoints"),]
+);
 
 /// BEFORE INSERT FOR EACH STATEMENT, on tables that need nothing else.
 fn prepare_load(_: Trigger) -> Datum {
@@ -14,7 +21,7 @@ fn prepare_load(_: Trigger) -> Datum {
 
 /// Prepares for entities inserted without their history.
 pub fn prepare_entities() {
-    forget_state_counts();
+    counts::forget();
     skip_foreign_keys();
 }
 
@@ -34,12 +41,4 @@ fn skip_foreign_keys() {
         );
     }
     SKIP.with(|plan| plan.run(&[], |_| ()));
-}
-
-/// Discards the stored counts: rows without history change how many entities each state has.
-fn forget_state_counts() {
-    thread_local! {
-        static FORGET: Plan = Plan::new("SELECT workflow.forget_state_counts()".to_owned(), &[]);
-    }
-    FORGET.with(|plan| plan.run(&[], |_| ()));
 }

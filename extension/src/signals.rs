@@ -16,19 +16,34 @@ pub fn own() -> Option<&'static Signals> {
     entry().and_then(|entry| Some(&shared::signals()?[entry]))
 }
 
-/// Returns this database's entry in shared memory; `None` if all are taken or the library is not preloaded.
+/// Returns this database's entry in shared memory, and claims one if it has none; `None` if all are taken or the library
+/// is not preloaded.
 pub fn entry() -> Option<usize> {
+    find().or_else(|| claim(session::database().to_u32()))
+}
+
+/// Returns this database's entry in shared memory, if it has one.
+pub fn find() -> Option<usize> {
     static KNOWN: AtomicUsize = AtomicUsize::new(0);
     let all = shared::signals()?;
     let own = session::database().to_u32();
-    let is_own = |entry: &usize| all[*entry].database.load(Ordering::Acquire) == own;
+    // With listen(): a session that listens now is seen here, or sees the entry.
+    let is_own = |entry: &usize| all[*entry].database.load(Ordering::SeqCst) == own;
     let known = KNOWN.load(Ordering::Relaxed);
     if is_own(&known) {
         return Some(known);
     }
-    let entry = (0..all.len()).find(is_own).or_else(|| claim(own))?;
+    let entry = (0..all.len()).find(is_own)?;
     KNOWN.store(entry, Ordering::Relaxed);
     Some(entry)
+}
+
+/// Stores that a session of this database listens, also if the database has no entry.
+pub fn listen() {
+    shared::listeners().into_iter().for_each(|listeners| listeners.add(session::database().to_u32()));
+    if let Some(entry) = find() {
+        shared::signals().into_iter().for_each(|all| all[entry].listened.store(true, Ordering::Release));
+    }
 }
 
 /// Claims a free entry, or the entry of a database that has been dropped.
@@ -54,7 +69,10 @@ fn claim(own: u32) -> Option<usize> {
     listened.store(false, Ordering::Relaxed);
     history.store(0, Ordering::Relaxed);
     leave.store(false, Ordering::Relaxed);
-    all[free].database.store(own, Ordering::Release);
+    all[free].database.store(own, Ordering::SeqCst);
+    if shared::listeners().is_some_and(|listeners| listeners.contains(own)) {
+        listened.store(true, Ordering::Release);
+    }
     Some(free)
 }
 

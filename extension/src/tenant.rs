@@ -3,7 +3,8 @@
 use crate::errors;
 use crate::ffi::plan::Plan;
 use crate::ffi::uuid::Uuid;
-use crate::ffi::{catalog, session};
+use crate::ffi::{member, session};
+use crate::isolation;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
@@ -28,14 +29,19 @@ pub fn sees_run(id: Uuid) -> bool {
 
 /// Also true if row security does not apply: then no query checks whether the row exists.
 fn sees(table: &CStr, plan: &Plan, id: Uuid) -> bool {
-    let restricted = catalog::table(c"workflow", table).and_then(|(table, _)| session::restricted_user(table));
-    restricted.is_none_or(|user| session::as_owner(user, || plan.run(&[Some(id.as_datum())], |rows| rows.len() > 0)))
+    restricted_user(table)
+        .is_none_or(|user| session::as_owner(user, || plan.run(&[Some(id.as_datum())], |rows| rows.len() > 0)))
+}
+
+/// Returns the session's role if row security hides rows of this table from it.
+fn restricted_user(table: &CStr) -> Option<pg_sys::Oid> {
+    let (table, _) = member::relation(table)?;
+    session::restricted_user(table).filter(|_| !isolation::shows_all_tenants())
 }
 
 #[pgrx::pg_extern(sql = false)]
 fn refuse_tenant() {
-    let history = catalog::table(c"workflow", c"state_history");
-    if history.is_some_and(|(history, _)| session::restricted_user(history).is_some()) {
+    if restricted_user(c"state_history").is_some() {
         errors::feed_of_all_tenants();
     }
 }

@@ -1,8 +1,39 @@
--- From 0.2.0 to 0.3.0. No table changes. The position in the feed becomes a type of its own, and the internal functions
--- that took a row of consumers take a position.
+-- From 0.2.0 to 0.3.0. The position in the feed becomes a type of its own, and the internal functions that took a row of
+-- consumers take a position. Row security is always there, and a setting tells its policies whether tenants are isolated.
+
+-- Every table has a primary key, so that a publication for all tables rejects no UPDATE and no DELETE.
+ALTER TABLE workflow.state_count_place
+    ADD COLUMN is_only_row boolean NOT NULL DEFAULT true,
+    ADD CONSTRAINT state_count_place_pkey PRIMARY KEY (is_only_row),
+    ADD CONSTRAINT state_count_place_check CHECK (is_only_row);
+ALTER TABLE workflow.state_count_changes
+    ADD COLUMN id uuid NOT NULL DEFAULT workflow.uuid_v7(),
+    ADD CONSTRAINT state_count_changes_pkey PRIMARY KEY (id);
+
+-- pg_restore --jobs need not validate foreign keys that are NOT VALID; see create_partition().
+DO $$
+DECLARE
+    key record;
+BEGIN
+    FOR key IN
+        SELECT c.relname AS table_name, x.conname AS name
+        FROM pg_catalog.pg_constraint AS x
+        JOIN pg_catalog.pg_inherits AS i ON i.inhrelid OPERATOR(pg_catalog.=) x.conrelid
+        JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) x.conrelid
+        WHERE i.inhparent OPERATOR(pg_catalog.=) 'workflow.task_logs'::pg_catalog.regclass
+            AND x.confrelid OPERATOR(pg_catalog.=) 'workflow.task_instances'::pg_catalog.regclass
+    LOOP
+        EXECUTE pg_catalog.format(
+            'ALTER TABLE workflow.%I DROP CONSTRAINT %I, ADD CONSTRAINT %I FOREIGN KEY (task_instance_id)
+                REFERENCES workflow.task_instances (id) ON DELETE CASCADE NOT VALID',
+            key.table_name, key.name, key.name);
+    END LOOP;
+END
+$$;
 
 -- take type workflow.feed_position
 -- take function workflow.is_acknowledged
+-- take function workflow.next_writer
 -- take function workflow.unfinished_transactions
 -- take function workflow.late_events
 -- take function workflow.events_in_window
@@ -35,6 +66,19 @@
 -- take function workflow.create_partition
 -- take function workflow.switch_to_partition
 
+-- Trigger functions check which trigger calls them.
+-- take function workflow.note_deletion
+-- take function workflow.forget_counts
+REVOKE EXECUTE ON FUNCTION
+    workflow.guard(),
+    workflow.record(),
+    workflow.refuse_insert(),
+    workflow.prepare_load(),
+    workflow.note_deletion(),
+    workflow.forget_counts(),
+    workflow.refuse_drop()
+FROM PUBLIC;
+
 -- Reworded only.
 -- take function workflow.append_task_log
 -- take function workflow.history
@@ -44,7 +88,6 @@
 -- take function workflow.others_snapshot
 -- take function workflow.current_place
 -- take function workflow.forget_state_counts
--- take function workflow.count_states
 -- take function workflow.fold_state_counts
 -- take function workflow.open_partitions
 -- take function workflow.drop_partition
@@ -54,7 +97,6 @@
 -- take function workflow.verify
 -- take function workflow.stuck
 -- take function workflow.show_settings
--- take function workflow.enable_row_security
 
 DROP FUNCTION workflow.unfinished_transactions(pg_snapshot, xid8, bigint);
 DROP FUNCTION workflow.open_window(workflow.consumers);
@@ -69,5 +111,53 @@ DROP FUNCTION workflow.position_after(workflow.consumers, bigint, boolean);
 DROP FUNCTION workflow.needs_history(workflow.consumers, bigint);
 DROP FUNCTION workflow.make_partition(text, bigint);
 DROP FUNCTION workflow.go_on_to_partition(text, bigint);
+
+-- Row security. It was enabled if tenants were isolated, by our policies or by an administrator's.
+-- take table workflow.row_security
+INSERT INTO workflow.row_security (is_enabled)
+VALUES (false)
+UNION
+SELECT c.relrowsecurity
+FROM pg_catalog.pg_class AS c
+WHERE c.oid OPERATOR(pg_catalog.=) ANY (
+    '{workflow.dags,workflow.dag_runs,workflow.task_instances,workflow.task_logs,workflow.state_history}'::pg_catalog.regclass[]);
+GRANT SELECT ON workflow.row_security TO workflow_reader;
+SELECT pg_catalog.pg_extension_config_dump('workflow.row_security', 'WHERE is_enabled');
+
+-- take function workflow.shows_all_tenants
+-- take function workflow.replan
+REVOKE EXECUTE ON FUNCTION workflow.replan() FROM PUBLIC;
+CREATE TRIGGER replan
+AFTER INSERT OR UPDATE OR DELETE ON workflow.row_security
+FOR EACH ROW EXECUTE FUNCTION workflow.replan();
+CREATE TRIGGER replan_truncated
+AFTER TRUNCATE ON workflow.row_security
+FOR EACH STATEMENT EXECUTE FUNCTION workflow.replan();
+ALTER TABLE workflow.row_security ENABLE ALWAYS TRIGGER replan;
+ALTER TABLE workflow.row_security ENABLE ALWAYS TRIGGER replan_truncated;
+-- take function workflow.create_policy
+-- take function workflow.enable_row_security
+-- take function workflow.disable_row_security
+-- take function workflow.count_states
+
+DO $$
+DECLARE
+    guarded record;
+BEGIN
+    FOR guarded IN
+        SELECT t.name AS table_name, c.relname AS relation
+        FROM pg_catalog.unnest('{dags,dag_runs,task_instances,task_logs,state_history}'::pg_catalog.text[]) AS t (name)
+        JOIN pg_catalog.pg_class AS c ON c.relname OPERATOR(pg_catalog.=) t.name
+            -- Partitions, and those that purge() has dropped and not yet freed.
+            OR (t.name OPERATOR(pg_catalog.=) ANY ('{task_logs,state_history}'::pg_catalog.text[])
+                AND c.relname OPERATOR(pg_catalog.~) ('^(dropped_)?' OPERATOR(pg_catalog.||) t.name OPERATOR(pg_catalog.||) '_[0-9]+$'))
+        WHERE c.relnamespace OPERATOR(pg_catalog.=) 'workflow'::pg_catalog.regnamespace
+            AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog."char"[])
+    LOOP
+        EXECUTE pg_catalog.format('DROP POLICY IF EXISTS tenant ON workflow.%I', guarded.relation);
+        PERFORM workflow.create_policy(guarded.table_name, guarded.relation::pg_catalog.text);
+    END LOOP;
+END
+$$;
 
 -- take comments

@@ -1,4 +1,34 @@
--- From 0.3.0 to 0.2.0. No table changes.
+-- From 0.3.0 to 0.2.0.
+
+-- Row security stays if tenants are isolated. 0.2.0 knows no setting: its policies are there only then. Partitions stay
+-- closed to tenants who name them.
+-- take function workflow.enable_row_security
+-- take function workflow.disable_row_security
+DO $$
+DECLARE
+    is_isolated boolean := NOT workflow.shows_all_tenants();
+    guarded record;
+BEGIN
+    FOR guarded IN
+        SELECT c.relname AS relation
+        FROM pg_catalog.pg_class AS c
+        JOIN pg_catalog.pg_policy AS p ON p.polrelid OPERATOR(pg_catalog.=) c.oid AND p.polname OPERATOR(pg_catalog.=) 'tenant'
+        WHERE c.relnamespace OPERATOR(pg_catalog.=) 'workflow'::pg_catalog.regnamespace
+    LOOP
+        EXECUTE pg_catalog.format('DROP POLICY tenant ON workflow.%I', guarded.relation);
+        IF NOT is_isolated THEN
+            EXECUTE pg_catalog.format('ALTER TABLE workflow.%I DISABLE ROW LEVEL SECURITY', guarded.relation);
+        END IF;
+    END LOOP;
+    IF is_isolated THEN
+        PERFORM workflow.enable_row_security();
+    END IF;
+END
+$$;
+DROP FUNCTION workflow.create_policy(text, text);
+ALTER EXTENSION pg_workflow DROP TABLE workflow.row_security;
+DROP TABLE workflow.row_security;
+DROP FUNCTION workflow.replan();
 
 -- take function workflow.unfinished_transactions
 -- take function workflow.events_between
@@ -27,6 +57,18 @@
 -- take function workflow.make_partition
 -- take function workflow.go_on_to_partition
 
+-- take function workflow.note_deletion
+-- take function workflow.forget_counts
+GRANT EXECUTE ON FUNCTION
+    workflow.guard(),
+    workflow.record(),
+    workflow.refuse_insert(),
+    workflow.prepare_load(),
+    workflow.note_deletion(),
+    workflow.forget_counts(),
+    workflow.refuse_drop()
+TO PUBLIC;
+
 -- Reworded only.
 -- take function workflow.append_task_log
 -- take function workflow.history
@@ -46,10 +88,31 @@
 -- take function workflow.purge
 -- take function workflow.stuck
 -- take function workflow.show_settings
--- take function workflow.enable_row_security
+
+DO $$
+DECLARE
+    key record;
+BEGIN
+    FOR key IN
+        SELECT c.relname AS table_name, x.conname AS name
+        FROM pg_catalog.pg_constraint AS x
+        JOIN pg_catalog.pg_inherits AS i ON i.inhrelid OPERATOR(pg_catalog.=) x.conrelid
+        JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) x.conrelid
+        WHERE i.inhparent OPERATOR(pg_catalog.=) 'workflow.task_logs'::pg_catalog.regclass
+            AND NOT x.convalidated
+    LOOP
+        EXECUTE pg_catalog.format('ALTER TABLE workflow.%I VALIDATE CONSTRAINT %I', key.table_name, key.name);
+    END LOOP;
+END
+$$;
+
+-- The primary keys and the CHECK go with their columns.
+ALTER TABLE workflow.state_count_place DROP COLUMN is_only_row;
+ALTER TABLE workflow.state_count_changes DROP COLUMN id;
 
 DROP FUNCTION workflow.is_acknowledged(workflow.feed_position, bigint, xid8);
 DROP FUNCTION workflow.unfinished_transactions(workflow.feed_position);
+DROP FUNCTION workflow.next_writer(bigint, bigint, bigint);
 DROP FUNCTION workflow.late_events(workflow.feed_position);
 DROP FUNCTION workflow.events_in_window(workflow.feed_position, integer);
 DROP FUNCTION workflow.first_position();
@@ -69,6 +132,7 @@ DROP FUNCTION workflow.position_after(workflow.feed_position, bigint, boolean);
 DROP FUNCTION workflow.needs_history(workflow.feed_position, bigint);
 DROP FUNCTION workflow.create_partition(text, bigint);
 DROP FUNCTION workflow.switch_to_partition(text, bigint);
+DROP FUNCTION workflow.shows_all_tenants();
 DROP TYPE workflow.feed_position;
 
 -- take comments

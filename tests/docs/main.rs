@@ -9,6 +9,7 @@ mod generated;
 mod markdown;
 mod mask;
 mod page;
+mod rights;
 mod rust;
 mod session;
 mod tables;
@@ -33,6 +34,9 @@ fn main() {
         generated::generated_pages_are_up_to_date,
         mask::mask_hides_only_values_that_differ,
         page::harness_notices_wrong_output,
+        rights::roles_have_the_rights_on_tables_of_the_page,
+        rights::roles_have_the_rights_on_functions_of_the_page,
+        rights::roles_have_the_rights_on_the_schema_of_the_page,
         tables::errors_have_the_keys_of_the_page,
         tables::events_have_the_fields_of_the_page,
         tables::paths_take_the_parameters_of_the_page,

@@ -21,6 +21,8 @@ static MASKS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"-?\b\d\d:\d\d:\d\d(\.\d+)?", "<duration>"),
         (r#"("(?:lag|duration|lag_seconds)": ?)\d+(\.\d+)?"#, "$1<duration>"),
         (r#"(\bPID |"pid": ?|\bpid[= ])\d+"#, "$1<pid>"),
+        // Each page of the tests has a database of its own.
+        (r#"connected to database "\w+""#, "connected to <database>"),
         // An entry of the Redis stream: milliseconds and the event's id.
         (r"\b\d{13}-(\d+)\b", "<time>-$1"),
     ];

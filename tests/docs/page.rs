@@ -13,6 +13,7 @@ use xtask::setup::{npm, pypi};
 use xtask::stack::postgres::{PRELOADED, Postgres};
 use xtask::stack::process::clean_environment;
 use xtask::stack::redis::Redis;
+use xtask::stack::roles;
 use xtask::stack::server::Server;
 
 /// Languages of blocks that run.
@@ -79,12 +80,12 @@ impl Reader {
         };
         // The tests' databases have stored counts; a new installation has none.
         let install = "DROP EXTENSION pg_workflow; CREATE EXTENSION pg_workflow";
-        db.connect().batch_execute(install).expect("a new installation");
-        let mut variables = variables(&db);
+        db.connect().batch_execute(&format!("{install}; {}", roles::SQL)).expect("a new installation");
+        let mut variables = variables(&db, role_of(page));
         let (mut redis, mut server) = (None, None);
         if mentions("REDIS_URL") || mentions("WORKFLOW_URL") {
             let started = Redis::start("page").expect("Redis");
-            let (running, url) = serve(db.url(), &started.url());
+            let (running, url) = serve(&db.url_as(roles::SERVER), &started.url());
             variables.extend([("REDIS_URL", started.url()), ("WORKFLOW_URL", url)]);
             (redis, server) = (Some(started), Some(running));
         }
@@ -143,7 +144,7 @@ impl Reader {
     fn run_sql(&mut self, text: &str) -> Done {
         let psql = self.psql.get_or_insert_with(|| {
             let mut psql = Command::new("psql");
-            psql.args(["-X", "--dbname", self.db.url()]);
+            psql.arg("-X");
             Session::start(prepared(&mut psql, self.folder.path(), &self.variables))
         });
         psql.run(&format!("{text}\n\\echo {END}:SQLSTATE\n"))
@@ -251,16 +252,22 @@ fn expected_status(language: &str, text: &str) -> String {
     stated.unwrap_or_else(|| success.to_owned())
 }
 
+/// Operators install, upgrade and grant as a superuser. All others need no more than `workflow_writer`.
+fn role_of(page: &Page) -> &'static str {
+    if page.name.starts_with("docs/operations/") { "postgres" } else { roles::SCHEDULER }
+}
+
 /// The variables that `cargo xtask env` exports.
-fn variables(db: &Db) -> Vec<(&'static str, String)> {
+fn variables(db: &Db, role: &str) -> Vec<(&'static str, String)> {
     let address = db.url().split_once('@').expect("a URL").1;
     let (server, database) = address.split_once('/').expect("a URL");
     let (host, port) = server.split_once(':').expect("a URL");
     vec![
-        ("DATABASE_URL", db.url().to_owned()),
+        ("DATABASE_URL", db.url_as(role)),
+        ("ADMIN_URL", db.url_as(roles::ADMIN)),
         ("PGHOST", host.to_owned()),
         ("PGPORT", port.to_owned()),
-        ("PGUSER", "postgres".to_owned()),
+        ("PGUSER", role.to_owned()),
         ("PGDATABASE", database.to_owned()),
         ("PGTZ", "UTC".to_owned()),
     ]

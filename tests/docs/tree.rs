@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 /// The documents beside README.md and docs/.
-const OTHERS: [&str; 3] = ["ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"];
+const OTHERS: [&str; 4] = ["ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"];
 
 /// Folders with source files, each of which is on the map.
 const SOURCES: [&str; 6] =
@@ -117,7 +117,8 @@ fn exists(name: &str) -> bool {
 pub fn every_named_test_exists() {
     let tests = tests();
     let mut faults = Vec::new();
-    for (page, heading) in [("ARCHITECTURE.md", "Invariants"), ("README.md", "Guarantees")] {
+    for (page, heading) in [("ARCHITECTURE.md", "Invariants"), ("README.md", "Guarantees"), ("SECURITY.md", "Attacks")]
+    {
         let page = Page::read(page);
         let named: Vec<String> =
             section(&page, heading).lines().flat_map(code).filter(|name| name.contains("::")).collect();

@@ -4,6 +4,7 @@ use crate::markdown::Page;
 use pg_workflow_tests::{Db, create_tasks};
 use std::process::{Command, Stdio};
 use xtask::setup::pypi;
+use xtask::stack::roles;
 
 pub fn workers_run_every_task_once() {
     let Some(python) = pypi::CLIENTS.find() else {
@@ -15,11 +16,12 @@ pub fn workers_run_every_task_once() {
     let script = scripts.next().expect("a worker in README.md");
     let db = Db::new();
     let client = &mut db.connect();
+    client.batch_execute(roles::SQL).expect("roles");
     let tasks = create_tasks(client, 40);
     let workers: Vec<_> = (0..3)
         .map(|_| {
             let mut worker = Command::new(&python);
-            worker.args(["-c", &script.text]).env("DATABASE_URL", db.url());
+            worker.args(["-c", &script.text]).env("DATABASE_URL", db.url_as(roles::SCHEDULER));
             worker.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("python starts")
         })
         .collect();

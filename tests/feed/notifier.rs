@@ -2,6 +2,7 @@
 
 mod absent;
 mod databases;
+mod foreign;
 mod recovery;
 mod sending;
 mod waiting;

@@ -33,6 +33,11 @@ impl Db {
         &self.url
     }
 
+    /// The same database for another role than the superuser.
+    pub fn url_as(&self, role: &str) -> String {
+        self.url.replacen("//postgres@", &format!("//{role}@"), 1)
+    }
+
     pub fn connect(&self) -> Client {
         Client::connect(&self.url, NoTls).expect("a connection")
     }

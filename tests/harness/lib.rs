@@ -3,6 +3,7 @@
 #[path = "../chaos/lib.rs"]
 pub mod chaos;
 
+pub mod attack;
 mod certificates;
 mod cluster;
 mod database;

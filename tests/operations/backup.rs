@@ -1,5 +1,7 @@
 //! A dump, restored in another cluster, has everything, and consumers resume.
 
+mod jobs;
+
 use crate::operations::versions;
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
@@ -81,6 +83,14 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Skips transaction IDs of restored events: a reader whose own transaction has the ID of such an event would get it one
+/// window later.
+fn skip_restored_transaction_ids(client: &mut Client) {
+    let sql = "SELECT EXISTS (SELECT FROM workflow.state_history
+        WHERE transaction_id::text::bigint - pg_current_xact_id()::text::bigint BETWEEN 1 AND 10)";
+    while client.query_one(sql, &[]).unwrap().get::<_, bool>(0) {}
+}
+
 /// Compares the copy with the original, and continues to work in it.
 fn compare(from: &Db, to: &Db) {
     let (old, new) = (&mut from.connect(), &mut to.connect());
@@ -94,6 +104,7 @@ fn compare(from: &Db, to: &Db) {
     let sql = "SELECT id FROM workflow.state_history WHERE entity_id = $1 OR dag_run_id = (SELECT dag_run_id FROM workflow.task_instances WHERE id = $1) ORDER BY id";
     let news: Vec<i64> = new.query(sql, &[&task]).unwrap().iter().map(|row| row.get(0)).collect();
     assert_eq!(news.len(), 3);
+    skip_restored_transaction_ids(new);
     for consumer in ["has read all", "has read half", "has read nothing", "begins now"] {
         let expected = [ids(old, consumer), news.clone()].concat();
         assert_eq!(ids(new, consumer), expected, "{consumer}: unread and new events, exactly once");

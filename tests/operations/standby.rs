@@ -84,6 +84,7 @@ fn reads_on_standby_equal_reads_on_primary() {
         "workflow.state_counts".to_owned(),
         "(SELECT consumer, pending, oldest, lag > '0', last_active FROM workflow.consumer_lag)".to_owned(),
         "workflow.state_machine".to_owned(),
+        "workflow.shows_all_tenants()".to_owned(),
         "workflow.dags".to_owned(),
         "workflow.dag_runs".to_owned(),
         "workflow.task_instances".to_owned(),

@@ -31,6 +31,8 @@ pub enum Command {
     },
     /// Kill and cut off servers while writers write, and compare all answers with the data
     Chaos(crate::chaos::Options),
+    /// Send random statements as a reader and as a writer, and check that nothing is harmed
+    Sqlsmith(crate::sqlsmith::Options),
     /// Make Debian packages and a tarball of the extension and the server
     Package(crate::package::Options),
     /// Freeze the SQL scripts of this version in sql/releases
@@ -50,6 +52,7 @@ impl Command {
             Self::Env => crate::dev::env(),
             Self::Down => crate::dev::down(),
             Self::Chaos(options) => crate::chaos::run_chaos(&options),
+            Self::Sqlsmith(options) => crate::sqlsmith::run_sqlsmith(&options),
             Self::Package(options) => crate::package::run(&options),
             Self::Release => crate::scripts::release::run(),
             Self::ComposeTest => crate::compose_test::run(),

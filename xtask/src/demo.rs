@@ -13,8 +13,11 @@ use crate::build::{self, Profile};
 use crate::command::{run as run_command, step};
 use crate::stack::postgres::{PRELOADED, Postgres};
 use crate::stack::redis::Redis;
+use crate::stack::roles;
 use crate::stack::server::Server;
 use crate::{setup, workspace};
+
+const DATABASE: &str = "workflow";
 
 /// How long the last events may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -50,7 +53,7 @@ pub fn run(options: &Options) -> Result<()> {
         step(&format!("Replaying {} within {seconds} s", file.display()), || {
             let mut replay = Command::new(&artifacts.server);
             replay.arg("replay").arg(file).args(["--within", &seconds, "--connections", "8"]);
-            run_command(replay.env("DATABASE_URL", stack.postgres.url("workflow")))
+            run_command(replay.env("DATABASE_URL", stack.postgres.url_as(roles::SCHEDULER, DATABASE)))
         })?;
     }
     let lost = print_result(&stack)?;
@@ -98,17 +101,21 @@ struct Received {
 impl Stack {
     fn start(binary: &Path) -> Result<Stack> {
         let postgres = Postgres::start("demo", &[PRELOADED])?;
-        postgres.create_database("workflow")?;
-        postgres.psql("workflow", "CREATE EXTENSION pg_workflow; SELECT workflow.create_consumer('relay')")?;
+        postgres.create_database(DATABASE)?;
+        postgres.psql(DATABASE, "CREATE EXTENSION pg_workflow")?;
+        roles::create(&postgres, DATABASE)?;
+        let database = postgres.url_as(roles::SERVER, DATABASE);
+        // The server would create it too, but perhaps after the first event.
+        postgres.psql(DATABASE, "SET ROLE server; SELECT workflow.create_consumer('relay')")?;
         let redis = Redis::start("demo")?;
         let received = subscribe(&redis.url())?;
-        let (server, url) = Server::serve("demo-server", binary, &postgres.url("workflow"), &redis.url())?;
+        let (server, url) = Server::serve("demo-server", binary, &database, &redis.url())?;
         Ok(Stack { server, url, received, redis, postgres })
     }
 
     fn invite(&self) {
         println!();
-        println!("  psql     {}", self.postgres.url("workflow"));
+        println!("  psql     {}", self.postgres.url_as(roles::SCHEDULER, DATABASE));
         println!("  Redis    redis-cli -u {} subscribe workflow:events", self.redis.url());
         println!("  HTTP     {}/health", self.url);
         println!("           {}/api/v1/task-instances?limit=5", self.url);
@@ -123,7 +130,7 @@ impl Stack {
     /// A number that a query returns.
     fn count(&self, sql: &str) -> Result<usize> {
         let printed =
-            self.postgres.psql("workflow", &format!("\\pset tuples_only on\n\\pset format unaligned\n{sql}"))?;
+            self.postgres.psql(DATABASE, &format!("\\pset tuples_only on\n\\pset format unaligned\n{sql}"))?;
         let number = printed.lines().next_back().unwrap_or_default().trim();
         number.parse().with_context(|| format!("{sql} returned {number:?}"))
     }

@@ -13,13 +13,16 @@ use crate::build::{self, Profile};
 use crate::command::step;
 use crate::stack::detached::Detached;
 use crate::stack::process::{PATIENCE, Program, Running};
-use crate::stack::{FAST, PRELOADED, PostgresConfig, RedisConfig, port, scratch};
+use crate::stack::{FAST, PRELOADED, PostgresConfig, RedisConfig, port, roles, scratch};
 use crate::{setup, workspace};
 
 const DATABASE: &str = "workflow";
 
+/// How to be more than the role of `DATABASE_URL`.
+const ADMINISTRATORS: &str = "To delete and purge: psql \"$ADMIN_URL\". As a superuser: psql -U postgres";
+
 /// The servers that are running; kept in a file, as they outlive the command that started them.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Stack {
     /// The servers' data and logs.
     dir: PathBuf,
@@ -27,6 +30,9 @@ struct Stack {
     servers: Vec<Detached>,
     /// How clients find them.
     variables: Vec<(String, String)>,
+    /// The database, for workflow-server. Only `up` needs it.
+    #[serde(skip)]
+    server_url: String,
 }
 
 /// Starts the stack, if it does not run already.
@@ -42,7 +48,7 @@ pub fn up() -> Result<()> {
     }
     let toolchain = setup::ensure()?;
     let artifacts = build::build_and_install(toolchain, Profile::Quick)?;
-    let mut stack = Stack { dir: scratch::lasting("dev")?, servers: Vec::new(), variables: Vec::new() };
+    let mut stack = Stack { dir: scratch::lasting("dev")?, ..Stack::default() };
     if let Err(error) = stack.start(&artifacts.server) {
         stack.remove()?;
         return Err(error);
@@ -57,6 +63,7 @@ pub fn env() -> Result<()> {
     for (name, value) in &stack.variables {
         println!("export {name}={value}");
     }
+    eprintln!("{ADMINISTRATORS}");
     Ok(())
 }
 
@@ -90,12 +97,15 @@ impl Stack {
             postgres.wait_ready(&process)?;
             Ok(postgres)
         })?;
-        let url = postgres.create_database(DATABASE)?;
+        postgres.create_database(DATABASE)?;
         postgres.psql(DATABASE, "CREATE EXTENSION pg_workflow")?;
-        self.set("DATABASE_URL", url);
+        roles::create(&postgres, DATABASE)?;
+        self.server_url = postgres.url_as(roles::SERVER, DATABASE);
+        self.set("DATABASE_URL", postgres.url_as(roles::SCHEDULER, DATABASE));
+        self.set("ADMIN_URL", postgres.url_as(roles::ADMIN, DATABASE));
         self.set("PGHOST", "127.0.0.1");
         self.set("PGPORT", postgres.port());
-        self.set("PGUSER", "postgres");
+        self.set("PGUSER", roles::SCHEDULER);
         self.set("PGDATABASE", DATABASE);
         Ok(())
     }
@@ -115,6 +125,8 @@ impl Stack {
         let port = port::retrying(|port| {
             let dir = self.dir.clone();
             let mut envs = self.variables.clone();
+            // Of two values of a name the last one holds.
+            envs.push(("DATABASE_URL".to_owned(), self.server_url.clone()));
             envs.push(("WORKFLOW_LISTEN".to_owned(), format!("127.0.0.1:{port}")));
             let process = self.spawn(&Program {
                 program: binary.to_owned(),
@@ -154,7 +166,7 @@ impl Stack {
             println!("{name:>13} {value}");
         }
         println!("{:>13} {}", "logs", self.dir.display());
-        println!("\neval \"$(cargo xtask env)\" exports these, and lets plain `psql` connect.");
+        println!("\neval \"$(cargo xtask env)\" exports these, and lets plain `psql` connect.\n{ADMINISTRATORS}");
     }
 
     /// Stops the servers, the last one first, and removes all traces.

@@ -19,6 +19,7 @@ pub mod lint;
 pub mod package;
 pub mod scripts;
 pub mod setup;
+pub mod sqlsmith;
 pub mod stack;
 pub mod test;
 pub mod workspace;

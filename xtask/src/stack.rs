@@ -30,6 +30,7 @@ pub mod process;
 pub mod redis;
 pub mod redis_cluster;
 pub mod redis_sentinel;
+pub mod roles;
 pub mod scratch;
 pub mod server;
 pub mod user;

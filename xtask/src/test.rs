@@ -26,6 +26,8 @@ fn run_tests_here(args: &[String]) -> Result<()> {
     setup::pypi::SQL_LINTER.ensure()?;
     setup::pypi::CLIENTS.ensure()?;
     setup::npm::ensure()?;
+    // The documents' examples of HTTP call it.
+    setup::ensure_program("curl", "curl")?;
     let artifacts = build::build_and_install(toolchain, Profile::Quick)?;
     // `cargo test` builds them too, but not if its arguments select a test.
     step("Building the examples", || {

@@ -1,6 +1,6 @@
 //! Look-ups in the system catalogs.
 
-use pgrx::pg_sys::{self, Datum, Oid};
+use pgrx::pg_sys::{self, Datum, Oid, SysCacheIdentifier};
 use std::ffi::{CStr, CString};
 
 /// Returns the name of a database; `None` if it does not exist.
@@ -20,18 +20,50 @@ pub fn database_oid(name: &str) -> Option<Oid> {
     (oid != Oid::INVALID).then_some(oid)
 }
 
-/// Returns a table and its owner; `None` if the table or the schema does not exist.
-pub fn table(schema: &CStr, name: &CStr) -> Option<(Oid, Oid)> {
-    // SAFETY: catalog look-ups by NUL-terminated names; the tuple is released after its last use.
+/// What decides who may drop, move, rename or copy a database.
+pub struct DatabaseRights {
+    pub owner: Oid,
+    /// Whether every role that may create databases may copy it.
+    pub is_template: bool,
+}
+
+/// Looks up the owner of a database; `None` if it does not exist.
+pub fn database_rights(database: Oid) -> Option<DatabaseRights> {
+    // SAFETY: the cache returns a row of pg_database.
     unsafe {
-        let schema = pg_sys::get_namespace_oid(schema.as_ptr(), true);
-        let table = pg_sys::get_relname_relid(name.as_ptr(), schema);
-        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as i32, Datum::from(table));
+        row(SysCacheIdentifier::DATABASEOID, database, |row: &pg_sys::FormData_pg_database| DatabaseRights {
+            owner: row.datdba,
+            is_template: row.datistemplate,
+        })
+    }
+}
+
+/// Whether a role has CREATEDB.
+pub fn creates_databases(role: Oid) -> bool {
+    // SAFETY: the cache returns a row of pg_authid.
+    unsafe { row(SysCacheIdentifier::AUTHOID, role, |row: &pg_sys::FormData_pg_authid| row.rolcreatedb) }
+        .unwrap_or(false)
+}
+
+/// Returns the owner of a table, view or sequence.
+pub fn owner(relation: Oid) -> Option<Oid> {
+    // SAFETY: the cache returns a row of pg_class.
+    unsafe { row(SysCacheIdentifier::RELOID, relation, |row: &pg_sys::FormData_pg_class| row.relowner) }
+}
+
+/// Reads the row with this OID; `None` if there is none.
+///
+/// # Safety
+/// `T` must be the struct of the cache's rows.
+unsafe fn row<T, R>(cache: SysCacheIdentifier::Type, oid: Oid, read: impl FnOnce(&T) -> R) -> Option<R> {
+    // SAFETY: the caller's promise; the tuple is released after its last use.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(cache as i32, Datum::from(oid));
         if tuple.is_null() {
             return None;
         }
-        let owner = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>()).relowner;
+        let result = read(&*pg_sys::GETSTRUCT(tuple).cast::<T>());
         pg_sys::ReleaseSysCache(tuple);
-        Some((table, owner))
+        Some(result)
     }
 }

@@ -1,31 +1,35 @@
 //! A DROP EXTENSION statement, as its event trigger sees it.
 
+use super::trigger::Misuse;
 use pgrx::pg_sys::{self, NodeTag};
 use std::ffi::CStr;
 
-/// Returns the names of the extensions that the event trigger's statement drops without CASCADE.
+/// Returns the names of the extensions that the event trigger's statement drops without CASCADE. Fails if the
+/// function is not called ON ddl_command_start of DROP EXTENSION.
 ///
 /// # Safety
-/// PostgreSQL must have passed `fcinfo` to the function. Panics if the function is not called as an event trigger.
-pub unsafe fn extensions(fcinfo: pg_sys::FunctionCallInfo) -> Vec<String> {
+/// PostgreSQL must have passed `fcinfo` to the function.
+pub unsafe fn extensions(fcinfo: pg_sys::FunctionCallInfo) -> Result<Vec<String>, Misuse> {
     // SAFETY: the caller's promise; the tags identify the structs.
     unsafe {
         let context = (*fcinfo).context;
-        assert!(
-            !context.is_null() && (*context).type_ == NodeTag::T_EventTriggerData,
-            "must be called as an event trigger"
-        );
-        let statement = (*context.cast::<pg_sys::EventTriggerData>()).parsetree;
-        if (*statement).type_ != NodeTag::T_DropStmt {
-            return Vec::new();
+        if context.is_null() || (*context).type_ != NodeTag::T_EventTriggerData {
+            return Err(Misuse::NoTrigger);
         }
-        let drop = &*statement.cast::<pg_sys::DropStmt>();
-        let is_plain = drop.behavior != pg_sys::DropBehavior::DROP_CASCADE;
-        if drop.removeType != pg_sys::ObjectType::OBJECT_EXTENSION || !is_plain || drop.objects.is_null() {
-            return Vec::new();
+        let call = &*context.cast::<pg_sys::EventTriggerData>();
+        let drop = call.parsetree.cast::<pg_sys::DropStmt>();
+        if CStr::from_ptr(call.event) != c"ddl_command_start"
+            || (*drop).type_ != NodeTag::T_DropStmt
+            || (*drop).removeType != pg_sys::ObjectType::OBJECT_EXTENSION
+        {
+            return Err(Misuse::EventTrigger);
+        }
+        let drop = &*drop;
+        if drop.behavior == pg_sys::DropBehavior::DROP_CASCADE || drop.objects.is_null() {
+            return Ok(Vec::new());
         }
         let count = (*drop.objects).length as usize;
-        (0..count).map(|n| name((*(*drop.objects).elements.add(n)).ptr_value)).collect()
+        Ok((0..count).map(|n| name((*(*drop.objects).elements.add(n)).ptr_value)).collect())
     }
 }
 
@@ -41,14 +45,15 @@ unsafe fn name(node: *mut std::ffi::c_void) -> String {
     }
 }
 
-/// Exports a function `fn(Vec<String>)` as an event trigger. It gets the extensions that are dropped without CASCADE.
-macro_rules! export_drop_trigger {
-    ($symbol:ident, $info:ident, $function:path) => {
+/// Exports a function, as `rights::export_drop_trigger` describes. `$checked` raises an error for a misuse.
+macro_rules! export_drop_trigger_call {
+    ($symbol:ident, $info:ident, $function:ident, $checked:path) => {
         $crate::ffi::export::export_function!($symbol, $info, |fcinfo| {
             // SAFETY: PostgreSQL passed it.
-            $function(unsafe { $crate::ffi::drop::extensions(fcinfo) });
+            let call = unsafe { $crate::ffi::drop::extensions(fcinfo) };
+            $function($checked(stringify!($function), call));
             pgrx::pg_sys::Datum::null()
         });
     };
 }
-pub(crate) use export_drop_trigger;
+pub(crate) use export_drop_trigger_call;

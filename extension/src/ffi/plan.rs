@@ -23,6 +23,15 @@ impl Plan {
 
     /// Runs the statement and calls `read` with its rows, which live only during the call. `None` is SQL null.
     pub fn run<R>(&self, args: &[Option<Datum>], read: impl FnOnce(Rows) -> R) -> R {
+        self.execute(args, false, read)
+    }
+
+    /// Runs a query with the snapshot of the statement that calls this function, as a STABLE function does.
+    pub fn run_in_snapshot<R>(&self, args: &[Option<Datum>], read: impl FnOnce(Rows) -> R) -> R {
+        self.execute(args, true, read)
+    }
+
+    fn execute<R>(&self, args: &[Option<Datum>], is_read_only: bool, read: impl FnOnce(Rows) -> R) -> R {
         assert_eq!(args.len(), self.types.len());
         let mut values: Vec<Datum> = args.iter().map(|arg| arg.unwrap_or(Datum::null())).collect();
         let nulls: Vec<u8> = args.iter().map(|arg| if arg.is_some() { b' ' } else { b'n' }).collect();
@@ -34,7 +43,7 @@ impl Plan {
                 self.plan.set(self.prepare());
             }
             let (values, nulls) = (values.as_mut_ptr(), nulls.as_ptr().cast());
-            check(pg_sys::SPI_execute_plan(self.plan.get(), values, nulls, false, 0), "SPI_execute_plan");
+            check(pg_sys::SPI_execute_plan(self.plan.get(), values, nulls, is_read_only, 0), "SPI_execute_plan");
             let result = read(Rows { table: pg_sys::SPI_tuptable, count: pg_sys::SPI_processed as usize });
             pg_sys::SPI_finish();
             result

@@ -5,7 +5,7 @@
 use pgrx::pg_sys::{self, Latch};
 use pgrx::{PGRXSharedMemory, PgAtomic, PgLwLock, PgLwLockExclusiveGuard, PgLwLockShareGuard, pg_shmem_init};
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 /// How many databases of a server can have a notifier.
 pub const DATABASES: usize = 32;
@@ -52,6 +52,31 @@ impl Default for Signals {
             notifier: AtomicPtr::new(null_mut()),
             readers: [const { AtomicPtr::new(null_mut()) }; READERS],
         }
+    }
+}
+
+/// The databases in which a session has run LISTEN, also before the extension was created there: a bit for each hash of a
+/// database. Two databases with the same bit cost notifications that nobody hears.
+#[derive(Default)]
+pub struct Listeners([AtomicU64; LISTENER_WORDS]);
+
+const LISTENER_WORDS: usize = 16;
+
+impl Listeners {
+    pub fn add(&self, database: u32) {
+        let (word, bit) = Listeners::bit(database);
+        self.0[word].fetch_or(bit, Ordering::SeqCst);
+    }
+
+    pub fn contains(&self, database: u32) -> bool {
+        let (word, bit) = Listeners::bit(database);
+        self.0[word].load(Ordering::SeqCst) & bit != 0
+    }
+
+    fn bit(database: u32) -> (usize, u64) {
+        // Neighboring OIDs get different bits.
+        let hash = database as usize % (LISTENER_WORDS * 64);
+        (hash / 64, 1 << (hash % 64))
     }
 }
 
@@ -112,12 +137,16 @@ pub struct Progress {
 unsafe impl PGRXSharedMemory for Signals {}
 // SAFETY: as above.
 unsafe impl PGRXSharedMemory for Progress {}
+// SAFETY: as above.
+unsafe impl PGRXSharedMemory for Listeners {}
 
 type AllSignals = [Signals; DATABASES];
 type AllProgress = [Progress; DATABASES];
 
 // SAFETY: these names are used only here.
 static SIGNALS: PgAtomic<AllSignals> = unsafe { PgAtomic::new(c"pg_workflow signals") };
+// SAFETY: as above.
+static LISTENERS: PgAtomic<Listeners> = unsafe { PgAtomic::new(c"pg_workflow listeners") };
 // SAFETY: as above.
 static PROGRESS: PgLwLock<AllProgress> = unsafe { PgLwLock::new(c"pg_workflow progress") };
 
@@ -126,6 +155,7 @@ static PROGRESS: PgLwLock<AllProgress> = unsafe { PgLwLock::new(c"pg_workflow pr
 #[allow(unexpected_cfgs)]
 pub fn request() {
     pg_shmem_init!(SIGNALS = std::array::from_fn(|_| Signals::default()));
+    pg_shmem_init!(LISTENERS = Listeners::default());
     pg_shmem_init!(PROGRESS = [Progress::default(); DATABASES]);
 }
 
@@ -138,6 +168,11 @@ pub fn is_preloading() -> bool {
 /// Returns the signals of all databases; `None` if the library is not preloaded.
 pub fn signals() -> Option<&'static AllSignals> {
     super::transaction::is_registered().then(|| SIGNALS.get())
+}
+
+/// Returns the databases with listeners; `None` if the library is not preloaded.
+pub fn listeners() -> Option<&'static Listeners> {
+    super::transaction::is_registered().then(|| LISTENERS.get())
 }
 
 /// Locks the progress of all notifiers for reading. Only if there are signals.

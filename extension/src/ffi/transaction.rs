@@ -45,6 +45,13 @@ pub fn id() -> Datum {
     Datum::from(unsafe { pg_sys::GetTopFullTransactionId() }.value)
 }
 
+/// Returns the ID of the current top-level transaction as a number; `None` if it has none yet.
+pub fn assigned_id() -> Option<u64> {
+    // SAFETY: a value of this process.
+    let id = unsafe { pg_sys::GetTopFullTransactionIdIfAny() }.value;
+    (id != 0).then_some(id)
+}
+
 /// Marks the current transaction.
 pub fn mark(mark: usize) {
     MARK.store(mark, Ordering::Relaxed);

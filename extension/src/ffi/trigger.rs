@@ -1,32 +1,112 @@
-//! A trigger call: its rows, their columns, and its table.
+//! A trigger call: which trigger it is, its rows, their columns, and its table.
 
 use super::uuid::Uuid;
-use super::values;
+use super::{member, values};
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::ffi::{CStr, CString};
 
-/// A call of a trigger function.
-#[derive(Clone, Copy)]
-pub struct Trigger<'a>(&'a pg_sys::TriggerData);
+pub const BEFORE_UPDATE: u32 = pg_sys::TRIGGER_EVENT_BEFORE | pg_sys::TRIGGER_EVENT_UPDATE;
+pub const BEFORE_INSERT: u32 = pg_sys::TRIGGER_EVENT_BEFORE | pg_sys::TRIGGER_EVENT_INSERT;
+pub const AFTER_INSERT: u32 = pg_sys::TRIGGER_EVENT_AFTER | pg_sys::TRIGGER_EVENT_INSERT;
+pub const AFTER_UPDATE: u32 = pg_sys::TRIGGER_EVENT_AFTER | pg_sys::TRIGGER_EVENT_UPDATE;
+pub const AFTER_DELETE: u32 = pg_sys::TRIGGER_EVENT_AFTER | pg_sys::TRIGGER_EVENT_DELETE;
+pub const AFTER_TRUNCATE: u32 = pg_sys::TRIGGER_EVENT_AFTER | pg_sys::TRIGGER_EVENT_TRUNCATE;
 
-impl<'a> Trigger<'a> {
-    /// # Safety
-    /// PostgreSQL must have passed `fcinfo` to the function. Panics if the function is not called as a trigger.
-    pub unsafe fn from_call(fcinfo: pg_sys::FunctionCallInfo) -> Trigger<'a> {
-        // SAFETY: the caller's promise; the context is a TriggerData, which called_as_trigger checks.
-        unsafe {
-            assert!(pgrx::trigger_support::called_as_trigger(fcinfo), "must be called as a trigger");
-            Trigger(&*(*fcinfo).context.cast::<pg_sys::TriggerData>())
-        }
+/// A trigger that a trigger function is made for. Any role can create others on tables of its own: their rows have
+/// other types, and their owners no right to what the function does.
+pub struct Use {
+    event: u32,
+    table: &'static str,
+    argument: Option<&'static str>,
+    has_old_rows: bool,
+    has_new_rows: bool,
+}
+
+impl Use {
+    /// A trigger FOR EACH STATEMENT on a table of the extension, or on its partitions, with no argument and no transition
+    /// tables.
+    pub const fn new(event: u32, table: &'static str) -> Use {
+        Use { event, table, argument: None, has_old_rows: false, has_new_rows: false }
     }
 
-    /// Returns the first argument of CREATE TRIGGER; empty if there is none.
-    pub fn argument(self) -> &'a str {
-        // SAFETY: tgargs holds tgnargs NUL-terminated texts.
+    pub const fn each_row(self) -> Use {
+        Use { event: self.event | pg_sys::TRIGGER_EVENT_ROW, ..self }
+    }
+
+    pub const fn argument(self, argument: &'static str) -> Use {
+        Use { argument: Some(argument), ..self }
+    }
+
+    pub const fn old_rows(self) -> Use {
+        Use { has_old_rows: true, ..self }
+    }
+
+    pub const fn new_rows(self) -> Use {
+        Use { has_new_rows: true, ..self }
+    }
+
+    /// Whether the call is of this trigger. Reads no row.
+    fn is_of(&self, call: &pg_sys::TriggerData) -> bool {
+        const EVENT: u32 = pg_sys::TRIGGER_EVENT_OPMASK | pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_TIMINGMASK;
+        // SAFETY: tgargs holds tgnargs NUL-terminated texts; the relation is open while the trigger runs.
         unsafe {
-            let trigger = &*self.0.tg_trigger;
-            if trigger.tgnargs == 0 { "" } else { CStr::from_ptr(*trigger.tgargs).to_str().unwrap_or_default() }
+            let trigger = &*call.tg_trigger;
+            let has_argument = match self.argument {
+                None => trigger.tgnargs == 0,
+                Some(text) => trigger.tgnargs == 1 && CStr::from_ptr(*trigger.tgargs).to_bytes() == text.as_bytes(),
+            };
+            call.tg_event & EVENT == self.event
+                && has_argument
+                && self.has_old_rows != call.tg_oldtable.is_null()
+                && self.has_new_rows != call.tg_newtable.is_null()
+                && member::is_table((*call.tg_relation).rd_id, self.table)
         }
+    }
+}
+
+/// A call of a trigger function that it is not made for.
+pub enum Misuse {
+    /// Not by a trigger.
+    NoTrigger,
+    Trigger {
+        name: String,
+        table: String,
+    },
+    EventTrigger,
+}
+
+/// A call of a trigger function, by a trigger that the function is made for.
+#[derive(Clone, Copy)]
+pub struct Trigger<'a>(&'a pg_sys::TriggerData, &'static Use);
+
+impl<'a> Trigger<'a> {
+    /// Fails if the call is none of `uses`, before anything trusts the rows.
+    ///
+    /// # Safety
+    /// PostgreSQL must have passed `fcinfo` to the function.
+    pub unsafe fn from_call(fcinfo: pg_sys::FunctionCallInfo, uses: &'static [Use]) -> Result<Trigger<'a>, Misuse> {
+        // SAFETY: the caller's promise; the context is a TriggerData if called_as_trigger says so.
+        let call = unsafe {
+            if !pgrx::trigger_support::called_as_trigger(fcinfo) {
+                return Err(Misuse::NoTrigger);
+            }
+            &*(*fcinfo).context.cast::<pg_sys::TriggerData>()
+        };
+        let made_for = uses.iter().find(|made_for| made_for.is_of(call));
+        made_for.map(|made_for| Trigger(call, made_for)).ok_or_else(|| {
+            let trigger = Trigger(call, &uses[0]);
+            Misuse::Trigger { name: trigger.name(), table: trigger.table_name() }
+        })
+    }
+
+    fn name(self) -> String {
+        // SAFETY: a trigger has a NUL-terminated name.
+        unsafe { CStr::from_ptr((*self.0.tg_trigger).tgname) }.to_string_lossy().into_owned()
+    }
+
+    /// Returns the argument of CREATE TRIGGER; empty if there is none.
+    pub fn argument(self) -> &'static str {
+        self.1.argument.unwrap_or_default()
     }
 
     /// Returns the table's name, without its schema.
@@ -63,6 +143,7 @@ impl<'a> Trigger<'a> {
 
     /// Returns OLD and NEW of a row trigger on UPDATE.
     pub fn old_and_new(self) -> (Row, Row) {
+        assert_eq!(self.1.event, BEFORE_UPDATE | pg_sys::TRIGGER_EVENT_ROW);
         (self.deform(self.0.tg_trigtuple), self.deform(self.0.tg_newtuple))
     }
 
@@ -94,13 +175,28 @@ impl<'a> Trigger<'a> {
         })
     }
 
+    /// Calls `visit` with each deleted row of a statement trigger. The row lives only during the call.
+    pub fn for_each_deletion(self, mut visit: impl FnMut(&SlotRow)) {
+        assert!(self.1.has_old_rows);
+        // SAFETY: the trigger has the transition table, which holds minimal tuples. After an error the memory context
+        // frees the slot.
+        unsafe {
+            let old = pg_sys::MakeSingleTupleTableSlot(self.descriptor(), &raw const pg_sys::TTSOpsMinimalTuple);
+            pg_sys::tuplestore_rescan(self.0.tg_oldtable);
+            while pg_sys::tuplestore_gettupleslot(self.0.tg_oldtable, true, false, old) {
+                visit(&SlotRow(old));
+            }
+            pg_sys::ExecDropSingleTupleTableSlot(old);
+        }
+    }
+
     /// Calls `visit` with each updated row of a statement trigger, old and new. The rows live only during the call.
     pub fn for_each_update(self, mut visit: impl FnMut(&SlotRow, &SlotRow)) {
-        // SAFETY: the trigger is declared with both transition tables, which PostgreSQL fills in step. They hold
-        // minimal tuples. After an error the memory context frees the slots.
+        assert!(self.1.has_old_rows && self.1.has_new_rows);
+        // SAFETY: the trigger has both transition tables, which PostgreSQL fills in step. They hold minimal tuples.
+        // After an error the memory context frees the slots.
         unsafe {
             let [old_rows, new_rows] = [self.0.tg_oldtable, self.0.tg_newtable];
-            assert!(!old_rows.is_null() && !new_rows.is_null(), "the trigger must declare both transition tables");
             let [old, new] = [(); 2]
                 .map(|()| pg_sys::MakeSingleTupleTableSlot(self.descriptor(), &raw const pg_sys::TTSOpsMinimalTuple));
             pg_sys::tuplestore_rescan(old_rows);
@@ -176,13 +272,15 @@ impl SlotRow {
     }
 }
 
-/// Exports a function `fn(Trigger) -> Datum`. Its result is a tuple, or null if PostgreSQL ignores the result.
-macro_rules! export_trigger {
-    ($symbol:ident, $info:ident, $function:path) => {
+/// Exports a function, as `rights::export_trigger` describes. `$checked` raises an error for a misuse.
+macro_rules! export_trigger_call {
+    ($symbol:ident, $info:ident, $function:ident, $uses:expr, $checked:path) => {
         $crate::ffi::export::export_function!($symbol, $info, |fcinfo| {
+            const USES: &[$crate::ffi::trigger::Use] = &$uses;
             // SAFETY: PostgreSQL passed it.
-            $function(unsafe { $crate::ffi::trigger::Trigger::from_call(fcinfo) })
+            let call = unsafe { $crate::ffi::trigger::Trigger::from_call(fcinfo, USES) };
+            $function($checked(stringify!($function), call))
         });
     };
 }
-pub(crate) use export_trigger;
+pub(crate) use export_trigger_call;

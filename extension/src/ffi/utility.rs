@@ -1,23 +1,39 @@
-//! A callback before two kinds of statement: LISTEN, and statements that need a database without sessions.
+//! Callbacks around two kinds of statement: LISTEN, and statements that need a database without sessions.
 
 use pgrx::pg_sys::{self, NodeTag};
 use std::ffi::{CStr, c_char};
 use std::sync::OnceLock;
 
-/// A statement that the callback gets.
-pub enum Statement<'a> {
-    /// LISTEN on this channel.
-    Listen(&'a str),
-    /// DROP, ALTER or CREATE DATABASE: this database must have no other sessions.
-    NeedsDatabase(&'a str),
+/// A statement that a database must have no other sessions for.
+pub struct DatabaseStatement<'a> {
+    pub action: Action,
+    pub database: &'a str,
 }
 
-static CALLBACK: OnceLock<fn(Statement)> = OnceLock::new();
+/// The action on the database.
+#[derive(Clone, Copy)]
+pub enum Action {
+    Drop,
+    /// To another tablespace.
+    Move,
+    Rename,
+    Copy,
+}
+
+/// The functions to call.
+pub struct Callbacks {
+    /// Before such a statement, which may still fail.
+    pub before_statement: fn(&DatabaseStatement),
+    /// After a LISTEN that succeeded, with its channel.
+    pub after_listen: fn(&str),
+}
+
+static CALLBACKS: OnceLock<Callbacks> = OnceLock::new();
 static NEXT: OnceLock<pg_sys::ProcessUtility_hook_type> = OnceLock::new();
 
-/// Calls `callback` before each such statement. Call this once, while the library is preloaded.
-pub fn before_each(callback: fn(Statement)) {
-    CALLBACK.get_or_init(|| callback);
+/// Registers the callbacks. Call this once, while the library is preloaded.
+pub fn register(callbacks: Callbacks) {
+    CALLBACKS.get_or_init(|| callbacks);
     // SAFETY: the postmaster has no other thread; our hook calls the earlier one.
     unsafe {
         NEXT.get_or_init(|| pg_sys::ProcessUtility_hook);
@@ -40,8 +56,10 @@ unsafe extern "C-unwind" fn on_utility(
 ) {
     // SAFETY: PostgreSQL passes a utility statement, and accepts the same arguments.
     unsafe {
-        if let (Some(callback), Some(statement)) = (CALLBACK.get(), statement_of((*statement).utilityStmt)) {
-            callback(statement);
+        let node = (*statement).utilityStmt;
+        let channel = channel_of(node).map(str::to_owned);
+        if let (Some(callbacks), Some(statement)) = (CALLBACKS.get(), database_statement(node)) {
+            (callbacks.before_statement)(&statement);
         }
         match NEXT.get().copied().flatten() {
             Some(next) => pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
@@ -58,45 +76,60 @@ unsafe extern "C-unwind" fn on_utility(
                 completion,
             ),
         }
+        if let (Some(callbacks), Some(channel)) = (CALLBACKS.get(), channel) {
+            (callbacks.after_listen)(&channel);
+        }
+    }
+}
+
+/// Returns the channel of a LISTEN.
+///
+/// # Safety
+/// `node` must be a utility statement that outlives the result.
+unsafe fn channel_of<'a>(node: *mut pg_sys::Node) -> Option<&'a str> {
+    // SAFETY: the tag identifies the struct.
+    unsafe {
+        let is_listen = (*node).type_ == NodeTag::T_ListenStmt;
+        is_listen.then(|| text((*node.cast::<pg_sys::ListenStmt>()).conditionname)).flatten()
     }
 }
 
 /// # Safety
 /// `node` must be a utility statement that outlives the result.
-unsafe fn statement_of<'a>(node: *mut pg_sys::Node) -> Option<Statement<'a>> {
+unsafe fn database_statement<'a>(node: *mut pg_sys::Node) -> Option<DatabaseStatement<'a>> {
     // SAFETY: the tag identifies the struct.
-    unsafe {
+    let (action, database) = unsafe {
         match (*node).type_ {
-            NodeTag::T_ListenStmt => text((*node.cast::<pg_sys::ListenStmt>()).conditionname).map(Statement::Listen),
-            NodeTag::T_DropdbStmt => text((*node.cast::<pg_sys::DropdbStmt>()).dbname).map(Statement::NeedsDatabase),
+            NodeTag::T_DropdbStmt => (Action::Drop, text((*node.cast::<pg_sys::DropdbStmt>()).dbname)),
             NodeTag::T_AlterDatabaseStmt => {
-                text((*node.cast::<pg_sys::AlterDatabaseStmt>()).dbname).map(Statement::NeedsDatabase)
+                let alter = &*node.cast::<pg_sys::AlterDatabaseStmt>();
+                (Action::Move, text(alter.dbname).filter(|_| option(alter.options, "tablespace").is_some()))
             }
             NodeTag::T_RenameStmt => {
                 let rename = &*node.cast::<pg_sys::RenameStmt>();
                 let is_database = rename.renameType == pg_sys::ObjectType::OBJECT_DATABASE;
-                text(rename.subname).filter(|_| is_database).map(Statement::NeedsDatabase)
+                (Action::Rename, text(rename.subname).filter(|_| is_database))
             }
             NodeTag::T_CreatedbStmt => {
-                template((*node.cast::<pg_sys::CreatedbStmt>()).options).map(Statement::NeedsDatabase)
+                let template = option((*node.cast::<pg_sys::CreatedbStmt>()).options, "template");
+                (Action::Copy, template.and_then(|template| text(pg_sys::defGetString(template))))
             }
-            _ => None,
+            _ => return None,
         }
-    }
+    };
+    database.map(|database| DatabaseStatement { action, database })
 }
 
-/// Returns the database that CREATE DATABASE copies.
+/// Finds an option of a statement.
 ///
 /// # Safety
-/// `options` must be the list of options of such a statement.
-unsafe fn template<'a>(options: *mut pg_sys::List) -> Option<&'a str> {
+/// `options` must be a statement's list of options.
+unsafe fn option(options: *mut pg_sys::List, name: &str) -> Option<*mut pg_sys::DefElem> {
     // SAFETY: the list's elements are DefElems.
     unsafe {
         let count = if options.is_null() { 0 } else { (*options).length };
         let option = |n| (*(*options).elements.add(n)).ptr_value.cast::<pg_sys::DefElem>();
-        let options = (0..count as usize).map(option);
-        let mut named = options.filter(|option| text((**option).defname) == Some("template"));
-        named.next().and_then(|option| text(pg_sys::defGetString(option)))
+        (0..count as usize).map(option).find(|option| text((**option).defname) == Some(name))
     }
 }
 

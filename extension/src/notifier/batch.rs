@@ -1,14 +1,16 @@
 //! A batch of notifications: reading the next events of a window, and sending them.
 
+use crate::errors;
 use crate::event::{CHANNEL, Event};
 use crate::ffi::jsonb::Jsonb;
+use crate::ffi::member;
 use crate::ffi::notify::notify;
 use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::shared::Progress;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::{clock, text_datum};
 use crate::position::Position;
-use pgrx::pg_sys::{self, Datum};
+use pgrx::pg_sys::{self, Datum, Oid};
 
 /// The events between the notifier's position and a later one.
 #[derive(Clone)]
@@ -43,6 +45,9 @@ impl Batch {
             Datum::from(limit),
         ]
         .map(Some);
+        if member::function(c"events_between", ARGUMENTS).is_none() {
+            errors::not_a_member("function workflow.events_between");
+        }
         READ.with(|plan| {
             plan.run(&arguments, |rows| {
                 (0..rows.len()).for_each(|row| notify(CHANNEL, &format(&event(&rows, row))));
@@ -62,6 +67,19 @@ impl Batch {
         }
     }
 }
+
+/// The argument types of `workflow.events_between()`. An exact match is the only function that PostgreSQL can choose.
+const ARGUMENTS: &[Oid] = &[
+    pg_sys::PG_SNAPSHOTOID,
+    pg_sys::XID8OID,
+    pg_sys::INT8OID,
+    pg_sys::PG_SNAPSHOTOID,
+    pg_sys::XID8OID,
+    pg_sys::INT8OID,
+    pg_sys::INT8OID,
+    pg_sys::INT8OID,
+    pg_sys::INT4OID,
+];
 
 thread_local! {
     static READ: Plan = Plan::new(

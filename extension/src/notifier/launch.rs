@@ -1,9 +1,9 @@
 //! Starting the notifier, giving it a position to begin from, and stopping it.
 
 use crate::event::CHANNEL;
-use crate::ffi::utility::Statement;
+use crate::ffi::utility::{Action, DatabaseStatement};
 use crate::ffi::values::clock;
-use crate::ffi::{catalog, cluster, latch, session, shared, worker};
+use crate::ffi::{catalog, latch, member, session, shared, worker};
 use crate::position::Position;
 use crate::signals;
 use pgrx::pg_sys::Oid;
@@ -43,7 +43,7 @@ fn ensure_position(entry: usize, history: Oid, owner: Oid) {
     if signals.history.load(Ordering::Acquire) == history.to_u32() {
         return;
     }
-    let position = session::as_owner(owner, Position::current);
+    let position = session::restricted_to(owner, Position::current);
     let mut all = shared::progress_mut();
     if signals.history.load(Ordering::Acquire) != history.to_u32() {
         position.store(&mut all[entry]);
@@ -53,39 +53,40 @@ fn ensure_position(entry: usize, history: Oid, owner: Oid) {
     }
 }
 
-/// Prepares the notifier for a statement that is about to run.
-pub fn before_statement(statement: Statement) {
-    match statement {
-        Statement::Listen(CHANNEL) => begin_listening(),
-        Statement::Listen(_) => (),
-        Statement::NeedsDatabase(name) => leave(name),
-    }
-}
-
-/// Notifies this database's sessions of all events that commit from now on.
-fn begin_listening() {
-    if cluster::is_standby() {
+/// Notifies this database's sessions of all events that commit from now on, after a LISTEN.
+pub fn after_listen(channel: &str) {
+    if channel != CHANNEL {
         return;
     }
+    signals::listen();
+    // Without the extension the database needs no entry; the first event claims one, and creates the position.
+    let Some((history, owner)) = member::relation(c"state_history") else { return };
     let Some(entry) = signals::entry() else { return };
-    let Some(signals) = shared::signals().map(|all| &all[entry]) else { return };
-    if signals.listened.load(Ordering::Acquire) {
-        return;
-    }
-    // Without the extension there is no position yet; the first event creates it.
-    if let Some((history, owner)) = catalog::table(c"workflow", c"state_history") {
-        ensure_position(entry, history, owner);
-    }
-    signals.listened.store(true, Ordering::Release);
+    ensure_position(entry, history, owner);
 }
 
-/// Stops the notifier of a database that a statement drops, renames, moves or copies. The statement itself waits some
-/// seconds for other sessions to end. The next event starts the notifier again.
-fn leave(database: &str) {
-    let Some(oid) = catalog::database_oid(database) else { return };
+/// Stops the notifier of a database that a statement drops, moves, renames or copies, if the role may do that. The
+/// statement itself waits some seconds for other sessions to end. The next event starts the notifier again.
+pub fn before_statement(statement: &DatabaseStatement) {
+    let Some(database) = catalog::database_oid(statement.database) else { return };
+    if !may_execute(statement.action, database) {
+        return;
+    }
     let Some(all) = shared::signals() else { return };
-    if let Some(signals) = all.iter().find(|signals| signals.database.load(Ordering::Acquire) == oid.to_u32()) {
+    if let Some(signals) = all.iter().find(|signals| signals.database.load(Ordering::Acquire) == database.to_u32()) {
         signals.leave.store(true, Ordering::Release);
         latch::set(signals.notifier.load(Ordering::Acquire));
+    }
+}
+
+/// Repeats PostgreSQL's own checks, which come too late: the statement makes them before it waits for other sessions.
+fn may_execute(action: Action, database: Oid) -> bool {
+    let Some(rights) = catalog::database_rights(database) else { return false };
+    let owns = session::has_privileges_of(rights.owner);
+    let creates = || session::is_superuser() || catalog::creates_databases(session::user());
+    match action {
+        Action::Drop | Action::Move => owns,
+        Action::Rename => owns && creates(),
+        Action::Copy => creates() && (owns || rights.is_template),
     }
 }

@@ -1,15 +1,15 @@
-//! The state of the server's notifiers, for the view `workflow.notifier`.
+//! The state of the database's notifier, for the view `workflow.notifier`.
 
-use crate::ffi::catalog;
 use crate::ffi::shared::{self, Progress, Signals};
 use crate::ffi::values::clock;
+use crate::ffi::{catalog, session};
+use crate::signals;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::iter::TableIterator;
 use pgrx::name;
-use pgrx::pg_sys::Oid;
 use std::sync::atomic::Ordering;
 
-/// Returns a row for each database that has written events, or listened to them, since the server started.
+/// Returns the row of this database; none if it has no entry in shared memory. Other databases are not its business.
 #[pgrx::pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
 fn notifiers() -> TableIterator<
@@ -30,13 +30,11 @@ fn notifiers() -> TableIterator<
         name!(last_error_at, Option<TimestampWithTimeZone>),
     ),
 > {
-    let all = shared::signals().into_iter().flatten().enumerate();
-    let used = all.filter(|(_, signals)| signals.database.load(Ordering::Acquire) != 0);
-    let entries: Vec<_> = used.map(|(entry, signals)| (signals, shared::progress()[entry])).collect();
-    TableIterator::new(entries.into_iter().map(|(signals, progress)| {
+    let own = signals::find().and_then(|entry| Some((&shared::signals()?[entry], shared::progress()[entry])));
+    TableIterator::new(own.into_iter().map(|(signals, progress)| {
         let pending = pending(signals, &progress);
         (
-            catalog::database_name(Oid::from(signals.database.load(Ordering::Acquire))),
+            catalog::database_name(session::database()),
             (progress.pid != 0).then_some(progress.pid),
             time(progress.started_at),
             signals.listened.load(Ordering::Acquire),

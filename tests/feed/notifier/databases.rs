@@ -64,6 +64,48 @@ fn database_with_notifier_can_be_renamed_copied_and_dropped() {
     listener.hear(2);
 }
 
+/// PostgreSQL checks the permission, but only after the hook has seen the statement.
+#[test]
+fn notifier_ignores_statements_that_its_role_may_not_execute() {
+    let (cluster, db) = own_cluster("notifier-denied", &[PRELOADED]);
+    let client = &mut db.connect();
+    let mut listener = Listener::start(&db);
+    let task = create_task(client);
+    listener.hear(2);
+    let first = wait_for_notifier(client);
+    cluster.psql("postgres", "CREATE ROLE plain; CREATE ROLE creator CREATEDB").unwrap();
+    let postgres = Db::at(cluster.url("postgres")).without_verification();
+    for role in ["plain", "creator"] {
+        let session = &mut postgres.connect_as(role);
+        for statement in [
+            "DROP DATABASE workflow",
+            "DROP DATABASE workflow WITH (FORCE)",
+            "ALTER DATABASE workflow RENAME TO mine",
+            "ALTER DATABASE workflow SET TABLESPACE pg_default",
+            "CREATE DATABASE mine TEMPLATE workflow",
+        ] {
+            assert_eq!(failure(session.batch_execute(statement)).sqlstate, "42501", "{role}: {statement}");
+        }
+    }
+    // This one needs no database without sessions.
+    cluster.psql("postgres", "ALTER DATABASE workflow CONNECTION LIMIT 100").unwrap();
+    start_task(client, task);
+    listener.hear(1);
+    assert_eq!(wait_for_notifier(client), first);
+}
+
+#[test]
+fn view_function_shows_the_current_database_only() {
+    let (cluster, db) = own_cluster("notifier-others", &[PRELOADED]);
+    let other = Db::at(cluster.create_database("other").unwrap());
+    other.connect().batch_execute("CREATE EXTENSION pg_workflow").unwrap();
+    for database in [&db, &other] {
+        create_task(&mut database.connect());
+    }
+    let sql = "SELECT string_agg(database, ',') FROM workflow.notifiers()";
+    assert_eq!(other.connect().query_one(sql, &[]).unwrap().get::<_, String>(0), "other");
+}
+
 /// DROP DATABASE makes every process close its files, and waits for all processes.
 #[test]
 fn notifier_does_not_delay_drop_of_another_database() {
@@ -80,10 +122,10 @@ fn notifier_does_not_delay_drop_of_another_database() {
     drop_another();
     // Also during a pause after an error.
     let _listener = Listener::start(&db);
-    client.batch_execute("ALTER FUNCTION workflow.current_place() RENAME TO hidden").unwrap();
+    client.batch_execute("ALTER FUNCTION workflow.events_between RENAME TO hidden").unwrap();
     start_task(client, task);
     let errors = "SELECT errors FROM workflow.notifier";
     wait_until("a pause of 4 s", || client.query_one(errors, &[]).unwrap().get::<_, i64>(0) >= 3);
     drop_another();
-    client.batch_execute("ALTER FUNCTION workflow.hidden() RENAME TO current_place").unwrap();
+    client.batch_execute("ALTER FUNCTION workflow.hidden RENAME TO events_between").unwrap();
 }

@@ -51,16 +51,16 @@ fn notifier_shows_its_error_and_retries_with_pauses() {
     let mut listener = Listener::start(&db);
     let task = create_task(client);
     listener.hear(2);
-    client.batch_execute("ALTER FUNCTION workflow.current_place() RENAME TO hidden").unwrap();
+    client.batch_execute("ALTER FUNCTION workflow.events_between RENAME TO hidden").unwrap();
     start_task(client, task);
     let errors = "SELECT errors, last_error, last_error_at > started_at FROM workflow.notifier";
     let began = Instant::now();
     wait_until("errors", || client.query_one(errors, &[]).unwrap().get::<_, i64>(0) >= 2);
     assert!(began.elapsed() >= Duration::from_millis(900), "the second attempt comes after a pause");
     let row = client.query_one(errors, &[]).unwrap();
-    assert!(row.get::<_, String>(1).contains("current_place"));
+    assert!(row.get::<_, String>(1).contains("events_between"));
     assert!(row.get::<_, i64>(0) < 4 && row.get::<_, bool>(2));
-    client.batch_execute("ALTER FUNCTION workflow.hidden() RENAME TO current_place").unwrap();
+    client.batch_execute("ALTER FUNCTION workflow.hidden RENAME TO events_between").unwrap();
     assert_eq!(listener.hear(1), version_2(task), "no event is lost");
 }
 

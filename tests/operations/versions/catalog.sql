@@ -19,6 +19,13 @@ SELECT format('relation %s kind %s options %s partition key %s bound %s comment 
     obj_description(c.oid, 'pg_class'))
 FROM relation AS c WHERE c.relkind IN ('r', 'p', 'v', 'S')
 UNION ALL
+SELECT format('row security of %s enabled %s forced %s', c.relname, c.relrowsecurity, c.relforcerowsecurity)
+FROM relation AS c WHERE c.relkind IN ('r', 'p')
+UNION ALL
+SELECT format('policy %s on %s %s', p.polname, c.relname, to_jsonb(p) - '{oid,polrelid,polqual,polwithcheck}'::text[])
+    || concat_ws(' check ', pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid))
+FROM pg_policy AS p JOIN relation AS c ON c.oid = p.polrelid
+UNION ALL
 SELECT format('column %s.%s place %s type %s not null %s default %s identity %s comment %s', c.relname, a.attname,
     row_number() OVER (PARTITION BY c.oid ORDER BY a.attnum), format_type(a.atttypid, a.atttypmod), a.attnotnull,
     pg_get_expr(d.adbin, d.adrelid), a.attidentity, col_description(c.oid, a.attnum))

@@ -110,10 +110,15 @@ impl PostgresConfig {
         &self.install
     }
 
-    /// The URL of a database of this cluster.
+    /// The URL of a database of this cluster, for its superuser.
     pub fn url(&self, database: &str) -> String {
+        self.url_as("postgres", database)
+    }
+
+    /// The URL of a database of this cluster, for another role.
+    pub fn url_as(&self, role: &str, database: &str) -> String {
         // From version 18 on psql refuses spaces.
-        format!("postgres://postgres@127.0.0.1:{}/{}", self.port, database.replace(' ', "%20"))
+        format!("postgres://{role}@127.0.0.1:{}/{}", self.port, database.replace(' ', "%20"))
     }
 
     /// How to run it.

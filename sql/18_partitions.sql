@@ -30,9 +30,11 @@ BEGIN
     -- and then adds these. Indexes and keys of the whole table come with the extension, so they would be there from the start.
     EXECUTE format('ALTER TABLE workflow.%I ADD CONSTRAINT %I PRIMARY KEY (id)', "partition", "partition" || '_pkey');
     IF table_name = 'task_logs' THEN
+        -- NOT VALID is checked for new rows as well. A dump keeps it, so pg_restore reads no table to validate it: with
+        -- --jobs that would be before the tasks are loaded, which belong to the extension.
         EXECUTE format(
             'ALTER TABLE workflow.%I ADD CONSTRAINT %I FOREIGN KEY (task_instance_id)
-                REFERENCES workflow.task_instances (id) ON DELETE CASCADE',
+                REFERENCES workflow.task_instances (id) ON DELETE CASCADE NOT VALID',
             "partition", "partition" || '_task_instance_id_fkey');
         -- The log of a task in order, and the cascade of its deletion.
         EXECUTE format('CREATE INDEX %I ON workflow.%I (task_instance_id, id)',
@@ -53,6 +55,7 @@ BEGIN
                 FOR EACH STATEMENT EXECUTE FUNCTION workflow.forget_counts()',
             "partition");
     END IF;
+    PERFORM workflow.create_policy(table_name, "partition");
     EXECUTE format('COMMENT ON TABLE workflow.%I IS %L', "partition", format('Partition %s of %s.', number, table_name));
     -- Unlike CREATE TABLE … PARTITION OF, this lets other sessions read and write the table meanwhile.
     EXECUTE format('ALTER TABLE workflow.%I ATTACH PARTITION workflow.%I FOR VALUES FROM (%s) TO (%s)',

@@ -26,7 +26,7 @@ GRANT USAGE ON SCHEMA workflow TO workflow_reader;
 GRANT SELECT ON
     workflow.dags, workflow.dag_runs, workflow.task_instances, workflow.task_logs, workflow.state_history,
     workflow.state_machine, workflow.state_counts, workflow.consumer_lag, workflow.notifier, workflow.partitions,
-    workflow.settings
+    workflow.settings, workflow.row_security
 TO workflow_reader;
 -- The last ids: for the view partitions.
 GRANT SELECT ON SEQUENCE workflow.state_history_id_seq, workflow.task_logs_id_seq TO workflow_reader;
@@ -83,3 +83,14 @@ GRANT EXECUTE ON FUNCTION
 TO workflow_writer;
 
 GRANT EXECUTE ON FUNCTION workflow.purge(timestamptz, boolean, integer) TO workflow_admin;
+
+-- Trigger functions are for the extension's triggers alone: CREATE TRIGGER asks for this right.
+REVOKE EXECUTE ON FUNCTION
+    workflow.guard(),
+    workflow.record(),
+    workflow.refuse_insert(),
+    workflow.prepare_load(),
+    workflow.note_deletion(),
+    workflow.forget_counts(),
+    workflow.replan()
+FROM PUBLIC;

@@ -13,6 +13,8 @@ SELECT pg_catalog.pg_extension_config_dump('workflow.state_history_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.dropped_partitions', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.consumers', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.consumer_checkpoints', '');
+-- CREATE EXTENSION inserts the other row.
+SELECT pg_catalog.pg_extension_config_dump('workflow.row_security', 'WHERE is_enabled');
 -- Not dumped: state_count_place, state_counts_at and state_count_changes. A restored database counts its tables.
 
 CREATE FUNCTION workflow.refuse_drop()
@@ -21,6 +23,7 @@ LANGUAGE c
 AS 'MODULE_PATHNAME', 'refuse_drop_wrapper';
 COMMENT ON FUNCTION workflow.refuse_drop() IS
 'ON ddl_command_start: rejects DROP EXTENSION pg_workflow without CASCADE (2BP01) while its tables hold data.';
+REVOKE EXECUTE ON FUNCTION workflow.refuse_drop() FROM PUBLIC;
 
 CREATE EVENT TRIGGER pg_workflow_refuse_drop ON ddl_command_start
 WHEN TAG IN ('DROP EXTENSION')

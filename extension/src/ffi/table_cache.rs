@@ -1,0 +1,69 @@
+//! Facts about tables, remembered until PostgreSQL invalidates its own knowledge of the table.
+
+use pgrx::pg_sys::{self, Datum, Oid};
+use std::cell::{Cell, RefCell};
+
+/// A fact about each table that was asked for. Keep it in a thread_local: a backend has one thread.
+pub struct TableCache<T> {
+    known: RefCell<Vec<(Oid, T)>>,
+    /// The count of changes that the facts take into account.
+    changes: Cell<u64>,
+}
+
+thread_local! {
+    /// The tables in any cache; `None` before the first one.
+    static WATCHED: RefCell<Option<Vec<Oid>>> = const { RefCell::new(None) };
+    /// How often one of them has changed.
+    static CHANGES: Cell<u64> = const { Cell::new(0) };
+}
+
+impl<T: Copy> TableCache<T> {
+    pub const fn new() -> TableCache<T> {
+        TableCache { known: RefCell::new(Vec::new()), changes: Cell::new(0) }
+    }
+
+    /// Returns the fact about a table; looks it up until there is one, and again after a change of any table here.
+    pub fn get(&self, table: Oid, look_up: impl FnOnce() -> Option<T>) -> Option<T> {
+        let changes = CHANGES.get();
+        if self.changes.replace(changes) != changes {
+            self.known.borrow_mut().clear();
+        }
+        let known = self.known.borrow().iter().find(|(oid, _)| *oid == table).map(|(_, fact)| *fact);
+        known.or_else(|| {
+            // Before the look-up: a change meanwhile makes the next call forget its result.
+            watch(table);
+            let fact = look_up();
+            self.known.borrow_mut().extend(fact.map(|fact| (table, fact)));
+            fact
+        })
+    }
+}
+
+fn watch(table: Oid) {
+    let is_first = WATCHED.with_borrow_mut(|watched| {
+        let is_first = watched.is_none();
+        let watched = watched.get_or_insert_default();
+        if !watched.contains(&table) {
+            watched.push(table);
+        }
+        is_first
+    });
+    if is_first {
+        // SAFETY: the function is never unloaded. Registered once in each backend.
+        unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(on_change), Datum::null()) };
+    }
+}
+
+/// PostgreSQL calls this when a table has changed; an invalid OID stands for all tables. It must not fail.
+unsafe extern "C-unwind" fn on_change(_argument: Datum, table: Oid) {
+    let is_watched = WATCHED.with(|watched| {
+        let Ok(mut watched) = watched.try_borrow_mut() else { return true };
+        let Some(watched) = watched.as_mut() else { return false };
+        let before = watched.len();
+        watched.retain(|known| *known != table && table != Oid::INVALID);
+        watched.len() < before
+    });
+    if is_watched {
+        CHANGES.set(CHANGES.get() + 1);
+    }
+}

@@ -1,0 +1,94 @@
+-- Several tenants in one database, if an administrator enables it: each role sees its own DAGs, with their runs.
+--
+-- Row security and its policies are always there, so that CREATE EXTENSION restores them, and a partition has them from
+-- its first day. A setting tells the policies whether tenants are isolated. It is a row of a table, so that a dump has it.
+
+CREATE TABLE workflow.row_security (
+    is_enabled boolean NOT NULL,
+    CONSTRAINT row_security_pkey PRIMARY KEY (is_enabled)
+);
+INSERT INTO workflow.row_security (is_enabled) VALUES (false);
+
+COMMENT ON TABLE workflow.row_security IS
+'Whether tenants are isolated; see enable_row_security(). They are not only if it has exactly one row: false.';
+COMMENT ON COLUMN workflow.row_security.is_enabled IS 'false: from CREATE EXTENSION; true: tenants are isolated';
+
+CREATE FUNCTION workflow.shows_all_tenants()
+RETURNS boolean
+-- The setting is no constant. But planning replaces the call by its value, so a policy costs nothing while it is true;
+-- and a change of the setting has every session plan its queries again.
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'shows_all_tenants_wrapper';
+COMMENT ON FUNCTION workflow.shows_all_tenants() IS
+'Returns whether tenants are not isolated, so that every role sees all rows; see enable_row_security().';
+
+CREATE FUNCTION workflow.replan()
+RETURNS trigger
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'replan_wrapper';
+COMMENT ON FUNCTION workflow.replan() IS
+'AFTER changes of row_security: has every session plan its queries of the tenants'' tables again.';
+
+CREATE TRIGGER replan
+AFTER INSERT OR UPDATE OR DELETE ON workflow.row_security
+FOR EACH ROW EXECUTE FUNCTION workflow.replan();
+ALTER TABLE workflow.row_security ENABLE ALWAYS TRIGGER replan;
+
+CREATE TRIGGER replan_truncated
+AFTER TRUNCATE ON workflow.row_security
+FOR EACH STATEMENT EXECUTE FUNCTION workflow.replan();
+ALTER TABLE workflow.row_security ENABLE ALWAYS TRIGGER replan_truncated;
+
+CREATE FUNCTION workflow.create_policy(table_name text, relation text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    EXECUTE format(
+        'CREATE POLICY tenant ON workflow.%1$I USING (workflow.shows_all_tenants() OR ' || CASE table_name
+            WHEN 'dags' THEN 'tenant = CURRENT_USER'
+            WHEN 'dag_runs' THEN 'EXISTS (SELECT FROM workflow.dags AS d WHERE d.id = %1$I.dag_id)'
+            WHEN 'task_instances' THEN 'EXISTS (SELECT FROM workflow.dag_runs AS r WHERE r.id = %1$I.dag_run_id)'
+            WHEN 'task_logs' THEN 'EXISTS (SELECT FROM workflow.task_instances AS t WHERE t.id = %1$I.task_instance_id)'
+            WHEN 'state_history' THEN 'EXISTS (SELECT FROM workflow.dags AS d WHERE d.id = %1$I.dag_id)'
+        END || ')',
+        relation);
+    EXECUTE format('ALTER TABLE workflow.%I ENABLE ROW LEVEL SECURITY', relation);
+END
+$$;
+COMMENT ON FUNCTION workflow.create_policy(text, text) IS
+'Internal: enables row security on a table of that name, or on a partition of it. For the owner.';
+
+SELECT workflow.create_policy(t.name, t.name)
+FROM (VALUES
+    ('dags'::text), ('dag_runs'), ('task_instances'), ('task_logs'), ('state_history')
+) AS t (name);
+
+CREATE FUNCTION workflow.enable_row_security()
+RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- A transaction that has used a table would not notice the change before it ends.
+    LOCK TABLE workflow.dags, workflow.dag_runs, workflow.task_instances, workflow.task_logs, workflow.state_history
+        IN ACCESS EXCLUSIVE MODE;
+    INSERT INTO workflow.row_security (is_enabled) VALUES (true) ON CONFLICT ON CONSTRAINT row_security_pkey DO NOTHING;
+END
+$$;
+COMMENT ON FUNCTION workflow.enable_row_security() IS
+'Restricts each role to its own DAGs (tenant = current_user), at once and in restored dumps too. Superusers, the owner and BYPASSRLS roles see all. The feed is closed to others (42501); totals count all. Notifications lose their payload. Owner only.';
+
+CREATE FUNCTION workflow.disable_row_security()
+RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    DELETE FROM workflow.row_security AS s WHERE s.is_enabled;
+    INSERT INTO workflow.row_security (is_enabled) VALUES (false) ON CONFLICT ON CONSTRAINT row_security_pkey DO NOTHING;
+END
+$$;
+COMMENT ON FUNCTION workflow.disable_row_security() IS
+'Undoes enable_row_security(); the tenants stay in the table. Owner only.';

@@ -1,0 +1,91 @@
+//! pg_restore succeeds with any number of jobs, and in any order that the archive allows.
+
+use super::{program, run};
+use pg_workflow_tests::*;
+use postgres::Client;
+use std::path::Path;
+use std::process::Command;
+use xtask::stack::postgres::{PRELOADED, Postgres};
+
+/// Fills three partitions of the logs. The first one keeps a job of pg_restore busy. The others load the larger tables
+/// first, with their keys: so the later two partitions before the tasks.
+fn fill(client: &mut Client) {
+    create_tasks(client, 20);
+    for lines in [5_000, 20, 20] {
+        let sql = format!(
+            "SET session_replication_role = replica;
+             INSERT INTO workflow.task_logs (task_instance_id, try_number, message)
+             SELECT t.id, 0, 'line ' || n FROM workflow.task_instances AS t, generate_series(1, {lines}) AS n;
+             RESET session_replication_role"
+        );
+        client.batch_execute(&sql).unwrap();
+        next_partition(client);
+    }
+    let sql = "SELECT workflow.create_consumer('relay', true); SELECT workflow.save_checkpoint('relay', '{1}')";
+    client.batch_execute(sql).unwrap();
+}
+
+/// The number of rows of each table, with a digest of them, and all sequences.
+fn digest(client: &mut Client) -> Vec<String> {
+    let tables = "SELECT c.oid::regclass::text FROM pg_class AS c
+                  WHERE c.relnamespace = 'workflow'::regnamespace AND c.relkind = 'r'
+                    AND c.relname NOT LIKE 'state_count%' ORDER BY 1";
+    let tables: Vec<String> = client.query(tables, &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    let sequences = "SELECT format('%s at %s', sequencename, last_value) FROM pg_sequences
+                     WHERE schemaname = 'workflow' ORDER BY 1";
+    let mut all: Vec<String> = client.query(sequences, &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    all.extend(tables.iter().map(|table| {
+        let sql =
+            format!("SELECT format('%s, digest %s', count(*), sum(hashtextextended(t::text, 0))) FROM {table} AS t");
+        format!("{table}: {}", client.query_one(&sql, &[]).unwrap().get::<_, String>(0))
+    }));
+    all
+}
+
+/// The archive's list of items, with the data and everything after it in the opposite order. Items of these sections
+/// depend only on earlier sections, so each order is allowed.
+fn reversed_list(cluster: &Postgres, archive: &Path) -> String {
+    let output = program(cluster, "pg_restore").arg("--list").arg(archive).output().unwrap();
+    let list = String::from_utf8(output.stdout).unwrap();
+    let items: Vec<&str> = list.lines().filter(|line| !line.starts_with(';')).collect();
+    let data = items.iter().position(|line| line.contains(" TABLE DATA ")).unwrap();
+    let is_data = |line: &&str| line.contains(" TABLE DATA ") || line.contains(" SEQUENCE SET ");
+    let after = items.iter().rposition(is_data).unwrap() + 1;
+    assert!(items[after..].iter().any(|line| line.contains(" FK CONSTRAINT ")), "{list}");
+    let reversed = |items: &[&str]| items.iter().rev().map(|line| format!("{line}\n")).collect::<String>();
+    let before: String = items[..data].iter().map(|line| format!("{line}\n")).collect();
+    before + &reversed(&items[data..after]) + &reversed(&items[after..])
+}
+
+#[test]
+fn restore_succeeds_with_any_jobs_in_any_order() {
+    let (cluster, db) = own_cluster("jobs", &[PRELOADED]);
+    fill(&mut db.connect());
+    let folder = tempfile::tempdir().unwrap();
+    let (custom, directory) = (folder.path().join("custom"), folder.path().join("directory"));
+    for (format, path) in [("custom", &custom), ("directory", &directory)] {
+        run(program(&cluster, "pg_dump").args(["--dbname", db.url(), "--format", format, "--file"]).arg(path));
+    }
+    let list = folder.path().join("list");
+    std::fs::write(&list, reversed_list(&cluster, &custom)).unwrap();
+    let reversed = format!("--use-list={}", list.display());
+
+    let wanted = digest(&mut db.connect());
+    let restore = |way: &[&str], archive: &Path| {
+        let copy = Db::at(cluster.create_database("copy").unwrap());
+        let mut command: Command = program(&cluster, "pg_restore");
+        run(command.args(["--exit-on-error", "--dbname", copy.url()]).args(way).arg(archive));
+        assert_eq!(digest(&mut copy.connect()), wanted, "{way:?}");
+        drop(copy);
+        cluster.psql("postgres", "DROP DATABASE copy WITH (FORCE)").unwrap();
+    };
+    for jobs in ["--jobs=2", "--jobs=3"] {
+        restore(&[jobs], &custom);
+    }
+    for jobs in ["--jobs=1", "--jobs=2", "--jobs=4"] {
+        restore(&[jobs, &reversed], &custom);
+    }
+    restore(&["--jobs=4"], &directory);
+    restore(&["--single-transaction"], &custom);
+    restore(&["--single-transaction", &reversed], &custom);
+}
