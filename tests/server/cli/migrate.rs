@@ -135,7 +135,7 @@ fn migration_names_the_session_that_holds_a_lock() {
         assert!(message.contains(&part), "{part}: {message}");
     }
 
-    // It goes on when the lock is released; writers continue meanwhile.
+    // It continues when the lock is released, and writers continue meanwhile.
     let waiting =
         command(&db, &["migrate", "to", "98.0.0"]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let waits =

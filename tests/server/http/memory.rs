@@ -137,13 +137,13 @@ fn stalled_followers_keep_little_in_memory() {
     let mut lines = BufReader::new(leave_unread(&api, "/api/v1/events", &resume)).lines().map(Result::unwrap);
     let mut seen = Vec::new();
     while seen.len() < 2 * runs.len() {
-        let line = lines.next().expect("the stream goes on");
+        let line = lines.next().unwrap_or_else(|| panic!("the stream ended: {}", log_of(api.server())));
         if let Some(data) = line.strip_prefix("data: ") {
             let event: Value = serde_json::from_str(data).unwrap();
             seen.push((event["entity_id"].as_str().unwrap().to_owned(), event["version"].as_i64().unwrap()));
         }
     }
-    assert_eq!(seen.iter().collect::<HashSet<_>>().len(), seen.len(), "each once");
+    assert_eq!(seen.iter().collect::<HashSet<_>>().len(), seen.len(), "exactly once");
     let peak = memory(&api, "VmHWM") - before;
     assert!(peak < 150 * MIB, "{} MiB more at the peak", peak / MIB);
 }
