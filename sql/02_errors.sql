@@ -14,6 +14,20 @@ AS 'MODULE_PATHNAME', 'refuse_missing_wrapper';
 COMMENT ON FUNCTION workflow.refuse_missing(text, text, text) IS
 'Internal: raises P0002 for an entity that does not exist.';
 
+CREATE FUNCTION workflow.refuse_consumer(name text, tried text)
+RETURNS void
+LANGUAGE c STABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'refuse_consumer_wrapper';
+COMMENT ON FUNCTION workflow.refuse_consumer(text, text) IS
+'Internal: raises 42501 for a consumer of another role, and P0002 for a consumer that does not exist.';
+
+CREATE FUNCTION workflow.refuse_given_up(name text, since text)
+RETURNS void
+LANGUAGE c STABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'refuse_given_up_wrapper';
+COMMENT ON FUNCTION workflow.refuse_given_up(text, text) IS
+'Internal: raises 55000 for a consumer that purge() has given up.';
+
 CREATE FUNCTION workflow.refuse_leased(consumer text, lease bigint, holder text, current_lease bigint)
 RETURNS void
 LANGUAGE c STABLE PARALLEL SAFE
@@ -24,9 +38,9 @@ COMMENT ON FUNCTION workflow.refuse_leased(text, bigint, text, bigint) IS
 CREATE FUNCTION workflow.refuse_tenant()
 RETURNS void
 LANGUAGE c STABLE PARALLEL SAFE
-AS 'MODULE_PATHNAME', 'refuse_tenant_wrapper';
+AS 'MODULE_PATHNAME', 'refuse_restricted_reader_wrapper';
 COMMENT ON FUNCTION workflow.refuse_tenant() IS
-'Internal: raises 42501 if row security hides a part of the history from the session''s role. The feed has all of it.';
+'Internal: raises 42501 if row security hides a part of the history from the current role, or in a security-restricted operation. The feed has all of it.';
 
 CREATE FUNCTION workflow.check_entity_type(entity_type text)
 RETURNS text

@@ -1,4 +1,7 @@
 -- Consumers: readers of the event feed whose position the database stores. Each gets every event at least once.
+--
+-- A consumer belongs to the role that created it. The functions run with the rights of their caller, and row security
+-- shows a consumer to its owner and to administrators only.
 
 CREATE TABLE workflow.consumers (
     name                       text        NOT NULL,
@@ -19,6 +22,8 @@ CREATE TABLE workflow.consumers (
     lease_backend_start        timestamptz,
     created_at                 timestamptz NOT NULL DEFAULT pg_catalog.now(),
     updated_at                 timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    owner                      text        NOT NULL DEFAULT CURRENT_USER,
+    given_up_at                timestamptz,
     CONSTRAINT consumers_pkey PRIMARY KEY (name),
     CONSTRAINT consumers_snapshot_check CHECK ((snapshot IS NULL) OPERATOR(pg_catalog.=) (next_transaction_id IS NULL)),
     CONSTRAINT consumers_window_check CHECK (
@@ -47,6 +52,18 @@ COMMENT ON COLUMN workflow.consumers.lease_pid IS 'process ID of the session tha
 COMMENT ON COLUMN workflow.consumers.lease_backend_start IS 'start time of that session; null: released';
 COMMENT ON COLUMN workflow.consumers.created_at IS 'time of creation';
 COMMENT ON COLUMN workflow.consumers.updated_at IS 'time at which its position or its lease last changed';
+COMMENT ON COLUMN workflow.consumers.owner IS 'role that created it, or that an administrator entered; only roles with its privileges and members of workflow_admin can use it';
+COMMENT ON COLUMN workflow.consumers.given_up_at IS 'time at which purge() stopped keeping events for it; null: it keeps them';
+
+CREATE FUNCTION workflow.owns_consumer(owner text)
+RETURNS boolean
+LANGUAGE c STABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'owns_consumer_wrapper';
+COMMENT ON FUNCTION workflow.owns_consumer(text) IS
+'Internal: returns whether the current role has the privileges of the owner of a consumer, or of workflow_admin.';
+
+CREATE POLICY owner ON workflow.consumers USING (workflow.owns_consumer(owner));
+ALTER TABLE workflow.consumers ENABLE ROW LEVEL SECURITY;
 
 CREATE FUNCTION workflow.position_of(consumer workflow.consumers)
 RETURNS workflow.feed_position
@@ -104,12 +121,13 @@ COMMENT ON FUNCTION workflow.check_reading(text, integer, interval) IS
 CREATE FUNCTION workflow.create_consumer(name text, from_beginning boolean DEFAULT false)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     pos workflow.feed_position := workflow.first_position();
 BEGIN
     PERFORM workflow.check_consumer_name(name);
+    PERFORM workflow.refuse_subscriber(format('create consumer "%s"', name));
     IF NOT coalesce(from_beginning, false) THEN
         pos := workflow.close_window(workflow.open_window(pos));
     END IF;
@@ -117,11 +135,17 @@ BEGIN
         window_snapshot, window_next_transaction_id, window_floor_id, window_ceiling_id, acked_id, system_identifier)
     VALUES (create_consumer.name, pos.*)
     ON CONFLICT ON CONSTRAINT consumers_pkey DO NOTHING;
-    RETURN FOUND;
+    IF FOUND THEN
+        RETURN true;
+    END IF;
+    IF NOT EXISTS (SELECT FROM workflow.consumers AS c WHERE c.name = create_consumer.name) THEN
+        PERFORM workflow.refuse_consumer(name, 'create it');
+    END IF;
+    RETURN false;
 END
 $$;
 COMMENT ON FUNCTION workflow.create_consumer(text, boolean) IS
-'Creates a consumer of the event feed that starts with the next commit, or with the first event still stored. Returns false and changes nothing if it already exists. Errors: 22023 bad argument.';
+'Creates a consumer of the event feed that starts with the next commit, or with the first event still stored. The current role owns it. Returns false and changes nothing if it already exists. Errors: 22023 bad argument, 42501 the consumer of that name belongs to another role.';
 
 CREATE FUNCTION workflow.store_position(consumer text, pos workflow.feed_position)
 RETURNS void
@@ -139,7 +163,7 @@ $$;
 COMMENT ON FUNCTION workflow.store_position(text, workflow.feed_position) IS
 'Internal: sets the position of a consumer, which the transaction has locked.';
 
-CREATE FUNCTION workflow.lock_consumer(name text, lease bigint)
+CREATE FUNCTION workflow.lock_consumer(name text, lease bigint, ignores_lease boolean DEFAULT false)
 RETURNS workflow.feed_position
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
@@ -152,10 +176,14 @@ BEGIN
     PERFORM workflow.check_consumer_name(name);
     SELECT c.* INTO consumer FROM workflow.consumers AS c WHERE c.name = lock_consumer.name FOR NO KEY UPDATE;
     IF NOT FOUND THEN
-        PERFORM workflow.refuse_missing('consumer', name, 'read its events');
+        PERFORM workflow.refuse_consumer(name, 'read its events');
     END IF;
-    IF (lease IS NULL AND consumer.lease_expires_at > now)
-        OR (lease IS NOT NULL AND (lease <> consumer.lease_number OR consumer.lease_expires_at IS NULL))
+    IF consumer.given_up_at IS NOT NULL THEN
+        PERFORM workflow.refuse_given_up(name, to_jsonb(consumer.given_up_at) #>> '{}');
+    END IF;
+    IF NOT ignores_lease AND (
+        (lease IS NULL AND consumer.lease_expires_at > now)
+        OR (lease IS NOT NULL AND (lease <> consumer.lease_number OR consumer.lease_expires_at IS NULL)))
     THEN
         PERFORM workflow.refuse_leased(name, lease, consumer.lease_holder, consumer.lease_number);
     END IF;
@@ -166,16 +194,17 @@ BEGIN
         WHERE c.name = lock_consumer.name;
     END IF;
     pos := workflow.position_of(consumer);
-    -- The table came from another cluster: by a restored dump, or by pg_upgrade.
+    -- The table came from another cluster: by a restored dump, by pg_upgrade, or by logical replication.
     IF pos.system_identifier <> workflow.system_identifier() THEN
+        PERFORM workflow.refuse_subscriber(format('use consumer "%s"', name));
         pos := workflow.relocate_position(pos);
         PERFORM workflow.store_position(name, pos);
     END IF;
     RETURN pos;
 END
 $$;
-COMMENT ON FUNCTION workflow.lock_consumer(text, bigint) IS
-'Internal: locks a consumer until the transaction ends, renews its lease, and returns its position. Errors: P0002 no such consumer, 55006 consumer leased to another session.';
+COMMENT ON FUNCTION workflow.lock_consumer(text, bigint, boolean) IS
+'Internal: locks a consumer until the transaction ends, renews its lease, and returns its position. Errors: P0002 no such consumer, 42501 consumer of another role, 55000 given up, 55006 leased to another session.';
 
 CREATE FUNCTION workflow.read_events(
     consumer text,
@@ -198,7 +227,7 @@ RETURNS TABLE (
     metadata    jsonb
 )
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET search_path = pg_catalog, pg_temp
 ROWS 1000
 AS $$
 #variable_conflict use_column
@@ -249,12 +278,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.read_events(text, integer, interval, bigint) IS
-'Returns the next events of a consumer, in order within each entity. Unacknowledged events are redelivered. Waits up to "wait" for new events if the session''s last read found none. Only durable events are delivered. Errors: P0002 no such consumer, 22023 bad argument, 42501 row security applies to the role, 55006 leased to another session.';
+'Returns the next events of a consumer, in order within each entity. Unacknowledged events are redelivered. Waits up to "wait" for new events if the session''s last read found none. Only durable events are delivered. Errors: P0002 no such consumer, 22023 bad argument, 42501 consumer of another role or row security, 55000 given up, 55006 leased to another session.';
 
 CREATE FUNCTION workflow.ack_events(consumer text, up_to bigint, lease bigint DEFAULT NULL)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     pos workflow.feed_position := workflow.lock_consumer(consumer, lease);
@@ -285,19 +314,77 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.ack_events(text, bigint, bigint) IS
-'Acknowledges an event and all earlier ones that read_events() returned. Returns false if they were acknowledged before. Errors: P0002 no such consumer, 22023 no such event or not read yet, 55006 leased to another session.';
+'Acknowledges an event and all earlier ones that read_events() returned. Returns false if they were acknowledged before. Errors: P0002 no such consumer, 22023 no such event or not read yet, 42501 consumer of another role, 55000 given up, 55006 leased to another session.';
+
+CREATE FUNCTION workflow.skip_event(consumer text, event_id bigint)
+RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    pos workflow.feed_position := workflow.lock_consumer(consumer, NULL::bigint, true);
+    was_open boolean;
+    next_id bigint;
+BEGIN
+    LOOP
+        was_open := pos.window_snapshot IS NOT NULL;
+        IF NOT was_open THEN
+            pos := workflow.open_window(pos);
+        END IF;
+        -- Only the id: the rest of the event may be what no reader can take.
+        SELECT e.id INTO next_id FROM workflow.events_in_window(pos, 1) AS e;
+        EXIT WHEN next_id IS NOT NULL OR NOT was_open;
+        pos := workflow.close_window(pos);
+    END LOOP;
+    IF next_id IS DISTINCT FROM event_id THEN
+        PERFORM workflow.refuse_argument(
+            format('cannot skip event %s for consumer "%s": its next event is %s',
+                coalesce(event_id::text, 'null'), consumer, coalesce(next_id::text, 'not written yet')),
+            jsonb_build_object('argument', 'event_id', 'value', event_id, 'next_event', next_id),
+            'Skip only the next event, and only if no reader can process it.');
+    END IF;
+    pos.acked_id := next_id;
+    PERFORM workflow.store_position(consumer, pos);
+END
+$$;
+COMMENT ON FUNCTION workflow.skip_event(text, bigint) IS
+'Acknowledges the next event of a consumer without reading it, also while another session has the lease: for an event that cannot be delivered. For administrators. Errors: P0002 no such consumer, 22023 not its next event, 55000 given up.';
+
+CREATE FUNCTION workflow.resume_consumer(name text)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    consumer workflow.consumers;
+BEGIN
+    PERFORM workflow.check_consumer_name(name);
+    SELECT c.* INTO consumer FROM workflow.consumers AS c WHERE c.name = resume_consumer.name FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        PERFORM workflow.refuse_consumer(name, 'resume it');
+    END IF;
+    UPDATE workflow.consumers AS c
+    SET given_up_at = NULL, updated_at = clock_timestamp()
+    WHERE c.name = resume_consumer.name AND c.given_up_at IS NOT NULL;
+    RETURN FOUND AND EXISTS (
+        SELECT FROM workflow.dropped_partitions AS d
+        WHERE d.dropped_at >= consumer.given_up_at AND d.last_id > consumer.floor_id);
+END
+$$;
+COMMENT ON FUNCTION workflow.resume_consumer(text) IS
+'Lets a consumer that purge() has given up read the events that are still stored. Returns whether purge() has dropped events since then that it had not read. Errors: P0002 no such consumer, 42501 consumer of another role.';
 
 CREATE FUNCTION workflow.drop_consumer(name text)
 RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     DELETE FROM workflow.consumers AS c WHERE c.name = drop_consumer.name;
     IF NOT FOUND THEN
-        PERFORM workflow.refuse_missing('consumer', name, 'drop it');
+        PERFORM workflow.refuse_consumer(name, 'drop it');
     END IF;
 END
 $$;
 COMMENT ON FUNCTION workflow.drop_consumer(text) IS
-'Deletes a consumer and its position. Errors: P0002 no such consumer.';
+'Deletes a consumer and its position. Errors: P0002 no such consumer, 42501 consumer of another role.';

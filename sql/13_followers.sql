@@ -159,11 +159,12 @@ COMMENT ON FUNCTION workflow.position_after(workflow.feed_position, bigint, bool
 CREATE FUNCTION workflow.current_position()
 RETURNS text
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     pos workflow.feed_position := workflow.close_window(workflow.open_window(workflow.first_position()));
 BEGIN
+    PERFORM workflow.refuse_subscriber('follow events');
     PERFORM workflow.make_durable();
     RETURN workflow.format_position(pos);
 END
@@ -174,7 +175,7 @@ COMMENT ON FUNCTION workflow.current_position() IS
 CREATE FUNCTION workflow.follow_events("position" text, max integer DEFAULT 1000, wait interval DEFAULT '0')
 RETURNS SETOF workflow.followed_event
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET search_path = pg_catalog, pg_temp
 ROWS 1000
 AS $$
 DECLARE

@@ -1,12 +1,13 @@
 -- Leases: exclusive use of a consumer, so that one of several relays leads.
 --
 -- A lease gives a consumer to one session for some seconds; each read and acknowledgement renews it. The next holder
--- terminates the session of the last one, because that may hang in a read, with the consumer's row locked.
+-- terminates the session of the last one, because that may hang in a read, with the consumer's row locked. It does so
+-- with its own rights: a session of a role whose privileges it lacks goes on, without the lease.
 
 CREATE FUNCTION workflow.lease_consumer(consumer text, holder text, duration interval DEFAULT '3 s')
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     current workflow.consumers;
@@ -21,16 +22,25 @@ BEGIN
     END IF;
     SELECT c.* INTO current FROM workflow.consumers AS c WHERE c.name = consumer;
     IF NOT FOUND THEN
-        PERFORM workflow.refuse_missing('consumer', consumer, 'lease it');
+        PERFORM workflow.refuse_consumer(consumer, 'lease it');
+    END IF;
+    IF current.given_up_at IS NOT NULL THEN
+        PERFORM workflow.refuse_given_up(consumer, to_jsonb(current.given_up_at) #>> '{}');
     END IF;
     IF current.lease_expires_at > clock_timestamp() AND current.lease_holder IS DISTINCT FROM holder THEN
         RETURN NULL;
     END IF;
-    PERFORM pg_terminate_backend(a.pid)
-    FROM pg_stat_activity AS a
-    WHERE a.pid = current.lease_pid
-        AND a.backend_start = current.lease_backend_start
-        AND a.pid <> pg_backend_pid();
+    BEGIN
+        PERFORM pg_terminate_backend(a.pid)
+        FROM pg_stat_activity AS a
+        WHERE a.pid = current.lease_pid
+            AND a.backend_start = current.lease_backend_start
+            -- A copy of the database in the same cluster has the leases of the original.
+            AND a.datname = current_database()
+            AND a.pid <> pg_backend_pid();
+    EXCEPTION WHEN insufficient_privilege THEN
+        NULL;
+    END;
     -- A crash must not undo an acquired lease: two sessions would then hold the same number.
     PERFORM set_config('synchronous_commit', 'on', true);
     UPDATE workflow.consumers AS c
@@ -48,12 +58,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.lease_consumer(text, text, interval) IS
-'Acquires an exclusive lease on a consumer and returns its number for read_events() and ack_events(), which renew it; null while another holder has the lease. Terminates the session of the previous holder. Errors: P0002 no such consumer, 22023 bad argument.';
+'Acquires an exclusive lease on a consumer and returns its number for read_events() and ack_events(), which renew it; null while another holder has the lease. Terminates the session of the previous holder, if the caller has the right. Errors: P0002 no such consumer, 22023 bad argument, 42501 consumer of another role, 55000 given up.';
 
 CREATE FUNCTION workflow.release_consumer(consumer text, lease bigint)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     UPDATE workflow.consumers AS c

@@ -28,6 +28,10 @@ CREATE TRIGGER prepare_load
 BEFORE INSERT ON workflow.consumer_checkpoints
 FOR EACH STATEMENT EXECUTE FUNCTION workflow.prepare_load();
 
+CREATE POLICY owner ON workflow.consumer_checkpoints
+USING (EXISTS (SELECT FROM workflow.consumers AS c WHERE c.name OPERATOR(pg_catalog.=) consumer));
+ALTER TABLE workflow.consumer_checkpoints ENABLE ROW LEVEL SECURITY;
+
 COMMENT ON TABLE workflow.consumer_checkpoints IS
 'Relay checkpoints: positions of consumers, each with the last entry of the destination at that time; see save_checkpoint().';
 COMMENT ON COLUMN workflow.consumer_checkpoints.consumer IS 'consumer';
@@ -65,7 +69,7 @@ CREATE FUNCTION workflow.save_checkpoint(
 )
 RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     pos workflow.feed_position := workflow.lock_consumer(consumer, lease);
@@ -83,12 +87,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.save_checkpoint(text, bigint[], bigint, interval) IS
-'Stores that a relay''s destination ends at this entry, and holds exactly the events that the consumer has acknowledged. Deletes checkpoints older than "keep". Errors: P0002 no such consumer, 55006 leased to another session.';
+'Stores that a relay''s destination ends at this entry, and holds exactly the events that the consumer has acknowledged. Deletes checkpoints older than "keep". Errors: P0002 no such consumer, 42501 consumer of another role, 55000 given up, 55006 leased to another session.';
 
 CREATE FUNCTION workflow.rewind_consumer(consumer text, "position" bigint[], lease bigint DEFAULT NULL)
 RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     checkpoint workflow.consumer_checkpoints;
@@ -111,9 +115,9 @@ BEGIN
     PERFORM set_config('synchronous_commit', 'on', true);
     DELETE FROM workflow.consumer_checkpoints AS c
     WHERE c.consumer = rewind_consumer.consumer AND c."position" > checkpoint."position";
-    PERFORM workflow.note_found_nothing(NULL, 0);
+    PERFORM workflow.note_found_nothing(NULL::text, 0::bigint);
     RETURN checkpoint."position";
 END
 $$;
 COMMENT ON FUNCTION workflow.rewind_consumer(text, bigint[], bigint) IS
-'Moves a consumer back to its last checkpoint that is not beyond this entry, or to its first one. Returns that checkpoint''s entry; null if it has none. Later events are redelivered. Errors: P0002 no such consumer, 55006 leased to another session.';
+'Moves a consumer back to its last checkpoint that is not beyond this entry, or to its first one. Returns that checkpoint''s entry; null if it has none. Later events are redelivered. Errors: P0002 no such consumer, 42501 consumer of another role, 55000 given up, 55006 leased to another session.';

@@ -62,7 +62,7 @@ COMMENT ON FUNCTION workflow.create_policy(text, text) IS
 
 SELECT workflow.create_policy(t.name, t.name)
 FROM (VALUES
-    ('dags'::text), ('dag_runs'), ('task_instances'), ('task_logs'), ('state_history')
+    ('dags'::pg_catalog.text), ('dag_runs'), ('task_instances'), ('task_logs'), ('state_history')
 ) AS t (name);
 
 CREATE FUNCTION workflow.enable_row_security()

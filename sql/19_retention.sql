@@ -34,9 +34,11 @@ BEGIN
     FOR reader IN
         SELECT workflow.position_of(c) AS pos, format('consumer "%s" has not acknowledged it', c.name) AS reason
         FROM workflow.consumers AS c
+        WHERE c.given_up_at IS NULL
         UNION ALL
         SELECT workflow.position_of(c), format('consumer "%s" has a checkpoint before its end', c.consumer)
         FROM workflow.consumer_checkpoints AS c
+        JOIN workflow.consumers AS o ON o.name = c.consumer AND o.given_up_at IS NULL
         UNION ALL
         SELECT workflow.position_of(p), 'state_counts has not counted it: call fold_state_counts()'
         FROM workflow.state_count_place AS p
@@ -51,6 +53,40 @@ END
 $$;
 COMMENT ON FUNCTION workflow.who_needs_history(bigint) IS
 'Internal: names a reader that has not acknowledged an event with an id below end_id; null if there is none.';
+
+CREATE FUNCTION workflow.give_up_consumers(end_id bigint, last_changed_at timestamptz, dry_run boolean)
+RETURNS TABLE (object text, rows bigint, outcome text)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    max_lag interval;
+    late record;
+BEGIN
+    -- The server knows the setting when the library is loaded.
+    PERFORM workflow.version();
+    max_lag := current_setting('pg_workflow.max_consumer_lag');
+    IF max_lag = '0' OR last_changed_at IS NULL OR last_changed_at >= clock_timestamp() - max_lag THEN
+        RETURN;
+    END IF;
+    FOR late IN
+        SELECT c.name, workflow.position_of(c) AS pos FROM workflow.consumers AS c WHERE c.given_up_at IS NULL ORDER BY c.name
+    LOOP
+        CONTINUE WHEN NOT workflow.needs_history(late.pos, end_id);
+        object := 'consumer ' || quote_ident(late.name);
+        rows := 0;
+        outcome := format('%s: it lags more than pg_workflow.max_consumer_lag',
+            CASE WHEN dry_run THEN 'would be given up' ELSE 'given up' END);
+        IF NOT dry_run THEN
+            UPDATE workflow.consumers AS c SET given_up_at = clock_timestamp() WHERE c.name = late.name;
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION workflow.give_up_consumers(bigint, timestamptz, boolean) IS
+'Internal: gives up the consumers that need events with an id below end_id, if the last of these events is older than pg_workflow.max_consumer_lag.';
 
 CREATE FUNCTION workflow.drop_partition(table_name text, "partition" text)
 RETURNS text
@@ -219,6 +255,7 @@ BEGIN
             WHERE h.id >= past.from_id AND h.id < past.end_id ORDER BY h.id DESC LIMIT 1000
         ) AS h;
         EXIT WHEN last.last_changed_at >= before;
+        RETURN QUERY SELECT g.* FROM workflow.give_up_consumers(past.end_id, last.last_changed_at, dry_run) AS g;
         object := past."partition";
         rows := coalesce(last.last_id - first_id + 1, 0);
         outcome := 'kept: ' || workflow.who_needs_history(past.end_id);

@@ -144,10 +144,12 @@ SELECT
     pending.count AS pending,
     pending.oldest AS oldest,
     pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pending.oldest AS lag,
-    c.updated_at AS last_active
+    c.updated_at AS last_active,
+    c.owner,
+    c.given_up_at
 FROM (
     -- Not position_of(c): the planner resolves the fields of this row to columns.
-    SELECT c.name, c.updated_at, c.floor_id, ROW(
+    SELECT c.name, c.updated_at, c.owner, c.given_up_at, c.floor_id, ROW(
         c.snapshot, c.next_transaction_id, c.floor_id,
         c.window_snapshot, c.window_next_transaction_id, c.window_floor_id, c.window_ceiling_id,
         c.acked_id, c.system_identifier
@@ -176,6 +178,8 @@ COMMENT ON COLUMN workflow.consumer_lag.pending IS 'backlog: number of committed
 COMMENT ON COLUMN workflow.consumer_lag.oldest IS 'time of the oldest of them; null: none';
 COMMENT ON COLUMN workflow.consumer_lag.lag IS 'time since then; null: none';
 COMMENT ON COLUMN workflow.consumer_lag.last_active IS 'time at which its position or its lease last changed';
+COMMENT ON COLUMN workflow.consumer_lag.owner IS 'role that owns it';
+COMMENT ON COLUMN workflow.consumer_lag.given_up_at IS 'time at which purge() stopped keeping events for it; null: it keeps them';
 
 CREATE FUNCTION workflow.notifiers()
 RETURNS TABLE (

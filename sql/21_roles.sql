@@ -40,6 +40,9 @@ GRANT UPDATE (state, execution_date, conf) ON workflow.dag_runs TO workflow_writ
 GRANT UPDATE (state, max_tries, error) ON workflow.task_instances TO workflow_writer;
 GRANT INSERT (task_instance_id, try_number, logged_at, level, message) ON workflow.task_logs TO workflow_writer;
 
+-- Row security shows each role its own consumers.
+GRANT SELECT, INSERT, UPDATE, DELETE ON workflow.consumers, workflow.consumer_checkpoints TO workflow_writer;
+
 -- Deletes rows of other roles.
 GRANT DELETE ON workflow.dags, workflow.dag_runs, workflow.task_instances, workflow.task_logs TO workflow_admin;
 
@@ -52,6 +55,9 @@ REVOKE EXECUTE ON FUNCTION
     workflow.current_position(),
     workflow.follow_events(text, integer, interval),
     workflow.ack_events(text, bigint, bigint),
+    workflow.skip_event(text, bigint),
+    workflow.resume_consumer(text),
+    workflow.refuse_consumer(text, text),
     workflow.lease_consumer(text, text, interval),
     workflow.release_consumer(text, bigint),
     workflow.save_checkpoint(text, bigint[], bigint, interval),
@@ -73,6 +79,8 @@ GRANT EXECUTE ON FUNCTION
     workflow.create_consumer(text, boolean),
     workflow.read_events(text, integer, interval, bigint),
     workflow.ack_events(text, bigint, bigint),
+    workflow.resume_consumer(text),
+    workflow.refuse_consumer(text, text),
     workflow.lease_consumer(text, text, interval),
     workflow.release_consumer(text, bigint),
     workflow.save_checkpoint(text, bigint[], bigint, interval),
@@ -82,7 +90,10 @@ GRANT EXECUTE ON FUNCTION
     workflow.open_partitions(text)
 TO workflow_writer;
 
-GRANT EXECUTE ON FUNCTION workflow.purge(timestamptz, boolean, integer) TO workflow_admin;
+GRANT EXECUTE ON FUNCTION
+    workflow.purge(timestamptz, boolean, integer),
+    workflow.skip_event(text, bigint)
+TO workflow_admin;
 
 -- Trigger functions are for the extension's triggers alone: CREATE TRIGGER asks for this right.
 REVOKE EXECUTE ON FUNCTION

@@ -3,6 +3,9 @@
 
 mod client;
 mod extension {
+    mod acting;
+    mod attack;
+    mod consumers;
     mod counts;
     mod creation;
     mod errors;
@@ -32,6 +35,7 @@ mod operations {
     mod backup;
     mod diagnosis;
     mod publication;
+    mod replication;
     mod retention;
     mod standby;
     pub mod versions;

@@ -201,6 +201,26 @@ pub fn leased(consumer: &str, lease: Option<i64>, holder: Option<&str>, current_
     )
 }
 
+/// 42501: the consumer belongs to another role.
+pub fn others_consumer(consumer: &str, tried: &str) -> ! {
+    raise(
+        Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        &format!("permission denied for consumer \"{consumer}\": cannot {tried}"),
+        &json!({ "consumer": consumer }),
+        "Use a consumer of your own, or ask a member of workflow_admin. The view workflow.consumer_lag shows its owner.",
+    )
+}
+
+/// 55000: purge() no longer keeps events for the consumer.
+pub fn given_up(consumer: &str, since: &str) -> ! {
+    raise(
+        Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        &format!("consumer \"{consumer}\" was given up: it lagged more than pg_workflow.max_consumer_lag"),
+        &json!({ "consumer": consumer, "given_up_at": since }),
+        "Call workflow.resume_consumer() to read the events that are still stored, or workflow.drop_consumer().",
+    )
+}
+
 /// 25006: the event feed needs values that only a primary has.
 pub fn on_standby() -> ! {
     raise(

@@ -8,6 +8,7 @@ mod append;
 mod args;
 mod call;
 mod columns;
+mod consumers;
 mod counts;
 mod creation;
 mod dag_of;

@@ -23,6 +23,8 @@ static DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::n
 static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1000);
 static BATCH_DELAY: GucSetting<i32> = GucSetting::<i32>::new(2);
 static POLL_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(1000);
+/// Read by purge(), in SQL.
+static MAX_CONSUMER_LAG: GucSetting<i32> = GucSetting::<i32>::new(30 * 24 * 60);
 
 /// Defines the settings.
 pub fn define() {
@@ -62,6 +64,16 @@ pub fn define() {
         &POLL_INTERVAL,
         (10, 60_000),
         GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"pg_workflow.max_consumer_lag",
+        c"Sets the lag from which on purge() keeps no events for a consumer; 0: it keeps them however long.",
+        c"Such a consumer is given up until resume_consumer() is called.",
+        &MAX_CONSUMER_LAG,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_MIN,
     );
 }
 

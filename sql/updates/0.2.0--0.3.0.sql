@@ -31,6 +31,25 @@ BEGIN
 END
 $$;
 
+-- The partitions get it too; nothing is rewritten.
+ALTER TABLE workflow.state_history ADD COLUMN acted_as text;
+
+-- Consumers belong to a role. Nobody knows who created the old ones: they belong to all writers, as before.
+ALTER TABLE workflow.consumers
+    ADD COLUMN owner text NOT NULL DEFAULT 'workflow_writer',
+    ADD COLUMN given_up_at timestamptz;
+ALTER TABLE workflow.consumers ALTER COLUMN owner SET DEFAULT CURRENT_USER;
+-- take function workflow.owns_consumer
+CREATE POLICY owner ON workflow.consumers USING (workflow.owns_consumer(owner));
+ALTER TABLE workflow.consumers ENABLE ROW LEVEL SECURITY;
+CREATE POLICY owner ON workflow.consumer_checkpoints
+USING (EXISTS (SELECT FROM workflow.consumers AS c WHERE c.name OPERATOR(pg_catalog.=) consumer));
+ALTER TABLE workflow.consumer_checkpoints ENABLE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON workflow.consumers, workflow.consumer_checkpoints TO workflow_writer;
+
+-- take function workflow.refuse_consumer
+-- take function workflow.refuse_given_up
+-- take function workflow.refuse_tenant
 -- take type workflow.feed_position
 -- take function workflow.is_acknowledged
 -- take function workflow.next_writer
@@ -49,6 +68,12 @@ $$;
 -- take function workflow.create_consumer
 -- take function workflow.read_events
 -- take function workflow.ack_events
+-- take function workflow.skip_event
+-- take function workflow.resume_consumer
+-- take function workflow.drop_consumer
+REVOKE EXECUTE ON FUNCTION workflow.skip_event(text, bigint), workflow.resume_consumer(text), workflow.refuse_consumer(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION workflow.resume_consumer(text), workflow.refuse_consumer(text, text) TO workflow_writer;
+GRANT EXECUTE ON FUNCTION workflow.skip_event(text, bigint) TO workflow_admin;
 -- take function workflow.format_snapshot
 -- take function workflow.parse_snapshot
 -- take function workflow.format_position
@@ -57,14 +82,22 @@ $$;
 -- take function workflow.current_position
 -- take function workflow.follow_events
 -- take function workflow.lease_consumer
+-- take function workflow.release_consumer
 -- take function workflow.save_checkpoint
 -- take function workflow.rewind_consumer
 -- take view workflow.consumer_lag
 -- take view workflow.state_counts
 -- take function workflow.needs_history
 -- take function workflow.who_needs_history
+-- take function workflow.give_up_consumers
 -- take function workflow.create_partition
 -- take function workflow.switch_to_partition
+
+-- take function workflow.create_dag_run
+-- take function workflow.create_task_instances
+-- take function workflow.is_subscriber
+-- take function workflow.refuse_subscriber
+-- take function workflow.finish_copy
 
 -- Trigger functions check which trigger calls them.
 -- take function workflow.note_deletion
@@ -159,5 +192,7 @@ BEGIN
     END LOOP;
 END
 $$;
+
+REVOKE EXECUTE ON FUNCTION workflow.finish_copy() FROM PUBLIC;
 
 -- take comments

@@ -1,5 +1,18 @@
 -- From 0.3.0 to 0.2.0.
 
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM workflow.consumers AS c WHERE c.given_up_at IS NOT NULL) THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = 'cannot update pg_workflow to 0.2.0: purge() has given up a consumer',
+            DETAIL = (
+                SELECT pg_catalog.jsonb_build_object('consumers', pg_catalog.jsonb_agg(c.name))::pg_catalog.text
+                FROM workflow.consumers AS c WHERE c.given_up_at IS NOT NULL),
+            HINT = 'In 0.2.0 it would skip purged events silently. Call workflow.drop_consumer() or workflow.resume_consumer() first.';
+    END IF;
+END
+$$;
+
 -- Row security stays if tenants are isolated. 0.2.0 knows no setting: its policies are there only then. Partitions stay
 -- closed to tenants who name them.
 -- take function workflow.enable_row_security
@@ -30,6 +43,7 @@ ALTER EXTENSION pg_workflow DROP TABLE workflow.row_security;
 DROP TABLE workflow.row_security;
 DROP FUNCTION workflow.replan();
 
+-- take function workflow.refuse_tenant
 -- take function workflow.unfinished_transactions
 -- take function workflow.events_between
 -- take function workflow.open_window
@@ -40,6 +54,7 @@ DROP FUNCTION workflow.replan();
 -- take function workflow.create_consumer
 -- take function workflow.read_events
 -- take function workflow.ack_events
+-- take function workflow.drop_consumer
 -- take function workflow.spelled_snapshot
 -- take function workflow.parsed_snapshot
 -- take function workflow.spelled_position
@@ -48,15 +63,36 @@ DROP FUNCTION workflow.replan();
 -- take function workflow.current_position
 -- take function workflow.follow_events
 -- take function workflow.lease_consumer
+-- take function workflow.release_consumer
 -- take function workflow.save_checkpoint
 -- take function workflow.rewind_consumer
+ALTER VIEW workflow.consumer_lag RENAME TO consumer_lag_of_0_3;
 -- take view workflow.consumer_lag
+DO $$
+DECLARE
+    held record;
+BEGIN
+    FOR held IN
+        SELECT CASE WHEN a.grantee OPERATOR(pg_catalog.=) 0 THEN 'PUBLIC' ELSE a.grantee::pg_catalog.regrole::pg_catalog.text END AS grantee,
+            a.privilege_type, CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END AS option
+        FROM pg_catalog.pg_class AS c
+        CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) AS a
+        WHERE c.oid OPERATOR(pg_catalog.=) 'workflow.consumer_lag_of_0_3'::pg_catalog.regclass
+            AND a.grantee OPERATOR(pg_catalog.<>) c.relowner
+    LOOP
+        EXECUTE pg_catalog.format('GRANT %s ON workflow.consumer_lag TO %s%s', held.privilege_type, held.grantee, held.option);
+    END LOOP;
+END
+$$;
+DROP VIEW workflow.consumer_lag_of_0_3;
 -- take view workflow.state_counts
 -- take function workflow.needs_history
 -- take function workflow.who_needs_history
 -- take function workflow.make_partition
 -- take function workflow.go_on_to_partition
 
+-- take function workflow.create_dag_run
+-- take function workflow.create_task_instances
 -- take function workflow.note_deletion
 -- take function workflow.forget_counts
 GRANT EXECUTE ON FUNCTION
@@ -106,6 +142,7 @@ BEGIN
 END
 $$;
 
+ALTER TABLE workflow.state_history DROP COLUMN acted_as;
 -- The primary keys and the CHECK go with their columns.
 ALTER TABLE workflow.state_count_place DROP COLUMN is_only_row;
 ALTER TABLE workflow.state_count_changes DROP COLUMN id;
@@ -123,7 +160,7 @@ DROP FUNCTION workflow.position_of(workflow.consumers);
 DROP FUNCTION workflow.position_of(workflow.consumer_checkpoints);
 DROP FUNCTION workflow.position_of(workflow.state_count_place);
 DROP FUNCTION workflow.store_position(text, workflow.feed_position);
-DROP FUNCTION workflow.lock_consumer(text, bigint);
+DROP FUNCTION workflow.lock_consumer(text, bigint, boolean);
 DROP FUNCTION workflow.format_snapshot(pg_snapshot);
 DROP FUNCTION workflow.parse_snapshot(text);
 DROP FUNCTION workflow.format_position(workflow.feed_position);
@@ -131,7 +168,23 @@ DROP FUNCTION workflow.parse_position(text);
 DROP FUNCTION workflow.position_after(workflow.feed_position, bigint, boolean);
 DROP FUNCTION workflow.needs_history(workflow.feed_position, bigint);
 DROP FUNCTION workflow.create_partition(text, bigint);
+DROP FUNCTION workflow.give_up_consumers(bigint, timestamptz, boolean);
+DROP FUNCTION workflow.skip_event(text, bigint);
+DROP FUNCTION workflow.resume_consumer(text);
+DROP FUNCTION workflow.refuse_consumer(text, text);
+DROP FUNCTION workflow.refuse_given_up(text, text);
+-- Every writer can use every consumer again.
+DROP POLICY owner ON workflow.consumer_checkpoints;
+DROP POLICY owner ON workflow.consumers;
+ALTER TABLE workflow.consumer_checkpoints DISABLE ROW LEVEL SECURITY;
+ALTER TABLE workflow.consumers DISABLE ROW LEVEL SECURITY;
+DROP FUNCTION workflow.owns_consumer(text);
+ALTER TABLE workflow.consumers DROP COLUMN owner, DROP COLUMN given_up_at;
+REVOKE SELECT, INSERT, UPDATE, DELETE ON workflow.consumers, workflow.consumer_checkpoints FROM workflow_writer;
 DROP FUNCTION workflow.switch_to_partition(text, bigint);
+DROP FUNCTION workflow.is_subscriber();
+DROP FUNCTION workflow.refuse_subscriber(text);
+DROP FUNCTION workflow.finish_copy();
 DROP FUNCTION workflow.shows_all_tenants();
 DROP TYPE workflow.feed_position;
 

@@ -141,7 +141,7 @@ fn functions_ignore_hostile_search_path() {
 }
 
 /// Creates a login that is a member of one of the extension's roles.
-fn member_of(db: &Db, role: &str) -> String {
+pub fn member_of(db: &Db, role: &str) -> String {
     let name = format!("member_{}", Uuid::new_v4().simple());
     db.connect().batch_execute(&format!("CREATE ROLE {name} LOGIN IN ROLE {role}")).unwrap();
     name
@@ -180,9 +180,6 @@ const FORGERIES: &[&str] = &[
     "DROP TRIGGER zz_guard ON workflow.task_instances",
     "SET session_replication_role = replica",
     "SET pg_workflow.announce = off",
-    "TABLE workflow.consumers",
-    "UPDATE workflow.consumers SET acked_id = 0",
-    "TABLE workflow.consumer_checkpoints",
     "INSERT INTO workflow.dropped_partitions (partition) VALUES ('state_history_0')",
     "CREATE TABLE workflow.mine (id int)",
     "CREATE FUNCTION workflow.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'",
@@ -271,6 +268,9 @@ fn reader_reads_everything_but_changes_nothing() {
             "SELECT workflow.transition_task_instance(id, state, 'success') FROM workflow.task_instances WHERE state = 'running'",
             "UPDATE workflow.task_instances SET state = 'success'",
             "SELECT workflow.append_task_log(id, 'x') FROM workflow.task_instances",
+            "TABLE workflow.consumers",
+            "UPDATE workflow.consumers SET acked_id = 0",
+            "TABLE workflow.consumer_checkpoints",
             "SELECT workflow.read_events('billing')",
             "SELECT workflow.drop_consumer('billing')",
             "SELECT workflow.fold_state_counts()",

@@ -217,6 +217,7 @@ fn purge_skips_locked_runs_without_waiting() {
 fn partition_is_dropped_after_all_consumers_read_it() {
     let db = Db::new();
     let client = &mut db.connect();
+    client.batch_execute("SET pg_workflow.max_consumer_lag = 0").unwrap();
     let position: String = client.query_one("SELECT workflow.current_position()", &[]).unwrap().get(0);
     client
         .batch_execute("SELECT workflow.create_consumer('reader', true); SELECT workflow.fold_state_counts()")

@@ -1,0 +1,39 @@
+//! Consumers belong to roles. Row security hides the others' from the functions, which run as their caller.
+
+use crate::errors;
+use crate::ffi::plan::Plan;
+use crate::ffi::values::text_datum;
+use crate::ffi::{member, session};
+use pgrx::pg_sys;
+
+/// Whether the current role may use the consumers of this role.
+#[pgrx::pg_extern(sql = false)]
+fn owns_consumer(owner: &str) -> bool {
+    session::has_privileges_of_named(owner) || session::has_privileges_of_named("workflow_admin")
+}
+
+/// Raises the error for a consumer that the current role does not see. Names of consumers are no secret: they are
+/// unique, and consumer_lag lists them.
+#[pgrx::pg_extern(sql = false)]
+fn refuse_consumer(name: Option<&str>, tried: Option<&str>) {
+    thread_local! {
+        static LOOK_UP: Plan = Plan::new(
+            "SELECT FROM workflow.consumers AS c WHERE c.name OPERATOR(pg_catalog.=) $1".to_owned(),
+            &[pg_sys::TEXTOID],
+        );
+    }
+    let (name, tried) = (name.unwrap_or_default(), tried.unwrap_or_default());
+    let exists = member::relation(c"consumers").is_some_and(|(_, owner)| {
+        let arguments = [Some(text_datum(name))];
+        session::as_owner(owner, || LOOK_UP.with(|plan| plan.run(&arguments, |rows| rows.len() > 0)))
+    });
+    if exists {
+        errors::others_consumer(name, tried);
+    }
+    errors::missing("consumer", name, tried)
+}
+
+#[pgrx::pg_extern(sql = false)]
+fn refuse_given_up(name: Option<&str>, since: Option<&str>) {
+    errors::given_up(name.unwrap_or_default(), since.unwrap_or_default())
+}

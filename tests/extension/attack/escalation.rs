@@ -1,0 +1,94 @@
+//! Ways to run code as a superuser, to write history by hand, and to switch the triggers off.
+
+use super::assert_withstood;
+use pg_workflow_tests::attack::{Watch, World};
+use pg_workflow_tests::{Db, failure};
+use postgres::Client;
+
+fn sqlstate(client: &mut Client, sql: &str) -> String {
+    failure(client.batch_execute(sql)).sqlstate
+}
+
+fn is_superuser(db: &Db, role: &str) -> bool {
+    let sql = "SELECT rolsuper FROM pg_roles WHERE rolname = $1";
+    db.connect().query_one(sql, &[&role]).unwrap().get(0)
+}
+
+/// A cast of the attacker's own type, in a trigger function that writes into a table of the extension.
+const CAST: &str = "
+    CREATE TYPE pg_temp.s AS ENUM ('queued');
+    CREATE FUNCTION pg_temp.f(x pg_temp.s) RETURNS text LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'ALTER ROLE reader SUPERUSER'; RETURN 'queued'; END $$;
+    CREATE CAST (pg_temp.s AS text) WITH FUNCTION pg_temp.f(pg_temp.s) AS ASSIGNMENT;
+    CREATE TEMP TABLE t (id uuid, state pg_temp.s);
+    INSERT INTO t VALUES (gen_random_uuid(), 'queued')";
+
+#[test]
+fn cast_in_a_trigger_runs_as_nobody_else() {
+    let mut world = World::start("attack-cast");
+    let watch = Watch::start(&world.db);
+    let reader = &mut world.log_in("reader");
+    reader.batch_execute(CAST).unwrap();
+    let trigger = "CREATE TRIGGER d AFTER DELETE ON t REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION workflow.note_deletion('task_instance')";
+    assert_eq!(sqlstate(reader, trigger), "42501");
+    let owner = &mut world.db.connect();
+    owner.batch_execute("GRANT EXECUTE ON FUNCTION workflow.note_deletion() TO reader").unwrap();
+    reader.batch_execute(trigger).unwrap();
+    assert_eq!(sqlstate(reader, "DELETE FROM t"), "39P01");
+    assert!(!is_superuser(&world.db, "reader"));
+    owner.batch_execute("REVOKE EXECUTE ON FUNCTION workflow.note_deletion() FROM reader").unwrap();
+    assert_withstood(&mut world, &watch, "a cast", &[]);
+}
+
+#[test]
+fn copied_tables_forge_no_history() {
+    let mut world = World::start("attack-forgery");
+    let owner = &mut world.db.connect();
+    owner.batch_execute("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA workflow TO reader").unwrap();
+    let watch = Watch::start(&world.db);
+    for (table, kind) in [("task_instances", "task_instance"), ("dag_runs", "dag_run")] {
+        let reader = &mut world.log_in("reader");
+        let forge = format!(
+            "CREATE TEMP TABLE {table} (LIKE workflow.{table});
+             INSERT INTO {table} SELECT * FROM workflow.{table} WHERE state = 'running';
+             CREATE TRIGGER zz_record AFTER UPDATE ON {table} REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+                 FOR EACH STATEMENT EXECUTE FUNCTION workflow.record('{kind}')"
+        );
+        reader.batch_execute(&forge).unwrap();
+        let update = format!("UPDATE {table} SET state = 'success', version = version + 1");
+        assert_eq!(sqlstate(reader, &update), "39P01", "{kind}");
+    }
+    assert_withstood(&mut world, &watch, "forged transitions", &[]);
+}
+
+/// A database without the extension, where tables and functions only have its names.
+#[test]
+fn listen_runs_nothing_of_a_database_without_the_extension() {
+    let world = World::start("attack-listen");
+    let db = Db::at(world.cluster.create_database("fake").unwrap()).without_verification();
+    db.connect().batch_execute("GRANT CREATE ON DATABASE fake TO stranger").unwrap();
+    let stranger = &mut Client::connect(&db.url().replace("postgres@", "stranger@"), postgres::NoTls).unwrap();
+    stranger
+        .batch_execute(
+            "CREATE SCHEMA workflow;
+             GRANT USAGE ON SCHEMA workflow TO PUBLIC;
+             CREATE SEQUENCE workflow.state_history_id_seq;
+             CREATE TABLE workflow.state_history (id bigint, transaction_id xid8, metadata jsonb);
+             CREATE TABLE workflow.loot (who text, session text);
+             CREATE FUNCTION workflow.rob() RETURNS trigger LANGUAGE plpgsql SECURITY INVOKER
+                 AS $$ BEGIN INSERT INTO workflow.loot SELECT current_user, session_user WHERE TG_OP = 'UPDATE'; RETURN NULL; END $$;
+             CREATE TABLE workflow.bait (id int);
+             INSERT INTO workflow.bait VALUES (1);
+             CREATE CONSTRAINT TRIGGER rob AFTER UPDATE ON workflow.bait DEFERRABLE INITIALLY DEFERRED
+                 FOR EACH ROW EXECUTE FUNCTION workflow.rob();
+             CREATE FUNCTION workflow.current_place(OUT snapshot pg_snapshot, OUT next_transaction_id xid8, OUT floor_id bigint, OUT ceiling_id bigint)
+                 LANGUAGE plpgsql AS $$ BEGIN UPDATE workflow.bait SET id = id + 1; snapshot := pg_current_snapshot(); next_transaction_id := '3'; floor_id := 0; ceiling_id := 0; END $$",
+        )
+        .unwrap();
+    let superuser = &mut db.connect();
+    superuser.batch_execute("LISTEN workflow_events").unwrap();
+    superuser.batch_execute("BEGIN; LISTEN workflow_events; COMMIT").unwrap();
+    let loot = stranger.query("SELECT who FROM workflow.loot", &[]).unwrap();
+    assert_eq!(loot.iter().map(|row| row.get(0)).collect::<Vec<String>>(), [""; 0]);
+    let moved: i32 = stranger.query_one("SELECT id FROM workflow.bait", &[]).unwrap().get(0);
+    assert_eq!(moved, 1, "a function of the database ran");
+}

@@ -1,0 +1,179 @@
+//! Consumers belong to the role that created them: other roles neither read, acknowledge, lease nor drop them.
+
+use crate::extension::roles::member_of;
+use pg_workflow_state_machine::State;
+use pg_workflow_tests::*;
+use postgres::Client;
+
+/// Creates a database with three events, and a writer in it that owns the consumer `mine`.
+fn owned() -> (Db, Client, String) {
+    let db = Db::new();
+    create_in_state(&mut db.connect(), "task_instance", State::Running);
+    let role = member_of(&db, "workflow_writer");
+    let mut owner = db.connect_as(&role);
+    owner.batch_execute("SELECT workflow.create_consumer('mine', true)").unwrap();
+    (db, owner, role)
+}
+
+fn ids(client: &mut Client, sql: &str) -> Vec<i64> {
+    client.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+/// Every function that takes a consumer.
+const USES: &[&str] = &[
+    "SELECT workflow.create_consumer('mine')",
+    "SELECT workflow.read_events('mine')",
+    "SELECT workflow.ack_events('mine', 1)",
+    "SELECT workflow.lease_consumer('mine', 'holder')",
+    "SELECT workflow.save_checkpoint('mine', '{1}')",
+    "SELECT workflow.rewind_consumer('mine', '{1}')",
+    "SELECT workflow.resume_consumer('mine')",
+    "SELECT workflow.drop_consumer('mine')",
+];
+
+#[test]
+fn consumer_of_another_role_is_denied() {
+    let (db, mut owner, _) = owned();
+    owner.batch_execute("SELECT workflow.save_checkpoint('mine', '{1}')").unwrap();
+    let lease: i64 = owner.query_one("SELECT workflow.lease_consumer('mine', 'holder', '1 h')", &[]).unwrap().get(0);
+    let stranger = &mut db.connect_as(&member_of(&db, "workflow_writer"));
+    for sql in USES {
+        let denied = failure(stranger.batch_execute(sql));
+        assert_eq!(denied.sqlstate, "42501", "{sql}: {denied:?}");
+        assert!(!format!("{denied:?}").contains("holder"), "the error does not help to take the lease");
+        if !sql.contains("create_consumer") {
+            assert_eq!(failure(stranger.batch_execute(&sql.replace("mine", "none"))).sqlstate, "P0002", "{sql}");
+        }
+    }
+    assert!(!stranger.query_one("SELECT workflow.release_consumer('mine', $1)", &[&lease]).unwrap().get::<_, bool>(0));
+    for table in ["consumers", "consumer_checkpoints"] {
+        assert_eq!(stranger.execute(&format!("DELETE FROM workflow.{table}"), &[]).unwrap(), 0, "{table}");
+        let rows = stranger.query(&format!("TABLE workflow.{table}"), &[]).unwrap();
+        assert!(rows.is_empty(), "{table}");
+    }
+    stranger.batch_execute("SELECT workflow.create_consumer('own')").unwrap();
+    let given = "UPDATE workflow.consumers SET owner = 'workflow_admin' WHERE name = 'own'";
+    assert_eq!(failure(stranger.batch_execute(given)).sqlstate, "42501");
+    let lag = "SELECT consumer, owner IS NOT NULL FROM workflow.consumer_lag ORDER BY 1";
+    assert_eq!(stranger.query(lag, &[]).unwrap().len(), 2, "the lag of all consumers is public");
+    assert_eq!(ids(&mut owner, &format!("SELECT id FROM workflow.read_events('mine', lease => {lease})")).len(), 3);
+}
+
+#[test]
+fn administrators_and_members_of_the_owner_use_a_consumer() {
+    let (db, mut owner, role) = owned();
+    let member = member_of(&db, &role);
+    for other in [member, member_of(&db, "workflow_admin")] {
+        let client = &mut db.connect_as(&other);
+        assert_eq!(ids(client, "SELECT id FROM workflow.read_events('mine')").len(), 3);
+        assert!(!client.query_one("SELECT workflow.create_consumer('mine')", &[]).unwrap().get::<_, bool>(0));
+    }
+    let admin = &mut db.connect_as(&member_of(&db, "workflow_admin"));
+    admin.batch_execute("UPDATE workflow.consumers SET owner = 'workflow_admin' WHERE name = 'mine'").unwrap();
+    assert_eq!(failure(owner.batch_execute("SELECT workflow.read_events('mine')")).sqlstate, "42501");
+    admin.batch_execute("UPDATE workflow.consumers SET owner = 'no such role'").unwrap();
+    assert_eq!(ids(admin, "SELECT id FROM workflow.read_events('mine')").len(), 3);
+    admin.batch_execute("SELECT workflow.drop_consumer('mine')").unwrap();
+}
+
+#[test]
+fn lease_ends_only_sessions_that_its_caller_may_end() {
+    let (db, _, role) = owned();
+    // A login, not SET ROLE: whose session it is decides.
+    let log_in = || {
+        let url = db.url().replace("//postgres@", &format!("//{role}@"));
+        Client::connect(&url, postgres::NoTls).unwrap()
+    };
+    let mut owner = log_in();
+    let is_alive = |client: &mut Client| client.batch_execute("SELECT 1").is_ok();
+    let lease = |client: &mut Client| -> i64 {
+        client.query_one("SELECT workflow.lease_consumer('mine', 'holder', '1 h')", &[]).unwrap().get(0)
+    };
+    // A superuser holds the lease; the owner takes it under the holder's name.
+    let superuser = &mut db.connect();
+    assert_eq!(lease(superuser), 1);
+    assert_eq!(lease(&mut owner), 2);
+    assert!(is_alive(superuser), "its session goes on");
+    let old = failure(superuser.batch_execute("SELECT workflow.read_events('mine', lease => 1)"));
+    assert_eq!(old.sqlstate, "55006", "without the lease");
+    // Another session of the same role does end.
+    let next = &mut log_in();
+    assert_eq!(lease(next), 3);
+    wait_until("the session ends", || !is_alive(&mut owner));
+}
+
+#[test]
+fn administrator_skips_exactly_the_next_event() {
+    let (db, mut owner, _) = owned();
+    let lease: i64 = owner.query_one("SELECT workflow.lease_consumer('mine', 'relay', '1 h')", &[]).unwrap().get(0);
+    let read = format!("SELECT id FROM workflow.read_events('mine', lease => {lease})");
+    let all = ids(&mut owner, &read);
+    let skip = |client: &mut Client, id: i64| client.execute("SELECT workflow.skip_event('mine', $1)", &[&id]);
+    assert_eq!(failure(skip(&mut owner, all[0])).sqlstate, "42501");
+    let admin = &mut db.connect_as(&member_of(&db, "workflow_admin"));
+    for wrong in [all[1], 0, 1_000_000] {
+        let failed = failure(skip(admin, wrong));
+        assert_eq!(failed.sqlstate, "22023");
+        assert_eq!(failed.detail["next_event"], all[0], "{failed:?}");
+    }
+    skip(admin, all[0]).unwrap();
+    assert_eq!(ids(&mut owner, &read), all[1..]);
+    skip(admin, all[1]).unwrap();
+    skip(admin, all[2]).unwrap();
+    assert_eq!(ids(&mut owner, &read), [0; 0]);
+    assert_eq!(failure(skip(admin, all[2])).sqlstate, "22023", "nothing is left");
+    let task = create_in_state(&mut db.connect(), "task_instance", State::Queued);
+    let news = ids(&mut db.connect(), "SELECT id FROM workflow.state_history ORDER BY id DESC LIMIT 2");
+    skip(admin, news[1]).unwrap();
+    assert_eq!(ids(&mut owner, &read), news[..1], "also before the window is open: {task}");
+}
+
+#[test]
+fn purge_gives_up_consumers_that_lag_too_much() {
+    let (db, mut owner, _) = owned();
+    let superuser = &mut db.connect();
+    next_partition(superuser);
+    next_partition(superuser);
+    superuser.batch_execute("SELECT workflow.create_consumer('has read all')").unwrap();
+    let admin = &mut db.connect_as(&member_of(&db, "workflow_admin"));
+    let purge = |admin: &mut Client, is_dry: bool| -> Vec<(String, String)> {
+        let sql = "SELECT object, outcome FROM workflow.purge(now() + interval '1 day', $1) WHERE outcome !~ 'removed'";
+        admin.query(sql, &[&is_dry]).unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
+    };
+    let kept = purge(admin, false);
+    assert!(kept[0].1.contains("consumer \"mine\" has not acknowledged"), "{kept:?}");
+    // The events become older than 30 days.
+    age(superuser);
+    let database: String = superuser.query_one("SELECT quote_ident(current_database())", &[]).unwrap().get(0);
+    let set = |client: &mut Client, lag: &str| {
+        client.batch_execute(&format!("ALTER DATABASE {database} SET pg_workflow.max_consumer_lag = '{lag}'")).unwrap();
+    };
+    set(superuser, "0");
+    let admin_role: String = admin.query_one("SELECT current_user::text", &[]).unwrap().get(0);
+    let admin = &mut db.connect_as(&admin_role);
+    assert!(purge(admin, false).iter().all(|(object, _)| !object.starts_with("consumer")), "0: never");
+    set(superuser, "30d");
+    let admin = &mut db.connect_as(&admin_role);
+    assert!(purge(admin, true).contains(&(
+        "consumer mine".to_owned(),
+        "would be given up: it lags more than pg_workflow.max_consumer_lag".to_owned()
+    )));
+    owner.batch_execute("SELECT workflow.read_events('mine')").unwrap();
+    let outcome = purge(admin, false);
+    assert!(outcome[0].0 == "consumer mine" && outcome[0].1.starts_with("given up"), "{outcome:?}");
+    assert!(outcome.contains(&("state_history_0".to_owned(), "dropped".to_owned())), "{outcome:?}");
+    let sql = "SELECT consumer FROM workflow.consumer_lag WHERE given_up_at IS NOT NULL";
+    let given_up: Vec<String> = owner.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!(given_up, ["mine"], "the other has read all");
+    for sql in ["SELECT workflow.read_events('mine')", "SELECT workflow.lease_consumer('mine', 'x')"] {
+        let failed = failure(owner.batch_execute(sql));
+        assert_eq!(failed.sqlstate, "55000", "{sql}");
+        assert!(failed.hint.contains("resume_consumer()"), "{failed:?}");
+    }
+    let resume = "SELECT workflow.resume_consumer('mine')";
+    assert!(owner.query_one(resume, &[]).unwrap().get::<_, bool>(0), "it has lost events");
+    assert!(!owner.query_one(resume, &[]).unwrap().get::<_, bool>(0), "it was not given up");
+    let task = create_in_state(superuser, "task_instance", State::Queued);
+    let read = ids(&mut owner, "SELECT id FROM workflow.read_events('mine')");
+    assert!(read.len() >= 2, "{task}: {read:?}");
+}
