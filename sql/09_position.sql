@@ -133,6 +133,8 @@ AS $$
                 AND h.id OPERATOR(pg_catalog.<=) ($1).window_ceiling_id
                 AND (
                     pg_catalog.pg_visible_in_snapshot(h.transaction_id, ($1).window_snapshot)
+                    -- Switching to the next partition waited for its transaction, which may be one of another cluster.
+                    OR h.id OPERATOR(pg_catalog.<) workflow.partition_start(($1).window_floor_id)
                     -- Written in another cluster: this one has not assigned the transaction ID yet.
                     OR (($1).snapshot IS NULL
                         AND h.transaction_id OPERATOR(pg_catalog.>=) ($1).window_next_transaction_id

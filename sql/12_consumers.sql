@@ -127,6 +127,7 @@ DECLARE
     pos workflow.feed_position := workflow.first_position();
 BEGIN
     PERFORM workflow.check_consumer_name(name);
+    PERFORM workflow.refuse_subscriber(format('create consumer "%s"', name));
     IF NOT coalesce(from_beginning, false) THEN
         pos := workflow.close_window(workflow.open_window(pos));
     END IF;
@@ -193,8 +194,9 @@ BEGIN
         WHERE c.name = lock_consumer.name;
     END IF;
     pos := workflow.position_of(consumer);
-    -- The table came from another cluster: by a restored dump, or by pg_upgrade.
+    -- The table came from another cluster: by a restored dump, by pg_upgrade, or by logical replication.
     IF pos.system_identifier <> workflow.system_identifier() THEN
+        PERFORM workflow.refuse_subscriber(format('use consumer "%s"', name));
         pos := workflow.relocate_position(pos);
         PERFORM workflow.store_position(name, pos);
     END IF;

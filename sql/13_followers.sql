@@ -164,6 +164,7 @@ AS $$
 DECLARE
     pos workflow.feed_position := workflow.close_window(workflow.open_window(workflow.first_position()));
 BEGIN
+    PERFORM workflow.refuse_subscriber('follow events');
     PERFORM workflow.make_durable();
     RETURN workflow.format_position(pos);
 END

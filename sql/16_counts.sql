@@ -202,6 +202,8 @@ BEGIN
     -- snapshot the floor as of the snapshot is unknown.
     IF pg_current_xact_id_if_assigned() IS NOT NULL
         OR current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted')
+        -- Changes that a subscription writes fire no trigger, and have transaction IDs of another cluster.
+        OR workflow.is_subscriber()
     THEN
         RETURN false;
     END IF;

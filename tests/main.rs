@@ -3,6 +3,7 @@
 
 mod client;
 mod extension {
+    mod acting;
     mod attack;
     mod consumers;
     mod counts;
@@ -34,6 +35,7 @@ mod operations {
     mod backup;
     mod diagnosis;
     mod publication;
+    mod replication;
     mod retention;
     mod standby;
     pub mod versions;

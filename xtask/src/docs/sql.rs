@@ -28,7 +28,7 @@ const SUBJECTS: [(&str, &[&str]); 11] = [
     ),
     ("Event feed: followers", &["current_position", "follow_events"]),
     ("Relays", &["lease_consumer", "release_consumer", "save_checkpoint", "rewind_consumer"]),
-    ("Maintenance", &["fold_state_counts", "open_partitions", "purge"]),
+    ("Maintenance", &["fold_state_counts", "open_partitions", "purge", "finish_copy"]),
     ("Diagnosis", &["stuck", "is_preloaded", "version"]),
     ("Row security", &["enable_row_security", "disable_row_security", "shows_all_tenants"]),
     ("UUIDs", &["uuid_v7"]),

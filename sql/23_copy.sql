@@ -1,0 +1,89 @@
+-- Copies by logical replication: for an upgrade of PostgreSQL without a long stop.
+--
+-- While a subscription writes this database, the events arrive in the order of commits on the publisher, with the
+-- transaction IDs of the publisher. So nothing here can tell which events a reader has had: the feed stays closed.
+-- At the switch finish_copy() starts new partitions. So every event of the publisher is in an earlier partition than
+-- every event of this cluster, and its transaction ID is never compared with those of this cluster again.
+
+CREATE FUNCTION workflow.is_subscriber()
+RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (
+        SELECT FROM pg_subscription_rel AS s
+        JOIN pg_class AS c ON c.oid = s.srrelid
+        WHERE c.relnamespace = 'workflow'::regnamespace)
+$$;
+COMMENT ON FUNCTION workflow.is_subscriber() IS
+'Internal: whether a subscription writes the tables of this database.';
+
+CREATE FUNCTION workflow.refuse_subscriber(tried text)
+RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF workflow.is_subscriber() THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('cannot %s: a subscription writes this database', tried),
+            DETAIL = (
+                SELECT jsonb_build_object('subscriptions', jsonb_agg(DISTINCT s.subname))::text
+                FROM pg_subscription_rel AS r
+                JOIN pg_subscription AS s ON s.oid = r.srsubid
+                JOIN pg_class AS c ON c.oid = r.srrelid
+                WHERE c.relnamespace = 'workflow'::regnamespace),
+            HINT = 'Use the publisher. To switch to this database, use DROP SUBSCRIPTION, and then call finish_copy().';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION workflow.refuse_subscriber(text) IS
+'Internal: raises 55000 while a subscription writes the tables of this database.';
+
+CREATE FUNCTION workflow.finish_copy()
+RETURNS TABLE ("partition" text)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    number bigint;
+    table_name text;
+BEGIN
+    PERFORM workflow.refuse_subscriber('finish the copy');
+    -- As in switch_to_partition(): no transaction that goes on has written into an earlier partition.
+    LOCK TABLE ONLY workflow.task_logs, ONLY workflow.state_history IN ACCESS EXCLUSIVE MODE;
+    -- The first one after all rows; a repeated call finds it again.
+    SELECT greatest(
+            coalesce(max(r.last_id) / workflow.partition_size() + 1, 0),
+            workflow.current_partition('task_logs'),
+            workflow.current_partition('state_history'))
+    INTO number
+    FROM (
+        SELECT max(l.id) FROM workflow.task_logs AS l
+        UNION ALL
+        SELECT max(h.id) FROM workflow.state_history AS h
+    ) AS r (last_id);
+    FOREACH table_name IN ARRAY '{task_logs,state_history}'::text[] LOOP
+        "partition" := format('%s_%s', table_name, number);
+        IF to_regclass(format('workflow.%I', "partition")) IS NULL THEN
+            PERFORM workflow.create_partition(table_name, number);
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+    -- The sessions that held these leases are those of another server.
+    UPDATE workflow.consumers AS c
+    SET lease_expires_at = NULL, lease_pid = NULL, lease_backend_start = NULL
+    WHERE c.lease_pid IS NOT NULL AND c.system_identifier <> workflow.system_identifier();
+    INSERT INTO workflow.state_count_place DEFAULT VALUES ON CONFLICT DO NOTHING;
+    PERFORM workflow.forget_state_counts();
+    -- Last: a rollback does not undo these steps. The first id counts as drawn, so that positions are in the new partition.
+    PERFORM setval(format('workflow.%I', t.name || '_id_seq')::regclass, number * workflow.partition_size())
+    FROM unnest('{task_logs,state_history}'::text[]) AS t (name);
+END
+$$;
+COMMENT ON FUNCTION workflow.finish_copy() IS
+'Makes this copy independent of the database that it was copied from, after DROP SUBSCRIPTION: starts new partitions, sets the sequences, releases leases and discards stored counts. Returns the new partitions. Owner only. Errors: 55000 a subscription writes this database.';
+
+REVOKE EXECUTE ON FUNCTION workflow.finish_copy() FROM PUBLIC;
