@@ -240,8 +240,8 @@ DECLARE
     run uuid;
     holder text;
     is_done boolean := false;
-    total bigint[] := '{0,0,0}';
     deleted bigint[];
+    removed bigint[];
 BEGIN
     IF dry_run THEN
         RETURN QUERY
@@ -269,13 +269,8 @@ BEGIN
             deleted := '{0,0,0}';
             FOREACH run IN ARRAY runs LOOP
                 BEGIN
-                    deleted := ARRAY(
-                        SELECT o.rows + d.rows
-                        FROM unnest(deleted) WITH ORDINALITY AS o (rows, n)
-                        JOIN (
-                            SELECT x.rows, row_number() OVER () AS n FROM workflow.delete_runs(ARRAY[run]) AS x
-                        ) AS d ON d.n = o.n
-                        ORDER BY o.n);
+                    removed := ARRAY(SELECT d.rows FROM workflow.delete_runs(ARRAY[run]) AS d);
+                    deleted := ARRAY[deleted[1] + removed[1], deleted[2] + removed[2], deleted[3] + removed[3]];
                     is_done := true;
                 EXCEPTION WHEN foreign_key_violation OR restrict_violation THEN
                     GET STACKED DIAGNOSTICS holder = CONSTRAINT_NAME;
@@ -287,11 +282,9 @@ BEGIN
                 END;
             END LOOP;
         END;
-        total := ARRAY(SELECT t.rows + d.rows FROM unnest(total, deleted) WITH ORDINALITY AS t (rows, added, n)
-            CROSS JOIN LATERAL (SELECT t.added AS rows) AS d ORDER BY t.n);
     END LOOP;
-    RETURN QUERY VALUES ('dag_runs'::text, total[1], 'removed'::text), ('task_instances'::text, total[2], 'removed'::text),
-        ('task_logs'::text, total[3], 'removed'::text);
+    RETURN QUERY VALUES ('dag_runs'::text, deleted[1], 'removed'::text), ('task_instances'::text, deleted[2], 'removed'::text),
+        ('task_logs'::text, deleted[3], 'removed'::text);
 END
 $$;
 COMMENT ON FUNCTION workflow.purge_runs(timestamptz, integer, boolean) IS

@@ -5,7 +5,7 @@ use crate::errors;
 use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::values::text_datum;
 use crate::ffi::{member, session, transaction};
-use crate::{isolation, rights};
+use crate::{rights, tenant};
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::iter::TableIterator;
 use pgrx::name;
@@ -51,8 +51,7 @@ fn purge_partitions(
     }
     rights::refuse_restricted_operation();
     // A partition has the events of all tenants.
-    let is_restricted = member::relation(c"state_history").is_some_and(|(table, _)| session::is_restricted(table));
-    if is_restricted && !isolation::shows_all_tenants() {
+    if tenant::is_restricted(session::user(), c"state_history") {
         let kept = "kept: row security applies to this role".to_owned();
         return TableIterator::new(vec![(Some("partitions".to_owned()), Some(0), Some(kept))]);
     }
