@@ -1,5 +1,6 @@
 //! A dump, restored in another cluster, has everything, and consumers resume.
 
+mod isolation;
 mod jobs;
 
 use crate::operations::versions;
