@@ -3,7 +3,7 @@
 use super::{contents, program, run};
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
-use postgres::Client;
+use postgres::{Client, NoTls};
 use std::cell::RefCell;
 use std::process::Stdio;
 use tempfile::TempDir;
@@ -47,7 +47,7 @@ impl Original {
             next_partition(client);
         }
         client.batch_execute(CARELESS).unwrap();
-        let mut holder = db.connect_as("tenant_2");
+        let mut holder = log_in(&db, "tenant_2");
         holder
             .batch_execute(
                 "SELECT workflow.create_consumer('tenants', true);
@@ -88,12 +88,16 @@ impl Original {
         // The copy has the consumer's owner and lease. To take it over there ends no session of the original.
         let take_over = "SELECT workflow.lease_consumer('tenants', 'me')";
         assert_eq!(failure(copy.connect_as("tenant_1").batch_execute(take_over)).sqlstate, "42501", "{form}");
-        let lease: i64 = copy.connect_as("tenant_2").query_one(take_over, &[]).unwrap().get(0);
+        let lease: i64 = log_in(&copy, "tenant_2").query_one(take_over, &[]).unwrap().get(0);
         assert_eq!(lease, 2, "{form}");
         assert!(self.holder.borrow_mut().is_valid(PATIENCE).is_ok(), "{form}");
         drop(copy);
         self.cluster.psql("postgres", "DROP DATABASE copy WITH (FORCE)").unwrap();
     }
+}
+
+fn log_in(db: &Db, role: &str) -> Client {
+    Client::connect(&db.url().replace("postgres@", &format!("{role}@")), NoTls).unwrap()
 }
 
 /// How many rows of each table and partition a tenant can read.
