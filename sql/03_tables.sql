@@ -164,7 +164,8 @@ CREATE TABLE workflow.state_history (
     dag_run_id     uuid        NOT NULL,
     task_id        text,
     request_id     text,
-    transaction_id xid8        NOT NULL DEFAULT pg_catalog.pg_current_xact_id()
+    transaction_id xid8        NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
+    acted_as       text
     -- Indexes are those of the partitions: see create_partition().
     -- No CHECK: only the database writes here, and PostgreSQL would parse each again at every transition.
 ) PARTITION BY RANGE (id);
@@ -186,6 +187,7 @@ COMMENT ON COLUMN workflow.state_history.dag_run_id IS 'run';
 COMMENT ON COLUMN workflow.state_history.task_id IS 'task name; null for a run';
 COMMENT ON COLUMN workflow.state_history.request_id IS 'idempotency key of the transition; null: none';
 COMMENT ON COLUMN workflow.state_history.transaction_id IS 'ID of the top-level transaction; used by the event feed';
+COMMENT ON COLUMN workflow.state_history.acted_as IS 'current_user, if another role than actor: after SET ROLE or in a SECURITY DEFINER function; null: the same';
 
 CREATE TABLE workflow.dropped_partitions (
     "partition"         text        NOT NULL,

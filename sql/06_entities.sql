@@ -1,5 +1,5 @@
--- Creating and finding entities. create_dag_run() and create_task_instances() are SECURITY DEFINER: they also write
--- history, and ordinary roles may insert into none of these tables.
+-- Creating and finding entities. Ordinary roles may not insert into runs, tasks and their history: the functions that
+-- create them check the current role, then act as the owner.
 
 CREATE FUNCTION workflow.create_dag(
     name        text,
@@ -86,8 +86,8 @@ CREATE FUNCTION workflow.create_dag_run(
 )
 RETURNS uuid
 LANGUAGE c VOLATILE PARALLEL UNSAFE
-SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS 'MODULE_PATHNAME', 'create_dag_run_wrapper';
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'create_run_wrapper';
 COMMENT ON FUNCTION workflow.create_dag_run(uuid, timestamptz, jsonb) IS
 'Creates a run in state queued, version 1, with its history, and returns its id. Errors: P0002 no such DAG, 23505 (dag_runs_dag_id_execution_date_key) the DAG has a run of that date, 22023 bad argument.';
 
@@ -98,9 +98,9 @@ CREATE FUNCTION workflow.create_task_instances(
 )
 RETURNS TABLE (id uuid, task_id text)
 LANGUAGE c VOLATILE PARALLEL UNSAFE
-SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET search_path = pg_catalog, pg_temp
 ROWS 100
-AS 'MODULE_PATHNAME', 'create_task_instances_wrapper';
+AS 'MODULE_PATHNAME', 'create_tasks_wrapper';
 COMMENT ON FUNCTION workflow.create_task_instances(uuid, text[], integer) IS
 'Creates tasks of a run in state queued, version 1, with their history, all or none. Returns their ids in the order of task_ids. Errors: P0002 no such run, 23505 (task_instances_dag_run_id_task_id_key) the run has a task of that name, 22023 bad argument.';
 

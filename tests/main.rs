@@ -3,6 +3,7 @@
 
 mod client;
 mod extension {
+    mod acting;
     mod attack;
     mod consumers;
     mod counts;

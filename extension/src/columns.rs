@@ -1,10 +1,8 @@
 //! The column numbers of the entity tables.
 
 use crate::entity::EntityType;
+use crate::ffi::table_cache::TableCache;
 use crate::ffi::trigger::Trigger;
-use pgrx::pg_sys::Oid;
-use std::cell::RefCell;
-use std::collections::HashMap;
 
 /// Column numbers (from 1) of dag_runs or task_instances.
 #[derive(Clone, Copy)]
@@ -41,10 +39,9 @@ impl Columns {
     /// Finds the columns by name, so that the library works with a table of any version. Looks up each table once.
     pub fn of(kind: EntityType, trigger: Trigger) -> Columns {
         thread_local! {
-            static KNOWN: RefCell<HashMap<(Oid, i32), Columns>> = RefCell::new(HashMap::new());
+            static KNOWN: TableCache<Columns> = const { TableCache::new() };
         }
-        let shape = trigger.table_shape();
-        KNOWN.with_borrow_mut(|known| *known.entry(shape).or_insert_with(|| Columns::look_up(kind, trigger)))
+        KNOWN.with(|known| known.get(trigger.table(), || Columns::look_up(kind, trigger)))
     }
 
     fn look_up(kind: EntityType, trigger: Trigger) -> Columns {

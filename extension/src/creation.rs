@@ -1,6 +1,6 @@
 //! Creating runs and tasks, with their first event, in one transaction.
 //!
-//! The functions are SECURITY DEFINER in SQL: ordinary roles may insert into neither table.
+//! Ordinary roles may insert into neither table: the functions check the caller, then act as the owner.
 
 use crate::append::append;
 use crate::args;
@@ -11,22 +11,46 @@ use crate::errors;
 use crate::event::Event;
 use crate::ffi::jsonb::Jsonb;
 use crate::ffi::plan::{Plan, Rows};
-use crate::ffi::session;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::{clock, text_array, text_datum};
+use crate::ffi::{member, session};
+use crate::history::Origin;
+use crate::rights;
 use crate::tenant;
 use pg_workflow_state_machine::State;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::iter::TableIterator;
 use pgrx::name;
-use pgrx::pg_sys::{self, Datum};
+use pgrx::pg_sys::{self, Datum, Oid};
+use std::ffi::CStr;
 
+/// The function create_dag_run() of SQL.
+#[pgrx::pg_extern(sql = false)]
+fn create_run(
+    dag_id: Option<pgrx::Uuid>,
+    execution_date: Option<TimestampWithTimeZone>,
+    conf: Option<Jsonb>,
+) -> pgrx::Uuid {
+    create_run_for(session::user(), dag_id, execution_date, conf)
+}
+
+/// As above in 0.1.0 and 0.2.0, where it is SECURITY DEFINER: the current role is the owner.
 #[pgrx::pg_extern(sql = false)]
 fn create_dag_run(
     dag_id: Option<pgrx::Uuid>,
     execution_date: Option<TimestampWithTimeZone>,
     conf: Option<Jsonb>,
 ) -> pgrx::Uuid {
+    create_run_for(session::outer_user(), dag_id, execution_date, conf)
+}
+
+fn create_run_for(
+    caller: Oid,
+    dag_id: Option<pgrx::Uuid>,
+    execution_date: Option<TimestampWithTimeZone>,
+    conf: Option<Jsonb>,
+) -> pgrx::Uuid {
+    rights::refuse_restricted_operation();
     thread_local! {
         static INSERT: Plan = Plan::new(
             "INSERT INTO workflow.dag_runs (dag_id, execution_date, conf) \
@@ -40,18 +64,42 @@ fn create_dag_run(
     let date: pg_sys::TimestampTz = args::not_null("execution_date", execution_date).into();
     let conf = args::json_object("conf", conf);
     let values = [Some(dag.as_datum()), Some(Datum::from(date)), Some(conf.datum())];
-    let runs = if tenant::sees_dag(dag) { INSERT.with(|plan| insert(plan, &values)) } else { Vec::new() };
+    let runs =
+        if tenant::sees_dag(caller, dag) { INSERT.with(|plan| insert(c"dag_runs", plan, &values)) } else { Vec::new() };
     let Some(&run) = runs.first() else { errors::missing("dag", &dag.to_string(), "create a run of it") };
-    record(EntityType::DagRun, dag, run, &[(run, None)]);
+    record(EntityType::DagRun, caller, dag, run, &[(run, None)]);
     pgrx::Uuid::from_bytes(run.0)
 }
 
+type NewTasks = TableIterator<'static, (name!(id, pgrx::Uuid), name!(task_id, String))>;
+
+/// The function create_task_instances() of SQL.
+#[pgrx::pg_extern(sql = false)]
+fn create_tasks(
+    dag_run_id: Option<pgrx::Uuid>,
+    task_ids: Option<Vec<Option<String>>>,
+    max_tries: Option<i32>,
+) -> TableIterator<'static, (name!(id, pgrx::Uuid), name!(task_id, String))> {
+    create_tasks_for(session::user(), dag_run_id, task_ids, max_tries)
+}
+
+/// As above in 0.1.0 and 0.2.0, where it is SECURITY DEFINER: the current role is the owner.
 #[pgrx::pg_extern(sql = false)]
 fn create_task_instances(
     dag_run_id: Option<pgrx::Uuid>,
     task_ids: Option<Vec<Option<String>>>,
     max_tries: Option<i32>,
 ) -> TableIterator<'static, (name!(id, pgrx::Uuid), name!(task_id, String))> {
+    create_tasks_for(session::outer_user(), dag_run_id, task_ids, max_tries)
+}
+
+fn create_tasks_for(
+    caller: Oid,
+    dag_run_id: Option<pgrx::Uuid>,
+    task_ids: Option<Vec<Option<String>>>,
+    max_tries: Option<i32>,
+) -> NewTasks {
+    rights::refuse_restricted_operation();
     thread_local! {
         static INSERT: Plan = Plan::new(
             "INSERT INTO workflow.task_instances (dag_run_id, task_id, max_tries) \
@@ -73,20 +121,27 @@ fn create_task_instances(
 
     let array = text_array(names.iter().map(|name| text_datum(name)).collect());
     let values = [Some(run.as_datum()), Some(array), Some(Datum::from(max_tries))];
-    let is_seen = tenant::sees_run(run);
-    let tasks = if is_seen { INSERT.with(|plan| insert(plan, &values)) } else { Vec::new() };
-    let Some(dag) = dag_of(run).filter(|_| is_seen && tasks.len() == names.len()) else {
+    let is_seen = tenant::sees_run(caller, run);
+    let tasks = if is_seen { INSERT.with(|plan| insert(c"task_instances", plan, &values)) } else { Vec::new() };
+    let Some(dag) = as_owner_of(c"dag_runs", || dag_of(run)).filter(|_| is_seen && tasks.len() == names.len()) else {
         errors::missing("dag_run", &run.to_string(), "create tasks in it")
     };
     let created: Vec<(Uuid, Option<&str>)> =
         tasks.iter().zip(&names).map(|(task, name)| (*task, Some(name.as_str()))).collect();
-    record(EntityType::TaskInstance, dag, run, &created);
+    record(EntityType::TaskInstance, caller, dag, run, &created);
     TableIterator::new(tasks.into_iter().map(|task| pgrx::Uuid::from_bytes(task.0)).zip(names))
 }
 
 /// Runs one of the INSERTs above and returns the new IDs.
-fn insert(plan: &Plan, values: &[Option<Datum>]) -> Vec<Uuid> {
-    call::during(Call::Creation, || plan.run(values, ids))
+fn insert(table: &CStr, plan: &Plan, values: &[Option<Datum>]) -> Vec<Uuid> {
+    as_owner_of(table, || call::during(Call::Creation, || plan.run(values, ids)))
+}
+
+fn as_owner_of<R>(table: &CStr, work: impl FnOnce() -> R) -> R {
+    match member::relation(table) {
+        Some((_, owner)) => session::as_owner(owner, work),
+        None => errors::not_a_member(&format!("table workflow.{}", table.to_string_lossy())),
+    }
 }
 
 /// Column 1 of the returned rows: the new IDs.
@@ -95,10 +150,12 @@ fn ids(rows: Rows) -> Vec<Uuid> {
 }
 
 /// Appends the creation of entities of one run to the history.
-fn record(kind: EntityType, dag_id: Uuid, dag_run_id: Uuid, created: &[(Uuid, Option<&str>)]) {
+fn record(kind: EntityType, caller: Oid, dag_id: Uuid, dag_run_id: Uuid, created: &[(Uuid, Option<&str>)]) {
     let actor = session::session_user();
     let metadata = Jsonb::empty_object();
-    append(created, None, |id, (entity_id, task_id)| Event {
+    let acted_as = session::acted_as(caller);
+    let origin = Origin { acted_as: acted_as.as_deref(), ..Origin::default() };
+    append(created, origin, |id, (entity_id, task_id)| Event {
         id,
         entity_type: kind.as_str(),
         entity_id: *entity_id,

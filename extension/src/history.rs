@@ -6,11 +6,11 @@ use crate::ffi::insert::Inserter;
 use crate::ffi::member;
 use crate::ffi::partition::Table;
 use crate::ffi::sequence::Sequence;
+use crate::ffi::table_cache::TableCache;
 use crate::ffi::transaction;
 use crate::ffi::values::text_datum;
 use pgrx::pg_sys::{Datum, Oid};
 use std::cell::RefCell;
-use std::collections::HashMap;
 
 /// The table, open for the events of one statement. It is written with no check of permissions.
 pub struct History {
@@ -44,6 +44,16 @@ struct Columns {
     task_id: usize,
     request_id: usize,
     transaction_id: usize,
+    /// From 0.3.0 on.
+    acted_as: Option<usize>,
+}
+
+/// The part of an event that is in its row but not in its JSON.
+#[derive(Clone, Copy, Default)]
+pub struct Origin<'a> {
+    pub request_id: Option<&'a str>,
+    /// The current role, if the login role acted as another one.
+    pub acted_as: Option<&'a str>,
 }
 
 impl History {
@@ -70,16 +80,15 @@ impl History {
     }
 
     /// Inserts the row of an event.
-    pub fn write(&self, event: &Event, request_id: Option<&str>) {
+    pub fn write(&self, event: &Event, origin: Origin) {
         let mut leaf = self.leaf.borrow_mut();
         if leaf.as_ref().is_none_or(|leaf| event.id >= leaf.end) {
             leaf.take().into_iter().for_each(Leaf::close);
         }
         let leaf = leaf.get_or_insert_with(|| Leaf::open(&self.table, event.id));
         let Columns { id, entity_type, entity_id, old_state, new_state, version, metadata, .. } = leaf.columns;
-        let Columns {
-            actor, changed_at, dag_id, dag_run_id, task_id, request_id: request, transaction_id: xid, ..
-        } = leaf.columns;
+        let Columns { actor, changed_at, dag_id, dag_run_id, task_id, request_id, transaction_id: xid, .. } =
+            leaf.columns;
         let mut values = vec![
             (id, Datum::from(event.id)),
             (entity_type, text_datum(event.entity_type)),
@@ -93,8 +102,10 @@ impl History {
             (dag_run_id, event.dag_run_id.as_datum()),
             (xid, transaction::id()),
         ];
-        let texts = [(old_state, event.old_state), (task_id, event.task_id), (request, request_id)];
-        values.extend(texts.into_iter().filter_map(|(column, text)| Some((column, text_datum(text?)))));
+        let acted_as = leaf.columns.acted_as.map(|column| (column, origin.acted_as));
+        let texts = [(old_state, event.old_state), (task_id, event.task_id), (request_id, origin.request_id)];
+        let texts = texts.into_iter().chain(acted_as);
+        values.extend(texts.filter_map(|(column, text)| Some((column, text_datum(text?)))));
         leaf.rows.insert(&values);
     }
 
@@ -120,9 +131,9 @@ impl Leaf {
 impl Columns {
     fn of(table: &Inserter) -> Columns {
         thread_local! {
-            static KNOWN: RefCell<HashMap<(Oid, i32), Columns>> = RefCell::new(HashMap::new());
+            static KNOWN: TableCache<Columns> = const { TableCache::new() };
         }
-        KNOWN.with_borrow_mut(|known| *known.entry(table.shape()).or_insert_with(|| Columns::look_up(table)))
+        KNOWN.with(|known| known.get(table.oid(), || Columns::look_up(table)))
     }
 
     fn look_up(table: &Inserter) -> Columns {
@@ -141,6 +152,7 @@ impl Columns {
             task_id: table.column("task_id"),
             request_id: table.column("request_id"),
             transaction_id: table.column("transaction_id"),
+            acted_as: table.find_column("acted_as"),
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::ffi::jsonb::Jsonb;
 use crate::ffi::session;
 use crate::ffi::trigger::{AFTER_UPDATE, SlotRow, Trigger, Use};
 use crate::ffi::uuid::Uuid;
+use crate::history::Origin;
 use crate::rights::export_trigger;
 use pg_workflow_state_machine::State;
 use pgrx::pg_sys::{Datum, Oid};
@@ -88,7 +89,9 @@ fn append_events(kind: EntityType, trigger: Trigger, transitions: &[Transition])
     let actor = session::session_user();
     // Before the history is open: this may run a query.
     let dags: Vec<Uuid> = transitions.iter().map(|transition| transition.dag(kind, trigger.table_owner())).collect();
-    append(transitions.iter().zip(dags), request_id.as_deref(), |id, (transition, dag_id)| Event {
+    let acted_as = session::acted_as(session::user());
+    let origin = Origin { request_id: request_id.as_deref(), acted_as: acted_as.as_deref() };
+    append(transitions.iter().zip(dags), origin, |id, (transition, dag_id)| Event {
         id,
         entity_type: kind.as_str(),
         entity_id: transition.id,

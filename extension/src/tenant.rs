@@ -6,7 +6,7 @@ use crate::ffi::uuid::Uuid;
 use crate::ffi::{member, session};
 use crate::isolation;
 use crate::rights;
-use pgrx::pg_sys;
+use pgrx::pg_sys::{self, Oid};
 use std::ffi::CStr;
 
 thread_local! {
@@ -18,34 +18,32 @@ fn see(table: &str) -> Plan {
     Plan::new(format!("SELECT FROM workflow.{table} AS t WHERE t.id OPERATOR(pg_catalog.=) $1"), &[pg_sys::UUIDOID])
 }
 
-/// Whether row security shows the DAG to the session's role.
-pub fn sees_dag(id: Uuid) -> bool {
-    SEE_DAG.with(|plan| sees(c"dags", plan, id))
+/// Whether row security shows the DAG to a role.
+pub fn sees_dag(role: Oid, id: Uuid) -> bool {
+    SEE_DAG.with(|plan| sees(role, c"dags", plan, id))
 }
 
-/// Whether row security shows the run to the session's role.
-pub fn sees_run(id: Uuid) -> bool {
-    SEE_RUN.with(|plan| sees(c"dag_runs", plan, id))
+/// Whether row security shows the run to a role.
+pub fn sees_run(role: Oid, id: Uuid) -> bool {
+    SEE_RUN.with(|plan| sees(role, c"dag_runs", plan, id))
 }
 
 /// Also true if row security does not apply: then no query checks whether the row exists.
-fn sees(table: &CStr, plan: &Plan, id: Uuid) -> bool {
-    restricted_user(table)
-        .is_none_or(|user| session::as_owner(user, || plan.run(&[Some(id.as_datum())], |rows| rows.len() > 0)))
+fn sees(role: Oid, table: &CStr, plan: &Plan, id: Uuid) -> bool {
+    !is_restricted(role, table) || session::as_owner(role, || plan.run(&[Some(id.as_datum())], |rows| rows.len() > 0))
 }
 
-/// Returns the session's role if row security hides rows of this table from it.
-fn restricted_user(table: &CStr) -> Option<pg_sys::Oid> {
-    let (table, _) = member::relation(table)?;
-    session::restricted_user(table).filter(|_| !isolation::shows_all_tenants())
+/// Whether row security hides rows of this table from a role.
+fn is_restricted(role: Oid, table: &CStr) -> bool {
+    member::relation(table).is_some_and(|(table, _)| session::is_restricted_in(table, role))
+        && !isolation::shows_all_tenants()
 }
 
 /// For the functions that run as their caller.
 #[pgrx::pg_extern(sql = false)]
 fn refuse_restricted_reader() {
     rights::refuse_restricted_operation();
-    let is_restricted = member::relation(c"state_history").is_some_and(|(table, _)| session::is_restricted(table));
-    if is_restricted && !isolation::shows_all_tenants() {
+    if is_restricted(session::user(), c"state_history") {
         errors::feed_of_all_tenants();
     }
 }
@@ -54,7 +52,7 @@ fn refuse_restricted_reader() {
 #[pgrx::pg_extern(sql = false)]
 fn refuse_tenant() {
     rights::refuse_restricted_operation();
-    if restricted_user(c"state_history").is_some() {
+    if is_restricted(session::outer_user(), c"state_history") {
         errors::feed_of_all_tenants();
     }
 }

@@ -8,6 +8,7 @@ use crate::ffi::jsonb::Jsonb;
 use crate::ffi::plan::Plan;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::text_datum;
+use crate::rights;
 use pgrx::pg_sys::{self, Datum};
 use serde_json::json;
 
@@ -57,6 +58,7 @@ fn transition_one(
     expected_version: Option<i64>,
     request_id: Option<&str>,
 ) -> i64 {
+    rights::refuse_restricted_operation();
     let attempt = Attempt {
         kind,
         id: Uuid(*args::not_null("id", id).as_bytes()),

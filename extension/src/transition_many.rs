@@ -7,6 +7,7 @@ use crate::ffi::jsonb::Jsonb;
 use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::{text_array, text_datum, uuid_array};
+use crate::rights;
 use pg_workflow_state_machine::State;
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_sys};
@@ -39,6 +40,7 @@ fn transition_many(
         name!(version, Option<i64>),
     ),
 > {
+    rights::refuse_restricted_operation();
     let kind = args::entity_type(entity_type);
     let ids = args::not_null("ids", ids).into_iter().map(|id| Uuid(*args::not_null("ids", id).as_bytes()));
     let from = old_state.map(|name| args::state("old_state", Some(name)));

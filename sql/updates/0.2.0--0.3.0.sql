@@ -31,6 +31,9 @@ BEGIN
 END
 $$;
 
+-- The partitions get it too; nothing is rewritten.
+ALTER TABLE workflow.state_history ADD COLUMN acted_as text;
+
 -- Consumers belong to a role. Nobody knows who created the old ones: they belong to all writers, as before.
 ALTER TABLE workflow.consumers
     ADD COLUMN owner text NOT NULL DEFAULT 'workflow_writer',
@@ -90,6 +93,8 @@ GRANT EXECUTE ON FUNCTION workflow.skip_event(text, bigint) TO workflow_admin;
 -- take function workflow.create_partition
 -- take function workflow.switch_to_partition
 
+-- take function workflow.create_dag_run
+-- take function workflow.create_task_instances
 -- take function workflow.is_subscriber
 -- take function workflow.refuse_subscriber
 -- take function workflow.finish_copy

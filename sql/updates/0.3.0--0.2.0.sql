@@ -91,6 +91,8 @@ DROP VIEW workflow.consumer_lag_of_0_3;
 -- take function workflow.make_partition
 -- take function workflow.go_on_to_partition
 
+-- take function workflow.create_dag_run
+-- take function workflow.create_task_instances
 -- take function workflow.note_deletion
 -- take function workflow.forget_counts
 GRANT EXECUTE ON FUNCTION
@@ -140,6 +142,7 @@ BEGIN
 END
 $$;
 
+ALTER TABLE workflow.state_history DROP COLUMN acted_as;
 -- The primary keys and the CHECK go with their columns.
 ALTER TABLE workflow.state_count_place DROP COLUMN is_only_row;
 ALTER TABLE workflow.state_count_changes DROP COLUMN id;

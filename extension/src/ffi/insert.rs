@@ -31,19 +31,23 @@ impl Inserter {
         }
     }
 
-    /// Returns a key of the table's shape: its OID and the number of columns that it has ever had.
-    pub fn shape(&self) -> (Oid, i32) {
+    /// Returns the table.
+    pub fn oid(&self) -> Oid {
         // SAFETY: the table is open.
-        unsafe { ((*self.table).rd_id, (*(*self.table).rd_att).natts) }
+        unsafe { (*self.table).rd_id }
     }
 
     /// Returns the number of a column, from 1.
     pub fn column(&self, name: &str) -> usize {
+        self.find_column(name).unwrap_or_else(|| panic!("the table has no column {name}"))
+    }
+
+    /// Returns the number of a column, from 1; `None` if there is none of this name.
+    pub fn find_column(&self, name: &str) -> Option<usize> {
         let c_name = CString::new(name).unwrap_or_default();
         // SAFETY: the table is open, and so its descriptor lives.
         let number = unsafe { pg_sys::SPI_fnumber((*self.table).rd_att, c_name.as_ptr()) };
-        assert!(number > 0, "the table has no column {name}");
-        number as usize
+        usize::try_from(number).ok().filter(|number| *number > 0)
     }
 
     /// Inserts a row with these values, each of its column's type. All other columns are null.
@@ -54,7 +58,8 @@ impl Inserter {
             if let Some(clear) = (*slot.tts_ops).clear {
                 clear(slot);
             }
-            std::slice::from_raw_parts_mut(slot.tts_isnull, self.shape().1 as usize).fill(true);
+            let width = (*(*self.table).rd_att).natts as usize;
+            std::slice::from_raw_parts_mut(slot.tts_isnull, width).fill(true);
             for (column, value) in values {
                 *slot.tts_values.add(column - 1) = *value;
                 *slot.tts_isnull.add(column - 1) = false;

@@ -26,7 +26,7 @@ pub fn is_relation(relation: Oid) -> bool {
         static MEMBERS: TableCache<()> = const { TableCache::new() };
     }
     let look_up = || is_member(pg_sys::RelationRelationId, relation).then_some(());
-    MEMBERS.with(|members| members.get(relation, look_up)).is_some()
+    MEMBERS.with(|members| members.find(relation, look_up)).is_some()
 }
 
 /// A name as PostgreSQL stores it, with NULs after its end.
@@ -37,7 +37,7 @@ pub fn is_table(relation: Oid, name: &str) -> bool {
     thread_local! {
         static TABLES: TableCache<Name> = const { TableCache::new() };
     }
-    let table = TABLES.with(|tables| tables.get(relation, || table_name(relation)));
+    let table = TABLES.with(|tables| tables.find(relation, || table_name(relation)));
     // A member that is no partition any more has its table's name and a number.
     table.is_some_and(|table| {
         let table = table.split(|byte| *byte == 0).next().unwrap_or_default();

@@ -5,10 +5,21 @@ use std::ffi::{CStr, CString};
 
 /// Returns the name of the login role.
 pub fn session_user() -> String {
-    // SAFETY: the session user exists while its session does; the result is NUL-terminated, or null if it has
-    // been dropped meanwhile (true: no error).
+    // SAFETY: a value of this process.
+    role_name(unsafe { pg_sys::GetSessionUserId() })
+}
+
+/// Returns the name of a role that acts for the login role; `None` if it is the login role itself.
+pub fn acted_as(role: Oid) -> Option<String> {
+    // SAFETY: a value of this process.
+    (role != unsafe { pg_sys::GetSessionUserId() }).then(|| role_name(role))
+}
+
+/// Roles of a session can be dropped meanwhile.
+fn role_name(role: Oid) -> String {
+    // SAFETY: catalog look-up; the result is NUL-terminated, or null if there is no such role (true: no error).
     unsafe {
-        let name = pg_sys::GetUserNameFromId(pg_sys::GetSessionUserId(), true);
+        let name = pg_sys::GetUserNameFromId(role, true);
         if name.is_null() { "unknown".to_owned() } else { CStr::from_ptr(name).to_string_lossy().into_owned() }
     }
 }
@@ -17,6 +28,12 @@ pub fn session_user() -> String {
 pub fn user() -> Oid {
     // SAFETY: a value of this process.
     unsafe { pg_sys::GetUserId() }
+}
+
+/// Returns the role of SET ROLE or of the login, which SECURITY DEFINER functions do not change.
+pub fn outer_user() -> Oid {
+    // SAFETY: a value of this process.
+    unsafe { pg_sys::GetOuterUserId() }
 }
 
 /// Whether the current role is a superuser.
@@ -43,13 +60,6 @@ pub fn has_privileges_of_named(role: &str) -> bool {
 pub fn is_restricted_operation() -> bool {
     // SAFETY: a value of this process.
     unsafe { pg_sys::InSecurityRestrictedOperation() }
-}
-
-/// Whether row security applies to the current role in this table.
-pub fn is_restricted(table: Oid) -> bool {
-    // SAFETY: catalog look-ups; true: no error if row_security is off.
-    let result = unsafe { pg_sys::check_enable_rls(table, Oid::INVALID, true) };
-    result == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32
 }
 
 /// Whether the current role may read a table or a view.
@@ -96,14 +106,11 @@ pub fn restricted_to<R>(owner: Oid, work: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Returns the session's role if row security applies to it in this table. SECURITY DEFINER functions see all rows.
-pub fn restricted_user(table: Oid) -> Option<Oid> {
-    // SAFETY: a value of this process, and catalog look-ups; true: no error if row_security is off.
-    unsafe {
-        let user = pg_sys::GetOuterUserId();
-        let result = pg_sys::check_enable_rls(table, user, true);
-        (result == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32).then_some(user)
-    }
+/// Whether row security applies to a role in this table.
+pub fn is_restricted_in(table: Oid, role: Oid) -> bool {
+    // SAFETY: catalog look-ups; true: no error if row_security is off.
+    let result = unsafe { pg_sys::check_enable_rls(table, role, true) };
+    result == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32
 }
 
 /// Returns the database that this process is connected to.

@@ -22,20 +22,33 @@ impl<T: Copy> TableCache<T> {
         TableCache { known: RefCell::new(Vec::new()), changes: Cell::new(0) }
     }
 
-    /// Returns the fact about a table; looks it up until there is one, and again after a change of any table here.
-    pub fn get(&self, table: Oid, look_up: impl FnOnce() -> Option<T>) -> Option<T> {
+    /// Returns the fact about a table. Looks it up once, and again after a change of any table in a cache.
+    pub fn get(&self, table: Oid, look_up: impl FnOnce() -> T) -> T {
+        self.known(table).unwrap_or_else(|| {
+            // Before the look-up: a change meanwhile makes the next call forget its result.
+            watch(table);
+            let fact = look_up();
+            self.known.borrow_mut().push((table, fact));
+            fact
+        })
+    }
+
+    /// As above. Looks up again what was not found.
+    pub fn find(&self, table: Oid, look_up: impl FnOnce() -> Option<T>) -> Option<T> {
+        self.known(table).or_else(|| {
+            watch(table);
+            let fact = look_up()?;
+            self.known.borrow_mut().push((table, fact));
+            Some(fact)
+        })
+    }
+
+    fn known(&self, table: Oid) -> Option<T> {
         let changes = CHANGES.get();
         if self.changes.replace(changes) != changes {
             self.known.borrow_mut().clear();
         }
-        let known = self.known.borrow().iter().find(|(oid, _)| *oid == table).map(|(_, fact)| *fact);
-        known.or_else(|| {
-            // Before the look-up: a change meanwhile makes the next call forget its result.
-            watch(table);
-            let fact = look_up();
-            self.known.borrow_mut().extend(fact.map(|fact| (table, fact)));
-            fact
-        })
+        self.known.borrow().iter().find(|(oid, _)| *oid == table).map(|(_, fact)| *fact)
     }
 }
 

@@ -126,10 +126,10 @@ impl<'a> Trigger<'a> {
         unsafe { (*self.0.tg_relation).rd_att }
     }
 
-    /// Returns a key of the table's shape: its OID and the number of columns that it has ever had.
-    pub fn table_shape(self) -> (Oid, i32) {
+    /// Returns the table.
+    pub fn table(self) -> Oid {
         // SAFETY: as above.
-        unsafe { ((*self.0.tg_relation).rd_id, (*self.descriptor()).natts) }
+        unsafe { (*self.0.tg_relation).rd_id }
     }
 
     /// Returns the number of a column, from 1.
