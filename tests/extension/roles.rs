@@ -332,7 +332,7 @@ fn server_runs_as_writer_and_without_relay_as_reader() {
 
     let (server, url) = serve(&url_of(&member_of(&db, "workflow_writer")), &redis.url());
     server.wait_line("became leader", PATIENCE).unwrap();
-    server.wait_line("cannot create partitions", PATIENCE).unwrap();
+    server.wait_line("may not create partitions", PATIENCE).unwrap();
     create_in_state(&mut db.connect(), "task_instance", State::Failed);
     // The relay's consumer starts at the time of its creation.
     wait_until("the events", || redis.command::<usize>(&["XLEN", "workflow:stream"]).unwrap() == 3);
