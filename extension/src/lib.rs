@@ -25,6 +25,7 @@ mod isolation;
 mod memory;
 mod notifications;
 mod notifier;
+mod partitions;
 mod position;
 mod raise;
 mod record;
