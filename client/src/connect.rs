@@ -9,7 +9,7 @@ use std::future::{Future, poll_fn};
 use std::time::Duration;
 
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
-use tokio_postgres::{AsyncMessage, Client, Config};
+use tokio_postgres::{AsyncMessage, CancelToken, Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::Error;
@@ -59,6 +59,9 @@ impl PostgresServer {
         }
         let (text, tls) = url::part(text).map_err(Error::ConnectionString)?;
         let config: Config = text.parse().map_err(|error| Error::ConnectionString(reason(&error)))?;
+        if config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(name) if name.contains('@'))) {
+            return Err(Error::ConnectionString("write \"@\" in a user or password as %40".to_owned()));
+        }
         let tls = tls::connector(&tls).map_err(Error::ConnectionString)?;
         Ok(PostgresServer { config: with_limits(config), tls })
     }
@@ -134,6 +137,13 @@ impl PostgresServer {
         });
         Ok(client)
     }
+
+    /// Cancels the current statement of a connection. If that fails, the statement ends later.
+    pub(crate) async fn cancel(&self, token: &CancelToken) {
+        if let Err(error) = within(CONNECT_TIMEOUT, token.cancel_query(self.tls.clone())).await {
+            tracing::debug!("cannot cancel a statement: {error}");
+        }
+    }
 }
 
 /// Writes hosts and database, without user and password.
@@ -186,9 +196,16 @@ fn with_limits(mut config: Config) -> Config {
     config
 }
 
-/// Returns the reason for which the driver rejects a connection string, without the kind of the error.
+/// Returns the reason for which the driver rejects a connection string, without the kind of the error, and without parts
+/// of the string: they can be parts of a password.
 fn reason(error: &tokio_postgres::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), ToString::to_string)
+    let reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+    if reason.starts_with("unknown option") {
+        return "unknown option; quote values that contain blanks, and write ?, & and % in a URL's password as %3F, %26 \
+                and %25"
+            .to_owned();
+    }
+    reason.split(": expected").next().unwrap_or_default().to_owned()
 }
 
 /// Waits for the response to a statement, up to a time limit.
@@ -246,6 +263,22 @@ mod tests {
         for url in ["", "postgres://h:port/d", "localhost", "postgres://h/d?sslmode=maybe", no_file] {
             let error = PostgresServer::parse(url).unwrap_err().to_string();
             assert!(error.contains("expected postgres://"), "{error}");
+        }
+    }
+
+    #[test]
+    fn errors_show_no_part_of_a_password() {
+        for url in [
+            "host=h user=u password=horse staple dbname=d",
+            "host=h user=u password=horse staple=battery dbname=d",
+            "host=h user=u password=horse staple",
+            "postgres://u:horse?staple=x@h/d",
+            "postgres://u:horse?a&staple@h/d",
+            "postgres://u:horse@staple@h/d",
+            "postgres://u:horse@h/d?staple=1",
+        ] {
+            let error = PostgresServer::parse(url).unwrap_err().to_string();
+            assert!(!error.contains("staple") && !error.contains("horse"), "{url}: {error}");
         }
     }
 }

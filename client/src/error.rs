@@ -100,6 +100,17 @@ pub enum Error {
         /// The error of the server.
         source: tokio_postgres::Error,
     },
+    /// The consumer cannot get past this event: reading it fails.
+    #[error("event {event_id} cannot be delivered to consumer \"{consumer}\": {cause}")]
+    Undeliverable {
+        /// The consumer.
+        consumer: String,
+        /// The id of the event.
+        event_id: i64,
+        /// The error of reading it.
+        #[source]
+        cause: Box<Error>,
+    },
     /// PostgreSQL raised another error, or the connection broke.
     #[error("{}", postgres::message(.0))]
     Postgres(#[source] tokio_postgres::Error),
@@ -127,8 +138,20 @@ pub enum Error {
     #[error("{0}")]
     Publisher(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A value could not be written or read as JSON.
-    #[error("cannot convert JSON: {0}")]
+    #[error("cannot convert JSON: {}", json_reason(.0))]
     Json(#[from] serde_json::Error),
+}
+
+/// The parser has a limit of depth, jsonb has none.
+fn is_too_deep(error: &serde_json::Error) -> bool {
+    error.to_string().starts_with("recursion limit exceeded")
+}
+
+fn json_reason(error: &serde_json::Error) -> String {
+    match is_too_deep(error) {
+        true => "it is nested deeper than 127 levels".to_owned(),
+        false => error.to_string(),
+    }
 }
 
 impl From<tokio_postgres::Error> for Error {
@@ -173,6 +196,7 @@ impl Error {
             | Error::Denied { source }
             | Error::Leased { source, .. }
             | Error::Postgres(source) => Some(source),
+            Error::Undeliverable { cause, .. } => cause.postgres(),
             _ => None,
         }
     }
@@ -191,6 +215,16 @@ impl Error {
         match self {
             Error::Timeout(_) => true,
             Error::Postgres(error) => postgres::is_outage(error),
+            _ => false,
+        }
+    }
+
+    /// Returns whether the error can come from the content of a row, rather than from the server or the request.
+    #[cfg(feature = "relay")]
+    pub(crate) fn is_about_a_row(&self) -> bool {
+        match self {
+            Error::Unknown(_) | Error::Json(_) => true,
+            Error::Postgres(error) => postgres::is_about_a_row(error),
             _ => false,
         }
     }
@@ -217,9 +251,13 @@ impl Error {
                 "Grant the role EXECUTE on the functions of the schema workflow that it calls, and SELECT on its tables"
             }
             Error::Leased { .. } => "Wait until the lease expires, or use another consumer",
+            Error::Undeliverable { .. } => {
+                "Correct that event, or skip it knowingly, as an administrator: SELECT workflow.skip_event(CONSUMER, EVENT)"
+            }
             Error::Postgres(error) => postgres::hint(error),
             #[cfg(feature = "redis")]
             Error::Redis(error) => redis::hint(error),
+            Error::Json(error) if is_too_deep(error) => "Read it as text: as serde_json::value::RawValue",
             Error::Publisher(_) => "Check the destination. PostgreSQL keeps the events meanwhile",
             _ => postgres::CHECK_SERVER,
         }

@@ -64,6 +64,12 @@ impl Event {
     /// The columns that [`Event::from_row`] expects, of `read_events()` and of `state_history`.
     pub(crate) const COLUMNS: &'static str = "id, entity_type, entity_id, dag_id, dag_run_id, task_id, old_state, new_state, version, changed_at, actor, metadata";
 
+    /// Returns its approximate size as JSON, in bytes.
+    #[cfg(feature = "relay")]
+    pub(crate) fn size(&self) -> usize {
+        400 + self.metadata.get().len() + self.task_id.as_deref().map_or(0, str::len) + self.actor.len()
+    }
+
     pub(crate) fn from_row(row: &Row) -> Result<Event, Error> {
         let Json(metadata) = row.try_get(11)?;
         Ok(Event {

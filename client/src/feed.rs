@@ -97,6 +97,14 @@ impl Feed {
         events
     }
 
+    /// Returns the id of the next event, also if reading the rest of the event fails.
+    #[cfg(feature = "relay")]
+    pub(crate) async fn next_id(&self) -> Result<Option<i64>, Error> {
+        let sql = "SELECT id FROM workflow.read_events($1, 1, interval '0 s', $2)";
+        let row = within(STATEMENT_TIMEOUT, self.client.query_opt(sql, &[&self.consumer, &self.lease])).await?;
+        Ok(row.map(|row| row.try_get(0)).transpose()?)
+    }
+
     /// Acquires an exclusive lease on the consumer.
     ///
     /// Returns false if another holder has it.

@@ -29,6 +29,9 @@ pub use order::{DagRunSort, DagSort, HistorySort, OrderBy, Sort, TaskInstanceSor
 pub struct ListOptions<S> {
     /// Maximum number of rows.
     pub limit: u32,
+    /// The page ends before the row that would exceed this size, in bytes as PostgreSQL sends them; `None` for no limit.
+    /// A page has at least one row.
+    pub max_bytes: Option<usize>,
     /// The [`Page::next_cursor`] of the previous page; `None` for the first page.
     pub cursor: Option<String>,
     /// The order; `None` for the default of the list.
@@ -38,7 +41,7 @@ pub struct ListOptions<S> {
 impl<S> Default for ListOptions<S> {
     /// The first 50 rows.
     fn default() -> ListOptions<S> {
-        ListOptions { limit: 50, cursor: None, order_by: None }
+        ListOptions { limit: 50, max_bytes: None, cursor: None, order_by: None }
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, GenericClient, Statement};
+use tokio_postgres::{CancelToken, Client, GenericClient, Statement};
 
 use crate::Error;
 use crate::connect::{PostgresServer, within};
@@ -224,8 +224,10 @@ pub struct Statements {
     /// `None` if the connection keeps no statements.
     prepared: Option<Mutex<HashMap<&'static str, Statement>>>,
     limit: Duration,
-    /// A statement got no response in time: the next statement would wait for it.
+    /// A statement got no response in time, or its rows are not wanted: the next statement would wait for it.
     hangs: AtomicBool,
+    server: PostgresServer,
+    cancel: CancelToken,
 }
 
 impl Statements {
@@ -255,6 +257,14 @@ impl Statements {
             self.hangs.store(true, Ordering::Relaxed);
         }
         response
+    }
+
+    /// Cancels a statement whose remaining rows are not wanted: the server would format and send all of them. The
+    /// connection is not used again, so this cannot cancel a later statement.
+    pub(crate) fn abandon(&self) {
+        self.hangs.store(true, Ordering::Relaxed);
+        let (server, cancel) = (self.server.clone(), self.cancel.clone());
+        tokio::spawn(async move { server.cancel(&cancel).await });
     }
 }
 
@@ -305,7 +315,9 @@ impl bb8::ManageConnection for Manager {
         let client = self.server.connect().await?;
         lock(&self.failure.0).take();
         let prepared = self.keeps_statements.then(Mutex::default);
-        let statements = Arc::new(Statements { prepared, limit: self.limit, hangs: AtomicBool::new(false) });
+        let (server, cancel) = (self.server.clone(), client.cancel_token());
+        let hangs = AtomicBool::new(false);
+        let statements = Arc::new(Statements { prepared, limit: self.limit, hangs, server, cancel });
         Ok(Member { client, statements, tried_at: Instant::now() })
     }
 

@@ -7,7 +7,7 @@ use tokio_postgres::types::Type;
 use crate::Error;
 use crate::connect::STATEMENT_TIMEOUT;
 use crate::event::Event;
-use crate::session::{self, Parameter, Session};
+use crate::session::{self, Parameter, RowsRead, Session};
 
 /// Events that were read together.
 #[derive(Clone, Debug)]
@@ -43,16 +43,38 @@ pub struct Batch {
 /// # }
 /// ```
 pub async fn read(session: &impl Session, position: &str, max: i32, wait: Duration) -> Result<Option<Batch>, Error> {
+    read_within(session, position, max, usize::MAX, wait).await
+}
+
+/// Reads events as [`read`] does, but no more than fit into `max_bytes`, as PostgreSQL sends them; at least one.
+///
+/// # Errors
+/// See [`read`].
+pub async fn read_within(
+    session: &impl Session,
+    position: &str,
+    mut max: i32,
+    max_bytes: usize,
+    wait: Duration,
+) -> Result<Option<Batch>, Error> {
     let sql = format!(
         "SELECT {}, \"position\" FROM workflow.follow_events($1, $2, pg_catalog.make_interval(secs => $3))",
         Event::COLUMNS
     );
     let wait = wait.as_secs_f64();
-    let parameters: [Parameter<'_>; 3] = [(&position, Type::TEXT), (&max, Type::INT4), (&wait, Type::FLOAT8)];
-    let rows = in_time(session::once(session, &sql, &parameters)).await?;
-    let Some(last) = rows.last() else { return Ok(None) };
-    let events = rows.iter().map(Event::from_row).collect::<Result<_, Error>>()?;
-    Ok(Some(Batch { events, position: last.try_get("position")? }))
+    loop {
+        let parameters: [Parameter<'_>; 3] = [(&position, Type::TEXT), (&max, Type::INT4), (&wait, Type::FLOAT8)];
+        let RowsRead { rows, is_cut } = in_time(session::once_within(session, &sql, &parameters, max_bytes)).await?;
+        if is_cut {
+            // Only the last row has the position after it.
+            max = i32::try_from(rows.len()).unwrap_or(max);
+            continue;
+        }
+        let Some(last) = rows.last() else { return Ok(None) };
+        let position = last.try_get("position")?;
+        let events = rows.into_iter().map(|row| Event::from_row(&row)).collect::<Result<_, Error>>()?;
+        return Ok(Some(Batch { events, position }));
+    }
 }
 
 /// Returns the position after the latest committed event.

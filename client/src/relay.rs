@@ -25,7 +25,7 @@ use crate::connect::PostgresServer;
 use crate::feed::Feed;
 use crate::publisher::{Position, Publisher};
 use log::Log;
-use writer::{Ended, Writer};
+use writer::{BATCH, Ended, Writer};
 
 pub use status::{Role, State, Status};
 
@@ -160,10 +160,12 @@ impl<P: Publisher> Relay<'_, P> {
         Ok(())
     }
 
-    /// Relays while it holds the lease; compares again each time the destination ends elsewhere than expected.
+    /// Relays while it holds the lease; compares again each time the destination ends elsewhere than expected. If an event
+    /// of a batch cannot be read, it relays one by one, up to that event.
     async fn lead(&mut self, feed: &Feed) -> Result<(), Failure> {
+        let mut batch = BATCH;
         loop {
-            let mut writer = Writer::begin(feed, self.publisher).await?;
+            let mut writer = Writer::begin(feed, self.publisher, batch).await?;
             self.log.count_comparison();
             match writer.run(feed, self.publisher, &mut self.log, self.shutdown).await? {
                 Ended::Stopped => return Ok(()),
@@ -172,8 +174,18 @@ impl<P: Publisher> Relay<'_, P> {
                     let (end, expected) = (Shown(Some(end)), Shown(writer.last));
                     tracing::info!("{name} ends at {end}, expected {expected}; comparing it with the database");
                 }
+                Ended::RowFailed(_) if batch > 1 => batch = 1,
+                Ended::RowFailed(error) => return Err(name_event(self.consumer, feed, error).await.into()),
             }
         }
+    }
+}
+
+/// Adds the id of the next event to the error of reading it.
+async fn name_event(consumer: &str, feed: &Feed, error: Error) -> Error {
+    match feed.next_id().await {
+        Ok(Some(event_id)) => Error::Undeliverable { consumer: consumer.to_owned(), event_id, cause: Box::new(error) },
+        _ => error,
     }
 }
 

@@ -1,8 +1,10 @@
 //! Sessions, which run statements: clients and transactions of the driver, and pooled connections.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{GenericClient, Row};
 
@@ -31,6 +33,8 @@ pub trait Session: sealed::Sealed + Sync {
     fn statements(&self) -> Option<&Arc<Statements>> {
         None
     }
+    /// Ends a statement whose remaining rows are not wanted, if the connection is not needed for anything else.
+    fn abandon(&self) {}
 }
 
 mod sealed {
@@ -57,6 +61,10 @@ impl Session for Connection {
 
     fn statements(&self) -> Option<&Arc<Statements>> {
         Some(self.statements())
+    }
+
+    fn abandon(&self) {
+        self.statements().abandon();
     }
 }
 
@@ -94,6 +102,39 @@ pub(crate) async fn fixed<S: Session>(
 /// Runs a statement that is built for this call: planned for its parameters, and not kept.
 pub(crate) async fn once<S: Session>(session: &S, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Error> {
     let response = session.client().query_typed(sql, parameters);
+    match session.statements() {
+        Some(statements) => statements.watch(within(statements.limit(), response).await),
+        None => within(LIMIT, response).await,
+    }
+}
+
+/// The rows of a statement that were read, and whether others were left unread.
+pub(crate) struct RowsRead {
+    pub rows: Vec<Row>,
+    pub is_cut: bool,
+}
+
+/// Runs a statement as [`once`] does, and reads its rows while they fit into `max_bytes`, but at least one. The driver
+/// discards the others before the next statement.
+pub(crate) async fn once_within<S: Session>(
+    session: &S,
+    sql: &str,
+    parameters: &[Parameter<'_>],
+    max_bytes: usize,
+) -> Result<RowsRead, Error> {
+    let response = async {
+        let values = parameters.iter().map(|(value, kind)| (*value, kind.clone()));
+        let mut stream = pin!(session.client().query_typed_raw(sql, values).await?);
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        while let Some(row) = stream.try_next().await? {
+            bytes += row.raw_size_bytes();
+            if bytes > max_bytes && !rows.is_empty() {
+                return Ok(RowsRead { rows, is_cut: true });
+            }
+            rows.push(row);
+        }
+        Ok(RowsRead { rows, is_cut: false })
+    };
     match session.statements() {
         Some(statements) => statements.watch(within(statements.limit(), response).await),
         None => within(LIMIT, response).await,

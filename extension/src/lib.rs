@@ -24,6 +24,7 @@ mod isolation;
 mod managed;
 mod notifications;
 mod notifier;
+mod partitions;
 mod position;
 mod raise;
 mod record;

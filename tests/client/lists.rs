@@ -20,7 +20,7 @@ async fn pages<T, S: Sort>(
 ) -> Vec<T> {
     let (mut rows, mut cursor) = (Vec::new(), None);
     loop {
-        let page = list(ListOptions { limit, cursor, order_by: order }).await.expect("a page");
+        let page = list(ListOptions { limit, max_bytes: None, cursor, order_by: order }).await.expect("a page");
         assert!(page.items.len() == limit as usize || page.next_cursor.is_none(), "a short page is the last");
         rows.extend(page.items);
         cursor = page.next_cursor;
@@ -342,8 +342,12 @@ fn list_rejects_invalid_cursor() {
         let first = runs.list(&DagRunFilter::default(), &first).await.unwrap();
         let cursor = first.next_cursor.expect("there are more");
         // A cursor is the position of a row in any order: in reverse, the other six rows follow it.
-        let back =
-            ListOptions { limit: 7, cursor: Some(cursor.clone()), order_by: Some(OrderBy::descending(DagRunSort::Id)) };
+        let back = ListOptions {
+            limit: 7,
+            max_bytes: None,
+            cursor: Some(cursor.clone()),
+            order_by: Some(OrderBy::descending(DagRunSort::Id)),
+        };
         let back = runs.list(&DagRunFilter::default(), &back).await.unwrap();
         let expected: Vec<Uuid> = first.items[..6].iter().rev().map(|run| run.id).collect();
         assert_eq!(back.items.iter().map(|run| run.id).collect::<Vec<_>>(), expected);

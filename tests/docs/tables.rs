@@ -50,8 +50,14 @@ pub fn errors_have_the_keys_of_the_page() {
         ))
         .unwrap();
     let listed = table(ERRORS);
-    assert_eq!(listed.len(), 8);
-    client.batch_execute("SELECT workflow.create_consumer('leased'), workflow.lease_consumer('leased', 'me')").unwrap();
+    assert_eq!(listed.len(), 9);
+    client
+        .batch_execute(
+            "SELECT workflow.create_consumer('leased'), workflow.lease_consumer('leased', 'me'),
+                workflow.create_consumer('late');
+             UPDATE workflow.consumers SET given_up_at = now() WHERE name = 'late'",
+        )
+        .unwrap();
     for row in listed {
         let sql = match row[0].as_str() {
             "23514" => "SELECT workflow.transition('task_instance', '{task}', 'queued', 'success')",
@@ -61,6 +67,7 @@ pub fn errors_have_the_keys_of_the_page() {
             "428C9" => "UPDATE workflow.task_instances SET version = 7",
             "42501" => "INSERT INTO workflow.task_instances (dag_run_id, task_id) VALUES ('{task}', 'x')",
             "2BP01" => "DROP EXTENSION pg_workflow",
+            "55000" => "SELECT workflow.read_events('late')",
             "55006" => "SELECT workflow.read_events('leased')",
             other => panic!("an error without a test: {other}"),
         };

@@ -222,3 +222,51 @@ fn large_event_is_relayed_unchanged() {
     assert_eq!(events, feed);
     assert_eq!(server.terminate().unwrap().code(), Some(0));
 }
+
+#[test]
+fn relay_names_an_event_that_cannot_be_delivered() {
+    // The event is written by hand.
+    let db = Db::new().without_verification();
+    let redis = Redis::start("relay-poison").unwrap();
+    let (server, url) = serve(db.url(), &redis.url());
+    let client = &mut db.connect();
+    wait_for_consumer(client);
+    let length = || redis.command::<i64>(&["XLEN", "workflow:stream"]).unwrap();
+    create_tasks(client, 5);
+    wait_until("the first events", || length() == 6);
+    let mut transaction = client.transaction().unwrap();
+    let tasks = create_tasks_in(&mut transaction, 9);
+    // Its text is longer than 1 GB, its value is not.
+    let poison = "UPDATE workflow.state_history
+                  SET metadata = ('{\"a\":[' || repeat('1e131071,', 8299) || '1]}')::jsonb WHERE entity_id = $1 RETURNING id";
+    transaction.batch_execute("SET LOCAL session_replication_role = replica").unwrap();
+    let id: i64 = transaction.query_one(poison, &[&tasks[4]]).unwrap().get(0);
+    transaction.commit().unwrap();
+    let line = server.wait_line("cannot be delivered", PATIENCE).unwrap();
+    for part in [format!("event {id} "), "consumer \"relay\"".to_owned(), format!("workflow.skip_event('relay', {id})")]
+    {
+        assert!(line.contains(&part), "{part}: {line}");
+    }
+    assert_eq!(length(), 6 + 1 + 4, "the events before it");
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    let mut health = agent.get(format!("{url}/health")).call().unwrap();
+    assert_eq!(health.status(), 503);
+    let health = health.body_mut().read_json::<serde_json::Value>().unwrap();
+    assert!(health["errors"]["relay"].is_string() && health["database"] == true, "{health}");
+
+    client.batch_execute("SET session_replication_role = replica").unwrap();
+    client.execute("UPDATE workflow.state_history SET metadata = '{}' WHERE id = $1", &[&id]).unwrap();
+    wait_until("the events after it", || length() == 6 + 1 + 9);
+    wait_until("health", || agent.get(format!("{url}/health")).call().unwrap().status() == 200);
+    assert_eq!(log_of(&server).matches("cannot be delivered").count(), 1, "logged once");
+    // A lag of which the database has to spell no metadata.
+    assert_eq!(server.terminate().unwrap().code(), Some(0));
+}
+
+/// Creates tasks in a new run; the run and each task is an event.
+fn create_tasks_in(client: &mut impl postgres::GenericClient, count: usize) -> Vec<Uuid> {
+    let names: Vec<String> = (0..count).map(|i| format!("task_{i}")).collect();
+    let sql = "SELECT t.id FROM workflow.create_dag_run(workflow.create_dag(gen_random_uuid()::text)) AS run,
+               workflow.create_task_instances(run, $1) AS t ORDER BY t.id";
+    client.query(sql, &[&names]).unwrap().iter().map(|row| row.get(0)).collect()
+}

@@ -1,16 +1,20 @@
 //! The HTTP server: health, metrics, lists, live events and the web UI. It is read-only and returns JSON.
 
 mod access;
+mod addresses;
+mod answers;
 mod caching;
 mod connections;
 mod error;
 mod events;
 mod health;
+mod hosts;
 mod hub;
 mod lists;
 mod metrics;
 mod openapi;
 mod parameters;
+mod probe;
 mod response;
 mod rows;
 mod schema;
@@ -29,7 +33,9 @@ use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use answers::Answers;
 use error::ApiError;
+use hosts::Hosts;
 use hub::Hub;
 use pg_workflow_client::Error;
 use pg_workflow_client::connect::PostgresServer;
@@ -37,11 +43,14 @@ use pg_workflow_client::database::Database;
 use pg_workflow_client::pool::{self, Connection, Pool};
 use pg_workflow_client::redis_server::RedisServer;
 use pg_workflow_client::relay;
+use probe::Probe;
 
 /// Time that a request waits for a database connection.
 const ACQUIRE_LIMIT: Duration = Duration::from_millis(1500);
 /// Statement timeout of a list, so that a slow one ends and frees its connection.
 const LIST_LIMIT: Duration = Duration::from_secs(5);
+/// Monitoring: these paths are served also if all else is at its limit.
+const PROBES: [&str; 2] = ["/health", "/metrics"];
 /// Time limit of a request: more than the statement timeout, because the database can hang.
 const REQUEST_LIMIT: Duration = Duration::from_secs(8);
 
@@ -76,24 +85,39 @@ pub struct RelayInfo {
 pub struct Limits {
     /// Token for everything except `/` and `/health`: `Authorization: Bearer …`.
     pub token: Option<String>,
-    /// Maximum number of connected clients, at least 1; others wait.
+    /// Maximum number of connections, at least 1; others get 503, except for `/health` and `/metrics`.
     pub clients: usize,
+    /// Maximum number of connections of one address, at least 1.
+    pub clients_per_address: usize,
     /// Maximum number of followers of events; others get 503.
     pub followers: usize,
+    /// Maximum number of followers of one address.
+    pub followers_per_address: usize,
+    /// Host names under which clients reach the server. If it listens on a loopback address, others are rejected, except
+    /// loopback ones; otherwise only if this has one.
+    pub hosts: Vec<String>,
 }
 
 impl Default for Limits {
-    /// No token, 1,000 clients, 500 followers.
+    /// No token, 1,000 connections (250 of one address), 500 followers (100 of one address), no host names.
     fn default() -> Limits {
-        Limits { token: None, clients: 1000, followers: 500 }
+        let (clients_per_address, followers_per_address) = (250, 100);
+        Limits {
+            token: None,
+            clients: 1000,
+            clients_per_address,
+            followers: 500,
+            followers_per_address,
+            hosts: Vec::new(),
+        }
     }
 }
 
 /// The state that all handlers share.
 struct Server {
     database: Database,
-    /// `/health` and `/metrics` use their own connections.
-    backends: Backends,
+    backends: Arc<Backends>,
+    probe: Probe,
     hub: Hub,
     openapi: String,
 }
@@ -111,8 +135,10 @@ impl Server {
         if let Some((replica, max_staleness)) = &backends.replica {
             database = database.with_replica(Pool::new(replica.clone(), options), *max_staleness);
         }
-        let hub = Hub::new(backends.database.clone(), limits.followers, shutdown.clone());
-        Server { database, backends, hub, openapi }
+        let hub = Hub::new(backends.database.clone(), limits, shutdown.clone());
+        let backends = Arc::new(backends);
+        let probe = Probe::start(backends.clone(), shutdown.clone());
+        Server { database, backends, probe, hub, openapi }
     }
 
     /// Acquires a connection for a list.
@@ -140,8 +166,14 @@ pub async fn serve(listener: TcpListener, backends: Backends, limits: Limits, sh
     let (paths, description) = paths().split_for_parts();
     let openapi = openapi::describe(description, limits.token.is_some());
     let server = Arc::new(Server::new(backends, &limits, openapi, &shutdown));
-    let app = app(paths, server, limits.token.as_deref());
-    connections::serve(listener, app, limits.clients, shutdown).await;
+    let app = app(paths, server, &limits);
+    // A listener without an address accepts no connections either.
+    let app = match listener.local_addr() {
+        Ok(address) => app.layer(middleware::from_fn_with_state(Hosts::new(address, &limits.hosts), hosts::check_host)),
+        Err(_) => app,
+    };
+    let app = app.layer(middleware::from_fn(access::identify_and_log));
+    connections::serve(listener, app, &limits, shutdown).await;
 }
 
 fn paths() -> OpenApiRouter<Arc<Server>> {
@@ -160,18 +192,19 @@ fn paths() -> OpenApiRouter<Arc<Server>> {
         .routes(routes!(lists::history))
 }
 
-fn app(paths: Router<Arc<Server>>, server: Arc<Server>, token: Option<&str>) -> Router {
+fn app(paths: Router<Arc<Server>>, server: Arc<Server>, limits: &Limits) -> Router {
     paths
         .route("/openapi.json", get(openapi::openapi))
         .layer(middleware::from_fn(caching::tag))
         .layer(middleware::from_fn(limit))
+        .layer(middleware::from_fn_with_state(Answers::default(), answers::limit_answers))
         // No time limit: the response is an endless stream.
         .route("/api/v1/events", get(events::events))
         .route("/", get(web_ui::web_ui))
         .fallback(error::unknown_path)
         .method_not_allowed_fallback(error::unsupported_method)
-        .layer(middleware::from_fn_with_state(access::Token::new(token), access::check_token))
-        .layer(middleware::from_fn(access::identify_and_log))
+        .layer(middleware::from_fn_with_state(access::Token::new(limits.token.as_deref()), access::check_token))
+        .layer(middleware::from_fn(connections::keep_reserve))
         .with_state(server)
 }
 

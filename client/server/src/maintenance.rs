@@ -33,8 +33,9 @@ const LIMIT: Duration = Duration::from_secs(600);
 pub async fn run(server: &PostgresServer, shutdown: CancellationToken) {
     let maintaining = async {
         let mut outage = Outage::of("the database for maintenance");
+        let mut lacks_right = false;
         loop {
-            if let Err(error) = maintain(server, &mut outage).await {
+            if let Err(error) = maintain(server, &mut outage, &mut lacks_right).await {
                 outage.began(&error);
             }
             tokio::time::sleep(INTERVAL).await;
@@ -43,14 +44,14 @@ pub async fn run(server: &PostgresServer, shutdown: CancellationToken) {
     shutdown.run_until_cancelled(maintaining).await;
 }
 
-async fn maintain(server: &PostgresServer, outage: &mut Outage) -> Result<(), Error> {
+async fn maintain(server: &PostgresServer, outage: &mut Outage, lacks_right: &mut bool) -> Result<(), Error> {
     let client = server.connect().await?;
     // A crash can lose the work: it is repeated.
     within(LIMIT, client.batch_execute("SET synchronous_commit = off")).await?;
     for refresh in 0.. {
         within(LIMIT, client.batch_execute("SELECT workflow.fold_state_counts()")).await?;
         if refresh % REFRESHES_PER_CHECK == 0 {
-            open_partitions(&client).await?;
+            open_partitions(&client, lacks_right).await?;
         }
         outage.ended();
         tokio::time::sleep(INTERVAL).await;
@@ -58,13 +59,27 @@ async fn maintain(server: &PostgresServer, outage: &mut Outage) -> Result<(), Er
     Ok(())
 }
 
-/// Creates partitions. Does nothing if the extension has none (version 0.1.0) or the role lacks the right.
-async fn open_partitions(client: &Client) -> Result<(), Error> {
+/// Creates partitions. Does nothing if the extension has none (version 0.1.0) or the role lacks the right, which is logged
+/// once.
+async fn open_partitions(client: &Client, lacks_right: &mut bool) -> Result<(), Error> {
     let has_right = "SELECT pg_catalog.has_function_privilege(
-                   pg_catalog.to_regprocedure('workflow.open_partitions(text)'), 'EXECUTE')";
+                   pg_catalog.to_regprocedure('workflow.open_partitions(text)'), 'EXECUTE'), current_user::text";
     let row = within(LIMIT, client.query_one(has_right, &[])).await?;
-    if row.try_get::<_, Option<bool>>(0)? != Some(true) {
-        return Ok(());
+    let known = std::mem::replace(lacks_right, false);
+    match row.try_get::<_, Option<bool>>(0)? {
+        Some(true) => (),
+        Some(false) => {
+            *lacks_right = true;
+            if !known {
+                tracing::warn!(
+                    "role \"{}\" may not create partitions: no EXECUTE on workflow.open_partitions(). Grant it \
+                     workflow_admin, or call that function regularly as an administrator.",
+                    row.try_get::<_, &str>(1)?
+                );
+            }
+            return Ok(());
+        }
+        None => return Ok(()),
     }
     let sql = "SELECT partition, outcome FROM workflow.open_partitions()";
     for row in within(LIMIT, client.query(sql, &[])).await? {

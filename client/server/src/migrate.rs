@@ -2,12 +2,19 @@
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use pg_workflow_client::tokio_postgres::Client;
+use pg_workflow_client::tokio_postgres::error::SqlState;
 use serde::Serialize;
 
-/// Held during a migration, so that programs that all migrate at startup do so one by one.
-const LOCK: &str = "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('pg_workflow migrate'))";
+/// Held during a migration, so that programs that all migrate at startup do so one by one. Only superusers can take it: an
+/// advisory lock could be held by anyone.
+const LOCK: &str = "LOCK TABLE pg_catalog.pg_extension IN SHARE ROW EXCLUSIVE MODE";
+/// Time to wait for a lock in one attempt: all writers of the table wait behind it.
+const ATTEMPT: Duration = Duration::from_secs(1);
+/// Time between two attempts, in which those writers continue.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// The installed and the available versions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -78,9 +85,40 @@ pub enum Error {
         /// Requested version.
         to: String,
     },
+    /// Other sessions hold locks on the extension's tables.
+    #[error("no lock within {} s, held by {}", waited.as_secs(), describe(holders))]
+    Locked {
+        /// How long the migration has waited.
+        waited: Duration,
+        /// The sessions that hold locks, the oldest transaction first.
+        holders: Vec<Holder>,
+    },
     /// The database returned an error.
     #[error(transparent)]
     Database(#[from] pg_workflow_client::Error),
+}
+
+/// A session that holds locks on the extension's tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Its process.
+    pub pid: i32,
+    /// Its role.
+    pub role: String,
+    /// Its `application_name`.
+    pub application: String,
+    /// Age of its transaction in seconds.
+    pub seconds: i64,
+}
+
+fn describe(holders: &[Holder]) -> String {
+    let describe = |Holder { pid, role, application, seconds }: &Holder| {
+        format!("process {pid} (role {role}, application \"{application}\", in a transaction for {seconds} s)")
+    };
+    match holders {
+        [] => "a transaction that has ended meanwhile".to_owned(),
+        holders => holders.iter().map(describe).collect::<Vec<_>>().join(", "),
+    }
 }
 
 impl From<pg_workflow_client::tokio_postgres::Error> for Error {
@@ -97,6 +135,9 @@ impl Error {
             Error::NotInstalled => "Install it first: workflow-server migrate up",
             Error::NoVersion { .. } => "Install the files of that version on the server, or name another version",
             Error::Oldest(_) => "To remove it with all its data: DROP EXTENSION pg_workflow CASCADE",
+            Error::Locked { .. } => {
+                "Wait until that transaction ends, or end it with pg_terminate_backend(), and repeat"
+            }
             Error::NoPath { .. } => "Install the files of a version between them on the server, or restore a backup",
             Error::Database(pg_workflow_client::Error::Denied { .. }) => {
                 "Connect as a superuser: the extension has a library that the server loads"
@@ -168,6 +209,8 @@ pub async fn plan(client: &Client, target: &Target) -> Result<Step, Error> {
 
 /// Installs the extension or changes its version, in one transaction; returns the action.
 ///
+/// Waits for locks up to `wait`, in short attempts, between which other sessions continue.
+///
 /// # Errors
 /// Returns an [`Error`]; nothing has changed then.
 ///
@@ -177,20 +220,72 @@ pub async fn plan(client: &Client, target: &Target) -> Result<Step, Error> {
 ///
 /// # async fn example() -> Result<(), migrate::Error> {
 /// let mut client = PostgresServer::parse("postgres://postgres@db.example/workflow")?.connect().await?;
-/// migrate::migrate(&mut client, &migrate::Target::Newest).await?;
+/// migrate::migrate(&mut client, &migrate::Target::Newest, std::time::Duration::from_secs(60)).await?;
 /// # Ok(())
 /// # }
 /// ```
-pub async fn migrate(client: &mut Client, target: &Target) -> Result<Step, Error> {
-    // READ COMMITTED: this sees migrations that finished while it waited for the lock.
-    let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = 0; {LOCK}");
-    client.batch_execute(&begin).await?;
-    let done = run_step(client, target).await;
-    client.batch_execute(if done.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
-    done
+pub async fn migrate(client: &mut Client, target: &Target, wait: Duration) -> Result<Step, Error> {
+    let began = Instant::now();
+    loop {
+        if let nothing @ Step::Nothing(_) = plan(client, target).await? {
+            return Ok(nothing);
+        }
+        // READ COMMITTED: this sees migrations that finished while it waited for the lock.
+        let timeout = ATTEMPT.as_millis();
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = {timeout}"
+        );
+        client.batch_execute(&begin).await?;
+        let done = run_step(client, target).await;
+        client.batch_execute(if done.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
+        match done {
+            Err(Error::Database(error)) if is_in_the_way(&error) => {
+                let (holders, waited) = (holders(client).await?, began.elapsed());
+                if waited >= wait {
+                    return Err(Error::Locked { waited, holders });
+                }
+                tracing::info!("waiting for locks, held by {}", describe(&holders));
+                tokio::time::sleep(PAUSE).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Returns whether another transaction was in the way.
+fn is_in_the_way(error: &pg_workflow_client::Error) -> bool {
+    [Some(&SqlState::LOCK_NOT_AVAILABLE), Some(&SqlState::T_R_DEADLOCK_DETECTED)].contains(&error.code())
+}
+
+/// Returns the sessions that hold locks which a migration waits for.
+async fn holders(client: &Client) -> Result<Vec<Holder>, Error> {
+    let sql = "SELECT a.pid, coalesce(a.usename, '')::text, coalesce(a.application_name, ''),
+                   coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::bigint
+               FROM pg_catalog.pg_stat_activity AS a
+               WHERE a.pid <> pg_catalog.pg_backend_pid() AND EXISTS (
+                   SELECT FROM pg_catalog.pg_locks AS l
+                   JOIN pg_catalog.pg_class AS c ON c.oid = l.relation
+                   JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+                   WHERE l.pid = a.pid AND l.granted
+                   AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+                   AND (n.nspname = 'workflow'
+                       OR c.oid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND l.mode <> 'AccessShareLock')
+               )
+               ORDER BY a.xact_start
+               LIMIT 5";
+    let holder = |row: &pg_workflow_client::tokio_postgres::Row| {
+        Ok(Holder {
+            pid: row.try_get(0)?,
+            role: row.try_get(1)?,
+            application: row.try_get(2)?,
+            seconds: row.try_get(3)?,
+        })
+    };
+    client.query_typed(sql, &[]).await?.iter().map(holder).collect()
 }
 
 async fn run_step(client: &Client, target: &Target) -> Result<Step, Error> {
+    client.batch_execute(LOCK).await?;
     let step = plan(client, target).await?;
     if let Some(sql) = step.sql() {
         client.batch_execute(&sql).await?;

@@ -70,6 +70,8 @@ impl TlsParameters {
     }
 }
 
+const NO_EQUALS: &str = "a word has no \"=\"; quote values that contain blanks";
+
 /// Splits a connection string into the part that the driver reads and the TLS parameters.
 pub fn part(text: &str) -> Result<(String, TlsParameters), String> {
     let mut tls = TlsParameters::default();
@@ -101,7 +103,10 @@ fn part_url(text: &str, tls: &mut TlsParameters) -> String {
 fn part_words(text: &str, tls: &mut TlsParameters) -> Result<String, String> {
     let (mut kept, mut rest) = (Vec::new(), text.trim_start());
     while !rest.is_empty() {
-        let (name, after) = rest.split_once('=').ok_or("a word has no \"=\"")?;
+        let (name, after) = rest.split_once('=').ok_or(NO_EQUALS)?;
+        if name.trim().contains(char::is_whitespace) {
+            return Err(NO_EQUALS.to_owned());
+        }
         let after = after.trim_start();
         let (value, length) = value(after).ok_or("a quote is not closed")?;
         if !tls.take(name.trim(), &value) {

@@ -105,6 +105,16 @@ pub fn hint(error: &tokio_postgres::Error) -> &'static str {
             "That server is a standby: name the primary in DATABASE_URL, or all hosts and target_session_attrs=read-write"
         }
         "40001" => "Repeat the transaction from its beginning",
+        // PostgreSQL raises this SQLSTATE for other reasons too.
+        "55000"
+            if error
+                .as_db_error()
+                .and_then(|error| error.hint())
+                .is_some_and(|hint| hint.contains("resume_consumer")) =>
+        {
+            "The consumer lagged too far and was given up: continue with SELECT workflow.resume_consumer(CONSUMER), or drop \
+             it with SELECT workflow.drop_consumer(CONSUMER)"
+        }
         code if code.starts_with("28") => {
             "Check user and password in DATABASE_URL (--database-url), and pg_hba.conf, which may also ask for TLS \
              (sslmode=require) or a certificate (sslcert and sslkey)"
@@ -121,6 +131,16 @@ pub const CHECK_SERVER: &str =
 /// Returns whether TLS failed. The driver does not expose the kind of an error.
 fn is_about_tls(error: &tokio_postgres::Error) -> bool {
     causes(error).any(|cause| cause.is::<rustls::Error>()) || error.to_string() == "error performing TLS handshake"
+}
+
+/// Returns whether the content of a row can be the cause: it exceeds a limit, is damaged, or has an unknown value.
+#[cfg(feature = "relay")]
+pub fn is_about_a_row(error: &tokio_postgres::Error) -> bool {
+    match error.code().map(SqlState::code) {
+        Some(code) => ["22", "54", "XX"].iter().any(|class| code.starts_with(class)) || code == "53200",
+        // The driver does not expose the kind of an error.
+        None => error.to_string().starts_with("error deserializing column"),
+    }
 }
 
 /// Returns whether the connection failed in a way that a retry may not.

@@ -6,7 +6,7 @@ use tokio_postgres::types::{ToSql, Type};
 use super::{ListOptions, OrderBy, Page, Sort, cursor};
 use crate::Error;
 use crate::record::Record;
-use crate::session::{self, Session};
+use crate::session::{self, RowsRead, Session};
 
 /// The way to find a page.
 pub struct Plan<S> {
@@ -66,12 +66,19 @@ impl<'a> Query<'a> {
             states: (!names.is_empty()).then(|| bind(&mut parameters, &names, Type::TEXT_ARRAY)),
             limit: bind(&mut parameters, &one_more, Type::INT8),
         };
-        let rows = session::once(session, &sql::<T, S>(&self.conditions, &plan, &places), &parameters).await?;
+        let sql = sql::<T, S>(&self.conditions, &plan, &places);
+        let max_bytes = page.max_bytes.unwrap_or(usize::MAX);
+        let RowsRead { mut rows, is_cut } = session::once_within(session, &sql, &parameters, max_bytes).await?;
 
-        let limit = page.limit as usize;
-        let items = rows.iter().take(limit).map(T::from_row).collect::<Result<_, _>>()?;
-        let last = limit.checked_sub(1).and_then(|last| rows.get(last)).filter(|_| rows.len() > limit);
+        if is_cut {
+            session.abandon();
+        }
+        let is_last = !is_cut && rows.len() <= page.limit as usize;
+        rows.truncate(page.limit as usize);
+        let last = rows.last().filter(|_| !is_last);
         let next_cursor = last.map(|row| cursor::write(row, T::KEYS)).transpose()?;
+        // Each row is freed once it is read: the page is not in memory twice.
+        let items = rows.into_iter().map(|row| T::from_row(&row)).collect::<Result<_, _>>()?;
         Ok(Page { items, next_cursor })
     }
 }

@@ -44,8 +44,10 @@ if old > 0 then redis.call('XTRIM', KEYS[1], 'MAXLEN', length - old) end
 return old
 ";
 const TRIMMED_AT_ONCE: u64 = 1000;
-/// Entries read back at once.
+/// Entries read back at once: as many as have this size together, by the size of the previous ones.
 const PAGE: usize = 500;
+const FIRST_PAGE: usize = 16;
+const PAGE_BYTES: usize = 1 << 20;
 
 /// The names and the length of a stream.
 #[derive(Clone, Debug)]
@@ -137,9 +139,10 @@ impl Publisher for RedisStream {
         let (after, up_to) = (EntryId::from(after), EntryId::from(up_to));
         let mut events = EventIds::default();
         let mut from = EntryId { event: after.event.saturating_add(1), ..after };
+        let mut count = FIRST_PAGE;
         while from <= up_to {
             let mut range = redis::cmd("XRANGE");
-            range.arg(&self.options.stream).arg(from.to_string()).arg(up_to.to_string()).arg("COUNT").arg(PAGE);
+            range.arg(&self.options.stream).arg(from.to_string()).arg(up_to.to_string()).arg("COUNT").arg(count);
             let page: Vec<(String, Vec<Vec<u8>>)> = self.redis.ask(&range).await?;
             for (id, fields) in &page {
                 let id = EntryId::parse(id).ok_or_else(|| unexpected(id))?;
@@ -148,9 +151,11 @@ impl Publisher for RedisStream {
                 }
                 from = EntryId { event: id.event.saturating_add(1), ..id };
             }
-            if page.len() < PAGE {
+            if page.len() < count {
                 break;
             }
+            let bytes: usize = page.iter().flat_map(|(_, fields)| fields).map(Vec::len).sum();
+            count = (PAGE_BYTES * page.len() / bytes.max(1)).clamp(1, PAGE);
         }
         Ok(events)
     }

@@ -15,13 +15,15 @@ pub struct Log {
     publisher: Outage,
     /// The destination responds, but rejects events: a response alone does not end the outage.
     publisher_rejects: bool,
+    /// The event that cannot be delivered, once it is logged.
+    undeliverable: Option<i64>,
     pub backoff: Backoff,
 }
 
 impl Log {
     pub fn new(publisher: &str, status: Arc<Status>) -> Log {
         let (postgres, publisher) = (Outage::of("PostgreSQL"), Outage::of(publisher));
-        Log { status, postgres, publisher, publisher_rejects: false, backoff: Backoff::new() }
+        Log { status, postgres, publisher, publisher_rejects: false, undeliverable: None, backoff: Backoff::new() }
     }
 
     pub fn failed(&mut self, failure: &Failure) {
@@ -34,6 +36,16 @@ impl Log {
             }
             // Not an outage: this relay was too slow to renew the lease.
             Failure::Feed(Error::Leased { .. }) => tracing::info!("lost the lease: another relay leads"),
+            Failure::Feed(error @ Error::Undeliverable { consumer, event_id, .. }) => {
+                if self.undeliverable.replace(*event_id) != Some(*event_id) {
+                    tracing::error!(
+                        "{error}; retrying. Correct that event, or skip it knowingly, as an administrator: SELECT \
+                         workflow.skip_event('{}', {event_id})",
+                        consumer.replace('\'', "''")
+                    );
+                }
+                self.status.update(|state| state.postgres_error = Some(with_hint(error)));
+            }
             Failure::Feed(error) => {
                 self.postgres.began(error);
                 self.status.update(|state| state.postgres_error = Some(with_hint(error)));
@@ -54,6 +66,7 @@ impl Log {
 
     pub fn publisher_accepts_events(&mut self) {
         self.publisher_rejects = false;
+        self.undeliverable = None;
         self.publisher.ended();
         self.backoff.reset();
         self.status.update(|state| state.publisher_error = None);

@@ -13,11 +13,9 @@ use crate::feed::Feed;
 use crate::publisher::{EventIds, Position, Published, Publisher};
 
 /// Events read at once. Larger batches drain a backlog no faster.
-const BATCH: i32 = 2_000;
+pub const BATCH: i32 = 2_000;
 /// Events are published when they amount to this, so that a batch of large ones need not fit into memory.
 const CHUNK_BYTES: usize = 1 << 20;
-/// The approximate size of an event without its metadata.
-const EVENT_BYTES: usize = 400;
 /// How long the database waits for an event. After that, both servers are checked.
 const POLL: Duration = Duration::from_secs(1);
 /// Publishing events one by one is expensive. If many arrive, the relay waits for more: a tenth of a millisecond for
@@ -34,6 +32,8 @@ const NOTHING_TO_KEEP: Position = [i64::MAX; 2];
 pub enum Ended {
     Stopped,
     DestinationEndsAt(Position),
+    /// An event of the batch cannot be read.
+    RowFailed(Error),
 }
 
 /// The fate of a batch.
@@ -42,10 +42,14 @@ enum Passed {
     All(usize),
     /// The destination ended here, not where it was expected to. The rest was not written.
     DestinationEndsAt(Position),
+    /// An event cannot be read. Events before it may not have been written.
+    RowFailed(Error),
 }
 
 /// Writes to the destination from a relay checkpoint on.
 pub struct Writer {
+    /// Events read at once.
+    batch: i32,
     /// The end of the destination; `None` if it cannot tell.
     pub last: Option<Position>,
     /// Events after the checkpoint that the destination already holds.
@@ -61,7 +65,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub async fn begin<P: Publisher>(feed: &Feed, publisher: &mut P) -> Result<Writer, Failure> {
+    pub async fn begin<P: Publisher>(feed: &Feed, publisher: &mut P, batch: i32) -> Result<Writer, Failure> {
         let last = publishing(publisher.position()).await?;
         let (checkpoint, known) = match last {
             Some(last) => {
@@ -71,7 +75,8 @@ impl Writer {
             None => (None, EventIds::default()),
         };
         let now = Instant::now();
-        Ok(Writer { last, known, windows: 2, unacknowledged: None, checkpoint, checkpoint_at: now, trimmed_at: now })
+        let unacknowledged = None;
+        Ok(Writer { batch, last, known, windows: 2, unacknowledged, checkpoint, checkpoint_at: now, trimmed_at: now })
     }
 
     pub async fn run<P: Publisher>(
@@ -83,11 +88,18 @@ impl Writer {
     ) -> Result<Ended, Failure> {
         loop {
             let began = Instant::now();
-            let events = feed.ack_and_read(self.unacknowledged, BATCH, POLL).await?;
+            let events = feed.ack_and_read(self.unacknowledged, self.batch, POLL).await?;
             self.unacknowledged = None;
             let count = match self.pass_on(events, publisher, log).await? {
                 Passed::All(count) => count,
                 Passed::DestinationEndsAt(end) => return Ok(Ended::DestinationEndsAt(end)),
+                Passed::RowFailed(error) => {
+                    if self.batch == 1 {
+                        // The next attempt begins with this event.
+                        self.save_checkpoint(feed).await?;
+                    }
+                    return Ok(Ended::RowFailed(error));
+                }
             };
             if count == 0 && began.elapsed() >= POLL / 2 {
                 publishing(publisher.check()).await?;
@@ -105,7 +117,7 @@ impl Writer {
             if is_stopped {
                 return Ok(Ended::Stopped);
             }
-            pause(count).await;
+            pause(count, self.batch).await;
         }
     }
 
@@ -119,13 +131,16 @@ impl Writer {
         let mut events = std::pin::pin!(events);
         let (mut chunk, mut bytes, mut count) = (Vec::new(), 0, 0);
         loop {
-            let event = next(&mut events).await?;
+            let event = match next(&mut events).await {
+                Err(error) if error.is_about_a_row() => return Ok(Passed::RowFailed(error)),
+                event => event?,
+            };
             let is_end = event.is_none();
             if let Some(event) = event {
                 count += 1;
                 self.unacknowledged = Some(event.id);
                 if !self.known.remove(event.id) {
-                    bytes += event.metadata.get().len() + EVENT_BYTES;
+                    bytes += event.size();
                     chunk.push(event);
                 }
             }
@@ -147,7 +162,7 @@ impl Writer {
 
     /// A batch that is not full ends a window.
     fn close_window(&mut self, count: usize) {
-        if count < BATCH as usize && self.windows > 0 {
+        if count < self.batch as usize && self.windows > 0 {
             self.windows -= 1;
             if self.windows == 0 && !self.known.is_empty() {
                 let (count, first) = (self.known.len(), self.known.first().unwrap_or_default());
@@ -203,8 +218,8 @@ async fn compare<P: Publisher>(
     Ok((checkpoint, known))
 }
 
-async fn pause(count: usize) {
-    if count < BATCH as usize {
+async fn pause(count: usize, batch: i32) {
+    if count < batch as usize {
         let pause = Duration::from_millis(count as u64 / 10).min(LONGEST_PAUSE);
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;

@@ -3,7 +3,7 @@
 use super::{Done, command, ok, refused};
 use pg_workflow_tests::*;
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use uuid::Uuid;
 
@@ -12,14 +12,14 @@ const NEWEST: &str = env!("CARGO_PKG_VERSION");
 /// The latest released version.
 const PREVIOUS: &str = "0.2.0";
 
-/// Update scripts to a version that does not exist; removed with the value.
+/// Update scripts to a version that does not exist, and back; removed with the value.
 struct Scripts(Vec<PathBuf>);
 
 impl Scripts {
-    fn write(folder: &Path) -> Scripts {
-        let steps = [format!("{NEWEST}--99.0.0"), format!("99.0.0--{NEWEST}")];
+    fn write(version: &str, sql: [&str; 2]) -> Scripts {
+        let folder = xtask::setup::toolchain().unwrap().postgres.sharedir.join("extension");
+        let steps = [format!("{NEWEST}--{version}"), format!("{version}--{NEWEST}")];
         let files = steps.map(|step| folder.join(format!("pg_workflow--{step}.sql")));
-        let sql = ["CREATE VIEW workflow.news AS SELECT 1 AS one;", "DROP VIEW workflow.news;"];
         files.iter().zip(sql).for_each(|(file, sql)| std::fs::write(file, sql).expect("a script"));
         Scripts(files.to_vec())
     }
@@ -81,7 +81,8 @@ fn failed_migration_changes_nothing() {
     let db = Db::new();
     let client = &mut db.connect();
     let installed = |db: &Db| ok(db, &["migrate", "version", "--json"]).json()[0]["installed"].clone();
-    let scripts = Scripts::write(&xtask::setup::toolchain().unwrap().postgres.sharedir.join("extension"));
+    let scripts =
+        Scripts::write("99.0.0", ["CREATE VIEW workflow.news AS SELECT 1 AS one;", "DROP VIEW workflow.news;"]);
     assert_eq!(ok(&db, &["migrate", "to", "99.0.0"]).stdout, format!("done: update pg_workflow {NEWEST} → 99.0.0\n"));
     client.query_one("SELECT one FROM workflow.news", &[]).unwrap();
     assert_eq!(ok(&db, &["migrate", "down"]).stdout, format!("done: update pg_workflow 99.0.0 → {NEWEST}\n"));
@@ -106,4 +107,45 @@ fn only_superusers_can_migrate() {
     let message = refused(&db, &["migrate", "up", "--database-url", &url], 1);
     assert!(message.contains("superuser"), "{message}");
     client.batch_execute(&format!("DROP ROLE {role}")).unwrap();
+}
+
+#[test]
+fn advisory_lock_of_any_role_delays_no_migration() {
+    let db = Db::new().without_verification();
+    let mut other = db.connect();
+    let mut held = other.transaction().unwrap();
+    held.batch_execute("SELECT pg_advisory_xact_lock(hashtext('pg_workflow migrate'))").unwrap();
+    ok(&db, &["migrate", "down"]);
+}
+
+#[test]
+fn migration_names_the_session_that_holds_a_lock() {
+    let db = Db::new();
+    let _scripts = Scripts::write(
+        "98.0.0",
+        ["ALTER TABLE workflow.dags ADD COLUMN news text;", "ALTER TABLE workflow.dags DROP COLUMN news;"],
+    );
+    let mut other = db.connect();
+    other.batch_execute("SET application_name = 'reports'").unwrap();
+    let pid: i32 = other.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0);
+    let mut held = other.transaction().unwrap();
+    held.batch_execute("LOCK TABLE workflow.dags IN ACCESS SHARE MODE").unwrap();
+    let message = refused(&db, &["--log", "off", "migrate", "to", "98.0.0", "--wait", "2"], 1);
+    for part in [format!("process {pid} "), "role postgres".to_owned(), "\"reports\"".to_owned()] {
+        assert!(message.contains(&part), "{part}: {message}");
+    }
+
+    // It continues when the lock is released, and writers continue meanwhile.
+    let waiting =
+        command(&db, &["migrate", "to", "98.0.0"]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let waits =
+        "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    let client = &mut db.connect();
+    wait_until("the migration waits", || client.query_one(waits, &[]).unwrap().get(0));
+    client.batch_execute("SELECT workflow.create_dag('meanwhile')").unwrap();
+    held.commit().unwrap();
+    let done = Done::of(waiting.wait_with_output().unwrap());
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    assert!(done.stderr.contains("waiting for locks"), "{}", done.stderr);
+    ok(&db, &["migrate", "to", NEWEST]);
 }

@@ -21,7 +21,7 @@ impl Follower {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let resume = last_id.map_or(String::new(), |id| format!("Last-Event-ID: {id}\r\n"));
         // HTTP/1.0: no chunks between the lines.
-        write!(stream, "GET /api/v1/events{query} HTTP/1.0\r\nHost: x\r\n{resume}\r\n").unwrap();
+        write!(stream, "GET /api/v1/events{query} HTTP/1.0\r\nHost: localhost\r\n{resume}\r\n").unwrap();
         let mut follower = Follower { lines: BufReader::new(stream), last_id: None };
         assert!(follower.line().contains("200"));
         while !follower.line().is_empty() {}
@@ -146,7 +146,7 @@ fn stalled_follower_delays_no_other() {
     drop(follower);
     wait_until("a free slot", || {
         let mut stream = TcpStream::connect(api.url.trim_start_matches("http://")).unwrap();
-        write!(stream, "GET /api/v1/events HTTP/1.0\r\nHost: x\r\n\r\n").unwrap();
+        write!(stream, "GET /api/v1/events HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line).unwrap();
         line.contains("200")

@@ -22,6 +22,10 @@ const MAX_REQUEST_ID: usize = 128;
 /// The web UI contains no data, and monitoring needs none.
 const PUBLIC_PATHS: [&str; 2] = ["/", "/health"];
 
+/// Marks the request of a client that sent the token. Without a token, all clients are anonymous.
+#[derive(Clone, Copy)]
+pub struct Authorized;
+
 /// The token that clients must send, if any.
 #[derive(Clone)]
 pub struct Token(Option<Arc<str>>);
@@ -31,8 +35,8 @@ impl Token {
         Token(token.map(Arc::from))
     }
 
-    fn admits(&self, request: &Request) -> bool {
-        let Some(token) = &self.0 else { return true };
+    fn is_in(&self, request: &Request) -> bool {
+        let Some(token) = &self.0 else { return false };
         let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let given = given.and_then(|value| value.split_once(' '));
         given.is_some_and(|(scheme, given)| {
@@ -41,11 +45,13 @@ impl Token {
     }
 }
 
-pub async fn check_token(State(token): State<Token>, request: Request, next: Next) -> Response {
-    if PUBLIC_PATHS.contains(&request.uri().path()) || token.admits(&request) {
-        return next.run(request).await;
+pub async fn check_token(State(token): State<Token>, mut request: Request, next: Next) -> Response {
+    if token.is_in(&request) {
+        request.extensions_mut().insert(Authorized);
+    } else if token.0.is_some() && !PUBLIC_PATHS.contains(&request.uri().path()) {
+        return ApiError::unauthorized().into_response();
     }
-    ApiError::unauthorized().into_response()
+    next.run(request).await
 }
 
 /// Gives the request an id, or keeps the id from a proxy, and logs the response.

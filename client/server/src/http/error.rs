@@ -1,7 +1,7 @@
 //! Errors as HTTP responses.
 
 use axum::Json;
-use axum::http::header::WWW_AUTHENTICATE;
+use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use pg_workflow_client::Error;
@@ -27,7 +27,7 @@ pub struct Problem {
 /// An error.
 #[derive(Serialize, ToSchema)]
 struct ProblemDetail {
-    /// `bad_request`, `unauthorized`, `not_found`, `method_not_allowed`, `internal` or `unavailable`.
+    /// `bad_request`, `unauthorized`, `not_found`, `method_not_allowed`, `misdirected`, `internal` or `unavailable`.
     code: &'static str,
     /// For people.
     message: String,
@@ -56,6 +56,12 @@ impl ApiError {
         ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
     }
 
+    pub fn misdirected(host: &str) -> ApiError {
+        let host: String = host.chars().take(100).collect();
+        let message = format!("host \"{host}\" is not served here; allow its name with --allowed-host");
+        ApiError::new(StatusCode::MISDIRECTED_REQUEST, "misdirected", message)
+    }
+
     pub fn unavailable(message: &str) -> ApiError {
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
     }
@@ -76,6 +82,9 @@ impl IntoResponse for ApiError {
         let problem = Json(Problem { error: ProblemDetail { code, message, parameter } });
         if status == StatusCode::UNAUTHORIZED {
             return (status, [(WWW_AUTHENTICATE, "Bearer")], problem).into_response();
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            return (status, [(RETRY_AFTER, "1")], problem).into_response();
         }
         (status, problem).into_response()
     }

@@ -8,36 +8,46 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue};
-use axum::response::sse::{Event as Message, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, http::header::CONTENT_TYPE};
 use futures_util::stream;
 use serde::Deserialize;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc};
 use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::Server;
+use super::addresses::Slot;
+use super::connections::Connection;
 use super::error::ApiError;
-use super::hub::{BATCH, Batch, Followed, Slot};
+use super::hub::{self, Batch, FIRST_BATCH, Followed};
 use super::openapi::ApiErrors;
 use super::parameters::{Query, UuidText};
 use super::schema;
-use pg_workflow_client::{Error, position};
+use pg_workflow_client::Error;
 
 /// Interval of heartbeats, by which both sides notice that the other is gone.
 const HEARTBEAT: Duration = Duration::from_secs(10);
+/// The comment that is a heartbeat.
+const COMMENT: &str = ":\n\n";
 /// Time that browsers wait before they reconnect.
-const RETRY: Duration = Duration::from_secs(1);
-/// Time that a client waits for an unavailable database before it gets an error.
+const RETRY: &str = "retry: 1000\n";
+/// Time that a client waits for an unavailable database, or for other followers, before it gets an error.
 const JOIN_LIMIT: Duration = Duration::from_secs(5);
-/// Messages buffered for a slow client.
-const AHEAD: usize = 16;
+/// Time that a client has to read a part of the missed events: others wait for it.
+const REPLAY_LIMIT: Duration = Duration::from_secs(10);
+/// Size of the parts in which messages are sent. They are copies: a slow client keeps no batch in memory.
+const PART: usize = 16 << 10;
+/// Parts buffered for a slow client.
+const AHEAD: usize = 2;
 /// The feed can be read on the primary only.
 const ON_STANDBY: &str =
     "events unavailable: this server reads from a standby; use a workflow-server that reads from the primary";
-const NO_SLOT: &str = "too many followers; retry later or raise --followers";
+const NO_SLOT: &str = "too many followers, in total or from this address";
+const TOO_MANY_REPLAYS: &str = "too many followers read missed events";
 /// A position has some hundred characters, and more while hundreds of transactions are open.
 const MAX_POSITION: usize = 20_000;
 
@@ -61,6 +71,7 @@ pub struct EventParameters {
     responses((status = 200, body = schema::Event, content_type = "text/event-stream"), ApiErrors))]
 pub async fn events(
     State(server): State<Arc<Server>>,
+    Extension(connection): Extension<Arc<Connection>>,
     Query(given): Query<EventParameters>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
@@ -69,22 +80,23 @@ pub async fn events(
     }
     let wanted = Wanted { dag_id: given.dag_id.map(|id| id.0), dag_run_id: given.dag_run_id.map(|id| id.0) };
     let position = last_position(headers.get("last-event-id"), given.last_event_id)?;
-    let slot = server.hub.slot().ok_or_else(|| ApiError::unavailable(NO_SLOT))?;
+    let slot = server.hub.slot(connection.address).ok_or_else(|| ApiError::unavailable(NO_SLOT))?;
     // Before the response begins: this can fail, and a client that has a response misses nothing from then on.
     let start = match position {
-        Some(position) => Start::After(read_missed(&server, &position).await?, position),
+        Some(position) => Start::After(Replay::begin(&server, position).await?),
         None => {
             Start::Now(tokio::time::timeout(JOIN_LIMIT, server.hub.join()).await.map_err(|_| ApiError::no_database())?)
         }
     };
-    let (messages, sent) = mpsc::channel(AHEAD);
-    let follower = Follower { server, wanted, messages, _slot: slot };
+    let (parts, sent) = mpsc::channel(AHEAD);
+    let follower = Follower { server, wanted, parts, _slot: slot };
     tokio::spawn(follower.follow(start));
 
     let stream = stream::unfold(sent, async |mut sent| Some((Ok::<_, Infallible>(sent.recv().await?), sent)));
-    let stream = Sse::new(stream).keep_alive(KeepAlive::new().interval(HEARTBEAT));
     // Proxies must not buffer the stream.
-    Ok(([("cache-control", "no-store"), ("x-accel-buffering", "no")], stream).into_response())
+    let headers =
+        [(CONTENT_TYPE.as_str(), "text/event-stream"), ("cache-control", "no-store"), ("x-accel-buffering", "no")];
+    Ok((headers, Body::from_stream(stream)).into_response())
 }
 
 fn last_position(header: Option<&HeaderValue>, parameter: Option<String>) -> Result<Option<String>, ApiError> {
@@ -104,13 +116,30 @@ fn invalid_position() -> ApiError {
     ApiError::parameter("last_event_id", "is not the id of an event of this stream; omit it to start with new events")
 }
 
+/// The missed events of a client.
+struct Replay {
+    position: String,
+    /// The next of them; `None` if there are no more.
+    next: Option<Batch>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Replay {
+    /// Reads the first events after this position, if there are any.
+    async fn begin(server: &Server, position: String) -> Result<Replay, ApiError> {
+        let waiting = tokio::time::timeout(JOIN_LIMIT, server.hub.replays.clone().acquire_owned());
+        let Ok(Ok(permit)) = waiting.await else { return Err(ApiError::unavailable(TOO_MANY_REPLAYS)) };
+        let next = read_missed(server, &position, FIRST_BATCH).await?;
+        Ok(Replay { position, next, _permit: permit })
+    }
+}
+
 /// Reads the next events after a position; `None` if there are none.
-async fn read_missed(server: &Server, position: &str) -> Result<Option<Batch>, ApiError> {
+async fn read_missed(server: &Server, position: &str, max: i32) -> Result<Option<Batch>, ApiError> {
     let connection = server.database.write().await?;
-    match position::read(&connection, position, BATCH, Duration::ZERO).await {
-        Ok(batch) => Ok(batch.map(Batch::try_from).transpose()?),
+    match hub::read(&connection, position, max, Duration::ZERO).await {
         Err(Error::Invalid { .. }) => Err(invalid_position()),
-        Err(error) => Err(error.into()),
+        batch => Ok(batch?),
     }
 }
 
@@ -131,15 +160,15 @@ impl Wanted {
 enum Start {
     /// New events, and the position before them.
     Now((broadcast::Receiver<Arc<Batch>>, String)),
-    /// A position, and the first missed events after it.
-    After(Option<Batch>, String),
+    /// Missed events.
+    After(Replay),
 }
 
 /// A client that follows events.
 struct Follower {
     server: Arc<Server>,
     wanted: Wanted,
-    messages: mpsc::Sender<Message>,
+    parts: mpsc::Sender<Bytes>,
     _slot: Slot,
 }
 
@@ -149,14 +178,14 @@ struct Disconnected;
 impl Follower {
     async fn follow(self, start: Start) {
         let shutdown = self.server.hub.shutdown.clone();
-        let gone = self.messages.clone();
+        let gone = self.parts.clone();
         let following = async {
             match start {
                 Start::Now((batches, position)) => {
-                    self.send(Message::default().retry(RETRY).id(position)).await?;
+                    self.send(format!("{RETRY}id: {position}\n\n").into()).await?;
                     self.send_live(batches, &[]).await
                 }
-                Start::After(missed, position) => self.catch_up(position, missed).await,
+                Start::After(replay) => self.catch_up(replay).await,
             }
         };
         tokio::select! {
@@ -166,47 +195,60 @@ impl Follower {
         }
     }
 
-    /// Reads missed events, then joins the hub. Events read after joining are not sent twice.
-    async fn catch_up(&self, mut position: String, missed: Option<Batch>) -> Result<(), Disconnected> {
-        let mut next = missed;
-        let mut batches = None;
-        let mut sent = Vec::new();
-        self.send(Message::default().retry(RETRY)).await?;
+    /// Sends missed events, then joins the hub. Events read after joining are not sent twice.
+    async fn catch_up(&self, mut replay: Replay) -> Result<(), Disconnected> {
+        let (mut max, mut batches, mut sent) = (FIRST_BATCH, None, Vec::new());
+        self.send(format!("{RETRY}\n").into()).await?;
         loop {
-            match next.take() {
+            match replay.next.take() {
                 Some(batch) => {
-                    self.send_batch(&batch, &sent).await?;
+                    let sending = self.send_batch(&batch, &sent);
+                    tokio::time::timeout(REPLAY_LIMIT, sending).await.map_err(|_| Disconnected)??;
                     if batches.is_some() {
                         sent.extend(batch.events.iter().map(|event| event.id));
                     }
-                    position = batch.position;
+                    max = batch.next_size();
+                    replay.position = batch.position;
                 }
                 None => match batches.take() {
-                    Some(batches) => return self.send_live(batches, &sent).await,
+                    Some(batches) => {
+                        drop(replay);
+                        return self.send_live(batches, &sent).await;
+                    }
                     None => batches = Some(self.server.hub.join().await.0),
                 },
             }
-            next = read_missed(&self.server, &position).await.map_err(|_| Disconnected)?;
+            replay.next = read_missed(&self.server, &replay.position, max).await.map_err(|_| Disconnected)?;
         }
     }
 
     async fn send_live(&self, mut batches: broadcast::Receiver<Arc<Batch>>, sent: &[i64]) -> Result<(), Disconnected> {
         loop {
+            let Ok(next) = tokio::time::timeout(HEARTBEAT, batches.recv()).await else {
+                self.send(COMMENT.into()).await?;
+                continue;
+            };
             // A client that lags too far reconnects with its last id and catches up.
-            let batch = batches.recv().await.map_err(|_| Disconnected)?;
-            self.send_batch(&batch, sent).await?;
+            let batch = next.map_err(|_| Disconnected)?;
+            batch.evicted.run_until_cancelled(self.send_batch(&batch, sent)).await.unwrap_or(Err(Disconnected))?;
         }
     }
 
     async fn send_batch(&self, batch: &Batch, sent: &[i64]) -> Result<(), Disconnected> {
         let wanted = |event: &&Followed| self.wanted.has(event) && !sent.contains(&event.id);
-        for event in batch.events.iter().filter(wanted) {
-            self.send(Message::default().event("change").data(&event.json)).await?;
+        let end = format!("id: {}\n\n", batch.position);
+        let messages = batch.events.iter().filter(wanted).map(|event| event.message.as_str());
+        let mut part = Vec::new();
+        for piece in messages.chain([end.as_str()]).flat_map(|message| message.as_bytes().chunks(PART)) {
+            if part.len() + piece.len() > PART {
+                self.send(std::mem::take(&mut part)).await?;
+            }
+            part.extend_from_slice(piece);
         }
-        self.send(Message::default().id(&batch.position)).await
+        self.send(part).await
     }
 
-    async fn send(&self, message: Message) -> Result<(), Disconnected> {
-        self.messages.send(message).await.map_err(|_| Disconnected)
+    async fn send(&self, part: Vec<u8>) -> Result<(), Disconnected> {
+        self.parts.send(part.into()).await.map_err(|_| Disconnected)
     }
 }

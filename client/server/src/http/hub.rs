@@ -1,24 +1,36 @@
 //! One reader of the event feed for all HTTP followers. It reads while there is a follower.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::sync::{Notify, broadcast, watch};
+use tokio::sync::{Notify, Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::Limits;
+use super::addresses::{Address, Slot, Slots};
 use pg_workflow_client::Error;
 use pg_workflow_client::connect::PostgresServer;
 use pg_workflow_client::event::Event;
 use pg_workflow_client::feed;
 use pg_workflow_client::outage::{Backoff, Outage};
 use pg_workflow_client::position;
+use pg_workflow_client::session::Session;
 
-/// Events read at once.
-pub const BATCH: i32 = 500;
-/// Batches buffered for slow followers. A follower with a larger lag is disconnected and resumes after its last id.
+/// Events read at once, and their size. A larger event is a batch of its own.
+const BATCH: i32 = 500;
+const BATCH_BYTES: usize = 512 << 10;
+/// Events of a first batch, whose size is unknown.
+pub const FIRST_BATCH: i32 = 16;
+/// How much larger the next batch may be.
+const GROWTH: usize = 4;
+/// Batches buffered for slow followers, and their size. A follower with a larger lag is disconnected and resumes after its
+/// last id.
 const BUFFERED: usize = 64;
+const BUFFERED_BYTES: usize = 32 << 20;
+/// Followers that read missed events at the same time: each has a batch of its own in memory.
+const REPLAYS: usize = 32;
 /// Time that the database waits for an event before it returns none.
 const POLL: Duration = Duration::from_secs(2);
 
@@ -26,6 +38,8 @@ const POLL: Duration = Duration::from_secs(2);
 pub struct Batch {
     pub events: Vec<Followed>,
     pub position: String,
+    /// Disconnects the followers that still send it.
+    pub evicted: CancellationToken,
 }
 
 /// An event, serialized once for all followers.
@@ -33,19 +47,39 @@ pub struct Followed {
     pub id: i64,
     pub dag_id: Uuid,
     pub dag_run_id: Uuid,
-    pub json: String,
+    /// The server-sent event.
+    pub message: String,
+}
+
+impl Batch {
+    fn size(&self) -> usize {
+        self.events.iter().map(|event| event.message.len() + size_of::<Followed>()).sum()
+    }
+
+    /// Returns how many events to read next: what does not fit is read in vain.
+    pub fn next_size(&self) -> i32 {
+        let count = self.events.len();
+        let fitting = (count * BATCH_BYTES / self.size().max(1)).clamp(1, (count * GROWTH).max(1));
+        i32::try_from(fitting).unwrap_or(BATCH).min(BATCH)
+    }
+}
+
+/// Reads the next events after a position, up to `max` and to the size of a batch.
+pub async fn read(session: &impl Session, at: &str, max: i32, wait: Duration) -> Result<Option<Batch>, Error> {
+    position::read_within(session, at, max, BATCH_BYTES, wait).await?.map(Batch::try_from).transpose()
 }
 
 impl TryFrom<position::Batch> for Batch {
     type Error = Error;
 
     fn try_from(read: position::Batch) -> Result<Batch, Error> {
-        let followed = |event: &Event| {
-            let json = serde_json::to_string(event)?;
-            Ok(Followed { id: event.id, dag_id: event.dag_id, dag_run_id: event.dag_run_id, json })
+        let followed = |event: Event| {
+            let Event { id, dag_id, dag_run_id, .. } = event;
+            let message = format!("event: change\ndata: {}\n\n", serde_json::to_string(&event)?);
+            Ok(Followed { id, dag_id, dag_run_id, message })
         };
-        let events = read.events.iter().map(followed).collect::<Result<_, Error>>()?;
-        Ok(Batch { events, position: read.position })
+        let events = read.events.into_iter().map(followed).collect::<Result<_, Error>>()?;
+        Ok(Batch { events, position: read.position, evicted: CancellationToken::new() })
     }
 }
 
@@ -55,22 +89,13 @@ pub struct Hub {
     /// All events up to it have been sent. `None` without followers, or while the database is unavailable.
     position: watch::Sender<Option<String>>,
     joined: Arc<Notify>,
-    followers: Arc<AtomicUsize>,
-    max_followers: usize,
+    followers: Arc<Slots>,
+    pub replays: Arc<Semaphore>,
     pub shutdown: CancellationToken,
 }
 
-/// A follower's slot, freed when it is dropped.
-pub struct Slot(Arc<AtomicUsize>);
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl Hub {
-    pub fn new(server: PostgresServer, max_followers: usize, shutdown: CancellationToken) -> Hub {
+    pub fn new(server: PostgresServer, limits: &Limits, shutdown: CancellationToken) -> Hub {
         let (batches, position) = (broadcast::Sender::new(BUFFERED), watch::Sender::new(None));
         let joined = Arc::new(Notify::new());
         let reader = Reader {
@@ -81,14 +106,13 @@ impl Hub {
         };
         let until = shutdown.clone();
         tokio::spawn(async move { until.run_until_cancelled(reader.run()).await });
-        Hub { batches, position, joined, followers: Arc::default(), max_followers, shutdown }
+        let followers = Slots::new(limits.followers, limits.followers_per_address);
+        Hub { batches, position, joined, followers, replays: Arc::new(Semaphore::new(REPLAYS)), shutdown }
     }
 
-    /// Acquires a slot; `None` if all are in use.
-    pub fn slot(&self) -> Option<Slot> {
-        let acquire = |used: usize| (used < self.max_followers).then_some(used + 1);
-        let acquired = self.followers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, acquire);
-        acquired.is_ok().then(|| Slot(self.followers.clone()))
+    /// Acquires a slot; `None` if all are in use, or all of this address.
+    pub fn slot(&self, address: Address) -> Option<Slot> {
+        self.followers.acquire(address)
     }
 
     /// Subscribes to all events after the returned position. The first ones might be before it.
@@ -150,14 +174,66 @@ impl Reader {
         self.position.send_replace(Some(position.clone()));
         outage.ended();
         backoff.reset();
+        let (mut max, mut buffered) = (FIRST_BATCH, Buffered::default());
         while self.batches.receiver_count() > 0 {
-            if let Some(batch) = position::read(&client, &position, BATCH, POLL).await? {
+            if let Some(batch) = read(&client, &position, max, POLL).await? {
                 position.clone_from(&batch.position);
+                max = batch.next_size();
                 self.position.send_replace(Some(position.clone()));
+                let batch = Arc::new(batch);
+                buffered.add(&batch);
                 // Fails if the last follower has left.
-                let _ = self.batches.send(Arc::new(batch.try_into()?));
+                let _ = self.batches.send(batch);
             }
         }
         Ok(())
+    }
+}
+
+/// The batches that slow followers keep in memory, the oldest first.
+#[derive(Default)]
+struct Buffered(VecDeque<Weak<Batch>>);
+
+impl Buffered {
+    /// Adds a batch. Disconnects the followers that lag most while all together are too large.
+    fn add(&mut self, batch: &Arc<Batch>) {
+        self.0.retain(|batch| batch.strong_count() > 0);
+        self.0.push_back(Arc::downgrade(batch));
+        let mut size: usize = self.0.iter().filter_map(Weak::upgrade).map(|batch| batch.size()).sum();
+        while size > BUFFERED_BYTES && self.0.len() > 1 {
+            if let Some(oldest) = self.0.pop_front().and_then(|oldest| oldest.upgrade()) {
+                size -= oldest.size();
+                oldest.evicted.cancel();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(bytes: usize) -> Arc<Batch> {
+        let (dag_id, dag_run_id) = (Uuid::nil(), Uuid::nil());
+        let event = Followed { id: 1, dag_id, dag_run_id, message: "x".repeat(bytes) };
+        Arc::new(Batch { events: vec![event], position: String::new(), evicted: CancellationToken::new() })
+    }
+
+    #[test]
+    fn oldest_batches_are_evicted_beyond_the_size() {
+        let mut buffered = Buffered::default();
+        let held: Vec<_> = (0..5).map(|_| batch(BUFFERED_BYTES / 4)).collect();
+        drop({
+            // A batch that all followers have sent does not count.
+            let sent = batch(BUFFERED_BYTES);
+            buffered.add(&sent);
+            sent
+        });
+        held.iter().for_each(|batch| buffered.add(batch));
+        let evicted: Vec<bool> = held.iter().map(|batch| batch.evicted.is_cancelled()).collect();
+        assert_eq!(evicted, [true, true, false, false, false]);
+        let large = batch(2 * BUFFERED_BYTES);
+        buffered.add(&large);
+        assert!(held.iter().all(|batch| batch.evicted.is_cancelled()) && !large.evicted.is_cancelled());
     }
 }

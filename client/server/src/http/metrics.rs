@@ -12,8 +12,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::error::{ApiError, Problem};
-use super::health::{Checks, DatabaseReport, Standby, check};
+use super::health::Report;
 use super::parameters::Query;
+use super::probe::Standby;
 use super::rows::NoParameters;
 use super::{RelayInfo, Server};
 use pg_workflow_client::relay::Role;
@@ -24,28 +25,31 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 #[utoipa::path(get, path = "/metrics", tag = "server",
     responses((status = 200, body = String, content_type = "application/openmetrics-text"), (status = 400, body = Problem)))]
 pub async fn metrics(State(server): State<Arc<Server>>, _: Query<NoParameters>) -> Response {
-    let checks = check(&server).await;
+    let report = Report::of(&server).await;
     let mut text = String::new();
-    match encode(&mut text, &build_registry(&server, &checks)) {
+    match encode(&mut text, &build_registry(&server, &report)) {
         Ok(()) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         Err(_) => ApiError::internal().into_response(),
     }
 }
 
-fn build_registry(server: &Server, checks: &Checks) -> Registry {
+fn build_registry(server: &Server, report: &Report) -> Registry {
     let mut all = Registry::with_prefix("workflow");
     add_gauge(
         &mut all,
         "database_up",
         "1 if PostgreSQL is available and has the extension",
-        from_bool(checks.database.is_ok()),
+        from_bool(report.database.is_ok()),
     );
     if server.backends.redis.is_some() {
-        add_gauge(&mut all, "redis_up", "1 if Redis is available and accepts events", from_bool(checks.redis.is_ok()));
+        add_gauge(&mut all, "redis_up", "1 if Redis is available and accepts events", from_bool(report.redis.is_ok()));
+    }
+    if let Some(age) = report.age {
+        add_gauge(&mut all, "check_age_seconds", "Age of the check that these values are from", age.as_secs_f64());
     }
     if let Some(relay) = &server.backends.relay {
         add_relay(&mut all, relay);
-        if let Ok(DatabaseReport { lag: Some(lag), .. }) = &checks.database {
+        if let Some(lag) = server.probe.lag() {
             add_gauge(
                 &mut all,
                 "relay_lag_events",
@@ -53,9 +57,11 @@ fn build_registry(server: &Server, checks: &Checks) -> Registry {
                 lag.events as f64,
             );
             add_gauge(&mut all, "relay_lag_seconds", "Age of the oldest unacknowledged event", lag.seconds);
+            let age = lag.at.elapsed().as_secs_f64();
+            add_gauge(&mut all, "relay_lag_age_seconds", "Time since the backlog of the relay was counted", age);
         }
     }
-    if let Ok(DatabaseReport { standby: Some(standby), .. }) = &checks.database {
+    if let Ok(Some(standby)) = &report.database {
         add_standby(&mut all, standby);
     }
     all

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer};
 use utoipa::{IntoParams, PartialSchema};
 use uuid::Uuid;
 
+use super::answers::PAGE_BYTES;
 use super::error::ApiError;
 use super::schema;
 use pg_workflow_client::event::EntityType;
@@ -231,6 +232,7 @@ deserialize_by_parsing!(
 pub fn list_options<S>(limit: Option<Limit>, cursor: Option<String>, order_by: Option<Order<S>>) -> ListOptions<S> {
     ListOptions {
         limit: limit.map_or(schema::DEFAULT_LIMIT, |Limit(limit)| limit),
+        max_bytes: Some(PAGE_BYTES),
         cursor,
         order_by: order_by.map(|order| order.0),
     }

@@ -88,7 +88,7 @@ impl Part {
         let (mut cursor, mut count) = (self.cursor, 0);
         loop {
             let wanted = limit.map_or(PAGE, |limit| PAGE.min(limit - count));
-            let page = fetch(&ListOptions { limit: wanted, cursor, order_by }).await?;
+            let page = fetch(&ListOptions { limit: wanted, max_bytes: None, cursor, order_by }).await?;
             if printed.is_json {
                 page.items.iter().try_for_each(|item| output.json(item))?;
             } else {

@@ -1,5 +1,9 @@
 //! The command line: parses arguments, sets up logging and runs a command.
 
+/// Returns memory to the operating system after a burst of large responses, which that of glibc keeps.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 mod completions;
 mod database;
 mod failure;

@@ -1,5 +1,7 @@
 //! `workflow-server migrate`.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use pg_workflow_server::migrate::{self, Step, Target, Versions};
@@ -27,15 +29,15 @@ enum Action {
     /// Install or update to the default version on the server
     ///
     /// Does nothing if it is up to date.
-    Up(Connection),
+    Up(Change),
     /// Downgrade to the previous version, if the server has scripts for it
-    Down(Connection),
+    Down(Change),
     /// Install or change to a version
     To {
         /// Version, for example 0.1.0; see `migrate version`
         version: String,
         #[command(flatten)]
-        connection: Connection,
+        change: Change,
     },
     /// Print the installed, loaded and available versions
     Version {
@@ -54,11 +56,23 @@ struct Connection {
     database: Database,
 }
 
+#[derive(Args)]
+struct Change {
+    #[command(flatten)]
+    connection: Connection,
+
+    /// Maximum time to wait for locks on the tables of the extension
+    ///
+    /// Waits in attempts of 1 s, between which other sessions continue. The error names the sessions that hold the locks.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=86400))]
+    wait: u64,
+}
+
 pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
     match arguments.action {
-        Action::Up(connection) => migrate_to(connection, Target::Newest, output).await?,
-        Action::Down(connection) => migrate_to(connection, Target::Previous, output).await?,
-        Action::To { version, connection } => migrate_to(connection, Target::Version(version), output).await?,
+        Action::Up(change) => migrate_to(change, Target::Newest, output).await?,
+        Action::Down(change) => migrate_to(change, Target::Previous, output).await?,
+        Action::To { version, change } => migrate_to(change, Target::Version(version), output).await?,
         Action::Plan(connection) => print_plan(connection, output).await?,
         Action::Version { connection, format } => {
             let client = connection.database.database_url.connect().await?;
@@ -69,9 +83,9 @@ pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
     Ok(output.flush()?)
 }
 
-async fn migrate_to(connection: Connection, target: Target, output: &mut Output) -> Result<()> {
-    let mut client = connection.database.database_url.connect().await?;
-    let step = migrate::migrate(&mut client, &target).await?;
+async fn migrate_to(change: Change, target: Target, output: &mut Output) -> Result<()> {
+    let mut client = change.connection.database.database_url.connect().await?;
+    let step = migrate::migrate(&mut client, &target, Duration::from_secs(change.wait)).await?;
     output.line(&match &step {
         Step::Nothing(_) => step.to_string(),
         _ => format!("done: {step}"),

@@ -75,13 +75,30 @@ pub struct Arguments {
     #[arg(long, env = "WORKFLOW_REPLICA_MAX_LAG", default_value_t = 5, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86400))]
     replica_max_lag: u64,
 
-    /// Maximum number of HTTP connections; others wait
+    /// Host name under which clients reach the server: a page of another name must not read it (DNS rebinding)
+    ///
+    /// If the server listens on a loopback address, it accepts loopback names and these. Otherwise it accepts IP addresses,
+    /// and every name unless this is set.
+    #[arg(long = "allowed-host", env = "WORKFLOW_ALLOWED_HOSTS", value_delimiter = ',', value_name = "NAME")]
+    allowed_hosts: Vec<String>,
+
+    /// Maximum number of HTTP connections; others get 503, except for /health and /metrics
     #[arg(long, env = "WORKFLOW_CLIENTS", default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     clients: u32,
+
+    /// Maximum number of HTTP connections of one address
+    ///
+    /// All clients of a reverse proxy have its address: there, set this to --clients, and limit clients in the proxy.
+    #[arg(long, env = "WORKFLOW_CLIENTS_PER_ADDRESS", default_value_t = 250, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    clients_per_address: u32,
 
     /// Maximum number of followers of /api/v1/events
     #[arg(long, env = "WORKFLOW_FOLLOWERS", default_value_t = 500, value_name = "N")]
     followers: u32,
+
+    /// Maximum number of followers of one address
+    #[arg(long, env = "WORKFLOW_FOLLOWERS_PER_ADDRESS", default_value_t = 100, value_name = "N")]
+    followers_per_address: u32,
 
     /// Maximum number of database connections for lists
     #[arg(long, env = "WORKFLOW_CONNECTIONS", default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -161,7 +178,14 @@ impl Arguments {
     }
 
     fn limits(&self) -> http::Limits {
-        http::Limits { token: self.token.clone(), clients: self.clients as usize, followers: self.followers as usize }
+        http::Limits {
+            token: self.token.clone(),
+            clients: self.clients as usize,
+            clients_per_address: self.clients_per_address as usize,
+            followers: self.followers as usize,
+            followers_per_address: self.followers_per_address as usize,
+            hosts: self.allowed_hosts.clone(),
+        }
     }
 
     /// Binds the HTTP address; `None` with --no-http.

@@ -23,7 +23,8 @@ struct Related {
 }
 
 pub async fn show(client: &Client, task: TaskInstance, output: &mut Output, is_json: bool) -> Result<()> {
-    let latest = ListOptions { limit: LINES, order_by: Some(OrderBy::descending(TaskLogSort::Id)), cursor: None };
+    let latest =
+        ListOptions { limit: LINES, order_by: Some(OrderBy::descending(TaskLogSort::Id)), ..ListOptions::default() };
     let logs = TaskLogs::new(client).list(task.id, &TaskLogFilter::default(), &latest).await?;
     let (has_more, mut latest_logs) = (logs.next_cursor.is_some(), logs.items);
     latest_logs.reverse();
