@@ -13,7 +13,6 @@ mod extension {
     mod guard;
     mod history;
     mod races;
-    mod restore;
     mod roles;
     mod sql_lint;
     mod tenants;

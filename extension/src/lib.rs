@@ -21,7 +21,6 @@ mod ffi;
 mod guard;
 mod history;
 mod isolation;
-mod managed;
 mod notifications;
 mod notifier;
 mod partitions;
