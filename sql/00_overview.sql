@@ -27,9 +27,9 @@
 --   18_partitions     the partitions of history and logs
 --   19_retention      purge()
 --   20_diagnosis      verify(), stuck() and the views for operators
---   21_roles          the roles and their rights
 --   22_dump           the contents of a dump, and the guard against DROP EXTENSION
 --   23_copy           the end of a copy by logical replication
+--   24_roles          the roles and their rights: last, as it lists functions of every file
 --
 -- Rules. Each public object has a COMMENT; that of an internal one begins with "Internal:". Names and operators are
 -- qualified, or the function sets its search_path. SQL functions without settings of their own become part of the

@@ -56,6 +56,8 @@ BEGIN
             "partition");
     END IF;
     PERFORM workflow.create_policy(table_name, "partition");
+    -- Default privileges must give nobody more than the table does.
+    EXECUTE format('REVOKE ALL ON workflow.%I FROM PUBLIC', "partition");
     EXECUTE format('COMMENT ON TABLE workflow.%I IS %L', "partition", format('Partition %s of %s.', number, table_name));
     -- Unlike CREATE TABLE … PARTITION OF, this lets other sessions read and write the table meanwhile.
     EXECUTE format('ALTER TABLE workflow.%I ATTACH PARTITION workflow.%I FOR VALUES FROM (%s) TO (%s)',
@@ -100,10 +102,10 @@ $$;
 COMMENT ON FUNCTION workflow.switch_to_partition(text, bigint) IS
 'Internal: switches inserts to a partition, which another transaction has created; returns the outcome.';
 
-CREATE FUNCTION workflow.open_partitions(period text DEFAULT 'month')
+CREATE FUNCTION workflow.advance_partitions(period text)
 RETURNS TABLE ("partition" text, outcome text)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '100ms'
 AS $$
 #variable_conflict use_column
@@ -159,10 +161,18 @@ BEGIN
     END LOOP;
 END
 $$;
+COMMENT ON FUNCTION workflow.advance_partitions(text) IS
+'Internal: creates the next partitions, or switches to them, for open_partitions(). For the owner.';
+
+CREATE FUNCTION workflow.open_partitions(period text DEFAULT 'month')
+RETURNS TABLE ("partition" text, outcome text)
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+ROWS 4
+AS 'MODULE_PATHNAME', 'open_partitions_wrapper';
 COMMENT ON FUNCTION workflow.open_partitions(text) IS
-'Creates missing next partitions, and switches to them when a period (hour, day, week, month, quarter or year, in UTC) is over. Call it every few minutes, in its own transaction. Returns one row a step. Errors: 22023 bad argument.';
+'Creates missing next partitions, and switches to them when a period (hour, day, week, month, quarter or year, in UTC) is over. Call it every few minutes. Returns one row a step. For administrators. Errors: 22023 bad argument, 25001 in a transaction block.';
 
 -- The first partition and the next one.
 SELECT workflow.create_partition(t.table_name, n.number)
-FROM (VALUES ('state_history'), ('task_logs')) AS t (table_name)
-CROSS JOIN (VALUES (0), (1)) AS n (number);
+FROM (VALUES ('state_history'::pg_catalog.text), ('task_logs')) AS t (table_name)
+CROSS JOIN (VALUES (0::pg_catalog.int8), (1)) AS n (number);

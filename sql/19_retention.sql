@@ -170,42 +170,51 @@ $$;
 COMMENT ON FUNCTION workflow.finished_runs(timestamptz) IS
 'Internal: returns the finished runs in which nothing is running or has changed since a time, oldest first.';
 
-CREATE FUNCTION workflow.purge_runs(before timestamptz, max_runs integer, dry_run boolean)
+CREATE FUNCTION workflow.delete_runs(runs uuid[])
 RETURNS TABLE (object text, rows bigint)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-    runs uuid[];
-    tasks uuid[];
+    tasks uuid[] := ARRAY(SELECT t.id FROM workflow.task_instances AS t WHERE t.dag_run_id = ANY (runs));
     run_count bigint;
     task_count bigint;
     log_count bigint;
 BEGIN
-    IF dry_run THEN
-        RETURN QUERY
-            WITH run AS MATERIALIZED (
-                SELECT f.id FROM workflow.finished_runs(before) AS f (id)
-            ), task AS MATERIALIZED (
-                SELECT t.id FROM run JOIN workflow.task_instances AS t ON t.dag_run_id = run.id
-            )
-            SELECT 'dag_runs', (SELECT count(*) FROM run)
-            UNION ALL
-            SELECT 'task_instances', (SELECT count(*) FROM task)
-            UNION ALL
-            SELECT 'task_logs', (SELECT count(*) FROM task JOIN workflow.task_logs AS l ON l.task_instance_id = task.id);
-        RETURN;
-    END IF;
+    -- Children first, so that each statement finds its rows by an index, and counts them.
+    DELETE FROM workflow.task_logs AS l WHERE l.task_instance_id = ANY (tasks);
+    GET DIAGNOSTICS log_count = ROW_COUNT;
+    DELETE FROM workflow.task_instances AS t WHERE t.id = ANY (tasks);
+    GET DIAGNOSTICS task_count = ROW_COUNT;
+    DELETE FROM workflow.dag_runs AS r WHERE r.id = ANY (runs);
+    GET DIAGNOSTICS run_count = ROW_COUNT;
+    -- Deferred foreign keys of other tables would fail only at the end of the transaction.
+    SET CONSTRAINTS ALL IMMEDIATE;
+    RETURN QUERY VALUES ('dag_runs'::text, run_count), ('task_instances'::text, task_count), ('task_logs'::text, log_count);
+END
+$$;
+COMMENT ON FUNCTION workflow.delete_runs(uuid[]) IS
+'Internal: deletes runs with their tasks and logs; returns the number of rows of each table. Errors: 23503, 23001 another table refers to one.';
+
+CREATE FUNCTION workflow.lock_finished_runs(before timestamptz, max_runs integer, kept uuid[])
+RETURNS uuid[]
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    runs uuid[];
+BEGIN
     -- Skip rows that another session is changing.
     runs := ARRAY(
         SELECT r.id
         FROM workflow.dag_runs AS r
-        WHERE r.id IN (SELECT f.id FROM workflow.finished_runs(before) AS f (id) LIMIT max_runs)
+        WHERE r.id IN (
+            SELECT f.id FROM workflow.finished_runs(before) AS f (id) WHERE f.id <> ALL (kept) LIMIT max_runs)
         FOR UPDATE SKIP LOCKED);
     PERFORM FROM workflow.task_instances AS t WHERE t.dag_run_id = ANY (runs) ORDER BY t.id FOR UPDATE;
     -- Again, now that no other session can change them.
-    runs := ARRAY(
+    RETURN ARRAY(
         SELECT r.id
         FROM workflow.dag_runs AS r
         WHERE r.id = ANY (runs)
@@ -214,19 +223,72 @@ BEGIN
             AND NOT EXISTS (
                 SELECT FROM workflow.task_instances AS t
                 WHERE t.dag_run_id = r.id AND (t.state IN ('running', 'retrying') OR t.updated_at >= before)));
-    tasks := ARRAY(SELECT t.id FROM workflow.task_instances AS t WHERE t.dag_run_id = ANY (runs));
-    -- Children first, so that each statement finds its rows by an index, and counts them.
-    DELETE FROM workflow.task_logs AS l WHERE l.task_instance_id = ANY (tasks);
-    GET DIAGNOSTICS log_count = ROW_COUNT;
-    DELETE FROM workflow.task_instances AS t WHERE t.id = ANY (tasks);
-    GET DIAGNOSTICS task_count = ROW_COUNT;
-    DELETE FROM workflow.dag_runs AS r WHERE r.id = ANY (runs);
-    GET DIAGNOSTICS run_count = ROW_COUNT;
-    RETURN QUERY VALUES ('dag_runs', run_count), ('task_instances', task_count), ('task_logs', log_count);
+END
+$$;
+COMMENT ON FUNCTION workflow.lock_finished_runs(timestamptz, integer, uuid[]) IS
+'Internal: locks at most max_runs runs that finished before a time, and their tasks. It skips the runs in kept.';
+
+CREATE FUNCTION workflow.purge_runs(before timestamptz, max_runs integer, dry_run boolean)
+RETURNS TABLE (object text, rows bigint, outcome text)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    kept uuid[] := '{}';
+    runs uuid[];
+    run uuid;
+    holder text;
+    is_done boolean := false;
+    deleted bigint[];
+    removed bigint[];
+BEGIN
+    IF dry_run THEN
+        RETURN QUERY
+            WITH run AS MATERIALIZED (
+                SELECT f.id FROM workflow.finished_runs(before) AS f (id)
+            ), task AS MATERIALIZED (
+                SELECT t.id FROM run JOIN workflow.task_instances AS t ON t.dag_run_id = run.id
+            )
+            SELECT 'dag_runs'::text, (SELECT count(*) FROM run), 'would be removed'::text
+            UNION ALL
+            SELECT 'task_instances', (SELECT count(*) FROM task), 'would be removed'
+            UNION ALL
+            SELECT 'task_logs', (SELECT count(*) FROM task JOIN workflow.task_logs AS l ON l.task_instance_id = task.id),
+                'would be removed';
+        RETURN;
+    END IF;
+    -- Another table may refer to a run. Such runs stay, and others take their place.
+    WHILE NOT is_done LOOP
+        runs := workflow.lock_finished_runs(before, max_runs, kept);
+        is_done := cardinality(runs) = 0;
+        BEGIN
+            deleted := ARRAY(SELECT d.rows FROM workflow.delete_runs(runs) AS d);
+            is_done := true;
+        EXCEPTION WHEN foreign_key_violation OR restrict_violation THEN
+            deleted := '{0,0,0}';
+            FOREACH run IN ARRAY runs LOOP
+                BEGIN
+                    removed := ARRAY(SELECT d.rows FROM workflow.delete_runs(ARRAY[run]) AS d);
+                    deleted := ARRAY[deleted[1] + removed[1], deleted[2] + removed[2], deleted[3] + removed[3]];
+                    is_done := true;
+                EXCEPTION WHEN foreign_key_violation OR restrict_violation THEN
+                    GET STACKED DIAGNOSTICS holder = CONSTRAINT_NAME;
+                    kept := kept || run;
+                    object := 'dag_run ' || run;
+                    rows := 0;
+                    outcome := format('kept: foreign key %s refers to it', quote_ident(holder));
+                    RETURN NEXT;
+                END;
+            END LOOP;
+        END;
+    END LOOP;
+    RETURN QUERY VALUES ('dag_runs'::text, deleted[1], 'removed'::text), ('task_instances'::text, deleted[2], 'removed'::text),
+        ('task_logs'::text, deleted[3], 'removed'::text);
 END
 $$;
 COMMENT ON FUNCTION workflow.purge_runs(timestamptz, integer, boolean) IS
-'Internal: deletes at most max_runs runs that finished before a time, with their tasks and logs; returns the number of rows of each table.';
+'Internal: deletes at most max_runs runs that finished before a time, with their tasks and logs; returns the number of rows of each table, and the runs that another table holds.';
 
 CREATE FUNCTION workflow.purge_history(before timestamptz, dry_run boolean)
 RETURNS TABLE (object text, rows bigint, outcome text)
@@ -308,10 +370,32 @@ $$;
 COMMENT ON FUNCTION workflow.purge_logs(boolean) IS
 'Internal: drops the past partitions of task_logs that are empty.';
 
+CREATE FUNCTION workflow.drop_old_partitions(before timestamptz, dry_run boolean)
+RETURNS TABLE (object text, rows bigint, outcome text)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY SELECT p.* FROM workflow.free_partitions(dry_run) AS p;
+    RETURN QUERY SELECT p.* FROM workflow.purge_history(before, dry_run) AS p;
+    RETURN QUERY SELECT p.* FROM workflow.purge_logs(dry_run) AS p;
+END
+$$;
+COMMENT ON FUNCTION workflow.drop_old_partitions(timestamptz, boolean) IS
+'Internal: frees and drops partitions for purge(). For the owner.';
+
+CREATE FUNCTION workflow.purge_partitions(before timestamptz, dry_run boolean)
+RETURNS TABLE (object text, rows bigint, outcome text)
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+ROWS 10
+AS 'MODULE_PATHNAME', 'purge_partitions_wrapper';
+COMMENT ON FUNCTION workflow.purge_partitions(timestamptz, boolean) IS
+'Internal: calls drop_old_partitions() as the owner, unless row security hides events from the role.';
+
 CREATE FUNCTION workflow.purge(before timestamptz, dry_run boolean DEFAULT false, max_runs integer DEFAULT 1000)
 RETURNS TABLE (object text, rows bigint, outcome text)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -325,18 +409,15 @@ BEGIN
                 'value', CASE WHEN before IS NOT NULL AND dry_run IS NOT NULL THEN max_runs END),
             'Give the time before which runs must have finished, and the maximum number of runs to delete, 1 or more.');
     END IF;
-    FOR object, rows IN SELECT r.object, r.rows FROM workflow.purge_runs(before, max_runs, dry_run) AS r LOOP
-        outcome := CASE WHEN dry_run THEN 'would be removed' ELSE 'removed' END;
-        removed := coalesce(removed, rows);
+    FOR object, rows, outcome IN SELECT r.object, r.rows, r.outcome FROM workflow.purge_runs(before, max_runs, dry_run) AS r LOOP
+        removed := coalesce(removed, 0) + rows;
         RETURN NEXT;
     END LOOP;
     -- Partitions last, in a call that deletes no run: no other session should wait for their locks during a long deletion.
     IF dry_run OR removed = 0 THEN
-        RETURN QUERY SELECT p.* FROM workflow.free_partitions(dry_run) AS p;
-        RETURN QUERY SELECT p.* FROM workflow.purge_history(before, dry_run) AS p;
-        RETURN QUERY SELECT p.* FROM workflow.purge_logs(dry_run) AS p;
+        RETURN QUERY SELECT p.* FROM workflow.purge_partitions(before, dry_run) AS p;
     END IF;
 END
 $$;
 COMMENT ON FUNCTION workflow.purge(timestamptz, boolean, integer) IS
-'Deletes up to max_runs runs finished before a time; if none is left, drops old history partitions and empty log partitions. Keeps unacknowledged events. Call it until it removes nothing. dry_run changes nothing. Errors: 22023 bad argument.';
+'Deletes up to max_runs runs finished before a time; if none is left, drops old history partitions and empty log partitions. Keeps unacknowledged events, and runs that a foreign key of another table holds. Row security applies. Call it until it removes nothing. dry_run changes nothing. Errors: 22023 bad argument.';

@@ -85,5 +85,3 @@ END
 $$;
 COMMENT ON FUNCTION workflow.finish_copy() IS
 'Makes this copy independent of the database that it was copied from, after DROP SUBSCRIPTION: starts new partitions, sets the sequences, releases leases and discards stored counts. Returns the new partitions. Owner only. Errors: 55000 a subscription writes this database.';
-
-REVOKE EXECUTE ON FUNCTION workflow.finish_copy() FROM PUBLIC;

@@ -9,6 +9,7 @@ mod extension {
     mod counts;
     mod creation;
     mod errors;
+    mod grants;
     mod guard;
     mod history;
     mod races;

@@ -221,6 +221,16 @@ pub fn given_up(consumer: &str, since: &str) -> ! {
     )
 }
 
+/// 25001: the function would hold its locks until the end of a longer transaction.
+pub fn in_transaction_block(tried: &str) -> ! {
+    raise(
+        Code::ERRCODE_ACTIVE_SQL_TRANSACTION,
+        &format!("cannot {tried} in a transaction block"),
+        &json!({ "is_transaction_block": true }),
+        "Execute this statement alone, without BEGIN and without other statements in the same query.",
+    )
+}
+
 /// 25006: the event feed needs values that only a primary has.
 pub fn on_standby() -> ! {
     raise(

@@ -23,6 +23,7 @@ mod history;
 mod isolation;
 mod notifications;
 mod notifier;
+mod partitions;
 mod position;
 mod raise;
 mod record;

@@ -34,7 +34,7 @@ fn sees(role: Oid, table: &CStr, plan: &Plan, id: Uuid) -> bool {
 }
 
 /// Whether row security hides rows of this table from a role.
-fn is_restricted(role: Oid, table: &CStr) -> bool {
+pub fn is_restricted(role: Oid, table: &CStr) -> bool {
     member::relation(table).is_some_and(|(table, _)| session::is_restricted_in(table, role))
         && !isolation::shows_all_tenants()
 }

@@ -45,7 +45,6 @@ ALTER TABLE workflow.consumers ENABLE ROW LEVEL SECURITY;
 CREATE POLICY owner ON workflow.consumer_checkpoints
 USING (EXISTS (SELECT FROM workflow.consumers AS c WHERE c.name OPERATOR(pg_catalog.=) consumer));
 ALTER TABLE workflow.consumer_checkpoints ENABLE ROW LEVEL SECURITY;
-GRANT SELECT, INSERT, UPDATE, DELETE ON workflow.consumers, workflow.consumer_checkpoints TO workflow_writer;
 
 -- take function workflow.refuse_consumer
 -- take function workflow.refuse_given_up
@@ -71,9 +70,6 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON workflow.consumers, workflow.consumer_ch
 -- take function workflow.skip_event
 -- take function workflow.resume_consumer
 -- take function workflow.drop_consumer
-REVOKE EXECUTE ON FUNCTION workflow.skip_event(text, bigint), workflow.resume_consumer(text), workflow.refuse_consumer(text, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION workflow.resume_consumer(text), workflow.refuse_consumer(text, text) TO workflow_writer;
-GRANT EXECUTE ON FUNCTION workflow.skip_event(text, bigint) TO workflow_admin;
 -- take function workflow.format_snapshot
 -- take function workflow.parse_snapshot
 -- take function workflow.format_position
@@ -102,15 +98,6 @@ GRANT EXECUTE ON FUNCTION workflow.skip_event(text, bigint) TO workflow_admin;
 -- Trigger functions check which trigger calls them.
 -- take function workflow.note_deletion
 -- take function workflow.forget_counts
-REVOKE EXECUTE ON FUNCTION
-    workflow.guard(),
-    workflow.record(),
-    workflow.refuse_insert(),
-    workflow.prepare_load(),
-    workflow.note_deletion(),
-    workflow.forget_counts(),
-    workflow.refuse_drop()
-FROM PUBLIC;
 
 -- Reworded only.
 -- take function workflow.append_task_log
@@ -122,9 +109,15 @@ FROM PUBLIC;
 -- take function workflow.current_place
 -- take function workflow.forget_state_counts
 -- take function workflow.fold_state_counts
+-- take function workflow.advance_partitions
 -- take function workflow.open_partitions
 -- take function workflow.drop_partition
+-- take function workflow.delete_runs
+-- take function workflow.lock_finished_runs
+DROP FUNCTION workflow.purge_runs(timestamptz, integer, boolean);
 -- take function workflow.purge_runs
+-- take function workflow.drop_old_partitions
+-- take function workflow.purge_partitions
 -- take function workflow.purge_history
 -- take function workflow.purge
 -- take function workflow.verify
@@ -154,12 +147,10 @@ SELECT c.relrowsecurity
 FROM pg_catalog.pg_class AS c
 WHERE c.oid OPERATOR(pg_catalog.=) ANY (
     '{workflow.dags,workflow.dag_runs,workflow.task_instances,workflow.task_logs,workflow.state_history}'::pg_catalog.regclass[]);
-GRANT SELECT ON workflow.row_security TO workflow_reader;
 SELECT pg_catalog.pg_extension_config_dump('workflow.row_security', 'WHERE is_enabled');
 
 -- take function workflow.shows_all_tenants
 -- take function workflow.replan
-REVOKE EXECUTE ON FUNCTION workflow.replan() FROM PUBLIC;
 CREATE TRIGGER replan
 AFTER INSERT OR UPDATE OR DELETE ON workflow.row_security
 FOR EACH ROW EXECUTE FUNCTION workflow.replan();
@@ -193,6 +184,6 @@ BEGIN
 END
 $$;
 
-REVOKE EXECUTE ON FUNCTION workflow.finish_copy() FROM PUBLIC;
 
+-- take grants
 -- take comments

@@ -95,15 +95,6 @@ DROP VIEW workflow.consumer_lag_of_0_3;
 -- take function workflow.create_task_instances
 -- take function workflow.note_deletion
 -- take function workflow.forget_counts
-GRANT EXECUTE ON FUNCTION
-    workflow.guard(),
-    workflow.record(),
-    workflow.refuse_insert(),
-    workflow.prepare_load(),
-    workflow.note_deletion(),
-    workflow.forget_counts(),
-    workflow.refuse_drop()
-TO PUBLIC;
 
 -- Reworded only.
 -- take function workflow.append_task_log
@@ -119,6 +110,7 @@ TO PUBLIC;
 -- take function workflow.fold_state_counts
 -- take function workflow.open_partitions
 -- take function workflow.drop_partition
+DROP FUNCTION workflow.purge_runs(timestamptz, integer, boolean);
 -- take function workflow.purge_runs
 -- take function workflow.purge_history
 -- take function workflow.purge
@@ -180,7 +172,6 @@ ALTER TABLE workflow.consumer_checkpoints DISABLE ROW LEVEL SECURITY;
 ALTER TABLE workflow.consumers DISABLE ROW LEVEL SECURITY;
 DROP FUNCTION workflow.owns_consumer(text);
 ALTER TABLE workflow.consumers DROP COLUMN owner, DROP COLUMN given_up_at;
-REVOKE SELECT, INSERT, UPDATE, DELETE ON workflow.consumers, workflow.consumer_checkpoints FROM workflow_writer;
 DROP FUNCTION workflow.switch_to_partition(text, bigint);
 DROP FUNCTION workflow.is_subscriber();
 DROP FUNCTION workflow.refuse_subscriber(text);
@@ -188,4 +179,17 @@ DROP FUNCTION workflow.finish_copy();
 DROP FUNCTION workflow.shows_all_tenants();
 DROP TYPE workflow.feed_position;
 
+DROP FUNCTION workflow.advance_partitions(text);
+DROP FUNCTION workflow.delete_runs(uuid[]);
+DROP FUNCTION workflow.lock_finished_runs(timestamptz, integer, uuid[]);
+DROP FUNCTION workflow.drop_old_partitions(timestamptz, boolean);
+DROP FUNCTION workflow.purge_partitions(timestamptz, boolean);
+
+-- The rights of 0.2.0: every function is for all roles, unless it runs as the owner.
+REVOKE ALL ON SCHEMA workflow FROM PUBLIC, workflow_reader, workflow_writer, workflow_admin;
+REVOKE ALL ON ALL TABLES IN SCHEMA workflow FROM PUBLIC, workflow_reader, workflow_writer, workflow_admin;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA workflow FROM PUBLIC, workflow_reader, workflow_writer, workflow_admin;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA workflow FROM PUBLIC, workflow_reader, workflow_writer, workflow_admin;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA workflow TO PUBLIC;
+-- take grants
 -- take comments

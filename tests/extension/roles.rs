@@ -130,7 +130,7 @@ fn functions_ignore_hostile_search_path() {
         .unwrap();
     owner.batch_execute("SET search_path = evil, pg_catalog, public").unwrap();
     owner
-        .batch_execute("SELECT workflow.open_partitions('day'); TABLE workflow.partitions; SELECT workflow.stuck('0'); TABLE workflow.settings; SELECT workflow.verify('-infinity', 'infinity')")
+        .batch_execute("SELECT workflow.advance_partitions('day'); TABLE workflow.partitions; SELECT workflow.stuck('0'); TABLE workflow.settings; SELECT workflow.verify('-infinity', 'infinity')")
         .unwrap();
     start_task(owner, task);
     let tasks = create_tasks(owner, 2);
@@ -219,7 +219,6 @@ fn writer_schedules_and_works_but_cannot_forge() {
         )
         .unwrap();
     writer.batch_execute("SELECT workflow.fold_state_counts()").unwrap();
-    writer.batch_execute("SELECT workflow.open_partitions()").unwrap();
     assert!(writer.query("SELECT FROM workflow.verify()", &[]).unwrap().is_empty());
     assert_denied(writer, FORGERIES);
     assert_denied(
@@ -232,6 +231,7 @@ fn writer_schedules_and_works_but_cannot_forge() {
             "UPDATE workflow.task_logs SET message = 'forged'",
             "INSERT INTO workflow.task_logs (id, task_instance_id, try_number, message) SELECT 1, id, 1, 'x' FROM workflow.task_instances",
             "SELECT workflow.purge(now())",
+            "SELECT workflow.open_partitions()",
         ],
     );
 }
@@ -332,6 +332,7 @@ fn server_runs_as_writer_and_without_relay_as_reader() {
 
     let (server, url) = serve(&url_of(&member_of(&db, "workflow_writer")), &redis.url());
     server.wait_line("became leader", PATIENCE).unwrap();
+    server.wait_line("may not create partitions", PATIENCE).unwrap();
     create_in_state(&mut db.connect(), "task_instance", State::Failed);
     // The relay's consumer starts at the time of its creation.
     wait_until("the events", || redis.command::<usize>(&["XLEN", "workflow:stream"]).unwrap() == 3);

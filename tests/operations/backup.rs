@@ -1,5 +1,6 @@
 //! A dump, restored in another cluster, has everything, and consumers resume.
 
+mod isolation;
 mod jobs;
 
 use crate::operations::versions;
@@ -25,6 +26,15 @@ fn contents(client: &mut Client) -> Vec<String> {
     let sql = "SELECT format('%s at %s', sequencename, last_value) FROM pg_sequences WHERE schemaname = 'workflow' ORDER BY 1";
     all.extend(client.query(sql, &[]).unwrap().iter().map(|row| row.get::<_, String>(0)));
     all
+}
+
+/// The policies of all tables. The copy may have a first partition that was purged in the original.
+fn policies(client: &mut Client) -> Vec<String> {
+    let sql = "SELECT format('%s isolates: %s by %s %s', c.relname, c.relrowsecurity, p.polname, pg_get_expr(p.polqual, c.oid))
+               FROM pg_class AS c LEFT JOIN pg_policy AS p ON p.polrelid = c.oid
+               WHERE c.relnamespace = 'workflow'::regnamespace AND c.relkind IN ('r', 'p') AND c.relname !~ '_[01]$'
+               ORDER BY 1";
+    client.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect()
 }
 
 fn ids(client: &mut Client, consumer: &str) -> Vec<i64> {
@@ -64,7 +74,7 @@ fn fill(db: &Db) {
     read(client, "has read half", 2);
     client
         .batch_execute(
-            "SELECT workflow.save_checkpoint('has read half', ARRAY[7::bigint, 0]);
+            "SELECT workflow.save_checkpoint('has read half', ARRAY[7::bigint, 0]), workflow.enable_row_security();
              SELECT workflow.create_consumer('has read nothing', true), workflow.create_consumer('begins now');
              UPDATE workflow.dags SET tags = '[\"ein Tag\"]', description = 'Ünïcödé'",
         )
@@ -95,6 +105,7 @@ fn skip_restored_transaction_ids(client: &mut Client) {
 fn compare(from: &Db, to: &Db) {
     let (old, new) = (&mut from.connect(), &mut to.connect());
     assert_eq!(contents(new), contents(old));
+    assert_eq!(policies(new), policies(old));
     assert_eq!(to.problems(), [""; 0]);
     new.batch_execute("SELECT workflow.fold_state_counts()").unwrap();
     assert_eq!(to.problems(), [""; 0]);

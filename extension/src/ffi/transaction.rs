@@ -52,6 +52,12 @@ pub fn assigned_id() -> Option<u64> {
     (id != 0).then_some(id)
 }
 
+/// Whether the current transaction is a block: BEGIN, or several statements in one query string.
+pub fn is_block() -> bool {
+    // SAFETY: a value of this process.
+    unsafe { pg_sys::IsTransactionBlock() }
+}
+
 /// Marks the current transaction.
 pub fn mark(mark: usize) {
     MARK.store(mark, Ordering::Relaxed);

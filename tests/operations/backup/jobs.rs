@@ -61,6 +61,7 @@ fn reversed_list(cluster: &Postgres, archive: &Path) -> String {
 fn restore_succeeds_with_any_jobs_in_any_order() {
     let (cluster, db) = own_cluster("jobs", &[PRELOADED]);
     fill(&mut db.connect());
+    cluster.psql("postgres", "CREATE ROLE dba SUPERUSER LOGIN").unwrap();
     let folder = tempfile::tempdir().unwrap();
     let (custom, directory) = (folder.path().join("custom"), folder.path().join("directory"));
     for (format, path) in [("custom", &custom), ("directory", &directory)] {
@@ -71,14 +72,16 @@ fn restore_succeeds_with_any_jobs_in_any_order() {
     let reversed = format!("--use-list={}", list.display());
 
     let wanted = digest(&mut db.connect());
-    let restore = |way: &[&str], archive: &Path| {
+    let restore_as = |user: &str, way: &[&str], archive: &Path| {
         let copy = Db::at(cluster.create_database("copy").unwrap());
         let mut command: Command = program(&cluster, "pg_restore");
-        run(command.args(["--exit-on-error", "--dbname", copy.url()]).args(way).arg(archive));
+        let url = copy.url().replace("postgres@", &format!("{user}@"));
+        run(command.args(["--exit-on-error", "--dbname", &url]).args(way).arg(archive));
         assert_eq!(digest(&mut copy.connect()), wanted, "{way:?}");
         drop(copy);
         cluster.psql("postgres", "DROP DATABASE copy WITH (FORCE)").unwrap();
     };
+    let restore = |way: &[&str], archive: &Path| restore_as("postgres", way, archive);
     for jobs in ["--jobs=2", "--jobs=3"] {
         restore(&[jobs], &custom);
     }
@@ -88,4 +91,8 @@ fn restore_succeeds_with_any_jobs_in_any_order() {
     restore(&["--jobs=4"], &directory);
     restore(&["--single-transaction"], &custom);
     restore(&["--single-transaction", &reversed], &custom);
+    // Another superuser, who owns the extension in the copy.
+    restore_as("dba", &["--jobs=2", &reversed], &custom);
+    restore_as("dba", &["--no-owner", &reversed], &custom);
+    restore_as("postgres", &["--jobs=2", "--role=dba", &reversed], &custom);
 }

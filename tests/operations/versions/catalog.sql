@@ -9,6 +9,10 @@ WITH relation AS (
     UNION ALL
     SELECT 'function ' || p.oid::regprocedure, p.proacl, 'f', p.proowner FROM pg_proc AS p WHERE p.pronamespace = 'workflow'::regnamespace
     UNION ALL
+    SELECT 'type ' || t.typname, t.typacl, 'T', t.typowner FROM pg_type AS t
+    WHERE t.typnamespace = 'workflow'::regnamespace AND t.typtype = 'c'
+        AND NOT EXISTS (SELECT FROM relation AS c WHERE c.oid = t.typrelid AND c.relkind <> 'c')
+    UNION ALL
     SELECT 'schema', n.nspacl, 'n', n.nspowner FROM pg_namespace AS n WHERE n.nspname = 'workflow'
     UNION ALL
     SELECT format('column %s.%s', c.relname, a.attname), a.attacl, 'c', c.relowner
@@ -69,7 +73,7 @@ FROM pg_description AS d
 CROSS JOIN LATERAL pg_identify_object(d.classoid, d.objoid, d.objsubid) AS o
 WHERE o.identity ~ 'workflow'
 UNION ALL
-SELECT format('type %s owner %s privileges %s', t.typname, t.typowner::regrole, t.typacl)
+SELECT format('type %s owner %s', t.typname, t.typowner::regrole)
 FROM pg_type AS t WHERE t.typnamespace = 'workflow'::regnamespace AND t.typtype = 'c'
     AND NOT EXISTS (SELECT FROM relation AS c WHERE c.oid = t.typrelid AND c.relkind <> 'c')
 UNION ALL

@@ -3,10 +3,11 @@
 //! ```sql
 //! -- take function workflow.lock_consumer
 //! -- take view workflow.consumer_lag
+//! -- take grants
 //! -- take comments
 //! ```
 //!
-//! Functions and views replace an old one of that signature. `comments` takes every COMMENT, changed or not. The tests
+//! `grants` takes every GRANT and REVOKE: the script first takes all rights from the roles. Functions and views replace an old one of that signature. `comments` takes every COMMENT, changed or not. The tests
 //! `versions::` compare the catalogs, and so find changes that a script does not take.
 
 use anyhow::{Context, Result, bail};
@@ -43,12 +44,17 @@ fn take(named: &str, target: &[&str]) -> Result<String> {
         None if named == "comments" => {
             target.iter().filter(|statement| statement.starts_with("COMMENT ")).map(|&text| text.to_owned()).collect()
         }
+        None if named == "grants" => target
+            .iter()
+            .filter(|statement| statement.starts_with("GRANT ") || statement.starts_with("REVOKE "))
+            .map(|&text| text.to_owned())
+            .collect(),
         Some((kind, name)) if KINDS.contains(&kind.to_uppercase().as_str()) => target
             .iter()
             .filter(|statement| created(statement) == Some((kind.to_uppercase().as_str(), name.trim())))
             .map(|statement| replacing(statement))
             .collect(),
-        _ => bail!("cannot take that: name a {} or comments", KINDS.join(", ").to_lowercase()),
+        _ => bail!("cannot take that: name a {}, grants or comments", KINDS.join(", ").to_lowercase()),
     };
     if taken.is_empty() {
         bail!("the version that it leads to has no such object");
@@ -108,6 +114,13 @@ COMMENT ON VIEW workflow.v IS 'It''s v.';
             "COMMENT ON FUNCTION workflow.a(text) IS 'First; of a.';\n\nCOMMENT ON VIEW workflow.v IS 'It''s v.';\n";
         let wanted = format!("{wanted}\n{PARTITION_COMMENTS}");
         assert_eq!(expand("-- take comments\n", TARGET).unwrap(), wanted);
+    }
+
+    #[test]
+    fn all_grants_are_taken_at_once() {
+        let target = format!("{TARGET}REVOKE ALL ON workflow.v FROM PUBLIC;\nGRANT SELECT ON workflow.v TO r;\n");
+        let wanted = "REVOKE ALL ON workflow.v FROM PUBLIC;\n\nGRANT SELECT ON workflow.v TO r;\n";
+        assert_eq!(expand("-- take grants\n", &target).unwrap(), wanted);
     }
 
     #[test]

@@ -20,6 +20,13 @@ $$;
 GRANT workflow_reader TO workflow_writer;
 GRANT workflow_writer TO workflow_admin;
 
+-- First nothing, then each right by name: default privileges of the installing role change nothing.
+REVOKE ALL ON SCHEMA workflow FROM PUBLIC, workflow_reader, workflow_writer, workflow_admin;
+REVOKE ALL ON ALL TABLES IN SCHEMA workflow FROM PUBLIC, workflow_reader, workflow_writer, workflow_admin;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA workflow FROM PUBLIC, workflow_reader, workflow_writer, workflow_admin;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA workflow FROM PUBLIC, workflow_reader, workflow_writer, workflow_admin;
+GRANT USAGE ON TYPE workflow.feed_position, workflow.followed_event TO PUBLIC;
+
 GRANT USAGE ON SCHEMA workflow TO workflow_reader;
 
 -- Reads everything except the positions of consumers.
@@ -46,7 +53,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON workflow.consumers, workflow.consumer_ch
 -- Deletes rows of other roles.
 GRANT DELETE ON workflow.dags, workflow.dag_runs, workflow.task_instances, workflow.task_logs TO workflow_admin;
 
--- Functions that run as the owner are only for the roles below. Other functions run with the caller's rights.
+-- A function that needs no right of its owner is for all: what it may do depends on its caller's rights.
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA workflow TO PUBLIC, workflow_reader;
 REVOKE EXECUTE ON FUNCTION
     workflow.create_dag_run(uuid, timestamptz, jsonb),
     workflow.create_task_instances(uuid, text[], integer),
@@ -65,8 +73,19 @@ REVOKE EXECUTE ON FUNCTION
     workflow.drop_consumer(text),
     workflow.fold_state_counts(),
     workflow.open_partitions(text),
-    workflow.purge(timestamptz, boolean, integer)
-FROM PUBLIC;
+    workflow.purge(timestamptz, boolean, integer),
+    workflow.purge_partitions(timestamptz, boolean),
+    workflow.enable_row_security(),
+    workflow.disable_row_security(),
+    workflow.forget_state_counts(),
+    workflow.create_policy(text, text),
+    workflow.create_partition(text, bigint),
+    workflow.switch_to_partition(text, bigint),
+    workflow.advance_partitions(text),
+    workflow.drop_partition(text, text),
+    workflow.drop_old_partitions(timestamptz, boolean),
+    workflow.finish_copy()
+FROM PUBLIC, workflow_reader;
 
 GRANT EXECUTE ON FUNCTION
     workflow.current_position(),
@@ -86,12 +105,13 @@ GRANT EXECUTE ON FUNCTION
     workflow.save_checkpoint(text, bigint[], bigint, interval),
     workflow.rewind_consumer(text, bigint[], bigint),
     workflow.drop_consumer(text),
-    workflow.fold_state_counts(),
-    workflow.open_partitions(text)
+    workflow.fold_state_counts()
 TO workflow_writer;
 
 GRANT EXECUTE ON FUNCTION
+    workflow.open_partitions(text),
     workflow.purge(timestamptz, boolean, integer),
+    workflow.purge_partitions(timestamptz, boolean),
     workflow.skip_event(text, bigint)
 TO workflow_admin;
 
@@ -103,5 +123,6 @@ REVOKE EXECUTE ON FUNCTION
     workflow.prepare_load(),
     workflow.note_deletion(),
     workflow.forget_counts(),
-    workflow.replan()
-FROM PUBLIC;
+    workflow.replan(),
+    workflow.refuse_drop()
+FROM PUBLIC, workflow_reader;
