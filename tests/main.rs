@@ -14,7 +14,7 @@ mod extension {
     mod history;
     mod races;
     mod restore;
-    mod roles;
+    pub mod roles;
     mod sql_lint;
     mod tenants;
     mod transition;
