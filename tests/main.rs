@@ -14,7 +14,8 @@ mod extension {
     mod guard;
     mod history;
     mod races;
-    mod roles;
+    mod restore;
+    pub mod roles;
     mod sql_lint;
     mod tenants;
     mod transition;

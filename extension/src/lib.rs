@@ -22,6 +22,7 @@ mod fields;
 mod guard;
 mod history;
 mod isolation;
+mod managed;
 mod memory;
 mod notifications;
 mod notifier;
