@@ -14,6 +14,7 @@ mod extension {
     mod history;
     mod races;
     mod roles;
+    mod settings;
     mod sql_lint;
     mod tenants;
     mod transition;

@@ -43,6 +43,13 @@ ALTER EXTENSION pg_workflow DROP TABLE workflow.row_security;
 DROP TABLE workflow.row_security;
 DROP FUNCTION workflow.replan();
 
+ALTER TABLE workflow.dags
+    DROP CONSTRAINT dags_name_check,
+    ADD CONSTRAINT dags_name_check CHECK (
+        name OPERATOR(pg_catalog.~) E'\\S' AND pg_catalog.char_length(name) OPERATOR(pg_catalog.<=) 250
+    );
+-- take function workflow.create_dag
+-- take function workflow.check_consumer_name
 -- take function workflow.refuse_tenant
 -- take function workflow.unfinished_transactions
 -- take function workflow.events_between
