@@ -74,16 +74,17 @@ AS $$
 DECLARE
     pos workflow.feed_position := workflow.lock_consumer(consumer, lease);
 BEGIN
+    -- Also one at the same entry: an event that was skipped since then is acknowledged, and not in the destination.
+    DELETE FROM workflow.consumer_checkpoints AS c
+    WHERE c.consumer = save_checkpoint.consumer
+        AND (c."position" = save_checkpoint."position"
+            OR c.created_at < clock_timestamp() - keep AND c."position" < save_checkpoint."position");
     INSERT INTO workflow.consumer_checkpoints (consumer, "position",
         snapshot, next_transaction_id, floor_id,
         window_snapshot, window_next_transaction_id, window_floor_id, window_ceiling_id,
         acked_id, system_identifier)
     VALUES (save_checkpoint.consumer, save_checkpoint."position", pos.*)
     ON CONFLICT ON CONSTRAINT consumer_checkpoints_pkey DO NOTHING;
-    DELETE FROM workflow.consumer_checkpoints AS c
-    WHERE c.consumer = save_checkpoint.consumer
-        AND c.created_at < clock_timestamp() - keep
-        AND c."position" < save_checkpoint."position";
 END
 $$;
 COMMENT ON FUNCTION workflow.save_checkpoint(text, bigint[], bigint, interval) IS

@@ -13,7 +13,7 @@ mod extension {
     mod guard;
     mod history;
     mod races;
-    mod roles;
+    pub mod roles;
     mod settings;
     mod sql_lint;
     mod tenants;

@@ -97,12 +97,17 @@ impl Feed {
         events
     }
 
-    /// Returns the id of the next event, also if reading the rest of the event fails.
+    /// Names the next event, reading which raises this error, by its id alone.
     #[cfg(feature = "relay")]
-    pub(crate) async fn next_id(&self) -> Result<Option<i64>, Error> {
+    pub(crate) async fn name_next(&self, error: Error) -> Result<Error, Error> {
         let sql = "SELECT id FROM workflow.read_events($1, 1, interval '0 s', $2)";
-        let row = within(STATEMENT_TIMEOUT, self.client.query_opt(sql, &[&self.consumer, &self.lease])).await?;
-        Ok(row.map(|row| row.try_get(0)).transpose()?)
+        match within(STATEMENT_TIMEOUT, self.client.query_opt(sql, &[&self.consumer, &self.lease])).await? {
+            Some(row) => {
+                let (consumer, event_id) = (self.consumer.clone(), row.try_get(0)?);
+                Ok(Error::Undeliverable { consumer, event_id, cause: Box::new(error) })
+            }
+            None => Err(error),
+        }
     }
 
     /// Acquires an exclusive lease on the consumer.

@@ -174,18 +174,9 @@ impl<P: Publisher> Relay<'_, P> {
                     let (end, expected) = (Shown(Some(end)), Shown(writer.last));
                     tracing::info!("{name} ends at {end}, expected {expected}; comparing it with the database");
                 }
-                Ended::RowFailed(_) if batch > 1 => batch = 1,
-                Ended::RowFailed(error) => return Err(name_event(self.consumer, feed, error).await.into()),
+                Ended::RowFailed => batch = 1,
             }
         }
-    }
-}
-
-/// Adds the id of the next event to the error of reading it.
-async fn name_event(consumer: &str, feed: &Feed, error: Error) -> Error {
-    match feed.next_id().await {
-        Ok(Some(event_id)) => Error::Undeliverable { consumer: consumer.to_owned(), event_id, cause: Box::new(error) },
-        _ => error,
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::ffi::trigger::{AFTER_DELETE, AFTER_INSERT, AFTER_TRUNCATE, AFTER_UPDATE, Trigger, Use};
 use crate::ffi::{flags, member};
 use crate::rights::export_trigger;
+use crate::settings::{self, Notification};
 use pgrx::pg_sys::Datum;
 
 export_trigger!(
@@ -21,6 +22,14 @@ export_trigger!(
 #[pgrx::pg_extern(sql = false)]
 pub fn shows_all_tenants() -> bool {
     member::relation(c"row_security").is_some_and(|(table, _)| flags::read(table) == [false])
+}
+
+/// Returns the content of notifications. Any role can LISTEN, so isolated tenants learn only that there are events.
+pub fn notification() -> Notification {
+    match settings::notification() {
+        Notification::Events if !shows_all_tenants() => Notification::Wakeup,
+        content => content,
+    }
 }
 
 /// AFTER changes of row_security.

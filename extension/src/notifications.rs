@@ -14,14 +14,6 @@ use pgrx::pg_sys::Oid;
 use std::cell::Cell;
 use std::fs;
 
-/// Returns the content of notifications. Any role can LISTEN, so isolated tenants learn only that there are events.
-pub fn content() -> Notification {
-    match settings::notification() {
-        Notification::Events if !isolation::shows_all_tenants() => Notification::Wakeup,
-        content => content,
-    }
-}
-
 /// The notifications that the current transaction itself sends.
 pub struct Notifications(Notification);
 
@@ -35,13 +27,13 @@ impl Notifications {
         let is_wanted = settings::notification() != Notification::Off
             && settings::serves(|| catalog::database_name(session::database()));
         if !is_wanted {
-            return Notifications(content());
+            return Notifications(isolation::notification());
         }
         if entry.is_some_and(|entry| launch::ensure_notifier(entry, history, owner)) {
             return Notifications(Notification::Off);
         }
         log_cost_once(entry.is_some());
-        Notifications(content())
+        Notifications(isolation::notification())
     }
 
     /// Sends the notification of an event with the commit of the transaction.

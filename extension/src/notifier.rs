@@ -11,7 +11,7 @@ use crate::event::payload;
 use crate::ffi::shared::{self, Signals};
 use crate::ffi::values::clock;
 use crate::ffi::{catalog, error, latch, member, session, transaction, worker};
-use crate::notifications;
+use crate::isolation;
 use crate::position::Position;
 use crate::settings::{self, Notification};
 use batch::{Batch, Window};
@@ -112,7 +112,7 @@ impl Notifier {
     /// Sends the next batch of the window, or of one that begins at `start`.
     fn send_from(start: &Position, window: Option<Window>, commits: u64) -> Round {
         let mut window = window.unwrap_or_else(|| Window { end: Position::current(), notified_id: 0, commits });
-        let (batch, limit) = match notifications::content() {
+        let (batch, limit) = match isolation::notification() {
             Notification::Off => (Batch::default(), 1),
             // One notification stands for all events of the window.
             Notification::Wakeup => (Batch::send(start, &window, 1, |_| String::new()), 2),

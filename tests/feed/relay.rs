@@ -12,6 +12,8 @@ use uuid::Uuid;
 use xtask::stack::postgres::{FAST, Postgres, Shutdown};
 use xtask::stack::redis::Redis;
 
+use crate::extension::roles::member_of;
+
 fn wait_for_consumer(client: &mut Client) {
     wait_until("the relay's consumer", || {
         client.query_one("SELECT EXISTS (SELECT FROM workflow.consumers WHERE name = 'relay')", &[]).unwrap().get(0)
@@ -236,11 +238,7 @@ fn relay_names_an_event_that_cannot_be_delivered() {
     wait_until("the first events", || length() == 6);
     let mut transaction = client.transaction().unwrap();
     let tasks = create_tasks_in(&mut transaction, 9);
-    // Its text is longer than 1 GB, its value is not.
-    let poison = "UPDATE workflow.state_history
-                  SET metadata = ('{\"a\":[' || repeat('1e131071,', 8299) || '1]}')::jsonb WHERE entity_id = $1 RETURNING id";
-    transaction.batch_execute("SET LOCAL session_replication_role = replica").unwrap();
-    let id: i64 = transaction.query_one(poison, &[&tasks[4]]).unwrap().get(0);
+    let id = poison(&mut transaction, tasks[4]);
     transaction.commit().unwrap();
     let line = server.wait_line("cannot be delivered", PATIENCE).unwrap();
     for part in [format!("event {id} "), "consumer \"relay\"".to_owned(), format!("workflow.skip_event('relay', {id})")]
@@ -254,13 +252,71 @@ fn relay_names_an_event_that_cannot_be_delivered() {
     let health = health.body_mut().read_json::<serde_json::Value>().unwrap();
     assert!(health["errors"]["relay"].is_string() && health["database"] == true, "{health}");
 
-    client.batch_execute("SET session_replication_role = replica").unwrap();
-    client.execute("UPDATE workflow.state_history SET metadata = '{}' WHERE id = $1", &[&id]).unwrap();
-    wait_until("the events after it", || length() == 6 + 1 + 9);
+    client.execute("SELECT workflow.skip_event('relay', $1)", &[&id]).unwrap();
+    wait_until("the events after it", || length() == 6 + 1 + 8);
     wait_until("health", || agent.get(format!("{url}/health")).call().unwrap().status() == 200);
     assert_eq!(log_of(&server).matches("cannot be delivered").count(), 1, "logged once");
-    // A lag of which the database has to spell no metadata.
     assert_eq!(server.terminate().unwrap().code(), Some(0));
+}
+
+#[test]
+fn skipped_event_does_not_return_when_another_relay_takes_over() {
+    let db = Db::new().without_verification();
+    let redis = Redis::start("relay-skip").unwrap();
+    let (server, _) = serve(db.url(), &redis.url());
+    let client = &mut db.connect();
+    wait_for_consumer(client);
+    // The last event, so that no later one moves the end of the stream.
+    let mut transaction = client.transaction().unwrap();
+    let tasks = create_tasks_in(&mut transaction, 3);
+    let id = poison(&mut transaction, tasks[2]);
+    transaction.commit().unwrap();
+    server.wait_line("cannot be delivered", PATIENCE).unwrap();
+    client.execute("SELECT workflow.skip_event('relay', $1)", &[&id]).unwrap();
+    // The relay has saved that before it polls again.
+    let sql = "SELECT count(*) = 1 FROM workflow.consumer_checkpoints WHERE acked_id >= $1 OR window_snapshot IS NULL AND floor_id >= $1";
+    wait_until("a checkpoint", || client.query_one(sql, &[&id]).unwrap().get(0));
+    server.kill().unwrap();
+    let (server, _) = serve(db.url(), &redis.url());
+    create_tasks(client, 1);
+    wait_until("the later events", || redis.command::<i64>(&["XLEN", "workflow:stream"]).unwrap() == 1 + 2 + 2);
+    assert!(!log_of(&server).contains("cannot be delivered"), "{}", log_of(&server));
+    assert_eq!(server.terminate().unwrap().code(), Some(0));
+}
+
+#[test]
+fn relay_of_a_given_up_consumer_says_how_to_resume() {
+    let db = Db::new();
+    let redis = Redis::start("relay-given-up").unwrap();
+    let client = &mut db.connect();
+    let sql = "SELECT workflow.create_consumer('relay'); UPDATE workflow.consumers SET given_up_at = now()";
+    client.batch_execute(sql).unwrap();
+    let (server, _) = serve(db.url(), &redis.url());
+    let line = server.wait_line("was given up", PATIENCE).unwrap();
+    assert!(line.contains("workflow.resume_consumer(CONSUMER)"), "{line}");
+    client.batch_execute("SELECT workflow.resume_consumer('relay')").unwrap();
+    server.wait_line("became leader", PATIENCE).unwrap();
+    assert_eq!(server.terminate().unwrap().code(), Some(0));
+}
+
+#[test]
+fn server_says_once_that_its_role_cannot_create_partitions() {
+    let db = Db::new();
+    let redis = Redis::start("relay-rights").unwrap();
+    let role = member_of(&db, "workflow_writer");
+    let (server, _) = serve(&db.url().replace("//postgres@", &format!("//{role}@")), &redis.url());
+    let line = server.wait_line("may not create partitions", PATIENCE).unwrap();
+    assert!(line.contains(&role) && line.contains("workflow_admin"), "{line}");
+    server.wait_line("became leader", PATIENCE).unwrap();
+    assert_eq!(server.terminate().unwrap().code(), Some(0));
+}
+
+/// Gives the last event of a task metadata whose text is longer than 1 GB, which its value is not. Returns the event.
+fn poison(transaction: &mut postgres::Transaction<'_>, task: Uuid) -> i64 {
+    transaction.batch_execute("SET LOCAL session_replication_role = replica").unwrap();
+    let sql = "UPDATE workflow.state_history
+               SET metadata = ('{\"a\":[' || repeat('1e131071,', 8299) || '1]}')::jsonb WHERE entity_id = $1 RETURNING id";
+    transaction.query_one(sql, &[&task]).unwrap().get(0)
 }
 
 /// Creates tasks in a new run; the run and each task is an event.

@@ -18,6 +18,8 @@ pub struct World {
     /// Holds the lease of the consumer `leased`.
     holder: Client,
     pub cluster: Postgres,
+    /// Each role is a tenant.
+    pub is_isolated: bool,
     pub victim: Victim,
 }
 
@@ -29,22 +31,31 @@ pub struct Victim {
     pub task: Uuid,
 }
 
+impl Victim {
+    /// Whether a text tells of an entity of the victim.
+    pub fn is_in(&self, text: &str) -> bool {
+        [self.dag, self.run, self.task].iter().any(|id| text.contains(&id.to_string())) || text.contains("secret")
+    }
+}
+
 impl World {
     /// Starts a cluster with a database that belongs to the role `database_owner`, who is no superuser.
     pub fn start(name: &str) -> World {
-        World::start_with(name, "")
+        World::start_with(name, false)
     }
 
     /// The same, with a tenant for each role.
     pub fn start_isolated(name: &str) -> World {
-        World::start_with(name, "SELECT workflow.enable_row_security()")
+        World::start_with(name, true)
     }
 
-    fn start_with(name: &str, set_up: &str) -> World {
+    fn start_with(name: &str, is_isolated: bool) -> World {
         let (cluster, db) = own_cluster(name, &[PRELOADED]);
         let mut owner = db.connect();
         owner.batch_execute(include_str!("attack/roles.sql")).expect("roles");
-        owner.batch_execute(set_up).expect("the set-up");
+        if is_isolated {
+            owner.batch_execute("SELECT workflow.enable_row_security()").expect("tenants");
+        }
         let mut holder = log_in(&db, "victim");
         holder.batch_execute(include_str!("attack/victim.sql")).expect("the victim's data");
         let sql = "SELECT r.dag_id, r.id, t.id FROM workflow.task_instances AS t
@@ -53,7 +64,7 @@ impl World {
         let victim = Victim { dag: row.get(0), run: row.get(1), task: row.get(2) };
         owner.batch_execute("SELECT workflow.fold_state_counts()").expect("stored counts");
         log_in(&db, "database_owner").batch_execute(include_str!("attack/traps.sql")).expect("traps");
-        World { db, holder, cluster, victim }
+        World { db, holder, cluster, is_isolated, victim }
     }
 
     /// Logs in as a role, as its programs do: no superuser is behind the session.
@@ -68,7 +79,14 @@ impl World {
             .batch_execute(
                 "SET application_name = 'pg_restore';
                  SET search_path = evil, pg_catalog, public;
-                 SET statement_timeout = '100ms'",
+                 SET statement_timeout = '100ms';
+                 DO $$ DECLARE
+                     name text;
+                 BEGIN
+                     FOREACH name IN ARRAY '{old_rows,new_rows,dags,dag_runs,task_instances,state_history,consumers,pg_class,pg_proc,pg_roles,pg_settings,pg_stat_activity}'::text[] LOOP
+                         EXECUTE format('CREATE TEMP VIEW %I AS SELECT evil.trap()', name);
+                     END LOOP;
+                 END $$",
             )
             .expect("settings of any role");
         client

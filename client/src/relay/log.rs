@@ -36,21 +36,24 @@ impl Log {
             }
             // Not an outage: this relay was too slow to renew the lease.
             Failure::Feed(Error::Leased { .. }) => tracing::info!("lost the lease: another relay leads"),
-            Failure::Feed(error @ Error::Undeliverable { consumer, event_id, .. }) => {
-                if self.undeliverable.replace(*event_id) != Some(*event_id) {
-                    tracing::error!(
-                        "{error}; retrying. Correct that event, or skip it knowingly, as an administrator: SELECT \
-                         workflow.skip_event('{}', {event_id})",
-                        consumer.replace('\'', "''")
-                    );
-                }
-                self.status.update(|state| state.postgres_error = Some(with_hint(error)));
-            }
             Failure::Feed(error) => {
                 self.postgres.began(error);
                 self.status.update(|state| state.postgres_error = Some(with_hint(error)));
             }
         }
+    }
+
+    /// Logs an [`Error::Undeliverable`], once for each event.
+    pub fn cannot_deliver(&mut self, error: &Error) {
+        let Error::Undeliverable { consumer, event_id, .. } = error else { return };
+        if self.undeliverable.replace(*event_id) != Some(*event_id) {
+            tracing::error!(
+                "{error}; retrying. Correct that event, or skip it knowingly, as an administrator: SELECT \
+                 workflow.skip_event('{}', {event_id})",
+                consumer.replace('\'', "''")
+            );
+        }
+        self.status.update(|state| state.postgres_error = Some(with_hint(error)));
     }
 
     pub fn postgres_responds(&mut self) {

@@ -33,7 +33,7 @@ pub enum Ended {
     Stopped,
     DestinationEndsAt(Position),
     /// An event of the batch cannot be read.
-    RowFailed(Error),
+    RowFailed,
 }
 
 /// The fate of a batch.
@@ -50,6 +50,8 @@ enum Passed {
 pub struct Writer {
     /// Events read at once.
     batch: i32,
+    /// It waits before an event that cannot be read.
+    is_stuck: bool,
     /// The end of the destination; `None` if it cannot tell.
     pub last: Option<Position>,
     /// Events after the checkpoint that the destination already holds.
@@ -75,8 +77,17 @@ impl Writer {
             None => (None, EventIds::default()),
         };
         let now = Instant::now();
-        let unacknowledged = None;
-        Ok(Writer { batch, last, known, windows: 2, unacknowledged, checkpoint, checkpoint_at: now, trimmed_at: now })
+        Ok(Writer {
+            batch,
+            is_stuck: false,
+            last,
+            known,
+            windows: 2,
+            unacknowledged: None,
+            checkpoint,
+            checkpoint_at: now,
+            trimmed_at: now,
+        })
     }
 
     pub async fn run<P: Publisher>(
@@ -93,12 +104,13 @@ impl Writer {
             let count = match self.pass_on(events, publisher, log).await? {
                 Passed::All(count) => count,
                 Passed::DestinationEndsAt(end) => return Ok(Ended::DestinationEndsAt(end)),
+                Passed::RowFailed(_) if self.batch > 1 => return Ok(Ended::RowFailed),
                 Passed::RowFailed(error) => {
-                    if self.batch == 1 {
-                        // The next attempt begins with this event.
-                        self.save_checkpoint(feed).await?;
+                    self.wait_before_event(feed, error, log, shutdown).await?;
+                    match shutdown.is_cancelled() {
+                        true => return Ok(Ended::Stopped),
+                        false => continue,
                     }
-                    return Ok(Ended::RowFailed(error));
                 }
             };
             if count == 0 && began.elapsed() >= POLL / 2 {
@@ -106,6 +118,13 @@ impl Writer {
             }
             log.publisher_accepts_events();
             self.close_window(count);
+            if std::mem::take(&mut self.is_stuck) {
+                log.postgres_responds();
+                // The event was skipped or corrected: no rewind must return to it.
+                self.checkpoint = None;
+                self.save_checkpoint(feed).await?;
+                self.batch = BATCH;
+            }
             let is_stopped = shutdown.is_cancelled();
             if is_stopped || self.checkpoint_at.elapsed() >= CHECKPOINT_INTERVAL {
                 self.save_checkpoint(feed).await?;
@@ -119,6 +138,21 @@ impl Writer {
             }
             pause(count, self.batch).await;
         }
+    }
+
+    /// Waits before an event that cannot be read, and stays there: a rewind would undo that somebody skips it.
+    async fn wait_before_event(
+        &mut self,
+        feed: &Feed,
+        error: Error,
+        log: &mut Log,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Failure> {
+        self.save_checkpoint(feed).await?;
+        log.cannot_deliver(&feed.name_next(error).await?);
+        self.is_stuck = true;
+        shutdown.run_until_cancelled(log.backoff.wait()).await;
+        Ok(())
     }
 
     /// Writes a batch to the destination, in chunks.

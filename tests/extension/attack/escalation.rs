@@ -92,3 +92,31 @@ fn listen_runs_nothing_of_a_database_without_the_extension() {
     let moved: i32 = stranger.query_one("SELECT id FROM workflow.bait", &[]).unwrap().get(0);
     assert_eq!(moved, 1, "a function of the database ran");
 }
+/// `pg_restore` loads tables without triggers: no other session may, whatever its name.
+#[test]
+fn name_of_pg_restore_switches_no_trigger_off() {
+    let mut world = World::start("attack-restore");
+    let watch = Watch::start(&world.db);
+    for role in ["writer", "admin"] {
+        for call in [
+            "SELECT workflow.create_consumer('x'); SELECT workflow.save_checkpoint('x', '{1}')",
+            "SELECT workflow.create_dag_run(workflow.create_dag('x'))",
+            "SELECT workflow.create_task_instances(id, '{x}') FROM workflow.dag_runs",
+            "SELECT workflow.append_task_log(id, 'x') FROM workflow.task_instances",
+            "SELECT workflow.fold_state_counts()",
+            "SELECT workflow.purge(now())",
+            "SELECT workflow.open_partitions('hour')",
+        ] {
+            let client = &mut world.log_in(role);
+            client.batch_execute("SET application_name = 'pg_restore'; BEGIN; SAVEPOINT a").unwrap();
+            if client.batch_execute(call).is_err() {
+                client.batch_execute("ROLLBACK TO a").unwrap();
+            }
+            let setting = client.query_one("SHOW session_replication_role", &[]).unwrap();
+            assert_eq!(setting.get::<_, String>(0), "origin", "{role}: {call}");
+            let update = "UPDATE workflow.task_instances SET state = 'upstream_failed' WHERE state = 'success'";
+            assert_eq!(sqlstate(client, update), "23514", "{role}: {call}");
+        }
+    }
+    assert_withstood(&mut world, &watch, "application_name", &[]);
+}

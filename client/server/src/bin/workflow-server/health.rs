@@ -27,11 +27,15 @@ pub struct Arguments {
     /// Address of the server; for 0.0.0.0 and :: the loopback address is used
     #[arg(long, env = "WORKFLOW_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
+
+    /// Token of the server: without it, the errors name no hosts, databases and roles
+    #[arg(long, env = "WORKFLOW_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    token: Option<String>,
 }
 
 pub async fn run(arguments: &Arguments) -> Result<()> {
     let address = address_to_connect(arguments.listen);
-    let response = tokio::time::timeout(LIMIT, get_health(address)).await;
+    let response = tokio::time::timeout(LIMIT, get_health(address, arguments.token.as_deref())).await;
     let (status, body) = response
         .unwrap_or_else(|_| bail!("no response within {} s", LIMIT.as_secs()))
         .with_context(|| format!("cannot reach http://{address}/health"))?;
@@ -52,12 +56,16 @@ fn address_to_connect(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-async fn get_health(address: SocketAddr) -> Result<(StatusCode, String)> {
+async fn get_health(address: SocketAddr, token: Option<&str>) -> Result<(StatusCode, String)> {
     let stream = TokioIo::new(TcpStream::connect(address).await?);
     let (mut sender, connection) = http1::handshake(stream).await?;
     // The request fails with the same error.
     tokio::spawn(connection);
-    let request = Request::get("/health").header(header::HOST, address.to_string()).body(Body::empty())?;
+    let mut request = Request::get("/health").header(header::HOST, address.to_string());
+    if let Some(token) = token {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+    }
+    let request = request.body(Body::empty())?;
     let response = sender.send_request(request).await?;
     let status = response.status();
     let body = to_bytes(Body::new(response.into_body()), MAX_RESPONSE).await?;
