@@ -10,6 +10,10 @@ ALTER TABLE workflow.state_count_changes
     ADD COLUMN id uuid NOT NULL DEFAULT workflow.uuid_v7(),
     ADD CONSTRAINT state_count_changes_pkey PRIMARY KEY (id);
 
+CREATE TRIGGER prepare_load
+BEFORE INSERT ON workflow.task_logs
+FOR EACH STATEMENT EXECUTE FUNCTION workflow.prepare_load();
+
 -- pg_restore --jobs need not validate foreign keys that are NOT VALID; see create_partition().
 DO $$
 DECLARE
