@@ -19,6 +19,10 @@ ALTER TABLE workflow.state_count_changes
     ADD COLUMN id uuid NOT NULL DEFAULT workflow.uuid_v7(),
     ADD CONSTRAINT state_count_changes_pkey PRIMARY KEY (id);
 
+CREATE TRIGGER prepare_load
+BEFORE INSERT ON workflow.task_logs
+FOR EACH STATEMENT EXECUTE FUNCTION workflow.prepare_load();
+
 -- pg_restore --jobs need not validate foreign keys that are NOT VALID; see create_partition().
 DO $$
 DECLARE
@@ -103,6 +107,11 @@ ALTER TABLE workflow.consumer_checkpoints ENABLE ROW LEVEL SECURITY;
 -- take function workflow.is_subscriber
 -- take function workflow.refuse_subscriber
 -- take function workflow.finish_copy
+
+REVOKE UPDATE (state, execution_date, conf) ON workflow.dag_runs FROM workflow_writer;
+REVOKE UPDATE (state, max_tries, error) ON workflow.task_instances FROM workflow_writer;
+GRANT UPDATE ON workflow.dag_runs, workflow.task_instances TO workflow_writer;
+GRANT REFERENCES ON workflow.dags, workflow.dag_runs, workflow.task_instances TO workflow_writer;
 
 -- Trigger functions check which trigger calls them.
 -- take function workflow.note_deletion

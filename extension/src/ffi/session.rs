@@ -42,6 +42,23 @@ pub fn is_superuser() -> bool {
     unsafe { pg_sys::superuser() }
 }
 
+/// Whether the session acts as a superuser, by its login or by SET ROLE, and runs the current code itself: not in a
+/// SECURITY DEFINER function, nor in maintenance.
+pub fn is_acting_superuser() -> bool {
+    let (mut user, mut context) = (Oid::INVALID, 0);
+    // SAFETY: values of this process, and a catalog look-up.
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        context == 0 && pg_sys::superuser_arg(user)
+    }
+}
+
+/// Returns the name that the client has given itself.
+pub fn application_name<'a>() -> &'a CStr {
+    // SAFETY: a setting of this process, which is null or NUL-terminated.
+    unsafe { if pg_sys::application_name.is_null() { c"" } else { CStr::from_ptr(pg_sys::application_name) } }
+}
+
 /// Whether the current role has the privileges of `role`.
 pub fn has_privileges_of(role: Oid) -> bool {
     // SAFETY: catalog look-up.
