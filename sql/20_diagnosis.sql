@@ -277,7 +277,7 @@ BEGIN
         SELECT s.name, s.setting, s.unit, s.boot_val, s.source,
             CASE s.context WHEN 'sighup' THEN 'reload' WHEN 'superuser' THEN 'superuser' ELSE s.context END, s.short_desc
         FROM pg_settings AS s
-        WHERE s.name LIKE 'pg\_workflow.%'
+        WHERE starts_with(s.name, 'pg_workflow.')
         ORDER BY s.name;
 END
 $$;

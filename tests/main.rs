@@ -15,6 +15,7 @@ mod extension {
     mod races;
     mod restore;
     pub mod roles;
+    mod settings;
     mod sql_lint;
     mod tenants;
     mod transition;

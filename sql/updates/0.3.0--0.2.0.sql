@@ -43,6 +43,13 @@ ALTER EXTENSION pg_workflow DROP TABLE workflow.row_security;
 DROP TABLE workflow.row_security;
 DROP FUNCTION workflow.replan();
 
+ALTER TABLE workflow.dags
+    DROP CONSTRAINT dags_name_check,
+    ADD CONSTRAINT dags_name_check CHECK (
+        name OPERATOR(pg_catalog.~) E'\\S' AND pg_catalog.char_length(name) OPERATOR(pg_catalog.<=) 250
+    );
+-- take function workflow.create_dag
+-- take function workflow.check_consumer_name
 -- take function workflow.refuse_tenant
 -- take function workflow.unfinished_transactions
 -- take function workflow.events_between
@@ -140,6 +147,8 @@ GRANT UPDATE (state, execution_date, conf) ON workflow.dag_runs TO workflow_writ
 GRANT UPDATE (state, max_tries, error) ON workflow.task_instances TO workflow_writer;
 
 ALTER TABLE workflow.state_history DROP COLUMN acted_as;
+DROP TRIGGER prepare_load ON workflow.task_logs;
+
 -- The primary keys and the CHECK go with their columns.
 ALTER TABLE workflow.state_count_place DROP COLUMN is_only_row;
 ALTER TABLE workflow.state_count_changes DROP COLUMN id;
