@@ -40,11 +40,13 @@ GRANT SELECT ON SEQUENCE workflow.state_history_id_seq, workflow.task_logs_id_se
 -- verify() reads it with the rights of its caller.
 GRANT SELECT ON workflow.dropped_partitions TO PUBLIC;
 
--- For schedulers, workers and the server. The guard trigger checks every UPDATE of a state.
+-- For schedulers, workers and the server. The guard trigger checks every UPDATE of a run and a task: programs can write
+-- whole rows back.
 GRANT INSERT (name, description, schedule, start_date, tags, is_paused) ON workflow.dags TO workflow_writer;
 GRANT UPDATE (name, description, schedule, start_date, tags, is_paused) ON workflow.dags TO workflow_writer;
-GRANT UPDATE (state, execution_date, conf) ON workflow.dag_runs TO workflow_writer;
-GRANT UPDATE (state, max_tries, error) ON workflow.task_instances TO workflow_writer;
+GRANT UPDATE ON workflow.dag_runs, workflow.task_instances TO workflow_writer;
+-- For tables of their own that belong to runs and tasks.
+GRANT REFERENCES ON workflow.dags, workflow.dag_runs, workflow.task_instances TO workflow_writer;
 GRANT INSERT (task_instance_id, try_number, logged_at, level, message) ON workflow.task_logs TO workflow_writer;
 
 -- Row security shows each role its own consumers.

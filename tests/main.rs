@@ -13,6 +13,7 @@ mod extension {
     mod guard;
     mod history;
     mod races;
+    mod restore;
     pub mod roles;
     mod sql_lint;
     mod tenants;

@@ -42,9 +42,12 @@ fn note_deletion(trigger: Trigger) -> Datum {
     }
     let state = trigger.column("state");
     let mut changes: BTreeMap<String, i64> = BTreeMap::new();
-    trigger.for_each_deletion(|row| match changes.get_mut(row.text(state)) {
-        Some(change) => *change -= 1,
-        None => _ = changes.insert(row.text(state).to_owned(), -1),
+    trigger.for_each_deletion(|row| {
+        let state = row.text(state).unwrap_or_default();
+        match changes.get_mut(state) {
+            Some(change) => *change -= 1,
+            None => _ = changes.insert(state.to_owned(), -1),
+        }
     });
     session::as_owner(trigger.table_owner(), || {
         for (state, change) in changes {

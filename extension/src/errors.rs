@@ -59,6 +59,30 @@ pub fn stale(attempt: &Attempt, current_state: &str, current_version: i64) -> ! 
     )
 }
 
+/// 40001: a statement writes back a row that has changed since it was read.
+pub fn stale_row(
+    kind: EntityType,
+    id: Uuid,
+    to: &str,
+    written_version: i64,
+    current_state: &str,
+    current_version: i64,
+) -> ! {
+    raise(
+        Code::ERRCODE_T_R_SERIALIZATION_FAILURE,
+        &format!(
+            "{} {id} is {current_state} at version {current_version}, expected version {written_version}",
+            kind.as_str()
+        ),
+        &json!({
+            "entity_type": kind.as_str(), "entity_id": id.to_string(), "from": null, "to": to,
+            "expected_version": written_version,
+            "current_state": current_state, "current_version": current_version,
+        }),
+        "Another client changed it first. Re-read it and decide again. Or update only the columns that change.",
+    )
+}
+
 /// P0002: no object has this ID; a consumer's ID is its name.
 pub fn missing(kind: &str, id: &str, tried: &str) -> ! {
     let (object, hint) = match kind {

@@ -2,13 +2,14 @@
 
 use crate::args;
 use crate::call;
-use crate::columns::{self, Columns};
+use crate::columns::Columns;
 use crate::entity::EntityType;
 use crate::errors;
 use crate::ffi::session;
 use crate::ffi::trigger::{BEFORE_INSERT, BEFORE_UPDATE, Row, Trigger, Use};
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::{clock, text_datum};
+use crate::managed::{Fixed, Managed};
 use crate::restore;
 use crate::rights::export_trigger;
 use pg_workflow_state_machine::State;
@@ -49,90 +50,58 @@ fn guard(trigger: Trigger) -> Datum {
 
 fn guard_dag(trigger: Trigger, old: &Row, new: &Row) -> Changes {
     let [id, created_at, updated_at] = ["id", "created_at", "updated_at"].map(|name| trigger.column(name));
-    let managed = Managed { kind: "dag", id: uuid(old, id), old, new };
-    managed.reject_changed_uuid(id, "id");
-    managed.reject_changed(created_at, "created_at");
+    let dag = old.uuid(id).unwrap_or(Uuid([0; 16]));
+    if old.uuid(id) != new.uuid(id) {
+        errors::managed_column("dag", dag, "id");
+    }
+    if old.i64(created_at) != new.i64(created_at) {
+        errors::managed_column("dag", dag, "created_at");
+    }
     vec![(updated_at, Some(Datum::from(now_after(old, updated_at))))]
 }
 
 fn guard_entity(kind: EntityType, trigger: Trigger, old: &Row, new: &Row) -> Changes {
     let columns = Columns::of(kind, trigger);
-    let managed = Managed { kind: kind.as_str(), id: uuid(old, columns.id), old, new };
-    managed.reject_changed_uuid(columns.id, "id");
-    managed.reject_changed_uuid(columns.parent, columns::parent_name(kind));
-    managed.reject_changed(columns.version, "version");
-    managed.reject_changed(columns.start_date, "start_date");
-    managed.reject_changed(columns.end_date, "end_date");
-    managed.reject_changed(columns.created_at, "created_at");
-    if let Some(task) = columns.task {
-        managed.reject_changed(task.try_number, "try_number");
-        managed.reject_changed(task.duration, "duration");
-    }
-
+    let id = reject_managed(kind, &columns, old, new);
     let now = now_after(old, columns.updated_at);
     let mut changes = vec![(columns.updated_at, Some(Datum::from(now)))];
     let (from, to) = (old.text(columns.state), new.text(columns.state));
     if from != to {
         let (from, to) = (args::state("state", from), args::state("state", to));
         if !from.can_transition(to) {
-            errors::transition_not_allowed(kind, managed.id, from, to);
+            errors::transition_not_allowed(kind, id, from, to);
         }
-        changes.extend(transition_changes(&columns, managed.id, old, to, now));
+        changes.extend(Managed::of(old, &columns).after(to, now).as_changes(&columns));
+        changes.extend(columns.task.and_then(|task| Some((task.error, error_of(id, to)?))));
     }
     changes
 }
 
-/// Returns the changes of managed columns on entering a state.
-fn transition_changes(columns: &Columns, id: Uuid, old: &Row, to: State, now: i64) -> Changes {
-    let now_datum = Some(Datum::from(now));
-    let mut changes = vec![(columns.version, Some(Datum::from(old.i64(columns.version).unwrap_or(0) + 1)))];
+/// Rejects an UPDATE that sets a managed column to another value: ignoring the value would hide the mistake. Values as
+/// they are can be written: so do programs that write back whole rows. Returns the entity's ID.
+fn reject_managed(kind: EntityType, columns: &Columns, old: &Row, new: &Row) -> Uuid {
+    let fixed = Fixed::of(old, columns);
+    if let Some(column) = fixed.difference(&Fixed::of(new, columns), kind) {
+        errors::managed_column(kind.as_str(), fixed.id, column);
+    }
+    let (current, written) = (Managed::of(old, columns), Managed::of(new, columns));
+    if written.version < current.version {
+        let [state, to] = [old, new].map(|row| row.text(columns.state).unwrap_or_default());
+        errors::stale_row(kind, fixed.id, to, written.version, state, current.version);
+    }
+    if let Some(column) = current.difference(written) {
+        errors::managed_column(kind.as_str(), fixed.id, column);
+    }
+    fixed.id
+}
+
+/// Returns what a transition sets as the task's error; `None` if it leaves the error.
+fn error_of(id: Uuid, to: State) -> Option<Option<Datum>> {
     if to == State::Running {
-        changes.extend([(columns.start_date, now_datum), (columns.end_date, None)]);
-    } else if to.ends_attempt() {
-        changes.push((columns.end_date, now_datum));
+        return Some(None);
     }
-    let Some(task) = columns.task else { return changes };
-
-    if to == State::Running {
-        let try_number = old.i32(task.try_number).unwrap_or(0) + 1;
-        changes.extend([(task.try_number, Some(Datum::from(try_number))), (task.duration, None), (task.error, None)]);
-    } else if to.ends_attempt() {
-        let seconds = old.i64(columns.start_date).map(|start| (now - start) as f64 / 1e6);
-        changes.push((task.duration, seconds.map(|seconds| Datum::from(seconds.to_bits()))));
-    }
-    if to != State::Running
-        && let Some(error) = call::request_for(id, |request| request.metadata.get_text("error")).flatten()
-    {
-        changes.push((task.error, Some(text_datum(&error))));
-    }
-    changes
-}
-
-/// Managed columns: an UPDATE that sets one to another value fails. Ignoring the value would hide the mistake.
-struct Managed<'a> {
-    kind: &'a str,
-    id: Uuid,
-    old: &'a Row,
-    new: &'a Row,
-}
-
-impl Managed<'_> {
-    fn reject_changed_uuid(&self, column: usize, name: &str) {
-        if self.old.uuid(column) != self.new.uuid(column) {
-            errors::managed_column(self.kind, self.id, name);
-        }
-    }
-
-    /// For types that PostgreSQL passes by value.
-    fn reject_changed(&self, column: usize, name: &str) {
-        if self.old.i64(column) != self.new.i64(column) {
-            errors::managed_column(self.kind, self.id, name);
-        }
-    }
-}
-
-fn uuid(row: &Row, column: usize) -> Uuid {
-    row.uuid(column).unwrap_or(Uuid([0; 16]))
+    let error = call::request_for(id, |request| request.metadata.get_text("error")).flatten();
+    error.map(|error| Some(text_datum(&error)))
 }
 
 /// Returns the current time, but never one before the row's last change: time increases with the version.

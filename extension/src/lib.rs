@@ -21,6 +21,7 @@ mod ffi;
 mod guard;
 mod history;
 mod isolation;
+mod managed;
 mod notifications;
 mod notifier;
 mod partitions;

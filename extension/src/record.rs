@@ -9,9 +9,10 @@ use crate::errors;
 use crate::event::Event;
 use crate::ffi::jsonb::Jsonb;
 use crate::ffi::session;
-use crate::ffi::trigger::{AFTER_UPDATE, SlotRow, Trigger, Use};
+use crate::ffi::trigger::{AFTER_UPDATE, Row, Trigger, Use};
 use crate::ffi::uuid::Uuid;
 use crate::history::Origin;
+use crate::managed::{Fixed, Managed};
 use crate::rights::export_trigger;
 use pg_workflow_state_machine::State;
 use pgrx::pg_sys::{Datum, Oid};
@@ -56,29 +57,34 @@ fn transitions_of(kind: EntityType, trigger: Trigger) -> Vec<Transition> {
     transitions
 }
 
-/// Returns the transition between two versions of a row, if its state changed. Repeats the guard trigger's checks:
-/// another trigger may have changed the row since.
-fn transition_between(kind: EntityType, columns: &Columns, old: &SlotRow, new: &SlotRow) -> Option<Transition> {
-    let id = new.uuid(columns.id);
-    let (from, to) = (old.text(columns.state), new.text(columns.state));
-    let versions = new.i64(columns.version) - old.i64(columns.version);
-    if from == to && versions == 0 && old.uuid(columns.id) == id {
+/// Returns the transition between two versions of a row, if its state changed. Compares the row with the values that
+/// the guard trigger allows and sets: another trigger may have changed the row since.
+fn transition_between(kind: EntityType, columns: &Columns, old: &Row, new: &Row) -> Option<Transition> {
+    let (fixed, written) = (Fixed::of(old, columns), Managed::of(new, columns));
+    let changed_after_guard = || errors::changed_after_guard(kind, fixed.id);
+    let [from, to] = [old, new].map(|row| row.text(columns.state).unwrap_or_default());
+    let [changed_before, changed_at] = [old, new].map(|row| row.i64(columns.updated_at).unwrap_or(i64::MIN));
+    if fixed != Fixed::of(new, columns) || changed_at < changed_before {
+        changed_after_guard();
+    }
+    if from == to {
+        if Managed::of(old, columns) != written {
+            changed_after_guard();
+        }
         return None;
     }
-    let (Ok(from), Ok(to)) = (from.parse::<State>(), to.parse::<State>()) else {
-        errors::changed_after_guard(kind, id)
-    };
-    if versions != 1 || !from.can_transition(to) || old.uuid(columns.id) != id {
-        errors::changed_after_guard(kind, id);
+    let (Ok(from), Ok(to)) = (from.parse::<State>(), to.parse::<State>()) else { changed_after_guard() };
+    if !from.can_transition(to) || Managed::of(old, columns).after(to, changed_at) != written {
+        changed_after_guard();
     }
     Some(Transition {
-        id,
-        parent: new.uuid(columns.parent),
-        task_id: columns.task.map(|task| new.text(task.task_id).to_owned()),
+        id: fixed.id,
+        parent: fixed.parent,
+        task_id: fixed.task_id.map(str::to_owned),
         from,
         to,
-        version: new.i64(columns.version),
-        changed_at: new.i64(columns.updated_at),
+        version: written.version,
+        changed_at,
     })
 }
 

@@ -2,6 +2,7 @@
 
 use crate::counts;
 use crate::ffi::plan::Plan;
+use crate::ffi::session;
 use crate::ffi::trigger::{BEFORE_INSERT, Trigger, Use};
 use crate::rights::export_trigger;
 use pgrx::pg_sys::Datum;
@@ -25,20 +26,19 @@ pub fn prepare_entities() {
     skip_foreign_keys();
 }
 
-/// Skips foreign key checks in a transaction of pg_restore, which loads one table.
+/// Skips foreign key checks in a transaction of pg_restore, which loads one table, or all with --single-transaction.
 ///
-/// `pg_restore --jobs` loads tables at the same time and in any order. It delays the foreign keys that it restores
-/// itself, but not the foreign keys of an extension.
+/// `pg_restore --jobs` and `--use-list` load tables in any order. They delay the foreign keys that they restore
+/// themselves, but not the foreign keys of an extension. Any role can name its session pg_restore, and fire our triggers
+/// in a function that runs as its owner: only a superuser who could set this by hand gets it.
 fn skip_foreign_keys() {
     thread_local! {
         static SKIP: Plan = Plan::new(
-            "SELECT pg_catalog.set_config('session_replication_role', 'replica', true) \
-             FROM pg_catalog.pg_roles AS r \
-             WHERE r.rolname OPERATOR(pg_catalog.=) CURRENT_USER AND r.rolsuper \
-                AND pg_catalog.current_setting('application_name') OPERATOR(pg_catalog.=) 'pg_restore'"
-                .to_owned(),
+            "SELECT pg_catalog.set_config('session_replication_role', 'replica', true)".to_owned(),
             &[],
         );
     }
-    SKIP.with(|plan| plan.run(&[], |_| ()));
+    if session::application_name() == c"pg_restore" && session::is_own_superuser() {
+        SKIP.with(|plan| plan.run(&[], |_| ()));
+    }
 }

@@ -134,6 +134,11 @@ BEGIN
 END
 $$;
 
+REVOKE UPDATE ON workflow.dag_runs, workflow.task_instances FROM workflow_writer;
+REVOKE REFERENCES ON workflow.dags, workflow.dag_runs, workflow.task_instances FROM workflow_writer;
+GRANT UPDATE (state, execution_date, conf) ON workflow.dag_runs TO workflow_writer;
+GRANT UPDATE (state, max_tries, error) ON workflow.task_instances TO workflow_writer;
+
 ALTER TABLE workflow.state_history DROP COLUMN acted_as;
 -- The primary keys and the CHECK go with their columns.
 ALTER TABLE workflow.state_count_place DROP COLUMN is_only_row;

@@ -4,7 +4,7 @@ use crate::markdown::{Block, Page, root};
 use crate::mask::Mask;
 use crate::session::{Done, END, Session};
 use crate::{console, rust};
-use pg_workflow_tests::{Db, own_cluster, serve, server_binary, wait_until};
+use pg_workflow_tests::{Db, log_of, own_cluster, serve, server_binary, wait_until};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -44,6 +44,7 @@ fn faults(page: &Page) -> Vec<String> {
         };
         faults.extend(fault.map(|fault| format!("{}:{}: {fault}\n{}", page.name, block.line, block.text)));
     }
+    faults.extend(reader.and_then(|reader| reader.denied()).map(|line| format!("{}: the server: {line}", page.name)));
     faults
 }
 
@@ -193,6 +194,14 @@ impl Reader {
             Session::start(prepared(&mut node, self.folder.path(), &self.variables))
         });
         Some(run_in(session, block, "\n"))
+    }
+
+    /// A right that the server's role lacks.
+    fn denied(&self) -> Option<String> {
+        let log = log_of(self.server.as_ref()?);
+        log.lines()
+            .find(|line| line.contains("permission denied") || line.contains("may not create"))
+            .map(str::to_owned)
     }
 
     /// Waits until the relay has published everything that has committed so far.

@@ -4,17 +4,6 @@ use pg_workflow_tests::*;
 use postgres::Client;
 use uuid::Uuid;
 
-/// Creates a login role that works as a writer.
-fn create_writer(owner: &mut Client) -> String {
-    let role = format!("writer_{}", Uuid::new_v4().simple());
-    owner
-        .batch_execute(&format!(
-            "CREATE ROLE {role} LOGIN; GRANT workflow_writer TO {role}; GRANT ALL ON SCHEMA public TO {role}"
-        ))
-        .unwrap();
-    role
-}
-
 /// Statements that move or create something, or read the feed, with a task and its run.
 fn work(dag: Uuid, run: Uuid, task: Uuid) -> Vec<String> {
     vec![

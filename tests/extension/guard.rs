@@ -3,6 +3,7 @@
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
 use postgres::Client;
+use serde_json::Value;
 use uuid::Uuid;
 
 const ENTITY_TYPES: [&str; 2] = ["dag_run", "task_instance"];
@@ -103,13 +104,14 @@ fn guard_checks_upsert_and_merge() {
 #[test]
 fn managed_columns_cannot_be_set() {
     let db = Db::new();
-    let client = &mut db.connect();
+    let client = &mut db.connect_as(&create_writer(&mut db.connect()));
     let (_, other_run) = create_run(client);
     let task = create_in_state(client, "task_instance", State::Running);
     let run = create_run(client).1;
     let on_tasks = [
         ("id", "gen_random_uuid()".to_owned()),
         ("dag_run_id", format!("'{other_run}'")),
+        ("task_id", "'another name'".to_owned()),
         ("version", "version + 1".to_owned()),
         ("try_number", "7".to_owned()),
         ("start_date", "now()".to_owned()),
@@ -129,6 +131,63 @@ fn managed_columns_cannot_be_set() {
             assert_eq!(failure.sqlstate, "428C9", "{sql}");
             assert_eq!(failure.detail["column"], column);
         }
+    }
+}
+
+/// Writes a row back as an ORM does: every column, from the JSON that it has read.
+fn write_back(client: &mut Client, entity_type: &str, row: &Value) -> Result<u64, postgres::Error> {
+    let table = table(entity_type);
+    let columns: Vec<&str> = row.as_object().unwrap().keys().map(String::as_str).collect();
+    let columns = columns.join(", ");
+    let sql = format!(
+        "UPDATE {table} SET ({columns}) = (SELECT {columns} FROM jsonb_populate_record(NULL::{table}, $1)) WHERE id = ($1::jsonb->>'id')::uuid"
+    );
+    client.execute(&sql, &[row])
+}
+
+fn read_row(client: &mut Client, entity_type: &str, id: Uuid) -> Value {
+    let sql = format!("SELECT to_jsonb(e) FROM {} AS e WHERE id = $1", table(entity_type));
+    client.query_one(&sql, &[&id]).unwrap().get(0)
+}
+
+#[test]
+fn writer_can_write_whole_rows_back() {
+    let db = Db::new();
+    let client = &mut db.connect_as(&create_writer(&mut db.connect()));
+    for entity_type in ENTITY_TYPES {
+        // Every managed column has a value.
+        let id = create_in_state(client, entity_type, State::Failed);
+        for state in [State::Failed, State::Retrying, State::Running, State::Success] {
+            let mut row = read_row(client, entity_type, id);
+            let unchanged = row["state"] == state.as_str();
+            row["state"] = state.as_str().into();
+            assert_eq!(write_back(client, entity_type, &row).unwrap(), 1);
+            let version = row["version"].as_i64().unwrap() + i64::from(!unchanged);
+            assert_eq!(state_of(client, entity_type, id), (state.to_string(), version));
+            assert_eq!(history_len(client, id), version);
+        }
+    }
+}
+
+#[test]
+fn stale_whole_row_is_a_conflict() {
+    let db = Db::new();
+    let client = &mut db.connect_as(&create_writer(&mut db.connect()));
+    for entity_type in ENTITY_TYPES {
+        let id = create_in_state(client, entity_type, State::Queued);
+        let mut row = read_row(client, entity_type, id);
+        Transition::of_type(entity_type, id).run(client).unwrap();
+        for state in ["queued", "running", "skipped"] {
+            row["state"] = state.into();
+            let failed = failure(write_back(client, entity_type, &row));
+            assert_eq!(failed.sqlstate, "40001", "{failed:?}");
+            let detail = serde_json::json!({
+                "entity_type": entity_type, "entity_id": id.to_string(), "from": null, "to": state,
+                "expected_version": 1, "current_state": "running", "current_version": 2,
+            });
+            assert_eq!(failed.detail, detail);
+        }
+        assert_eq!(history_len(client, id), 2);
     }
 }
 
@@ -214,6 +273,54 @@ fn later_trigger_cannot_bypass_guard() {
     assert!(failed.message.contains("cannot move from queued to success"), "{}", failed.message);
     client.batch_execute("DROP TRIGGER early ON workflow.task_instances").unwrap();
     start_task(client, task);
+}
+
+#[test]
+fn later_trigger_cannot_change_what_guard_decides() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let task = create_task(client);
+    let (_, run) = create_run(client);
+    client
+        .batch_execute(
+            "CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
+             CREATE TRIGGER zzz_late BEFORE UPDATE ON workflow.task_instances FOR EACH ROW EXECUTE FUNCTION late()",
+        )
+        .unwrap();
+    let changes = [
+        // Another allowed target: its dates would be those of the first.
+        "NEW.state := 'skipped'".to_owned(),
+        "NEW.state := 'queued'".to_owned(),
+        "NEW.version := 9".to_owned(),
+        "NEW.try_number := 9".to_owned(),
+        "NEW.start_date := now() - interval '1 day'".to_owned(),
+        "NEW.end_date := now() - interval '1 day'".to_owned(),
+        "NEW.duration := 9".to_owned(),
+        "NEW.created_at := now() - interval '1 day'".to_owned(),
+        "NEW.updated_at := OLD.updated_at - interval '1 second'".to_owned(),
+        "NEW.task_id := 'another name'".to_owned(),
+        format!("NEW.dag_run_id := '{run}'"),
+    ];
+    for change in changes {
+        client
+            .batch_execute(&format!(
+                "CREATE OR REPLACE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {change}; RETURN NEW; END $$"
+            ))
+            .unwrap();
+        for update in ["state = 'running'", "max_tries = 2"] {
+            let result =
+                client.execute(&format!("UPDATE workflow.task_instances SET {update} WHERE id = $1"), &[&task]);
+            // The trigger sets the state that the task has.
+            if update == "max_tries = 2" && change == "NEW.state := 'queued'" {
+                assert_eq!(result.unwrap(), 1);
+                continue;
+            }
+            let failed = failure(result);
+            assert_eq!(failed.sqlstate, "23514", "{change} after {update}: {failed:?}");
+        }
+    }
+    client.batch_execute("DROP TRIGGER zzz_late ON workflow.task_instances").unwrap();
+    assert_eq!(history_len(client, task), 1);
 }
 
 #[test]

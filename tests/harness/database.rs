@@ -62,6 +62,15 @@ impl Db {
     }
 }
 
+/// Creates a login role that works as a writer, and has a schema to work in.
+pub fn create_writer(owner: &mut Client) -> String {
+    let role = format!("writer_{}", uuid::Uuid::new_v4().simple());
+    let sql =
+        format!("CREATE ROLE {role} LOGIN; GRANT workflow_writer TO {role}; GRANT ALL ON SCHEMA public TO {role}");
+    owner.batch_execute(&sql).expect("a role");
+    role
+}
+
 impl Default for Db {
     fn default() -> Db {
         Db::new()

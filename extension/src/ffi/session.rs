@@ -42,6 +42,23 @@ pub fn is_superuser() -> bool {
     unsafe { pg_sys::superuser() }
 }
 
+/// Whether the session's login role is a superuser and runs the current code itself, not a SECURITY DEFINER function or
+/// another role in its place.
+pub fn is_own_superuser() -> bool {
+    let (mut user, mut context) = (Oid::INVALID, 0);
+    // SAFETY: values of this process, and a catalog look-up.
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        context == 0 && user == pg_sys::GetSessionUserId() && pg_sys::superuser_arg(user)
+    }
+}
+
+/// Returns the name that the client has given itself.
+pub fn application_name<'a>() -> &'a CStr {
+    // SAFETY: a setting of this process, which is null or NUL-terminated.
+    unsafe { if pg_sys::application_name.is_null() { c"" } else { CStr::from_ptr(pg_sys::application_name) } }
+}
+
 /// Whether the current role has the privileges of `role`.
 pub fn has_privileges_of(role: Oid) -> bool {
     // SAFETY: catalog look-up.

@@ -141,20 +141,10 @@ impl<'a> Trigger<'a> {
         number as usize
     }
 
-    /// Returns OLD and NEW of a row trigger on UPDATE.
+    /// Returns OLD and NEW of a row trigger on UPDATE. They live during the call.
     pub fn old_and_new(self) -> (Row, Row) {
         assert_eq!(self.1.event, BEFORE_UPDATE | pg_sys::TRIGGER_EVENT_ROW);
-        (self.deform(self.0.tg_trigtuple), self.deform(self.0.tg_newtuple))
-    }
-
-    fn deform(self, tuple: pg_sys::HeapTuple) -> Row {
-        // SAFETY: a row trigger on UPDATE has both tuples, of the table's shape; deforming fills natts entries.
-        unsafe {
-            let width = (*self.descriptor()).natts as usize;
-            let mut row = Row { values: vec![Datum::null(); width], nulls: vec![true; width] };
-            pg_sys::heap_deform_tuple(tuple, self.descriptor(), row.values.as_mut_ptr(), row.nulls.as_mut_ptr());
-            row
-        }
+        (Row(self.0.tg_trigslot), Row(self.0.tg_newslot))
     }
 
     /// Returns NEW with these columns set (numbers from 1), as the trigger's result.
@@ -176,7 +166,7 @@ impl<'a> Trigger<'a> {
     }
 
     /// Calls `visit` with each deleted row of a statement trigger. The row lives only during the call.
-    pub fn for_each_deletion(self, mut visit: impl FnMut(&SlotRow)) {
+    pub fn for_each_deletion(self, mut visit: impl FnMut(&Row)) {
         assert!(self.1.has_old_rows);
         // SAFETY: the trigger has the transition table, which holds minimal tuples. After an error the memory context
         // frees the slot.
@@ -184,14 +174,14 @@ impl<'a> Trigger<'a> {
             let old = pg_sys::MakeSingleTupleTableSlot(self.descriptor(), &raw const pg_sys::TTSOpsMinimalTuple);
             pg_sys::tuplestore_rescan(self.0.tg_oldtable);
             while pg_sys::tuplestore_gettupleslot(self.0.tg_oldtable, true, false, old) {
-                visit(&SlotRow(old));
+                visit(&Row(old));
             }
             pg_sys::ExecDropSingleTupleTableSlot(old);
         }
     }
 
     /// Calls `visit` with each updated row of a statement trigger, old and new. The rows live only during the call.
-    pub fn for_each_update(self, mut visit: impl FnMut(&SlotRow, &SlotRow)) {
+    pub fn for_each_update(self, mut visit: impl FnMut(&Row, &Row)) {
         assert!(self.1.has_old_rows && self.1.has_new_rows);
         // SAFETY: the trigger has both transition tables, which PostgreSQL fills in step. They hold minimal tuples.
         // After an error the memory context frees the slots.
@@ -204,7 +194,7 @@ impl<'a> Trigger<'a> {
             while pg_sys::tuplestore_gettupleslot(old_rows, true, false, old)
                 && pg_sys::tuplestore_gettupleslot(new_rows, true, false, new)
             {
-                visit(&SlotRow(old), &SlotRow(new));
+                visit(&Row(old), &Row(new));
             }
             pg_sys::ExecDropSingleTupleTableSlot(old);
             pg_sys::ExecDropSingleTupleTableSlot(new);
@@ -212,15 +202,18 @@ impl<'a> Trigger<'a> {
     }
 }
 
-/// A deformed row. Columns are numbered from 1.
-pub struct Row {
-    values: Vec<Datum>,
-    nulls: Vec<bool>,
-}
+/// A row of the table. Columns are numbered from 1.
+pub struct Row(*mut pg_sys::TupleTableSlot);
 
 impl Row {
-    pub fn get(&self, column: usize) -> Option<Datum> {
-        (!self.nulls[column - 1]).then_some(self.values[column - 1])
+    fn get(&self, column: usize) -> Option<Datum> {
+        // SAFETY: the slot holds a row of the table; deforming it up to the column fills that entry.
+        unsafe {
+            if usize::try_from((*self.0).tts_nvalid).unwrap_or(0) < column {
+                pg_sys::slot_getsomeattrs_int(self.0, column as i32);
+            }
+            (!*(*self.0).tts_isnull.add(column - 1)).then(|| *(*self.0).tts_values.add(column - 1))
+        }
     }
 
     pub fn uuid(&self, column: usize) -> Option<Uuid> {
@@ -229,46 +222,17 @@ impl Row {
     }
 
     pub fn text(&self, column: usize) -> Option<&str> {
-        // SAFETY: called only for text columns; the tuple outlives the row.
+        // SAFETY: called only for text columns; the slot holds the row until the next one.
         self.get(column).map(|value| unsafe { values::text(value) })
     }
 
+    /// For types of 8 bytes, which PostgreSQL passes by value.
     pub fn i64(&self, column: usize) -> Option<i64> {
         self.get(column).map(|value| value.value() as i64)
     }
 
     pub fn i32(&self, column: usize) -> Option<i32> {
         self.get(column).map(|value| value.value() as i32)
-    }
-}
-
-/// A row of a transition table.
-pub struct SlotRow(*mut pg_sys::TupleTableSlot);
-
-impl SlotRow {
-    fn get(&self, column: usize) -> Datum {
-        // SAFETY: the slot holds a row; deforming it up to the column fills that entry. The columns are NOT NULL in
-        // their tables.
-        unsafe {
-            if usize::try_from((*self.0).tts_nvalid).unwrap_or(0) < column {
-                pg_sys::slot_getsomeattrs_int(self.0, column as i32);
-            }
-            *(*self.0).tts_values.add(column - 1)
-        }
-    }
-
-    pub fn uuid(&self, column: usize) -> Uuid {
-        // SAFETY: called only for uuid columns.
-        unsafe { Uuid::from_datum(self.get(column)) }
-    }
-
-    pub fn text(&self, column: usize) -> &str {
-        // SAFETY: called only for text columns; the slot holds the row until the next one.
-        unsafe { values::text(self.get(column)) }
-    }
-
-    pub fn i64(&self, column: usize) -> i64 {
-        self.get(column).value() as i64
     }
 }
 

@@ -1,0 +1,109 @@
+//! The managed columns of a run or a task: the values that a transition gives them.
+
+use crate::columns::{Columns, parent_name};
+use crate::entity::EntityType;
+use crate::ffi::trigger::Row;
+use crate::ffi::uuid::Uuid;
+use pg_workflow_state_machine::State;
+use pgrx::pg_sys::Datum;
+
+/// The columns that only a transition changes.
+#[derive(Clone, Copy, PartialEq)]
+pub struct Managed {
+    pub version: i64,
+    start_date: Option<i64>,
+    end_date: Option<i64>,
+    /// Null for a run.
+    try_number: Option<i32>,
+    /// Null for a run. The bits of a double precision.
+    duration: Option<i64>,
+}
+
+impl Managed {
+    pub fn of(row: &Row, columns: &Columns) -> Managed {
+        Managed {
+            version: row.i64(columns.version).unwrap_or(0),
+            start_date: row.i64(columns.start_date),
+            end_date: row.i64(columns.end_date),
+            try_number: columns.task.and_then(|task| row.i32(task.try_number)),
+            duration: columns.task.and_then(|task| row.i64(task.duration)),
+        }
+    }
+
+    /// Returns the values after a transition.
+    pub fn after(self, to: State, now: i64) -> Managed {
+        let mut after = Managed { version: self.version + 1, ..self };
+        if to == State::Running {
+            after.start_date = Some(now);
+            after.end_date = None;
+            after.try_number = self.try_number.map(|tries| tries + 1);
+            after.duration = None;
+        } else if to.ends_attempt() {
+            after.end_date = Some(now);
+            let seconds = self.start_date.map(|start| (now - start) as f64 / 1e6);
+            after.duration = self.try_number.and(seconds).map(|seconds| seconds.to_bits() as i64);
+        }
+        after
+    }
+
+    /// Returns the values as changes of a row.
+    pub fn as_changes(self, columns: &Columns) -> Vec<(usize, Option<Datum>)> {
+        let datum = |value: Option<i64>| value.map(Datum::from);
+        let mut changes = vec![
+            (columns.version, Some(Datum::from(self.version))),
+            (columns.start_date, datum(self.start_date)),
+            (columns.end_date, datum(self.end_date)),
+        ];
+        if let Some(task) = columns.task {
+            changes.push((task.try_number, self.try_number.map(Datum::from)));
+            changes.push((task.duration, datum(self.duration)));
+        }
+        changes
+    }
+
+    /// Returns the name of a column in which the two differ.
+    pub fn difference(self, other: Managed) -> Option<&'static str> {
+        let differ = [
+            ("version", self.version != other.version),
+            ("start_date", self.start_date != other.start_date),
+            ("end_date", self.end_date != other.end_date),
+            ("try_number", self.try_number != other.try_number),
+            ("duration", self.duration != other.duration),
+        ];
+        differ.iter().find(|(_, differs)| *differs).map(|(name, _)| *name)
+    }
+}
+
+/// The columns that never change.
+#[derive(PartialEq)]
+pub struct Fixed<'a> {
+    pub id: Uuid,
+    /// The DAG of a run, the run of a task.
+    pub parent: Uuid,
+    pub task_id: Option<&'a str>,
+    created_at: Option<i64>,
+}
+
+impl<'a> Fixed<'a> {
+    pub fn of(row: &'a Row, columns: &Columns) -> Fixed<'a> {
+        // These columns are NOT NULL; a null differs from any value.
+        let uuid = |column| row.uuid(column).unwrap_or(Uuid([0; 16]));
+        Fixed {
+            id: uuid(columns.id),
+            parent: uuid(columns.parent),
+            task_id: columns.task.and_then(|task| row.text(task.task_id)),
+            created_at: row.i64(columns.created_at),
+        }
+    }
+
+    /// Returns the name of a column in which the two differ.
+    pub fn difference(&self, other: &Fixed, kind: EntityType) -> Option<&'static str> {
+        let differ = [
+            ("id", self.id != other.id),
+            (parent_name(kind), self.parent != other.parent),
+            ("task_id", self.task_id != other.task_id),
+            ("created_at", self.created_at != other.created_at),
+        ];
+        differ.iter().find(|(_, differs)| *differs).map(|(name, _)| *name)
+    }
+}
