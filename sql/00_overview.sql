@@ -2,6 +2,7 @@
 --
 -- Entities. A DAG has runs, a run has tasks. Each run and each task is in a state, and has a version that counts its
 -- transitions.
+--   00_schema         the check of the schema, before anything runs in it
 --   01_state_machine  the states and the allowed transitions
 --   02_errors         the functions that raise errors
 --   03_tables         DAGs, runs, tasks, logs, history

@@ -21,7 +21,7 @@ CREATE TABLE workflow.dags (
     CONSTRAINT dags_pkey PRIMARY KEY (id),
     CONSTRAINT dags_name_key UNIQUE (name),
     CONSTRAINT dags_name_check CHECK (
-        name OPERATOR(pg_catalog.~) '\S' AND pg_catalog.char_length(name) OPERATOR(pg_catalog.<=) 250
+        name OPERATOR(pg_catalog.~) '[^[:space:]]' AND pg_catalog.char_length(name) OPERATOR(pg_catalog.<=) 250
     ),
     CONSTRAINT dags_tags_check CHECK (
         pg_catalog.jsonb_typeof(tags) OPERATOR(pg_catalog.=) 'array'

@@ -85,9 +85,9 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF name IS NULL OR name !~ '\S' OR char_length(name) > 250 THEN
+    IF name IS NULL OR name !~ '[^[:space:]]' OR char_length(name) > 250 THEN
         PERFORM workflow.refuse_argument(
-            'a consumer''s name is ' || CASE WHEN name IS NULL THEN 'null' WHEN name !~ '\S' THEN 'empty' ELSE 'too long' END,
+            'a consumer''s name is ' || CASE WHEN name IS NULL THEN 'null' WHEN name !~ '[^[:space:]]' THEN 'empty' ELSE 'too long' END,
             jsonb_build_object('argument', 'consumer', 'value', left(name, 250)),
             'A name has 1 to 250 characters, at least one of them visible.');
     END IF;

@@ -172,6 +172,11 @@ AS 'MODULE_PATHNAME', 'open_partitions_wrapper';
 COMMENT ON FUNCTION workflow.open_partitions(text) IS
 'Creates missing next partitions, and switches to them when a period (hour, day, week, month, quarter or year, in UTC) is over. Call it every few minutes. Returns one row a step. For administrators. Errors: 22023 bad argument, 25001 in a transaction block.';
 
+-- pg_dump --load-via-partition-root loads the whole table; each partition has this trigger too.
+CREATE TRIGGER prepare_load
+BEFORE INSERT ON workflow.task_logs
+FOR EACH STATEMENT EXECUTE FUNCTION workflow.prepare_load();
+
 -- The first partition and the next one.
 SELECT workflow.create_partition(t.table_name, n.number)
 FROM (VALUES ('state_history'::pg_catalog.text), ('task_logs')) AS t (table_name)

@@ -74,7 +74,7 @@ BEGIN
         SELECT c.name, workflow.position_of(c) AS pos FROM workflow.consumers AS c WHERE c.given_up_at IS NULL ORDER BY c.name
     LOOP
         CONTINUE WHEN NOT workflow.needs_history(late.pos, end_id);
-        object := 'consumer ' || quote_ident(late.name);
+        object := format('consumer "%s"', late.name);
         rows := 0;
         outcome := format('%s: it lags more than pg_workflow.max_consumer_lag',
             CASE WHEN dry_run THEN 'would be given up' ELSE 'given up' END);
@@ -277,7 +277,7 @@ BEGIN
                     kept := kept || run;
                     object := 'dag_run ' || run;
                     rows := 0;
-                    outcome := format('kept: foreign key %s refers to it', quote_ident(holder));
+                    outcome := format('kept: foreign key "%s" refers to it', holder);
                     RETURN NEXT;
                 END;
             END LOOP;

@@ -56,7 +56,7 @@ BEGIN
     LOCK TABLE ONLY workflow.task_logs, ONLY workflow.state_history IN ACCESS EXCLUSIVE MODE;
     -- The first one after all rows; a repeated call finds it again.
     SELECT greatest(
-            coalesce(max(r.last_id) / workflow.partition_size() + 1, 0),
+            coalesce(max(r.last_id) / workflow.partition_size(), 0) + 1,
             workflow.current_partition('task_logs'),
             workflow.current_partition('state_history'))
     INTO number

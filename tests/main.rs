@@ -5,6 +5,7 @@ mod client;
 mod extension {
     mod acting;
     mod attack;
+    mod bounds;
     mod consumers;
     mod counts;
     mod creation;
@@ -15,6 +16,7 @@ mod extension {
     mod races;
     mod restore;
     pub mod roles;
+    mod settings;
     mod sql_lint;
     mod tenants;
     mod transition;

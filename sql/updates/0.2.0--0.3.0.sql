@@ -1,6 +1,15 @@
 -- From 0.2.0 to 0.3.0. The position in the feed becomes a type of its own, and the internal functions that took a row of
 -- consumers take a position. Row security is always there, and a setting tells its policies whether tenants are isolated.
 
+-- What the pattern means must not depend on standard_conforming_strings.
+ALTER TABLE workflow.dags
+    DROP CONSTRAINT dags_name_check,
+    ADD CONSTRAINT dags_name_check CHECK (
+        name OPERATOR(pg_catalog.~) '[^[:space:]]' AND pg_catalog.char_length(name) OPERATOR(pg_catalog.<=) 250
+    );
+-- take function workflow.create_dag
+-- take function workflow.check_consumer_name
+
 -- Every table has a primary key, so that a publication for all tables rejects no UPDATE and no DELETE.
 ALTER TABLE workflow.state_count_place
     ADD COLUMN is_only_row boolean NOT NULL DEFAULT true,
@@ -9,6 +18,10 @@ ALTER TABLE workflow.state_count_place
 ALTER TABLE workflow.state_count_changes
     ADD COLUMN id uuid NOT NULL DEFAULT workflow.uuid_v7(),
     ADD CONSTRAINT state_count_changes_pkey PRIMARY KEY (id);
+
+CREATE TRIGGER prepare_load
+BEFORE INSERT ON workflow.task_logs
+FOR EACH STATEMENT EXECUTE FUNCTION workflow.prepare_load();
 
 -- pg_restore --jobs need not validate foreign keys that are NOT VALID; see create_partition().
 DO $$
@@ -89,6 +102,16 @@ ALTER TABLE workflow.consumer_checkpoints ENABLE ROW LEVEL SECURITY;
 -- take function workflow.create_partition
 -- take function workflow.switch_to_partition
 
+-- take function workflow.check_size
+-- take function workflow.check_finite
+-- take function workflow.check_fields
+CREATE TRIGGER zz_check_fields
+BEFORE INSERT ON workflow.dags
+FOR EACH ROW EXECUTE FUNCTION workflow.check_fields();
+CREATE TRIGGER zz_check_fields
+BEFORE INSERT ON workflow.task_logs
+FOR EACH ROW EXECUTE FUNCTION workflow.check_fields();
+-- take function workflow.create_dag
 -- take function workflow.create_dag_run
 -- take function workflow.create_task_instances
 -- take function workflow.is_subscriber

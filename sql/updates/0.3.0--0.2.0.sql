@@ -43,6 +43,13 @@ ALTER EXTENSION pg_workflow DROP TABLE workflow.row_security;
 DROP TABLE workflow.row_security;
 DROP FUNCTION workflow.replan();
 
+ALTER TABLE workflow.dags
+    DROP CONSTRAINT dags_name_check,
+    ADD CONSTRAINT dags_name_check CHECK (
+        name OPERATOR(pg_catalog.~) E'\\S' AND pg_catalog.char_length(name) OPERATOR(pg_catalog.<=) 250
+    );
+-- take function workflow.create_dag
+-- take function workflow.check_consumer_name
 -- take function workflow.refuse_tenant
 -- take function workflow.unfinished_transactions
 -- take function workflow.events_between
@@ -91,6 +98,7 @@ DROP VIEW workflow.consumer_lag_of_0_3;
 -- take function workflow.make_partition
 -- take function workflow.go_on_to_partition
 
+-- take function workflow.create_dag
 -- take function workflow.create_dag_run
 -- take function workflow.create_task_instances
 -- take function workflow.note_deletion
@@ -140,10 +148,18 @@ GRANT UPDATE (state, execution_date, conf) ON workflow.dag_runs TO workflow_writ
 GRANT UPDATE (state, max_tries, error) ON workflow.task_instances TO workflow_writer;
 
 ALTER TABLE workflow.state_history DROP COLUMN acted_as;
+DROP TRIGGER prepare_load ON workflow.task_logs;
+
 -- The primary keys and the CHECK go with their columns.
 ALTER TABLE workflow.state_count_place DROP COLUMN is_only_row;
 ALTER TABLE workflow.state_count_changes DROP COLUMN id;
 
+DROP TRIGGER zz_check_fields ON workflow.dags;
+DROP TRIGGER zz_check_fields ON workflow.task_logs;
+DROP FUNCTION workflow.check_fields();
+DROP FUNCTION workflow.check_size(text, text);
+DROP FUNCTION workflow.check_size(text, jsonb);
+DROP FUNCTION workflow.check_finite(text, timestamptz);
 DROP FUNCTION workflow.is_acknowledged(workflow.feed_position, bigint, xid8);
 DROP FUNCTION workflow.unfinished_transactions(workflow.feed_position);
 DROP FUNCTION workflow.next_writer(bigint, bigint, bigint);

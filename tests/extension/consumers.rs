@@ -155,12 +155,12 @@ fn purge_gives_up_consumers_that_lag_too_much() {
     set(superuser, "30d");
     let admin = &mut db.connect_as(&admin_role);
     assert!(purge(admin, true).contains(&(
-        "consumer mine".to_owned(),
+        "consumer \"mine\"".to_owned(),
         "would be given up: it lags more than pg_workflow.max_consumer_lag".to_owned()
     )));
     owner.batch_execute("SELECT workflow.read_events('mine')").unwrap();
     let outcome = purge(admin, false);
-    assert!(outcome[0].0 == "consumer mine" && outcome[0].1.starts_with("given up"), "{outcome:?}");
+    assert!(outcome[0].0 == "consumer \"mine\"" && outcome[0].1.starts_with("given up"), "{outcome:?}");
     assert!(outcome.contains(&("state_history_0".to_owned(), "dropped".to_owned())), "{outcome:?}");
     let sql = "SELECT consumer FROM workflow.consumer_lag WHERE given_up_at IS NOT NULL";
     let given_up: Vec<String> = owner.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect();

@@ -27,15 +27,27 @@ fn pg_restore_skips_foreign_keys_in_its_transaction() {
     client.batch_execute(ORPHAN).unwrap();
     assert!(!is_replica(client));
     client.batch_execute("DELETE FROM workflow.consumer_checkpoints").unwrap();
-    // Not in a function that runs as its owner, nor as another role.
+    // Not in a function that runs as its owner.
     create_checkpoint(client);
     let function =
         format!("CREATE FUNCTION public.load() RETURNS void LANGUAGE sql SECURITY DEFINER AS $$ {ORPHAN} $$");
     client.batch_execute(&function).unwrap();
     assert_eq!(failure(client.batch_execute("SELECT public.load()")).sqlstate, "23503");
-    client.batch_execute(&format!("CREATE ROLE {0} SUPERUSER; SET ROLE {0}", "other_superuser")).unwrap();
-    assert_eq!(failure(client.batch_execute(ORPHAN)).sqlstate, "23503");
-    client.batch_execute("RESET ROLE; DROP ROLE other_superuser").unwrap();
+    // As another superuser, by pg_restore --role; not as another role.
+    let roles = "CREATE ROLE other_superuser SUPERUSER; CREATE ROLE no_superuser IN ROLE workflow_writer";
+    client.batch_execute(roles).unwrap();
+    client.batch_execute("SET ROLE no_superuser").unwrap();
+    client
+        .batch_execute(
+            "BEGIN; INSERT INTO workflow.consumer_checkpoints SELECT * FROM workflow.consumer_checkpoints WHERE false",
+        )
+        .unwrap();
+    assert!(!is_replica(client));
+    client.batch_execute("ROLLBACK; SET ROLE other_superuser").unwrap();
+    client.batch_execute(ORPHAN).unwrap();
+    client
+        .batch_execute("RESET ROLE; DELETE FROM workflow.consumer_checkpoints; DROP ROLE other_superuser, no_superuser")
+        .unwrap();
 }
 
 #[test]

@@ -106,6 +106,12 @@ fn compare(from: &Db, to: &Db) {
     let (old, new) = (&mut from.connect(), &mut to.connect());
     assert_eq!(contents(new), contents(old));
     assert_eq!(policies(new), policies(old));
+    resume(from, to);
+}
+
+/// Continues to work in the copy.
+fn resume(from: &Db, to: &Db) {
+    let (old, new) = (&mut from.connect(), &mut to.connect());
     assert_eq!(to.problems(), [""; 0]);
     new.batch_execute("SELECT workflow.fold_state_counts()").unwrap();
     assert_eq!(to.problems(), [""; 0]);
@@ -144,7 +150,9 @@ fn restored_dump_keeps_everything_and_consumers_resume() {
     let mut psql = other.psql_command("plain");
     run(psql.args(["--single-transaction", "--output=/dev/null"]).stdin(dump.stdout.take().unwrap()));
     assert!(dump.wait().unwrap().success());
-    compare(&db, &plain);
+    assert_eq!(contents(&mut plain.connect()), contents(&mut db.connect()));
+    plain.connect().batch_execute("SELECT workflow.finish_copy()").unwrap();
+    resume(&db, &plain);
     assert_eq!(catalog(&mut plain.connect()), catalog(&mut db.connect()));
 
     let custom = Db::at(other.create_database("custom").unwrap());

@@ -7,13 +7,14 @@ use anyhow::Result;
 
 use crate::build::{self, Profile};
 use crate::command::{run, step, which};
-use crate::{circles, setup, workspace};
+use crate::{circles, scripts, setup, workspace};
 
 /// Every check; the first that fails ends it.
 pub fn run_all() -> Result<()> {
     step("Checking the formatting", || run(workspace::cargo("fmt").args(["--all", "--check"])))?;
     step("Looking for import circles among modules", circles::check)?;
     step("Looking for banned words", words::check)?;
+    step("Looking for backslashes in SQL literals", scripts::check_backslashes)?;
     let postgres = &setup::ensure()?.postgres;
     step("Comparing the features that demo and tests select", || features::check(postgres))?;
     step(&format!("Clippy, for PostgreSQL {}", postgres.major), || {

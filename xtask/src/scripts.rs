@@ -15,6 +15,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::workspace;
 
+/// The first statement of each update script.
+const UPDATE_CHECK: &str = include_str!("scripts/update_check.sql");
+
 /// All files of the extension but the library, by file name.
 pub fn extension_files() -> Result<Vec<(String, String)>> {
     let mut files = vec![("pg_workflow.control".to_owned(), control()?)];
@@ -58,12 +61,26 @@ fn updates() -> Result<Vec<(String, String)>> {
         let (_, to) = versions.split_once("--").with_context(|| format!("{} is not named A--B.sql", path.display()))?;
         let target =
             if to == default_version()? { install_script()? } else { read(&releases().join(install_name(to)))? };
-        let body =
-            update::expand(&read(&path)?, &target).with_context(|| format!("cannot expand {}", path.display()))?;
+        let body = UPDATE_CHECK.to_owned()
+            + &update::expand(&read(&path)?, &target).with_context(|| format!("cannot expand {}", path.display()))?;
         let header = format!("\\echo Use \"ALTER EXTENSION pg_workflow UPDATE TO '{to}'\" to load this file. \\quit\n");
         expanded.push((format!("pg_workflow--{versions}.sql"), header + &body));
     }
     Ok(expanded)
+}
+
+/// Fails if a script that is not released has a backslash in a plain literal.
+pub fn check_backslashes() -> Result<()> {
+    for path in sql_files(&workspace::root().join("sql"))?.into_iter().chain(drafts()?) {
+        let lines = split::lines_with_plain_backslash(&read(&path)?)?;
+        if !lines.is_empty() {
+            bail!(
+                "{}: backslash in a plain literal at lines {lines:?}: use E'…', or a class like [:space:]",
+                path.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The update scripts that are not released: none right after a release.

@@ -42,14 +42,14 @@ pub fn is_superuser() -> bool {
     unsafe { pg_sys::superuser() }
 }
 
-/// Whether the session's login role is a superuser and runs the current code itself, not a SECURITY DEFINER function or
-/// another role in its place.
-pub fn is_own_superuser() -> bool {
+/// Whether the session acts as a superuser, by its login or by SET ROLE, and runs the current code itself: not in a
+/// SECURITY DEFINER function, nor in maintenance.
+pub fn is_acting_superuser() -> bool {
     let (mut user, mut context) = (Oid::INVALID, 0);
     // SAFETY: values of this process, and a catalog look-up.
     unsafe {
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-        context == 0 && user == pg_sys::GetSessionUserId() && pg_sys::superuser_arg(user)
+        context == 0 && pg_sys::superuser_arg(user)
     }
 }
 
@@ -83,6 +83,8 @@ pub fn is_restricted_operation() -> bool {
 pub fn may_read(relation: Oid) -> bool {
     // SAFETY: catalog look-up.
     unsafe {
+        // Its type has 32 bits in PostgreSQL 15, and 64 later.
+        #[allow(clippy::useless_conversion)]
         let right = pg_sys::ACL_SELECT.into();
         pg_sys::pg_class_aclcheck(relation, pg_sys::GetUserId(), right) == pg_sys::AclResult::ACLCHECK_OK
     }

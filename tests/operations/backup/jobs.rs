@@ -63,9 +63,13 @@ fn restore_succeeds_with_any_jobs_in_any_order() {
     fill(&mut db.connect());
     cluster.psql("postgres", "CREATE ROLE dba SUPERUSER LOGIN").unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let (custom, directory) = (folder.path().join("custom"), folder.path().join("directory"));
-    for (format, path) in [("custom", &custom), ("directory", &directory)] {
-        run(program(&cluster, "pg_dump").args(["--dbname", db.url(), "--format", format, "--file"]).arg(path));
+    let [custom, directory, root] = ["custom", "directory", "root"].map(|name| folder.path().join(name));
+    for (options, path) in [
+        (["--format=custom"].as_slice(), &custom),
+        (&["--format=directory"], &directory),
+        (&["--format=custom", "--load-via-partition-root"], &root),
+    ] {
+        run(program(&cluster, "pg_dump").args(["--dbname", db.url()]).args(options).arg("--file").arg(path));
     }
     let list = folder.path().join("list");
     std::fs::write(&list, reversed_list(&cluster, &custom)).unwrap();
@@ -89,6 +93,9 @@ fn restore_succeeds_with_any_jobs_in_any_order() {
         restore(&[jobs, &reversed], &custom);
     }
     restore(&["--jobs=4"], &directory);
+    let reversed_root = folder.path().join("reversed root");
+    std::fs::write(&reversed_root, reversed_list(&cluster, &root)).unwrap();
+    restore(&[&format!("--use-list={}", reversed_root.display())], &root);
     restore(&["--single-transaction"], &custom);
     restore(&["--single-transaction", &reversed], &custom);
     // Another superuser, who owns the extension in the copy.

@@ -32,6 +32,33 @@ pub fn statements(script: &str) -> Result<Vec<&str>> {
     Ok(statements)
 }
 
+/// The lines with a backslash in a plain literal: standard_conforming_strings decides what it means.
+pub fn lines_with_plain_backslash(script: &str) -> Result<Vec<usize>> {
+    let mut lines = Vec::new();
+    let mut at = 0;
+    while at < script.len() {
+        let line = script[..at].matches('\n').count();
+        let (before, rest) = script.split_at(at);
+        let length = token(rest, before).with_context(|| format!("line {}: no end", line + 1))?;
+        let text = &rest[..length];
+        let is_plain = rest.starts_with('\'') && !has_escape_prefix(before);
+        if is_plain && text.contains('\\') {
+            lines.push(line + 1);
+        } else if let Some(tag) = dollar_tag(rest).filter(|tag| length > tag.len()) {
+            let body = &text[tag.len()..length - tag.len()];
+            lines.extend(lines_with_plain_backslash(body)?.into_iter().map(|inner| line + inner));
+        }
+        at += length;
+    }
+    Ok(lines)
+}
+
+/// Whether the literal that follows is E'…'.
+fn has_escape_prefix(before: &str) -> bool {
+    before.ends_with(['e', 'E'])
+        && !before[..before.len() - 1].ends_with(|last: char| last.is_alphanumeric() || last == '_')
+}
+
 /// The length of the token at the start of `rest`: a comment, a string, a quoted name or one character. None: no end.
 fn token(rest: &str, before: &str) -> Option<usize> {
     let follows_name = before.ends_with(|last: char| last.is_alphanumeric() || last == '_' || last == '$');
@@ -42,9 +69,7 @@ fn token(rest: &str, before: &str) -> Option<usize> {
         return block_comment(rest);
     }
     if rest.starts_with('\'') {
-        let has_escapes = before.ends_with(['e', 'E'])
-            && !before[..before.len() - 1].ends_with(|last: char| last.is_alphanumeric() || last == '_');
-        return quoted(rest, has_escapes);
+        return quoted(rest, has_escape_prefix(before));
     }
     if rest.starts_with('"') {
         return quoted(rest, false);
@@ -126,6 +151,12 @@ mod tests {
         ] {
             assert_eq!(split(&format!("{statement}\nEND;")), [statement, "END;"]);
         }
+    }
+
+    #[test]
+    fn backslashes_in_plain_literals_are_found() {
+        let script = "SELECT 'a', E'\\\\', -- '\\\n 'b\\';\nAS $$\n SELECT 'c', '\\S';\n$$; SELECT \"\\\";\n";
+        assert_eq!(lines_with_plain_backslash(script).unwrap(), [2, 4]);
     }
 
     #[test]

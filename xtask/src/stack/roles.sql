@@ -20,6 +20,3 @@ $$;
 GRANT EXECUTE ON FUNCTION workflow.open_partitions(text) TO server;
 -- Your tables beside the extension's.
 GRANT CREATE ON SCHEMA public TO scheduler;
--- As the extension is going to grant to workflow_writer.
-GRANT REFERENCES ON workflow.dags, workflow.dag_runs, workflow.task_instances TO scheduler;
-GRANT UPDATE ON workflow.dag_runs, workflow.task_instances TO scheduler;
