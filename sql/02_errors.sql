@@ -42,6 +42,27 @@ AS 'MODULE_PATHNAME', 'refuse_restricted_reader_wrapper';
 COMMENT ON FUNCTION workflow.refuse_tenant() IS
 'Internal: raises 42501 if row security hides a part of the history from the current role, or in a security-restricted operation. The feed has all of it.';
 
+CREATE FUNCTION workflow.check_size(name text, value text)
+RETURNS boolean
+LANGUAGE c STABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'check_text_size_wrapper';
+COMMENT ON FUNCTION workflow.check_size(text, text) IS
+'Internal: returns true if a text has at most pg_workflow.max_field_size bytes. Errors: 22023 names the field.';
+
+CREATE FUNCTION workflow.check_size(name text, value jsonb)
+RETURNS boolean
+LANGUAGE c STABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'check_jsonb_size_wrapper';
+COMMENT ON FUNCTION workflow.check_size(text, jsonb) IS
+'Internal: returns true if a jsonb has at most pg_workflow.max_field_size bytes as text. Errors: 22023 names the field.';
+
+CREATE FUNCTION workflow.check_finite(name text, value timestamptz)
+RETURNS boolean
+LANGUAGE c IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'check_finite_wrapper';
+COMMENT ON FUNCTION workflow.check_finite(text, timestamptz) IS
+'Internal: returns true if a time is null or finite. Errors: 22023 names the field.';
+
 CREATE FUNCTION workflow.check_entity_type(entity_type text)
 RETURNS text
 LANGUAGE c IMMUTABLE PARALLEL SAFE

@@ -32,6 +32,21 @@ AS 'MODULE_PATHNAME', 'prepare_load_wrapper';
 COMMENT ON FUNCTION workflow.prepare_load() IS
 'BEFORE INSERT FOR EACH STATEMENT: lets pg_restore load tables in any order, without checks of foreign keys. A dump is consistent; verify() checks it. (refuse_insert() does the same.)';
 
+CREATE FUNCTION workflow.check_fields()
+RETURNS trigger
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'check_fields_wrapper';
+COMMENT ON FUNCTION workflow.check_fields() IS
+'BEFORE INSERT FOR EACH ROW: rejects texts and tags beyond pg_workflow.max_field_size and infinite dates. The owner may insert them: a restore does.';
+
+CREATE TRIGGER zz_check_fields
+BEFORE INSERT ON workflow.dags
+FOR EACH ROW EXECUTE FUNCTION workflow.check_fields();
+
+CREATE TRIGGER zz_check_fields
+BEFORE INSERT ON workflow.task_logs
+FOR EACH ROW EXECUTE FUNCTION workflow.check_fields();
+
 CREATE TRIGGER zz_guard
 BEFORE UPDATE ON workflow.dags
 FOR EACH ROW EXECUTE FUNCTION workflow.guard('dag');

@@ -35,6 +35,11 @@ BEGIN
             'Give true or false.');
     END IF;
 
+    PERFORM workflow.check_size('description'::text, description),
+        workflow.check_size('schedule'::text, schedule),
+        workflow.check_size('tags'::text, tags),
+        workflow.check_finite('start_date'::text, start_date);
+
     INSERT INTO workflow.dags (name, description, schedule, start_date, tags, is_paused)
     VALUES (create_dag.name, create_dag.description, create_dag.schedule, create_dag.start_date, create_dag.tags, create_dag.is_paused)
     RETURNING id INTO STRICT dag_id;
@@ -130,6 +135,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     log_id bigint;
+    is_valid boolean;
 BEGIN
     IF task_instance_id IS NULL OR message IS NULL OR logged_at IS NULL THEN
         PERFORM workflow.refuse_argument(
@@ -139,10 +145,12 @@ BEGIN
     END IF;
     IF level IS NULL OR level NOT IN ('DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL') THEN
         PERFORM workflow.refuse_argument(
-            format('cannot append to the log of task_instance %s: unknown level %s', task_instance_id, coalesce(quote_ident(level), 'null')),
-            jsonb_build_object('argument', 'level', 'value', level),
+            format('cannot append to the log of task_instance %s: unknown level %s', task_instance_id, coalesce(quote_ident(left(level, 250)), 'null')),
+            jsonb_build_object('argument', 'level', 'value', left(level, 250)),
             'Levels are DEBUG, INFO, WARNING, ERROR and CRITICAL.');
     END IF;
+    -- An assignment, which is faster than PERFORM.
+    is_valid := workflow.check_size('message'::text, message) AND workflow.check_finite('logged_at'::text, logged_at);
 
     INSERT INTO workflow.task_logs AS l (task_instance_id, try_number, logged_at, level, message)
     SELECT i.id, i.try_number, append_task_log.logged_at, append_task_log.level, append_task_log.message

@@ -122,7 +122,9 @@ BEGIN
                 -- By the index on the task, newest partition or not.
                 greatest(t.updated_at, (
                     SELECT max(l.logged_at) FROM workflow.task_logs AS l
-                    WHERE l.task_instance_id = t.id AND l.try_number = t.try_number))
+                    WHERE l.task_instance_id = t.id AND l.try_number = t.try_number
+                        -- Lines from before dates had to be finite.
+                        AND l.logged_at < 'infinity'))
             FROM workflow.task_instances AS t
             JOIN workflow.dag_runs AS r ON r.id = t.dag_run_id
             WHERE t.state IN ('running', 'retrying')
@@ -131,7 +133,7 @@ BEGIN
             u.last_progress, now() - u.last_progress
         FROM in_progress AS u
         JOIN workflow.dags AS d ON d.id = u.dag_id
-        WHERE now() - u.last_progress > longer_than
+        WHERE CASE WHEN isfinite(u.last_progress) THEN now() - u.last_progress > longer_than END
         ORDER BY u.last_progress;
 END
 $$;

@@ -125,6 +125,7 @@ REVOKE EXECUTE ON FUNCTION
     workflow.prepare_load(),
     workflow.note_deletion(),
     workflow.forget_counts(),
+    workflow.check_fields(),
     workflow.replan(),
     workflow.refuse_drop()
 FROM PUBLIC, workflow_reader;

@@ -5,6 +5,7 @@ mod client;
 mod extension {
     mod acting;
     mod attack;
+    mod bounds;
     mod consumers;
     mod counts;
     mod creation;

@@ -3,7 +3,9 @@
 use crate::entity::EntityType;
 use crate::errors;
 use crate::ffi::jsonb::Jsonb;
+use crate::fields;
 use pg_workflow_state_machine::State;
+use pgrx::Array;
 use serde_json::json;
 
 pub fn entity_type(name: Option<&str>) -> EntityType {
@@ -27,7 +29,20 @@ pub fn json_object(argument: &str, value: Option<Jsonb>) -> Jsonb {
         let hint = format!("Set {argument} to an object such as '{{\"reason\": \"worker lost\"}}', or omit it.");
         errors::invalid_argument(argument, &json!(null), "must be a JSON object", &hint);
     }
+    fields::check_jsonb(argument, object);
     object
+}
+
+/// The longest array that a call may pass.
+const MAX_ITEMS: usize = 1_000_000;
+
+/// Checks an array before anything copies its elements.
+pub fn array<'a, T>(argument: &str, array: Option<Array<'a, T>>) -> Array<'a, T> {
+    let array = not_null(argument, array);
+    if array.len() > MAX_ITEMS {
+        errors::too_many(argument, array.len(), MAX_ITEMS);
+    }
+    array
 }
 
 /// Checks a task name, which is in the argument or column `argument`.
@@ -35,8 +50,7 @@ pub fn check_task_id(argument: &str, task_id: &str) {
     let is_blank = task_id.trim().is_empty();
     if is_blank || task_id.chars().count() > 500 {
         let rule = if is_blank { "must not be blank" } else { "must not be longer than 500 characters" };
-        let shown: String = task_id.chars().take(500).collect();
-        let detail = json!({ "argument": argument, "value": shown });
+        let detail = json!({ "argument": argument, "value": errors::cut(task_id) });
         errors::invalid(&format!("task_id {rule}"), &detail, "Use 1 to 500 characters, at least one of them visible.");
     }
 }

@@ -17,6 +17,14 @@ pub struct Columns {
     pub created_at: usize,
     pub updated_at: usize,
     pub task: Option<TaskColumns>,
+    pub run: Option<RunColumns>,
+}
+
+/// The columns that only runs have.
+#[derive(Clone, Copy)]
+pub struct RunColumns {
+    pub execution_date: usize,
+    pub conf: usize,
 }
 
 /// The columns that only tasks have.
@@ -61,6 +69,8 @@ impl Columns {
                 duration: column("duration"),
                 error: column("error"),
             }),
+            run: (kind == EntityType::DagRun)
+                .then(|| RunColumns { execution_date: column("execution_date"), conf: column("conf") }),
         }
     }
 }

@@ -12,16 +12,16 @@ use crate::event::Event;
 use crate::ffi::jsonb::Jsonb;
 use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::uuid::Uuid;
-use crate::ffi::values::{clock, text_array, text_datum};
+use crate::ffi::values::clock;
 use crate::ffi::{member, session};
 use crate::history::Origin;
-use crate::rights;
-use crate::tenant;
+use crate::{fields, memory, rights, tenant};
 use pg_workflow_state_machine::State;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::iter::TableIterator;
 use pgrx::name;
 use pgrx::pg_sys::{self, Datum, Oid};
+use pgrx::{Array, IntoDatum};
 use std::ffi::CStr;
 
 /// The function create_dag_run() of SQL.
@@ -34,7 +34,7 @@ fn create_run(
     create_run_for(session::user(), dag_id, execution_date, conf)
 }
 
-/// As above in 0.1.0 and 0.2.0, where it is SECURITY DEFINER: the current role is the owner.
+/// For the catalogs of 0.1.0 and 0.2.0: they declare it SECURITY DEFINER, so the current role is the owner.
 #[pgrx::pg_extern(sql = false)]
 fn create_dag_run(
     dag_id: Option<pgrx::Uuid>,
@@ -62,6 +62,7 @@ fn create_run_for(
     }
     let dag = Uuid(*args::not_null("dag_id", dag_id).as_bytes());
     let date: pg_sys::TimestampTz = args::not_null("execution_date", execution_date).into();
+    fields::check_date("execution_date", date);
     let conf = args::json_object("conf", conf);
     let values = [Some(dag.as_datum()), Some(Datum::from(date)), Some(conf.datum())];
     let runs =
@@ -77,17 +78,17 @@ type NewTasks = TableIterator<'static, (name!(id, pgrx::Uuid), name!(task_id, St
 #[pgrx::pg_extern(sql = false)]
 fn create_tasks(
     dag_run_id: Option<pgrx::Uuid>,
-    task_ids: Option<Vec<Option<String>>>,
+    task_ids: Option<Array<'_, &'_ str>>,
     max_tries: Option<i32>,
 ) -> TableIterator<'static, (name!(id, pgrx::Uuid), name!(task_id, String))> {
     create_tasks_for(session::user(), dag_run_id, task_ids, max_tries)
 }
 
-/// As above in 0.1.0 and 0.2.0, where it is SECURITY DEFINER: the current role is the owner.
+/// For the catalogs of 0.1.0 and 0.2.0: they declare it SECURITY DEFINER, so the current role is the owner.
 #[pgrx::pg_extern(sql = false)]
 fn create_task_instances(
     dag_run_id: Option<pgrx::Uuid>,
-    task_ids: Option<Vec<Option<String>>>,
+    task_ids: Option<Array<'_, &'_ str>>,
     max_tries: Option<i32>,
 ) -> TableIterator<'static, (name!(id, pgrx::Uuid), name!(task_id, String))> {
     create_tasks_for(session::outer_user(), dag_run_id, task_ids, max_tries)
@@ -96,7 +97,7 @@ fn create_task_instances(
 fn create_tasks_for(
     caller: Oid,
     dag_run_id: Option<pgrx::Uuid>,
-    task_ids: Option<Vec<Option<String>>>,
+    task_ids: Option<Array<'_, &'_ str>>,
     max_tries: Option<i32>,
 ) -> NewTasks {
     rights::refuse_restricted_operation();
@@ -114,20 +115,21 @@ fn create_tasks_for(
         );
     }
     let run = Uuid(*args::not_null("dag_run_id", dag_run_id).as_bytes());
-    let names: Vec<String> =
-        args::not_null("task_ids", task_ids).into_iter().map(|name| args::not_null("task_ids", name)).collect();
-    names.iter().for_each(|name| args::check_task_id("task_ids", name));
+    let task_ids = args::array("task_ids", task_ids);
+    let names = memory::collect(task_ids.iter().map(|name| {
+        let name = args::not_null("task_ids", name);
+        args::check_task_id("task_ids", name);
+        memory::copy(name)
+    }));
     let max_tries = args::check_max_tries(args::not_null("max_tries", max_tries));
 
-    let array = text_array(names.iter().map(|name| text_datum(name)).collect());
-    let values = [Some(run.as_datum()), Some(array), Some(Datum::from(max_tries))];
+    let values = [Some(run.as_datum()), task_ids.into_datum(), Some(Datum::from(max_tries))];
     let is_seen = tenant::sees_run(caller, run);
     let tasks = if is_seen { INSERT.with(|plan| insert(c"task_instances", plan, &values)) } else { Vec::new() };
     let Some(dag) = as_owner_of(c"dag_runs", || dag_of(run)).filter(|_| is_seen && tasks.len() == names.len()) else {
         errors::missing("dag_run", &run.to_string(), "create tasks in it")
     };
-    let created: Vec<(Uuid, Option<&str>)> =
-        tasks.iter().zip(&names).map(|(task, name)| (*task, Some(name.as_str()))).collect();
+    let created = memory::collect(tasks.iter().zip(&names).map(|(task, name)| (*task, Some(name.as_str()))));
     record(EntityType::TaskInstance, caller, dag, run, &created);
     TableIterator::new(tasks.into_iter().map(|task| pgrx::Uuid::from_bytes(task.0)).zip(names))
 }
@@ -146,7 +148,7 @@ fn as_owner_of<R>(table: &CStr, work: impl FnOnce() -> R) -> R {
 
 /// Column 1 of the returned rows: the new IDs.
 fn ids(rows: Rows) -> Vec<Uuid> {
-    (0..rows.len()).filter_map(|row| rows.uuid(row, 1)).collect()
+    memory::collect((0..rows.len()).filter_map(|row| rows.uuid(row, 1)))
 }
 
 /// Appends the creation of entities of one run to the history.

@@ -3,10 +3,24 @@
 
 use crate::entity::EntityType;
 use crate::ffi::error::raise;
+use crate::ffi::jsonb::Jsonb;
 use crate::ffi::uuid::Uuid;
 use pg_workflow_state_machine::State;
 use pgrx::PgSqlErrorCode as Code;
 use serde_json::{Value, json};
+
+/// The longest part of a caller's value that an error repeats, in characters.
+const MAX_SHOWN: usize = 250;
+
+/// Cuts a caller's value for an error.
+pub fn cut(text: &str) -> &str {
+    text.char_indices().nth(MAX_SHOWN).map_or(text, |(end, _)| &text[..end])
+}
+
+/// Cuts the values of a DETAIL that SQL has built.
+pub fn cut_detail(detail: Jsonb) -> Value {
+    Value::Object(detail.shortened(16, MAX_SHOWN))
+}
 
 fn names(states: impl IntoIterator<Item = State>) -> String {
     states.into_iter().map(State::as_str).collect::<Vec<_>>().join(", ")
@@ -85,6 +99,7 @@ pub fn stale_row(
 
 /// P0002: no object has this ID; a consumer's ID is its name.
 pub fn missing(kind: &str, id: &str, tried: &str) -> ! {
+    let [kind, id, tried] = [kind, id, tried].map(cut);
     let (object, hint) = match kind {
         "consumer" => {
             (format!("consumer \"{id}\""), "Check the name. Create a consumer with workflow.create_consumer().")
@@ -96,6 +111,42 @@ pub fn missing(kind: &str, id: &str, tried: &str) -> ! {
         &format!("{object} does not exist: cannot {tried}"),
         &json!({ "entity_type": kind, "entity_id": id }),
         hint,
+    )
+}
+
+/// 22023: a value is longer than pg_workflow.max_field_size.
+pub fn too_long(argument: &str, limit: usize) -> ! {
+    let argument = cut(argument);
+    let detail = json!({
+        "argument": argument, "value": null, "max_bytes": limit, "setting": "pg_workflow.max_field_size",
+    });
+    let hint = "Store large values elsewhere and write a reference. A superuser can raise pg_workflow.max_field_size.";
+    invalid(&format!("{argument} must not be longer than {limit} bytes as text"), &detail, hint)
+}
+
+/// 22023: an array has too many elements.
+pub fn too_many(argument: &str, count: usize, limit: usize) -> ! {
+    invalid(
+        &format!("{argument} must not have more than {limit} elements"),
+        &json!({ "argument": argument, "value": null, "count": count, "max_count": limit }),
+        "Split it into several calls.",
+    )
+}
+
+/// 22023: a date is infinite.
+pub fn infinite(argument: &str) -> ! {
+    let argument = cut(argument);
+    let hint = format!("Set {argument} to a date.");
+    invalid(&format!("{argument} must be finite"), &json!({ "argument": argument, "value": null }), &hint)
+}
+
+/// 53200: the memory for a caller's values cannot be allocated.
+pub fn out_of_memory() -> ! {
+    raise(
+        Code::ERRCODE_OUT_OF_MEMORY,
+        "out of memory for the values of a statement",
+        &json!({ "is_memory": true }),
+        "Use fewer or smaller values in a statement.",
     )
 }
 
@@ -111,6 +162,7 @@ pub fn invalid_argument(argument: &str, value: &Value, rule: &str, hint: &str) -
 
 /// 22023: an argument is null or a name that does not exist.
 pub fn unknown_name(argument: &str, name: Option<&str>, hint: &str) -> ! {
+    let name = name.map(cut);
     let message = match name {
         Some(name) => format!("invalid {argument}: \"{name}\""),
         None => format!("{argument} must not be null"),
@@ -126,6 +178,7 @@ pub fn unknown_state(argument: &str, name: Option<&str>) -> ! {
 /// 22023: the request ID belongs to another transition of the entity.
 pub fn reused_request_id(attempt: &Attempt, request_id: &str, from: Option<&str>, to: Option<&str>) -> ! {
     let (kind, id) = (attempt.kind.as_str(), attempt.id);
+    let request_id = cut(request_id);
     let [from_text, to_text] = [from, to].map(|state| state.unwrap_or("no state"));
     invalid(
         &format!("request_id \"{request_id}\" already moved {kind} {id} from {from_text} to {to_text}"),
@@ -207,6 +260,7 @@ pub fn restricted_operation() -> ! {
 
 /// 55006: the consumer is leased to another session, or the caller's lease is no longer valid.
 pub fn leased(consumer: &str, lease: Option<i64>, holder: Option<&str>, current_lease: Option<i64>) -> ! {
+    let (consumer, holder) = (cut(consumer), holder.map(cut));
     let (message, hint) = match lease {
         None => (
             format!("consumer \"{consumer}\" is leased to {}", holder.unwrap_or("another session")),

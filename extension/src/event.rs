@@ -66,8 +66,8 @@ pub fn payload(event: &Event) -> String {
         metadata: None,
         metadata_omitted: false,
     };
-    // A jsonb is seldom much larger than its text, so one that is far too large is not even formatted.
-    if event.metadata.size() <= 4 * MAX_PAYLOAD {
+    // Its text may be far larger than the value itself: measure it before it is formatted.
+    if event.metadata.fits(MAX_PAYLOAD) {
         payload.metadata = RawValue::from_string(event.metadata.to_json_text()).ok();
     }
     payload.metadata_omitted = payload.metadata.is_none();

@@ -8,7 +8,8 @@ use crate::errors;
 use crate::ffi::session;
 use crate::ffi::trigger::{BEFORE_INSERT, BEFORE_UPDATE, Row, Trigger, Use};
 use crate::ffi::uuid::Uuid;
-use crate::ffi::values::{clock, text_datum};
+use crate::ffi::values::clock;
+use crate::fields::{self, Written};
 use crate::managed::{Fixed, Managed};
 use crate::restore;
 use crate::rights::export_trigger;
@@ -57,12 +58,21 @@ fn guard_dag(trigger: Trigger, old: &Row, new: &Row) -> Changes {
     if old.i64(created_at) != new.i64(created_at) {
         errors::managed_column("dag", dag, "created_at");
     }
+    fields::check_dag(trigger, Written { old: Some(old), new });
     vec![(updated_at, Some(Datum::from(now_after(old, updated_at))))]
 }
 
 fn guard_entity(kind: EntityType, trigger: Trigger, old: &Row, new: &Row) -> Changes {
     let columns = Columns::of(kind, trigger);
     let id = reject_managed(kind, &columns, old, new);
+    let written = Written { old: Some(old), new };
+    if let Some(task) = columns.task {
+        written.check_text("error", task.error);
+    }
+    if let Some(run) = columns.run {
+        written.check_date("execution_date", run.execution_date);
+        written.check_jsonb("conf", run.conf);
+    }
     let now = now_after(old, columns.updated_at);
     let mut changes = vec![(columns.updated_at, Some(Datum::from(now)))];
     let (from, to) = (old.text(columns.state), new.text(columns.state));
@@ -101,7 +111,7 @@ fn error_of(id: Uuid, to: State) -> Option<Option<Datum>> {
         return Some(None);
     }
     let error = call::request_for(id, |request| request.metadata.get_text("error")).flatten();
-    error.map(|error| Some(text_datum(&error)))
+    error.map(Some)
 }
 
 /// Returns the current time, but never one before the row's last change: time increases with the version.

@@ -13,6 +13,7 @@ use crate::ffi::trigger::{AFTER_UPDATE, Row, Trigger, Use};
 use crate::ffi::uuid::Uuid;
 use crate::history::Origin;
 use crate::managed::{Fixed, Managed};
+use crate::memory;
 use crate::rights::export_trigger;
 use pg_workflow_state_machine::State;
 use pgrx::pg_sys::{Datum, Oid};
@@ -53,7 +54,11 @@ fn record(trigger: Trigger) -> Datum {
 fn transitions_of(kind: EntityType, trigger: Trigger) -> Vec<Transition> {
     let columns = Columns::of(kind, trigger);
     let mut transitions = Vec::new();
-    trigger.for_each_update(|old, new| transitions.extend(transition_between(kind, &columns, old, new)));
+    trigger.for_each_update(|old, new| {
+        if let Some(transition) = transition_between(kind, &columns, old, new) {
+            memory::push(&mut transitions, transition);
+        }
+    });
     transitions
 }
 
@@ -80,7 +85,7 @@ fn transition_between(kind: EntityType, columns: &Columns, old: &Row, new: &Row)
     Some(Transition {
         id: fixed.id,
         parent: fixed.parent,
-        task_id: fixed.task_id.map(str::to_owned),
+        task_id: fixed.task_id.map(memory::copy),
         from,
         to,
         version: written.version,
@@ -90,11 +95,13 @@ fn transition_between(kind: EntityType, columns: &Columns, old: &Row, new: &Row)
 
 fn append_events(kind: EntityType, trigger: Trigger, transitions: &[Transition]) {
     // All rows of a statement belong to the same request or to none, so the first row decides.
-    let request = call::request_for(transitions[0].id, |request| (request.metadata, request.request_id.clone()));
+    let request = call::request_for(transitions[0].id, |request| {
+        (request.metadata, request.request_id.as_deref().map(memory::copy))
+    });
     let (metadata, request_id) = request.unwrap_or_else(|| (Jsonb::empty_object(), None));
     let actor = session::session_user();
     // Before the history is open: this may run a query.
-    let dags: Vec<Uuid> = transitions.iter().map(|transition| transition.dag(kind, trigger.table_owner())).collect();
+    let dags = memory::collect(transitions.iter().map(|transition| transition.dag(kind, trigger.table_owner())));
     let acted_as = session::acted_as(session::user());
     let origin = Origin { request_id: request_id.as_deref(), acted_as: acted_as.as_deref() };
     append(transitions.iter().zip(dags), origin, |id, (transition, dag_id)| Event {

@@ -25,13 +25,16 @@ static BATCH_DELAY: GucSetting<i32> = GucSetting::<i32>::new(2);
 static POLL_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(1000);
 /// Read by purge(), in SQL.
 static MAX_CONSUMER_LAG: GucSetting<i32> = GucSetting::<i32>::new(30 * 24 * 60);
+static MAX_FIELD_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1024 * 1024);
 
 /// Defines the settings.
 pub fn define() {
     GucRegistry::define_enum_guc(
         c"pg_workflow.announce",
         c"Sets the content of notifications on the NOTIFY channel workflow_events.",
-        c"off: no notifications; wakeup: an empty payload; events: each event as JSON.",
+        c"off: no notifications; wakeup: an empty payload; events: each event as JSON. Every role that can connect to the \
+          database can execute LISTEN and NOTIFY: with events it hears the metadata of all transitions, whatever its \
+          privileges, and it can send notifications of its own. Set wakeup if that matters, and read the event feed.",
         &NOTIFICATION,
         GucContext::Suset,
         GucFlags::default(),
@@ -66,6 +69,17 @@ pub fn define() {
         GucFlags::UNIT_MS,
     );
     GucRegistry::define_int_guc(
+        c"pg_workflow.max_field_size",
+        c"Sets the maximum size, as text, of metadata, conf, tags and each text that a client writes.",
+        c"Longer values are rejected when they are written (22023). A lower value does not affect stored ones.",
+        &MAX_FIELD_SIZE,
+        1024,
+        // Escaped in JSON, a text takes up to six times as much, and no value can exceed 1 GB.
+        64 * 1024 * 1024,
+        GucContext::Suset,
+        GucFlags::UNIT_BYTE,
+    );
+    GucRegistry::define_int_guc(
         c"pg_workflow.max_consumer_lag",
         c"Sets the lag from which on purge() keeps no events for a consumer; 0: it keeps them however long.",
         c"Such a consumer is given up until resume_consumer() is called.",
@@ -89,6 +103,11 @@ fn define_number(
 
 pub fn notification() -> Notification {
     NOTIFICATION.get()
+}
+
+/// The largest metadata, conf, tags or text that a client may write, in bytes of text.
+pub fn max_field_size() -> usize {
+    usize::try_from(MAX_FIELD_SIZE.get()).unwrap_or(0)
 }
 
 pub fn batch_size() -> i32 {

@@ -8,7 +8,7 @@ use crate::ffi::jsonb::Jsonb;
 use crate::ffi::plan::Plan;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::text_datum;
-use crate::rights;
+use crate::{fields, memory, rights};
 use pgrx::pg_sys::{self, Datum};
 use serde_json::json;
 
@@ -79,6 +79,7 @@ fn transition_one(
                 "Set request_id to a text that is unique to this transition, or omit it.",
             );
         }
+        fields::check_text("request_id", request_id);
         if let Some(version) = earlier_version(&attempt, request_id) {
             return version;
         }
@@ -140,7 +141,7 @@ fn update(attempt: &Attempt, metadata: Jsonb, request_id: Option<&str>) -> Optio
         Some(text_datum(attempt.to.as_str())),
         attempt.expected_version.map(Datum::from),
     ];
-    let request = Request { ids: vec![attempt.id], metadata, request_id: request_id.map(str::to_owned) };
+    let request = Request { ids: vec![attempt.id], metadata, request_id: request_id.map(memory::copy) };
     call::during(Call::Transition(request), || {
         with_plans(attempt.kind, |plans| plans.update.run(&args, |rows| (rows.len() > 0).then(|| rows.i64(0, 1))))
     })

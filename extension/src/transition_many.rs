@@ -3,21 +3,22 @@
 use crate::args;
 use crate::call::{self, Call, Request};
 use crate::entity::EntityType;
+use crate::errors;
 use crate::ffi::jsonb::Jsonb;
 use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::{text_array, text_datum, uuid_array};
-use crate::rights;
+use crate::{memory, rights};
 use pg_workflow_state_machine::State;
 use pgrx::iter::TableIterator;
-use pgrx::{name, pg_sys};
+use pgrx::{Array, name, pg_sys};
 use std::collections::{HashMap, HashSet};
 
 /// The result for one entity.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 struct Outcome {
     outcome: &'static str,
-    state: Option<String>,
+    state: Option<State>,
     version: Option<i64>,
 }
 
@@ -26,7 +27,7 @@ const MISSING: Outcome = Outcome { outcome: "missing", state: None, version: Non
 #[pgrx::pg_extern(sql = false)]
 fn transition_many(
     entity_type: Option<&str>,
-    ids: Option<Vec<Option<pgrx::Uuid>>>,
+    ids: Option<Array<'_, pgrx::Uuid>>,
     old_state: Option<&str>,
     new_state: Option<&str>,
     metadata: Option<Jsonb>,
@@ -36,25 +37,32 @@ fn transition_many(
     (
         name!(entity_id, pgrx::Uuid),
         name!(outcome, &'static str),
-        name!(state, Option<String>),
+        name!(state, Option<&'static str>),
         name!(version, Option<i64>),
     ),
 > {
     rights::refuse_restricted_operation();
     let kind = args::entity_type(entity_type);
-    let ids = args::not_null("ids", ids).into_iter().map(|id| Uuid(*args::not_null("ids", id).as_bytes()));
+    let ids = args::array("ids", ids);
     let from = old_state.map(|name| args::state("old_state", Some(name)));
     let to = args::state("new_state", new_state);
     let metadata = args::json_object("metadata", metadata);
     let dry_run = args::not_null("dry_run", dry_run);
 
-    let mut seen = HashSet::new();
-    let in_order: Vec<Uuid> = ids.filter(|id| seen.insert(*id)).collect();
-    let outcomes = Batch { kind, from, to }.outcomes(in_order.clone(), metadata, dry_run);
+    let in_order = distinct(&ids);
+    let outcomes = Batch { kind, from, to }.outcomes(memory::collect(in_order.iter().copied()), metadata, dry_run);
     TableIterator::new(in_order.into_iter().map(move |id| {
-        let Outcome { outcome, state, version } = outcomes.get(&id).cloned().unwrap_or(MISSING);
-        (pgrx::Uuid::from_bytes(id.0), outcome, state, version)
+        let Outcome { outcome, state, version } = outcomes.get(&id).copied().unwrap_or(MISSING);
+        (pgrx::Uuid::from_bytes(id.0), outcome, state.map(State::as_str), version)
     }))
+}
+
+/// Returns each ID once, in the order of the array.
+fn distinct(ids: &Array<pgrx::Uuid>) -> Vec<Uuid> {
+    let mut seen = HashSet::new();
+    seen.try_reserve(ids.len()).unwrap_or_else(|_| errors::out_of_memory());
+    let ids = ids.iter().map(|id| Uuid(*args::not_null("ids", id).as_bytes()));
+    memory::collect(ids.filter(|id| seen.insert(*id)))
 }
 
 struct Batch {
@@ -88,12 +96,16 @@ impl Batch {
             return HashMap::new();
         }
         let args = [Some(id_array(ids)), Some(text_array(sources)), Some(text_datum(self.to.as_str()))];
-        let state = Some(self.to.as_str().to_owned());
         let applied = |rows: Rows| {
-            let outcome = |row| Outcome { outcome: "applied", state: state.clone(), version: Some(rows.i64(row, 2)) };
-            (0..rows.len()).map(|row| (row_id(&rows, row), outcome(row))).collect()
+            let mut outcomes = HashMap::new();
+            reserve(&mut outcomes, rows.len());
+            outcomes.extend((0..rows.len()).map(|row| {
+                let version = Some(rows.i64(row, 2));
+                (row_id(&rows, row), Outcome { outcome: "applied", state: Some(self.to), version })
+            }));
+            outcomes
         };
-        let request = Request { ids: ids.to_vec(), metadata, request_id: None };
+        let request = Request { ids: memory::collect(ids.iter().copied()), metadata, request_id: None };
         call::during(Call::Transition(request), || with_plans(self.kind, |plans| plans.update.run(&args, applied)))
     }
 
@@ -102,17 +114,18 @@ impl Batch {
         let sources = self.sources();
         with_plans(self.kind, |plans| {
             plans.look_up.run(&[Some(id_array(ids))], |rows| {
+                reserve(outcomes, rows.len());
                 for row in 0..rows.len() {
-                    let state = rows.text(row, 2).unwrap_or_default();
-                    let movable = sources.iter().any(|source| source.as_str() == state);
-                    let expected = self.from.is_none_or(|from| from.as_str() == state);
+                    let state = rows.text(row, 2).and_then(|state| state.parse::<State>().ok());
+                    let movable = state.is_some_and(|state| sources.contains(&state));
+                    let expected = self.from.is_none_or(|from| state == Some(from));
                     let outcome = match (movable, expected) {
                         (true, _) if dry_run => "applied",
                         // It entered this state after the update had passed it.
                         (true, _) | (false, false) => "stale",
                         (false, true) => "illegal",
                     };
-                    let outcome = Outcome { outcome, state: Some(state.to_owned()), version: Some(rows.i64(row, 3)) };
+                    let outcome = Outcome { outcome, state, version: Some(rows.i64(row, 3)) };
                     outcomes.insert(row_id(&rows, row), outcome);
                 }
             });
@@ -120,8 +133,12 @@ impl Batch {
     }
 }
 
+fn reserve(outcomes: &mut HashMap<Uuid, Outcome>, count: usize) {
+    outcomes.try_reserve(count).unwrap_or_else(|_| errors::out_of_memory());
+}
+
 fn id_array(ids: &[Uuid]) -> pg_sys::Datum {
-    uuid_array(ids.iter().map(Uuid::as_datum).collect())
+    uuid_array(memory::collect(ids.iter().map(Uuid::as_datum)))
 }
 
 fn row_id(rows: &Rows, row: usize) -> Uuid {

@@ -2,7 +2,7 @@
 
 use crate::ffi::latch;
 use crate::ffi::shared::{self, READERS, Signals};
-use crate::signals;
+use crate::{memory, signals};
 use pgrx::pg_extern;
 use pgrx::pg_sys::Latch;
 use std::cell::RefCell;
@@ -35,7 +35,7 @@ fn is_preloaded() -> bool {
 /// Stores that a read which began at this number of commits found nothing.
 #[pg_extern(sql = false)]
 fn note_found_nothing(consumer: Option<&str>, commits: i64) {
-    FOUND_NOTHING.set(consumer.map(|consumer| (consumer.to_owned(), commits.cast_unsigned())));
+    FOUND_NOTHING.set(consumer.map(|consumer| (memory::copy(consumer), commits.cast_unsigned())));
 }
 
 /// Waits for a commit or a notification, unless the session's last read of this consumer found events.

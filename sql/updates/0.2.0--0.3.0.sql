@@ -102,6 +102,16 @@ ALTER TABLE workflow.consumer_checkpoints ENABLE ROW LEVEL SECURITY;
 -- take function workflow.create_partition
 -- take function workflow.switch_to_partition
 
+-- take function workflow.check_size
+-- take function workflow.check_finite
+-- take function workflow.check_fields
+CREATE TRIGGER zz_check_fields
+BEFORE INSERT ON workflow.dags
+FOR EACH ROW EXECUTE FUNCTION workflow.check_fields();
+CREATE TRIGGER zz_check_fields
+BEFORE INSERT ON workflow.task_logs
+FOR EACH ROW EXECUTE FUNCTION workflow.check_fields();
+-- take function workflow.create_dag
 -- take function workflow.create_dag_run
 -- take function workflow.create_task_instances
 -- take function workflow.is_subscriber

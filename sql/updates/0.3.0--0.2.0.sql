@@ -98,6 +98,7 @@ DROP VIEW workflow.consumer_lag_of_0_3;
 -- take function workflow.make_partition
 -- take function workflow.go_on_to_partition
 
+-- take function workflow.create_dag
 -- take function workflow.create_dag_run
 -- take function workflow.create_task_instances
 -- take function workflow.note_deletion
@@ -153,6 +154,12 @@ DROP TRIGGER prepare_load ON workflow.task_logs;
 ALTER TABLE workflow.state_count_place DROP COLUMN is_only_row;
 ALTER TABLE workflow.state_count_changes DROP COLUMN id;
 
+DROP TRIGGER zz_check_fields ON workflow.dags;
+DROP TRIGGER zz_check_fields ON workflow.task_logs;
+DROP FUNCTION workflow.check_fields();
+DROP FUNCTION workflow.check_size(text, text);
+DROP FUNCTION workflow.check_size(text, jsonb);
+DROP FUNCTION workflow.check_finite(text, timestamptz);
 DROP FUNCTION workflow.is_acknowledged(workflow.feed_position, bigint, xid8);
 DROP FUNCTION workflow.unfinished_transactions(workflow.feed_position);
 DROP FUNCTION workflow.next_writer(bigint, bigint, bigint);

@@ -160,8 +160,14 @@ fn direct_writes_meet_constraints() {
     // A function checks these columns and names the column.
     for (sql, argument) in [
         ("UPDATE workflow.task_instances SET max_tries = -1", "max_tries"),
-        ("UPDATE workflow.task_instances SET task_id = E'\\t'", "task_id"),
-        ("UPDATE workflow.task_instances SET task_id = repeat('x', 501)", "task_id"),
+        (
+            "INSERT INTO workflow.task_instances (dag_run_id, task_id) SELECT id, E'\\t' FROM workflow.dag_runs",
+            "task_id",
+        ),
+        (
+            "INSERT INTO workflow.task_instances (dag_run_id, task_id) SELECT id, repeat('x', 501) FROM workflow.dag_runs",
+            "task_id",
+        ),
         (
             "INSERT INTO workflow.task_instances (dag_run_id, task_id, state) SELECT id, 'x', 'x' FROM workflow.dag_runs",
             "state",

@@ -85,10 +85,10 @@ fn large_metadata_is_stored_but_omitted_from_notification() {
     let task = create_task(client);
     listener.batch_execute("LISTEN workflow_events").unwrap();
     // Incompressible and compressible text.
-    let noise: String = (0..40_000).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
-    let compressible = "x".repeat(1 << 20);
+    let noise: String = (0..32_000).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
+    let compressible = "x".repeat(1_000_000);
     for (from, to, text) in [(State::Queued, State::Running, noise), (State::Running, State::Failed, compressible)] {
-        assert!(text.len() >= 1 << 20);
+        assert!(text.len() >= 1_000_000);
         let metadata = json!({"log": text});
         Transition::of(task).from(from).to(to).metadata(metadata.clone()).run(client).unwrap();
         let row = client.query_one("SELECT * FROM workflow.history('task_instance', $1) LIMIT 1", &[&task]).unwrap();

@@ -212,7 +212,7 @@ fn large_event_is_relayed_unchanged() {
     client.batch_execute("SELECT workflow.create_consumer('reader')").unwrap();
     let subscriber = Subscriber::start(&redis.url());
     let task = create_task(client);
-    let metadata = serde_json::json!({"log": "x\u{1F600}\"".repeat(200_000), "number": 1.5, "null": null});
+    let metadata = serde_json::json!({"log": "x\u{1F600}\"".repeat(140_000), "number": 1.5, "null": null});
     Transition::of(task).from(State::Queued).to(State::Running).metadata(metadata).run(client).unwrap();
     wait_until("three events", || subscriber.len() >= 3);
     let sql = "SELECT to_jsonb(e) - 'changed_at' FROM workflow.read_events('reader') AS e";

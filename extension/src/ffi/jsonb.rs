@@ -30,19 +30,26 @@ impl Jsonb {
         unsafe { (*self.0).root.header & pg_sys::JB_FOBJECT != 0 }
     }
 
-    /// Returns its size in bytes, uncompressed: close to the size of its text.
+    /// Returns its size in bytes, uncompressed. Its text may be far longer.
     pub fn size(self) -> usize {
         // SAFETY: a Jsonb always points to a detoasted value.
         unsafe { pgrx::varsize_any(self.0.cast()) }
     }
 
-    /// Returns the value of a key: a string without quotes, other values as JSON. `None` if it is absent or null.
-    pub fn get_text(self, key: &str) -> Option<String> {
+    /// Returns the value of a key as a text datum: a string without quotes, other values as JSON. `None` if it is absent
+    /// or null.
+    pub fn get_text(self, key: &str) -> Option<Datum> {
         // SAFETY: jsonb_object_field_text takes a jsonb and a text, and returns a text or null.
         unsafe {
             let args = [Some(self.datum()), key.into_datum()];
-            pgrx::direct_function_call::<String>(pg_sys::jsonb_object_field_text, &args)
+            pgrx::direct_function_call_as_datum(pg_sys::jsonb_object_field_text, &args)
         }
+    }
+
+    /// Returns the object or the array itself.
+    pub fn root(self) -> *mut pg_sys::JsonbContainer {
+        // SAFETY: a Jsonb always points to a detoasted value.
+        unsafe { &raw mut (*self.0).root }
     }
 
     /// Formats it as JSON.

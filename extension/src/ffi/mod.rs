@@ -9,6 +9,7 @@ pub mod error;
 pub mod export;
 pub mod flags;
 pub mod insert;
+pub mod json_text;
 pub mod jsonb;
 pub mod latch;
 pub mod member;

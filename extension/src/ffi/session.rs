@@ -83,6 +83,8 @@ pub fn is_restricted_operation() -> bool {
 pub fn may_read(relation: Oid) -> bool {
     // SAFETY: catalog look-up.
     unsafe {
+        // Its type has 32 bits in PostgreSQL 15, and 64 later.
+        #[allow(clippy::useless_conversion)]
         let right = pg_sys::ACL_SELECT.into();
         pg_sys::pg_class_aclcheck(relation, pg_sys::GetUserId(), right) == pg_sys::AclResult::ACLCHECK_OK
     }

@@ -1,5 +1,6 @@
 //! A trigger call: which trigger it is, its rows, their columns, and its table.
 
+use super::jsonb::Jsonb;
 use super::uuid::Uuid;
 use super::{member, values};
 use pgrx::pg_sys::{self, Datum, Oid};
@@ -147,6 +148,22 @@ impl<'a> Trigger<'a> {
         (Row(self.0.tg_trigslot), Row(self.0.tg_newslot))
     }
 
+    /// Returns NEW of a row trigger on INSERT. It lives during the call.
+    pub fn inserted(self) -> Row {
+        assert_eq!(self.1.event, BEFORE_INSERT | pg_sys::TRIGGER_EVENT_ROW);
+        Row(self.0.tg_trigslot)
+    }
+
+    /// Returns NEW of a row trigger on INSERT, unchanged, as the trigger's result.
+    pub fn inserted_tuple(self) -> Datum {
+        Datum::from(self.0.tg_trigtuple)
+    }
+
+    /// Whether the trigger is on this table of the extension, or on its partitions.
+    pub fn is_on(self, table: &str) -> bool {
+        self.1.table == table
+    }
+
     /// Returns NEW with these columns set (numbers from 1), as the trigger's result.
     pub fn new_with(self, changes: &[(usize, Option<Datum>)]) -> Datum {
         let mut numbers: Vec<i32> = changes.iter().map(|(number, _)| *number as i32).collect();
@@ -224,6 +241,37 @@ impl Row {
     pub fn text(&self, column: usize) -> Option<&str> {
         // SAFETY: called only for text columns; the slot holds the row until the next one.
         self.get(column).map(|value| unsafe { values::text(value) })
+    }
+
+    pub fn jsonb(&self, column: usize) -> Option<Jsonb> {
+        // SAFETY: called only for jsonb columns.
+        self.get(column).map(|value| unsafe { Jsonb::from_raw(value) })
+    }
+
+    /// Returns the size of a text; 0 if it is null. Reads no value that is stored elsewhere.
+    pub fn text_size(&self, column: usize) -> usize {
+        // SAFETY: called only for text columns.
+        let size = self.get(column).map(|value| unsafe { pg_sys::toast_raw_datum_size(value) });
+        size.unwrap_or(0).saturating_sub(size_of::<i32>())
+    }
+
+    /// Whether both rows store a value as the same bytes, perhaps a reference to the same place.
+    pub fn has_same_image(&self, other: &Row, column: usize) -> bool {
+        // SAFETY: called only for columns of variable length.
+        self.compare(other, column, |one, other| unsafe { pg_sys::datumIsEqual(one, other, false, -1) })
+    }
+
+    /// Whether both rows have the same bytes, wherever they are stored.
+    pub fn is_identical(&self, other: &Row, column: usize) -> bool {
+        // SAFETY: called only for columns of variable length.
+        self.compare(other, column, |one, other| unsafe { pg_sys::datum_image_eq(one, other, false, -1) })
+    }
+
+    fn compare(&self, other: &Row, column: usize, is_equal: impl FnOnce(Datum, Datum) -> bool) -> bool {
+        match (self.get(column), other.get(column)) {
+            (Some(one), Some(other)) => is_equal(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        }
     }
 
     /// For types of 8 bytes, which PostgreSQL passes by value.
