@@ -34,7 +34,7 @@ fn create_run(
     create_run_for(session::user(), dag_id, execution_date, conf)
 }
 
-/// As above in 0.1.0 and 0.2.0, where it is SECURITY DEFINER: the current role is the owner.
+/// For the catalogs of 0.1.0 and 0.2.0: they declare it SECURITY DEFINER, so the current role is the owner.
 #[pgrx::pg_extern(sql = false)]
 fn create_dag_run(
     dag_id: Option<pgrx::Uuid>,
@@ -84,7 +84,7 @@ fn create_tasks(
     create_tasks_for(session::user(), dag_run_id, task_ids, max_tries)
 }
 
-/// As above in 0.1.0 and 0.2.0, where it is SECURITY DEFINER: the current role is the owner.
+/// For the catalogs of 0.1.0 and 0.2.0: they declare it SECURITY DEFINER, so the current role is the owner.
 #[pgrx::pg_extern(sql = false)]
 fn create_task_instances(
     dag_run_id: Option<pgrx::Uuid>,

@@ -9,6 +9,8 @@ mod escalation;
 mod notifications;
 mod positions;
 mod relations;
+mod schema;
+mod settings;
 
 use allowed::Allowed;
 use pg_workflow_tests::attack::{Change, Watch, World};
