@@ -1,4 +1,4 @@
--- First of all: whoever owns the schema, or creates in it, could have left objects there for this script to run.
+-- First of all: a role that owns the schema, or creates in it, could have left objects there for this script to run.
 
 DO $$
 DECLARE

@@ -2,7 +2,7 @@
 --
 -- A lease gives a consumer to one session for some seconds; each read and acknowledgement renews it. The next holder
 -- terminates the session of the last one, because that may hang in a read, with the consumer's row locked. It does so
--- with its own rights: a session of a role whose privileges it lacks goes on, without the lease.
+-- with its own rights: a session of a role whose privileges it lacks continues, without the lease.
 
 CREATE FUNCTION workflow.lease_consumer(consumer text, holder text, duration interval DEFAULT '3 s')
 RETURNS bigint

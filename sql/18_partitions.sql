@@ -56,7 +56,7 @@ BEGIN
             "partition");
     END IF;
     PERFORM workflow.create_policy(table_name, "partition");
-    -- Default privileges must give nobody more than the table does.
+    -- Default privileges must give PUBLIC no more than the table does.
     EXECUTE format('REVOKE ALL ON workflow.%I FROM PUBLIC', "partition");
     EXECUTE format('COMMENT ON TABLE workflow.%I IS %L', "partition", format('Partition %s of %s.', number, table_name));
     -- Unlike CREATE TABLE … PARTITION OF, this lets other sessions read and write the table meanwhile.

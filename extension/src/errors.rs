@@ -281,6 +281,7 @@ pub fn leased(consumer: &str, lease: Option<i64>, holder: Option<&str>, current_
 
 /// 42501: the consumer belongs to another role.
 pub fn others_consumer(consumer: &str, tried: &str) -> ! {
+    let [consumer, tried] = [consumer, tried].map(cut);
     raise(
         Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
         &format!("permission denied for consumer \"{consumer}\": cannot {tried}"),
@@ -291,6 +292,7 @@ pub fn others_consumer(consumer: &str, tried: &str) -> ! {
 
 /// 55000: purge() no longer keeps events for the consumer.
 pub fn given_up(consumer: &str, since: &str) -> ! {
+    let [consumer, since] = [consumer, since].map(cut);
     raise(
         Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         &format!("consumer \"{consumer}\" was given up: it lagged more than pg_workflow.max_consumer_lag"),

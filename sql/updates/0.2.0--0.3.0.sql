@@ -47,7 +47,7 @@ $$;
 -- The partitions get it too; nothing is rewritten.
 ALTER TABLE workflow.state_history ADD COLUMN acted_as text;
 
--- Consumers belong to a role. Nobody knows who created the old ones: they belong to all writers, as before.
+-- Consumers belong to a role. The old ones have no known creator: they belong to all writers, as before.
 ALTER TABLE workflow.consumers
     ADD COLUMN owner text NOT NULL DEFAULT 'workflow_writer',
     ADD COLUMN given_up_at timestamptz;

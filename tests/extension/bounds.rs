@@ -297,3 +297,43 @@ fn memory_limit_fails_a_statement_and_not_the_server() {
     let log = std::fs::read_to_string(cluster.log()).unwrap();
     assert!(!log.contains("was terminated by signal"), "{log}");
 }
+
+/// Every function, with 5 MB in each argument that can be so long.
+#[test]
+fn errors_do_not_repeat_large_arguments() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let calls: Vec<String> = client
+        .query(
+            "SELECT format('SELECT %s(%s)', p.oid::regproc, (
+                 SELECT string_agg(CASE
+                     WHEN a.n <> b.n THEN format('NULL::%s', a.type::regtype)
+                     WHEN a.type = 'jsonb'::regtype THEN 'jsonb_build_object(''argument'', repeat(''x'', 5000000))'
+                     ELSE format('repeat(''x'', 5000000)::%s', a.type::regtype)
+                 END, ', ' ORDER BY a.n)
+                 FROM unnest(p.proargtypes) WITH ORDINALITY AS a (type, n)))
+             FROM pg_proc AS p, unnest(p.proargtypes) WITH ORDINALITY AS b (type, n)
+             WHERE p.pronamespace = 'workflow'::regnamespace AND b.type IN ('text'::regtype, 'jsonb'::regtype)
+                 -- PostgreSQL's own errors of a cast.
+                 AND p.proname NOT IN ('parse_snapshot', 'purge')",
+            &[],
+        )
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert!(calls.len() > 50, "{}", calls.len());
+    let mut rejected = 0;
+    for call in calls {
+        let mut transaction = client.transaction().unwrap();
+        if let Err(error) = transaction.query(&call, &[]) {
+            let error = error.as_db_error().unwrap_or_else(|| panic!("{call}: {error}"));
+            let parts = [Some(error.message()), error.detail(), error.hint()];
+            let length: usize = parts.into_iter().flatten().map(str::len).sum();
+            assert!(length < 2_000, "{call}: {} bytes: {:.300}", length, error.message());
+            rejected += 1;
+        }
+        transaction.rollback().unwrap();
+    }
+    assert!(rejected > 30, "{rejected}");
+}

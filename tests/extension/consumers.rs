@@ -93,7 +93,7 @@ fn lease_ends_only_sessions_that_its_caller_may_end() {
     let superuser = &mut db.connect();
     assert_eq!(lease(superuser), 1);
     assert_eq!(lease(&mut owner), 2);
-    assert!(is_alive(superuser), "its session goes on");
+    assert!(is_alive(superuser), "its session continues");
     let old = failure(superuser.batch_execute("SELECT workflow.read_events('mine', lease => 1)"));
     assert_eq!(old.sqlstate, "55006", "without the lease");
     // Another session of the same role does end.

@@ -135,7 +135,7 @@ fn connection_errors_are_reported_without_secrets() {
         let (server, url) = serve_with(&db, &redis_url, envs);
         // Not always at once: the driver may not notice that Redis closes a connection.
         let line = server.wait_line(hint, PATIENCE).unwrap();
-        assert!(line.contains("cannot reach Redis"), "{redis_url}: {line}");
+        assert!(line.contains("cannot reach"), "{redis_url}: {line}");
         let mut body = Value::Null;
         wait_until("the reason in /health", || {
             let (status, said) = health(&url);
@@ -267,10 +267,10 @@ fn relay_waits_for_redis_replica_to_become_master() {
     let (server, url) = serve_with(&db, &redis.url(), &[]);
     let line = server.wait_line("cannot reach Redis", PATIENCE).unwrap();
     assert!(line.contains("is a replica") && line.contains("Name the master"), "{line}");
-    assert_eq!(health(&url).0, 503);
+    wait_until("the next check", || health(&url).0 == 503);
     redis.command::<()>(&["REPLICAOF", "NO", "ONE"]).unwrap();
     assert_events_arrive(&db, || subscriber.events());
-    assert_eq!(health(&url).0, 200);
+    wait_until("the next check", || health(&url).0 == 200);
     assert_eq!(server.terminate().unwrap().code(), Some(0));
 }
 

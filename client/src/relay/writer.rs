@@ -140,7 +140,7 @@ impl Writer {
         }
     }
 
-    /// Waits before an event that cannot be read, and stays there: a rewind would undo that somebody skips it.
+    /// Waits before an event that cannot be read, and stays there: a rewind would undo a skip.
     async fn wait_before_event(
         &mut self,
         feed: &Feed,

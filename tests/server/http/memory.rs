@@ -77,9 +77,14 @@ fn memory_returns_after_a_burst_of_large_rows() {
         for _ in 0..5 {
             scope.spawn(|| {
                 // A row that is larger than a page is a page of its own.
-                let mut body = Vec::new();
-                leave_unread(&api, "/api/v1/dag-runs?limit=20", "").read_to_end(&mut body).unwrap();
-                assert!(body.starts_with(b"HTTP/1.0 200") && body.len() > 10_000_000 && body.len() < 11_000_000);
+                // On a loaded machine, the list can take too long (503).
+                wait_until("a response", || {
+                    let mut body = Vec::new();
+                    leave_unread(&api, "/api/v1/dag-runs?limit=20", "").read_to_end(&mut body).unwrap();
+                    let is_one_row = body.len() > 10_000_000 && body.len() < 11_000_000;
+                    assert!(is_one_row || body.starts_with(b"HTTP/1.0 503"), "{} bytes", body.len());
+                    is_one_row
+                });
             });
         }
     });

@@ -1,4 +1,4 @@
--- First of all: whoever else creates in the schema could have left objects there for this script to run.
+-- First of all: another role that creates in the schema could have left objects there for this script to run.
 DO $$
 DECLARE
     problem text := (
