@@ -22,7 +22,7 @@ fn refuse_consumer(name: Option<&str>, tried: Option<&str>) {
             &[pg_sys::TEXTOID],
         );
     }
-    let (name, tried) = (name.unwrap_or_default(), tried.unwrap_or_default());
+    let (name, tried) = (name.unwrap_or_default(), errors::cut(tried.unwrap_or_default()));
     let exists = member::relation(c"consumers").is_some_and(|(_, owner)| {
         let arguments = [Some(text_datum(name))];
         session::as_owner(owner, || LOOK_UP.with(|plan| plan.run(&arguments, |rows| rows.len() > 0)))
@@ -35,5 +35,5 @@ fn refuse_consumer(name: Option<&str>, tried: Option<&str>) {
 
 #[pgrx::pg_extern(sql = false)]
 fn refuse_given_up(name: Option<&str>, since: Option<&str>) {
-    errors::given_up(name.unwrap_or_default(), since.unwrap_or_default())
+    errors::given_up(errors::cut(name.unwrap_or_default()), errors::cut(since.unwrap_or_default()))
 }

@@ -34,8 +34,9 @@ fn is_preloaded() -> bool {
 
 /// Stores that a read which began at this number of commits found nothing.
 #[pg_extern(sql = false)]
-fn note_found_nothing(consumer: Option<&str>, commits: i64) {
-    FOUND_NOTHING.set(consumer.map(|consumer| (memory::copy(consumer), commits.cast_unsigned())));
+fn note_found_nothing(consumer: Option<&str>, commits: Option<i64>) {
+    let read = consumer.zip(commits);
+    FOUND_NOTHING.set(read.map(|(consumer, commits)| (memory::copy(consumer), commits.cast_unsigned())));
 }
 
 /// Waits for a commit or a notification, unless the session's last read of this consumer found events.
