@@ -74,6 +74,12 @@ AS $$
 DECLARE
     pos workflow.feed_position := workflow.lock_consumer(consumer, lease);
 BEGIN
+    IF cardinality("position") > 1000000 THEN
+        PERFORM workflow.refuse_argument(
+            'position must not have more than 1000000 elements'::text,
+            jsonb_build_object('argument', 'position', 'value', NULL),
+            'Set position to the numbers of one entry.'::text);
+    END IF;
     -- Also one at the same entry: an event that was skipped since then is acknowledged, and not in the destination.
     DELETE FROM workflow.consumer_checkpoints AS c
     WHERE c.consumer = save_checkpoint.consumer
@@ -98,6 +104,12 @@ AS $$
 DECLARE
     checkpoint workflow.consumer_checkpoints;
 BEGIN
+    IF cardinality("position") > 1000000 THEN
+        PERFORM workflow.refuse_argument(
+            'position must not have more than 1000000 elements'::text,
+            jsonb_build_object('argument', 'position', 'value', NULL),
+            'Set position to the numbers of one entry.'::text);
+    END IF;
     PERFORM workflow.lock_consumer(consumer, lease);
     SELECT c.* INTO checkpoint
     FROM workflow.consumer_checkpoints AS c

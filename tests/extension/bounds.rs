@@ -250,6 +250,15 @@ fn number_of_elements_is_limited() {
             ),
         ],
     );
+    client.batch_execute("SELECT workflow.create_consumer('c')").unwrap();
+    let entry = "array_fill(0::bigint, ARRAY[1000001])";
+    assert_rejected(
+        client,
+        &[
+            ("position", format!("SELECT workflow.save_checkpoint('c', {entry})")),
+            ("position", format!("SELECT workflow.rewind_consumer('c', {entry})")),
+        ],
+    );
     let at_most = ids.replace("1000001", "1000000");
     let sql = format!("SELECT count(*) FROM workflow.transition_many('dag_run', {at_most}, NULL, 'running')");
     assert_eq!(client.query_one(&sql, &[]).unwrap().get::<_, i64>(0), 1);
