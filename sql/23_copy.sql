@@ -52,7 +52,7 @@ DECLARE
     table_name text;
 BEGIN
     PERFORM workflow.refuse_subscriber('finish the copy');
-    -- As in switch_to_partition(): no transaction that goes on has written into an earlier partition.
+    -- As in switch_to_partition(): no transaction in progress has written into an earlier partition.
     LOCK TABLE ONLY workflow.task_logs, ONLY workflow.state_history IN ACCESS EXCLUSIVE MODE;
     -- The first one after all rows; a repeated call finds it again.
     SELECT greatest(

@@ -56,7 +56,7 @@ impl Default for Signals {
 }
 
 /// The databases in which a session has run LISTEN, also before the extension was created there: a bit for each hash of a
-/// database. Two databases with the same bit cost notifications that nobody hears.
+/// database. Two databases with the same bit cost notifications that no session hears.
 #[derive(Default)]
 pub struct Listeners([AtomicU64; LISTENER_WORDS]);
 

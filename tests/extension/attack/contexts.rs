@@ -63,7 +63,7 @@ fn loot(world: &World, context: &str) -> Vec<String> {
     found.iter().map(|row| row.get(0)).collect()
 }
 
-/// What a tenant does as itself, in a function of its own that another role runs. It moves nothing of the victim's.
+/// Changes that a tenant makes as itself, in a function of its own that another role runs. It moves nothing of the victim's.
 const OWN: &[Allowed] = &[
     ("dags", "+", "creates a DAG"),
     ("consumers", "+", "and a consumer"),

@@ -1,10 +1,10 @@
-//! A schema `workflow` that somebody else has prepared, before CREATE EXTENSION or before an update.
+//! A schema `workflow` that another role has prepared, before CREATE EXTENSION or before an update.
 
 use pg_workflow_tests::attack::World;
 use pg_workflow_tests::{Db, failure};
 use postgres::Client;
 
-/// A schema that somebody else has prepared: set-up by a superuser, set-up by a stranger.
+/// A schema that another role has prepared: set-up by a superuser, set-up by a stranger.
 const SQUATTED: [(&str, &str, &str); 4] = [
     ("overload", "GRANT CREATE ON DATABASE {} TO stranger", "
         CREATE SCHEMA workflow;

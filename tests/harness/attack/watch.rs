@@ -67,7 +67,7 @@ const TABLES: &str = "SELECT c.relname::text FROM pg_class AS c
     WHERE c.relnamespace = 'workflow'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition ORDER BY 1";
 
 impl Watch {
-    /// Copies the present state.
+    /// Copies the current state.
     pub fn start(db: &Db) -> Watch {
         let mut client = db.connect();
         let mut lines = BTreeSet::new();
