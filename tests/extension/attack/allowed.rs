@@ -3,7 +3,7 @@
 /// What changes, whether lines go (`-`) or come (`+`), and the reason.
 pub type Allowed = (&'static str, &'static str, &'static str);
 
-/// What a writer does with its rights. Rows of the history only come; verify() compares them with the entities.
+/// Changes that a writer makes with its rights. Rows of the history only come; verify() compares them with the entities.
 pub const WRITES: &[Allowed] = &[
     ("dags", "+-", "a writer creates and pauses DAGs"),
     ("dag_runs", "+-", "a writer creates and moves runs"),
@@ -16,7 +16,7 @@ pub const WRITES: &[Allowed] = &[
     ("state_count_place", "+-", "and their position"),
 ];
 
-/// What an administrator does besides.
+/// Changes that an administrator makes besides.
 pub const ADMINISTERS: &[Allowed] = &[
     ("task_logs", "-", "purge() deletes finished runs"),
     ("state_count_changes", "+-", "and their counts"),

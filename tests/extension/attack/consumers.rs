@@ -64,7 +64,7 @@ fn tenant_purges_no_run_of_another() {
 
 /// The lock that a new partition needs is never held until the end of a caller's transaction.
 #[test]
-fn open_transaction_locks_the_history_for_nobody() {
+fn open_transaction_blocks_no_writer() {
     let mut world = World::start("attack-partitions");
     let watch = Watch::start(&world.db);
     let open = "SELECT workflow.open_partitions('hour')";

@@ -23,7 +23,7 @@ const CAST: &str = "
     INSERT INTO t VALUES (gen_random_uuid(), 'queued')";
 
 #[test]
-fn cast_in_a_trigger_runs_as_nobody_else() {
+fn cast_in_a_trigger_gains_no_right() {
     let mut world = World::start("attack-cast");
     let watch = Watch::start(&world.db);
     let reader = &mut world.log_in("reader");

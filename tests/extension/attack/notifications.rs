@@ -1,4 +1,4 @@
-//! Notifications: a listener learns nothing of other tenants, and a refused statement stops no notifier.
+//! Notifications: a listener learns nothing of other tenants, and a rejected statement stops no notifier.
 
 use fallible_iterator::FallibleIterator;
 use pg_workflow_tests::attack::World;
@@ -37,7 +37,6 @@ fn refused_statement_ends_no_notifier() {
         "ALTER DATABASE workflow WITH ALLOW_CONNECTIONS false",
         "CREATE DATABASE mine TEMPLATE workflow",
     ] {
-        // In a database of its own, because no session can drop its current one.
         let refused = failure(stranger.batch_execute(statement));
         assert_eq!(refused.sqlstate, "42501", "{statement}: {}", refused.message);
     }
