@@ -124,7 +124,6 @@ FOR EACH ROW EXECUTE FUNCTION workflow.check_fields();
 REVOKE UPDATE (state, execution_date, conf) ON workflow.dag_runs FROM workflow_writer;
 REVOKE UPDATE (state, max_tries, error) ON workflow.task_instances FROM workflow_writer;
 GRANT UPDATE ON workflow.dag_runs, workflow.task_instances TO workflow_writer;
-GRANT REFERENCES ON workflow.dags, workflow.dag_runs, workflow.task_instances TO workflow_writer;
 
 -- Trigger functions check which trigger calls them.
 -- take function workflow.note_deletion
