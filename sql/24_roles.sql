@@ -45,8 +45,8 @@ GRANT SELECT ON workflow.dropped_partitions TO PUBLIC;
 GRANT INSERT (name, description, schedule, start_date, tags, is_paused) ON workflow.dags TO workflow_writer;
 GRANT UPDATE (name, description, schedule, start_date, tags, is_paused) ON workflow.dags TO workflow_writer;
 GRANT UPDATE ON workflow.dag_runs, workflow.task_instances TO workflow_writer;
--- REFERENCES for no role: PostgreSQL checks a foreign key as the owner of the table that it refers to. That check runs the
--- implicit cast of a column's own type, which the role that may create the key has written.
+-- For tables of their own that belong to runs and tasks. 21_dependents.sql says which are safe.
+GRANT REFERENCES ON workflow.dags, workflow.dag_runs, workflow.task_instances TO workflow_writer;
 GRANT INSERT (task_instance_id, try_number, logged_at, level, message) ON workflow.task_logs TO workflow_writer;
 
 -- Row security shows each role its own consumers.
@@ -127,5 +127,6 @@ REVOKE EXECUTE ON FUNCTION
     workflow.forget_counts(),
     workflow.check_fields(),
     workflow.replan(),
+    workflow.load_library(),
     workflow.refuse_drop()
 FROM PUBLIC, workflow_reader;
