@@ -46,7 +46,7 @@ const KEY: &str = "
     CREATE CAST (own.id AS uuid) WITH FUNCTION own.f(own.id) AS IMPLICIT";
 
 #[test]
-fn no_role_creates_foreign_keys_to_our_tables() {
+fn foreign_keys_with_own_casts_are_rejected() {
     let mut world = World::start("attack-foreign-key");
     let owner = &mut world.db.connect();
     let task = world.victim.task;
