@@ -28,6 +28,7 @@
 --   18_partitions     the partitions of history and logs
 --   19_retention      purge()
 --   20_diagnosis      verify(), stuck() and the views for operators
+--   21_dependents     tables of other roles that reference ours
 --   22_dump           the contents of a dump, and the guard against DROP EXTENSION
 --   23_copy           the end of a copy by logical replication
 --   24_roles          the roles and their rights: last, as it lists functions of every file

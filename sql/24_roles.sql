@@ -45,7 +45,7 @@ GRANT SELECT ON workflow.dropped_partitions TO PUBLIC;
 GRANT INSERT (name, description, schedule, start_date, tags, is_paused) ON workflow.dags TO workflow_writer;
 GRANT UPDATE (name, description, schedule, start_date, tags, is_paused) ON workflow.dags TO workflow_writer;
 GRANT UPDATE ON workflow.dag_runs, workflow.task_instances TO workflow_writer;
--- For tables of their own that belong to runs and tasks.
+-- For tables of their own that belong to runs and tasks. 21_dependents.sql says which are safe.
 GRANT REFERENCES ON workflow.dags, workflow.dag_runs, workflow.task_instances TO workflow_writer;
 GRANT INSERT (task_instance_id, try_number, logged_at, level, message) ON workflow.task_logs TO workflow_writer;
 
@@ -127,5 +127,6 @@ REVOKE EXECUTE ON FUNCTION
     workflow.forget_counts(),
     workflow.check_fields(),
     workflow.replan(),
+    workflow.load_library(),
     workflow.refuse_drop()
 FROM PUBLIC, workflow_reader;

@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_show_no_part_of_a_password() {
+    fn parsing_shows_no_part_of_a_password() {
         for url in [
             "host=h user=u password=horse staple dbname=d",
             "host=h user=u password=horse staple=battery dbname=d",
@@ -277,8 +277,11 @@ mod tests {
             "postgres://u:horse@staple@h/d",
             "postgres://u:horse@h/d?staple=1",
         ] {
-            let error = PostgresServer::parse(url).unwrap_err().to_string();
-            assert!(!error.contains("staple") && !error.contains("horse"), "{url}: {error}");
+            let shown = match PostgresServer::parse(url) {
+                Ok(server) => format!("{server:?}"),
+                Err(error) => format!("{error} {error:?}"),
+            };
+            assert!(!shown.contains("staple") && !shown.contains("horse"), "{url}: {shown}");
         }
     }
 }

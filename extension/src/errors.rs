@@ -1,6 +1,7 @@
 //! All errors of the extension. Each has a SQLSTATE that drivers know, a message with the object's name, a DETAIL for
 //! programs (JSON), and a HINT with the next step.
 
+use crate::dependents::Fault;
 use crate::entity::EntityType;
 use crate::ffi::error::raise;
 use crate::ffi::jsonb::Jsonb;
@@ -255,6 +256,30 @@ pub fn restricted_operation() -> ! {
         "cannot use pg_workflow within a security-restricted operation",
         &json!({ "is_restricted": true }),
         "Do not call its functions, or change its tables, from an index expression or a materialized view.",
+    )
+}
+
+/// 42501: code of another role would run when rows of ours are compared or deleted.
+pub fn unsafe_dependent(table: &str, fault: Fault) -> ! {
+    let (key, problem, hint) = match fault {
+        Fault::Types => {
+            ("types", "has another type than the column that it references", "Give both columns the same type.")
+        }
+        Fault::Action => (
+            "action",
+            "has a foreign key with SET NULL, SET DEFAULT or ON UPDATE",
+            "Use NO ACTION, RESTRICT or ON DELETE CASCADE.",
+        ),
+        Fault::Code => {
+            ("code", "has a trigger or a rule", "Omit ON DELETE CASCADE, or the triggers and rules of the table.")
+        }
+    };
+    let hint = format!("{hint} A superuser can create it: its code runs with the rights of the role that deletes.");
+    raise(
+        Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        &format!("table \"{table}\" cannot belong to DAGs, runs or tasks: it {problem}"),
+        &json!({ "table": table, "problem": key }),
+        &hint,
     )
 }
 

@@ -12,6 +12,7 @@ mod consumers;
 mod counts;
 mod creation;
 mod dag_of;
+mod dependents;
 mod drop_guard;
 mod durability;
 mod entity;
@@ -48,6 +49,7 @@ mod waiting;
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     settings::define();
+    ffi::ddl::register(dependents::check);
     if ffi::shared::is_preloading() {
         ffi::shared::request();
         ffi::transaction::register(signals::count);

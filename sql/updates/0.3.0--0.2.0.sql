@@ -143,6 +143,9 @@ END
 $$;
 
 REVOKE UPDATE ON workflow.dag_runs, workflow.task_instances FROM workflow_writer;
+ALTER EXTENSION pg_workflow DROP EVENT TRIGGER pg_workflow_load_library;
+DROP EVENT TRIGGER pg_workflow_load_library;
+DROP FUNCTION workflow.load_library();
 REVOKE REFERENCES ON workflow.dags, workflow.dag_runs, workflow.task_instances FROM workflow_writer;
 GRANT UPDATE (state, execution_date, conf) ON workflow.dag_runs TO workflow_writer;
 GRANT UPDATE (state, max_tries, error) ON workflow.task_instances TO workflow_writer;

@@ -63,9 +63,15 @@ async fn fill(client: &Client) -> Vec<Uuid> {
         .collect();
     let dags = Dags::new(client).create_many(&names).await.unwrap();
     let runs = "SELECT workflow.create_dag_run(dag, date)
-        FROM unnest($1::uuid[]) AS dag, unnest('{infinity,-infinity,2026-11-01,2026-11-02,2026-11-03 00:00:00.000001+00,
+        FROM unnest($1::uuid[]) AS dag, unnest('{9000-01-01,9000-01-02,2026-11-01,2026-11-02,2026-11-03 00:00:00.000001+00,
             10000-01-01,4000-01-01 BC}'::timestamptz[]) AS date ORDER BY md5(dag::text || date::text)";
     client.query(runs, &[&&dags[..5]]).await.unwrap();
+    // Older versions accepted infinite dates.
+    let infinite = "SET session_replication_role = replica;
+        UPDATE workflow.dag_runs SET execution_date = 'infinity' WHERE execution_date = '9000-01-01';
+        UPDATE workflow.dag_runs SET execution_date = '-infinity' WHERE execution_date = '9000-01-02';
+        RESET session_replication_role";
+    client.batch_execute(infinite).await.unwrap();
     let states = "SELECT workflow.transition_many('dag_run',
         ARRAY(SELECT id FROM workflow.dag_runs WHERE ascii(right(id::text, 1)) % 3 = $1::int4), 'queued', $2)";
     client.query(states, &[&0, &"running"]).await.unwrap();

@@ -66,6 +66,15 @@ fn table_name(relation: Oid) -> Option<Name> {
     }
 }
 
+/// Returns the name of any relation, for an error.
+pub fn any_name(relation: Oid) -> String {
+    // SAFETY: a catalog look-up; the result is null or NUL-terminated.
+    unsafe {
+        let name = pg_sys::get_rel_name(relation);
+        if name.is_null() { relation.to_u32().to_string() } else { CStr::from_ptr(name).to_string_lossy().into_owned() }
+    }
+}
+
 /// Finds a function of the extension by its exact signature; `None` if it does not exist or is not a member.
 pub fn function(name: &CStr, arguments: &[Oid]) -> Option<Oid> {
     // SAFETY: catalog look-ups by a NUL-terminated name, a vector of that many types, and a schema.

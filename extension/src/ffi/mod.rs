@@ -4,6 +4,7 @@
 
 pub mod catalog;
 pub mod cluster;
+pub mod ddl;
 pub mod drop;
 pub mod error;
 pub mod export;

@@ -1,0 +1,94 @@
+//! Tables of other roles whose rows belong to ours by foreign keys.
+//!
+//! PostgreSQL compares the keys as the owner of our tables, a superuser, and calls a cast of the other table's owner if
+//! the types differ. And the rows that go with ours go in the transaction of the role that deletes ours: before
+//! PostgreSQL 18 their triggers run as this role at its end. So what a role without superuser rights creates there may
+//! contain no code.
+
+use crate::errors;
+use crate::ffi::ddl::{self, Created, ForeignKey};
+use crate::ffi::{member, session};
+use pgrx::pg_sys::Oid;
+
+/// What is wrong with a table of another role.
+#[derive(Clone, Copy)]
+pub enum Fault {
+    Types,
+    Action,
+    Code,
+}
+
+/// Raises an error if code of the current role could run with other roles' rights.
+pub fn check(created: Created) {
+    if session::is_superuser() {
+        return;
+    }
+    let fault = match created {
+        Created::ForeignKey(key) => fault_of_key(&key),
+        Created::Code(table) => is_dependent(table).then_some((table, Fault::Code)),
+    };
+    if let Some((table, fault)) = fault {
+        errors::unsafe_dependent(&member::any_name(table), fault);
+    }
+}
+
+fn fault_of_key(key: &ForeignKey) -> Option<(Oid, Fault)> {
+    let is_ours = member::is_relation(key.referenced);
+    if !is_ours && !is_dependent(key.referenced) {
+        return None;
+    }
+    match key {
+        ForeignKey { has_same_types: false, .. } if is_ours => Some((key.table, Fault::Types)),
+        _ if !is_action_safe(key.on_delete) || is_ours && !is_action_free(key.on_update) => {
+            Some((key.table, Fault::Action))
+        }
+        _ if is_action_free(key.on_delete) => None,
+        _ => fault_below(key.table, &ddl::all_foreign_keys(), &mut Vec::new()),
+    }
+}
+
+/// NO ACTION and RESTRICT.
+fn is_action_free(action: u8) -> bool {
+    matches!(action, b'a' | b'r')
+}
+
+/// Also CASCADE. SET NULL and SET DEFAULT evaluate the expressions of indexes and constraints.
+fn is_action_safe(action: u8) -> bool {
+    is_action_free(action) || action == b'c'
+}
+
+/// Looks for code at a table, and at tables whose rows go with its rows.
+fn fault_below(table: Oid, keys: &[ForeignKey], seen: &mut Vec<Oid>) -> Option<(Oid, Fault)> {
+    if seen.contains(&table) {
+        return None;
+    }
+    seen.push(table);
+    if ddl::has_code(table) {
+        return Some((table, Fault::Code));
+    }
+    keys.iter().filter(|key| key.referenced == table && !is_action_free(key.on_delete)).find_map(|key| {
+        if is_action_safe(key.on_delete) {
+            fault_below(key.table, keys, seen)
+        } else {
+            Some((key.table, Fault::Action))
+        }
+    })
+}
+
+/// Whether rows of the table go when rows of ours go.
+fn is_dependent(table: Oid) -> bool {
+    let keys = ddl::all_foreign_keys();
+    let (mut reached, mut next) = (vec![table], 0);
+    while let Some(&table) = reached.get(next) {
+        for key in keys.iter().filter(|key| key.table == table && !is_action_free(key.on_delete)) {
+            if member::is_relation(key.referenced) {
+                return true;
+            }
+            if !reached.contains(&key.referenced) {
+                reached.push(key.referenced);
+            }
+        }
+        next += 1;
+    }
+    false
+}
