@@ -176,6 +176,8 @@ DECLARE
     pos workflow.feed_position;
     now timestamptz := clock_timestamp();
 BEGIN
+    -- A position that is computed from a part of the history would skip the other events.
+    PERFORM workflow.refuse_tenant();
     PERFORM workflow.check_consumer_name(name);
     SELECT c.* INTO consumer FROM workflow.consumers AS c WHERE c.name = lock_consumer.name FOR NO KEY UPDATE;
     IF NOT FOUND THEN
@@ -207,7 +209,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.lock_consumer(text, bigint, boolean) IS
-'Internal: locks a consumer until the transaction ends, renews its lease, and returns its position. Errors: P0002 no such consumer, 42501 consumer of another role, 55000 given up, 55006 leased to another session.';
+'Internal: locks a consumer until the transaction ends, renews its lease, and returns its position. Errors: P0002 no such consumer, 42501 consumer of another role or row security, 55000 given up, 55006 leased to another session.';
 
 CREATE FUNCTION workflow.read_events(
     consumer text,
@@ -317,7 +319,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.ack_events(text, bigint, bigint) IS
-'Acknowledges an event and all earlier ones that read_events() returned. Returns false if they were acknowledged before. Errors: P0002 no such consumer, 22023 no such event or not read yet, 42501 consumer of another role, 55000 given up, 55006 leased to another session.';
+'Acknowledges an event and all earlier ones that read_events() returned. Returns false if they were acknowledged before. Errors: P0002 no such consumer, 22023 no such event or not read yet, 42501 consumer of another role or row security, 55000 given up, 55006 leased to another session.';
 
 CREATE FUNCTION workflow.skip_event(consumer text, event_id bigint)
 RETURNS void
@@ -340,7 +342,7 @@ BEGIN
         EXIT WHEN next_id IS NOT NULL OR NOT was_open;
         pos := workflow.close_window(pos);
     END LOOP;
-    IF next_id IS DISTINCT FROM event_id THEN
+    IF next_id IS NULL OR next_id IS DISTINCT FROM event_id THEN
         PERFORM workflow.refuse_argument(
             format('cannot skip event %s for consumer "%s": its next event is %s',
                 coalesce(event_id::text, 'null'), consumer, coalesce(next_id::text, 'not written yet')),

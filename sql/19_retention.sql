@@ -58,6 +58,8 @@ CREATE FUNCTION workflow.give_up_consumers(end_id bigint, last_changed_at timest
 RETURNS TABLE (object text, rows bigint, outcome text)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
+-- This transaction may have dropped an earlier partition: every transition would wait for a consumer's session.
+SET lock_timeout = '100ms'
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -84,7 +86,11 @@ BEGIN
         outcome := format('%s: it lags more than pg_workflow.max_consumer_lag',
             CASE WHEN dry_run THEN 'would be given up' ELSE 'given up' END);
         IF NOT dry_run THEN
-            UPDATE workflow.consumers AS c SET given_up_at = clock_timestamp() WHERE c.name = late.name;
+            BEGIN
+                UPDATE workflow.consumers AS c SET given_up_at = clock_timestamp() WHERE c.name = late.name;
+            EXCEPTION WHEN lock_not_available THEN
+                outcome := 'not given up: a session uses it, try again';
+            END;
         END IF;
         RETURN NEXT;
     END LOOP;

@@ -122,10 +122,60 @@ fn administrator_skips_exactly_the_next_event() {
     skip(admin, all[2]).unwrap();
     assert_eq!(ids(&mut owner, &read), [0; 0]);
     assert_eq!(failure(skip(admin, all[2])).sqlstate, "22023", "nothing is left");
+    assert_eq!(failure(admin.batch_execute("SELECT workflow.skip_event('mine', NULL)")).sqlstate, "22023");
     let task = create_in_state(&mut db.connect(), "task_instance", State::Queued);
     let news = ids(&mut db.connect(), "SELECT id FROM workflow.state_history ORDER BY id DESC LIMIT 2");
     skip(admin, news[1]).unwrap();
     assert_eq!(ids(&mut owner, &read), news[..1], "also before the window is open: {task}");
+}
+
+/// A position that is computed from the tenant's own events would skip those of others.
+#[test]
+fn tenant_moves_no_consumer_over_hidden_events() {
+    let (db, mut owner, _) = owned();
+    let admin = &mut db.connect_as(&member_of(&db, "workflow_admin"));
+    create_in_state(admin, "task_instance", State::Queued);
+    let own = admin.query_one("SELECT max(id) FROM workflow.state_history", &[]).unwrap().get::<_, i64>(0) - 1;
+    db.connect().batch_execute("SELECT workflow.enable_row_security()").unwrap();
+    let calls = [
+        "skip_event('mine', $)",
+        "ack_events('mine', $)",
+        "save_checkpoint('mine', '{1}')",
+        "rewind_consumer('mine', '{1}')",
+    ];
+    for call in calls {
+        let sql = format!("SELECT workflow.{}", call.replace('$', &own.to_string()));
+        assert_eq!(failure(admin.batch_execute(&sql)).sqlstate, "42501", "{sql}");
+    }
+    db.connect().batch_execute("SELECT workflow.disable_row_security()").unwrap();
+    assert_eq!(ids(&mut owner, "SELECT id FROM workflow.read_events('mine')").len(), 5);
+}
+
+/// purge() may have dropped a partition, whose lock all transitions wait for.
+#[test]
+fn purge_does_not_wait_for_the_session_of_a_consumer() {
+    let (db, mut owner, _) = owned();
+    let superuser = &mut db.connect();
+    next_partition(superuser);
+    let read = ids(&mut owner, "SELECT id FROM workflow.read_events('mine')");
+    owner.execute("SELECT workflow.ack_events('mine', $1)", &[read.last().unwrap()]).unwrap();
+    create_in_state(superuser, "task_instance", State::Queued);
+    next_partition(superuser);
+    age(superuser);
+    owner.batch_execute("BEGIN; SELECT FROM workflow.consumers FOR UPDATE").unwrap();
+    let admin = &mut db.connect_as(&member_of(&db, "workflow_admin"));
+    admin.batch_execute("SET statement_timeout = '10s'").unwrap();
+    let sql = "SELECT object, outcome FROM workflow.purge(now() + interval '1 day') WHERE outcome !~ 'removed'";
+    let mut purge = || -> Vec<(String, String)> {
+        admin.query(sql, &[]).unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
+    };
+    let outcome = purge();
+    assert_eq!(outcome[0], ("state_history_0".to_owned(), "dropped".to_owned()), "{outcome:?}");
+    assert!(outcome[1].0 == "consumer \"mine\"" && outcome[1].1.starts_with("not given up"), "{outcome:?}");
+    assert!(outcome[2].0 == "state_history_1" && outcome[2].1.starts_with("kept"), "{outcome:?}");
+    owner.batch_execute("ROLLBACK").unwrap();
+    let outcome = purge();
+    assert!(outcome.iter().any(|(_, outcome)| outcome.starts_with("given up")), "{outcome:?}");
 }
 
 #[test]

@@ -142,6 +142,26 @@ fn copy_isolates_tenants_in_every_form_of_dump() {
     }
 }
 
+/// The setting arrives between other tables: until then each tenant that can connect would see all rows.
+#[test]
+fn no_tenant_connects_while_a_dump_is_restored() {
+    let original = Original::start();
+    let archive = original.dump(&["--format=custom"]);
+    let copy = original.create_copy();
+    let log_in = |role: &str| Client::connect(&copy.url().replace("postgres@", &format!("{role}@")), NoTls);
+    copy.connect().batch_execute("ALTER DATABASE copy CONNECTION LIMIT 0").unwrap();
+    for options in [["--section=pre-data"], ["--section=data"], ["--section=post-data"]] {
+        run(program(&original.cluster, "pg_restore")
+            .args(["--exit-on-error", "--dbname", copy.url()])
+            .args(options)
+            .arg(&archive));
+        let refused = log_in("tenant_1").err().and_then(|error| error.code().cloned());
+        assert_eq!(refused.unwrap().code(), "53300", "{options:?}");
+    }
+    copy.connect().batch_execute("ALTER DATABASE copy CONNECTION LIMIT -1").unwrap();
+    original.compare("no connections", copy);
+}
+
 /// CREATE EXTENSION creates the first partitions. Those of later months must be there before their data.
 #[test]
 fn data_can_be_restored_into_a_new_extension() {
