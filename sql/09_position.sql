@@ -70,8 +70,10 @@ SET search_path = pg_catalog, pg_temp
 ROWS 10
 AS $$
 DECLARE
-    at_least bigint := pg_snapshot_xmax(pos.snapshot)::text::bigint;
-    before bigint := pos.next_transaction_id::text::bigint;
+    -- The owner of a consumer can store any number, but no transaction ID is beyond bigint.
+    highest xid8 := '9223372036854775807';
+    at_least bigint := least(pg_snapshot_xmax(pos.snapshot), highest)::text::bigint;
+    before bigint := least(pos.next_transaction_id, highest)::text::bigint;
     -- A transaction in progress has written in no earlier partition: switching to the next one waits for it.
     from_id bigint := workflow.partition_start(pos.floor_id);
     found_id bigint;

@@ -25,6 +25,9 @@ CREATE TABLE workflow.consumers (
     owner                      text        NOT NULL DEFAULT CURRENT_USER,
     given_up_at                timestamptz,
     CONSTRAINT consumers_pkey PRIMARY KEY (name),
+    CONSTRAINT consumers_name_check CHECK (
+        name OPERATOR(pg_catalog.~) '[^[:space:]]' AND pg_catalog.char_length(name) OPERATOR(pg_catalog.<=) 250
+    ),
     CONSTRAINT consumers_snapshot_check CHECK ((snapshot IS NULL) OPERATOR(pg_catalog.=) (next_transaction_id IS NULL)),
     CONSTRAINT consumers_window_check CHECK (
         pg_catalog.num_nulls(window_snapshot, window_next_transaction_id, window_floor_id, window_ceiling_id)
@@ -328,6 +331,7 @@ DECLARE
     was_open boolean;
     next_id bigint;
 BEGIN
+    PERFORM workflow.refuse_tenant();
     LOOP
         was_open := pos.window_snapshot IS NOT NULL;
         IF NOT was_open THEN

@@ -5,7 +5,7 @@ use crate::ffi::plan::Plan;
 use crate::ffi::session;
 use crate::ffi::trigger::{AFTER_DELETE, AFTER_INSERT, AFTER_TRUNCATE, AFTER_UPDATE, Trigger, Use};
 use crate::ffi::values::text_datum;
-use crate::rights::export_trigger;
+use crate::rights::{self, export_trigger};
 use pgrx::pg_sys::{self, Datum};
 use std::collections::BTreeMap;
 
@@ -60,6 +60,9 @@ fn note_deletion(trigger: Trigger) -> Datum {
 
 /// AFTER statements that change the entities or the history otherwise than by transitions.
 fn forget_counts(trigger: Trigger) -> Datum {
+    if trigger.is_on("state_history") {
+        rights::refuse_all_but_owner(trigger);
+    }
     session::as_owner(trigger.table_owner(), forget);
     Datum::null()
 }

@@ -209,6 +209,16 @@ pub fn direct_insert(table: &str, instead: &str) -> ! {
     )
 }
 
+/// 42501: a statement writes what only the extension writes.
+pub fn for_owner_only(table: &str) -> ! {
+    raise(
+        Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        &format!("only the owner of workflow.{table} can change its rows"),
+        &json!({ "table": table }),
+        "Create and move runs and tasks: the database writes their history. To isolate tenants, use workflow.enable_row_security().",
+    )
+}
+
 /// 23514: another trigger changed the row after the guard trigger.
 pub fn changed_after_guard(kind: EntityType, id: Uuid) -> ! {
     raise(

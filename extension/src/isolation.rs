@@ -2,7 +2,7 @@
 
 use crate::ffi::trigger::{AFTER_DELETE, AFTER_INSERT, AFTER_TRUNCATE, AFTER_UPDATE, Trigger, Use};
 use crate::ffi::{flags, member};
-use crate::rights::export_trigger;
+use crate::rights::{self, export_trigger};
 use crate::settings::{self, Notification};
 use pgrx::pg_sys::Datum;
 
@@ -33,7 +33,8 @@ pub fn notification() -> Notification {
 }
 
 /// AFTER changes of row_security.
-fn replan(_: Trigger) -> Datum {
+fn replan(trigger: Trigger) -> Datum {
+    rights::refuse_all_but_owner(trigger);
     for table in [c"dags", c"dag_runs", c"task_instances", c"task_logs", c"state_history"] {
         flags::replan(table);
     }

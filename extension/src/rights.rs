@@ -41,6 +41,14 @@ fn checked<T>(function: &str, call: Result<T, Misuse>) -> T {
     })
 }
 
+/// Raises an error if the statement is not the table owner's. No role is granted such statements, but members of
+/// pg_write_all_data need no grant.
+pub fn refuse_all_but_owner(trigger: Trigger) {
+    if !session::has_privileges_of(trigger.table_owner()) {
+        errors::for_owner_only(&trigger.table_name());
+    }
+}
+
 /// Raises an error in maintenance that runs a table owner's code: autovacuum, ANALYZE, REINDEX, the refresh of a
 /// materialized view. The session's roles are then not those of the role that wrote this code.
 pub fn refuse_restricted_operation() {

@@ -50,7 +50,10 @@ ALTER TABLE workflow.state_history ADD COLUMN acted_as text;
 -- Consumers belong to a role. The old ones have no known creator: they belong to all writers, as before.
 ALTER TABLE workflow.consumers
     ADD COLUMN owner text NOT NULL DEFAULT 'workflow_writer',
-    ADD COLUMN given_up_at timestamptz;
+    ADD COLUMN given_up_at timestamptz,
+    ADD CONSTRAINT consumers_name_check CHECK (
+        name OPERATOR(pg_catalog.~) '[^[:space:]]' AND pg_catalog.char_length(name) OPERATOR(pg_catalog.<=) 250
+    );
 ALTER TABLE workflow.consumers ALTER COLUMN owner SET DEFAULT CURRENT_USER;
 -- take function workflow.owns_consumer
 CREATE POLICY owner ON workflow.consumers USING (workflow.owns_consumer(owner));

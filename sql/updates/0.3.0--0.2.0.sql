@@ -195,7 +195,7 @@ DROP POLICY owner ON workflow.consumers;
 ALTER TABLE workflow.consumer_checkpoints DISABLE ROW LEVEL SECURITY;
 ALTER TABLE workflow.consumers DISABLE ROW LEVEL SECURITY;
 DROP FUNCTION workflow.owns_consumer(text);
-ALTER TABLE workflow.consumers DROP COLUMN owner, DROP COLUMN given_up_at;
+ALTER TABLE workflow.consumers DROP CONSTRAINT consumers_name_check, DROP COLUMN owner, DROP COLUMN given_up_at;
 DROP FUNCTION workflow.switch_to_partition(text, bigint);
 DROP FUNCTION workflow.is_subscriber();
 DROP FUNCTION workflow.refuse_subscriber(text);

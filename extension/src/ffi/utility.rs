@@ -111,7 +111,9 @@ unsafe fn database_statement<'a>(node: *mut pg_sys::Node) -> Option<DatabaseStat
                 (Action::Rename, text(rename.subname).filter(|_| is_database))
             }
             NodeTag::T_CreatedbStmt => {
-                let template = option((*node.cast::<pg_sys::CreatedbStmt>()).options, "template");
+                // Without a value it is TEMPLATE DEFAULT.
+                let template = option((*node.cast::<pg_sys::CreatedbStmt>()).options, "template")
+                    .filter(|template| !(**template).arg.is_null());
                 (Action::Copy, template.and_then(|template| text(pg_sys::defGetString(template))))
             }
             _ => return None,

@@ -86,3 +86,65 @@ fn write(client: &mut Client) {
     let sql = "SET lock_timeout = '5 s'; SELECT workflow.create_dag_run(id, clock_timestamp()) FROM workflow.dags";
     client.batch_execute(sql).expect("the history is not locked");
 }
+
+/// Positions that no function writes, but that the owner of a consumer may store.
+const POSITIONS: [&str; 5] = [
+    "snapshot = '1:5:', next_transaction_id = '18446744073709551615', floor_id = 9223372036854775807",
+    "snapshot = '1:5:', next_transaction_id = '18446744073709551615', floor_id = 1000",
+    "snapshot = '9223372036854775806:9223372036854775807:', next_transaction_id = '1', floor_id = -9223372036854775808",
+    "snapshot = NULL, next_transaction_id = NULL, floor_id = -1, acked_id = 9223372036854775807",
+    "system_identifier = -1, snapshot = '1:18446744073709551615:', next_transaction_id = '18446744073709551615', floor_id = 1000,
+     window_snapshot = '1:1:', window_next_transaction_id = '18446744073709551615', window_floor_id = -1, window_ceiling_id = 9223372036854775807",
+];
+
+#[test]
+fn impossible_positions_stop_no_reader_and_no_purge() {
+    let world = World::start("attack-impossible");
+    next_partition(&mut world.db.connect());
+    let writer = &mut world.log_in("writer");
+    let name = "UPDATE workflow.consumers SET name = repeat('x', 251)";
+    writer.batch_execute("SELECT workflow.create_consumer('own', true)").unwrap();
+    assert_eq!(failure(writer.batch_execute(name)).sqlstate, "23514");
+    for position in POSITIONS {
+        writer.batch_execute(&format!("UPDATE workflow.consumers SET {position}")).unwrap();
+        for role in ["reader", "admin"] {
+            let lag = world.log_in(role).query("TABLE workflow.consumer_lag", &[]);
+            lag.unwrap_or_else(|error| panic!("{role}: {position}: {error:?}"));
+        }
+        let purge = "SELECT workflow.purge('2000-01-01'), workflow.purge(now(), dry_run => true)";
+        world.log_in("admin").batch_execute(purge).unwrap_or_else(|error| panic!("{position}: {error:?}"));
+    }
+}
+
+/// A consumer whose row its owner keeps locked, and whose lag would have purge() give it up.
+#[test]
+fn locked_consumer_does_not_hold_up_purge() {
+    let mut world = World::start("attack-locked");
+    // Runs that are younger than the history that purge() drops look as if they had none.
+    world.db = world.db.without_verification();
+    let owner = &mut world.db.connect();
+    next_partition(owner);
+    owner.batch_execute("UPDATE workflow.state_history SET changed_at = changed_at - interval '90 days'").unwrap();
+    let writer = &mut world.log_in("writer");
+    writer.batch_execute("SELECT workflow.create_consumer('own', true)").unwrap();
+    writer.batch_execute("BEGIN; SELECT FROM workflow.consumers FOR UPDATE").unwrap();
+    let admin = &mut world.log_in("admin");
+    admin.batch_execute("SET statement_timeout = '10s'").unwrap();
+    let kept = "SELECT outcome FROM workflow.purge(now()) WHERE object = 'state_history_0'";
+    admin.batch_execute("SELECT workflow.purge(now())").expect("purge() waits for no consumer");
+    let outcome: String = admin.query_one(kept, &[]).unwrap().get(0);
+    assert_eq!(outcome, "kept: consumer \"own\" has not acknowledged it");
+    writer.batch_execute("ROLLBACK").unwrap();
+    let outcome: String = admin.query_one(kept, &[]).unwrap().get(0);
+    assert_eq!(outcome, "dropped");
+}
+
+/// An administrator who is a tenant sees only its own events: the next of them is not the consumer's next.
+#[test]
+fn tenant_skips_no_event() {
+    let world = World::start_isolated("attack-skip");
+    let admin = &mut world.log_in("tenant_admin");
+    admin.batch_execute("SELECT workflow.create_dag_run(workflow.create_dag('own'))").unwrap();
+    let skip = "SELECT workflow.skip_event('relay', max(id)) FROM workflow.state_history";
+    assert_eq!(failure(admin.batch_execute(skip)).sqlstate, "42501");
+}

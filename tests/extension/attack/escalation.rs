@@ -1,7 +1,7 @@
 //! Ways to run code as a superuser, to write history by hand, and to switch the triggers off.
 
 use super::assert_withstood;
-use pg_workflow_tests::attack::{Watch, World};
+use pg_workflow_tests::attack::{ATTACKERS, Watch, World};
 use pg_workflow_tests::{Db, failure};
 use postgres::Client;
 
@@ -37,6 +37,61 @@ fn cast_in_a_trigger_gains_no_right() {
     assert!(!is_superuser(&world.db, "reader"));
     owner.batch_execute("REVOKE EXECUTE ON FUNCTION workflow.note_deletion() FROM reader").unwrap();
     assert_withstood(&mut world, &watch, "a cast", &[]);
+}
+
+/// PostgreSQL checks a foreign key as the owner of the table that it refers to, with a cast of the column's type.
+const KEY: &str = "
+    CREATE TYPE own.id AS (x text);
+    CREATE FUNCTION own.f(id own.id) RETURNS uuid LANGUAGE plpgsql AS $$ BEGIN EXECUTE format('ALTER ROLE %I SUPERUSER', session_user); RETURN (id).x; END $$;
+    CREATE CAST (own.id AS uuid) WITH FUNCTION own.f(own.id) AS IMPLICIT";
+
+#[test]
+fn foreign_keys_with_own_casts_are_rejected() {
+    let mut world = World::start("attack-foreign-key");
+    let owner = &mut world.db.connect();
+    let task = world.victim.task;
+    for role in ATTACKERS {
+        owner.batch_execute(&format!("CREATE SCHEMA own AUTHORIZATION {role}")).unwrap();
+        let watch = Watch::start(&world.db);
+        let client = &mut world.log_in(role);
+        client.batch_execute(KEY).unwrap();
+        for table in ["dags", "dag_runs", "task_instances"] {
+            let create = format!("CREATE TABLE own.t (id own.id REFERENCES workflow.{table})");
+            let insert = format!("INSERT INTO own.t VALUES (ROW('{task}')::own.id)");
+            let error = failure(client.batch_execute(&create).and_then(|()| client.batch_execute(&insert)));
+            assert_eq!(error.sqlstate, "42501", "{role}: {table}");
+        }
+        // Nor does a key that a superuser has created change its type.
+        client.batch_execute("CREATE TABLE own.t (id uuid)").unwrap();
+        owner.batch_execute("ALTER TABLE own.t ADD FOREIGN KEY (id) REFERENCES workflow.task_instances").unwrap();
+        let change = "ALTER TABLE own.t ALTER COLUMN id TYPE own.id USING ROW(id::text)::own.id";
+        assert_eq!(sqlstate(client, change), "42501", "{role}");
+        owner.batch_execute("DROP SCHEMA own CASCADE").unwrap_or_else(|error| panic!("{role}: {error:?}"));
+        assert_withstood(&mut world, &watch, "a foreign key", &[]);
+    }
+}
+
+/// A member of this role needs no grant, but row security and triggers apply to it.
+#[test]
+fn role_that_writes_all_data_writes_no_history() {
+    let mut world = World::start("attack-write-all");
+    world.db.connect().batch_execute("GRANT pg_write_all_data TO reader").unwrap();
+    let watch = Watch::start(&world.db);
+    let reader = &mut world.log_in("reader");
+    let values = "SELECT 1000 + id, entity_type, gen_random_uuid(), new_state, new_state, 9, metadata, 'postgres', changed_at, dag_id, dag_run_id FROM workflow.state_history";
+    for forgery in [
+        &format!("INSERT INTO workflow.state_history {values}"),
+        &format!("INSERT INTO workflow.state_history_0 {values}"),
+        "UPDATE workflow.state_history SET actor = 'postgres'",
+        "DELETE FROM workflow.state_history",
+        "INSERT INTO workflow.dag_runs (dag_id) SELECT id FROM workflow.dags",
+        "DELETE FROM workflow.row_security",
+        "UPDATE workflow.row_security SET is_enabled = true",
+        "INSERT INTO workflow.row_security VALUES (true)",
+    ] {
+        assert_eq!(sqlstate(reader, forgery), "42501", "{forgery}");
+    }
+    assert_withstood(&mut world, &watch, "pg_write_all_data", &[]);
 }
 
 #[test]

@@ -44,6 +44,7 @@ fn database_with_notifier_can_be_renamed_copied_and_dropped() {
         "ALTER DATABASE workflow RENAME TO w2",
         "ALTER DATABASE w2 RENAME TO workflow",
         "CREATE DATABASE copy TEMPLATE workflow",
+        "CREATE DATABASE other TEMPLATE DEFAULT",
         "DROP DATABASE workflow",
     ] {
         let name = if statement.contains("DATABASE w2") { "w2" } else { "workflow" };
