@@ -235,7 +235,7 @@ impl Error {
         match self {
             #[cfg(feature = "redis")]
             Error::Redis(error) => error.code().is_some(),
-            _ => false,
+            _ => self.code().is_some() && !self.is_transient(),
         }
     }
 

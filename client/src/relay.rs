@@ -15,7 +15,7 @@ mod writer;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -151,9 +151,15 @@ impl<P: Publisher> Relay<'_, P> {
 
     /// Waits until this relay holds the lease.
     async fn wait_for_lease(&mut self, feed: &mut Feed) -> Result<(), Failure> {
+        let began = Instant::now();
         while !feed.lease(&self.holder, LEASE).await? {
             publishing(self.publisher.check()).await?;
             self.log.publisher_responds();
+            // A leader that is rejected releases the lease at once: this one is not.
+            if began.elapsed() > LEASE {
+                self.log.postgres_delivers();
+                self.log.publisher_accepts_events();
+            }
             self.log.set_role(Role::Standby);
             tokio::time::sleep(STANDBY_INTERVAL).await;
         }

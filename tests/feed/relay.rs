@@ -326,3 +326,59 @@ fn create_tasks_in(client: &mut impl postgres::GenericClient, count: usize) -> V
                workflow.create_task_instances(run, $1) AS t ORDER BY t.id";
     client.query(sql, &[&names]).unwrap().iter().map(|row| row.get(0)).collect()
 }
+
+#[test]
+fn relay_of_a_given_up_consumer_logs_it_once() {
+    let db = Db::new();
+    let redis = Redis::start("relay-given-up").unwrap();
+    let (server, url) = serve(db.url(), &redis.url());
+    let client = &mut db.connect();
+    wait_for_consumer(client);
+    client.batch_execute("UPDATE workflow.consumers SET given_up_at = now()").unwrap();
+    let line = server.wait_line("was given up", PATIENCE).unwrap();
+    assert!(line.contains("resume_consumer"), "{line}");
+    create_task(client);
+    // Several attempts.
+    for _ in 0..3 {
+        let before = sessions(client);
+        wait_until("another attempt", || sessions(client) != before);
+    }
+    client.batch_execute("SELECT workflow.resume_consumer('relay')").unwrap();
+    let length = || redis.command::<i64>(&["XLEN", "workflow:stream"]).unwrap();
+    wait_until("the events", || length() == 2);
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    wait_until("health", || agent.get(format!("{url}/health")).call().unwrap().status() == 200);
+    let log = log_of(&server);
+    assert_eq!(log.matches("cannot reach PostgreSQL").count(), 1, "logged once:\n{log}");
+    assert_eq!(log.matches("reconnected to PostgreSQL").count(), 1, "{log}");
+    assert_eq!(server.terminate().unwrap().code(), Some(0));
+}
+
+/// The start of the relay's last session.
+fn sessions(client: &mut Client) -> String {
+    let sql = "SELECT coalesce(max(backend_start), 'epoch')::text FROM pg_stat_activity
+               WHERE application_name = 'workflow-server' AND datname = current_database()";
+    client.query_one(sql, &[]).unwrap().get(0)
+}
+
+#[test]
+fn standby_is_healthy_after_its_leader_publishes() {
+    let db = Db::new();
+    let redis = Redis::start_with("relay-rejected", &["--maxmemory-policy", "noeviction"]).unwrap();
+    let servers = [serve(db.url(), &redis.url()), serve(db.url(), &redis.url())];
+    wait_for_consumer(&mut db.connect());
+    redis.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).unwrap();
+    create_task(&mut db.connect());
+    // Both lead in turn, and are rejected.
+    for (server, _) in &servers {
+        server.wait_line("cannot reach Redis", PATIENCE).unwrap();
+    }
+    redis.command::<()>(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    for (_, url) in &servers {
+        wait_until("health", || agent.get(format!("{url}/health")).call().unwrap().status() == 200);
+    }
+    for (server, _) in servers {
+        assert_eq!(server.terminate().unwrap().code(), Some(0));
+    }
+}

@@ -13,6 +13,10 @@ pub struct Log {
     status: Arc<Status>,
     postgres: Outage,
     publisher: Outage,
+    /// A feed is open.
+    is_open: bool,
+    /// PostgreSQL opens the feed, but rejects reading it: to open it does not end the outage.
+    postgres_rejects: bool,
     /// The destination responds, but rejects events: a response alone does not end the outage.
     publisher_rejects: bool,
     /// The event that cannot be delivered, once it is logged.
@@ -23,11 +27,14 @@ pub struct Log {
 impl Log {
     pub fn new(publisher: &str, status: Arc<Status>) -> Log {
         let (postgres, publisher) = (Outage::of("PostgreSQL"), Outage::of(publisher));
-        Log { status, postgres, publisher, publisher_rejects: false, undeliverable: None, backoff: Backoff::new() }
+        let (is_open, postgres_rejects, publisher_rejects) = (false, false, false);
+        let (undeliverable, backoff) = (None, Backoff::new());
+        Log { status, postgres, publisher, is_open, postgres_rejects, publisher_rejects, undeliverable, backoff }
     }
 
     pub fn failed(&mut self, failure: &Failure) {
         self.status.update(|state| state.role = Role::Starting);
+        let was_open = std::mem::take(&mut self.is_open);
         match failure {
             Failure::Publisher(error) => {
                 self.publisher_rejects = error.is_rejection();
@@ -37,6 +44,7 @@ impl Log {
             // Not an outage: this relay was too slow to renew the lease.
             Failure::Feed(Error::Leased { .. }) => tracing::info!("lost the lease: another relay leads"),
             Failure::Feed(error) => {
+                self.postgres_rejects = was_open && error.is_rejection();
                 self.postgres.began(error);
                 self.status.update(|state| state.postgres_error = Some(with_hint(error)));
             }
@@ -57,6 +65,14 @@ impl Log {
     }
 
     pub fn postgres_responds(&mut self) {
+        self.is_open = true;
+        if !self.postgres_rejects {
+            self.postgres_delivers();
+        }
+    }
+
+    pub fn postgres_delivers(&mut self) {
+        self.postgres_rejects = false;
         self.postgres.ended();
         self.status.update(|state| state.postgres_error = None);
     }

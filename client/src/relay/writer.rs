@@ -116,10 +116,10 @@ impl Writer {
             if count == 0 && began.elapsed() >= POLL / 2 {
                 publishing(publisher.check()).await?;
             }
+            log.postgres_delivers();
             log.publisher_accepts_events();
             self.close_window(count);
             if std::mem::take(&mut self.is_stuck) {
-                log.postgres_responds();
                 // The event was skipped or corrected: no rewind must return to it.
                 self.checkpoint = None;
                 self.save_checkpoint(feed).await?;
