@@ -3,7 +3,8 @@
 //! PostgreSQL compares the keys as the owner of our tables, a superuser, and calls a cast of the other table's owner if
 //! the types differ. And the rows that go with ours go in the transaction of the role that deletes ours: before
 //! PostgreSQL 18 their triggers run as this role at its end. So what a role without superuser rights creates there may
-//! contain no code.
+//! contain no code. Nor may a table that PostgreSQL only reads meanwhile: the planner evaluates functions with constant
+//! arguments in its expressions, and they could leave a deferred trigger.
 
 use crate::errors;
 use crate::ffi::ddl::{self, Created, ForeignKey};
@@ -15,6 +16,7 @@ use pgrx::pg_sys::Oid;
 pub enum Fault {
     Types,
     Action,
+    Expression,
     Code,
 }
 
@@ -26,6 +28,9 @@ pub fn check(created: Created) {
     let fault = match created {
         Created::ForeignKey(key) => fault_of_key(&key),
         Created::Code(table) => is_dependent(table).then_some((table, Fault::Code)),
+        Created::Expression(table) => {
+            (ddl::has_expressions_of_users(table) && is_read(table)).then_some((table, Fault::Expression))
+        }
     };
     if let Some((table, fault)) = fault {
         errors::unsafe_dependent(&member::any_name(table), fault);
@@ -42,6 +47,7 @@ fn fault_of_key(key: &ForeignKey) -> Option<(Oid, Fault)> {
         _ if !is_action_safe(key.on_delete) || is_ours && !is_action_free(key.on_update) => {
             Some((key.table, Fault::Action))
         }
+        _ if ddl::has_expressions_of_users(key.table) => Some((key.table, Fault::Expression)),
         _ if is_action_free(key.on_delete) => None,
         _ => fault_below(key.table, &ddl::all_foreign_keys(), &mut Vec::new()),
     }
@@ -66,18 +72,27 @@ fn fault_below(table: Oid, keys: &[ForeignKey], seen: &mut Vec<Oid>) -> Option<(
     if ddl::has_code(table) {
         return Some((table, Fault::Code));
     }
+    if ddl::has_expressions_of_users(table) {
+        return Some((table, Fault::Expression));
+    }
     keys.iter().filter(|key| key.referenced == table).find_map(|key| {
         if !key.has_same_types {
             // Compared when a row goes, whatever the action.
             Some((key.table, Fault::Types))
         } else if is_action_free(key.on_delete) {
-            None
+            ddl::has_expressions_of_users(key.table).then_some((key.table, Fault::Expression))
         } else if is_action_safe(key.on_delete) {
             fault_below(key.table, keys, seen)
         } else {
             Some((key.table, Fault::Action))
         }
     })
+}
+
+/// Whether PostgreSQL reads the table when rows of ours go.
+fn is_read(table: Oid) -> bool {
+    let refers = |key: &ForeignKey| member::is_relation(key.referenced) || is_dependent(key.referenced);
+    ddl::all_foreign_keys().iter().any(|key| key.table == table && refers(key))
 }
 
 /// Whether rows of the table go when rows of ours go.

@@ -280,6 +280,11 @@ pub fn unsafe_dependent(table: &str, fault: Fault) -> ! {
             "has a foreign key with SET NULL, SET DEFAULT or ON UPDATE",
             "Use NO ACTION, RESTRICT or ON DELETE CASCADE.",
         ),
+        Fault::Expression => (
+            "expression",
+            "has a function, an operator or a domain of a user in an index, a constraint, statistics or its partition key",
+            "Use only PostgreSQL's own there.",
+        ),
         Fault::Code => {
             ("code", "has a trigger or a rule", "Omit ON DELETE CASCADE, or the triggers and rules of the table.")
         }

@@ -126,7 +126,7 @@ REVOKE UPDATE (state, max_tries, error) ON workflow.task_instances FROM workflow
 GRANT UPDATE ON workflow.dag_runs, workflow.task_instances TO workflow_writer;
 -- take function workflow.load_library
 CREATE EVENT TRIGGER pg_workflow_load_library ON ddl_command_start
-WHEN TAG IN ('ALTER TABLE', 'CREATE RULE', 'CREATE SCHEMA', 'CREATE TABLE', 'CREATE TRIGGER')
+WHEN TAG IN ('ALTER TABLE', 'CREATE INDEX', 'CREATE RULE', 'CREATE SCHEMA', 'CREATE STATISTICS', 'CREATE TABLE', 'CREATE TRIGGER')
 EXECUTE FUNCTION workflow.load_library();
 GRANT REFERENCES ON workflow.dags, workflow.dag_runs, workflow.task_instances TO workflow_writer;
 

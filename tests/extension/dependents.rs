@@ -13,10 +13,12 @@ const CODE: &str = "
     CREATE TYPE mine.key AS (id uuid);
     CREATE FUNCTION mine.to_uuid(key mine.key) RETURNS uuid LANGUAGE plpgsql IMMUTABLE AS $$
     BEGIN PERFORM nextval('mine.calls'); RETURN (key).id; END $$;
-    CREATE CAST (mine.key AS uuid) WITH FUNCTION mine.to_uuid(mine.key) AS IMPLICIT;";
+    CREATE CAST (mine.key AS uuid) WITH FUNCTION mine.to_uuid(mine.key) AS IMPLICIT;
+    CREATE FUNCTION mine.one(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN 1; END $$;";
 
 /// Set-up, then the statement that is rejected, and the cause in DETAIL.
-const UNSAFE: [(&str, &str, &str); 17] = [
+/// The planner evaluates expressions of a table that it reads, and finds constants in them.
+const UNSAFE: [(&str, &str, &str); 22] = [
     ("", "CREATE TABLE mine.t (id mine.key REFERENCES workflow.task_instances)", "types"),
     ("", "CREATE SCHEMA yours CREATE TABLE t (id mine.key REFERENCES workflow.task_instances)", "types"),
     (
@@ -45,6 +47,31 @@ const UNSAFE: [(&str, &str, &str); 17] = [
         "CREATE TABLE mine.t (id uuid PRIMARY KEY); CREATE TABLE mine.u (id mine.key REFERENCES mine.t)",
         "ALTER TABLE mine.t ADD FOREIGN KEY (id) REFERENCES workflow.task_instances ON DELETE CASCADE",
         "types",
+    ),
+    (
+        "CREATE TABLE mine.t (id uuid REFERENCES workflow.task_instances)",
+        "CREATE INDEX ON mine.t ((mine.one(1)))",
+        "expression",
+    ),
+    (
+        "CREATE TABLE mine.t (id uuid REFERENCES workflow.task_instances)",
+        "CREATE STATISTICS mine.s ON (mine.one(1)), id FROM mine.t",
+        "expression",
+    ),
+    (
+        "CREATE TABLE mine.t (id uuid REFERENCES workflow.task_instances)",
+        "ALTER TABLE mine.t ADD CHECK (mine.one(1) = 1) NOT VALID",
+        "expression",
+    ),
+    (
+        "CREATE TABLE mine.t (id uuid, n int); CREATE INDEX ON mine.t (id) WHERE mine.one(n) = 1",
+        "ALTER TABLE mine.t ADD FOREIGN KEY (id) REFERENCES workflow.task_instances",
+        "expression",
+    ),
+    (
+        "",
+        "CREATE TABLE mine.t (id uuid REFERENCES workflow.task_instances, n int) PARTITION BY RANGE ((mine.one(1) + n))",
+        "expression",
     ),
     ("", "CREATE TABLE mine.t (id uuid REFERENCES workflow.dag_runs ON DELETE SET NULL)", "action"),
     ("", "CREATE TABLE mine.t (id uuid REFERENCES workflow.dag_runs ON DELETE SET DEFAULT)", "action"),
@@ -119,7 +146,8 @@ fn rows_without_code_go_with_their_task() {
         .batch_execute(
             "CREATE SCHEMA mine;
              CREATE TABLE mine.t (id uuid PRIMARY KEY REFERENCES workflow.task_instances ON DELETE CASCADE);
-             CREATE TABLE mine.u (id uuid REFERENCES mine.t ON DELETE CASCADE);",
+             CREATE INDEX ON mine.t (lower(id::text)) WHERE id IS NOT NULL;
+             CREATE TABLE mine.u (id uuid REFERENCES mine.t ON DELETE CASCADE, CHECK (id IS NOT NULL));",
         )
         .unwrap();
     writer.execute("INSERT INTO mine.t VALUES ($1)", &[&task]).unwrap();

@@ -1,4 +1,4 @@
-//! A callback when a foreign key, a trigger or a rule is created, before PostgreSQL checks a row by it.
+//! A callback when a foreign key, a trigger, a rule or an expression of a table is created, before PostgreSQL uses it.
 
 use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::{FromDatum, PgRelation};
@@ -9,6 +9,8 @@ pub enum Created {
     ForeignKey(ForeignKey),
     /// A trigger or a rule of this table.
     Code(Oid),
+    /// An index, a CHECK constraint or statistics of this table.
+    Expression(Oid),
 }
 
 /// A foreign key.
@@ -60,10 +62,17 @@ unsafe extern "C-unwind" fn on_access(
 fn created(catalog: Oid, object: Oid) -> Option<Created> {
     let found = match catalog {
         pg_sys::ConstraintRelationId => {
-            foreign_keys(Some((pg_sys::Anum_pg_constraint_oid, pg_sys::ConstraintOidIndexId, object)))
-                .into_iter()
-                .map(Created::ForeignKey)
-                .collect()
+            let key = Some((pg_sys::Anum_pg_constraint_oid, pg_sys::ConstraintOidIndexId, object));
+            let checks = checks(key).into_iter().map(|(_, table)| Created::Expression(table));
+            foreign_keys(key).into_iter().map(Created::ForeignKey).chain(checks).collect()
+        }
+        pg_sys::RelationRelationId => {
+            let key = (pg_sys::Anum_pg_index_indexrelid, pg_sys::IndexRelidIndexId, object);
+            indexes(key).into_iter().map(|(_, table)| Created::Expression(table)).collect()
+        }
+        pg_sys::StatisticExtRelationId => {
+            let key = (pg_sys::Anum_pg_statistic_ext_oid, pg_sys::StatisticExtOidIndexId, object);
+            statistics(key).into_iter().map(Created::Expression).collect()
         }
         pg_sys::TriggerRelationId => triggers((pg_sys::Anum_pg_trigger_oid, pg_sys::TriggerOidIndexId, object))
             .into_iter()
@@ -87,6 +96,77 @@ pub fn all_foreign_keys() -> Vec<ForeignKey> {
 pub fn has_code(table: Oid) -> bool {
     !triggers((pg_sys::Anum_pg_trigger_tgrelid, pg_sys::TriggerRelidNameIndexId, table)).is_empty()
         || !rules((pg_sys::Anum_pg_rewrite_ev_class, pg_sys::RewriteRelRulenameIndexId, table)).is_empty()
+}
+
+/// Whether the planner evaluates functions of a user when it plans a query of the table: in its indexes, its
+/// statistics, its CHECK constraints or its partition key. PostgreSQL's own functions are no dependencies.
+pub fn has_expressions_of_users(table: Oid) -> bool {
+    let indexes = indexes((pg_sys::Anum_pg_index_indrelid, pg_sys::IndexIndrelidIndexId, table));
+    let key = Some((pg_sys::Anum_pg_constraint_conrelid, pg_sys::ConstraintRelidTypidNameIndexId, table));
+    !statistics((pg_sys::Anum_pg_statistic_ext_stxrelid, pg_sys::StatisticExtRelidIndexId, table)).is_empty()
+        || depends_on_code(pg_sys::RelationRelationId, table)
+        || indexes.iter().any(|(index, _)| depends_on_code(pg_sys::RelationRelationId, *index))
+        || checks(key).iter().any(|(check, _)| depends_on_code(pg_sys::ConstraintRelationId, *check))
+}
+
+/// Whether an object depends on a function, an operator or a domain that a user created.
+fn depends_on_code(catalog: Oid, object: Oid) -> bool {
+    let mut found = false;
+    let keys = [(pg_sys::Anum_pg_depend_classid, catalog), (pg_sys::Anum_pg_depend_objid, object)];
+    scan_by(pg_sys::DependRelationId, pg_sys::DependDependerIndexId.into(), &keys, |row, _| {
+        // SAFETY: a row of pg_depend, and a catalog look-up.
+        unsafe {
+            let form = &*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_depend>();
+            let is_code = match form.refclassid {
+                pg_sys::ProcedureRelationId | pg_sys::OperatorRelationId => true,
+                pg_sys::TypeRelationId => pg_sys::get_typtype(form.refobjid) as u8 == b'd',
+                _ => false,
+            };
+            // Number 0 is the object itself, and others are columns.
+            found |= form.objsubid == 0 && is_code;
+        }
+    });
+    found
+}
+
+/// Returns indexes with their tables.
+fn indexes(key: Key) -> Vec<(Oid, Oid)> {
+    let mut found = Vec::new();
+    scan(pg_sys::IndexRelationId, Some(key), |row, _| {
+        // SAFETY: a row of pg_index.
+        let form = unsafe { &*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_index>() };
+        found.push((form.indexrelid, form.indrelid));
+    });
+    found
+}
+
+/// Returns CHECK constraints with their tables.
+fn checks(key: Option<Key>) -> Vec<(Oid, Oid)> {
+    let mut found = Vec::new();
+    scan(pg_sys::ConstraintRelationId, key, |row, _| {
+        // SAFETY: a row of pg_constraint.
+        let form = unsafe { &*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_constraint>() };
+        if form.contype as u8 == b'c' {
+            found.push((form.oid, form.conrelid));
+        }
+    });
+    found
+}
+
+/// Returns the tables of statistics on expressions, whose dependencies are not stored yet.
+fn statistics(key: Key) -> Vec<Oid> {
+    let mut tables = Vec::new();
+    scan(pg_sys::StatisticExtRelationId, Some(key), |row, descriptor| {
+        // SAFETY: a row of pg_statistic_ext.
+        unsafe {
+            let mut is_null = false;
+            pg_sys::htup::heap_getattr(row, pg_sys::Anum_pg_statistic_ext_stxexprs as i32, descriptor, &mut is_null);
+            if !is_null {
+                tables.push((*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_statistic_ext>()).stxrelid);
+            }
+        }
+    });
+    tables
 }
 
 /// A column of a catalog, the index that begins with it, and its value.
@@ -146,30 +226,36 @@ fn rules(key: Key) -> Vec<Oid> {
     tables
 }
 
-/// Visits rows of a catalog, also those that the current command has written.
-fn scan(catalog: Oid, key: Option<Key>, mut visit: impl FnMut(pg_sys::HeapTuple, pg_sys::TupleDesc)) {
-    // SAFETY: the catalog stays open during the scan, which ends before it is closed. The key's column is an oid. An
-    // error unwinds, and the end of the (sub)transaction closes what is open.
+fn scan(catalog: Oid, key: Option<Key>, visit: impl FnMut(pg_sys::HeapTuple, pg_sys::TupleDesc)) {
+    match key {
+        Some((column, index, value)) => scan_by(catalog, index.into(), &[(column, value)], visit),
+        None => scan_by(catalog, Oid::INVALID, &[], visit),
+    }
+}
+
+/// Visits rows of a catalog, also those that the current command has written. Without keys, visits all.
+fn scan_by(catalog: Oid, index: Oid, keys: &[(u32, Oid)], mut visit: impl FnMut(pg_sys::HeapTuple, pg_sys::TupleDesc)) {
+    // SAFETY: the catalog stays open during the scan, which ends before it is closed. The keys' columns are oids, the
+    // first of the index. An error unwinds, and the end of the (sub)transaction closes what is open.
     unsafe {
         let relation = PgRelation::with_lock(catalog, pg_sys::AccessShareLock as i32);
-        let mut scan_key = pg_sys::ScanKeyData::default();
-        if let Some((column, _, value)) = key {
+        let mut scan_keys = [pg_sys::ScanKeyData::default(); 2];
+        for (scan_key, (column, value)) in scan_keys.iter_mut().zip(keys) {
             pg_sys::ScanKeyInit(
-                &mut scan_key,
-                column as i16,
+                scan_key,
+                *column as i16,
                 pg_sys::BTEqualStrategyNumber as u16,
                 pg_sys::F_OIDEQ.into(),
-                Datum::from(value),
+                Datum::from(*value),
             );
         }
-        let index = key.map_or(Oid::INVALID, |(_, index, _)| Oid::from(index));
         let scan = pg_sys::systable_beginscan(
             relation.as_ptr(),
             index,
-            key.is_some(),
+            !keys.is_empty(),
             &raw mut pg_sys::SnapshotSelfData,
-            i32::from(key.is_some()),
-            &mut scan_key,
+            keys.len() as i32,
+            scan_keys.as_mut_ptr(),
         );
         loop {
             let row = pg_sys::systable_getnext(scan);
