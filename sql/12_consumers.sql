@@ -331,7 +331,6 @@ DECLARE
     was_open boolean;
     next_id bigint;
 BEGIN
-    PERFORM workflow.refuse_tenant();
     LOOP
         was_open := pos.window_snapshot IS NOT NULL;
         IF NOT was_open THEN

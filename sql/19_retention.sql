@@ -76,11 +76,6 @@ BEGIN
         SELECT c.name, workflow.position_of(c) AS pos FROM workflow.consumers AS c WHERE c.given_up_at IS NULL ORDER BY c.name
     LOOP
         CONTINUE WHEN NOT workflow.needs_history(late.pos, end_id);
-        -- Its owner could keep the row locked, and this transaction may hold a lock of the history that all wait for.
-        IF NOT dry_run THEN
-            PERFORM FROM workflow.consumers AS c WHERE c.name = late.name FOR NO KEY UPDATE SKIP LOCKED;
-            CONTINUE WHEN NOT FOUND;
-        END IF;
         object := format('consumer "%s"', late.name);
         rows := 0;
         outcome := format('%s: it lags more than pg_workflow.max_consumer_lag',

@@ -38,7 +38,7 @@ fn fault_of_key(key: &ForeignKey) -> Option<(Oid, Fault)> {
         return None;
     }
     match key {
-        ForeignKey { has_same_types: false, .. } if is_ours => Some((key.table, Fault::Types)),
+        ForeignKey { has_same_types: false, .. } => Some((key.table, Fault::Types)),
         _ if !is_action_safe(key.on_delete) || is_ours && !is_action_free(key.on_update) => {
             Some((key.table, Fault::Action))
         }
@@ -66,8 +66,13 @@ fn fault_below(table: Oid, keys: &[ForeignKey], seen: &mut Vec<Oid>) -> Option<(
     if ddl::has_code(table) {
         return Some((table, Fault::Code));
     }
-    keys.iter().filter(|key| key.referenced == table && !is_action_free(key.on_delete)).find_map(|key| {
-        if is_action_safe(key.on_delete) {
+    keys.iter().filter(|key| key.referenced == table).find_map(|key| {
+        if !key.has_same_types {
+            // Compared when a row goes, whatever the action.
+            Some((key.table, Fault::Types))
+        } else if is_action_free(key.on_delete) {
+            None
+        } else if is_action_safe(key.on_delete) {
             fault_below(key.table, keys, seen)
         } else {
             Some((key.table, Fault::Action))

@@ -16,7 +16,7 @@ const CODE: &str = "
     CREATE CAST (mine.key AS uuid) WITH FUNCTION mine.to_uuid(mine.key) AS IMPLICIT;";
 
 /// Set-up, then the statement that is rejected, and the cause in DETAIL.
-const UNSAFE: [(&str, &str, &str); 14] = [
+const UNSAFE: [(&str, &str, &str); 17] = [
     ("", "CREATE TABLE mine.t (id mine.key REFERENCES workflow.task_instances)", "types"),
     ("", "CREATE SCHEMA yours CREATE TABLE t (id mine.key REFERENCES workflow.task_instances)", "types"),
     (
@@ -31,6 +31,21 @@ const UNSAFE: [(&str, &str, &str); 14] = [
         "types",
     ),
     ("", "CREATE TABLE mine.t (name varchar REFERENCES workflow.dags (name))", "types"),
+    (
+        "CREATE TABLE mine.t (id uuid PRIMARY KEY REFERENCES workflow.task_instances ON DELETE CASCADE)",
+        "CREATE TABLE mine.u (id mine.key REFERENCES mine.t ON DELETE CASCADE)",
+        "types",
+    ),
+    (
+        "CREATE TABLE mine.t (id uuid PRIMARY KEY REFERENCES workflow.task_instances ON DELETE CASCADE)",
+        "CREATE TABLE mine.u (id mine.key REFERENCES mine.t)",
+        "types",
+    ),
+    (
+        "CREATE TABLE mine.t (id uuid PRIMARY KEY); CREATE TABLE mine.u (id mine.key REFERENCES mine.t)",
+        "ALTER TABLE mine.t ADD FOREIGN KEY (id) REFERENCES workflow.task_instances ON DELETE CASCADE",
+        "types",
+    ),
     ("", "CREATE TABLE mine.t (id uuid REFERENCES workflow.dag_runs ON DELETE SET NULL)", "action"),
     ("", "CREATE TABLE mine.t (id uuid REFERENCES workflow.dag_runs ON DELETE SET DEFAULT)", "action"),
     ("", "CREATE TABLE mine.t (name text REFERENCES workflow.dags (name) ON UPDATE CASCADE)", "action"),

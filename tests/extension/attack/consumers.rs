@@ -115,36 +115,3 @@ fn impossible_positions_stop_no_reader_and_no_purge() {
         world.log_in("admin").batch_execute(purge).unwrap_or_else(|error| panic!("{position}: {error:?}"));
     }
 }
-
-/// A consumer whose row its owner keeps locked, and whose lag would have purge() give it up.
-#[test]
-fn locked_consumer_does_not_hold_up_purge() {
-    let mut world = World::start("attack-locked");
-    // Runs that are younger than the history that purge() drops look as if they had none.
-    world.db = world.db.without_verification();
-    let owner = &mut world.db.connect();
-    next_partition(owner);
-    owner.batch_execute("UPDATE workflow.state_history SET changed_at = changed_at - interval '90 days'").unwrap();
-    let writer = &mut world.log_in("writer");
-    writer.batch_execute("SELECT workflow.create_consumer('own', true)").unwrap();
-    writer.batch_execute("BEGIN; SELECT FROM workflow.consumers FOR UPDATE").unwrap();
-    let admin = &mut world.log_in("admin");
-    admin.batch_execute("SET statement_timeout = '10s'").unwrap();
-    let kept = "SELECT outcome FROM workflow.purge(now()) WHERE object = 'state_history_0'";
-    admin.batch_execute("SELECT workflow.purge(now())").expect("purge() waits for no consumer");
-    let outcome: String = admin.query_one(kept, &[]).unwrap().get(0);
-    assert_eq!(outcome, "kept: consumer \"own\" has not acknowledged it");
-    writer.batch_execute("ROLLBACK").unwrap();
-    let outcome: String = admin.query_one(kept, &[]).unwrap().get(0);
-    assert_eq!(outcome, "dropped");
-}
-
-/// An administrator who is a tenant sees only its own events: the next of them is not the consumer's next.
-#[test]
-fn tenant_skips_no_event() {
-    let world = World::start_isolated("attack-skip");
-    let admin = &mut world.log_in("tenant_admin");
-    admin.batch_execute("SELECT workflow.create_dag_run(workflow.create_dag('own'))").unwrap();
-    let skip = "SELECT workflow.skip_event('relay', max(id)) FROM workflow.state_history";
-    assert_eq!(failure(admin.batch_execute(skip)).sqlstate, "42501");
-}
