@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use answers::Answers;
+use addresses::Shares;
 use error::ApiError;
 use hosts::Hosts;
 use hub::Hub;
@@ -197,7 +197,7 @@ fn app(paths: Router<Arc<Server>>, server: Arc<Server>, limits: &Limits) -> Rout
         .route("/openapi.json", get(openapi::openapi))
         .layer(middleware::from_fn(caching::tag))
         .layer(middleware::from_fn(limit))
-        .layer(middleware::from_fn_with_state(Answers::default(), answers::limit_answers))
+        .layer(middleware::from_fn_with_state(Shares::new(answers::ANSWERS, limits), answers::limit_answers))
         // No time limit: the response is an endless stream.
         .route("/api/v1/events", get(events::events))
         .route("/", get(web_ui::web_ui))

@@ -14,7 +14,7 @@ fn address(api: &Api) -> SocketAddr {
 }
 
 /// Connects from an address of this machine.
-fn connect_from(from: &str, api: &Api) -> TcpStream {
+pub fn connect_from(from: &str, api: &Api) -> TcpStream {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
     let stream = runtime.block_on(async {
         let socket = TcpSocket::new_v4().unwrap();
@@ -27,12 +27,12 @@ fn connect_from(from: &str, api: &Api) -> TcpStream {
 }
 
 /// Sends a request without reading the response.
-fn request(mut stream: TcpStream, path: &str) -> TcpStream {
+pub fn request(mut stream: TcpStream, path: &str) -> TcpStream {
     write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
     stream
 }
 
-fn status(stream: &TcpStream) -> u16 {
+pub fn status(stream: &TcpStream) -> u16 {
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).unwrap();
     line.split(' ').nth(1).unwrap_or_else(|| panic!("no status: {line:?}")).parse().unwrap()

@@ -2,7 +2,12 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::Limits;
 
 /// A client as the limits count it.
 ///
@@ -65,6 +70,44 @@ impl Drop for Slot {
                 used.remove(&self.address);
             }
         }
+    }
+}
+
+/// Permits that requests wait for, of which each address gets the same part as of the connections.
+#[derive(Clone)]
+pub struct Shares {
+    all: Arc<Semaphore>,
+    max_per_address: usize,
+    addresses: Arc<Mutex<HashMap<Address, Weak<Semaphore>>>>,
+}
+
+/// A permit of its address, and one of all.
+pub type Permits = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+
+impl Shares {
+    pub fn new(max: usize, limits: &Limits) -> Shares {
+        let max_per_address = (max * limits.clients_per_address).div_ceil(limits.clients.max(1)).clamp(1, max);
+        Shares { all: Arc::new(Semaphore::new(max)), max_per_address, addresses: Arc::default() }
+    }
+
+    /// Waits for permits; `None` if others keep them for this time.
+    pub async fn acquire(&self, address: Address, limit: Duration) -> Option<Permits> {
+        let acquiring = async {
+            let own = self.of(address).acquire_owned().await.ok()?;
+            Some((own, self.all.clone().acquire_owned().await.ok()?))
+        };
+        tokio::time::timeout(limit, acquiring).await.ok().flatten()
+    }
+
+    fn of(&self, address: Address) -> Arc<Semaphore> {
+        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = addresses.get(&address).and_then(Weak::upgrade) {
+            return known;
+        }
+        addresses.retain(|_, other| other.strong_count() > 0);
+        let new = Arc::new(Semaphore::new(self.max_per_address));
+        addresses.insert(address, Arc::downgrade(&new));
+        new
     }
 }
 

@@ -15,12 +15,12 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, http::header::CONTENT_TYPE};
 use futures_util::stream;
 use serde::Deserialize;
-use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc};
 use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::Server;
-use super::addresses::Slot;
+use super::addresses::{Address, Permits, Slot};
 use super::connections::Connection;
 use super::error::ApiError;
 use super::hub::{self, Batch, FIRST_BATCH, Followed};
@@ -47,7 +47,7 @@ const AHEAD: usize = 2;
 const ON_STANDBY: &str =
     "events unavailable: this server reads from a standby; use a workflow-server that reads from the primary";
 const NO_SLOT: &str = "too many followers, in total or from this address";
-const TOO_MANY_REPLAYS: &str = "too many followers read missed events";
+const TOO_MANY_REPLAYS: &str = "too many followers read missed events, in total or from this address";
 /// A position has some hundred characters, and more while hundreds of transactions are open.
 const MAX_POSITION: usize = 20_000;
 
@@ -83,7 +83,7 @@ pub async fn events(
     let slot = server.hub.slot(connection.address).ok_or_else(|| ApiError::unavailable(NO_SLOT))?;
     // Before the response begins: this can fail, and a client that has a response misses nothing from then on.
     let start = match position {
-        Some(position) => Start::After(Replay::begin(&server, position).await?),
+        Some(position) => Start::After(Replay::begin(&server, connection.address, position).await?),
         None => {
             Start::Now(tokio::time::timeout(JOIN_LIMIT, server.hub.join()).await.map_err(|_| ApiError::no_database())?)
         }
@@ -121,16 +121,16 @@ struct Replay {
     position: String,
     /// The next of them; `None` if there are no more.
     next: Option<Batch>,
-    _permit: OwnedSemaphorePermit,
+    _permits: Permits,
 }
 
 impl Replay {
     /// Reads the first events after this position, if there are any.
-    async fn begin(server: &Server, position: String) -> Result<Replay, ApiError> {
-        let waiting = tokio::time::timeout(JOIN_LIMIT, server.hub.replays.clone().acquire_owned());
-        let Ok(Ok(permit)) = waiting.await else { return Err(ApiError::unavailable(TOO_MANY_REPLAYS)) };
+    async fn begin(server: &Server, address: Address, position: String) -> Result<Replay, ApiError> {
+        let permits = server.hub.replays.acquire(address, JOIN_LIMIT).await;
+        let permits = permits.ok_or_else(|| ApiError::unavailable(TOO_MANY_REPLAYS))?;
         let next = read_missed(server, &position, FIRST_BATCH).await?;
-        Ok(Replay { position, next, _permit: permit })
+        Ok(Replay { position, next, _permits: permits })
     }
 }
 

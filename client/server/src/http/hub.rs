@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Limits;
-use super::addresses::{Address, Slot, Slots};
+use super::addresses::{Address, Shares, Slot, Slots};
 use pg_workflow_client::Error;
 use pg_workflow_client::connect::PostgresServer;
 use pg_workflow_client::event::Event;
@@ -90,7 +90,7 @@ pub struct Hub {
     position: watch::Sender<Option<String>>,
     joined: Arc<Notify>,
     followers: Arc<Slots>,
-    pub replays: Arc<Semaphore>,
+    pub replays: Shares,
     pub shutdown: CancellationToken,
 }
 
@@ -107,7 +107,7 @@ impl Hub {
         let until = shutdown.clone();
         tokio::spawn(async move { until.run_until_cancelled(reader.run()).await });
         let followers = Slots::new(limits.followers, limits.followers_per_address);
-        Hub { batches, position, joined, followers, replays: Arc::new(Semaphore::new(REPLAYS)), shutdown }
+        Hub { batches, position, joined, followers, replays: Shares::new(REPLAYS, limits), shutdown }
     }
 
     /// Acquires a slot; `None` if all are in use, or all of this address.

@@ -91,7 +91,8 @@ async fn migrate_to(change: Change, target: Target, output: &mut Output) -> Resu
         _ => format!("done: {step}"),
     })?;
     let versions = migrate::versions(&client).await?;
-    if versions.library != versions.installed {
+    // The newest library serves older catalogs.
+    if versions.library != versions.installed && versions.library.as_ref() != Some(&versions.default) {
         eprintln!(
             "PostgreSQL has loaded library {}, but {} is installed. Install its library and restart PostgreSQL.",
             versions.library.as_deref().unwrap_or("none"),
