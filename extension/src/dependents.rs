@@ -6,19 +6,10 @@
 //! contain no code. Nor may a table that PostgreSQL only reads meanwhile: the planner evaluates functions with constant
 //! arguments in its expressions, and they could leave a deferred trigger.
 
-use crate::errors;
+use crate::errors::{self, Fault};
 use crate::ffi::ddl::{self, Created, ForeignKey};
 use crate::ffi::{member, session};
 use pgrx::pg_sys::Oid;
-
-/// What is wrong with a table of another role.
-#[derive(Clone, Copy)]
-pub enum Fault {
-    Types,
-    Action,
-    Expression,
-    Code,
-}
 
 /// Raises an error if code of the current role could run with other roles' rights.
 pub fn check(created: Created) {

@@ -1,7 +1,6 @@
 //! All errors of the extension. Each has a SQLSTATE that drivers know, a message with the object's name, a DETAIL for
 //! programs (JSON), and a HINT with the next step.
 
-use crate::dependents::Fault;
 use crate::entity::EntityType;
 use crate::ffi::error::raise;
 use crate::ffi::jsonb::Jsonb;
@@ -267,6 +266,15 @@ pub fn restricted_operation() -> ! {
         &json!({ "is_restricted": true }),
         "Do not call its functions, or change its tables, from an index expression or a materialized view.",
     )
+}
+
+/// What is wrong with a table of another role.
+#[derive(Clone, Copy)]
+pub enum Fault {
+    Types,
+    Action,
+    Expression,
+    Code,
 }
 
 /// 42501: code of another role would run when rows of ours are compared or deleted.
