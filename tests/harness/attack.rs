@@ -53,11 +53,12 @@ impl World {
         let (cluster, db) = own_cluster(name, &[PRELOADED]);
         let mut owner = db.connect();
         owner.batch_execute(include_str!("attack/roles.sql")).expect("roles");
+        let mut holder = log_in(&db, "victim");
+        holder.batch_execute(include_str!("attack/victim.sql")).expect("the victim's data");
+        // Afterwards: a tenant saves no checkpoint.
         if is_isolated {
             owner.batch_execute("SELECT workflow.enable_row_security()").expect("tenants");
         }
-        let mut holder = log_in(&db, "victim");
-        holder.batch_execute(include_str!("attack/victim.sql")).expect("the victim's data");
         let sql = "SELECT r.dag_id, r.id, t.id FROM workflow.task_instances AS t
                    JOIN workflow.dag_runs AS r ON r.id = t.dag_run_id WHERE t.task_id = 'running'";
         let row = holder.query_one(sql, &[]).expect("a running task");
