@@ -44,7 +44,14 @@ GRANT SELECT ON workflow.dropped_partitions TO PUBLIC;
 -- whole rows back.
 GRANT INSERT (name, description, schedule, start_date, tags, is_paused) ON workflow.dags TO workflow_writer;
 GRANT UPDATE (name, description, schedule, start_date, tags, is_paused) ON workflow.dags TO workflow_writer;
-GRANT UPDATE ON workflow.dag_runs, workflow.task_instances TO workflow_writer;
+-- On each column and not on the table: that would be the right to LOCK TABLE, for as long as a transaction likes.
+GRANT UPDATE (
+    id, dag_id, execution_date, state, version, conf, start_date, end_date, created_at, updated_at
+) ON workflow.dag_runs TO workflow_writer;
+GRANT UPDATE (
+    id, dag_run_id, task_id, state, version, try_number, max_tries, start_date, end_date, duration, error, created_at,
+    updated_at
+) ON workflow.task_instances TO workflow_writer;
 -- For tables of their own that belong to runs and tasks. 21_dependents.sql says which are safe.
 GRANT REFERENCES ON workflow.dags, workflow.dag_runs, workflow.task_instances TO workflow_writer;
 GRANT INSERT (task_instance_id, try_number, logged_at, level, message) ON workflow.task_logs TO workflow_writer;

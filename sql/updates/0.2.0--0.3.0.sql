@@ -123,7 +123,6 @@ FOR EACH ROW EXECUTE FUNCTION workflow.check_fields();
 
 REVOKE UPDATE (state, execution_date, conf) ON workflow.dag_runs FROM workflow_writer;
 REVOKE UPDATE (state, max_tries, error) ON workflow.task_instances FROM workflow_writer;
-GRANT UPDATE ON workflow.dag_runs, workflow.task_instances TO workflow_writer;
 -- take function workflow.load_library
 CREATE EVENT TRIGGER pg_workflow_load_library ON ddl_command_start
 WHEN TAG IN ('ALTER TABLE', 'CREATE INDEX', 'CREATE RULE', 'CREATE SCHEMA', 'CREATE STATISTICS', 'CREATE TABLE', 'CREATE TRIGGER')

@@ -46,9 +46,10 @@ pub fn roles_have_the_rights_on_tables_of_the_page() {
 
 const ON_TABLE: &str = "SELECT has_table_privilege($1, $2::text::regclass, $3)";
 
-const ON_COLUMNS: &str = "SELECT string_agg(attname, ', ' ORDER BY attnum) FROM pg_attribute
-    WHERE attrelid = $2::text::regclass AND attnum > 0 AND NOT attisdropped
-        AND has_column_privilege($1, attrelid, attnum, $3)";
+const ON_COLUMNS: &str = "SELECT CASE WHEN bool_and(is_allowed) THEN 'every column'
+        ELSE string_agg(attname, ', ' ORDER BY attnum) FILTER (WHERE is_allowed) END
+    FROM pg_attribute, has_column_privilege($1, attrelid, attnum, $3) AS is_allowed
+    WHERE attrelid = $2::text::regclass AND attnum > 0 AND NOT attisdropped";
 
 /// The least role that has a privilege on a table, with the columns if it has it on some only.
 fn cell(client: &mut Client, table: &str, privilege: &str) -> String {
