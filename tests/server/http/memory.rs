@@ -36,8 +36,11 @@ fn memory(api: &Api, name: &str) -> usize {
 
 /// Sends a request, and reads nothing of the response.
 fn leave_unread(api: &Api, path: &str, header: &str) -> TcpStream {
-    let mut stream = TcpStream::connect(api.url.trim_start_matches("http://")).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    leave_unread_from("127.0.0.1", api, path, header)
+}
+
+fn leave_unread_from(address: &str, api: &Api, path: &str, header: &str) -> TcpStream {
+    let mut stream = connect_from(address, api);
     write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n{header}\r\n").unwrap();
     stream
 }
@@ -140,8 +143,9 @@ fn stalled_followers_keep_little_in_memory() {
     }
     let resume = format!("Last-Event-ID: {position}\r\n");
     let _stalled: Vec<TcpStream> = (0..10).map(|_| leave_unread(&api, "/api/v1/events", &resume)).collect();
-    // One that reads gets every event meanwhile.
-    let mut lines = BufReader::new(leave_unread(&api, "/api/v1/events", &resume)).lines().map(Result::unwrap);
+    // One at another address that reads gets every event meanwhile.
+    let reader = leave_unread_from("127.0.0.2", &api, "/api/v1/events", &resume);
+    let mut lines = BufReader::new(reader).lines().map(Result::unwrap);
     let mut seen = Vec::new();
     while seen.len() < 2 * runs.len() {
         let line = lines.next().unwrap_or_else(|| panic!("the stream ended: {}", log_of(api.server())));
