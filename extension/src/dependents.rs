@@ -17,8 +17,8 @@ pub fn check(created: Created) {
         return;
     }
     let fault = match created {
-        Created::ForeignKey(key) => fault_of_key(&key),
-        Created::Code(table) => is_dependent(table).then_some((table, Fault::Code)),
+        Created::ForeignKey(key) => fault_of_new_key(&key),
+        Created::Code(table) => is_dependent(table, &ddl::all_foreign_keys()).then_some((table, Fault::Code)),
         Created::Expression(table) => {
             (ddl::has_expressions_of_users(table) && is_read(table)).then_some((table, Fault::Expression))
         }
@@ -28,19 +28,35 @@ pub fn check(created: Created) {
     }
 }
 
-fn fault_of_key(key: &ForeignKey) -> Option<(Oid, Fault)> {
+fn fault_of_new_key(key: &ForeignKey) -> Option<(Oid, Fault)> {
+    let keys = ddl::all_foreign_keys();
     let is_ours = member::is_relation(key.referenced);
-    if !is_ours && !is_dependent(key.referenced) {
+    if !is_ours && !is_dependent(key.referenced, &keys) {
         return None;
     }
-    match key {
-        ForeignKey { has_same_types: false, .. } => Some((key.table, Fault::Types)),
-        _ if !is_action_safe(key.on_delete) || is_ours && !is_action_free(key.on_update) => {
-            Some((key.table, Fault::Action))
-        }
-        _ if ddl::has_expressions_of_users(key.table) => Some((key.table, Fault::Expression)),
-        _ if is_action_free(key.on_delete) => None,
-        _ => fault_below(key.table, &ddl::all_foreign_keys(), &mut Vec::new()),
+    if is_ours && key.has_same_types && !is_action_free(key.on_update) {
+        return Some((key.table, Fault::Action));
+    }
+    fault_of_key(key, &keys, &mut Vec::new())
+}
+
+/// Looks for code that runs when the referenced row goes: at the key's table, and at tables whose rows go with its rows.
+fn fault_of_key(key: &ForeignKey, keys: &[ForeignKey], seen: &mut Vec<Oid>) -> Option<(Oid, Fault)> {
+    let table = key.table;
+    if !key.has_same_types {
+        // Compared when a row goes, whatever the action.
+        Some((table, Fault::Types))
+    } else if !is_action_safe(key.on_delete) {
+        Some((table, Fault::Action))
+    } else if ddl::has_expressions_of_users(table) {
+        Some((table, Fault::Expression))
+    } else if is_action_free(key.on_delete) || seen.contains(&table) {
+        None
+    } else if ddl::has_code(table) {
+        Some((table, Fault::Code))
+    } else {
+        seen.push(table);
+        keys.iter().filter(|key| key.referenced == table).find_map(|key| fault_of_key(key, keys, seen))
     }
 }
 
@@ -54,41 +70,15 @@ fn is_action_safe(action: u8) -> bool {
     is_action_free(action) || action == b'c'
 }
 
-/// Looks for code at a table, and at tables whose rows go with its rows.
-fn fault_below(table: Oid, keys: &[ForeignKey], seen: &mut Vec<Oid>) -> Option<(Oid, Fault)> {
-    if seen.contains(&table) {
-        return None;
-    }
-    seen.push(table);
-    if ddl::has_code(table) {
-        return Some((table, Fault::Code));
-    }
-    if ddl::has_expressions_of_users(table) {
-        return Some((table, Fault::Expression));
-    }
-    keys.iter().filter(|key| key.referenced == table).find_map(|key| {
-        if !key.has_same_types {
-            // Compared when a row goes, whatever the action.
-            Some((key.table, Fault::Types))
-        } else if is_action_free(key.on_delete) {
-            ddl::has_expressions_of_users(key.table).then_some((key.table, Fault::Expression))
-        } else if is_action_safe(key.on_delete) {
-            fault_below(key.table, keys, seen)
-        } else {
-            Some((key.table, Fault::Action))
-        }
-    })
-}
-
 /// Whether PostgreSQL reads the table when rows of ours go.
 fn is_read(table: Oid) -> bool {
-    let refers = |key: &ForeignKey| member::is_relation(key.referenced) || is_dependent(key.referenced);
-    ddl::all_foreign_keys().iter().any(|key| key.table == table && refers(key))
+    let keys = ddl::all_foreign_keys();
+    let refers = |key: &ForeignKey| member::is_relation(key.referenced) || is_dependent(key.referenced, &keys);
+    keys.iter().any(|key| key.table == table && refers(key))
 }
 
 /// Whether rows of the table go when rows of ours go.
-fn is_dependent(table: Oid) -> bool {
-    let keys = ddl::all_foreign_keys();
+fn is_dependent(table: Oid, keys: &[ForeignKey]) -> bool {
     let (mut reached, mut next) = (vec![table], 0);
     while let Some(&table) = reached.get(next) {
         for key in keys.iter().filter(|key| key.table == table && !is_action_free(key.on_delete)) {

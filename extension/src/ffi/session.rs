@@ -93,31 +93,21 @@ pub fn may_read(relation: Oid) -> bool {
 /// Runs `work` as `owner`, as PostgreSQL runs foreign key checks. If `work` raises an error, the end of the
 /// (sub)transaction restores the role.
 pub fn as_owner<R>(owner: Oid, work: impl FnOnce() -> R) -> R {
-    let (mut user, mut context) = (Oid::INVALID, 0);
-    // SAFETY: saves the current role and sets another; restored below.
-    unsafe {
-        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-        pg_sys::SetUserIdAndSecContext(
-            owner,
-            context | (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_NOFORCE_RLS) as i32,
-        );
-    }
-    let result = work();
-    // SAFETY: restores the role that was saved above.
-    unsafe { pg_sys::SetUserIdAndSecContext(user, context) };
-    result
+    acting_as(owner, pg_sys::SECURITY_LOCAL_USERID_CHANGE, work)
 }
 
 /// Runs `work` as `owner` in a security-restricted operation, as PostgreSQL runs autovacuum: the code of the owner's
-/// objects can change neither the role nor the session. If `work` raises an error, the end of the (sub)transaction
-/// restores the role.
+/// objects can change neither the role nor the session.
 pub fn restricted_to<R>(owner: Oid, work: impl FnOnce() -> R) -> R {
+    acting_as(owner, pg_sys::SECURITY_RESTRICTED_OPERATION, work)
+}
+
+fn acting_as<R>(role: Oid, restriction: u32, work: impl FnOnce() -> R) -> R {
     let (mut user, mut context) = (Oid::INVALID, 0);
     // SAFETY: saves the current role and context, and sets others; restored below.
     unsafe {
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-        let restricted = pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_NOFORCE_RLS;
-        pg_sys::SetUserIdAndSecContext(owner, context | restricted as i32);
+        pg_sys::SetUserIdAndSecContext(role, context | (restriction | pg_sys::SECURITY_NOFORCE_RLS) as i32);
     }
     let result = work();
     // SAFETY: restores the role that was saved above.
