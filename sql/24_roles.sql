@@ -84,6 +84,7 @@ REVOKE EXECUTE ON FUNCTION
     workflow.open_partitions(text),
     workflow.purge(timestamptz, boolean, integer),
     workflow.purge_partitions(timestamptz, boolean),
+    workflow.lock_tenant_tables(),
     workflow.enable_row_security(),
     workflow.disable_row_security(),
     workflow.forget_state_counts(),

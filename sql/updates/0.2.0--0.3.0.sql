@@ -194,6 +194,7 @@ FOR EACH STATEMENT EXECUTE FUNCTION workflow.replan();
 ALTER TABLE workflow.row_security ENABLE ALWAYS TRIGGER replan;
 ALTER TABLE workflow.row_security ENABLE ALWAYS TRIGGER replan_truncated;
 -- take function workflow.create_policy
+-- take function workflow.lock_tenant_tables
 -- take function workflow.enable_row_security
 -- take function workflow.disable_row_security
 -- take function workflow.count_states

@@ -39,6 +39,7 @@ BEGIN
 END
 $$;
 DROP FUNCTION workflow.create_policy(text, text);
+DROP FUNCTION workflow.lock_tenant_tables();
 ALTER EXTENSION pg_workflow DROP TABLE workflow.row_security;
 DROP TABLE workflow.row_security;
 DROP FUNCTION workflow.replan();

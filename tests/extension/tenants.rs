@@ -4,6 +4,7 @@ use fallible_iterator::FallibleIterator;
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
 use postgres::Client;
+use std::thread;
 use uuid::Uuid;
 
 /// Two tenants with a role each, and a role that sees everything.
@@ -169,6 +170,27 @@ fn enabling_waits_for_transactions_that_have_read() {
     assert_eq!(failure(owner.batch_execute("SELECT workflow.enable_row_security()")).sqlstate, "55P03");
     transaction.commit().unwrap();
     owner.batch_execute("SELECT workflow.enable_row_security()").unwrap();
+}
+
+#[test]
+fn isolating_makes_no_reader_the_victim_of_a_deadlock() {
+    let tenants = Tenants::new();
+    // A role to which no policy applies, so that it locks only what it names.
+    let (owner, reader) = (&mut tenants.db.connect(), &mut tenants.db.connect());
+    owner.batch_execute("SELECT workflow.disable_row_security()").unwrap();
+    let mut reading = reader.transaction().unwrap();
+    reading.batch_execute("TABLE workflow.state_history").unwrap();
+    let isolating = {
+        let mut owner = tenants.db.connect();
+        thread::spawn(move || owner.batch_execute("SELECT workflow.enable_row_security()"))
+    };
+    let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'SELECT workflow.enable%' AND wait_event = 'relation')";
+    wait_until("the lock is awaited", || owner.query_one(waits, &[]).unwrap().get(0));
+    reading.batch_execute("TABLE workflow.dags").unwrap();
+    reading.commit().unwrap();
+    isolating.join().unwrap().unwrap();
+    create_run(&mut tenants.connect(0));
+    assert_eq!(count(&mut tenants.connect(1), "dags"), 0);
 }
 
 #[test]
