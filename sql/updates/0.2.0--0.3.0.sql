@@ -186,7 +186,7 @@ SELECT c.relrowsecurity
 FROM pg_catalog.pg_class AS c
 WHERE c.oid OPERATOR(pg_catalog.=) ANY (
     '{workflow.dags,workflow.dag_runs,workflow.task_instances,workflow.task_logs,workflow.state_history}'::pg_catalog.regclass[]);
-SELECT pg_catalog.pg_extension_config_dump('workflow.row_security', 'WHERE is_enabled');
+SELECT pg_catalog.pg_extension_config_dump('workflow.row_security', '');
 
 -- take function workflow.shows_all_tenants
 -- take function workflow.replan
