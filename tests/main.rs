@@ -35,6 +35,7 @@ mod feed {
     mod relay;
     mod stream;
     mod subscriber;
+    mod waiting;
 }
 mod operations {
     mod backup;

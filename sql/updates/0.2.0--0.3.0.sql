@@ -81,6 +81,12 @@ ALTER TABLE workflow.consumer_checkpoints ENABLE ROW LEVEL SECURITY;
 -- take function workflow.lock_consumer
 -- take function workflow.check_reading
 -- take function workflow.create_consumer
+-- take function workflow.wake_readers
+-- take function workflow.wait_for_commit
+-- take function workflow.has_events
+-- take function workflow.consumer_has_events
+-- take function workflow.wait_in_function
+-- take procedure workflow.wait_for_events
 -- take function workflow.read_events
 -- take function workflow.ack_events
 -- take function workflow.skip_event
@@ -93,6 +99,8 @@ ALTER TABLE workflow.consumer_checkpoints ENABLE ROW LEVEL SECURITY;
 -- take function workflow.position_after
 -- take function workflow.current_position
 -- take function workflow.follow_events
+-- take function workflow.position_has_events
+-- take procedure workflow.wait_for_events_after
 -- take function workflow.lease_consumer
 -- take function workflow.release_consumer
 -- take function workflow.save_checkpoint
@@ -163,6 +171,8 @@ DROP FUNCTION workflow.open_window(workflow.consumers);
 DROP FUNCTION workflow.close_window(workflow.consumers);
 DROP FUNCTION workflow.found_by_ids(workflow.consumers);
 DROP FUNCTION workflow.locked_consumer(text, bigint);
+DROP FUNCTION workflow.wait_for_events(text, double precision);
+DROP FUNCTION workflow.note_found_nothing(text, bigint);
 DROP FUNCTION workflow.spelled_snapshot(pg_snapshot);
 DROP FUNCTION workflow.parsed_snapshot(text);
 DROP FUNCTION workflow.spelled_position(workflow.consumers);
