@@ -166,6 +166,29 @@ $$;
 COMMENT ON FUNCTION workflow.store_position(text, workflow.feed_position) IS
 'Internal: sets the position of a consumer, which the transaction has locked.';
 
+CREATE FUNCTION workflow.is_leased(consumer workflow.consumers)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    now timestamptz := clock_timestamp();
+BEGIN
+    -- A lease that expires much later than one acquired now: the clock was set back.
+    IF consumer.lease_expires_at IS NULL OR consumer.lease_expires_at NOT BETWEEN now AND now + 2 * consumer.lease_duration THEN
+        RETURN false;
+    END IF;
+    -- A role without the right to see it finds no start time of another role's session.
+    RETURN EXISTS (
+        SELECT FROM pg_stat_activity AS a
+        WHERE a.pid = consumer.lease_pid
+            AND a.datname = current_database()
+            AND (a.backend_start IS NULL OR a.backend_start = consumer.lease_backend_start));
+END
+$$;
+COMMENT ON FUNCTION workflow.is_leased(workflow.consumers) IS
+'Internal: returns whether a session holds the lease of a consumer: it is connected, and the lease has not expired.';
+
 CREATE FUNCTION workflow.lock_consumer(name text, lease bigint, ignores_lease boolean DEFAULT false)
 RETURNS workflow.feed_position
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -187,13 +210,15 @@ BEGIN
         PERFORM workflow.refuse_given_up(name, to_jsonb(consumer.given_up_at) #>> '{}');
     END IF;
     IF NOT ignores_lease AND (
-        (lease IS NULL AND consumer.lease_expires_at > now)
+        (lease IS NULL AND workflow.is_leased(consumer))
         OR (lease IS NOT NULL AND (lease <> consumer.lease_number OR consumer.lease_expires_at IS NULL)))
     THEN
         PERFORM workflow.refuse_leased(name, lease, consumer.lease_holder, consumer.lease_number);
     END IF;
     -- Not each time: that would write the row again at every read.
-    IF lease IS NOT NULL AND consumer.lease_expires_at < now + consumer.lease_duration * 0.7 THEN
+    IF lease IS NOT NULL
+        AND consumer.lease_expires_at NOT BETWEEN now + consumer.lease_duration * 0.7 AND now + consumer.lease_duration
+    THEN
         UPDATE workflow.consumers AS c
         SET lease_expires_at = now + c.lease_duration
         WHERE c.name = lock_consumer.name;

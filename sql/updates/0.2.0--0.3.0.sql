@@ -78,6 +78,7 @@ ALTER TABLE workflow.consumer_checkpoints ENABLE ROW LEVEL SECURITY;
 -- take function workflow.relocate_position
 -- take function workflow.position_of
 -- take function workflow.store_position
+-- take function workflow.is_leased
 -- take function workflow.lock_consumer
 -- take function workflow.check_reading
 -- take function workflow.create_consumer

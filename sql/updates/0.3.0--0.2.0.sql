@@ -179,6 +179,7 @@ DROP FUNCTION workflow.position_of(workflow.consumer_checkpoints);
 DROP FUNCTION workflow.position_of(workflow.state_count_place);
 DROP FUNCTION workflow.store_position(text, workflow.feed_position);
 DROP FUNCTION workflow.lock_consumer(text, bigint, boolean);
+DROP FUNCTION workflow.is_leased(workflow.consumers);
 DROP PROCEDURE workflow.wait_for_events(text, interval, boolean);
 DROP PROCEDURE workflow.wait_for_events_after(text, interval, boolean);
 DROP FUNCTION workflow.position_has_events(text);
