@@ -41,6 +41,7 @@ mod operations {
     mod backup;
     mod diagnosis;
     mod publication;
+    mod purging;
     mod replication;
     mod retention;
     mod standby;

@@ -156,6 +156,7 @@ GRANT REFERENCES ON workflow.dags, workflow.dag_runs, workflow.task_instances TO
 -- take function workflow.open_partitions
 -- take function workflow.drop_partition
 -- take function workflow.delete_runs
+-- take function workflow.next_finished_runs
 -- take function workflow.lock_finished_runs
 DROP FUNCTION workflow.purge_runs(timestamptz, integer, boolean);
 -- take function workflow.purge_runs

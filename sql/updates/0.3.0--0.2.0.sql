@@ -216,7 +216,8 @@ DROP TYPE workflow.feed_position;
 
 DROP FUNCTION workflow.advance_partitions(text);
 DROP FUNCTION workflow.delete_runs(uuid[]);
-DROP FUNCTION workflow.lock_finished_runs(timestamptz, integer, uuid[]);
+DROP FUNCTION workflow.next_finished_runs(timestamptz, integer, uuid[]);
+DROP FUNCTION workflow.lock_finished_runs(timestamptz, uuid[]);
 DROP FUNCTION workflow.drop_old_partitions(timestamptz, boolean);
 DROP FUNCTION workflow.purge_partitions(timestamptz, boolean);
 
