@@ -235,14 +235,14 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     locked uuid[];
-    runs_of_tasks uuid[];
+    locked_tasks bigint;
     finished bigint;
 BEGIN
     -- Waits for no session that is changing a run or a task, so there is no deadlock.
     locked := ARRAY(SELECT r.id FROM workflow.dag_runs AS r WHERE r.id = ANY (runs) FOR UPDATE SKIP LOCKED);
-    runs_of_tasks := ARRAY(
-        SELECT t.dag_run_id FROM workflow.task_instances AS t WHERE t.dag_run_id = ANY (locked) FOR UPDATE SKIP LOCKED);
-    -- Again, now that no other session can change them.
+    SELECT count(*) INTO locked_tasks
+    FROM (SELECT FROM workflow.task_instances AS t WHERE t.dag_run_id = ANY (locked) FOR UPDATE SKIP LOCKED) AS t;
+    -- Now no other session can change them.
     SELECT count(*) INTO finished
     FROM workflow.dag_runs AS r
     WHERE r.id = ANY (locked)
@@ -252,7 +252,7 @@ BEGIN
             SELECT FROM workflow.task_instances AS t
             WHERE t.dag_run_id = r.id AND (t.state IN ('running', 'retrying') OR t.updated_at >= before));
     IF finished < cardinality(runs)
-        OR cardinality(runs_of_tasks) < (SELECT count(*) FROM workflow.task_instances AS t WHERE t.dag_run_id = ANY (locked))
+        OR locked_tasks < (SELECT count(*) FROM workflow.task_instances AS t WHERE t.dag_run_id = ANY (locked))
     THEN
         RAISE lock_not_available;
     END IF;
@@ -261,7 +261,7 @@ $$;
 COMMENT ON FUNCTION workflow.lock_finished_runs(timestamptz, uuid[]) IS
 'Internal: locks runs that finished before a time, and their tasks. Errors: 55P03 another session uses one, or has changed it.';
 
-CREATE FUNCTION workflow.purge_runs(before timestamptz, max_runs integer, dry_run boolean)
+CREATE FUNCTION workflow.delete_finished_runs(before timestamptz, max_runs integer, dry_run boolean)
 RETURNS TABLE (object text, rows bigint, outcome text)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
@@ -329,8 +329,16 @@ BEGIN
         ('task_logs'::text, deleted[3], 'removed'::text);
 END
 $$;
-COMMENT ON FUNCTION workflow.purge_runs(timestamptz, integer, boolean) IS
+COMMENT ON FUNCTION workflow.delete_finished_runs(timestamptz, integer, boolean) IS
 'Internal: deletes runs that finished before a time, with their tasks and logs, for 50 ms and at most max_runs; returns the number of rows of each table, and the runs that another table holds.';
+
+CREATE FUNCTION workflow.purge_runs(before timestamptz, max_runs integer, dry_run boolean)
+RETURNS TABLE (object text, rows bigint, outcome text)
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+ROWS 10
+AS 'MODULE_PATHNAME', 'purge_runs_wrapper';
+COMMENT ON FUNCTION workflow.purge_runs(timestamptz, integer, boolean) IS
+'Internal: calls delete_finished_runs(), whose deletions are then no events, and records in purges what it deleted.';
 
 CREATE FUNCTION workflow.purge_history(before timestamptz, dry_run boolean)
 RETURNS TABLE (object text, rows bigint, outcome text)
