@@ -35,6 +35,8 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    -- An error on a standby, also if the open window has events.
+    PERFORM workflow.next_transaction_id();
     IF pos.window_snapshot IS NOT NULL THEN
         IF EXISTS (SELECT FROM workflow.events_in_window(pos, 1)) THEN
             RETURN true;
@@ -46,4 +48,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.has_events(workflow.feed_position) IS
-'Internal: returns whether there are events after a position.';
+'Internal: returns whether there are events after a position. Errors: 25006 the server is a standby.';

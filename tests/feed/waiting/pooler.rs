@@ -24,7 +24,8 @@ fn procedures_wait_through_a_transaction_pooler() {
         first_value(&mut other, "SELECT 1").unwrap();
     }
     assert!(began.elapsed() >= Duration::from_secs(1), "five waits took {:?}", began.elapsed());
-    for sql in [WAIT_AS_CONSUMER.to_owned(), wait_at_position(client)] {
+    for sql in [|_: &mut Client| WAIT_AS_CONSUMER.to_owned(), wait_at_position] {
+        let sql = sql(client);
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| first_value(pooled, &sql));
             let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'Extension' AND query LIKE 'CALL%'
@@ -35,7 +36,7 @@ fn procedures_wait_through_a_transaction_pooler() {
             assert_eq!(waiting.join().unwrap().unwrap(), "t", "{sql}");
             assert!(began.elapsed() < SOON, "{sql}");
         });
-        drain(pooled);
+        drain(client);
     }
     let block = failure(pooled.batch_execute("BEGIN; CALL workflow.wait_for_events('reader', '1 s')"));
     assert_eq!(block.sqlstate, "25001");
