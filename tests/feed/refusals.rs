@@ -9,9 +9,16 @@ use xtask::stack::redis::Redis;
 use xtask::stack::server::Server;
 
 const STREAM: &str = "workflow:stream";
+/// Only clients with the token get the reasons.
+const TOKEN: &str = "token";
 
 fn serve_with(db: &Db, redis_url: &str, more: &[(&str, &str)]) -> (Server, String) {
-    let envs = [("DATABASE_URL", db.url()), ("REDIS_URL", redis_url), ("WORKFLOW_LISTEN", "127.0.0.1:0")];
+    let envs = [
+        ("DATABASE_URL", db.url()),
+        ("REDIS_URL", redis_url),
+        ("WORKFLOW_LISTEN", "127.0.0.1:0"),
+        ("WORKFLOW_TOKEN", TOKEN),
+    ];
     let server = Server::start("refusals", &server_binary(), &["serve"], &[&envs, more].concat()).expect("a server");
     let line = server.wait_line("listening on", PATIENCE).expect("it listens");
     server.wait_line("became leader", PATIENCE).expect("it leads");
@@ -19,9 +26,13 @@ fn serve_with(db: &Db, redis_url: &str, more: &[(&str, &str)]) -> (Server, Strin
     (server, url)
 }
 
-fn health(url: &str) -> (u16, Value) {
+fn get(url: &str) -> ureq::http::Response<ureq::Body> {
     let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
-    let mut response = agent.get(format!("{url}/health")).call().expect("a response");
+    agent.get(url).header("Authorization", format!("Bearer {TOKEN}")).call().expect("a response")
+}
+
+fn health(url: &str) -> (u16, Value) {
+    let mut response = get(&format!("{url}/health"));
     (response.status().as_u16(), response.body_mut().read_json().expect("JSON"))
 }
 
@@ -69,7 +80,7 @@ fn limit_memory(redis: &Redis, bytes: usize) {
 
 /// The value of a metric.
 fn metric(url: &str, name: &str) -> f64 {
-    let text = ureq::get(format!("{url}/metrics")).call().unwrap().body_mut().read_to_string().unwrap();
+    let text = get(&format!("{url}/metrics")).body_mut().read_to_string().unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name}: {text}"));
     line.trim().parse().expect("a number")
 }
