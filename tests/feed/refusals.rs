@@ -85,7 +85,7 @@ fn metric(url: &str, name: &str) -> f64 {
     line.trim().parse().expect("a number")
 }
 
-/// Creates tasks and moves them, with so much metadata that each move takes 20 kB in the stream.
+/// Creates tasks and starts them, with so much metadata that each transition takes 20 kB in the stream.
 fn write_large_events(db: &Db, count: usize) {
     let client = &mut db.connect();
     let tasks = create_tasks(client, count);
