@@ -14,6 +14,7 @@ mod extension {
     mod grants;
     mod guard;
     mod history;
+    mod nested;
     mod races;
     mod restore;
     pub mod roles;
