@@ -14,6 +14,8 @@ pub enum Call {
     Transition(Request),
     /// `create_dag_run` or `create_task_instances`, which write the history after their INSERT.
     Creation(Creation),
+    /// `purge`, which records all that it deletes at once.
+    Purge,
 }
 
 /// The part of a transition that has no column in the entity's row.
@@ -92,8 +94,13 @@ pub fn moving(id: Uuid) -> Option<u64> {
 pub fn request<R>(call: u64, read: impl FnOnce(&Request) -> R) -> Option<R> {
     CALLS.with_borrow(|calls| match &calls.iter().rfind(|one| one.number == call)?.call {
         Call::Transition(request) => Some(read(request)),
-        Call::Creation(_) => None,
+        Call::Creation(_) | Call::Purge => None,
     })
+}
+
+/// Whether the innermost call purges.
+pub fn is_purge() -> bool {
+    CALLS.with_borrow(|calls| matches!(calls.last(), Some(InProgress { call: Call::Purge, .. })))
 }
 
 /// Whether the innermost call creates entities.

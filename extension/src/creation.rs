@@ -182,7 +182,7 @@ pub fn record(creation: Creation, parent: Uuid, created: &[(Uuid, Option<&str>)]
         dag_run_id: if kind == EntityType::DagRun { *entity_id } else { parent },
         task_id: *task_id,
         old_state: None,
-        new_state: State::Queued.as_str(),
+        new_state: Some(State::Queued.as_str()),
         version: 1,
         changed_at: at,
         actor: &actor,

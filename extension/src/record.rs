@@ -120,7 +120,7 @@ pub fn append_transitions(kind: EntityType, transitions: &[Transition], maker: M
         dag_run_id: if kind == EntityType::DagRun { transition.id } else { transition.parent },
         task_id: transition.task_id.as_deref(),
         old_state: Some(transition.from.as_str()),
-        new_state: transition.to.as_str(),
+        new_state: Some(transition.to.as_str()),
         version: transition.version,
         changed_at: transition.changed_at,
         actor: &actor,

@@ -347,6 +347,16 @@ fn merge_and_upsert_move_rows_that_triggers_move_again() {
 }
 
 #[test]
+fn trigger_deletes_the_row_that_its_statement_moves() {
+    let mut outputs = Outputs::new();
+    outputs.trigger("delete_it", AFTER_ROW, "DELETE FROM workflow.task_instances WHERE id = NEW.id;");
+    outputs.execute(
+        r#"SELECT workflow.transition_task_instance(:task, 'queued', 'skipped', '{"by": "worker"}', NULL, 'skip')"#,
+    );
+    outputs.expect(&["1 queued -", "2 skipped worker skip", "3 -"]);
+}
+
+#[test]
 fn inner_transition_keeps_the_error_of_the_outer_one() {
     let mut outputs = Outputs::new();
     outputs.trigger(
