@@ -102,6 +102,7 @@ SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
 SET enable_indexscan = off
 SET enable_indexonlyscan = off
+SET max_parallel_workers_per_gather = 0
 AS $$
 DECLARE
     found bigint := workflow.bisect_events(at);
@@ -119,6 +120,7 @@ SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
 SET enable_indexscan = off
 SET enable_indexonlyscan = off
+SET max_parallel_workers_per_gather = 0
 AS $$
 DECLARE
     found bigint := workflow.bisect_events(at);
