@@ -165,8 +165,14 @@ BEGIN
     END LOOP;
 END
 $$;
--- 0.2.0 knows no deletions: a reader would stop at their events.
-DELETE FROM workflow.state_history AS h WHERE h.new_state IS NULL;
+-- 0.2.0 knows no deletions: a reader would stop at their events. Without one, the stored counts stay.
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM workflow.state_history AS h WHERE h.new_state IS NULL) THEN
+        DELETE FROM workflow.state_history AS h WHERE h.new_state IS NULL;
+    END IF;
+END
+$$;
 ALTER TABLE workflow.state_history ALTER COLUMN new_state SET NOT NULL;
 ALTER EXTENSION pg_workflow DROP TABLE workflow.purges;
 DROP TABLE workflow.purges;
