@@ -15,6 +15,7 @@ mod extension {
     mod grants;
     mod guard;
     mod history;
+    mod nested;
     mod races;
     mod restore;
     pub mod roles;
@@ -38,11 +39,13 @@ mod feed {
     mod source;
     mod stream;
     mod subscriber;
+    mod waiting;
 }
 mod operations {
     mod backup;
     mod diagnosis;
     mod publication;
+    mod purging;
     mod replication;
     mod retention;
     mod standby;
