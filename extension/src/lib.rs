@@ -43,6 +43,7 @@ mod tenant;
 mod totals;
 mod transition;
 mod transition_many;
+mod unrecorded;
 mod waiting;
 
 ::pgrx::pg_module_magic!();
@@ -58,6 +59,7 @@ pub extern "C-unwind" fn _PG_init() {
         ffi::utility::register(ffi::utility::Callbacks {
             before_statement: notifier::launch::before_statement,
             after_listen: notifier::launch::after_listen,
+            after_commit_prepared: signals::count_prepared,
         });
     }
 }
