@@ -29,7 +29,10 @@ impl Notifications {
     /// Marks the current transaction, so that its commit wakes waiting sessions. `history` is the table of its events.
     pub fn of_transaction(history: Oid, owner: Oid) -> Notifications {
         let Some(all) = shared::signals() else {
-            log_cost_once("is not in shared_preload_libraries", "Add pg_workflow to shared_preload_libraries and restart.");
+            log_cost_once(
+                "is not in shared_preload_libraries",
+                "Add pg_workflow to shared_preload_libraries and restart.",
+            );
             return Notifications::Itself(isolation::notification());
         };
         let entry = signals::entry();
@@ -70,8 +73,8 @@ fn log_cost_once(cause: &str, hint: &str) {
         static LOOKED: Cell<bool> = const { Cell::new(false) };
     }
     const MARK: &str = "base/pgsql_tmp/pgsql_tmp_pg_workflow";
-    let is_wanted =
-        settings::notification() != Notification::Off && settings::serves(|| catalog::database_name(session::database()));
+    let is_wanted = settings::notification() != Notification::Off
+        && settings::serves(|| catalog::database_name(session::database()));
     if !is_wanted
         || LOOKED.replace(true)
         || fs::create_dir_all("base/pgsql_tmp").is_err()

@@ -18,11 +18,8 @@ impl Snapshot {
         // SAFETY: PostgreSQL's own snapshot, which has as many transactions as it says; not on a standby.
         let (xmax, ids) = unsafe {
             let snapshot = &*pg_sys::GetLatestSnapshot();
-            let ids = if snapshot.xcnt == 0 {
-                &[]
-            } else {
-                std::slice::from_raw_parts(snapshot.xip, snapshot.xcnt as usize)
-            };
+            let ids =
+                if snapshot.xcnt == 0 { &[] } else { std::slice::from_raw_parts(snapshot.xip, snapshot.xcnt as usize) };
             (number(snapshot.xmax), ids)
         };
         let next = cluster::next_transaction_id();
@@ -44,9 +41,8 @@ impl Snapshot {
         let ids: Vec<String> = self.in_progress.iter().map(u64::to_string).collect();
         let text = CString::new(format!("{}:{}:{}", self.xmin(), self.xmax, ids.join(","))).unwrap_or_default();
         // SAFETY: parses the NUL-terminated text.
-        let datum = unsafe {
-            pgrx::direct_function_call_as_datum(pg_sys::pg_snapshot_in, &[Some(Datum::from(text.as_ptr()))])
-        };
+        let datum =
+            unsafe { pgrx::direct_function_call_as_datum(pg_sys::pg_snapshot_in, &[Some(Datum::from(text.as_ptr()))]) };
         datum.unwrap_or(Datum::null())
     }
 }

@@ -1,7 +1,7 @@
 //! Transactions: the current one's ID, a callback at the end, and running one.
 
-use pgrx::pg_sys::{self, Datum, XactEvent};
 use pgrx::PgSqlErrorCode;
+use pgrx::pg_sys::{self, Datum, XactEvent};
 use pgrx::prelude::PgTryBuilder;
 use std::ffi::c_void;
 use std::panic::AssertUnwindSafe;

@@ -121,8 +121,7 @@ unsafe fn is_commit_prepared(node: *mut pg_sys::Node) -> bool {
     // SAFETY: the tag identifies the struct.
     unsafe {
         (*node).type_ == NodeTag::T_TransactionStmt
-            && (*node.cast::<pg_sys::TransactionStmt>()).kind
-                == pg_sys::TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED
+            && (*node.cast::<pg_sys::TransactionStmt>()).kind == pg_sys::TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED
     }
 }
 

@@ -131,7 +131,7 @@ fn event(rows: &Rows, row: usize) -> Event<'_> {
         dag_run_id: uuid(6),
         task_id: rows.text(row, 7),
         old_state: rows.text(row, 8),
-        new_state: rows.text(row, 9).unwrap_or_default(),
+        new_state: rows.text(row, 9),
         version: rows.i64(row, 10),
         changed_at: rows.i64(row, 11),
         actor: rows.text(row, 12).unwrap_or_default(),

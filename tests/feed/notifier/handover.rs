@@ -87,8 +87,7 @@ fn notifier_that_ends_within_a_window_goes_on_there() {
 fn thousands_of_open_transactions_repeat_nothing() {
     const OPEN: usize = 10_000;
     let count = (OPEN + 10).to_string();
-    let settings =
-        [PRELOADED, ("max_prepared_transactions", count.as_str()), ("pg_workflow.poll_interval", "10ms")];
+    let settings = [PRELOADED, ("max_prepared_transactions", count.as_str()), ("pg_workflow.poll_interval", "10ms")];
     let (cluster, db) = own_cluster("notifier-open", &settings);
     let mut holder = Db::at(cluster.url("postgres")).without_verification().connect();
     for n in 0..OPEN {
