@@ -54,6 +54,7 @@ pub extern "C-unwind" fn _PG_init() {
     ffi::ddl::register(dependents::check);
     if ffi::shared::is_preloading() {
         ffi::shared::request();
+        ffi::area::request();
         ffi::transaction::register(signals::count);
         ffi::utility::register(ffi::utility::Callbacks {
             before_statement: notifier::launch::before_statement,

@@ -2,8 +2,8 @@
 
 use super::session;
 use super::shared::{DATABASES, Progress};
-use pgrx::PgSharedMemoryInitialization;
 use pgrx::pg_sys;
+use pgrx::{PgSharedMemoryInitialization, pg_shmem_init};
 use std::ffi::CStr;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -21,10 +21,9 @@ pub struct Writer {
     notifies: AtomicU32,
 }
 
-/// The area, which `shared.rs` requests.
-pub struct Area(AtomicPtr<u64>);
+struct Area(AtomicPtr<u64>);
 
-pub static AREA: Area = Area(AtomicPtr::new(null_mut()));
+static AREA: Area = Area(AtomicPtr::new(null_mut()));
 const NAME: &CStr = c"pg_workflow transactions";
 
 impl PgSharedMemoryInitialization for Area {
@@ -47,6 +46,13 @@ impl PgSharedMemoryInitialization for Area {
             self.0.store(start.cast(), Ordering::Release);
         }
     }
+}
+
+/// Requests the memory. Call this only while shared_preload_libraries are loaded.
+// The macro tests for PostgreSQL versions that this crate has no feature for.
+#[allow(unexpected_cfgs)]
+pub fn request() {
+    pg_shmem_init!(AREA = ());
 }
 
 /// How many transactions can be in progress, prepared ones included.

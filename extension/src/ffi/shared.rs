@@ -2,7 +2,6 @@
 //!
 //! It exists if the library is in shared_preload_libraries.
 
-use super::area::AREA;
 use pgrx::pg_sys::{self, Latch};
 use pgrx::{PGRXSharedMemory, PgAtomic, PgLwLock, PgLwLockExclusiveGuard, PgLwLockShareGuard, pg_shmem_init};
 use std::ptr::null_mut;
@@ -173,7 +172,6 @@ pub fn request() {
     pg_shmem_init!(SIGNALS = std::array::from_fn(|_| Signals::default()));
     pg_shmem_init!(LISTENERS = Listeners::default());
     pg_shmem_init!(PROGRESS = [Progress::default(); DATABASES]);
-    pg_shmem_init!(AREA = ());
 }
 
 /// Whether the postmaster is loading shared_preload_libraries now.

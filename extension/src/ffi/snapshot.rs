@@ -47,7 +47,6 @@ impl Snapshot {
     }
 }
 
-#[allow(clippy::useless_conversion)]
 fn number(id: pg_sys::TransactionId) -> u32 {
     id.into_inner()
 }
