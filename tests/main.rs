@@ -36,11 +36,13 @@ mod feed {
     mod relay;
     mod stream;
     mod subscriber;
+    mod waiting;
 }
 mod operations {
     mod backup;
     mod diagnosis;
     mod publication;
+    mod purging;
     mod replication;
     mod retention;
     mod standby;

@@ -59,6 +59,8 @@ ALTER TABLE workflow.dags
 -- take function workflow.locked_consumer
 -- take function workflow.check_reading
 -- take function workflow.create_consumer
+-- take function workflow.wait_for_events
+-- take function workflow.note_found_nothing
 -- take function workflow.read_events
 -- take function workflow.ack_events
 -- take function workflow.drop_consumer
@@ -151,8 +153,14 @@ GRANT UPDATE (state, execution_date, conf) ON workflow.dag_runs TO workflow_writ
 GRANT UPDATE (state, max_tries, error) ON workflow.task_instances TO workflow_writer;
 
 ALTER TABLE workflow.state_history DROP COLUMN acted_as;
--- 0.2.0 knows no deletions: a reader would stop at their events.
-DELETE FROM workflow.state_history AS h WHERE h.new_state IS NULL;
+-- 0.2.0 knows no deletions: a reader would stop at their events. Without one, the stored counts stay.
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM workflow.state_history AS h WHERE h.new_state IS NULL) THEN
+        DELETE FROM workflow.state_history AS h WHERE h.new_state IS NULL;
+    END IF;
+END
+$$;
 ALTER TABLE workflow.state_history ALTER COLUMN new_state SET NOT NULL;
 ALTER EXTENSION pg_workflow DROP TABLE workflow.purges;
 DROP TABLE workflow.purges;
@@ -182,6 +190,15 @@ DROP FUNCTION workflow.position_of(workflow.consumer_checkpoints);
 DROP FUNCTION workflow.position_of(workflow.state_count_place);
 DROP FUNCTION workflow.store_position(text, workflow.feed_position);
 DROP FUNCTION workflow.lock_consumer(text, bigint, boolean);
+DROP FUNCTION workflow.is_leased(workflow.consumers);
+DROP PROCEDURE workflow.wait_for_events(text, interval, boolean);
+DROP PROCEDURE workflow.wait_for_events_after(text, interval, boolean);
+DROP FUNCTION workflow.position_has_events(text);
+DROP FUNCTION workflow.wait_in_function(text, interval);
+DROP FUNCTION workflow.consumer_has_events(text);
+DROP FUNCTION workflow.has_events(workflow.feed_position);
+DROP FUNCTION workflow.wait_for_commit(bigint, double precision);
+DROP FUNCTION workflow.wake_readers();
 DROP FUNCTION workflow.format_snapshot(pg_snapshot);
 DROP FUNCTION workflow.parse_snapshot(text);
 DROP FUNCTION workflow.format_position(workflow.feed_position);
@@ -210,8 +227,9 @@ DROP TYPE workflow.feed_position;
 
 DROP FUNCTION workflow.advance_partitions(text);
 DROP FUNCTION workflow.delete_runs(uuid[]);
+DROP FUNCTION workflow.next_finished_runs(timestamptz, integer, uuid[]);
+DROP FUNCTION workflow.lock_finished_runs(timestamptz, uuid[]);
 DROP FUNCTION workflow.delete_finished_runs(timestamptz, integer, boolean);
-DROP FUNCTION workflow.lock_finished_runs(timestamptz, integer, uuid[]);
 DROP FUNCTION workflow.drop_old_partitions(timestamptz, boolean);
 DROP FUNCTION workflow.purge_partitions(timestamptz, boolean);
 
