@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+const READERS_CONTINUE: &str = "Fix the cause. Consumers and followers still receive every event.";
 
 /// Entry point of the background worker. The argument is the database.
 #[pgrx::pg_guard]
@@ -73,7 +74,7 @@ enum Ended {
 /// The result of one of the notifier's transactions.
 enum Round {
     /// A batch of the open window is sent. The table says to which history it belongs.
-    Sent(Oid, State, Window, Batch),
+    Sent(Oid, Box<(State, Window)>, Batch),
     /// There is nothing to send: no session has ever listened.
     Idle,
     /// The extension has been dropped, or the database shall have no notifier; and the history that was known then.
@@ -146,7 +147,7 @@ impl Notifier {
             let Some((state, window)) = self.window(history, is_served) else { return Round::Unwanted(known) };
             let limit = self.limit.unwrap_or_else(settings::batch_size);
             let batch = Batch::send(&state.position, &window, limit, isolation::notification());
-            Round::Sent(history, state, window, batch)
+            Round::Sent(history, Box::new((state, window)), batch)
         })
     }
 
@@ -188,7 +189,8 @@ impl Notifier {
         self.backoff = FIRST_BACKOFF;
         self.is_locked_out = false;
         worker::report_statistics();
-        let Round::Sent(history, mut state, mut window, batch) = round else { return self.wait_for_commit() };
+        let Round::Sent(history, sent, batch) = round else { return self.wait_for_commit() };
+        let (mut state, mut window) = *sent;
         let commits = window.commits;
         if batch.is_last {
             state.position = window.end;
@@ -233,7 +235,7 @@ impl Notifier {
         if failure.is_lock_timeout() {
             // It queues for the lock again at once, and so goes on as soon as the lock is free.
             if !std::mem::replace(&mut self.is_locked_out, true) {
-                self.report(&format!("{}; waiting for the lock", failure.message));
+                self.report(&format!("{}; waiting for the lock", failure.message), READERS_CONTINUE);
             }
             return Duration::ZERO;
         }
@@ -249,7 +251,7 @@ impl Notifier {
         }
         let pause = self.backoff;
         self.backoff = (self.backoff * 2).min(LONGEST_BACKOFF);
-        self.report(&format!("{}; retrying in {} s", failure.message, pause.as_secs()));
+        self.report(&format!("{}; retrying in {} s", failure.message, pause.as_secs()), READERS_CONTINUE);
         pause
     }
 
@@ -268,17 +270,17 @@ impl Notifier {
         let Ok(Some((history, state, id))) = next else { return false };
         self.store(history, &state);
         self.limit = None;
-        self.report(&format!("event {id}: {}; skipped", failure.message));
+        self.report(
+            &format!("event {id}: {}; skipped", failure.message),
+            "The stored event may be corrupt. Consumers stop at it: see workflow.skip_event().",
+        );
         true
     }
 
     /// Counts and logs an error.
-    fn report(&self, error: &str) {
+    fn report(&self, error: &str, hint: &str) {
         shared::progress_mut()[self.entry].fail(error, clock());
-        error::log(
-            &format!("could not send notifications in database \"{}\": {error}", self.database),
-            "Fix the cause. Consumers and followers still receive every event.",
-        );
+        error::log(&format!("could not send notifications in database \"{}\": {error}", self.database), hint);
     }
 
     /// Releases the entry for good, unless sessions have given the notifier another history to send.

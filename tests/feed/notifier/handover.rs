@@ -218,7 +218,7 @@ fn listen_starts_the_notifier() {
     wait_for_notifier(&mut db.connect());
 }
 
-/// Deletes the out-of-line parts of the history's values, as a broken disk may.
+/// Takes away the out-of-line parts of the history's values, as a broken disk may.
 const BREAK_VALUES: &str = "
     SET LOCAL allow_system_table_mods = on;
     DO $$
@@ -226,7 +226,7 @@ const BREAK_VALUES: &str = "
         toast regclass := (SELECT reltoastrelid FROM pg_class WHERE oid = 'workflow.state_history_0'::regclass);
     BEGIN
         UPDATE pg_class SET relkind = 'r' WHERE oid = toast;
-        EXECUTE format('DELETE FROM %s', toast);
+        EXECUTE format('TRUNCATE %s', toast);
         UPDATE pg_class SET relkind = 't' WHERE oid = toast;
     END $$";
 
