@@ -43,6 +43,7 @@ mod tenant;
 mod totals;
 mod transition;
 mod transition_many;
+mod unrecorded;
 mod waiting;
 
 ::pgrx::pg_module_magic!();
