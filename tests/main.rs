@@ -34,7 +34,9 @@ mod feed {
     mod notifier;
     mod publisher;
     mod redis;
+    mod refusals;
     mod relay;
+    mod source;
     mod stream;
     mod subscriber;
     mod waiting;
