@@ -15,6 +15,7 @@ mod extension {
     mod grants;
     mod guard;
     mod history;
+    mod nested;
     mod races;
     mod restore;
     pub mod roles;
@@ -33,7 +34,9 @@ mod feed {
     mod notifier;
     mod publisher;
     mod redis;
+    mod refusals;
     mod relay;
+    mod source;
     mod stream;
     mod subscriber;
     mod waiting;
