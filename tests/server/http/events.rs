@@ -8,6 +8,8 @@ use std::net::TcpStream;
 use uuid::Uuid;
 
 use super::Api;
+use crate::feed::positions::cut_off;
+use xtask::stack::postgres::PRELOADED;
 
 /// A client of server-sent events that works as a browser does.
 struct Follower {
@@ -64,6 +66,20 @@ impl Follower {
                 return event;
             }
         }
+    }
+
+    /// Reads the id after the events so far.
+    fn next_id(&mut self) -> String {
+        let before = self.last_id.clone();
+        while self.last_id == before {
+            assert_eq!(self.message(), None);
+        }
+        self.last_id.clone().unwrap()
+    }
+
+    /// Reads to the end of the stream, which the server closes.
+    fn end(mut self) {
+        while self.lines.read_line(&mut String::new()).expect("the end") > 0 {}
     }
 
     /// Reads events, as ids and versions, up to this one.
@@ -166,4 +182,38 @@ fn followers_survive_database_restart() {
     cluster.start_again().unwrap();
     Transition::of(task).from(State::Running).to(State::Success).run(&mut db.connect()).unwrap();
     assert_eq!(follower.until(task, 3).last(), Some(&(task.to_string(), 3)));
+}
+
+#[test]
+fn followers_are_told_that_a_promotion_lost_events() {
+    let (primary, db) = own_cluster("http-promotion", &[PRELOADED]);
+    let standby = primary.standby("http-promotion").unwrap();
+    let hosts = format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/workflow", primary.port(), standby.port());
+    let api = Api::at(&hosts, &[]);
+    let client = &mut db.connect();
+    let task = create_task(client);
+    let mut follower = Follower::start(&api, "", None);
+    start_task(client, task);
+    follower.until(task, 2);
+    let shared = follower.next_id();
+    cut_off(&primary, &standby);
+    Transition::of(task).from(State::Running).to(State::Success).run(client).unwrap();
+    follower.until(task, 3);
+    let lost = follower.next_id();
+    drop(db.without_verification());
+    primary.kill().unwrap();
+    standby.promote().unwrap();
+
+    let promoted = Db::at(standby.url("workflow"));
+    let client = &mut promoted.connect();
+    Transition::of(task).from(State::Running).to(State::Failed).run(client).unwrap();
+    // Also beyond the ids of the lost timeline.
+    create_tasks(client, 50);
+    follower.end();
+    let path = format!("/api/v1/events?last_event_id={lost}");
+    wait_until("the server has found the new primary", || api.get(&path).0 != 503);
+    let (status, body) = api.get(&path);
+    assert_eq!((status, &body["error"]["parameter"]), (400, &"last_event_id".into()), "{body}");
+    let mut follower = Follower::start(&api, "", Some(&shared));
+    assert_eq!(follower.until(task, 3), [(task.to_string(), 3)]);
 }
