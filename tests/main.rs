@@ -25,14 +25,18 @@ mod extension {
     mod triggers;
 }
 mod feed {
+    mod acknowledgements;
     mod chaos;
     pub mod events;
     mod follow;
+    mod isolation;
     mod leases;
     mod notifier;
+    pub mod positions;
     mod publisher;
     mod redis;
     mod relay;
+    mod sequence;
     mod stream;
     mod subscriber;
 }

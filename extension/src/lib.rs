@@ -18,6 +18,7 @@ mod durability;
 mod entity;
 mod errors;
 mod event;
+mod feed;
 mod ffi;
 mod fields;
 mod guard;
