@@ -11,7 +11,7 @@ BEGIN
         PERFORM workflow.refuse_argument(
             'cannot read history: ' || CASE WHEN id IS NULL THEN 'id is null' WHEN max IS NULL THEN 'max is null' ELSE 'max is negative' END,
             jsonb_build_object('argument', CASE WHEN id IS NULL THEN 'id' ELSE 'max' END, 'value', max),
-            'Give the id of the entity and the maximum number of transitions to return.');
+            'Give the id of the entity and the maximum number of events to return.');
     END IF;
     RETURN QUERY
         SELECT h.*
@@ -22,7 +22,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.history(text, uuid, integer) IS
-'Returns the latest transitions of an entity, newest first, also if the entity has been deleted. No rows if it never existed. Errors: 22023 bad argument.';
+'Returns the latest events of an entity, newest first, also if the entity has been deleted. No rows if it never existed. Errors: 22023 bad argument.';
 
 CREATE FUNCTION workflow.state_at(entity_type text, id uuid, at timestamptz)
 RETURNS text
@@ -37,18 +37,25 @@ BEGIN
             'Give the id of the entity and a point in time.');
     END IF;
     RETURN (
-        SELECT h.new_state
-        FROM workflow.state_history AS h
-        WHERE h.entity_id = state_at.id
-            AND h.entity_type = workflow.check_entity_type(state_at.entity_type)
-            AND h.changed_at <= state_at.at
-        ORDER BY h.version DESC
-        LIMIT 1
+        SELECT last.new_state
+        FROM (
+            SELECT h.new_state, h.dag_run_id
+            FROM workflow.state_history AS h
+            WHERE h.entity_id = state_at.id
+                AND h.entity_type = workflow.check_entity_type(state_at.entity_type)
+                AND h.changed_at <= state_at.at
+            ORDER BY h.version DESC
+            LIMIT 1
+        ) AS last
+        -- A task is deleted with its run, which alone has an event.
+        WHERE NOT EXISTS (
+            SELECT FROM workflow.state_history AS d
+            WHERE d.entity_id = last.dag_run_id AND d.new_state IS NULL AND d.changed_at <= state_at.at)
     );
 END
 $$;
 COMMENT ON FUNCTION workflow.state_at(text, uuid, timestamptz) IS
-'Returns the state of an entity at a point in time; null before its creation. Errors: 22023 bad argument.';
+'Returns the state of an entity at a point in time; null before its creation and after its deletion. Errors: 22023 bad argument.';
 
 CREATE FUNCTION workflow.event_id_at(at timestamptz)
 RETURNS bigint

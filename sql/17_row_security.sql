@@ -5,13 +5,17 @@
 
 CREATE TABLE workflow.row_security (
     is_enabled boolean NOT NULL,
-    CONSTRAINT row_security_pkey PRIMARY KEY (is_enabled)
+    id         uuid    NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
+    CONSTRAINT row_security_pkey PRIMARY KEY (id)
 );
-INSERT INTO workflow.row_security (is_enabled) VALUES (false);
+-- Not in a restore, which turns row_security off: it loads the rows of the dump, and isolates tenants until then.
+INSERT INTO workflow.row_security (is_enabled)
+SELECT false WHERE pg_catalog.current_setting('row_security'::pg_catalog.text) OPERATOR(pg_catalog.=) 'on';
 
 COMMENT ON TABLE workflow.row_security IS
-'Whether tenants are isolated; see enable_row_security(). They are not only if it has exactly one row: false.';
+'Whether tenants are isolated; see enable_row_security(). They are, unless it has a row, and none that is true.';
 COMMENT ON COLUMN workflow.row_security.is_enabled IS 'false: from CREATE EXTENSION; true: tenants are isolated';
+COMMENT ON COLUMN workflow.row_security.id IS 'unique id: a dump can be loaded into a new extension';
 
 CREATE FUNCTION workflow.shows_all_tenants()
 RETURNS boolean
@@ -74,7 +78,7 @@ BEGIN
     -- A transaction that has used a table would not notice the change before it ends.
     LOCK TABLE workflow.dags, workflow.dag_runs, workflow.task_instances, workflow.task_logs, workflow.state_history
         IN ACCESS EXCLUSIVE MODE;
-    INSERT INTO workflow.row_security (is_enabled) VALUES (true) ON CONFLICT ON CONSTRAINT row_security_pkey DO NOTHING;
+    INSERT INTO workflow.row_security (is_enabled) SELECT true WHERE NOT EXISTS (SELECT FROM workflow.row_security AS s WHERE s.is_enabled);
 END
 $$;
 COMMENT ON FUNCTION workflow.enable_row_security() IS
@@ -87,7 +91,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     DELETE FROM workflow.row_security AS s WHERE s.is_enabled;
-    INSERT INTO workflow.row_security (is_enabled) VALUES (false) ON CONFLICT ON CONSTRAINT row_security_pkey DO NOTHING;
+    INSERT INTO workflow.row_security (is_enabled) SELECT false WHERE NOT EXISTS (SELECT FROM workflow.row_security);
 END
 $$;
 COMMENT ON FUNCTION workflow.disable_row_security() IS

@@ -234,7 +234,7 @@ $$;
 COMMENT ON FUNCTION workflow.lock_finished_runs(timestamptz, integer, uuid[]) IS
 'Internal: locks at most max_runs runs that finished before a time, and their tasks. It skips the runs in kept.';
 
-CREATE FUNCTION workflow.purge_runs(before timestamptz, max_runs integer, dry_run boolean)
+CREATE FUNCTION workflow.delete_finished_runs(before timestamptz, max_runs integer, dry_run boolean)
 RETURNS TABLE (object text, rows bigint, outcome text)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
@@ -293,8 +293,16 @@ BEGIN
         ('task_logs'::text, deleted[3], 'removed'::text);
 END
 $$;
-COMMENT ON FUNCTION workflow.purge_runs(timestamptz, integer, boolean) IS
+COMMENT ON FUNCTION workflow.delete_finished_runs(timestamptz, integer, boolean) IS
 'Internal: deletes at most max_runs runs that finished before a time, with their tasks and logs; returns the number of rows of each table, and the runs that another table holds.';
+
+CREATE FUNCTION workflow.purge_runs(before timestamptz, max_runs integer, dry_run boolean)
+RETURNS TABLE (object text, rows bigint, outcome text)
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+ROWS 10
+AS 'MODULE_PATHNAME', 'purge_runs_wrapper';
+COMMENT ON FUNCTION workflow.purge_runs(timestamptz, integer, boolean) IS
+'Internal: calls delete_finished_runs(), whose deletions are then no events, and records in purges what it deleted.';
 
 CREATE FUNCTION workflow.purge_history(before timestamptz, dry_run boolean)
 RETURNS TABLE (object text, rows bigint, outcome text)

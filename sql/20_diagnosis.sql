@@ -53,6 +53,8 @@ AS $$
     SELECT m.entity_type, m.entity_id, 'version missing', jsonb_build_object('after', coalesce(m.version_before, 0), 'before', m.version)
     FROM transition AS m
     WHERE m.version <> coalesce(m.version_before, 0) + 1
+        -- A row without history was reported before its deletion.
+        AND (m.new_state IS NOT NULL OR m.version_before IS NOT NULL)
         AND (m.version_before IS NOT NULL
             OR coalesce((SELECT e.created_at FROM entity AS e WHERE e.id = m.entity_id), '-infinity')
                 <= (SELECT b.complete_from FROM bound AS b) IS NOT TRUE)
@@ -64,7 +66,8 @@ AS $$
     SELECT m.entity_type, m.entity_id, 'transition not allowed', jsonb_build_object('version', m.version, 'from', m.old_state, 'to', m.new_state)
     FROM transition AS m
     WHERE CASE
-        WHEN m.old_state IS NULL THEN m.new_state <> 'queued'
+        WHEN m.new_state IS NULL THEN m.old_state IS NULL
+        WHEN m.old_state IS NULL THEN m.new_state <> 'queued' OR m.version <> 1
         ELSE (m.old_state, m.new_state) NOT IN (SELECT s.from_state, s.to_state FROM workflow.state_machine AS s)
     END
     UNION ALL

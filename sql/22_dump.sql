@@ -11,10 +11,10 @@ SELECT pg_catalog.pg_extension_config_dump('workflow.state_history_0', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.state_history_1', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.state_history_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.dropped_partitions', '');
+SELECT pg_catalog.pg_extension_config_dump('workflow.purges', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.consumers', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.consumer_checkpoints', '');
--- CREATE EXTENSION inserts the other row.
-SELECT pg_catalog.pg_extension_config_dump('workflow.row_security', 'WHERE is_enabled');
+SELECT pg_catalog.pg_extension_config_dump('workflow.row_security', '');
 -- Not dumped: state_count_place, state_counts_at and state_count_changes. A restored database counts its tables.
 
 CREATE FUNCTION workflow.refuse_drop()

@@ -78,6 +78,11 @@ BEGIN
     WHERE c.lease_pid IS NOT NULL AND c.system_identifier <> workflow.system_identifier();
     INSERT INTO workflow.state_count_place DEFAULT VALUES ON CONFLICT DO NOTHING;
     PERFORM workflow.forget_state_counts();
+    IF NOT EXISTS (SELECT FROM workflow.row_security) THEN
+        RAISE WARNING USING
+            MESSAGE = 'tenants are isolated: the copy did not say whether they were',
+            HINT = 'If every role may see all rows, call disable_row_security(); otherwise enable_row_security().';
+    END IF;
     -- Last: a rollback does not undo these steps. The first id counts as drawn, so that positions are in the new partition.
     PERFORM setval(format('workflow.%I', t.name || '_id_seq')::regclass, number * workflow.partition_size())
     FROM unnest('{task_logs,state_history}'::text[]) AS t (name);

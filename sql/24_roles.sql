@@ -33,7 +33,7 @@ GRANT USAGE ON SCHEMA workflow TO workflow_reader;
 GRANT SELECT ON
     workflow.dags, workflow.dag_runs, workflow.task_instances, workflow.task_logs, workflow.state_history,
     workflow.state_machine, workflow.state_counts, workflow.consumer_lag, workflow.notifier, workflow.partitions,
-    workflow.settings, workflow.row_security
+    workflow.settings, workflow.row_security, workflow.purges
 TO workflow_reader;
 -- The last ids: for the view partitions.
 GRANT SELECT ON SEQUENCE workflow.state_history_id_seq, workflow.task_logs_id_seq TO workflow_reader;
@@ -83,6 +83,7 @@ REVOKE EXECUTE ON FUNCTION
     workflow.fold_state_counts(),
     workflow.open_partitions(text),
     workflow.purge(timestamptz, boolean, integer),
+    workflow.purge_runs(timestamptz, integer, boolean),
     workflow.purge_partitions(timestamptz, boolean),
     workflow.enable_row_security(),
     workflow.disable_row_security(),
@@ -120,6 +121,7 @@ TO workflow_writer;
 GRANT EXECUTE ON FUNCTION
     workflow.open_partitions(text),
     workflow.purge(timestamptz, boolean, integer),
+    workflow.purge_runs(timestamptz, integer, boolean),
     workflow.purge_partitions(timestamptz, boolean),
     workflow.skip_event(text, bigint)
 TO workflow_admin;

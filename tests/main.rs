@@ -9,6 +9,7 @@ mod extension {
     mod consumers;
     mod counts;
     mod creation;
+    mod deletions;
     mod dependents;
     mod errors;
     mod grants;

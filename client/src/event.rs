@@ -1,4 +1,4 @@
-//! Events: records of transitions, as they are stored, relayed and listed.
+//! Events: records of creations, transitions and deletions, as they are stored, relayed and listed.
 
 use chrono::{DateTime, Utc};
 use pg_workflow_state_machine::State;
@@ -11,7 +11,7 @@ use crate::{Error, json};
 
 pub use crate::entity::EntityType;
 
-/// The record of a creation or a transition.
+/// The record of a creation, a transition or a deletion.
 ///
 /// `(entity_id, version)` identifies an event: the versions of an entity are 1, 2, 3 …
 ///
@@ -41,11 +41,11 @@ pub struct Event {
     pub task_id: Option<String>,
     /// The state that it left; `None` at creation.
     pub old_state: Option<State>,
-    /// The state that it entered.
-    pub new_state: State,
-    /// The version that it reached.
+    /// The state that it entered; `None` at deletion. A run is deleted with its tasks, which have no such event.
+    pub new_state: Option<State>,
+    /// The version that it reached; at deletion one more than its last.
     pub version: i64,
-    /// The time of the transition, by the clock of the database.
+    /// The time of the event, by the clock of the database.
     #[serde(serialize_with = "json::time")]
     pub changed_at: DateTime<Utc>,
     /// The login role.
@@ -80,7 +80,7 @@ impl Event {
             dag_run_id: row.try_get(4)?,
             task_id: row.try_get(5)?,
             old_state: row.try_get::<_, Option<&str>>(6)?.map(state).transpose()?,
-            new_state: state(row.try_get(7)?)?,
+            new_state: row.try_get::<_, Option<&str>>(7)?.map(state).transpose()?,
             version: row.try_get(8)?,
             changed_at: row.try_get(9)?,
             actor: row.try_get(10)?,

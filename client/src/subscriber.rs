@@ -19,7 +19,10 @@
 //! use tokio_util::sync::CancellationToken;
 //!
 //! async fn bill(event: Event) -> Result<(), std::io::Error> {
-//!     println!("{} is {} now", event.entity_id, event.new_state);
+//!     match event.new_state {
+//!         Some(state) => println!("{} is {state} now", event.entity_id),
+//!         None => println!("{} was deleted", event.entity_id),
+//!     }
 //!     Ok(())
 //! }
 //!

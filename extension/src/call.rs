@@ -10,6 +10,8 @@ pub enum Call {
     Transition(Request),
     /// `create_dag_run` or `create_task_instances`, which write the history after their INSERT.
     Creation,
+    /// `purge`, which records all that it deletes at once.
+    Purge,
 }
 
 /// The part of a transition that has no column in the entity's row.
@@ -42,6 +44,11 @@ pub fn request_for<R>(id: Uuid, read: impl FnOnce(&Request) -> R) -> Option<R> {
         Some(Call::Transition(request)) if request.ids.binary_search(&id).is_ok() => Some(read(request)),
         _ => None,
     })
+}
+
+/// Whether the call in progress purges.
+pub fn is_purge() -> bool {
+    CURRENT.with_borrow(|current| matches!(current, Some(Call::Purge)))
 }
 
 /// Whether the call in progress creates entities.

@@ -165,7 +165,7 @@ fn record(kind: EntityType, caller: Oid, dag_id: Uuid, dag_run_id: Uuid, created
         dag_run_id,
         task_id: *task_id,
         old_state: None,
-        new_state: State::Queued.as_str(),
+        new_state: Some(State::Queued.as_str()),
         version: 1,
         changed_at: clock(),
         actor: &actor,

@@ -18,10 +18,14 @@ export_trigger!(
     ]
 );
 
-/// Whether row security shows all rows to every role. If the setting is missing, it does not.
+/// Whether row security shows all rows to every role. If the setting is missing, it
+/// does not.
 #[pgrx::pg_extern(sql = false)]
 pub fn shows_all_tenants() -> bool {
-    member::relation(c"row_security").is_some_and(|(table, _)| flags::read(table) == [false])
+    member::relation(c"row_security").is_some_and(|(table, _)| {
+        let isolates = flags::read(table);
+        !isolates.is_empty() && !isolates.contains(&true)
+    })
 }
 
 /// Returns the content of notifications. Any role can LISTEN, so isolated tenants learn only that there are events.

@@ -112,7 +112,7 @@ fn append_events(kind: EntityType, trigger: Trigger, transitions: &[Transition])
         dag_run_id: if kind == EntityType::DagRun { transition.id } else { transition.parent },
         task_id: transition.task_id.as_deref(),
         old_state: Some(transition.from.as_str()),
-        new_state: transition.to.as_str(),
+        new_state: Some(transition.to.as_str()),
         version: transition.version,
         changed_at: transition.changed_at,
         actor: &actor,

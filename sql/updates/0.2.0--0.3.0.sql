@@ -46,6 +46,10 @@ $$;
 
 -- The partitions get it too; nothing is rewritten.
 ALTER TABLE workflow.state_history ADD COLUMN acted_as text;
+-- From now on deletions are events.
+ALTER TABLE workflow.state_history ALTER COLUMN new_state DROP NOT NULL;
+-- take table workflow.purges
+SELECT pg_catalog.pg_extension_config_dump('workflow.purges', '');
 
 -- Consumers belong to a role. The old ones have no known creator: they belong to all writers, as before.
 ALTER TABLE workflow.consumers
@@ -164,6 +168,7 @@ GRANT REFERENCES ON workflow.dags, workflow.dag_runs, workflow.task_instances TO
 -- take function workflow.delete_runs
 -- take function workflow.lock_finished_runs
 DROP FUNCTION workflow.purge_runs(timestamptz, integer, boolean);
+-- take function workflow.delete_finished_runs
 -- take function workflow.purge_runs
 -- take function workflow.drop_old_partitions
 -- take function workflow.purge_partitions
@@ -196,7 +201,7 @@ SELECT c.relrowsecurity
 FROM pg_catalog.pg_class AS c
 WHERE c.oid OPERATOR(pg_catalog.=) ANY (
     '{workflow.dags,workflow.dag_runs,workflow.task_instances,workflow.task_logs,workflow.state_history}'::pg_catalog.regclass[]);
-SELECT pg_catalog.pg_extension_config_dump('workflow.row_security', 'WHERE is_enabled');
+SELECT pg_catalog.pg_extension_config_dump('workflow.row_security', '');
 
 -- take function workflow.shows_all_tenants
 -- take function workflow.replan

@@ -151,6 +151,11 @@ GRANT UPDATE (state, execution_date, conf) ON workflow.dag_runs TO workflow_writ
 GRANT UPDATE (state, max_tries, error) ON workflow.task_instances TO workflow_writer;
 
 ALTER TABLE workflow.state_history DROP COLUMN acted_as;
+-- 0.2.0 knows no deletions: a reader would stop at their events.
+DELETE FROM workflow.state_history AS h WHERE h.new_state IS NULL;
+ALTER TABLE workflow.state_history ALTER COLUMN new_state SET NOT NULL;
+ALTER EXTENSION pg_workflow DROP TABLE workflow.purges;
+DROP TABLE workflow.purges;
 DROP TRIGGER prepare_load ON workflow.task_logs;
 
 -- The primary keys and the CHECK go with their columns.
@@ -218,6 +223,7 @@ DROP TYPE workflow.feed_position;
 
 DROP FUNCTION workflow.advance_partitions(text);
 DROP FUNCTION workflow.delete_runs(uuid[]);
+DROP FUNCTION workflow.delete_finished_runs(timestamptz, integer, boolean);
 DROP FUNCTION workflow.lock_finished_runs(timestamptz, integer, uuid[]);
 DROP FUNCTION workflow.drop_old_partitions(timestamptz, boolean);
 DROP FUNCTION workflow.purge_partitions(timestamptz, boolean);

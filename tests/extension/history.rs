@@ -102,6 +102,22 @@ fn verify_reports_every_kind_of_disagreement() {
             "transition not allowed",
         ),
         (
+            "UPDATE workflow.state_history SET new_state = NULL WHERE entity_id = $1 AND version = 3",
+            "row and history disagree",
+        ),
+        (
+            "UPDATE workflow.state_history SET new_state = NULL WHERE entity_id = $1 AND version = 2",
+            "transition from another state",
+        ),
+        (
+            "UPDATE workflow.state_history SET new_state = NULL, old_state = NULL WHERE entity_id = $1 AND version = 3",
+            "transition not allowed",
+        ),
+        (
+            "UPDATE workflow.state_history SET old_state = NULL, new_state = 'queued' WHERE entity_id = $1 AND version = 3",
+            "transition not allowed",
+        ),
+        (
             "UPDATE workflow.state_history SET changed_at = '2000-01-01' WHERE entity_id = $1 AND version = 3",
             "clock went back",
         ),

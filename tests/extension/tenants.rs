@@ -172,13 +172,15 @@ fn enabling_waits_for_transactions_that_have_read() {
 }
 
 #[test]
-fn setting_isolates_unless_it_has_exactly_the_row_false() {
+fn setting_isolates_unless_it_has_only_the_row_false() {
     let tenants = Tenants::new();
     let (owner, tenant) = (&mut tenants.db.connect(), &mut tenants.connect(1));
     create_run(&mut tenants.connect(0));
-    for (rows, seen) in [("(false)", 1), ("(true)", 0), ("(false), (true)", 0)] {
+    for (rows, seen) in [("(false)", 1), ("(true)", 0), ("(false), (true)", 0), ("(false), (false)", 1)] {
         owner
-            .batch_execute(&format!("TRUNCATE workflow.row_security; INSERT INTO workflow.row_security VALUES {rows}"))
+            .batch_execute(&format!(
+                "TRUNCATE workflow.row_security; INSERT INTO workflow.row_security (is_enabled) VALUES {rows}"
+            ))
             .unwrap();
         assert_eq!(count(tenant, "dags"), seen, "{rows}");
     }

@@ -131,7 +131,7 @@ fn fixed_snapshot_is_told_of_a_dropped_partition() {
     let before: String = client.query_one("SELECT workflow.current_position()", &[]).unwrap().get(0);
     create_finished_tasks(client, 3);
     age(client);
-    next_partition(client);
+    open_partitions(client);
     create_task(client);
     let after: String = client.query_one("SELECT workflow.current_position()", &[]).unwrap().get(0);
     create_task(client);

@@ -161,7 +161,30 @@ fn library_serves_every_older_version() {
         assert_eq!(db.problems(), [""; 0]);
         client.batch_execute("DELETE FROM workflow.dags; SELECT workflow.fold_state_counts()").unwrap();
         assert_eq!(db.problems(), [""; 0]);
+        let events: i64 = client.query_one("SELECT count(*) FROM workflow.state_history", &[]).unwrap().get(0);
+        assert_eq!(events, read as i64, "older versions know no deletions");
     }
+}
+
+#[test]
+fn downgrade_removes_deletions_from_the_history() {
+    let db = empty_database();
+    let client = &mut install(&db, NEWEST);
+    client.batch_execute("SELECT workflow.create_consumer('reader', true)").unwrap();
+    let task = use_it(client);
+    client.batch_execute("SELECT workflow.fold_state_counts(); DELETE FROM workflow.task_instances").unwrap();
+    assert_eq!(history_len(client, task), 6);
+    update(client, PREVIOUS);
+    assert_eq!(history_len(client, task), 5);
+    assert_eq!(db.problems(), [""; 0]);
+    let sql = "SELECT count(*), count(new_state) FROM workflow.read_events('reader')";
+    let row = client.query_one(sql, &[]).unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (6, 6), "five of the task and one of its run");
+    update(client, NEWEST);
+    client.batch_execute("DELETE FROM workflow.dag_runs").unwrap();
+    let sql = "SELECT count(*) FROM workflow.state_history WHERE new_state IS NULL";
+    assert_eq!(client.query_one(sql, &[]).unwrap().get::<_, i64>(0), 1);
+    assert_eq!(db.problems(), [""; 0]);
 }
 
 #[test]

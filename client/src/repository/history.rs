@@ -13,14 +13,14 @@ use crate::session::{self, Session};
 
 /// Reads the audit trail.
 ///
-/// It holds each creation and each transition, also of deleted entities.
+/// It holds each creation, transition and deletion. It stays after the deletion.
 ///
 /// ```no_run
 /// use pg_workflow_client::{Error, History, event::EntityType, session::Session};
 ///
 /// # async fn example(session: &impl Session, task: uuid::Uuid) -> Result<(), Error> {
 /// for event in History::new(session).history(EntityType::TaskInstance, task, 100).await? {
-///     println!("{} {} by {}", event.changed_at, event.new_state, event.actor);
+///     println!("{} {:?} by {}", event.changed_at, event.new_state, event.actor);
 /// }
 /// # Ok(())
 /// # }
@@ -49,7 +49,7 @@ impl<'a, S: Session> History<'a, S> {
 
     /// Returns the state of a run or a task at a point in time.
     ///
-    /// Returns `None` before its creation.
+    /// Returns `None` before its creation and after its deletion.
     ///
     /// # Errors
     /// See [`history`](History::history).

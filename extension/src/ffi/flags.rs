@@ -4,8 +4,8 @@ use super::member;
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::CStr;
 
-/// Reads a table of one NOT NULL boolean column as PostgreSQL reads its catalogs: with each change that has been
-/// committed, also in a transaction with a fixed snapshot and in parallel workers; and whatever the role's rights.
+/// Reads the first column of a table, a NOT NULL boolean, as PostgreSQL reads its catalogs: with each change that has
+/// been committed, also in a transaction with a fixed snapshot and in parallel workers; and whatever the role's rights.
 pub fn read(table: Oid) -> Vec<bool> {
     let mut flags = Vec::new();
     // SAFETY: the table exists while it is locked, and the scan ends before it is closed. Its column is NOT NULL and

@@ -113,7 +113,7 @@ fn event(rows: &Rows, row: usize) -> Event<'_> {
         dag_run_id: uuid(5),
         task_id: rows.text(row, 6),
         old_state: rows.text(row, 7),
-        new_state: rows.text(row, 8).unwrap_or_default(),
+        new_state: rows.text(row, 8),
         version: rows.i64(row, 9),
         changed_at: rows.i64(row, 10),
         actor: rows.text(row, 11).unwrap_or_default(),

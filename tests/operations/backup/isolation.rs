@@ -142,24 +142,55 @@ fn copy_isolates_tenants_in_every_form_of_dump() {
     }
 }
 
-/// The setting arrives between other tables: until then each tenant that can connect would see all rows.
+/// The setting arrives between other tables.
 #[test]
-fn no_tenant_connects_while_a_dump_is_restored() {
+fn restore_isolates_tenants_before_it_loads_the_setting() {
     let original = Original::start();
     let archive = original.dump(&["--format=custom"]);
     let copy = original.create_copy();
-    let log_in = |role: &str| Client::connect(&copy.url().replace("postgres@", &format!("{role}@")), NoTls);
-    copy.connect().batch_execute("ALTER DATABASE copy CONNECTION LIMIT 0").unwrap();
-    for options in [["--section=pre-data"], ["--section=data"], ["--section=post-data"]] {
+    let list = program(&original.cluster, "pg_restore").args(["--list", &archive]).output().unwrap();
+    let list = String::from_utf8(list.stdout).unwrap();
+    let restore = |items: &dyn Fn(&&str) -> bool, options: &[&str]| {
+        let path = original.folder.path().join("list");
+        std::fs::write(&path, list.lines().filter(items).collect::<Vec<_>>().join("\n")).unwrap();
         run(program(&original.cluster, "pg_restore")
-            .args(["--exit-on-error", "--dbname", copy.url()])
+            .args(["--exit-on-error", "--dbname", copy.url(), "--use-list"])
+            .arg(path)
             .args(options)
             .arg(&archive));
-        let refused = log_in("tenant_1").err().and_then(|error| error.code().cloned());
-        assert_eq!(refused.unwrap().code(), "53300", "{options:?}");
+    };
+    let is_setting = |line: &&str| line.contains("TABLE DATA workflow row_security");
+    assert_eq!(list.lines().filter(is_setting).count(), 1);
+    restore(&|line| !is_setting(line), &[]);
+    for tenant in ["tenant_1", "tenant_2"] {
+        let seen = visible(&mut original.db.connect_as(tenant));
+        assert_eq!(visible(&mut copy.connect_as(tenant)), seen, "{tenant}");
     }
-    copy.connect().batch_execute("ALTER DATABASE copy CONNECTION LIMIT -1").unwrap();
-    original.compare("no connections", copy);
+    restore(&is_setting, &[]);
+    original.compare("the setting last", copy);
+}
+
+/// A dump of an older version does not say whether tenants were isolated.
+#[test]
+fn copy_without_the_setting_isolates_and_says_so() {
+    let (cluster, db) = own_cluster("unsaid", &[PRELOADED]);
+    db.connect().batch_execute("TRUNCATE workflow.row_security").unwrap();
+    create_task(&mut db.connect());
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("dump").display().to_string();
+    run(program(&cluster, "pg_dump").args(["--dbname", db.url(), "--format=custom", "--file", &archive]));
+    let copy = Db::at(cluster.create_database("copy").unwrap());
+    run(program(&cluster, "pg_restore").args(["--exit-on-error", "--dbname", copy.url(), &archive]));
+    let readable = |copy: &Db| -> i64 {
+        let reader = &mut copy.connect_as("workflow_reader");
+        reader.query_one("SELECT count(*) FROM workflow.dags", &[]).unwrap().get(0)
+    };
+    assert_eq!(readable(&copy), 0);
+    let output = cluster.psql_command("copy").args(["--command", "SELECT * FROM workflow.finish_copy()"]).output();
+    let said = String::from_utf8(output.unwrap().stderr).unwrap();
+    assert!(said.contains("tenants are isolated"), "{said}");
+    copy.connect().batch_execute("SELECT workflow.disable_row_security()").unwrap();
+    assert_eq!(readable(&copy), 1);
 }
 
 /// CREATE EXTENSION creates the first partitions. Those of later months must be there before their data.
