@@ -19,13 +19,15 @@ struct Follower {
 
 impl Follower {
     fn start(api: &Api, query: &str, last_id: Option<&str>) -> Follower {
-        let mut stream = TcpStream::connect(api.url.trim_start_matches("http://")).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let resume = last_id.map_or(String::new(), |id| format!("Last-Event-ID: {id}\r\n"));
-        // HTTP/1.0: no chunks between the lines.
-        write!(stream, "GET /api/v1/events{query} HTTP/1.0\r\nHost: localhost\r\n{resume}\r\n").unwrap();
-        let mut follower = Follower { lines: BufReader::new(stream), last_id: None };
-        assert!(follower.line().contains("200"));
+        let (mut follower, mut status) = Follower::connect(api, query, last_id);
+        // Until the server has found the database.
+        wait_until("the server takes followers", || {
+            if status.contains("503") {
+                (follower, status) = Follower::connect(api, query, last_id);
+            }
+            !status.contains("503")
+        });
+        assert!(status.contains("200"), "{status}");
         while !follower.line().is_empty() {}
         // A new follower has its position once it has an id; from then on it misses nothing.
         if last_id.is_none() {
@@ -34,6 +36,18 @@ impl Follower {
             }
         }
         follower
+    }
+
+    /// Sends a request, and returns the first line of the response.
+    fn connect(api: &Api, query: &str, last_id: Option<&str>) -> (Follower, String) {
+        let mut stream = TcpStream::connect(api.url.trim_start_matches("http://")).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let resume = last_id.map_or(String::new(), |id| format!("Last-Event-ID: {id}\r\n"));
+        // HTTP/1.0: no chunks between the lines.
+        write!(stream, "GET /api/v1/events{query} HTTP/1.0\r\nHost: localhost\r\n{resume}\r\n").unwrap();
+        let mut follower = Follower { lines: BufReader::new(stream), last_id: None };
+        let status = follower.line();
+        (follower, status)
     }
 
     fn line(&mut self) -> String {
