@@ -42,6 +42,8 @@ pub struct Event {
     /// The state that it left; `None` at creation.
     pub old_state: Option<State>,
     /// The state that it entered; `None` at deletion. A run is deleted with its tasks, which have no such event.
+    // Required: a JSON object without it is no deletion.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub new_state: Option<State>,
     /// The version that it reached; at deletion one more than its last.
     pub version: i64,
@@ -108,6 +110,18 @@ mod tests {
         );
         let event: Event = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&event).unwrap(), text);
+    }
+
+    #[test]
+    fn only_null_as_new_state_is_a_deletion() {
+        let fields = concat!(
+            r#"{"id":7,"entity_type":"dag_run","entity_id":"01890a5d-ac96-774b-bcce-b302099a8057","#,
+            r#""dag_id":"01890a5d-ac96-774b-bcce-b302099a8058","dag_run_id":"01890a5d-ac96-774b-bcce-b302099a8059","#,
+            r#""task_id":null,"old_state":"queued","version":2,"changed_at":"2026-11-23T22:10:25Z","actor":"alice""#,
+        );
+        let parse = |end: &str| serde_json::from_str::<Event>(&format!("{fields}{end}"));
+        assert_eq!(parse(r#","new_state":null}"#).unwrap().new_state, None);
+        assert!(parse("}").is_err(), "an object without new_state is no event");
     }
 
     #[test]

@@ -151,8 +151,14 @@ GRANT UPDATE (state, execution_date, conf) ON workflow.dag_runs TO workflow_writ
 GRANT UPDATE (state, max_tries, error) ON workflow.task_instances TO workflow_writer;
 
 ALTER TABLE workflow.state_history DROP COLUMN acted_as;
--- 0.2.0 knows no deletions: a reader would stop at their events.
-DELETE FROM workflow.state_history AS h WHERE h.new_state IS NULL;
+-- 0.2.0 knows no deletions: a reader would stop at their events. Without one, the stored counts stay.
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM workflow.state_history AS h WHERE h.new_state IS NULL) THEN
+        DELETE FROM workflow.state_history AS h WHERE h.new_state IS NULL;
+    END IF;
+END
+$$;
 ALTER TABLE workflow.state_history ALTER COLUMN new_state SET NOT NULL;
 ALTER EXTENSION pg_workflow DROP TABLE workflow.purges;
 DROP TABLE workflow.purges;

@@ -2,7 +2,7 @@
 
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use uuid::Uuid;
@@ -130,6 +130,24 @@ fn events_arrive_live_and_filtered() {
         everything.event().as_object().unwrap().keys().collect::<Vec<_>>(),
         listed[0].as_object().unwrap().keys().collect::<Vec<_>>()
     );
+}
+
+#[test]
+fn deletion_arrives_with_null_as_new_state() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let task = create_task(client);
+    let api = Api::without_relay(&db, &[]);
+    let mut follower = Follower::start(&api, "", None);
+    client.execute("DELETE FROM workflow.task_instances WHERE id = $1", &[&task]).unwrap();
+    let event = follower.event();
+    assert_eq!(
+        (&event["entity_id"], &event["old_state"], &event["version"]),
+        (&json!(task), &json!("queued"), &json!(2))
+    );
+    assert_eq!(event.get("new_state"), Some(&Value::Null));
+    let (listed, _) = api.list(&format!("/api/v1/history?entity_id={task}&limit=1"));
+    assert_eq!(listed[0], event);
 }
 
 #[test]
