@@ -190,6 +190,29 @@ AS 'MODULE_PATHNAME', 'last_returned_wrapper';
 COMMENT ON FUNCTION workflow.last_returned() IS
 'Internal: returns the id that this session noted last. read_events() asks right after its query, which would otherwise run twice.';
 
+CREATE FUNCTION workflow.is_leased(consumer workflow.consumers)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    now timestamptz := clock_timestamp();
+BEGIN
+    -- A lease that expires much later than one acquired now: the clock was set back.
+    IF consumer.lease_expires_at IS NULL OR consumer.lease_expires_at NOT BETWEEN now AND now + 2 * consumer.lease_duration THEN
+        RETURN false;
+    END IF;
+    -- A role without the right to see it finds no start time of another role's session.
+    RETURN EXISTS (
+        SELECT FROM pg_stat_activity AS a
+        WHERE a.pid = consumer.lease_pid
+            AND a.datname = current_database()
+            AND (a.backend_start IS NULL OR a.backend_start = consumer.lease_backend_start));
+END
+$$;
+COMMENT ON FUNCTION workflow.is_leased(workflow.consumers) IS
+'Internal: returns whether a session holds the lease of a consumer: it is connected, and the lease has not expired.';
+
 CREATE FUNCTION workflow.lock_consumer(name text, lease bigint, ignores_lease boolean DEFAULT false)
 RETURNS workflow.feed_position
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -211,13 +234,15 @@ BEGIN
         PERFORM workflow.refuse_given_up(name, to_jsonb(consumer.given_up_at) #>> '{}');
     END IF;
     IF NOT ignores_lease AND (
-        (lease IS NULL AND consumer.lease_expires_at > now)
+        (lease IS NULL AND workflow.is_leased(consumer))
         OR (lease IS NOT NULL AND (lease <> consumer.lease_number OR consumer.lease_expires_at IS NULL)))
     THEN
         PERFORM workflow.refuse_leased(name, lease, consumer.lease_holder, consumer.lease_number);
     END IF;
     -- Not each time: that would write the row again at every read.
-    IF lease IS NOT NULL AND consumer.lease_expires_at < now + consumer.lease_duration * 0.7 THEN
+    IF lease IS NOT NULL
+        AND consumer.lease_expires_at NOT BETWEEN now + consumer.lease_duration * 0.7 AND now + consumer.lease_duration
+    THEN
         UPDATE workflow.consumers AS c
         SET lease_expires_at = now + c.lease_duration
         WHERE c.name = lock_consumer.name;
@@ -234,6 +259,55 @@ END
 $$;
 COMMENT ON FUNCTION workflow.lock_consumer(text, bigint, boolean) IS
 'Internal: locks a consumer until the transaction ends, renews its lease, and returns its position. Errors: P0002 no such consumer, 42501 consumer of another role or row security, 55000 given up, 55006 leased to another session.';
+
+CREATE FUNCTION workflow.consumer_has_events(name text)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    consumer workflow.consumers;
+BEGIN
+    PERFORM workflow.refuse_tenant();
+    PERFORM workflow.check_consumer_name(name);
+    SELECT c.* INTO consumer FROM workflow.consumers AS c WHERE c.name = consumer_has_events.name;
+    IF NOT FOUND THEN
+        PERFORM workflow.refuse_consumer(name, 'wait for its events');
+    END IF;
+    IF consumer.given_up_at IS NOT NULL THEN
+        PERFORM workflow.refuse_given_up(name, to_jsonb(consumer.given_up_at) #>> '{}');
+    END IF;
+    -- The next read finds the position of another cluster in this one.
+    RETURN consumer.system_identifier <> workflow.system_identifier() OR workflow.has_events(workflow.position_of(consumer));
+END
+$$;
+COMMENT ON FUNCTION workflow.consumer_has_events(text) IS
+'Internal: returns whether a consumer has events that are not acknowledged. Locks nothing. Errors: P0002 no such consumer, 42501 consumer of another role or row security, 55000 given up.';
+
+CREATE FUNCTION workflow.wait_in_function(consumer text, wait interval)
+RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    seconds double precision := extract(epoch FROM wait);
+    seen bigint;
+BEGIN
+    WHILE seconds > 0 LOOP
+        seen := workflow.commits();
+        EXIT WHEN workflow.consumer_has_events(consumer);
+        seconds := workflow.wait_for_commit(seen, seconds);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION workflow.wait_in_function(text, interval) IS
+'Internal: waits until a consumer has events, within the statement that calls it.';
+
+CREATE PROCEDURE workflow.wait_for_events(consumer text, timeout interval, INOUT has_events boolean DEFAULT NULL)
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'wait_for_events_of_consumer';
+COMMENT ON PROCEDURE workflow.wait_for_events(text, interval, boolean) IS
+'Waits until a consumer has events that are not acknowledged, at most "timeout"; has_events tells whether it has any. Meanwhile the session holds no snapshot and no lock. CALL it outside a transaction block, then call read_events(). Errors: P0002 no such consumer, 22023 bad argument, 25001 in a transaction block, 25006 the server is a standby, 42501 consumer of another role or row security, 55000 given up.';
 
 CREATE FUNCTION workflow.read_events(
     consumer text,
@@ -263,7 +337,6 @@ AS $$
 DECLARE
     pos workflow.feed_position;
     was_open boolean;
-    commits bigint;
     count bigint;
     returned bigint;
 BEGIN
@@ -271,9 +344,8 @@ BEGIN
     PERFORM workflow.check_reading(format('read events of consumer "%s"', consumer), max, wait);
     -- Before the consumer is locked: a session that waits blocks no other.
     IF wait > '0' THEN
-        PERFORM workflow.wait_for_events(consumer, extract(epoch FROM wait)::double precision);
+        PERFORM workflow.wait_in_function(consumer, wait);
     END IF;
-    commits := workflow.commits();
     pos := workflow.lock_consumer(consumer, lease);
     LOOP
         was_open := pos.window_snapshot IS NOT NULL;
@@ -308,11 +380,10 @@ BEGIN
         pos := workflow.close_window(pos);
         PERFORM workflow.store_position(consumer, pos);
     END LOOP;
-    PERFORM workflow.note_found_nothing(CASE WHEN count = 0 THEN consumer END, commits);
 END
 $$;
 COMMENT ON FUNCTION workflow.read_events(text, integer, interval, bigint) IS
-'Returns the next events of a consumer, in order within each entity. Unacknowledged events are redelivered. Waits up to "wait" for new events if the session''s last read found none. Only durable events are delivered. Errors: P0002 no such consumer, 22023 bad argument, 42501 consumer of another role or row security, 55000 given up, 55006 leased to another session.';
+'Returns the next events of a consumer, in order within each entity. Unacknowledged events are redelivered. Waits up to "wait" for new events, with a snapshot that holds back VACUUM; wait_for_events() waits without one. Only durable events are delivered. Errors: P0002 no such consumer, 22023 bad argument, 42501 consumer of another role or row security, 55000 given up, 55006 leased to another session.';
 
 CREATE FUNCTION workflow.ack_events(consumer text, up_to bigint, lease bigint DEFAULT NULL)
 RETURNS boolean
@@ -421,6 +492,7 @@ BEGIN
     IF NOT FOUND THEN
         PERFORM workflow.refuse_consumer(name, 'drop it');
     END IF;
+    PERFORM workflow.wake_readers();
 END
 $$;
 COMMENT ON FUNCTION workflow.drop_consumer(text) IS

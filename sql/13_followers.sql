@@ -54,15 +54,15 @@ DECLARE
     place workflow.follower_position;
     pos workflow.feed_position;
     was_open boolean;
-    commits bigint;
+    seconds double precision := extract(epoch FROM wait);
+    seen bigint;
     count bigint;
 BEGIN
     PERFORM workflow.refuse_tenant();
     PERFORM workflow.check_reading('follow events', max, wait);
     start := workflow.parse_position("position");
-    -- Unlike a consumer, a follower may use another session each time: look before waiting, and again after.
-    FOR look IN 1 .. 2 LOOP
-        commits := workflow.commits();
+    LOOP
+        seen := workflow.commits();
         place := start;
         LOOP
             was_open := (place.pos).window_snapshot IS NOT NULL;
@@ -83,9 +83,8 @@ BEGIN
             EXIT WHEN count > 0 OR NOT was_open;
             place := workflow.close_followed_window(place);
         END LOOP;
-        PERFORM workflow.note_found_nothing(CASE WHEN count = 0 THEN "position" END, commits);
-        EXIT WHEN count > 0 OR wait = '0' OR look = 2;
-        PERFORM workflow.wait_for_events("position", extract(epoch FROM wait)::double precision);
+        EXIT WHEN count > 0 OR seconds <= 0;
+        seconds := workflow.wait_for_commit(seen, seconds);
     END LOOP;
     IF count > 0 AND NOT was_open THEN
         PERFORM workflow.make_durable();
@@ -93,4 +92,33 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.follow_events(text, integer, interval) IS
-'Returns the next events after a position, in order within each entity. The last row has the position to use next. Waits up to "wait" for new events. Only durable events are delivered. Writes and locks nothing. Errors: 22023 bad argument, or this database has lost or purged what the position needs, 25006 the server is a standby, 40001 purged since the transaction''s snapshot, 42501 row security applies to the role.';
+'Returns the next events after a position, in order within each entity. The last row has the position to use next. Waits up to "wait" for new events, with a snapshot that holds back VACUUM; wait_for_events_after() waits without one. Only durable events are delivered. Writes and locks nothing. Errors: 22023 bad argument, or this database has lost or purged what the position needs, 25006 the server is a standby, 40001 purged since the transaction''s snapshot, 42501 row security applies to the role.';
+
+CREATE FUNCTION workflow.position_has_events("position" text)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    place workflow.follower_position;
+BEGIN
+    PERFORM workflow.refuse_tenant();
+    place := workflow.parse_position("position");
+    IF (place.pos).window_snapshot IS NOT NULL THEN
+        IF EXISTS (SELECT FROM workflow.events_in_window(place.pos, 1, place.mark_hash IS NOT NULL)) THEN
+            RETURN true;
+        END IF;
+        place := workflow.close_followed_window(place);
+    END IF;
+    place := workflow.open_followed_window(place);
+    RETURN EXISTS (SELECT FROM workflow.events_in_window(place.pos, 1, place.mark_hash IS NOT NULL));
+END
+$$;
+COMMENT ON FUNCTION workflow.position_has_events(text) IS
+'Internal: returns whether there are events after a position. Errors: 22023 bad argument, 42501 row security applies to the role.';
+
+CREATE PROCEDURE workflow.wait_for_events_after("position" text, timeout interval, INOUT has_events boolean DEFAULT NULL)
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'wait_for_events_of_position';
+COMMENT ON PROCEDURE workflow.wait_for_events_after(text, interval, boolean) IS
+'Waits until there are events after a position, at most "timeout"; has_events tells whether there are any. Meanwhile the session holds no snapshot and no lock. CALL it outside a transaction block, then call follow_events(). Errors: 22023 bad argument, 25001 in a transaction block, 25006 the server is a standby, 42501 row security applies to the role.';

@@ -128,7 +128,7 @@ BEGIN
     PERFORM set_config('synchronous_commit', 'on', true);
     DELETE FROM workflow.consumer_checkpoints AS c
     WHERE c.consumer = rewind_consumer.consumer AND c."position" > checkpoint."position";
-    PERFORM workflow.note_found_nothing(NULL::text, 0::bigint);
+    PERFORM workflow.wake_readers();
     RETURN checkpoint."position";
 END
 $$;

@@ -24,7 +24,7 @@ GRANT workflow_writer TO workflow_admin;
 REVOKE ALL ON SCHEMA workflow FROM PUBLIC, workflow_reader, workflow_writer, workflow_admin;
 REVOKE ALL ON ALL TABLES IN SCHEMA workflow FROM PUBLIC, workflow_reader, workflow_writer, workflow_admin;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA workflow FROM PUBLIC, workflow_reader, workflow_writer, workflow_admin;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA workflow FROM PUBLIC, workflow_reader, workflow_writer, workflow_admin;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA workflow FROM PUBLIC, workflow_reader, workflow_writer, workflow_admin;
 GRANT USAGE ON TYPE workflow.feed_position, workflow.follower_position, workflow.followed_event TO PUBLIC;
 
 GRANT USAGE ON SCHEMA workflow TO workflow_reader;
@@ -80,6 +80,7 @@ REVOKE EXECUTE ON FUNCTION
     workflow.save_checkpoint(text, bigint[], bigint, interval),
     workflow.rewind_consumer(text, bigint[], bigint),
     workflow.drop_consumer(text),
+    workflow.wake_readers(),
     workflow.fold_state_counts(),
     workflow.open_partitions(text),
     workflow.purge(timestamptz, boolean, integer),
@@ -101,6 +102,7 @@ GRANT EXECUTE ON FUNCTION
     workflow.current_position(),
     workflow.follow_events(text, integer, interval)
 TO workflow_reader;
+GRANT EXECUTE ON PROCEDURE workflow.wait_for_events_after(text, interval, boolean) TO workflow_reader;
 
 GRANT EXECUTE ON FUNCTION
     workflow.create_dag_run(uuid, timestamptz, jsonb),
@@ -115,8 +117,10 @@ GRANT EXECUTE ON FUNCTION
     workflow.save_checkpoint(text, bigint[], bigint, interval),
     workflow.rewind_consumer(text, bigint[], bigint),
     workflow.drop_consumer(text),
+    workflow.wake_readers(),
     workflow.fold_state_counts()
 TO workflow_writer;
+GRANT EXECUTE ON PROCEDURE workflow.wait_for_events(text, interval, boolean) TO workflow_writer;
 
 GRANT EXECUTE ON FUNCTION
     workflow.open_partitions(text),

@@ -40,11 +40,13 @@ mod feed {
     mod sequence;
     mod stream;
     mod subscriber;
+    mod waiting;
 }
 mod operations {
     mod backup;
     mod diagnosis;
     mod publication;
+    mod purging;
     mod replication;
     mod retention;
     mod standby;

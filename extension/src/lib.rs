@@ -59,6 +59,7 @@ pub extern "C-unwind" fn _PG_init() {
         ffi::utility::register(ffi::utility::Callbacks {
             before_statement: notifier::launch::before_statement,
             after_listen: notifier::launch::after_listen,
+            after_commit_prepared: signals::count_prepared,
         });
     }
 }

@@ -91,3 +91,8 @@ pub fn count(entry: usize, end: End) {
         }
     }
 }
+
+/// Counts the commit of a prepared transaction, which may have events: PREPARE has ended its mark.
+pub fn count_prepared() {
+    find().into_iter().for_each(|entry| count(entry, End::Committed));
+}

@@ -88,9 +88,16 @@ ALTER TABLE workflow.consumer_checkpoints ENABLE ROW LEVEL SECURITY;
 -- take function workflow.store_position
 -- take function workflow.note_returned
 -- take function workflow.last_returned
+-- take function workflow.is_leased
 -- take function workflow.lock_consumer
 -- take function workflow.check_reading
 -- take function workflow.create_consumer
+-- take function workflow.wake_readers
+-- take function workflow.wait_for_commit
+-- take function workflow.has_events
+-- take function workflow.consumer_has_events
+-- take function workflow.wait_in_function
+-- take procedure workflow.wait_for_events
 -- take function workflow.read_events
 -- take function workflow.ack_events
 -- take function workflow.skip_event
@@ -112,6 +119,8 @@ ALTER TABLE workflow.consumer_checkpoints ENABLE ROW LEVEL SECURITY;
 -- take function workflow.position_after
 -- take function workflow.current_position
 -- take function workflow.follow_events
+-- take function workflow.position_has_events
+-- take procedure workflow.wait_for_events_after
 -- take function workflow.lease_consumer
 -- take function workflow.release_consumer
 -- take function workflow.save_checkpoint
@@ -166,6 +175,7 @@ GRANT REFERENCES ON workflow.dags, workflow.dag_runs, workflow.task_instances TO
 -- take function workflow.open_partitions
 -- take function workflow.drop_partition
 -- take function workflow.delete_runs
+-- take function workflow.next_finished_runs
 -- take function workflow.lock_finished_runs
 DROP FUNCTION workflow.purge_runs(timestamptz, integer, boolean);
 -- take function workflow.delete_finished_runs
@@ -183,6 +193,8 @@ DROP FUNCTION workflow.open_window(workflow.consumers);
 DROP FUNCTION workflow.close_window(workflow.consumers);
 DROP FUNCTION workflow.found_by_ids(workflow.consumers);
 DROP FUNCTION workflow.locked_consumer(text, bigint);
+DROP FUNCTION workflow.wait_for_events(text, double precision);
+DROP FUNCTION workflow.note_found_nothing(text, bigint);
 DROP FUNCTION workflow.spelled_snapshot(pg_snapshot);
 DROP FUNCTION workflow.parsed_snapshot(text);
 DROP FUNCTION workflow.spelled_position(workflow.consumers);

@@ -59,6 +59,8 @@ ALTER TABLE workflow.dags
 -- take function workflow.locked_consumer
 -- take function workflow.check_reading
 -- take function workflow.create_consumer
+-- take function workflow.wait_for_events
+-- take function workflow.note_found_nothing
 -- take function workflow.read_events
 -- take function workflow.ack_events
 -- take function workflow.drop_consumer
@@ -191,6 +193,15 @@ DROP FUNCTION workflow.store_position(text, workflow.feed_position, bigint);
 DROP FUNCTION workflow.note_returned(bigint);
 DROP FUNCTION workflow.last_returned();
 DROP FUNCTION workflow.lock_consumer(text, bigint, boolean);
+DROP FUNCTION workflow.is_leased(workflow.consumers);
+DROP PROCEDURE workflow.wait_for_events(text, interval, boolean);
+DROP PROCEDURE workflow.wait_for_events_after(text, interval, boolean);
+DROP FUNCTION workflow.position_has_events(text);
+DROP FUNCTION workflow.wait_in_function(text, interval);
+DROP FUNCTION workflow.consumer_has_events(text);
+DROP FUNCTION workflow.has_events(workflow.feed_position);
+DROP FUNCTION workflow.wait_for_commit(bigint, double precision);
+DROP FUNCTION workflow.wake_readers();
 DROP FUNCTION workflow.format_snapshot(pg_snapshot);
 DROP FUNCTION workflow.parse_snapshot(text);
 DROP FUNCTION workflow.format_position(workflow.follower_position);
@@ -229,8 +240,9 @@ DROP TYPE workflow.feed_position;
 
 DROP FUNCTION workflow.advance_partitions(text);
 DROP FUNCTION workflow.delete_runs(uuid[]);
+DROP FUNCTION workflow.next_finished_runs(timestamptz, integer, uuid[]);
+DROP FUNCTION workflow.lock_finished_runs(timestamptz, uuid[]);
 DROP FUNCTION workflow.delete_finished_runs(timestamptz, integer, boolean);
-DROP FUNCTION workflow.lock_finished_runs(timestamptz, integer, uuid[]);
 DROP FUNCTION workflow.drop_old_partitions(timestamptz, boolean);
 DROP FUNCTION workflow.purge_partitions(timestamptz, boolean);
 

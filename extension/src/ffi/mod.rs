@@ -17,6 +17,7 @@ pub mod member;
 pub mod notify;
 pub mod partition;
 pub mod plan;
+pub mod procedure;
 pub mod sequence;
 pub mod session;
 pub mod shared;

@@ -58,6 +58,12 @@ pub fn is_block() -> bool {
     unsafe { pg_sys::IsTransactionBlock() }
 }
 
+/// Whether all statements of the current transaction have one snapshot.
+pub fn has_fixed_snapshot() -> bool {
+    // SAFETY: a value of this process.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
+}
+
 /// Marks the current transaction.
 pub fn mark(mark: usize) {
     MARK.store(mark, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Callbacks around two kinds of statement: LISTEN, and statements that need a database without sessions.
+//! Callbacks around three kinds of statement: LISTEN, COMMIT PREPARED, and statements that need a database without sessions.
 
 use pgrx::pg_sys::{self, NodeTag};
 use std::ffi::{CStr, c_char};
@@ -26,6 +26,8 @@ pub struct Callbacks {
     pub before_statement: fn(&DatabaseStatement),
     /// After a LISTEN that succeeded, with its channel.
     pub after_listen: fn(&str),
+    /// After a COMMIT PREPARED that succeeded. It must not fail: the transaction has committed.
+    pub after_commit_prepared: fn(),
 }
 
 static CALLBACKS: OnceLock<Callbacks> = OnceLock::new();
@@ -58,6 +60,7 @@ unsafe extern "C-unwind" fn on_utility(
     unsafe {
         let node = (*statement).utilityStmt;
         let channel = channel_of(node).map(str::to_owned);
+        let commits_prepared = is_commit_prepared(node);
         if let (Some(callbacks), Some(statement)) = (CALLBACKS.get(), database_statement(node)) {
             (callbacks.before_statement)(&statement);
         }
@@ -79,6 +82,9 @@ unsafe extern "C-unwind" fn on_utility(
         if let (Some(callbacks), Some(channel)) = (CALLBACKS.get(), channel) {
             (callbacks.after_listen)(&channel);
         }
+        if let Some(callbacks) = CALLBACKS.get().filter(|_| commits_prepared) {
+            (callbacks.after_commit_prepared)();
+        }
     }
 }
 
@@ -91,6 +97,16 @@ unsafe fn channel_of<'a>(node: *mut pg_sys::Node) -> Option<&'a str> {
     unsafe {
         let is_listen = (*node).type_ == NodeTag::T_ListenStmt;
         is_listen.then(|| text((*node.cast::<pg_sys::ListenStmt>()).conditionname)).flatten()
+    }
+}
+
+/// # Safety
+/// `node` must be a utility statement.
+unsafe fn is_commit_prepared(node: *mut pg_sys::Node) -> bool {
+    // SAFETY: the tag identifies the struct.
+    unsafe {
+        (*node).type_ == NodeTag::T_TransactionStmt
+            && (*node.cast::<pg_sys::TransactionStmt>()).kind == pg_sys::TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED
     }
 }
 

@@ -11,7 +11,9 @@ use postgres::Client;
 /// Creates `evil.loot()`, which keeps all that it gets to see in the table `evil.loot`.
 fn set_a_trap(world: &World, role: &str) -> Client {
     let hostile = Hostile::new(world);
-    let calls = functions(&mut world.db.connect());
+    let mut calls = functions(&mut world.db.connect());
+    // A procedure that commits is called in no expression.
+    calls.retain(|function| !function.is_procedure());
     let mut statements: Vec<String> =
         calls.iter().map(|function| format!("SELECT x::text FROM ({}) AS x", function.likely_call(&hostile))).collect();
     // From the first event on: a position of another cluster, and one of this cluster.
