@@ -20,9 +20,10 @@ AS $$
         WHERE t.id >= (SELECT b.first FROM bound AS b) AND t.id <= (SELECT b.last FROM bound AS b)
     ), transition AS MATERIALIZED (
         SELECT
-            h.entity_type, h.entity_id, h.old_state, h.new_state, h.version, h.changed_at,
+            h.entity_type, h.entity_id, h.old_state, h.new_state, h.version, h.changed_at, h.id,
             lag(h.new_state) OVER entity AS state_before,
             lag(h.version) OVER entity AS version_before,
+            lag(h.id) OVER entity AS id_before,
             lag(h.changed_at) OVER entity AS changed_before,
             lead(h.version) OVER entity IS NULL AS is_last,
             first_value(h.version) OVER entity = 1 AS is_complete,
@@ -70,6 +71,10 @@ AS $$
         WHEN m.old_state IS NULL THEN m.new_state <> 'queued' OR m.version <> 1
         ELSE (m.old_state, m.new_state) NOT IN (SELECT s.from_state, s.to_state FROM workflow.state_machine AS s)
     END
+    UNION ALL
+    SELECT m.entity_type, m.entity_id, 'events out of order', jsonb_build_object('version', m.version, 'id', m.id, 'before', m.id_before)
+    FROM transition AS m
+    WHERE m.id < m.id_before
     UNION ALL
     SELECT m.entity_type, m.entity_id, 'clock went back', jsonb_build_object('version', m.version, 'changed_at', m.changed_at, 'before', m.changed_before)
     FROM transition AS m

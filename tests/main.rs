@@ -15,6 +15,7 @@ mod extension {
     mod grants;
     mod guard;
     mod history;
+    mod nested;
     mod races;
     mod restore;
     pub mod roles;
@@ -36,8 +37,10 @@ mod feed {
     pub mod positions;
     mod publisher;
     mod redis;
+    mod refusals;
     mod relay;
     mod sequence;
+    mod source;
     mod stream;
     mod subscriber;
     mod waiting;

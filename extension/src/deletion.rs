@@ -15,7 +15,7 @@ use crate::ffi::uuid::Uuid;
 use crate::ffi::values::{clock, uuid_array};
 use crate::history::Origin;
 use crate::rights::export_trigger;
-use crate::{call, counts, memory};
+use crate::{call, counts, memory, unrecorded};
 use pgrx::pg_sys::{self, Datum};
 use std::collections::BTreeMap;
 
@@ -58,7 +58,11 @@ fn note_deletion(trigger: Trigger) -> Datum {
 fn deletions_of(kind: EntityType, trigger: Trigger) -> Vec<Deletion> {
     let columns = Columns::of(kind, trigger);
     let mut deletions = Vec::new();
-    trigger.for_each_deletion(|row| memory::push(&mut deletions, Deletion::of(row, &columns)));
+    trigger.for_each_deletion(|row| {
+        // A trigger can delete a row that its statement has moved or created.
+        unrecorded::record_pending(kind, &columns, row);
+        memory::push(&mut deletions, Deletion::of(row, &columns));
+    });
     deletions
 }
 

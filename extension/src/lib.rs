@@ -44,6 +44,7 @@ mod tenant;
 mod totals;
 mod transition;
 mod transition_many;
+mod unrecorded;
 mod waiting;
 
 ::pgrx::pg_module_magic!();

@@ -51,6 +51,26 @@ ALTER TABLE workflow.state_history ALTER COLUMN new_state DROP NOT NULL;
 -- take table workflow.purges
 SELECT pg_catalog.pg_extension_config_dump('workflow.purges', '');
 
+-- Times of the history; see create_partition(). This reads the history once.
+DO $$
+DECLARE
+    name name;
+BEGIN
+    FOR name IN
+        SELECT c.relname
+        FROM pg_catalog.pg_inherits AS i
+        JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid
+        WHERE i.inhparent OPERATOR(pg_catalog.=) 'workflow.state_history'::pg_catalog.regclass
+    LOOP
+        EXECUTE pg_catalog.format('CREATE INDEX %I ON workflow.%I USING brin (id, changed_at) WITH (autosummarize = true)',
+            name::pg_catalog.text OPERATOR(pg_catalog.||) '_id_changed_at_idx', name);
+    END LOOP;
+END
+$$;
+-- take function workflow.bisect_events
+-- take function workflow.event_id_at
+-- take function workflow.event_id_before
+
 -- Consumers belong to a role. The old ones have no known creator: they belong to all writers, as before.
 ALTER TABLE workflow.consumers
     ADD COLUMN owner text NOT NULL DEFAULT 'workflow_writer',
@@ -165,7 +185,6 @@ GRANT REFERENCES ON workflow.dags, workflow.dag_runs, workflow.task_instances TO
 -- take function workflow.append_task_log
 -- take function workflow.history
 -- take function workflow.state_at
--- take function workflow.event_id_at
 -- take function workflow.last_event_id
 -- take function workflow.others_snapshot
 -- take function workflow.current_place

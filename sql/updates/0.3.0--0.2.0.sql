@@ -153,6 +153,20 @@ GRANT UPDATE (state, execution_date, conf) ON workflow.dag_runs TO workflow_writ
 GRANT UPDATE (state, max_tries, error) ON workflow.task_instances TO workflow_writer;
 
 ALTER TABLE workflow.state_history DROP COLUMN acted_as;
+DO $$
+DECLARE
+    name name;
+BEGIN
+    FOR name IN
+        SELECT c.relname
+        FROM pg_catalog.pg_class AS c
+        WHERE c.relnamespace OPERATOR(pg_catalog.=) 'workflow'::pg_catalog.regnamespace
+            AND c.relname OPERATOR(pg_catalog.~) '^state_history_[0-9]+_id_changed_at_idx$'
+    LOOP
+        EXECUTE pg_catalog.format('DROP INDEX workflow.%I', name);
+    END LOOP;
+END
+$$;
 -- 0.2.0 knows no deletions: a reader would stop at their events. Without one, the stored counts stay.
 DO $$
 BEGIN
@@ -233,6 +247,8 @@ ALTER TABLE workflow.consumers DROP CONSTRAINT consumers_name_check, DROP COLUMN
     DROP COLUMN returned_id;
 DROP FUNCTION workflow.switch_to_partition(text, bigint);
 DROP FUNCTION workflow.is_subscriber();
+DROP FUNCTION workflow.bisect_events(timestamptz);
+DROP FUNCTION workflow.event_id_before(timestamptz);
 DROP FUNCTION workflow.refuse_subscriber(text);
 DROP FUNCTION workflow.finish_copy();
 DROP FUNCTION workflow.shows_all_tenants();

@@ -42,7 +42,7 @@ const CALLS: &[&str] = &[
     "SELECT workflow.append_task_log(id, 'a line', 'LOUD') FROM workflow.task_instances WHERE task_id = 'a'",
     "SELECT old_state, new_state, h.version FROM workflow.task_instances AS t CROSS JOIN workflow.history('task_instance', t.id) AS h ORDER BY t.task_id, h.version",
     "SELECT workflow.state_at('task_instance', id, 'infinity') FROM workflow.task_instances ORDER BY task_id",
-    "SELECT workflow.event_id_at('-infinity')",
+    "SELECT workflow.event_id_at('-infinity'), workflow.event_id_before('infinity')",
     "SELECT workflow.create_consumer('c', true), workflow.create_consumer('c')",
     "SELECT workflow.create_consumer('S'), workflow.create_consumer('')",
     "SELECT id, new_state FROM workflow.read_events('c', 3)",

@@ -68,6 +68,7 @@ fn reads_on_standby_equal_reads_on_primary() {
         format!("workflow.state_at('dag_run', '{run}', now() - interval '1 day')"),
         "workflow.event_id_at(now())".to_owned(),
         "workflow.event_id_at('2020-01-01')".to_owned(),
+        "workflow.event_id_before(now())".to_owned(),
         "workflow.verify()".to_owned(),
         "workflow.verify('2020-01-01', now())".to_owned(),
         "(SELECT entity_id, last_progress, idle > '0' FROM workflow.stuck('0'))".to_owned(),

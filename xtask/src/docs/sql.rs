@@ -21,7 +21,7 @@ const SUBJECTS: [(&str, &[&str]); 11] = [
     ),
     ("Transitions", &["transition", "transition_dag_run", "transition_task_instance", "transition_many"]),
     ("State machine", &["states", "can_transition", "next_states", "is_terminal"]),
-    ("History", &["history", "state_at", "event_id_at", "verify"]),
+    ("History", &["history", "state_at", "event_id_at", "event_id_before", "verify"]),
     (
         "Event feed: consumers",
         &[
