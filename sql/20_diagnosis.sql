@@ -231,17 +231,17 @@ SELECT
 FROM workflow.notifiers() AS n
 WHERE n.database OPERATOR(pg_catalog.=) pg_catalog.current_database();
 COMMENT ON VIEW workflow.notifier IS
-'Background worker that sends this database''s notifications on the channel workflow_events. No row: no event since the server started, or no preloading: then each transaction sends its own.';
-COMMENT ON COLUMN workflow.notifier.pid IS 'process ID; null: not running, the next event starts it';
+'Background worker that sends this database''s notifications on the channel workflow_events. No row: no event and no LISTEN since the server started, no preloading, or 32 other databases have one: then each transaction sends its own.';
+COMMENT ON COLUMN workflow.notifier.pid IS 'process ID; null: not running';
 COMMENT ON COLUMN workflow.notifier.started_at IS 'time at which it started';
 COMMENT ON COLUMN workflow.notifier.is_listened IS 'whether a session has executed LISTEN workflow_events since the server started; without one it sends nothing';
-COMMENT ON COLUMN workflow.notifier.pending IS 'number of committed transactions whose events it has not sent yet';
+COMMENT ON COLUMN workflow.notifier.pending IS 'number of committed transactions whose events it has yet to send; others send their own';
 COMMENT ON COLUMN workflow.notifier.lag IS 'time since it last had nothing pending; 0: nothing is pending';
 COMMENT ON COLUMN workflow.notifier.last_event_id IS 'id of the last event sent; null: none';
 COMMENT ON COLUMN workflow.notifier.events IS 'number of events sent';
 COMMENT ON COLUMN workflow.notifier.batches IS 'number of transactions that sent them';
 COMMENT ON COLUMN workflow.notifier.announced_at IS 'time of the last notification; null: none';
-COMMENT ON COLUMN workflow.notifier.errors IS 'number of failures; it retries, each time after a longer pause';
+COMMENT ON COLUMN workflow.notifier.errors IS 'number of failures, such as an event that was skipped, or a notifier that cannot start';
 COMMENT ON COLUMN workflow.notifier.last_error IS 'message of the last failure; null: none';
 COMMENT ON COLUMN workflow.notifier.last_error_at IS 'time of the last failure; null: none';
 
