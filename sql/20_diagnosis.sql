@@ -9,6 +9,7 @@ AS $$
         SELECT workflow.first_id_at(created_from) AS first, workflow.first_id_at(created_to) AS last,
             -- An entity created before this may have lost the start of its history to purge().
             (SELECT max(d.last_changed_at) FROM workflow.dropped_partitions AS d) AS complete_from
+        WHERE workflow.check_partitions(0)
     ), entity AS MATERIALIZED (
         SELECT 'dag_run' AS entity_type, r.id, r.state, r.version, NULL::integer AS try_number, r.created_at, NULL::uuid AS run
         FROM workflow.dag_runs AS r
@@ -90,7 +91,7 @@ AS $$
         AND (workflow.shows_all_tenants() OR NOT row_security_active('workflow.task_instances'::text))
 $$;
 COMMENT ON FUNCTION workflow.verify(timestamptz, timestamptz) IS
-'Compares the runs and tasks created between two times with their history, and lists every disagreement: none in a sound database. Without arguments it checks all, and state_counts too. It does not expect purged events.';
+'Compares the runs and tasks created between two times with their history, and lists every disagreement: none in a sound database. Without arguments it checks all, and state_counts too. It does not expect purged events. Errors: 40001 purged since the transaction''s snapshot.';
 
 CREATE FUNCTION workflow.stuck(longer_than interval DEFAULT '1 hour')
 RETURNS TABLE (

@@ -19,6 +19,7 @@ mod durability;
 mod entity;
 mod errors;
 mod event;
+mod feed;
 mod ffi;
 mod fields;
 mod guard;
