@@ -48,4 +48,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.has_events(workflow.feed_position) IS
-'Internal: returns whether there are events after a position. Errors: 25006 the server is a standby.';
+'Internal: returns whether there are events after a consumer''s position. Errors: 25006 the server is a standby.';

@@ -24,6 +24,7 @@ CREATE TABLE workflow.consumers (
     updated_at                 timestamptz NOT NULL DEFAULT pg_catalog.now(),
     owner                      text        NOT NULL DEFAULT CURRENT_USER,
     given_up_at                timestamptz,
+    returned_id                bigint      NOT NULL DEFAULT 0,
     CONSTRAINT consumers_pkey PRIMARY KEY (name),
     CONSTRAINT consumers_name_check CHECK (
         name OPERATOR(pg_catalog.~) '[^[:space:]]' AND pg_catalog.char_length(name) OPERATOR(pg_catalog.<=) 250
@@ -57,6 +58,7 @@ COMMENT ON COLUMN workflow.consumers.created_at IS 'time of creation';
 COMMENT ON COLUMN workflow.consumers.updated_at IS 'time at which its position or its lease last changed';
 COMMENT ON COLUMN workflow.consumers.owner IS 'role that created it, or that an administrator entered; only roles with its privileges and members of workflow_admin can use it';
 COMMENT ON COLUMN workflow.consumers.given_up_at IS 'time at which purge() stopped keeping events for it; null: it keeps them';
+COMMENT ON COLUMN workflow.consumers.returned_id IS 'read_events() has returned the events of the window up to this id; only they can be acknowledged';
 
 CREATE FUNCTION workflow.owns_consumer(owner text)
 RETURNS boolean
@@ -133,6 +135,13 @@ BEGIN
     PERFORM workflow.refuse_subscriber(format('create consumer "%s"', name));
     IF NOT coalesce(from_beginning, false) THEN
         pos := workflow.close_window(workflow.open_window(pos));
+        -- With a fixed snapshot there is no other floor.
+        IF pos.floor_id = 0 THEN
+            pos.floor_id := coalesce((
+                SELECT h.id FROM workflow.state_history AS h
+                WHERE pg_visible_in_snapshot(h.transaction_id, pos.snapshot)
+                ORDER BY h.id DESC LIMIT 1), 0);
+        END IF;
     END IF;
     INSERT INTO workflow.consumers (name, snapshot, next_transaction_id, floor_id,
         window_snapshot, window_next_transaction_id, window_floor_id, window_ceiling_id, acked_id, system_identifier)
@@ -150,7 +159,7 @@ $$;
 COMMENT ON FUNCTION workflow.create_consumer(text, boolean) IS
 'Creates a consumer of the event feed that starts with the next commit, or with the first event still stored. The current role owns it. Returns false and changes nothing if it already exists. Errors: 22023 bad argument, 42501 the consumer of that name belongs to another role.';
 
-CREATE FUNCTION workflow.store_position(consumer text, pos workflow.feed_position)
+CREATE FUNCTION workflow.store_position(consumer text, pos workflow.feed_position, returned_id bigint DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
@@ -159,12 +168,27 @@ BEGIN
     UPDATE workflow.consumers AS c
     SET (snapshot, next_transaction_id, floor_id,
         window_snapshot, window_next_transaction_id, window_floor_id, window_ceiling_id,
-        acked_id, system_identifier, updated_at) = ROW (pos.*, clock_timestamp())
+        acked_id, system_identifier, returned_id, updated_at)
+        = ROW (pos.*, coalesce(store_position.returned_id, pos.acked_id), clock_timestamp())
     WHERE c.name = consumer;
 END
 $$;
-COMMENT ON FUNCTION workflow.store_position(text, workflow.feed_position) IS
-'Internal: sets the position of a consumer, which the transaction has locked.';
+COMMENT ON FUNCTION workflow.store_position(text, workflow.feed_position, bigint) IS
+'Internal: sets the position of a consumer, which the transaction has locked, and the last event returned from its window; null: the last acknowledged one.';
+
+CREATE FUNCTION workflow.note_returned(id bigint)
+RETURNS bigint
+LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'note_returned_wrapper';
+COMMENT ON FUNCTION workflow.note_returned(bigint) IS
+'Internal: returns this id, and notes it for last_returned().';
+
+CREATE FUNCTION workflow.last_returned()
+RETURNS bigint
+LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'last_returned_wrapper';
+COMMENT ON FUNCTION workflow.last_returned() IS
+'Internal: returns the id that this session noted last. read_events() asks right after its query, which would otherwise run twice.';
 
 CREATE FUNCTION workflow.is_leased(consumer workflow.consumers)
 RETURNS boolean
@@ -314,6 +338,7 @@ DECLARE
     pos workflow.feed_position;
     was_open boolean;
     count bigint;
+    returned bigint;
 BEGIN
     PERFORM workflow.refuse_tenant();
     PERFORM workflow.check_reading(format('read events of consumer "%s"', consumer), max, wait);
@@ -329,7 +354,7 @@ BEGIN
         END IF;
 
         RETURN QUERY
-            SELECT e.id, e.entity_type, e.entity_id, e.dag_id, e.dag_run_id, e.task_id,
+            SELECT workflow.note_returned(e.id), e.entity_type, e.entity_id, e.dag_id, e.dag_run_id, e.task_id,
                 e.old_state, e.new_state, e.version, e.changed_at, e.actor, e.metadata
             -- By fields: the plan would take a row apart for each event.
             FROM workflow.events_between(pos.snapshot, pos.next_transaction_id, pos.floor_id,
@@ -337,8 +362,12 @@ BEGIN
                 pos.acked_id, max) AS e;
         GET DIAGNOSTICS count = ROW_COUNT;
 
-        IF count > 0 AND NOT was_open THEN
-            PERFORM workflow.store_position(consumer, pos);
+        -- To the end of the window, if there are no more.
+        returned := CASE WHEN count < max THEN pos.window_ceiling_id ELSE workflow.last_returned() END;
+        IF count > 0 AND was_open THEN
+            UPDATE workflow.consumers AS c SET returned_id = returned WHERE c.name = consumer AND c.returned_id < returned;
+        ELSIF count > 0 THEN
+            PERFORM workflow.store_position(consumer, pos, returned);
             -- Visible events need not be on disk (synchronous_commit = off), nor on the synchronous standby (a session
             -- that was terminated while it waited for that). Never deliver an event that a crash may undo.
             IF NOT workflow.is_durable() THEN
@@ -364,6 +393,7 @@ AS $$
 DECLARE
     pos workflow.feed_position := workflow.lock_consumer(consumer, lease);
     written_by xid8;
+    is_in_window boolean;
 BEGIN
     SELECT h.transaction_id INTO written_by FROM workflow.state_history AS h WHERE h.id = up_to;
     IF NOT FOUND THEN
@@ -373,19 +403,20 @@ BEGIN
             'Give the id of the last event that read_events() returned and you have processed.');
     END IF;
     -- An id of an earlier window, acknowledged again, must not skip events of the open window below it.
-    IF pos.window_snapshot IS NULL OR up_to <= pos.acked_id OR workflow.is_acknowledged(pos, up_to, written_by) THEN
+    is_in_window := coalesce(workflow.is_in_window(pos, up_to, written_by), false);
+    IF workflow.is_acknowledged(pos, up_to, written_by) OR (up_to <= pos.acked_id AND is_in_window) THEN
         RETURN false;
     END IF;
-    IF up_to > pos.window_ceiling_id
-        OR (pos.snapshot IS NOT NULL AND NOT pg_visible_in_snapshot(written_by, pos.window_snapshot))
-    THEN
+    -- Not by store_position(): only this field changes, and every batch of every consumer comes here.
+    UPDATE workflow.consumers AS c
+    SET acked_id = up_to, updated_at = clock_timestamp()
+    WHERE c.name = consumer AND c.returned_id >= up_to AND is_in_window;
+    IF NOT FOUND THEN
         PERFORM workflow.refuse_argument(
             format('cannot acknowledge event %s for consumer "%s": it has not been read yet', up_to, consumer),
             jsonb_build_object('argument', 'up_to', 'value', up_to),
             'Give the id of the last event that read_events() returned and you have processed.');
     END IF;
-    -- Not by store_position(): only this field changes, and every batch of every consumer comes here.
-    UPDATE workflow.consumers AS c SET acked_id = up_to, updated_at = clock_timestamp() WHERE c.name = consumer;
     RETURN true;
 END
 $$;
@@ -420,7 +451,8 @@ BEGIN
             'Skip only the next event, and only if no reader can process it.');
     END IF;
     pos.acked_id := next_id;
-    PERFORM workflow.store_position(consumer, pos);
+    PERFORM workflow.store_position(consumer, pos, CASE WHEN was_open THEN (
+        SELECT greatest(c.returned_id, next_id) FROM workflow.consumers AS c WHERE c.name = consumer) END);
 END
 $$;
 COMMENT ON FUNCTION workflow.skip_event(text, bigint) IS

@@ -9,6 +9,7 @@ AS $$
         SELECT workflow.first_id_at(created_from) AS first, workflow.first_id_at(created_to) AS last,
             -- An entity created before this may have lost the start of its history to purge().
             (SELECT max(d.last_changed_at) FROM workflow.dropped_partitions AS d) AS complete_from
+        WHERE workflow.check_partitions(0)
     ), entity AS MATERIALIZED (
         SELECT 'dag_run' AS entity_type, r.id, r.state, r.version, NULL::integer AS try_number, r.created_at, NULL::uuid AS run
         FROM workflow.dag_runs AS r
@@ -90,7 +91,7 @@ AS $$
         AND (workflow.shows_all_tenants() OR NOT row_security_active('workflow.task_instances'::text))
 $$;
 COMMENT ON FUNCTION workflow.verify(timestamptz, timestamptz) IS
-'Compares the runs and tasks created between two times with their history, and lists every disagreement: none in a sound database. Without arguments it checks all, and state_counts too. It does not expect purged events.';
+'Compares the runs and tasks created between two times with their history, and lists every disagreement: none in a sound database. Without arguments it checks all, and state_counts too. It does not expect purged events. Errors: 40001 purged since the transaction''s snapshot.';
 
 CREATE FUNCTION workflow.stuck(longer_than interval DEFAULT '1 hour')
 RETURNS TABLE (
@@ -230,17 +231,17 @@ SELECT
 FROM workflow.notifiers() AS n
 WHERE n.database OPERATOR(pg_catalog.=) pg_catalog.current_database();
 COMMENT ON VIEW workflow.notifier IS
-'Background worker that sends this database''s notifications on the channel workflow_events. No row: no event since the server started, or no preloading: then each transaction sends its own.';
-COMMENT ON COLUMN workflow.notifier.pid IS 'process ID; null: not running, the next event starts it';
+'Background worker that sends this database''s notifications on the channel workflow_events. No row: no event and no LISTEN since the server started, no preloading, or 32 other databases have one: then each transaction sends its own.';
+COMMENT ON COLUMN workflow.notifier.pid IS 'process ID; null: not running';
 COMMENT ON COLUMN workflow.notifier.started_at IS 'time at which it started';
 COMMENT ON COLUMN workflow.notifier.is_listened IS 'whether a session has executed LISTEN workflow_events since the server started; without one it sends nothing';
-COMMENT ON COLUMN workflow.notifier.pending IS 'number of committed transactions whose events it has not sent yet';
+COMMENT ON COLUMN workflow.notifier.pending IS 'number of committed transactions whose events it has yet to send; others send their own';
 COMMENT ON COLUMN workflow.notifier.lag IS 'time since it last had nothing pending; 0: nothing is pending';
 COMMENT ON COLUMN workflow.notifier.last_event_id IS 'id of the last event sent; null: none';
 COMMENT ON COLUMN workflow.notifier.events IS 'number of events sent';
 COMMENT ON COLUMN workflow.notifier.batches IS 'number of transactions that sent them';
 COMMENT ON COLUMN workflow.notifier.announced_at IS 'time of the last notification; null: none';
-COMMENT ON COLUMN workflow.notifier.errors IS 'number of failures; it retries, each time after a longer pause';
+COMMENT ON COLUMN workflow.notifier.errors IS 'number of failures, such as an event that was skipped, or a notifier that cannot start';
 COMMENT ON COLUMN workflow.notifier.last_error IS 'message of the last failure; null: none';
 COMMENT ON COLUMN workflow.notifier.last_error_at IS 'time of the last failure; null: none';
 

@@ -25,7 +25,7 @@ REVOKE ALL ON SCHEMA workflow FROM PUBLIC, workflow_reader, workflow_writer, wor
 REVOKE ALL ON ALL TABLES IN SCHEMA workflow FROM PUBLIC, workflow_reader, workflow_writer, workflow_admin;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA workflow FROM PUBLIC, workflow_reader, workflow_writer, workflow_admin;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA workflow FROM PUBLIC, workflow_reader, workflow_writer, workflow_admin;
-GRANT USAGE ON TYPE workflow.feed_position, workflow.followed_event TO PUBLIC;
+GRANT USAGE ON TYPE workflow.feed_position, workflow.follower_position, workflow.followed_event TO PUBLIC;
 
 GRANT USAGE ON SCHEMA workflow TO workflow_reader;
 

@@ -27,15 +27,19 @@ mod extension {
     mod triggers;
 }
 mod feed {
+    mod acknowledgements;
     mod chaos;
     pub mod events;
     mod follow;
+    mod isolation;
     mod leases;
     mod notifier;
+    pub mod positions;
     mod publisher;
     mod redis;
     mod refusals;
     mod relay;
+    mod sequence;
     mod source;
     mod stream;
     mod subscriber;

@@ -1,5 +1,6 @@
 //! The stored counts: noting deletions without an event, and discarding the counts after changes without one.
 
+use crate::consumers;
 use crate::entity::EntityType;
 use crate::ffi::plan::Plan;
 use crate::ffi::session;
@@ -44,7 +45,12 @@ fn forget_counts(trigger: Trigger) -> Datum {
     if trigger.is_on("state_history") {
         rights::refuse_all_but_owner(trigger);
     }
-    session::as_owner(trigger.table_owner(), forget);
+    session::as_owner(trigger.table_owner(), || {
+        if trigger.is_on("state_history") && trigger.is_truncate() {
+            consumers::restart();
+        }
+        forget();
+    });
     Datum::null()
 }
 

@@ -19,6 +19,7 @@ mod durability;
 mod entity;
 mod errors;
 mod event;
+mod feed;
 mod ffi;
 mod fields;
 mod guard;
@@ -55,9 +56,11 @@ pub extern "C-unwind" fn _PG_init() {
     ffi::ddl::register(dependents::check);
     if ffi::shared::is_preloading() {
         ffi::shared::request();
+        ffi::area::request();
         ffi::transaction::register(signals::count);
         ffi::utility::register(ffi::utility::Callbacks {
             before_statement: notifier::launch::before_statement,
+            after_statement: notifier::launch::after_statement,
             after_listen: notifier::launch::after_listen,
             after_commit_prepared: signals::count_prepared,
         });

@@ -79,6 +79,9 @@ ALTER TABLE workflow.consumers
         name OPERATOR(pg_catalog.~) '[^[:space:]]' AND pg_catalog.char_length(name) OPERATOR(pg_catalog.<=) 250
     );
 ALTER TABLE workflow.consumers ALTER COLUMN owner SET DEFAULT CURRENT_USER;
+-- What an open window has returned is not known: all of it may be acknowledged, as before.
+ALTER TABLE workflow.consumers ADD COLUMN returned_id bigint NOT NULL DEFAULT 0;
+UPDATE workflow.consumers SET returned_id = window_ceiling_id WHERE window_ceiling_id IS NOT NULL;
 -- take function workflow.owns_consumer
 CREATE POLICY owner ON workflow.consumers USING (workflow.owns_consumer(owner));
 ALTER TABLE workflow.consumers ENABLE ROW LEVEL SECURITY;
@@ -91,6 +94,7 @@ ALTER TABLE workflow.consumer_checkpoints ENABLE ROW LEVEL SECURITY;
 -- take function workflow.refuse_tenant
 -- take type workflow.feed_position
 -- take function workflow.is_acknowledged
+-- take function workflow.is_in_window
 -- take function workflow.next_writer
 -- take function workflow.unfinished_transactions
 -- take function workflow.late_events
@@ -102,6 +106,8 @@ ALTER TABLE workflow.consumer_checkpoints ENABLE ROW LEVEL SECURITY;
 -- take function workflow.relocate_position
 -- take function workflow.position_of
 -- take function workflow.store_position
+-- take function workflow.note_returned
+-- take function workflow.last_returned
 -- take function workflow.is_leased
 -- take function workflow.lock_consumer
 -- take function workflow.check_reading
@@ -117,10 +123,19 @@ ALTER TABLE workflow.consumer_checkpoints ENABLE ROW LEVEL SECURITY;
 -- take function workflow.skip_event
 -- take function workflow.resume_consumer
 -- take function workflow.drop_consumer
+-- take function workflow.wal_end
+-- take function workflow.timeline_end
+-- take function workflow.event_hash
+-- take type workflow.follower_position
 -- take function workflow.format_snapshot
 -- take function workflow.parse_snapshot
 -- take function workflow.format_position
+-- take function workflow.check_partitions
+-- take function workflow.position_fault
 -- take function workflow.parse_position
+-- take function workflow.mark_position
+-- take function workflow.open_followed_window
+-- take function workflow.close_followed_window
 -- take function workflow.position_after
 -- take function workflow.current_position
 -- take function workflow.follow_events

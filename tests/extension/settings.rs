@@ -220,3 +220,16 @@ fn squatted_schema_is_rejected() {
     assert!(update(client).contains("owns it"));
     client.batch_execute("ALTER SCHEMA workflow OWNER TO CURRENT_USER; ALTER EXTENSION pg_workflow UPDATE").unwrap();
 }
+
+#[test]
+fn database_that_is_not_utf8_is_rejected() {
+    let (cluster, _db) = own_cluster("encoding", &[]);
+    for encoding in ["LATIN1", "SQL_ASCII"] {
+        let sql = format!("CREATE DATABASE other TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'");
+        cluster.psql("postgres", &sql).unwrap();
+        let other = Db::at(cluster.url("other")).without_verification();
+        let failed = failure(other.connect().batch_execute("CREATE EXTENSION pg_workflow"));
+        assert_eq!((failed.sqlstate.as_str(), &failed.detail["encoding"]), ("0A000", &encoding.into()));
+        cluster.psql("postgres", "DROP DATABASE other").unwrap();
+    }
+}

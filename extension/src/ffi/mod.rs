@@ -2,6 +2,7 @@
 //!
 //! Values from PostgreSQL stay `Datum`s: a datum from a row, a plan or an argument can be passed to a plan unparsed.
 
+pub mod area;
 pub mod catalog;
 pub mod cluster;
 pub mod ddl;

@@ -123,6 +123,10 @@ impl<'a> Trigger<'a> {
         unsafe { CStr::from_ptr((*(*self.0.tg_relation).rd_rel).relname.data.as_ptr()) }.to_string_lossy().into_owned()
     }
 
+    pub fn is_truncate(self) -> bool {
+        self.1.event & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_TRUNCATE
+    }
+
     /// Returns the role that owns the table.
     pub fn table_owner(self) -> Oid {
         // SAFETY: as above.

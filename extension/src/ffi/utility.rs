@@ -1,6 +1,7 @@
 //! Callbacks around three kinds of statement: LISTEN, COMMIT PREPARED, and statements that need a database without sessions.
 
-use pgrx::pg_sys::{self, NodeTag};
+use pgrx::pg_sys::{self, NodeTag, Oid};
+use pgrx::prelude::PgTryBuilder;
 use std::ffi::{CStr, c_char};
 use std::sync::OnceLock;
 
@@ -22,8 +23,10 @@ pub enum Action {
 
 /// The functions to call.
 pub struct Callbacks {
-    /// Before such a statement, which may still fail.
-    pub before_statement: fn(&DatabaseStatement),
+    /// Before such a statement, which may still fail. Returns a database for the next callback.
+    pub before_statement: fn(&DatabaseStatement) -> Option<Oid>,
+    /// After such a statement, with its action if it has succeeded.
+    pub after_statement: fn(Oid, Option<Action>),
     /// After a LISTEN that succeeded, with its channel.
     pub after_listen: fn(&str),
     /// After a COMMIT PREPARED that succeeded. It must not fail: the transaction has committed.
@@ -61,10 +64,7 @@ unsafe extern "C-unwind" fn on_utility(
         let node = (*statement).utilityStmt;
         let channel = channel_of(node).map(str::to_owned);
         let commits_prepared = is_commit_prepared(node);
-        if let (Some(callbacks), Some(statement)) = (CALLBACKS.get(), database_statement(node)) {
-            (callbacks.before_statement)(&statement);
-        }
-        match NEXT.get().copied().flatten() {
+        let run = || match NEXT.get().copied().flatten() {
             Some(next) => pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
                 next(statement, text, read_only, context, parameters, environment, destination, completion)
             }),
@@ -78,6 +78,10 @@ unsafe extern "C-unwind" fn on_utility(
                 destination,
                 completion,
             ),
+        };
+        match CALLBACKS.get().zip(database_statement(node)) {
+            Some((callbacks, statement)) => run_alone(callbacks, &statement, run),
+            None => run(),
         }
         if let (Some(callbacks), Some(channel)) = (CALLBACKS.get(), channel) {
             (callbacks.after_listen)(&channel);
@@ -86,6 +90,17 @@ unsafe extern "C-unwind" fn on_utility(
             (callbacks.after_commit_prepared)();
         }
     }
+}
+
+/// Runs a statement that needs a database without sessions, with the callbacks around it.
+fn run_alone(callbacks: &Callbacks, statement: &DatabaseStatement, run: impl Fn()) {
+    let Some(database) = (callbacks.before_statement)(statement) else { return run() };
+    let action = std::cell::Cell::new(None);
+    let whole = std::panic::AssertUnwindSafe(|| {
+        run();
+        action.set(Some(statement.action));
+    });
+    PgTryBuilder::new(whole).finally(|| (callbacks.after_statement)(database, action.get())).execute();
 }
 
 /// Returns the channel of a LISTEN.
