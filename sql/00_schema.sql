@@ -24,6 +24,13 @@ DECLARE
         JOIN pg_catalog.pg_roles AS o ON o.oid OPERATOR(pg_catalog.=) n.nspowner
         WHERE n.nspname OPERATOR(pg_catalog.=) 'workflow');
 BEGIN
+    -- An event is JSON, and JSON is UTF-8: the name of a role, say, could not be sent.
+    IF pg_catalog.getdatabaseencoding() OPERATOR(pg_catalog.<>) 'UTF8' THEN
+        RAISE feature_not_supported USING
+            MESSAGE = pg_catalog.format('cannot create extension pg_workflow in a database with encoding %s', pg_catalog.getdatabaseencoding()),
+            DETAIL = pg_catalog.jsonb_build_object('encoding', pg_catalog.getdatabaseencoding())::pg_catalog.text,
+            HINT = 'Create the database with ENCODING ''UTF8'' TEMPLATE template0.';
+    END IF;
     IF problem IS NOT NULL THEN
         RAISE object_not_in_prerequisite_state USING
             MESSAGE = pg_catalog.format('cannot create extension pg_workflow in the schema "workflow": %s', problem),

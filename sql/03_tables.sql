@@ -155,7 +155,7 @@ CREATE TABLE workflow.state_history (
     entity_type    text        NOT NULL,
     entity_id      uuid        NOT NULL,
     old_state      text,
-    new_state      text        NOT NULL,
+    new_state      text,
     version        bigint      NOT NULL,
     metadata       jsonb       NOT NULL DEFAULT '{}',
     actor          text        NOT NULL DEFAULT SESSION_USER,
@@ -172,13 +172,13 @@ CREATE TABLE workflow.state_history (
 ALTER SEQUENCE workflow.state_history_id_seq OWNED BY workflow.state_history.id;
 
 COMMENT ON TABLE workflow.state_history IS
-'Every creation and transition, written in the same transaction: the audit trail and the event feed. Rows stay when their entity is deleted, until purge() drops their partition. Partitioned by id: see the view partitions.';
+'Every creation, transition and deletion, written in the same transaction: the audit trail and the event feed. A deleted run has one row, and none for its tasks. Rows stay until purge() drops their partition. Partitioned by id: see the view partitions.';
 COMMENT ON COLUMN workflow.state_history.id IS 'number in the order of writing, not of committing: follow the feed with read_events(), not with id > last';
 COMMENT ON COLUMN workflow.state_history.entity_type IS 'dag_run or task_instance';
 COMMENT ON COLUMN workflow.state_history.entity_id IS 'id of the run or task instance';
 COMMENT ON COLUMN workflow.state_history.old_state IS 'state before the transition; null: creation';
-COMMENT ON COLUMN workflow.state_history.new_state IS 'state after the transition';
-COMMENT ON COLUMN workflow.state_history.version IS 'version of the entity after the transition; (entity_id, version) identifies the event';
+COMMENT ON COLUMN workflow.state_history.new_state IS 'state after the transition; null: deletion';
+COMMENT ON COLUMN workflow.state_history.version IS 'version of the entity after the transition, one more than its last at a deletion; (entity_id, version) identifies the event';
 COMMENT ON COLUMN workflow.state_history.metadata IS 'metadata of the transition, a JSON object from the caller';
 COMMENT ON COLUMN workflow.state_history.actor IS 'login role (session_user)';
 COMMENT ON COLUMN workflow.state_history.changed_at IS 'clock at the transition, before its commit; never decreases within an entity';
@@ -207,3 +207,24 @@ COMMENT ON COLUMN workflow.dropped_partitions.last_transaction_id IS 'highest tr
 COMMENT ON COLUMN workflow.dropped_partitions.last_changed_at IS 'time of its last event; null: it had none';
 COMMENT ON COLUMN workflow.dropped_partitions.dropped_at IS 'time at which it was dropped';
 COMMENT ON COLUMN workflow.dropped_partitions.dropped_by IS 'login role (session_user)';
+
+CREATE TABLE workflow.purges (
+    id             uuid        NOT NULL DEFAULT workflow.uuid_v7(),
+    purged_at      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    purged_by      text        NOT NULL DEFAULT SESSION_USER,
+    before         timestamptz NOT NULL,
+    dag_runs       bigint      NOT NULL,
+    task_instances bigint      NOT NULL,
+    task_logs      bigint      NOT NULL,
+    CONSTRAINT purges_pkey PRIMARY KEY (id)
+);
+
+COMMENT ON TABLE workflow.purges IS
+'Calls of purge() that deleted runs: these deletions are not events. The partitions that it dropped are in dropped_partitions.';
+COMMENT ON COLUMN workflow.purges.id IS 'time-ordered UUID';
+COMMENT ON COLUMN workflow.purges.purged_at IS 'time of the call';
+COMMENT ON COLUMN workflow.purges.purged_by IS 'login role (session_user)';
+COMMENT ON COLUMN workflow.purges.before IS 'time before which the runs had finished';
+COMMENT ON COLUMN workflow.purges.dag_runs IS 'number of deleted runs';
+COMMENT ON COLUMN workflow.purges.task_instances IS 'number of deleted tasks';
+COMMENT ON COLUMN workflow.purges.task_logs IS 'number of deleted log lines';

@@ -11,7 +11,7 @@ BEGIN
         PERFORM workflow.refuse_argument(
             'cannot read history: ' || CASE WHEN id IS NULL THEN 'id is null' WHEN max IS NULL THEN 'max is null' ELSE 'max is negative' END,
             jsonb_build_object('argument', CASE WHEN id IS NULL THEN 'id' ELSE 'max' END, 'value', max),
-            'Give the id of the entity and the maximum number of transitions to return.');
+            'Give the id of the entity and the maximum number of events to return.');
     END IF;
     RETURN QUERY
         SELECT h.*
@@ -22,7 +22,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.history(text, uuid, integer) IS
-'Returns the latest transitions of an entity, newest first, also if the entity has been deleted. No rows if it never existed. Errors: 22023 bad argument.';
+'Returns the latest events of an entity, newest first, also if the entity has been deleted. No rows if it never existed. Errors: 22023 bad argument.';
 
 CREATE FUNCTION workflow.state_at(entity_type text, id uuid, at timestamptz)
 RETURNS text
@@ -37,23 +37,34 @@ BEGIN
             'Give the id of the entity and a point in time.');
     END IF;
     RETURN (
-        SELECT h.new_state
-        FROM workflow.state_history AS h
-        WHERE h.entity_id = state_at.id
-            AND h.entity_type = workflow.check_entity_type(state_at.entity_type)
-            AND h.changed_at <= state_at.at
-        ORDER BY h.version DESC
-        LIMIT 1
+        SELECT last.new_state
+        FROM (
+            SELECT h.new_state, h.dag_run_id
+            FROM workflow.state_history AS h
+            WHERE h.entity_id = state_at.id
+                AND h.entity_type = workflow.check_entity_type(state_at.entity_type)
+                AND h.changed_at <= state_at.at
+            ORDER BY h.version DESC
+            LIMIT 1
+        ) AS last
+        -- A task is deleted with its run, which alone has an event.
+        WHERE NOT EXISTS (
+            SELECT FROM workflow.state_history AS d
+            WHERE d.entity_id = last.dag_run_id AND d.new_state IS NULL AND d.changed_at <= state_at.at)
     );
 END
 $$;
 COMMENT ON FUNCTION workflow.state_at(text, uuid, timestamptz) IS
-'Returns the state of an entity at a point in time; null before its creation. Errors: 22023 bad argument.';
+'Returns the state of an entity at a point in time; null before its creation and after its deletion. Errors: 22023 bad argument.';
 
-CREATE FUNCTION workflow.event_id_at(at timestamptz)
+-- Times in the history are found as ids. Both rise together, but for statements that wait and clocks that jump. So bisecting
+-- the ids finds a place, and an index on ids and times (BRIN, of the ranges of blocks) the events beyond it.
+
+CREATE FUNCTION workflow.bisect_events(at timestamptz)
 RETURNS bigint
-LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
+LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
+SET enable_indexscan = on
 AS $$
 DECLARE
     lowest bigint;
@@ -64,9 +75,6 @@ DECLARE
 BEGIN
     -- The result is in lowest .. highest.
     SELECT min(h.id), max(h.id) + 1 INTO lowest, highest FROM workflow.state_history AS h;
-    IF lowest IS NULL THEN
-        RETURN 1;
-    END IF;
     WHILE lowest < highest LOOP
         middle := lowest + (highest - lowest) / 2;
         SELECT h.id, h.changed_at INTO STRICT found_id, found_at
@@ -80,11 +88,48 @@ BEGIN
             lowest := found_id + 1;
         END IF;
     END LOOP;
-    RETURN lowest;
+    RETURN coalesce(lowest, 1);
+END
+$$;
+COMMENT ON FUNCTION workflow.bisect_events(timestamptz) IS
+'Internal: returns an id: the event before it is before a time, and the event from it on is not.';
+
+CREATE FUNCTION workflow.event_id_at(at timestamptz)
+RETURNS bigint
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+-- The planner does not know that few events are out of order.
+SET enable_seqscan = off
+SET enable_indexscan = off
+SET enable_indexonlyscan = off
+SET max_parallel_workers_per_gather = 0
+AS $$
+DECLARE
+    found bigint := workflow.bisect_events(at);
+BEGIN
+    RETURN coalesce((SELECT min(h.id) FROM workflow.state_history AS h WHERE h.id < found AND h.changed_at >= at), found);
 END
 $$;
 COMMENT ON FUNCTION workflow.event_id_at(timestamptz) IS
-'Returns the first event id at or after a time, one more than the last if all are earlier. Reads the primary key some 40 times. Ids and times overlap briefly: add a second at both ends, and compare changed_at.';
+'Returns the first event id at or after a time, one more than the last if all are earlier. Later ids can have earlier times: compare changed_at too. See event_id_before().';
+
+CREATE FUNCTION workflow.event_id_before(at timestamptz)
+RETURNS bigint
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET enable_indexscan = off
+SET enable_indexonlyscan = off
+SET max_parallel_workers_per_gather = 0
+AS $$
+DECLARE
+    found bigint := workflow.bisect_events(at);
+BEGIN
+    RETURN coalesce((SELECT max(h.id) FROM workflow.state_history AS h WHERE h.id >= found AND h.changed_at < at), found - 1);
+END
+$$;
+COMMENT ON FUNCTION workflow.event_id_before(timestamptz) IS
+'Returns the last event id before a time, one less than the first if all are later. Earlier ids can have later times: compare changed_at too. See event_id_at().';
 
 CREATE FUNCTION workflow.first_id_at(at timestamptz)
 RETURNS uuid

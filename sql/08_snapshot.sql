@@ -16,6 +16,27 @@ AS 'MODULE_PATHNAME', 'timeline_wrapper';
 COMMENT ON FUNCTION workflow.timeline() IS
 'Internal: returns the timeline of the write-ahead log. It changes when a standby is promoted, and when a cluster is recovered to an earlier time.';
 
+CREATE FUNCTION workflow.wal_end()
+RETURNS bigint
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'wal_end_wrapper';
+COMMENT ON FUNCTION workflow.wal_end() IS
+'Internal: returns the end of the write-ahead log, in bytes since its start.';
+
+CREATE FUNCTION workflow.timeline_end(timeline bigint)
+RETURNS bigint
+LANGUAGE c STABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'timeline_end_wrapper';
+COMMENT ON FUNCTION workflow.timeline_end(bigint) IS
+'Internal: returns the end of the write-ahead log on an earlier timeline, where the history of the current one left it; null: it is none of these.';
+
+CREATE FUNCTION workflow.event_hash(id bigint, entity_id uuid, version bigint, changed_at timestamptz)
+RETURNS bigint
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'event_hash_wrapper';
+COMMENT ON FUNCTION workflow.event_hash(bigint, uuid, bigint, timestamptz) IS
+'Internal: returns a hash that tells an event from another one with the same id, in another history.';
+
 CREATE FUNCTION workflow.last_event_id()
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE

@@ -56,6 +56,22 @@ AS $$ SELECT $1 OPERATOR(pg_catalog.-) ($1 OPERATOR(pg_catalog.%) 1000000000000)
 COMMENT ON FUNCTION workflow.partition_start(bigint) IS
 'Internal: returns the first id of the partition that takes an id; see partition_size().';
 
+CREATE FUNCTION workflow.is_in_window(pos workflow.feed_position, id bigint, transaction_id xid8)
+RETURNS boolean
+-- Without settings of its own, so that it becomes part of the query that calls it.
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT pg_catalog.pg_visible_in_snapshot($3, ($1).window_snapshot)
+        -- Switching to the next partition waited for its transaction, which may be one of another cluster.
+        OR $2 OPERATOR(pg_catalog.<) workflow.partition_start(($1).window_floor_id)
+        -- Written in another cluster: this one has not assigned the transaction ID yet.
+        OR (($1).snapshot IS NULL
+            AND $3 OPERATOR(pg_catalog.>=) ($1).window_next_transaction_id
+            AND $2 OPERATOR(pg_catalog.<=) ($1).window_floor_id)
+$$;
+COMMENT ON FUNCTION workflow.is_in_window(workflow.feed_position, bigint, xid8) IS
+'Internal: whether the open window shows the event with this id, written by this transaction, unless it is acknowledged.';
+
 CREATE FUNCTION workflow.next_writer(at_least bigint, before bigint, from_id bigint)
 RETURNS bigint
 LANGUAGE c STABLE STRICT PARALLEL SAFE
@@ -105,7 +121,7 @@ $$;
 COMMENT ON FUNCTION workflow.late_events(workflow.feed_position) IS
 'Internal: returns the events up to a position''s floor_id that are not acknowledged. Those above it are a range of ids.';
 
-CREATE FUNCTION workflow.events_in_window(pos workflow.feed_position, max integer)
+CREATE FUNCTION workflow.events_in_window(pos workflow.feed_position, max integer, is_marked boolean DEFAULT false)
 RETURNS SETOF workflow.state_history
 -- Without settings of its own, so that it becomes part of the query that calls it.
 LANGUAGE sql STABLE PARALLEL SAFE
@@ -114,7 +130,14 @@ AS $$
     FROM (
         (
             SELECT late.*
-            FROM workflow.unfinished_transactions($1) AS x (transaction_id)
+            FROM workflow.unfinished_transactions(
+                -- The window shows no transaction from its snapshot's end on. After an old snapshot those are many.
+                ROW(
+                    ($1).snapshot,
+                    LEAST(($1).next_transaction_id, pg_catalog.pg_snapshot_xmax(($1).window_snapshot)),
+                    ($1).floor_id, NULL, NULL, NULL, NULL, NULL, NULL
+                )::workflow.feed_position
+            ) AS x (transaction_id)
             CROSS JOIN LATERAL (
                 SELECT h.*
                 FROM workflow.state_history AS h
@@ -133,16 +156,8 @@ AS $$
             FROM workflow.state_history AS h
             WHERE h.id OPERATOR(pg_catalog.>) GREATEST(($1).acked_id, ($1).floor_id)
                 AND h.id OPERATOR(pg_catalog.<=) ($1).window_ceiling_id
-                AND (
-                    pg_catalog.pg_visible_in_snapshot(h.transaction_id, ($1).window_snapshot)
-                    -- Switching to the next partition waited for its transaction, which may be one of another cluster.
-                    OR h.id OPERATOR(pg_catalog.<) workflow.partition_start(($1).window_floor_id)
-                    -- Written in another cluster: this one has not assigned the transaction ID yet.
-                    OR (($1).snapshot IS NULL
-                        AND h.transaction_id OPERATOR(pg_catalog.>=) ($1).window_next_transaction_id
-                        AND h.id OPERATOR(pg_catalog.<=) ($1).window_floor_id)
-                )
-                AND NOT workflow.is_acknowledged($1, h.id, h.transaction_id)
+                AND workflow.is_in_window($1, h.id, h.transaction_id)
+                AND ($3 OR NOT workflow.is_acknowledged($1, h.id, h.transaction_id))
             ORDER BY h.id
             LIMIT $2
         )
@@ -150,8 +165,8 @@ AS $$
     ORDER BY w.id
     LIMIT $2
 $$;
-COMMENT ON FUNCTION workflow.events_in_window(workflow.feed_position, integer) IS
-'Internal: returns the next events of a position''s open window, in the order of ids.';
+COMMENT ON FUNCTION workflow.events_in_window(workflow.feed_position, integer, boolean) IS
+'Internal: returns the next events of a position''s open window, in the order of ids. is_marked: no event above floor_id was acknowledged before the window.';
 
 CREATE FUNCTION workflow.events_between(
     snapshot pg_snapshot,
@@ -169,7 +184,7 @@ RETURNS SETOF workflow.state_history
 LANGUAGE sql STABLE PARALLEL SAFE
 AS $$
     SELECT e.*
-    FROM workflow.events_in_window(ROW($1, $2, $3, $4, $5, $6, $7, $8, NULL)::workflow.feed_position, $9) AS e
+    FROM workflow.events_in_window(ROW($1, $2, $3, $4, $5, $6, $7, $8, NULL)::workflow.feed_position, $9, false) AS e
 $$;
 COMMENT ON FUNCTION workflow.events_between(pg_snapshot, xid8, bigint, pg_snapshot, xid8, bigint, bigint, bigint, integer) IS
 'Internal: events_in_window() with the fields of a position, which is faster for many events. The library calls it in every version of the schema.';
@@ -199,6 +214,14 @@ AS $$
 DECLARE
     window_end record := workflow.current_place();
 BEGIN
+    -- TRUNCATE moves the consumers; setval() does not. New events below the floor would not be found.
+    IF pos.floor_id > window_end.ceiling_id THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = 'cannot read events: the sequence of their ids has been set back',
+            DETAIL = jsonb_build_object('floor_id', pos.floor_id, 'last_id', window_end.ceiling_id)::text,
+            HINT = 'Call setval() on workflow.state_history_id_seq with the highest id that was ever used. Read the events written meanwhile from workflow.state_history.';
+    END IF;
     pos.window_snapshot := window_end.snapshot;
     pos.window_next_transaction_id := window_end.next_transaction_id;
     -- With a fixed snapshot the old floor is right too; it only costs a longer search.
@@ -208,7 +231,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.open_window(workflow.feed_position) IS
-'Internal: returns the position with a window up to the latest committed event. Writes nothing.';
+'Internal: returns the position with a window up to the latest committed event. Writes nothing. Errors: 55000 the sequence of ids has been set back.';
 
 CREATE FUNCTION workflow.close_window(pos workflow.feed_position)
 RETURNS workflow.feed_position
@@ -218,7 +241,9 @@ AS $$
 BEGIN
     pos.snapshot := pos.window_snapshot;
     pos.next_transaction_id := pos.window_next_transaction_id;
-    pos.floor_id := pos.window_floor_id;
+    -- Each id that was drawn after the window's snapshot is above those of its events. So the floor rises with them,
+    -- also if every reading transaction has a fixed snapshot.
+    pos.floor_id := greatest(pos.window_floor_id, pos.acked_id);
     pos.window_snapshot := NULL;
     pos.window_next_transaction_id := NULL;
     pos.window_floor_id := NULL;
@@ -230,7 +255,7 @@ $$;
 COMMENT ON FUNCTION workflow.close_window(workflow.feed_position) IS
 'Internal: returns the position after the last event of the open window. Writes nothing.';
 
-CREATE FUNCTION workflow.relocate_position(pos workflow.feed_position)
+CREATE FUNCTION workflow.relocate_position(pos workflow.feed_position, is_marked boolean DEFAULT false)
 RETURNS workflow.feed_position
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
@@ -238,7 +263,7 @@ AS $$
 DECLARE
     relocated workflow.feed_position := workflow.first_position();
     -- No event with an id up to this was written in this cluster.
-    foreign_id bigint := greatest(pos.floor_id, pos.window_ceiling_id);
+    foreign_id bigint := greatest(pos.floor_id, CASE WHEN is_marked THEN pos.acked_id ELSE pos.window_ceiling_id END);
 BEGIN
     -- Transaction IDs of another cluster mean nothing here. Ids do: start again after the last id below which every
     -- event is acknowledged. Events are redelivered only if one was acknowledged beyond one that was not.
@@ -262,5 +287,5 @@ BEGIN
     RETURN relocated;
 END
 $$;
-COMMENT ON FUNCTION workflow.relocate_position(workflow.feed_position) IS
-'Internal: finds the position of another cluster in this one, by ids. Writes nothing.';
+COMMENT ON FUNCTION workflow.relocate_position(workflow.feed_position, boolean) IS
+'Internal: finds the position of another cluster in this one, by ids. is_marked: its last acknowledged event is here. Writes nothing.';

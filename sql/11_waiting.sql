@@ -1,11 +1,12 @@
--- Waiting for new events.
+-- Waiting for new events. A reader asks whether it has events, waits for a commit, and asks again. The session remembers
+-- nothing: rollbacks, other sessions and other consumers change the answer.
 
 CREATE FUNCTION workflow.is_preloaded()
 RETURNS boolean
 LANGUAGE c STABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'is_preloaded_wrapper';
 COMMENT ON FUNCTION workflow.is_preloaded() IS
-'Returns whether pg_workflow is in shared_preload_libraries. If so, commits wake sessions that wait in read_events(), and a notifier sends the notifications.';
+'Returns whether pg_workflow is in shared_preload_libraries. If so, commits wake sessions that wait for events, and a notifier sends the notifications.';
 
 CREATE FUNCTION workflow.commits()
 RETURNS bigint
@@ -14,16 +15,37 @@ AS 'MODULE_PATHNAME', 'commits_wrapper';
 COMMENT ON FUNCTION workflow.commits() IS
 'Internal: returns how many transactions with events have committed in this database since the server started; 0 without preloading.';
 
-CREATE FUNCTION workflow.wait_for_events(consumer text, seconds double precision)
+CREATE FUNCTION workflow.wake_readers()
 RETURNS void
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
-AS 'MODULE_PATHNAME', 'wait_for_events_wrapper';
-COMMENT ON FUNCTION workflow.wait_for_events(text, double precision) IS
-'Internal: waits until a transaction with events commits, unless the session''s last read of the consumer may have left some. Without preloading it waits for a notification that the session listens to.';
+AS 'MODULE_PATHNAME', 'wake_readers_wrapper';
+COMMENT ON FUNCTION workflow.wake_readers() IS
+'Internal: lets the commit of the transaction wake the sessions that wait for events.';
 
-CREATE FUNCTION workflow.note_found_nothing(consumer text, commits bigint)
-RETURNS void
-LANGUAGE c VOLATILE PARALLEL UNSAFE
-AS 'MODULE_PATHNAME', 'note_found_nothing_wrapper';
-COMMENT ON FUNCTION workflow.note_found_nothing(text, bigint) IS
-'Internal: stores that the session''s last read, begun at this count of commits(), found nothing for a consumer; null: it found events.';
+CREATE FUNCTION workflow.wait_for_commit(seen bigint, seconds double precision)
+RETURNS double precision
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'wait_for_commit_wrapper';
+COMMENT ON FUNCTION workflow.wait_for_commit(bigint, double precision) IS
+'Internal: waits until commits() is no longer "seen", or until it is time to look again. Returns how many of the seconds are left; 0 if the transaction cannot see new events.';
+
+CREATE FUNCTION workflow.has_events(pos workflow.feed_position)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- An error on a standby, also if the open window has events.
+    PERFORM workflow.next_transaction_id();
+    IF pos.window_snapshot IS NOT NULL THEN
+        IF EXISTS (SELECT FROM workflow.events_in_window(pos, 1)) THEN
+            RETURN true;
+        END IF;
+        pos := workflow.close_window(pos);
+    END IF;
+    pos := workflow.open_window(pos);
+    RETURN EXISTS (SELECT FROM workflow.events_in_window(pos, 1));
+END
+$$;
+COMMENT ON FUNCTION workflow.has_events(workflow.feed_position) IS
+'Internal: returns whether there are events after a consumer''s position. Errors: 25006 the server is a standby.';

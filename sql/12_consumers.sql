@@ -24,6 +24,7 @@ CREATE TABLE workflow.consumers (
     updated_at                 timestamptz NOT NULL DEFAULT pg_catalog.now(),
     owner                      text        NOT NULL DEFAULT CURRENT_USER,
     given_up_at                timestamptz,
+    returned_id                bigint      NOT NULL DEFAULT 0,
     CONSTRAINT consumers_pkey PRIMARY KEY (name),
     CONSTRAINT consumers_name_check CHECK (
         name OPERATOR(pg_catalog.~) '[^[:space:]]' AND pg_catalog.char_length(name) OPERATOR(pg_catalog.<=) 250
@@ -57,6 +58,7 @@ COMMENT ON COLUMN workflow.consumers.created_at IS 'time of creation';
 COMMENT ON COLUMN workflow.consumers.updated_at IS 'time at which its position or its lease last changed';
 COMMENT ON COLUMN workflow.consumers.owner IS 'role that created it, or that an administrator entered; only roles with its privileges and members of workflow_admin can use it';
 COMMENT ON COLUMN workflow.consumers.given_up_at IS 'time at which purge() stopped keeping events for it; null: it keeps them';
+COMMENT ON COLUMN workflow.consumers.returned_id IS 'read_events() has returned the events of the window up to this id; only they can be acknowledged';
 
 CREATE FUNCTION workflow.owns_consumer(owner text)
 RETURNS boolean
@@ -133,6 +135,13 @@ BEGIN
     PERFORM workflow.refuse_subscriber(format('create consumer "%s"', name));
     IF NOT coalesce(from_beginning, false) THEN
         pos := workflow.close_window(workflow.open_window(pos));
+        -- With a fixed snapshot there is no other floor.
+        IF pos.floor_id = 0 THEN
+            pos.floor_id := coalesce((
+                SELECT h.id FROM workflow.state_history AS h
+                WHERE pg_visible_in_snapshot(h.transaction_id, pos.snapshot)
+                ORDER BY h.id DESC LIMIT 1), 0);
+        END IF;
     END IF;
     INSERT INTO workflow.consumers (name, snapshot, next_transaction_id, floor_id,
         window_snapshot, window_next_transaction_id, window_floor_id, window_ceiling_id, acked_id, system_identifier)
@@ -150,7 +159,7 @@ $$;
 COMMENT ON FUNCTION workflow.create_consumer(text, boolean) IS
 'Creates a consumer of the event feed that starts with the next commit, or with the first event still stored. The current role owns it. Returns false and changes nothing if it already exists. Errors: 22023 bad argument, 42501 the consumer of that name belongs to another role.';
 
-CREATE FUNCTION workflow.store_position(consumer text, pos workflow.feed_position)
+CREATE FUNCTION workflow.store_position(consumer text, pos workflow.feed_position, returned_id bigint DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
@@ -159,12 +168,50 @@ BEGIN
     UPDATE workflow.consumers AS c
     SET (snapshot, next_transaction_id, floor_id,
         window_snapshot, window_next_transaction_id, window_floor_id, window_ceiling_id,
-        acked_id, system_identifier, updated_at) = ROW (pos.*, clock_timestamp())
+        acked_id, system_identifier, returned_id, updated_at)
+        = ROW (pos.*, coalesce(store_position.returned_id, pos.acked_id), clock_timestamp())
     WHERE c.name = consumer;
 END
 $$;
-COMMENT ON FUNCTION workflow.store_position(text, workflow.feed_position) IS
-'Internal: sets the position of a consumer, which the transaction has locked.';
+COMMENT ON FUNCTION workflow.store_position(text, workflow.feed_position, bigint) IS
+'Internal: sets the position of a consumer, which the transaction has locked, and the last event returned from its window; null: the last acknowledged one.';
+
+CREATE FUNCTION workflow.note_returned(id bigint)
+RETURNS bigint
+LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'note_returned_wrapper';
+COMMENT ON FUNCTION workflow.note_returned(bigint) IS
+'Internal: returns this id, and notes it for last_returned().';
+
+CREATE FUNCTION workflow.last_returned()
+RETURNS bigint
+LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'last_returned_wrapper';
+COMMENT ON FUNCTION workflow.last_returned() IS
+'Internal: returns the id that this session noted last. read_events() asks right after its query, which would otherwise run twice.';
+
+CREATE FUNCTION workflow.is_leased(consumer workflow.consumers)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    now timestamptz := clock_timestamp();
+BEGIN
+    -- A lease that expires much later than one acquired now: the clock was set back.
+    IF consumer.lease_expires_at IS NULL OR consumer.lease_expires_at NOT BETWEEN now AND now + 2 * consumer.lease_duration THEN
+        RETURN false;
+    END IF;
+    -- A role without the right to see it finds no start time of another role's session.
+    RETURN EXISTS (
+        SELECT FROM pg_stat_activity AS a
+        WHERE a.pid = consumer.lease_pid
+            AND a.datname = current_database()
+            AND (a.backend_start IS NULL OR a.backend_start = consumer.lease_backend_start));
+END
+$$;
+COMMENT ON FUNCTION workflow.is_leased(workflow.consumers) IS
+'Internal: returns whether a session holds the lease of a consumer: it is connected, and the lease has not expired.';
 
 CREATE FUNCTION workflow.lock_consumer(name text, lease bigint, ignores_lease boolean DEFAULT false)
 RETURNS workflow.feed_position
@@ -187,13 +234,15 @@ BEGIN
         PERFORM workflow.refuse_given_up(name, to_jsonb(consumer.given_up_at) #>> '{}');
     END IF;
     IF NOT ignores_lease AND (
-        (lease IS NULL AND consumer.lease_expires_at > now)
+        (lease IS NULL AND workflow.is_leased(consumer))
         OR (lease IS NOT NULL AND (lease <> consumer.lease_number OR consumer.lease_expires_at IS NULL)))
     THEN
         PERFORM workflow.refuse_leased(name, lease, consumer.lease_holder, consumer.lease_number);
     END IF;
     -- Not each time: that would write the row again at every read.
-    IF lease IS NOT NULL AND consumer.lease_expires_at < now + consumer.lease_duration * 0.7 THEN
+    IF lease IS NOT NULL
+        AND consumer.lease_expires_at NOT BETWEEN now + consumer.lease_duration * 0.7 AND now + consumer.lease_duration
+    THEN
         UPDATE workflow.consumers AS c
         SET lease_expires_at = now + c.lease_duration
         WHERE c.name = lock_consumer.name;
@@ -210,6 +259,55 @@ END
 $$;
 COMMENT ON FUNCTION workflow.lock_consumer(text, bigint, boolean) IS
 'Internal: locks a consumer until the transaction ends, renews its lease, and returns its position. Errors: P0002 no such consumer, 42501 consumer of another role or row security, 55000 given up, 55006 leased to another session.';
+
+CREATE FUNCTION workflow.consumer_has_events(name text)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    consumer workflow.consumers;
+BEGIN
+    PERFORM workflow.refuse_tenant();
+    PERFORM workflow.check_consumer_name(name);
+    SELECT c.* INTO consumer FROM workflow.consumers AS c WHERE c.name = consumer_has_events.name;
+    IF NOT FOUND THEN
+        PERFORM workflow.refuse_consumer(name, 'wait for its events');
+    END IF;
+    IF consumer.given_up_at IS NOT NULL THEN
+        PERFORM workflow.refuse_given_up(name, to_jsonb(consumer.given_up_at) #>> '{}');
+    END IF;
+    -- The next read finds the position of another cluster in this one.
+    RETURN consumer.system_identifier <> workflow.system_identifier() OR workflow.has_events(workflow.position_of(consumer));
+END
+$$;
+COMMENT ON FUNCTION workflow.consumer_has_events(text) IS
+'Internal: returns whether a consumer has events that are not acknowledged. Locks nothing. Errors: P0002 no such consumer, 42501 consumer of another role or row security, 55000 given up.';
+
+CREATE FUNCTION workflow.wait_in_function(consumer text, wait interval)
+RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    seconds double precision := extract(epoch FROM wait);
+    seen bigint;
+BEGIN
+    WHILE seconds > 0 LOOP
+        seen := workflow.commits();
+        EXIT WHEN workflow.consumer_has_events(consumer);
+        seconds := workflow.wait_for_commit(seen, seconds);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION workflow.wait_in_function(text, interval) IS
+'Internal: waits until a consumer has events, within the statement that calls it.';
+
+CREATE PROCEDURE workflow.wait_for_events(consumer text, timeout interval, INOUT has_events boolean DEFAULT NULL)
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'wait_for_events_of_consumer';
+COMMENT ON PROCEDURE workflow.wait_for_events(text, interval, boolean) IS
+'Waits until a consumer has events that are not acknowledged, at most "timeout"; has_events tells whether it has any. Meanwhile the session holds no snapshot and no lock. CALL it outside a transaction block, then call read_events(). Errors: P0002 no such consumer, 22023 bad argument, 25001 in a transaction block, 25006 the server is a standby, 42501 consumer of another role or row security, 55000 given up.';
 
 CREATE FUNCTION workflow.read_events(
     consumer text,
@@ -239,16 +337,15 @@ AS $$
 DECLARE
     pos workflow.feed_position;
     was_open boolean;
-    commits bigint;
     count bigint;
+    returned bigint;
 BEGIN
     PERFORM workflow.refuse_tenant();
     PERFORM workflow.check_reading(format('read events of consumer "%s"', consumer), max, wait);
     -- Before the consumer is locked: a session that waits blocks no other.
     IF wait > '0' THEN
-        PERFORM workflow.wait_for_events(consumer, extract(epoch FROM wait)::double precision);
+        PERFORM workflow.wait_in_function(consumer, wait);
     END IF;
-    commits := workflow.commits();
     pos := workflow.lock_consumer(consumer, lease);
     LOOP
         was_open := pos.window_snapshot IS NOT NULL;
@@ -257,7 +354,7 @@ BEGIN
         END IF;
 
         RETURN QUERY
-            SELECT e.id, e.entity_type, e.entity_id, e.dag_id, e.dag_run_id, e.task_id,
+            SELECT workflow.note_returned(e.id), e.entity_type, e.entity_id, e.dag_id, e.dag_run_id, e.task_id,
                 e.old_state, e.new_state, e.version, e.changed_at, e.actor, e.metadata
             -- By fields: the plan would take a row apart for each event.
             FROM workflow.events_between(pos.snapshot, pos.next_transaction_id, pos.floor_id,
@@ -265,8 +362,12 @@ BEGIN
                 pos.acked_id, max) AS e;
         GET DIAGNOSTICS count = ROW_COUNT;
 
-        IF count > 0 AND NOT was_open THEN
-            PERFORM workflow.store_position(consumer, pos);
+        -- To the end of the window, if there are no more.
+        returned := CASE WHEN count < max THEN pos.window_ceiling_id ELSE workflow.last_returned() END;
+        IF count > 0 AND was_open THEN
+            UPDATE workflow.consumers AS c SET returned_id = returned WHERE c.name = consumer AND c.returned_id < returned;
+        ELSIF count > 0 THEN
+            PERFORM workflow.store_position(consumer, pos, returned);
             -- Visible events need not be on disk (synchronous_commit = off), nor on the synchronous standby (a session
             -- that was terminated while it waited for that). Never deliver an event that a crash may undo.
             IF NOT workflow.is_durable() THEN
@@ -279,11 +380,10 @@ BEGIN
         pos := workflow.close_window(pos);
         PERFORM workflow.store_position(consumer, pos);
     END LOOP;
-    PERFORM workflow.note_found_nothing(CASE WHEN count = 0 THEN consumer END, commits);
 END
 $$;
 COMMENT ON FUNCTION workflow.read_events(text, integer, interval, bigint) IS
-'Returns the next events of a consumer, in order within each entity. Unacknowledged events are redelivered. Waits up to "wait" for new events if the session''s last read found none. Only durable events are delivered. Errors: P0002 no such consumer, 22023 bad argument, 42501 consumer of another role or row security, 55000 given up, 55006 leased to another session.';
+'Returns the next events of a consumer, in order within each entity. Unacknowledged events are redelivered. Waits up to "wait" for new events, with a snapshot that holds back VACUUM; wait_for_events() waits without one. Only durable events are delivered. Errors: P0002 no such consumer, 22023 bad argument, 42501 consumer of another role or row security, 55000 given up, 55006 leased to another session.';
 
 CREATE FUNCTION workflow.ack_events(consumer text, up_to bigint, lease bigint DEFAULT NULL)
 RETURNS boolean
@@ -293,6 +393,7 @@ AS $$
 DECLARE
     pos workflow.feed_position := workflow.lock_consumer(consumer, lease);
     written_by xid8;
+    is_in_window boolean;
 BEGIN
     SELECT h.transaction_id INTO written_by FROM workflow.state_history AS h WHERE h.id = up_to;
     IF NOT FOUND THEN
@@ -302,19 +403,20 @@ BEGIN
             'Give the id of the last event that read_events() returned and you have processed.');
     END IF;
     -- An id of an earlier window, acknowledged again, must not skip events of the open window below it.
-    IF pos.window_snapshot IS NULL OR up_to <= pos.acked_id OR workflow.is_acknowledged(pos, up_to, written_by) THEN
+    is_in_window := coalesce(workflow.is_in_window(pos, up_to, written_by), false);
+    IF workflow.is_acknowledged(pos, up_to, written_by) OR (up_to <= pos.acked_id AND is_in_window) THEN
         RETURN false;
     END IF;
-    IF up_to > pos.window_ceiling_id
-        OR (pos.snapshot IS NOT NULL AND NOT pg_visible_in_snapshot(written_by, pos.window_snapshot))
-    THEN
+    -- Not by store_position(): only this field changes, and every batch of every consumer comes here.
+    UPDATE workflow.consumers AS c
+    SET acked_id = up_to, updated_at = clock_timestamp()
+    WHERE c.name = consumer AND c.returned_id >= up_to AND is_in_window;
+    IF NOT FOUND THEN
         PERFORM workflow.refuse_argument(
             format('cannot acknowledge event %s for consumer "%s": it has not been read yet', up_to, consumer),
             jsonb_build_object('argument', 'up_to', 'value', up_to),
             'Give the id of the last event that read_events() returned and you have processed.');
     END IF;
-    -- Not by store_position(): only this field changes, and every batch of every consumer comes here.
-    UPDATE workflow.consumers AS c SET acked_id = up_to, updated_at = clock_timestamp() WHERE c.name = consumer;
     RETURN true;
 END
 $$;
@@ -349,7 +451,8 @@ BEGIN
             'Skip only the next event, and only if no reader can process it.');
     END IF;
     pos.acked_id := next_id;
-    PERFORM workflow.store_position(consumer, pos);
+    PERFORM workflow.store_position(consumer, pos, CASE WHEN was_open THEN (
+        SELECT greatest(c.returned_id, next_id) FROM workflow.consumers AS c WHERE c.name = consumer) END);
 END
 $$;
 COMMENT ON FUNCTION workflow.skip_event(text, bigint) IS
@@ -389,6 +492,7 @@ BEGIN
     IF NOT FOUND THEN
         PERFORM workflow.refuse_consumer(name, 'drop it');
     END IF;
+    PERFORM workflow.wake_readers();
 END
 $$;
 COMMENT ON FUNCTION workflow.drop_consumer(text) IS

@@ -1,6 +1,7 @@
 -- Leases: exclusive use of a consumer, so that one of several relays leads.
 --
--- A lease gives a consumer to one session for some seconds; each read and acknowledgement renews it. The next holder
+-- A lease gives a consumer to one session for some seconds; each read and acknowledgement renews it. It ends with the
+-- session, and when its time has passed, also if the clock is set back meanwhile: is_leased() decides. The next holder
 -- terminates the session of the last one, because that may hang in a read, with the consumer's row locked. It does so
 -- with its own rights: a session of a role whose privileges it lacks continues, without the lease.
 
@@ -27,7 +28,7 @@ BEGIN
     IF current.given_up_at IS NOT NULL THEN
         PERFORM workflow.refuse_given_up(consumer, to_jsonb(current.given_up_at) #>> '{}');
     END IF;
-    IF current.lease_expires_at > clock_timestamp() AND current.lease_holder IS DISTINCT FROM holder THEN
+    IF workflow.is_leased(current) AND current.lease_holder IS DISTINCT FROM holder THEN
         RETURN NULL;
     END IF;
     BEGIN

@@ -80,10 +80,11 @@ BEGIN
             jsonb_build_object('argument', 'position', 'value', NULL),
             'Set position to the numbers of one entry.'::text);
     END IF;
-    -- Also one at the same entry: an event that was skipped since then is acknowledged, and not in the destination.
+    -- Also one at the same entry: an event that was skipped since then is acknowledged, and not in the destination. One
+    -- beyond it is no longer true: the destination ends here.
     DELETE FROM workflow.consumer_checkpoints AS c
     WHERE c.consumer = save_checkpoint.consumer
-        AND (c."position" = save_checkpoint."position"
+        AND (c."position" >= save_checkpoint."position"
             OR c.created_at < clock_timestamp() - keep AND c."position" < save_checkpoint."position");
     INSERT INTO workflow.consumer_checkpoints (consumer, "position",
         snapshot, next_transaction_id, floor_id,
@@ -128,7 +129,7 @@ BEGIN
     PERFORM set_config('synchronous_commit', 'on', true);
     DELETE FROM workflow.consumer_checkpoints AS c
     WHERE c.consumer = rewind_consumer.consumer AND c."position" > checkpoint."position";
-    PERFORM workflow.note_found_nothing(NULL::text, 0::bigint);
+    PERFORM workflow.wake_readers();
     RETURN checkpoint."position";
 END
 $$;

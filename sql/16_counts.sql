@@ -1,8 +1,9 @@
 -- How many runs and tasks are in each state, without counting the tables and at no cost to transitions.
 --
 -- The counts as of a snapshot are stored; the view adds the changes that are visible now and were not visible then. The
--- history holds the transitions and creations, and 09_position.sql tells how they are found. Deletions leave no
--- history, so a trigger records them. fold_state_counts() refreshes the stored counts from time to time.
+-- history holds creations, transitions and deletions, and 09_position.sql tells how they are found. What a cascade or
+-- purge() deletes has no event, so the trigger records it. fold_state_counts() refreshes the stored counts from time to
+-- time.
 
 CREATE TABLE workflow.state_count_place (
     snapshot            pg_snapshot,
@@ -49,7 +50,7 @@ CREATE TABLE workflow.state_count_changes (
     CONSTRAINT state_count_changes_pkey PRIMARY KEY (id)
 );
 
-COMMENT ON TABLE workflow.state_count_changes IS 'Deletions that the stored counts do not include yet.';
+COMMENT ON TABLE workflow.state_count_changes IS 'Deletions without an event, by a cascade or purge(), that the stored counts do not include yet.';
 COMMENT ON COLUMN workflow.state_count_changes.entity_type IS 'dag_run or task_instance';
 COMMENT ON COLUMN workflow.state_count_changes.state IS 'state of the deleted rows';
 COMMENT ON COLUMN workflow.state_count_changes.delta IS 'number of deleted rows, negative';
@@ -72,7 +73,7 @@ RETURNS trigger
 LANGUAGE c
 AS 'MODULE_PATHNAME', 'note_deletion_wrapper';
 COMMENT ON FUNCTION workflow.note_deletion() IS
-'AFTER DELETE FOR EACH STATEMENT: records how many rows of each state were deleted, for state_counts. Its argument is the entity type.';
+'AFTER DELETE FOR EACH STATEMENT: writes the deletions to state_history, or for state_counts the number of rows that a cascade or purge() deleted. Its argument is the entity type.';
 
 CREATE FUNCTION workflow.forget_state_counts()
 RETURNS void

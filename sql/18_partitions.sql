@@ -50,6 +50,9 @@ BEGIN
         -- The event feed: events of a transaction that committed late.
         EXECUTE format('CREATE INDEX %I ON workflow.%I (transaction_id, id)',
             "partition" || '_transaction_id_idx', "partition");
+        -- Events of a time whose ids are not of that time. Its summaries cost a transition next to nothing.
+        EXECUTE format('CREATE INDEX %I ON workflow.%I USING brin (id, changed_at) WITH (autosummarize = true)',
+            "partition" || '_id_changed_at_idx', "partition");
         EXECUTE format(
             'CREATE TRIGGER forget_counts AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE ON workflow.%I
                 FOR EACH STATEMENT EXECUTE FUNCTION workflow.forget_counts()',
@@ -140,9 +143,12 @@ BEGIN
             to_regclass(format('workflow.%I', format('%s_%s', s.table_name, s.number + 1))) IS NOT NULL AS is_made
         FROM (VALUES
             ('task_logs', logs_number, logs_number < history_number),
-            ('state_history', history_number, coalesce(is_due, false))
+            ('state_history', history_number, coalesce(is_due, false)),
+            -- The current ones. If a client has dropped or detached one, every write fails until it is made again.
+            ('state_history', history_number - 1, false),
+            ('task_logs', logs_number - 1, false)
         ) AS s (table_name, number, is_due)
-        ORDER BY is_made
+        ORDER BY is_made, s.number
     LOOP
         "partition" := format('%s_%s', step.table_name, step.next);
         IF NOT step.is_made THEN
@@ -170,7 +176,7 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE
 ROWS 4
 AS 'MODULE_PATHNAME', 'open_partitions_wrapper';
 COMMENT ON FUNCTION workflow.open_partitions(text) IS
-'Creates missing next partitions, and switches to them when a period (hour, day, week, month, quarter or year, in UTC) is over. Call it every few minutes. Returns one row a step. For administrators. Errors: 22023 bad argument, 25001 in a transaction block.';
+'Creates missing partitions, the current and the next ones, and switches to the next when a period (hour, day, week, month, quarter or year, in UTC) is over. Call it every few minutes. Returns one row a step. For administrators. Errors: 22023 bad argument, 25001 in a transaction block.';
 
 -- pg_dump --load-via-partition-root loads the whole table; each partition has this trigger too.
 CREATE TRIGGER prepare_load

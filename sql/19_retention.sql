@@ -203,50 +203,80 @@ $$;
 COMMENT ON FUNCTION workflow.delete_runs(uuid[]) IS
 'Internal: deletes runs with their tasks and logs; returns the number of rows of each table. Errors: 23503, 23001 another table refers to one.';
 
-CREATE FUNCTION workflow.lock_finished_runs(before timestamptz, max_runs integer, kept uuid[])
+CREATE FUNCTION workflow.next_finished_runs(before timestamptz, max_runs integer, passed uuid[])
 RETURNS uuid[]
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- Few runs, and few tasks unless one run has more: their rows are locked while they are deleted.
+    RETURN ARRAY(
+        SELECT n.id
+        FROM (
+            SELECT f.id, sum((SELECT count(*) FROM workflow.task_instances AS t WHERE t.dag_run_id = f.id))
+                OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS tasks_before
+            FROM (
+                SELECT r.id
+                FROM workflow.finished_runs(before) AS r (id)
+                WHERE r.id <> ALL (passed)
+                LIMIT least(max_runs, 10)
+            ) AS f
+        ) AS n
+        WHERE coalesce(n.tasks_before, 0) < 1000);
+END
+$$;
+COMMENT ON FUNCTION workflow.next_finished_runs(timestamptz, integer, uuid[]) IS
+'Internal: returns the next runs to delete together, without those in passed.';
+
+CREATE FUNCTION workflow.lock_finished_runs(before timestamptz, runs uuid[])
+RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    runs uuid[];
+    locked uuid[];
+    locked_tasks bigint;
+    finished bigint;
 BEGIN
-    -- Skip rows that another session is changing.
-    runs := ARRAY(
-        SELECT r.id
-        FROM workflow.dag_runs AS r
-        WHERE r.id IN (
-            SELECT f.id FROM workflow.finished_runs(before) AS f (id) WHERE f.id <> ALL (kept) LIMIT max_runs)
-        FOR UPDATE SKIP LOCKED);
-    PERFORM FROM workflow.task_instances AS t WHERE t.dag_run_id = ANY (runs) ORDER BY t.id FOR UPDATE;
-    -- Again, now that no other session can change them.
-    RETURN ARRAY(
-        SELECT r.id
-        FROM workflow.dag_runs AS r
-        WHERE r.id = ANY (runs)
-            AND r.state IN ('success', 'failed', 'upstream_failed', 'skipped')
-            AND r.updated_at < before
-            AND NOT EXISTS (
-                SELECT FROM workflow.task_instances AS t
-                WHERE t.dag_run_id = r.id AND (t.state IN ('running', 'retrying') OR t.updated_at >= before)));
+    -- Waits for no session that is changing a run or a task, so there is no deadlock.
+    locked := ARRAY(SELECT r.id FROM workflow.dag_runs AS r WHERE r.id = ANY (runs) FOR UPDATE SKIP LOCKED);
+    SELECT count(*) INTO locked_tasks
+    FROM (SELECT FROM workflow.task_instances AS t WHERE t.dag_run_id = ANY (locked) FOR UPDATE SKIP LOCKED) AS t;
+    -- Now no other session can change them.
+    SELECT count(*) INTO finished
+    FROM workflow.dag_runs AS r
+    WHERE r.id = ANY (locked)
+        AND r.state IN ('success', 'failed', 'upstream_failed', 'skipped')
+        AND r.updated_at < before
+        AND NOT EXISTS (
+            SELECT FROM workflow.task_instances AS t
+            WHERE t.dag_run_id = r.id AND (t.state IN ('running', 'retrying') OR t.updated_at >= before));
+    IF finished < cardinality(runs)
+        OR locked_tasks < (SELECT count(*) FROM workflow.task_instances AS t WHERE t.dag_run_id = ANY (locked))
+    THEN
+        RAISE lock_not_available;
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION workflow.lock_finished_runs(timestamptz, integer, uuid[]) IS
-'Internal: locks at most max_runs runs that finished before a time, and their tasks. It skips the runs in kept.';
+COMMENT ON FUNCTION workflow.lock_finished_runs(timestamptz, uuid[]) IS
+'Internal: locks runs that finished before a time, and their tasks. Errors: 55P03 another session uses one, or has changed it.';
 
-CREATE FUNCTION workflow.purge_runs(before timestamptz, max_runs integer, dry_run boolean)
+CREATE FUNCTION workflow.delete_finished_runs(before timestamptz, max_runs integer, dry_run boolean)
 RETURNS TABLE (object text, rows bigint, outcome text)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
+-- Rows of other tables that go with a run may be locked.
+SET lock_timeout = '20ms'
 AS $$
 #variable_conflict use_column
 DECLARE
-    kept uuid[] := '{}';
+    -- The rows stay locked until the transaction ends.
+    deadline timestamptz := clock_timestamp() + interval '50 ms';
+    passed uuid[] := '{}';
     runs uuid[];
     run uuid;
     holder text;
-    is_done boolean := false;
-    deleted bigint[];
+    deleted bigint[] := '{0,0,0}';
     removed bigint[];
 BEGIN
     IF dry_run THEN
@@ -264,37 +294,51 @@ BEGIN
                 'would be removed';
         RETURN;
     END IF;
-    -- Another table may refer to a run. Such runs stay, and others take their place.
-    WHILE NOT is_done LOOP
-        runs := workflow.lock_finished_runs(before, max_runs, kept);
-        is_done := cardinality(runs) = 0;
+    -- Another table may refer to a run, or another session may use it. Such runs stay, and others take their place. A
+    -- run that stays is locked no longer: that goes back with its subtransaction.
+    LOOP
+        runs := workflow.next_finished_runs(before, (max_runs - deleted[1])::integer, passed);
+        EXIT WHEN runs = '{}';
+        passed := passed || runs;
         BEGIN
-            deleted := ARRAY(SELECT d.rows FROM workflow.delete_runs(runs) AS d);
-            is_done := true;
-        EXCEPTION WHEN foreign_key_violation OR restrict_violation THEN
-            deleted := '{0,0,0}';
+            PERFORM workflow.lock_finished_runs(before, runs);
+            removed := ARRAY(SELECT d.rows FROM workflow.delete_runs(runs) AS d);
+            deleted := ARRAY[deleted[1] + removed[1], deleted[2] + removed[2], deleted[3] + removed[3]];
+        EXCEPTION WHEN foreign_key_violation OR restrict_violation OR lock_not_available THEN
             FOREACH run IN ARRAY runs LOOP
                 BEGIN
+                    PERFORM workflow.lock_finished_runs(before, ARRAY[run]);
                     removed := ARRAY(SELECT d.rows FROM workflow.delete_runs(ARRAY[run]) AS d);
                     deleted := ARRAY[deleted[1] + removed[1], deleted[2] + removed[2], deleted[3] + removed[3]];
-                    is_done := true;
-                EXCEPTION WHEN foreign_key_violation OR restrict_violation THEN
-                    GET STACKED DIAGNOSTICS holder = CONSTRAINT_NAME;
-                    kept := kept || run;
-                    object := 'dag_run ' || run;
-                    rows := 0;
-                    outcome := format('kept: foreign key "%s" refers to it', holder);
-                    RETURN NEXT;
+                EXCEPTION
+                    WHEN lock_not_available THEN
+                        NULL;
+                    WHEN foreign_key_violation OR restrict_violation THEN
+                        GET STACKED DIAGNOSTICS holder = CONSTRAINT_NAME;
+                        object := 'dag_run ' || run;
+                        rows := 0;
+                        outcome := format('kept: foreign key "%s" refers to it', holder);
+                        RETURN NEXT;
                 END;
+                EXIT WHEN deleted[1] > 0 AND clock_timestamp() >= deadline;
             END LOOP;
         END;
+        EXIT WHEN deleted[1] >= max_runs OR (deleted[1] > 0 AND clock_timestamp() >= deadline);
     END LOOP;
     RETURN QUERY VALUES ('dag_runs'::text, deleted[1], 'removed'::text), ('task_instances'::text, deleted[2], 'removed'::text),
         ('task_logs'::text, deleted[3], 'removed'::text);
 END
 $$;
+COMMENT ON FUNCTION workflow.delete_finished_runs(timestamptz, integer, boolean) IS
+'Internal: deletes runs that finished before a time, with their tasks and logs, for 50 ms and at most max_runs; returns the number of rows of each table, and the runs that another table holds.';
+
+CREATE FUNCTION workflow.purge_runs(before timestamptz, max_runs integer, dry_run boolean)
+RETURNS TABLE (object text, rows bigint, outcome text)
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+ROWS 10
+AS 'MODULE_PATHNAME', 'purge_runs_wrapper';
 COMMENT ON FUNCTION workflow.purge_runs(timestamptz, integer, boolean) IS
-'Internal: deletes at most max_runs runs that finished before a time, with their tasks and logs; returns the number of rows of each table, and the runs that another table holds.';
+'Internal: calls delete_finished_runs(), whose deletions are then no events, and records in purges what it deleted.';
 
 CREATE FUNCTION workflow.purge_history(before timestamptz, dry_run boolean)
 RETURNS TABLE (object text, rows bigint, outcome text)
@@ -426,4 +470,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.purge(timestamptz, boolean, integer) IS
-'Deletes up to max_runs runs finished before a time; if none is left, drops old history partitions and empty log partitions. Keeps unacknowledged events, and runs that a foreign key of another table holds. Row security applies. Call it until it removes nothing. dry_run changes nothing. Errors: 22023 bad argument.';
+'Deletes up to max_runs runs finished before a time, for about 50 ms; if none is left, drops old history partitions and empty log partitions. Keeps unacknowledged events, and runs that a session or a foreign key of another table uses. Row security applies. Call it until it removes nothing. dry_run changes nothing. Errors: 22023 bad argument.';

@@ -9,6 +9,7 @@ AS $$
         SELECT workflow.first_id_at(created_from) AS first, workflow.first_id_at(created_to) AS last,
             -- An entity created before this may have lost the start of its history to purge().
             (SELECT max(d.last_changed_at) FROM workflow.dropped_partitions AS d) AS complete_from
+        WHERE workflow.check_partitions(0)
     ), entity AS MATERIALIZED (
         SELECT 'dag_run' AS entity_type, r.id, r.state, r.version, NULL::integer AS try_number, r.created_at, NULL::uuid AS run
         FROM workflow.dag_runs AS r
@@ -19,9 +20,10 @@ AS $$
         WHERE t.id >= (SELECT b.first FROM bound AS b) AND t.id <= (SELECT b.last FROM bound AS b)
     ), transition AS MATERIALIZED (
         SELECT
-            h.entity_type, h.entity_id, h.old_state, h.new_state, h.version, h.changed_at,
+            h.entity_type, h.entity_id, h.old_state, h.new_state, h.version, h.changed_at, h.id,
             lag(h.new_state) OVER entity AS state_before,
             lag(h.version) OVER entity AS version_before,
+            lag(h.id) OVER entity AS id_before,
             lag(h.changed_at) OVER entity AS changed_before,
             lead(h.version) OVER entity IS NULL AS is_last,
             first_value(h.version) OVER entity = 1 AS is_complete,
@@ -52,6 +54,8 @@ AS $$
     SELECT m.entity_type, m.entity_id, 'version missing', jsonb_build_object('after', coalesce(m.version_before, 0), 'before', m.version)
     FROM transition AS m
     WHERE m.version <> coalesce(m.version_before, 0) + 1
+        -- A row without history was reported before its deletion.
+        AND (m.new_state IS NOT NULL OR m.version_before IS NOT NULL)
         AND (m.version_before IS NOT NULL
             OR coalesce((SELECT e.created_at FROM entity AS e WHERE e.id = m.entity_id), '-infinity')
                 <= (SELECT b.complete_from FROM bound AS b) IS NOT TRUE)
@@ -63,9 +67,14 @@ AS $$
     SELECT m.entity_type, m.entity_id, 'transition not allowed', jsonb_build_object('version', m.version, 'from', m.old_state, 'to', m.new_state)
     FROM transition AS m
     WHERE CASE
-        WHEN m.old_state IS NULL THEN m.new_state <> 'queued'
+        WHEN m.new_state IS NULL THEN m.old_state IS NULL
+        WHEN m.old_state IS NULL THEN m.new_state <> 'queued' OR m.version <> 1
         ELSE (m.old_state, m.new_state) NOT IN (SELECT s.from_state, s.to_state FROM workflow.state_machine AS s)
     END
+    UNION ALL
+    SELECT m.entity_type, m.entity_id, 'events out of order', jsonb_build_object('version', m.version, 'id', m.id, 'before', m.id_before)
+    FROM transition AS m
+    WHERE m.id < m.id_before
     UNION ALL
     SELECT m.entity_type, m.entity_id, 'clock went back', jsonb_build_object('version', m.version, 'changed_at', m.changed_at, 'before', m.changed_before)
     FROM transition AS m
@@ -82,7 +91,7 @@ AS $$
         AND (workflow.shows_all_tenants() OR NOT row_security_active('workflow.task_instances'::text))
 $$;
 COMMENT ON FUNCTION workflow.verify(timestamptz, timestamptz) IS
-'Compares the runs and tasks created between two times with their history, and lists every disagreement: none in a sound database. Without arguments it checks all, and state_counts too. It does not expect purged events.';
+'Compares the runs and tasks created between two times with their history, and lists every disagreement: none in a sound database. Without arguments it checks all, and state_counts too. It does not expect purged events. Errors: 40001 purged since the transaction''s snapshot.';
 
 CREATE FUNCTION workflow.stuck(longer_than interval DEFAULT '1 hour')
 RETURNS TABLE (
@@ -222,17 +231,17 @@ SELECT
 FROM workflow.notifiers() AS n
 WHERE n.database OPERATOR(pg_catalog.=) pg_catalog.current_database();
 COMMENT ON VIEW workflow.notifier IS
-'Background worker that sends this database''s notifications on the channel workflow_events. No row: no event since the server started, or no preloading: then each transaction sends its own.';
-COMMENT ON COLUMN workflow.notifier.pid IS 'process ID; null: not running, the next event starts it';
+'Background worker that sends this database''s notifications on the channel workflow_events. No row: no event and no LISTEN since the server started, no preloading, or 32 other databases have one: then each transaction sends its own.';
+COMMENT ON COLUMN workflow.notifier.pid IS 'process ID; null: not running';
 COMMENT ON COLUMN workflow.notifier.started_at IS 'time at which it started';
 COMMENT ON COLUMN workflow.notifier.is_listened IS 'whether a session has executed LISTEN workflow_events since the server started; without one it sends nothing';
-COMMENT ON COLUMN workflow.notifier.pending IS 'number of committed transactions whose events it has not sent yet';
+COMMENT ON COLUMN workflow.notifier.pending IS 'number of committed transactions whose events it has yet to send; others send their own';
 COMMENT ON COLUMN workflow.notifier.lag IS 'time since it last had nothing pending; 0: nothing is pending';
 COMMENT ON COLUMN workflow.notifier.last_event_id IS 'id of the last event sent; null: none';
 COMMENT ON COLUMN workflow.notifier.events IS 'number of events sent';
 COMMENT ON COLUMN workflow.notifier.batches IS 'number of transactions that sent them';
 COMMENT ON COLUMN workflow.notifier.announced_at IS 'time of the last notification; null: none';
-COMMENT ON COLUMN workflow.notifier.errors IS 'number of failures; it retries, each time after a longer pause';
+COMMENT ON COLUMN workflow.notifier.errors IS 'number of failures, such as an event that was skipped, or a notifier that cannot start';
 COMMENT ON COLUMN workflow.notifier.last_error IS 'message of the last failure; null: none';
 COMMENT ON COLUMN workflow.notifier.last_error_at IS 'time of the last failure; null: none';
 

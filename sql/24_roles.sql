@@ -24,8 +24,8 @@ GRANT workflow_writer TO workflow_admin;
 REVOKE ALL ON SCHEMA workflow FROM PUBLIC, workflow_reader, workflow_writer, workflow_admin;
 REVOKE ALL ON ALL TABLES IN SCHEMA workflow FROM PUBLIC, workflow_reader, workflow_writer, workflow_admin;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA workflow FROM PUBLIC, workflow_reader, workflow_writer, workflow_admin;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA workflow FROM PUBLIC, workflow_reader, workflow_writer, workflow_admin;
-GRANT USAGE ON TYPE workflow.feed_position, workflow.followed_event TO PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA workflow FROM PUBLIC, workflow_reader, workflow_writer, workflow_admin;
+GRANT USAGE ON TYPE workflow.feed_position, workflow.follower_position, workflow.followed_event TO PUBLIC;
 
 GRANT USAGE ON SCHEMA workflow TO workflow_reader;
 
@@ -33,7 +33,7 @@ GRANT USAGE ON SCHEMA workflow TO workflow_reader;
 GRANT SELECT ON
     workflow.dags, workflow.dag_runs, workflow.task_instances, workflow.task_logs, workflow.state_history,
     workflow.state_machine, workflow.state_counts, workflow.consumer_lag, workflow.notifier, workflow.partitions,
-    workflow.settings, workflow.row_security
+    workflow.settings, workflow.row_security, workflow.purges
 TO workflow_reader;
 -- The last ids: for the view partitions.
 GRANT SELECT ON SEQUENCE workflow.state_history_id_seq, workflow.task_logs_id_seq TO workflow_reader;
@@ -80,9 +80,11 @@ REVOKE EXECUTE ON FUNCTION
     workflow.save_checkpoint(text, bigint[], bigint, interval),
     workflow.rewind_consumer(text, bigint[], bigint),
     workflow.drop_consumer(text),
+    workflow.wake_readers(),
     workflow.fold_state_counts(),
     workflow.open_partitions(text),
     workflow.purge(timestamptz, boolean, integer),
+    workflow.purge_runs(timestamptz, integer, boolean),
     workflow.purge_partitions(timestamptz, boolean),
     workflow.lock_tenant_tables(),
     workflow.enable_row_security(),
@@ -101,6 +103,7 @@ GRANT EXECUTE ON FUNCTION
     workflow.current_position(),
     workflow.follow_events(text, integer, interval)
 TO workflow_reader;
+GRANT EXECUTE ON PROCEDURE workflow.wait_for_events_after(text, interval, boolean) TO workflow_reader;
 
 GRANT EXECUTE ON FUNCTION
     workflow.create_dag_run(uuid, timestamptz, jsonb),
@@ -115,12 +118,15 @@ GRANT EXECUTE ON FUNCTION
     workflow.save_checkpoint(text, bigint[], bigint, interval),
     workflow.rewind_consumer(text, bigint[], bigint),
     workflow.drop_consumer(text),
+    workflow.wake_readers(),
     workflow.fold_state_counts()
 TO workflow_writer;
+GRANT EXECUTE ON PROCEDURE workflow.wait_for_events(text, interval, boolean) TO workflow_writer;
 
 GRANT EXECUTE ON FUNCTION
     workflow.open_partitions(text),
     workflow.purge(timestamptz, boolean, integer),
+    workflow.purge_runs(timestamptz, integer, boolean),
     workflow.purge_partitions(timestamptz, boolean),
     workflow.skip_event(text, bigint)
 TO workflow_admin;

@@ -9,11 +9,13 @@ mod extension {
     mod consumers;
     mod counts;
     mod creation;
+    mod deletions;
     mod dependents;
     mod errors;
     mod grants;
     mod guard;
     mod history;
+    mod nested;
     mod races;
     mod restore;
     pub mod roles;
@@ -25,21 +27,29 @@ mod extension {
     mod triggers;
 }
 mod feed {
+    mod acknowledgements;
     mod chaos;
     pub mod events;
     mod follow;
+    mod isolation;
     mod leases;
     mod notifier;
+    pub mod positions;
     mod publisher;
     mod redis;
+    mod refusals;
     mod relay;
+    mod sequence;
+    mod source;
     mod stream;
     mod subscriber;
+    mod waiting;
 }
 mod operations {
     mod backup;
     mod diagnosis;
     mod publication;
+    mod purging;
     mod replication;
     mod retention;
     mod standby;

@@ -57,7 +57,8 @@ async fn look_back(session: &impl Session, task: &TaskInstance) -> Result<(), Bo
     events.reverse();
     for event in &events {
         let from = event.old_state.map_or("nothing".to_owned(), |state| state.to_string());
-        println!("  {}: {from} → {} by {}", event.version, event.new_state, event.actor);
+        let to = event.new_state.map_or("deleted", State::as_str);
+        println!("  {}: {from} → {to} by {}", event.version, event.actor);
     }
     if let Some(created) = events.first() {
         let state = tracker.state_at(EntityType::TaskInstance, task.id, created.changed_at).await?;

@@ -12,6 +12,7 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::future::ready;
 
+use pg_workflow_client::State;
 use pg_workflow_client::connect::PostgresServer;
 use pg_workflow_client::event::Event;
 use pg_workflow_client::subscriber::Subscriber;
@@ -26,7 +27,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // An event is acknowledged after this succeeds. After a crash, unacknowledged events are redelivered.
     let handle = |event: Event| {
         let name = event.task_id.as_deref().unwrap_or("the run");
-        println!("{name} is {} at version {}", event.new_state, event.version);
+        let state = event.new_state.map_or("deleted", State::as_str);
+        println!("{name} is {state} at version {}", event.version);
         handled.set(handled.get() + 1);
         if handled.get() == wanted {
             enough.cancel();

@@ -111,6 +111,39 @@ pub enum Error {
         #[source]
         cause: Box<Error>,
     },
+    /// A consumer that this program has read is gone. A new one of its name would skip events.
+    #[error("consumer \"{consumer}\" no longer exists, or is a new one of that name, which would skip events")]
+    ConsumerGone {
+        /// The consumer.
+        consumer: String,
+    },
+    /// The destination of a relay holds events of another database, or of this one before it was restored.
+    #[error("{destination} holds events of another database ({found}); those of this one are of {own}")]
+    OtherSource {
+        /// The destination.
+        destination: String,
+        /// The source of its events.
+        found: String,
+        /// The source of the relay's events.
+        own: String,
+    },
+    /// The destination of a relay failed when it got a large event.
+    #[error("event {event_id} ({bytes} bytes): {cause}")]
+    LargeEvent {
+        /// The id of the event.
+        event_id: i64,
+        /// Its size as JSON.
+        bytes: usize,
+        /// The error of the destination.
+        #[source]
+        cause: Box<Error>,
+    },
+    /// The destination of a relay ended elsewhere than expected, several times in short succession.
+    #[error("{destination} loses events, or another program writes to it, again and again")]
+    Unstable {
+        /// The destination.
+        destination: String,
+    },
     /// PostgreSQL raised another error, or the connection broke.
     #[error("{}", postgres::message(.0))]
     Postgres(#[source] tokio_postgres::Error),
@@ -235,6 +268,7 @@ impl Error {
         match self {
             #[cfg(feature = "redis")]
             Error::Redis(error) => error.code().is_some(),
+            Error::ConsumerGone { .. } | Error::OtherSource { .. } | Error::LargeEvent { .. } => true,
             _ => self.code().is_some() && !self.is_transient(),
         }
     }
@@ -253,6 +287,23 @@ impl Error {
             Error::Leased { .. } => "Wait until the lease expires, or use another consumer",
             Error::Undeliverable { .. } => {
                 "Correct that event, or skip it knowingly, as an administrator: SELECT workflow.skip_event(CONSUMER, EVENT)"
+            }
+            Error::ConsumerGone { .. } => {
+                "Let it begin with the first stored event: SELECT workflow.create_consumer(CONSUMER, true), after \
+                 drop_consumer(CONSUMER) if it exists. Events that the destination holds are not repeated"
+            }
+            Error::OtherSource { .. } => {
+                "Give each database its own --stream and --channel. If this is the same database, restored or moved, set \
+                 --adopt-stream (WORKFLOW_ADOPT_STREAM) to the source in parentheses"
+            }
+            Error::LargeEvent { cause, .. } => match &**cause {
+                #[cfg(feature = "redis")]
+                Error::Redis(error) => redis::hint_of_large(error),
+                cause => cause.hint(),
+            },
+            Error::Unstable { .. } => {
+                "Set the maxmemory-policy of Redis to noeviction, and stop other programs that write to the stream, trim or \
+                 delete it"
             }
             Error::Postgres(error) => postgres::hint(error),
             #[cfg(feature = "redis")]

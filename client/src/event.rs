@@ -1,4 +1,4 @@
-//! Events: records of transitions, as they are stored, relayed and listed.
+//! Events: records of creations, transitions and deletions, as they are stored, relayed and listed.
 
 use chrono::{DateTime, Utc};
 use pg_workflow_state_machine::State;
@@ -11,7 +11,7 @@ use crate::{Error, json};
 
 pub use crate::entity::EntityType;
 
-/// The record of a creation or a transition.
+/// The record of a creation, a transition or a deletion.
 ///
 /// `(entity_id, version)` identifies an event: the versions of an entity are 1, 2, 3 …
 ///
@@ -41,11 +41,13 @@ pub struct Event {
     pub task_id: Option<String>,
     /// The state that it left; `None` at creation.
     pub old_state: Option<State>,
-    /// The state that it entered.
-    pub new_state: State,
-    /// The version that it reached.
+    /// The state that it entered; `None` at deletion. A run is deleted with its tasks, which have no such event.
+    // Required: a JSON object without it is no deletion.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub new_state: Option<State>,
+    /// The version that it reached; at deletion one more than its last.
     pub version: i64,
-    /// The time of the transition, by the clock of the database.
+    /// The time of the event, by the clock of the database.
     #[serde(serialize_with = "json::time")]
     pub changed_at: DateTime<Utc>,
     /// The login role.
@@ -80,7 +82,7 @@ impl Event {
             dag_run_id: row.try_get(4)?,
             task_id: row.try_get(5)?,
             old_state: row.try_get::<_, Option<&str>>(6)?.map(state).transpose()?,
-            new_state: state(row.try_get(7)?)?,
+            new_state: row.try_get::<_, Option<&str>>(7)?.map(state).transpose()?,
             version: row.try_get(8)?,
             changed_at: row.try_get(9)?,
             actor: row.try_get(10)?,
@@ -108,6 +110,18 @@ mod tests {
         );
         let event: Event = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&event).unwrap(), text);
+    }
+
+    #[test]
+    fn only_null_as_new_state_is_a_deletion() {
+        let fields = concat!(
+            r#"{"id":7,"entity_type":"dag_run","entity_id":"01890a5d-ac96-774b-bcce-b302099a8057","#,
+            r#""dag_id":"01890a5d-ac96-774b-bcce-b302099a8058","dag_run_id":"01890a5d-ac96-774b-bcce-b302099a8059","#,
+            r#""task_id":null,"old_state":"queued","version":2,"changed_at":"2026-11-23T22:10:25Z","actor":"alice""#,
+        );
+        let parse = |end: &str| serde_json::from_str::<Event>(&format!("{fields}{end}"));
+        assert_eq!(parse(r#","new_state":null}"#).unwrap().new_state, None);
+        assert!(parse("}").is_err(), "an object without new_state is no event");
     }
 
     #[test]

@@ -31,10 +31,24 @@ impl Feed {
     /// if it does not respond.
     pub async fn open(server: &PostgresServer, consumer: &str) -> Result<Feed, Error> {
         let client = server.connect().await?;
+        let create = async { client.execute("SELECT workflow.create_consumer($1)", &[&consumer]).await };
+        within(STATEMENT_TIMEOUT, create).await?;
+        Feed::prepare(client, consumer).await
+    }
+
+    /// Connects again, as a consumer that this program has read before, and that [`open`](Feed::open) must not create
+    /// again: a new one would skip events.
+    ///
+    /// # Errors
+    /// As [`open`](Feed::open). [`lease`](Feed::lease) returns [`Error::ConsumerGone`] if it no longer exists.
+    pub async fn reopen(server: &PostgresServer, consumer: &str) -> Result<Feed, Error> {
+        Feed::prepare(server.connect().await?, consumer).await
+    }
+
+    async fn prepare(client: Client, consumer: &str) -> Result<Feed, Error> {
         let prepare = async {
             // An acknowledgment that is lost in a crash only repeats events, so it need not wait for the disk.
             client.batch_execute("SET synchronous_commit = off").await?;
-            client.execute("SELECT workflow.create_consumer($1)", &[&consumer]).await?;
             be_woken(&client).await?;
             let read = format!(
                 "SELECT {} FROM workflow.read_events($1, $2, pg_catalog.make_interval(secs => $3), $4)",
@@ -44,6 +58,33 @@ impl Feed {
         };
         let (read, ack) = within(STATEMENT_TIMEOUT, prepare).await?;
         Ok(Feed { client, read, ack, consumer: consumer.to_owned(), lease: None })
+    }
+
+    /// Returns a short text that identifies the database: its cluster, and its number there.
+    #[cfg(feature = "relay")]
+    pub(crate) async fn source(&self) -> Result<String, Error> {
+        let sql = "SELECT pg_catalog.format('%s/%s', c.system_identifier, d.oid)
+                   FROM pg_catalog.pg_control_system() AS c, pg_catalog.pg_database AS d
+                   WHERE d.datname = pg_catalog.current_database()";
+        Ok(within(STATEMENT_TIMEOUT, self.client.query_one(sql, &[])).await?.try_get(0)?)
+    }
+
+    /// Returns whether the consumer was created to begin with the first event, and has not read beyond it.
+    ///
+    /// True as well if the role may not see that: as a writer before 0.3.0.
+    #[cfg(feature = "relay")]
+    pub(crate) async fn is_at_beginning(&self) -> Result<bool, Error> {
+        let sql = "SELECT snapshot IS NULL AND floor_id = 0 FROM workflow.consumers WHERE name = $1";
+        match within(STATEMENT_TIMEOUT, self.client.query_opt(sql, &[&self.consumer])).await {
+            Ok(row) => Ok(row.is_some_and(|row| row.get(0))),
+            Err(Error::Denied { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Names this consumer, which would skip events.
+    pub(crate) fn gone(&self) -> Error {
+        Error::ConsumerGone { consumer: self.consumer.clone() }
     }
 
     /// Reads the next events, up to `max` (at least 1).
@@ -118,12 +159,16 @@ impl Feed {
     /// program; the same holder can acquire its own lease again, on a new connection.
     ///
     /// # Errors
-    /// Returns [`Error::Postgres`] or [`Error::Timeout`] if the server is unavailable.
+    /// Returns [`Error::ConsumerGone`] if the consumer no longer exists; [`Error::Postgres`] or [`Error::Timeout`] if the
+    /// server is unavailable.
     pub async fn lease(&mut self, holder: &str, duration: Duration) -> Result<bool, Error> {
         let lease = "SELECT workflow.lease_consumer($1, $2, pg_catalog.make_interval(secs => $3))";
         let seconds = duration.as_secs_f64();
         let row = async { self.client.query_one(lease, &[&self.consumer, &holder, &seconds]).await };
-        self.lease = within(STATEMENT_TIMEOUT, row).await?.try_get(0)?;
+        self.lease = match within(STATEMENT_TIMEOUT, row).await {
+            Err(Error::NotFound { .. }) => return Err(self.gone()),
+            row => row?.try_get(0)?,
+        };
         Ok(self.lease.is_some())
     }
 

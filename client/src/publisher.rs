@@ -40,7 +40,7 @@
 mod both;
 #[cfg(feature = "redis")]
 mod entry_id;
-mod event_ids;
+mod event_set;
 #[cfg(feature = "redis")]
 mod redis_channel;
 #[cfg(feature = "redis")]
@@ -53,7 +53,8 @@ use std::future::{Future, ready};
 use crate::Error;
 use crate::event::Event;
 
-pub use event_ids::EventIds;
+pub use event_set::EventSet;
+pub(crate) use event_set::Held;
 #[cfg(feature = "redis")]
 pub use redis_channel::RedisChannel;
 #[cfg(feature = "redis")]
@@ -82,7 +83,8 @@ pub enum Published {
 ///
 /// The relay makes one call at a time. It treats any error as an outage of the destination: it logs the outage once,
 /// waits, and calls [`connect`](Publisher::connect) again. Each call except [`holds`](Publisher::holds) has a time
-/// limit of 30 s. A call that takes longer is dropped, and `connect` is called next.
+/// limit of 30 s, and one second more for each MiB that it publishes. A call that takes longer is dropped, and `connect`
+/// is called next.
 pub trait Publisher: Send {
     /// Returns a short name for the log: "cannot reach NAME".
     fn name(&self) -> String;
@@ -100,7 +102,22 @@ pub trait Publisher: Send {
         ready(Ok(()))
     }
 
+    /// Receives the source of the events: a short text that differs for each database. Called after
+    /// [`connect`](Publisher::connect).
+    ///
+    /// A destination that stores it beside each event can refuse the events of another database.
+    ///
+    /// # Errors
+    /// Returns any error, see [`Error::publisher`].
+    fn begin(&mut self, source: &str) -> impl Future<Output = Result<(), Error>> + Send {
+        let _ = source;
+        ready(Ok(()))
+    }
+
     /// Returns the end of the destination; `None` if it does not know its end.
+    ///
+    /// Called at the start, and about once a second while there are no events: a destination that has lost events gets
+    /// them again.
     ///
     /// Without an end, events are delivered at least once: they are repeated after an error or a restart.
     ///
@@ -113,13 +130,15 @@ pub trait Publisher: Send {
     /// Returns the events that the destination holds after one position and up to another: they are not published
     /// again.
     ///
+    /// The first call for a destination begins at `[0, 0]`, which is before its first event.
+    ///
     /// Called only if [`position`](Publisher::position) returns one.
     ///
     /// # Errors
     /// Returns any error, see [`Error::publisher`].
-    fn holds(&mut self, after: Position, up_to: Position) -> impl Future<Output = Result<EventIds, Error>> + Send {
+    fn holds(&mut self, after: Position, up_to: Position) -> impl Future<Output = Result<EventSet, Error>> + Send {
         let _ = (after, up_to);
-        ready(Ok(EventIds::default()))
+        ready(Ok(EventSet::default()))
     }
 
     /// Appends events in this order, as durably as the destination can.
@@ -144,7 +163,7 @@ pub trait Publisher: Send {
         ready(Ok(()))
     }
 
-    /// Removes old events. Called about once a second.
+    /// Removes old events. Called at the start, so that a full destination becomes usable, and about once a second.
     ///
     /// Events after `keep_after` must stay: [`holds`](Publisher::holds) may be called for them.
     ///

@@ -4,13 +4,15 @@
 //! believes to be the last, and the destination compares and appends in one step. If the end has moved (another relay
 //! wrote, a response was lost, Redis lost data), nothing is written. The relay then returns to the last relay checkpoint
 //! that is not after the destination's end, asks for the events that the destination holds after it, and skips those.
-//! Other destinations get each event at least once.
+//! An event is known by its content: a restored or promoted database reuses ids. Other destinations get each event at
+//! least once.
 //!
 //! Of several relays with the same consumer one leads, by a lease in the database that each of its reads renews. The
 //! others are standbys.
 
 mod log;
 mod status;
+mod unrest;
 mod writer;
 
 use std::fmt;
@@ -37,12 +39,15 @@ const STANDBY_INTERVAL: Duration = Duration::from_millis(500);
 const GRACE: Duration = Duration::from_secs(3);
 /// Time limit of each call of the publisher: one that hangs counts as an outage.
 const PUBLISHER_TIMEOUT: Duration = Duration::from_secs(30);
+/// A call that publishes may take longer by the time that the events need at this rate, in bytes a second.
+const SLOWEST_RATE: f64 = 1_048_576.0;
 
 /// Relays events until `shutdown`, then finishes the batch in progress.
 ///
 /// Waits for servers that are unavailable, and logs each outage once. `consumer` is the name under which the database
 /// stores the relay's position in the feed. The consumer is created if it does not exist, and begins with the events
-/// committed from then on. Of several relays with the same name one leads.
+/// committed from then on. A consumer that vanishes is not created again: the relay waits, and its status says so. Of
+/// several relays with the same name one leads.
 ///
 /// ```no_run
 /// use std::sync::Arc;
@@ -74,7 +79,8 @@ pub async fn run<P: Publisher>(
         tokio::time::sleep(GRACE).await;
     };
     let log = Log::new(&publisher.name(), status);
-    let mut relay = Relay { database, consumer, publisher, shutdown: &shutdown, holder: holder(), log };
+    let (is_known, shutdown) = (false, &shutdown);
+    let mut relay = Relay { database, consumer, is_known, publisher, shutdown, holder: holder(), log };
     tokio::select! {
         () = relay.through_outages() => (),
         () = too_late => tracing::warn!("relay stopped within a batch; the next leader compares and continues"),
@@ -96,8 +102,14 @@ impl From<Error> for Failure {
 
 /// Awaits a call of the publisher, up to its time limit.
 async fn publishing<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
-    let too_late = |_| Err(Error::publisher(format!("no response within {} s", PUBLISHER_TIMEOUT.as_secs())));
-    tokio::time::timeout(PUBLISHER_TIMEOUT, call).await.unwrap_or_else(too_late).map_err(Failure::Publisher)
+    publishing_bytes(0, call).await
+}
+
+/// Awaits a call of the publisher that takes so many bytes.
+async fn publishing_bytes<T>(bytes: usize, call: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
+    let limit = PUBLISHER_TIMEOUT + Duration::from_secs_f64(bytes as f64 / SLOWEST_RATE);
+    let too_late = |_| Err(Error::publisher(format!("no response within {} s", limit.as_secs())));
+    tokio::time::timeout(limit, call).await.unwrap_or_else(too_late).map_err(Failure::Publisher)
 }
 
 /// Names this relay, for people, and for the database to recognize it on another connection.
@@ -111,6 +123,8 @@ fn holder() -> String {
 struct Relay<'a, P> {
     database: &'a PostgresServer,
     consumer: &'a str,
+    /// The consumer has existed. If it no longer does, a new one would skip events.
+    is_known: bool,
     publisher: &'a mut P,
     shutdown: &'a CancellationToken,
     holder: String,
@@ -143,9 +157,15 @@ impl<P: Publisher> Relay<'_, P> {
     }
 
     async fn open(&mut self) -> Result<Feed, Failure> {
-        let feed = Feed::open(self.database, self.consumer).await?;
+        let feed = match self.is_known {
+            true => Feed::reopen(self.database, self.consumer).await?,
+            false => Feed::open(self.database, self.consumer).await?,
+        };
+        self.is_known = true;
+        let source = feed.source().await?;
         self.log.postgres_responds();
         publishing(self.publisher.connect()).await?;
+        publishing(self.publisher.begin(&source)).await?;
         Ok(feed)
     }
 
@@ -179,6 +199,10 @@ impl<P: Publisher> Relay<'_, P> {
                     let name = self.publisher.name();
                     let (end, expected) = (Shown(Some(end)), Shown(writer.last));
                     tracing::info!("{name} ends at {end}, expected {expected}; comparing it with the database");
+                    let pause = self.log.destination_moved();
+                    if self.shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                        return Ok(());
+                    }
                 }
                 Ended::RowFailed => batch = 1,
             }

@@ -19,7 +19,10 @@
 //! use tokio_util::sync::CancellationToken;
 //!
 //! async fn bill(event: Event) -> Result<(), std::io::Error> {
-//!     println!("{} is {} now", event.entity_id, event.new_state);
+//!     match event.new_state {
+//!         Some(state) => println!("{} is {state} now", event.entity_id),
+//!         None => println!("{} was deleted", event.entity_id),
+//!     }
 //!     Ok(())
 //! }
 //!
@@ -86,7 +89,8 @@ enum Source {
 impl Subscriber {
     /// Reads the feed as a consumer, whose position the database stores.
     ///
-    /// The consumer is created if it does not exist, and begins with the events committed from then on.
+    /// The consumer is created if it does not exist, and begins with the events committed from then on. If it vanishes
+    /// later, the subscriber logs that and waits: a new consumer would skip events.
     ///
     /// Of several subscribers with the same name one gets events. Another takes over when it ends, or 10 s after it
     /// hangs. The role needs `create_consumer`, `read_events`, `ack_events`, `lease_consumer` and `release_consumer`.

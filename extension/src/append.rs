@@ -4,7 +4,7 @@ use crate::event::Event;
 use crate::history::{History, Origin};
 use crate::notifications::Notifications;
 
-/// Appends an event for each entity that a statement created or moved. `event` builds it from its new ID.
+/// Appends an event for each entity that a statement created, moved or deleted. `event` builds it from its new ID.
 pub fn append<'a, T>(entities: impl IntoIterator<Item = T>, origin: Origin, event: impl Fn(i64, T) -> Event<'a>) {
     let history = History::open();
     let (table, owner) = history.table();

@@ -37,3 +37,21 @@ fn refuse_consumer(name: Option<&str>, tried: Option<&str>) {
 fn refuse_given_up(name: Option<&str>, since: Option<&str>) {
     errors::given_up(errors::cut(name.unwrap_or_default()), errors::cut(since.unwrap_or_default()))
 }
+
+/// Moves all consumers whose position is beyond the last event ID to the beginning. For the owner, after TRUNCATE …
+/// RESTART IDENTITY: no event is left, and their numbers begin again.
+pub fn restart() {
+    thread_local! {
+        static RESTART: [Plan; 2] = ["consumers", "consumer_checkpoints"].map(|table| Plan::new(
+            format!(
+                "UPDATE workflow.{table} SET snapshot = NULL, next_transaction_id = NULL, floor_id = 0, \
+                     window_snapshot = NULL, window_next_transaction_id = NULL, window_floor_id = NULL, \
+                     window_ceiling_id = NULL, acked_id = 0 \
+                 WHERE GREATEST(floor_id, window_ceiling_id) OPERATOR(pg_catalog.>) \
+                     COALESCE(pg_catalog.pg_sequence_last_value('workflow.state_history_id_seq'), 0)"
+            ),
+            &[],
+        ));
+    }
+    RESTART.with(|plans| plans.iter().for_each(|plan| plan.run(&[], |_| ())));
+}

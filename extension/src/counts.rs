@@ -1,5 +1,6 @@
-//! The stored counts: the triggers that note or discard what the history does not tell.
+//! The stored counts: noting deletions without an event, and discarding the counts after changes without one.
 
+use crate::consumers;
 use crate::entity::EntityType;
 use crate::ffi::plan::Plan;
 use crate::ffi::session;
@@ -9,15 +10,6 @@ use crate::rights::{self, export_trigger};
 use pgrx::pg_sys::{self, Datum};
 use std::collections::BTreeMap;
 
-export_trigger!(
-    note_deletion_wrapper,
-    pg_finfo_note_deletion_wrapper,
-    note_deletion,
-    [
-        Use::new(AFTER_DELETE, "task_instances").argument(EntityType::TaskInstance.as_str()).old_rows(),
-        Use::new(AFTER_DELETE, "dag_runs").argument(EntityType::DagRun.as_str()).old_rows(),
-    ]
-);
 export_trigger!(
     forget_counts_wrapper,
     pg_finfo_forget_counts_wrapper,
@@ -32,30 +24,20 @@ export_trigger!(
     ]
 );
 
-/// AFTER DELETE FOR EACH STATEMENT: records how many rows of each state were deleted.
-fn note_deletion(trigger: Trigger) -> Datum {
+/// Notes the states of deleted entities that have no event. For the owner.
+pub fn note_deletions<'a>(kind: EntityType, states: impl Iterator<Item = &'a str>) {
     thread_local! {
         static NOTE: Plan = Plan::new(
             "INSERT INTO workflow.state_count_changes (entity_type, state, delta) VALUES ($1, $2, $3)".to_owned(),
             &[pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::INT8OID],
         );
     }
-    let state = trigger.column("state");
-    let mut changes: BTreeMap<String, i64> = BTreeMap::new();
-    trigger.for_each_deletion(|row| {
-        let state = row.text(state).unwrap_or_default();
-        match changes.get_mut(state) {
-            Some(change) => *change -= 1,
-            None => _ = changes.insert(state.to_owned(), -1),
-        }
-    });
-    session::as_owner(trigger.table_owner(), || {
-        for (state, change) in changes {
-            let values = [text_datum(trigger.argument()), text_datum(&state), Datum::from(change)];
-            NOTE.with(|plan| plan.run(&values.map(Some), |_| ()));
-        }
-    });
-    Datum::null()
+    let mut changes: BTreeMap<&str, i64> = BTreeMap::new();
+    states.for_each(|state| *changes.entry(state).or_default() -= 1);
+    for (state, change) in changes {
+        let values = [text_datum(kind.as_str()), text_datum(state), Datum::from(change)];
+        NOTE.with(|plan| plan.run(&values.map(Some), |_| ()));
+    }
 }
 
 /// AFTER statements that change the entities or the history otherwise than by transitions.
@@ -63,7 +45,12 @@ fn forget_counts(trigger: Trigger) -> Datum {
     if trigger.is_on("state_history") {
         rights::refuse_all_but_owner(trigger);
     }
-    session::as_owner(trigger.table_owner(), forget);
+    session::as_owner(trigger.table_owner(), || {
+        if trigger.is_on("state_history") && trigger.is_truncate() {
+            consumers::restart();
+        }
+        forget();
+    });
     Datum::null()
 }
 

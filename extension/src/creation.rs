@@ -4,25 +4,24 @@
 
 use crate::append::append;
 use crate::args;
-use crate::call::{self, Call};
+use crate::call::{self, Call, Creation};
 use crate::dag_of::dag_of;
 use crate::entity::EntityType;
 use crate::errors;
 use crate::event::Event;
 use crate::ffi::jsonb::Jsonb;
 use crate::ffi::plan::{Plan, Rows};
+use crate::ffi::session;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::clock;
-use crate::ffi::{member, session};
 use crate::history::Origin;
-use crate::{fields, memory, rights, tenant};
+use crate::{fields, memory, rights, tenant, unrecorded};
 use pg_workflow_state_machine::State;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::iter::TableIterator;
 use pgrx::name;
 use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::{Array, IntoDatum};
-use std::ffi::CStr;
 
 /// The function create_dag_run() of SQL.
 #[pgrx::pg_extern(sql = false)]
@@ -53,22 +52,23 @@ fn create_run_for(
     rights::refuse_restricted_operation();
     thread_local! {
         static INSERT: Plan = Plan::new(
-            "INSERT INTO workflow.dag_runs (dag_id, execution_date, conf) \
-             SELECT d.id, $2, $3 FROM workflow.dags AS d WHERE d.id OPERATOR(pg_catalog.=) $1 \
+            "INSERT INTO workflow.dag_runs (dag_id, execution_date, conf, created_at, updated_at) \
+             SELECT d.id, $2, $3, $4, $4 FROM workflow.dags AS d WHERE d.id OPERATOR(pg_catalog.=) $1 \
              RETURNING id"
                 .to_owned(),
-            &[pg_sys::UUIDOID, pg_sys::TIMESTAMPTZOID, pg_sys::JSONBOID],
+            &[pg_sys::UUIDOID, pg_sys::TIMESTAMPTZOID, pg_sys::JSONBOID, pg_sys::TIMESTAMPTZOID],
         );
     }
     let dag = Uuid(*args::not_null("dag_id", dag_id).as_bytes());
     let date: pg_sys::TimestampTz = args::not_null("execution_date", execution_date).into();
     fields::check_date("execution_date", date);
     let conf = args::json_object("conf", conf);
-    let values = [Some(dag.as_datum()), Some(Datum::from(date)), Some(conf.datum())];
-    let runs =
-        if tenant::sees_dag(caller, dag) { INSERT.with(|plan| insert(c"dag_runs", plan, &values)) } else { Vec::new() };
+    let creation = Creation { kind: EntityType::DagRun, at: clock(), caller };
+    let values = [Some(dag.as_datum()), Some(Datum::from(date)), Some(conf.datum()), Some(Datum::from(creation.at))];
+    let is_seen = tenant::sees_dag(caller, dag);
+    let runs = if is_seen { INSERT.with(|plan| insert(creation, plan, &values)) } else { Vec::new() };
     let Some(&run) = runs.first() else { errors::missing("dag", &dag.to_string(), "create a run of it") };
-    record(EntityType::DagRun, caller, dag, run, &[(run, None)]);
+    record_unrecorded(creation, dag, vec![(run, None)]);
     pgrx::Uuid::from_bytes(run.0)
 }
 
@@ -103,15 +103,15 @@ fn create_tasks_for(
     rights::refuse_restricted_operation();
     thread_local! {
         static INSERT: Plan = Plan::new(
-            "INSERT INTO workflow.task_instances (dag_run_id, task_id, max_tries) \
-             SELECT r.id, t.task_id, $3 \
+            "INSERT INTO workflow.task_instances (dag_run_id, task_id, max_tries, created_at, updated_at) \
+             SELECT r.id, t.task_id, $3, $4, $4 \
              FROM workflow.dag_runs AS r \
              CROSS JOIN pg_catalog.unnest($2) WITH ORDINALITY AS t (task_id, ordinal) \
              WHERE r.id OPERATOR(pg_catalog.=) $1 \
              ORDER BY t.ordinal \
              RETURNING id"
                 .to_owned(),
-            &[pg_sys::UUIDOID, pg_sys::TEXTARRAYOID, pg_sys::INT4OID],
+            &[pg_sys::UUIDOID, pg_sys::TEXTARRAYOID, pg_sys::INT4OID, pg_sys::TIMESTAMPTZOID],
         );
     }
     let run = Uuid(*args::not_null("dag_run_id", dag_run_id).as_bytes());
@@ -123,27 +123,26 @@ fn create_tasks_for(
     }));
     let max_tries = args::check_max_tries(args::not_null("max_tries", max_tries));
 
-    let values = [Some(run.as_datum()), task_ids.into_datum(), Some(Datum::from(max_tries))];
+    let creation = Creation { kind: EntityType::TaskInstance, at: clock(), caller };
+    let at = Datum::from(creation.at);
+    let values = [Some(run.as_datum()), task_ids.into_datum(), Some(Datum::from(max_tries)), Some(at)];
     let is_seen = tenant::sees_run(caller, run);
-    let tasks = if is_seen { INSERT.with(|plan| insert(c"task_instances", plan, &values)) } else { Vec::new() };
-    let Some(dag) = as_owner_of(c"dag_runs", || dag_of(run)).filter(|_| is_seen && tasks.len() == names.len()) else {
+    let tasks = if is_seen { INSERT.with(|plan| insert(creation, plan, &values)) } else { Vec::new() };
+    if !is_seen || tasks.len() != names.len() || dag_of(run).is_none() {
         errors::missing("dag_run", &run.to_string(), "create tasks in it")
-    };
+    }
     let created = memory::collect(tasks.iter().zip(&names).map(|(task, name)| (*task, Some(name.as_str()))));
-    record(EntityType::TaskInstance, caller, dag, run, &created);
+    record_unrecorded(creation, run, created);
     TableIterator::new(tasks.into_iter().map(|task| pgrx::Uuid::from_bytes(task.0)).zip(names))
 }
 
 /// Runs one of the INSERTs above and returns the new IDs.
-fn insert(table: &CStr, plan: &Plan, values: &[Option<Datum>]) -> Vec<Uuid> {
-    as_owner_of(table, || call::during(Call::Creation, || plan.run(values, ids)))
-}
-
-fn as_owner_of<R>(table: &CStr, work: impl FnOnce() -> R) -> R {
-    match member::relation(table) {
-        Some((_, owner)) => session::as_owner(owner, work),
-        None => errors::not_a_member(&format!("table workflow.{}", table.to_string_lossy())),
-    }
+fn insert(creation: Creation, plan: &Plan, values: &[Option<Datum>]) -> Vec<Uuid> {
+    let table = match creation.kind {
+        EntityType::DagRun => c"dag_runs",
+        EntityType::TaskInstance => c"task_instances",
+    };
+    rights::as_owner_of(table, || call::during(Call::Creation(creation), || plan.run(values, ids)))
 }
 
 /// Column 1 of the returned rows: the new IDs.
@@ -151,8 +150,26 @@ fn ids(rows: Rows) -> Vec<Uuid> {
     memory::collect((0..rows.len()).filter_map(|row| rows.uuid(row, 1)))
 }
 
-/// Appends the creation of entities of one run to the history.
-fn record(kind: EntityType, caller: Oid, dag_id: Uuid, dag_run_id: Uuid, created: &[(Uuid, Option<&str>)]) {
+/// Records the creation of entities, unless a later event of theirs has already been recorded after it.
+fn record_unrecorded(creation: Creation, parent: Uuid, mut created: Vec<(Uuid, Option<&str>)>) {
+    created.retain(|(id, _)| {
+        let (_, is_recorded) = unrecorded::take(*id, 1);
+        !is_recorded
+    });
+    if !created.is_empty() {
+        record(creation, parent, &created);
+    }
+}
+
+/// Appends the creation of entities of one parent to the history: runs of a DAG, or tasks of a run.
+pub fn record(creation: Creation, parent: Uuid, created: &[(Uuid, Option<&str>)]) {
+    let Creation { kind, at, caller } = creation;
+    let dag_id = match kind {
+        EntityType::DagRun => parent,
+        EntityType::TaskInstance => {
+            dag_of(parent).unwrap_or_else(|| errors::missing("dag_run", &parent.to_string(), "create tasks in it"))
+        }
+    };
     let actor = session::session_user();
     let metadata = Jsonb::empty_object();
     let acted_as = session::acted_as(caller);
@@ -162,12 +179,12 @@ fn record(kind: EntityType, caller: Oid, dag_id: Uuid, dag_run_id: Uuid, created
         entity_type: kind.as_str(),
         entity_id: *entity_id,
         dag_id,
-        dag_run_id,
+        dag_run_id: if kind == EntityType::DagRun { *entity_id } else { parent },
         task_id: *task_id,
         old_state: None,
-        new_state: State::Queued.as_str(),
+        new_state: Some(State::Queued.as_str()),
         version: 1,
-        changed_at: clock(),
+        changed_at: at,
         actor: &actor,
         metadata,
     });

@@ -228,6 +228,17 @@ pub fn changed_after_guard(kind: EntityType, id: Uuid) -> ! {
     )
 }
 
+/// 55000: a transition was not recorded by its statement, and its metadata is gone.
+pub fn unrecorded(kind: EntityType, id: Uuid) -> ! {
+    raise(
+        Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        &format!("the last transition of {} {id} is not in the history", kind.as_str()),
+        &json!({ "entity_type": kind.as_str(), "entity_id": id.to_string() }),
+        "Enable the trigger zz_record. Make the second transition in a statement of its own, or in a DEFERRABLE \
+         INITIALLY DEFERRED constraint trigger.",
+    )
+}
+
 /// 39P01: a trigger function was called in another way.
 pub fn not_a_trigger(function: &str) -> ! {
     raise(

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 /// The NOTIFY channel of the events.
 pub const CHANNEL: &str = "workflow_events";
 
-/// The record of a creation or a transition.
+/// The record of a creation, a transition or a deletion.
 pub struct Event<'a> {
     pub id: i64,
     pub entity_type: &'a str,
@@ -21,7 +21,8 @@ pub struct Event<'a> {
     pub task_id: Option<&'a str>,
     /// `None` for a creation.
     pub old_state: Option<&'a str>,
-    pub new_state: &'a str,
+    /// `None` for a deletion.
+    pub new_state: Option<&'a str>,
     pub version: i64,
     /// Microseconds since 2000-01-01 UTC.
     pub changed_at: i64,
@@ -39,7 +40,7 @@ struct Payload<'a> {
     dag_run_id: String,
     task_id: Option<&'a str>,
     old_state: Option<&'a str>,
-    new_state: &'a str,
+    new_state: Option<&'a str>,
     version: i64,
     changed_at: String,
     actor: &'a str,

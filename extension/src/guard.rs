@@ -13,6 +13,7 @@ use crate::fields::{self, Written};
 use crate::managed::{Fixed, Managed};
 use crate::restore;
 use crate::rights::export_trigger;
+use crate::unrecorded;
 use pg_workflow_state_machine::State;
 use pgrx::pg_sys::Datum;
 
@@ -81,8 +82,12 @@ fn guard_entity(kind: EntityType, trigger: Trigger, old: &Row, new: &Row) -> Cha
         if !from.can_transition(to) {
             errors::transition_not_allowed(kind, id, from, to);
         }
-        changes.extend(Managed::of(old, &columns).after(to, now).as_changes(&columns));
-        changes.extend(columns.task.and_then(|task| Some((task.error, error_of(id, to)?))));
+        unrecorded::record_pending(kind, &columns, old);
+        let call = call::moving(id);
+        let managed = Managed::of(old, &columns).after(to, now);
+        unrecorded::note(id, managed.version, [from, to], now, call);
+        changes.extend(managed.as_changes(&columns));
+        changes.extend(columns.task.and_then(|task| Some((task.error, error_of(call, to)?))));
     }
     changes
 }
@@ -106,12 +111,11 @@ fn reject_managed(kind: EntityType, columns: &Columns, old: &Row, new: &Row) -> 
 }
 
 /// Returns what a transition sets as the task's error; `None` if it leaves the error.
-fn error_of(id: Uuid, to: State) -> Option<Option<Datum>> {
+fn error_of(call: Option<u64>, to: State) -> Option<Option<Datum>> {
     if to == State::Running {
         return Some(None);
     }
-    let error = call::request_for(id, |request| request.metadata.get_text("error")).flatten();
-    error.map(Some)
+    call::request(call?, |request| request.metadata.get_text("error")).flatten().map(Some)
 }
 
 /// Returns the current time, but never one before the row's last change: time increases with the version.

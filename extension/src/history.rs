@@ -93,7 +93,6 @@ impl History {
             (id, Datum::from(event.id)),
             (entity_type, text_datum(event.entity_type)),
             (entity_id, event.entity_id.as_datum()),
-            (new_state, text_datum(event.new_state)),
             (version, Datum::from(event.version)),
             (metadata, event.metadata.datum()),
             (actor, text_datum(event.actor)),
@@ -103,8 +102,9 @@ impl History {
             (xid, transaction::id()),
         ];
         let acted_as = leaf.columns.acted_as.map(|column| (column, origin.acted_as));
-        let texts = [(old_state, event.old_state), (task_id, event.task_id), (request_id, origin.request_id)];
-        let texts = texts.into_iter().chain(acted_as);
+        let states = [(old_state, event.old_state), (new_state, event.new_state)];
+        let texts = [(task_id, event.task_id), (request_id, origin.request_id)];
+        let texts = states.into_iter().chain(texts).chain(acted_as);
         values.extend(texts.filter_map(|(column, text)| Some((column, text_datum(text?)))));
         leaf.rows.insert(&values);
     }

@@ -12,12 +12,14 @@ mod consumers;
 mod counts;
 mod creation;
 mod dag_of;
+mod deletion;
 mod dependents;
 mod drop_guard;
 mod durability;
 mod entity;
 mod errors;
 mod event;
+mod feed;
 mod ffi;
 mod fields;
 mod guard;
@@ -29,6 +31,7 @@ mod notifications;
 mod notifier;
 mod partitions;
 mod position;
+mod purge;
 mod raise;
 mod record;
 mod restore;
@@ -41,6 +44,7 @@ mod tenant;
 mod totals;
 mod transition;
 mod transition_many;
+mod unrecorded;
 mod waiting;
 
 ::pgrx::pg_module_magic!();
@@ -52,10 +56,13 @@ pub extern "C-unwind" fn _PG_init() {
     ffi::ddl::register(dependents::check);
     if ffi::shared::is_preloading() {
         ffi::shared::request();
+        ffi::area::request();
         ffi::transaction::register(signals::count);
         ffi::utility::register(ffi::utility::Callbacks {
             before_statement: notifier::launch::before_statement,
+            after_statement: notifier::launch::after_statement,
             after_listen: notifier::launch::after_listen,
+            after_commit_prepared: signals::count_prepared,
         });
     }
 }

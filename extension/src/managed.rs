@@ -39,8 +39,10 @@ impl Managed {
             after.try_number = self.try_number.map(|tries| tries + 1);
             after.duration = None;
         } else if to.ends_attempt() {
-            after.end_date = Some(now);
-            let seconds = self.start_date.map(|start| (now - start) as f64 / 1e6);
+            // The clock may have been set back since the start.
+            let end = self.start_date.map_or(now, |start| start.max(now));
+            after.end_date = Some(end);
+            let seconds = self.start_date.map(|start| (end - start) as f64 / 1e6);
             after.duration = self.try_number.and(seconds).map(|seconds| seconds.to_bits() as i64);
         }
         after

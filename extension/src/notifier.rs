@@ -4,153 +4,212 @@
 //! flushed. The notifier's transactions write nothing else, so their commits wait for no flush.
 
 mod batch;
+pub mod handover;
 pub mod launch;
+mod state;
 mod status;
 
-use crate::event::payload;
 use crate::ffi::shared::{self, Signals};
+use crate::ffi::transaction::{self, Failure};
 use crate::ffi::values::clock;
-use crate::ffi::{catalog, error, latch, member, session, transaction, worker};
-use crate::isolation;
-use crate::position::Position;
-use crate::settings::{self, Notification};
-use batch::{Batch, Window};
+use crate::ffi::{catalog, error, latch, member, session, worker};
+use crate::position::{self, Position};
+use crate::{isolation, settings, signals};
+use batch::Batch;
 use pgrx::pg_sys::{self, Datum, Oid};
+use state::{State, Window};
 use std::ptr::null_mut;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+const READERS_CONTINUE: &str = "Fix the cause. Consumers and followers still receive every event.";
 
 /// Entry point of the background worker. The argument is the database.
 #[pgrx::pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn pg_workflow_notifier(database: Datum) {
     let database = Oid::from(database.value() as u32);
-    worker::connect(database);
-    let entry = shared::signals()
-        .and_then(|all| all.iter().position(|signals| signals.database.load(Ordering::Acquire) == database.to_u32()));
-    worker::show_name();
-    if let Some(mut notifier) = entry.and_then(Notifier::acquire) {
-        notifier.run();
+    // A dropped database has no entry: the worker ends for good.
+    let Some(entry) = signals::entry_of(database) else { return };
+    if !must_leave(entry) {
+        worker::connect(database);
+        worker::show_name();
+        let ended = match Notifier::acquire(entry, database) {
+            Ok(mut notifier) => notifier.run(),
+            Err(ended) => ended,
+        };
+        if matches!(ended, Ended::ForGood) {
+            return;
+        }
     }
+    worker::exit_to_restart();
+}
+
+/// Whether a statement wants the database for itself.
+fn must_leave(entry: usize) -> bool {
+    shared::signals().is_some_and(|all| clock() < all[entry].leave_until.load(Ordering::Acquire))
 }
 
 struct Notifier {
     entry: usize,
     signals: &'static Signals,
     database: String,
-    /// The window that is being sent.
-    window: Option<Window>,
     backoff: Duration,
+    /// Whether the last transaction waited for a lock in vain.
+    is_locked_out: bool,
+    /// How many events to send at once, after one of them could not be sent.
+    limit: Option<i32>,
+}
+
+/// How the notifier ends.
+enum Ended {
+    /// The postmaster starts it again.
+    ForNow,
+    /// An event or a LISTEN starts another one.
+    ForGood,
 }
 
 /// The result of one of the notifier's transactions.
 enum Round {
-    /// A part of the window is sent.
-    Part(Window, Batch),
-    /// The window is sent to its end.
-    Whole(Window, Batch),
-    /// No session has ever listened.
+    /// A batch of the open window is sent. The table says to which history it belongs.
+    Sent(Oid, Box<(State, Window)>, Batch),
+    /// There is nothing to send: no session has ever listened.
     Idle,
-    /// The extension has been dropped.
-    Dropped,
+    /// The extension has been dropped, or the database shall have no notifier; and the history that was known then.
+    Unwanted(u32),
 }
 
 impl Notifier {
-    /// Acquires the database's entry; `None` if it has another notifier.
-    fn acquire(entry: usize) -> Option<Notifier> {
-        let signals = &shared::signals()?[entry];
+    /// Acquires the database's entry, unless it has another notifier.
+    fn acquire(entry: usize, database: Oid) -> Result<Notifier, Ended> {
+        let signals = &shared::signals().ok_or(Ended::ForGood)?[entry];
         latch::at_exit(release);
-        signals.notifier.compare_exchange(null_mut(), latch::mine(), Ordering::AcqRel, Ordering::Relaxed).ok()?;
-        signals.leave.store(false, Ordering::Release);
         {
             let progress = &mut shared::progress_mut()[entry];
+            if progress.pid != 0 {
+                return Err(Ended::ForGood);
+            }
+            // The notifier of an earlier database of this entry may be about to end.
+            let is_free = signals
+                .notifier
+                .compare_exchange(null_mut(), latch::mine(), Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok();
+            if !is_free || signals.database.load(Ordering::Acquire) != database.to_u32() {
+                return Err(Ended::ForNow);
+            }
             progress.pid = session::process_id();
             progress.started_at = clock();
         }
-        let database = transaction::run(|| catalog::database_name(session::database())).ok().flatten();
-        Some(Notifier { entry, signals, database: database.unwrap_or_default(), window: None, backoff: FIRST_BACKOFF })
+        let database = transaction::run(|| catalog::database_name(database)).ok().flatten().unwrap_or_default();
+        Ok(Notifier { entry, signals, database, backoff: FIRST_BACKOFF, is_locked_out: false, limit: None })
     }
 
-    fn run(&mut self) {
+    fn run(&mut self) -> Ended {
         while !self.must_stop() {
             worker::reload_if_signaled();
             let began = Instant::now();
-            let window = self.window.clone();
-            let pause = match transaction::run(|| self.send_batch(window)) {
-                Ok(Round::Dropped) => return,
+            let pause = match transaction::run(|| self.send_batch()) {
+                Ok(Round::Unwanted(history)) if self.retire(history) => return Ended::ForGood,
                 Ok(round) => {
                     self.complete(round);
                     settings::batch_delay().saturating_sub(began.elapsed())
                 }
-                Err(error) => self.fail(&error),
+                Err(failure) => self.fail(&failure),
             };
             self.pause(pause);
         }
+        Ended::ForNow
     }
 
     fn must_stop(&self) -> bool {
-        worker::must_stop() || self.signals.leave.load(Ordering::Acquire)
+        worker::must_stop() || must_leave(self.entry)
     }
 
     /// Sends the next batch of the window, or of a new one.
-    fn send_batch(&self, window: Option<Window>) -> Round {
-        let Some((history, owner)) = member::relation(c"state_history") else { return Round::Dropped };
-        let is_listened = self.signals.listened.load(Ordering::Acquire);
-        if !is_listened || self.signals.history.load(Ordering::Acquire) != history.to_u32() {
-            return Round::Idle;
+    fn send_batch(&self) -> Round {
+        let known = self.signals.history.load(Ordering::Acquire);
+        let Some((history, owner)) = member::relation(c"state_history") else { return Round::Unwanted(known) };
+        let is_served = settings::serves(|| Some(self.database.clone()));
+        if !is_served {
+            handover::hand_back(&mut shared::progress_mut()[..], self.entry);
+        }
+        if !self.signals.listened.load(Ordering::Acquire) || known != history.to_u32() {
+            if is_served && known == 0 {
+                handover::take_over(self.entry, 0);
+            }
+            return if is_served { Round::Idle } else { Round::Unwanted(known) };
         }
         worker::show_activity(Some(c"sending notifications"));
-        let commits = self.signals.commits.load(Ordering::Acquire);
-        let start = Position::load(&shared::progress()[self.entry]);
         // Not as the superuser: the functions and the triggers of the database are its owner's.
-        session::restricted_to(owner, || Notifier::send_from(&start, window, commits))
+        session::restricted_to(owner, || {
+            let Some((state, window)) = self.window(history, is_served) else { return Round::Unwanted(known) };
+            let limit = self.limit.unwrap_or_else(settings::batch_size);
+            let batch = Batch::send(&state.position, &window, limit, isolation::notification());
+            Round::Sent(history, Box::new((state, window)), batch)
+        })
     }
 
-    /// Sends the next batch of the window, or of one that begins at `start`.
-    fn send_from(start: &Position, window: Option<Window>, commits: u64) -> Round {
-        let mut window = window.unwrap_or_else(|| Window { end: Position::current(), notified_id: 0, commits });
-        let (batch, limit) = match isolation::notification() {
-            Notification::Off => (Batch::default(), 1),
-            // One notification stands for all events of the window.
-            Notification::Wakeup => (Batch::send(start, &window, 1, |_| String::new()), 2),
-            Notification::Events => {
-                let limit = settings::batch_size();
-                (Batch::send(start, &window, limit, payload), limit)
-            }
-        };
-        if batch.count < limit.into() {
-            return Round::Whole(window, batch);
+    /// Takes the window from the state, or opens one; `None` if there is nothing more to do in a database that shall have
+    /// no notifier.
+    fn window(&self, history: Oid, is_served: bool) -> Option<(State, Window)> {
+        let load = || State::load(&shared::progress()[..], self.entry);
+        let mut state = load();
+        if state.window.is_none() && !is_served && state.duty.is_done_at(&state.position) {
+            return None;
         }
-        window.notified_id = batch.last_id;
-        Round::Part(window, batch)
+        if state.window.is_none() {
+            let commits = self.signals.owed.load(Ordering::Acquire);
+            let floor_id = position::last_id();
+            if is_served && shared::progress()[self.entry].is_handed_back {
+                handover::take_over(self.entry, floor_id);
+                state = load();
+            } else {
+                let end = Position::above(floor_id);
+                let ceiling_id = position::last_id();
+                state.window = Some(Window { end, ceiling_id, notified_id: 0, commits, duty: state.duty.clone() });
+                self.store(history, &state);
+            }
+        }
+        let window = state.window.take()?;
+        Some((state, window))
+    }
+
+    /// Stores the state, unless the extension has been created again meanwhile.
+    fn store(&self, history: Oid, state: &State) {
+        let mut progress = shared::progress_mut();
+        if self.signals.history.load(Ordering::Acquire) == history.to_u32() {
+            state.store(&mut progress[..], self.entry);
+        }
     }
 
     /// Stores the result of a transaction that has committed. Waits for a commit if there is nothing to send.
     fn complete(&mut self, round: Round) {
         self.backoff = FIRST_BACKOFF;
+        self.is_locked_out = false;
         worker::report_statistics();
-        match round {
-            Round::Part(window, batch) => {
-                batch.add_to(&mut shared::progress_mut()[self.entry]);
-                self.window = Some(window);
+        let Round::Sent(history, sent, batch) = round else { return self.wait_for_commit() };
+        let (mut state, mut window) = *sent;
+        let commits = window.commits;
+        if batch.is_last {
+            state.position = window.end;
+            self.limit = None;
+        } else {
+            window.notified_id = batch.last_id;
+            state.window = Some(window);
+        }
+        self.store(history, &state);
+        {
+            let progress = &mut shared::progress_mut()[self.entry];
+            batch.add_to(progress);
+            if batch.is_last {
+                progress.commits = commits;
+                progress.caught_up_at = clock();
             }
-            Round::Whole(window, batch) => {
-                self.window = None;
-                {
-                    let progress = &mut shared::progress_mut()[self.entry];
-                    batch.add_to(progress);
-                    window.end.store(progress);
-                    progress.commits = window.commits;
-                    progress.caught_up_at = clock();
-                }
-                if self.signals.commits.load(Ordering::Acquire) == window.commits {
-                    self.wait_for_commit();
-                }
-            }
-            Round::Idle | Round::Dropped => self.wait_for_commit(),
+        }
+        if batch.is_last && self.signals.owed.load(Ordering::Acquire) == commits {
+            self.wait_for_commit();
         }
     }
 
@@ -170,35 +229,82 @@ impl Notifier {
         }
     }
 
-    /// Logs an error and returns the pause before the next attempt.
-    fn fail(&mut self, error: &str) -> Duration {
+    /// Reports an error and returns the pause before the next attempt.
+    fn fail(&mut self, failure: &Failure) -> Duration {
+        worker::show_activity(None);
+        if failure.is_lock_timeout() {
+            // It queues for the lock again at once, and so goes on as soon as the lock is free.
+            if !std::mem::replace(&mut self.is_locked_out, true) {
+                self.report(&format!("{}; waiting for the lock", failure.message), READERS_CONTINUE);
+            }
+            return Duration::ZERO;
+        }
+        if failure.is_of_data() {
+            let limit = self.limit.unwrap_or_else(settings::batch_size);
+            if limit > 1 {
+                self.limit = Some(limit / 2);
+                return Duration::ZERO;
+            }
+            if self.skip(failure) {
+                return Duration::ZERO;
+            }
+        }
         let pause = self.backoff;
         self.backoff = (self.backoff * 2).min(LONGEST_BACKOFF);
-        {
-            let progress = &mut shared::progress_mut()[self.entry];
-            progress.errors += 1;
-            progress.last_error_at = clock();
-            progress.last_error.set(&error[..error.floor_char_boundary(512)]);
-        }
-        error::log(
-            &format!(
-                "could not send notifications in database \"{}\": {error}; retrying in {} s",
-                self.database,
-                pause.as_secs()
-            ),
-            "Fix the cause. Consumers and followers still receive every event.",
-        );
-        worker::show_activity(None);
+        self.report(&format!("{}; retrying in {} s", failure.message, pause.as_secs()), READERS_CONTINUE);
         pause
+    }
+
+    /// Leaves out the next event, which cannot be sent. Returns false if even its ID cannot be read.
+    fn skip(&mut self, failure: &Failure) -> bool {
+        let next = transaction::run(|| {
+            let (history, owner) = member::relation(c"state_history")?;
+            session::restricted_to(owner, || {
+                let (mut state, mut window) = self.window(history, true)?;
+                let id = Batch::next_id(&state.position, &window)?;
+                window.notified_id = id;
+                state.window = Some(window);
+                Some((history, state, id))
+            })
+        });
+        let Ok(Some((history, state, id))) = next else { return false };
+        self.store(history, &state);
+        self.limit = None;
+        self.report(
+            &format!("event {id}: {}; skipped", failure.message),
+            "The stored event may be corrupt. Consumers stop at it: see workflow.skip_event().",
+        );
+        true
+    }
+
+    /// Counts and logs an error.
+    fn report(&self, error: &str, hint: &str) {
+        shared::progress_mut()[self.entry].fail(error, clock());
+        error::log(&format!("could not send notifications in database \"{}\": {error}", self.database), hint);
+    }
+
+    /// Releases the entry for good, unless sessions have given the notifier another history to send.
+    fn retire(&self, history: u32) -> bool {
+        let mut progress = shared::progress_mut();
+        if self.signals.history.compare_exchange(history, 0, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            return false;
+        }
+        progress[self.entry].is_registered = false;
+        release_entry(self.entry, &mut progress[self.entry], latch::mine());
+        true
     }
 }
 
 /// Releases the entry of the notifier that has this latch.
 fn release(own: *mut pg_sys::Latch) {
-    for (entry, signals) in shared::signals().into_iter().flatten().enumerate() {
-        if signals.notifier.compare_exchange(own, null_mut(), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            let progress = &mut shared::progress_mut()[entry];
-            (progress.pid, progress.requested_at) = (0, 0);
-        }
+    for entry in 0..shared::DATABASES {
+        release_entry(entry, &mut shared::progress_mut()[entry], own);
+    }
+}
+
+fn release_entry(entry: usize, progress: &mut shared::Progress, own: *mut pg_sys::Latch) {
+    let Some(signals) = shared::signals().map(|all| &all[entry]) else { return };
+    if signals.notifier.compare_exchange(own, null_mut(), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+        (progress.pid, progress.requested_at) = (0, clock());
     }
 }

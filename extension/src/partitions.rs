@@ -4,7 +4,7 @@
 use crate::errors;
 use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::values::text_datum;
-use crate::ffi::{member, session, transaction};
+use crate::ffi::{session, transaction};
 use crate::{rights, tenant};
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::iter::TableIterator;
@@ -27,7 +27,7 @@ fn open_partitions(
         errors::in_transaction_block("open partitions");
     }
     let arguments = [period.map(text_datum)];
-    let steps = as_owner(|| {
+    let steps = rights::as_owner_of(c"state_history", || {
         ADVANCE.with(|plan| {
             plan.run(&arguments, |rows| {
                 (0..rows.len()).map(|row| (text(&rows, row, 1), text(&rows, row, 2))).collect::<Vec<_>>()
@@ -57,7 +57,7 @@ fn purge_partitions(
     }
     let before: pg_sys::TimestampTz = before.into();
     let arguments = [Some(Datum::from(before)), Some(Datum::from(dry_run))];
-    let dropped = as_owner(|| {
+    let dropped = rights::as_owner_of(c"state_history", || {
         DROP.with(|plan| {
             plan.run(&arguments, |rows| {
                 (0..rows.len())
@@ -71,12 +71,4 @@ fn purge_partitions(
 
 fn text(rows: &Rows, row: usize, column: i32) -> Option<String> {
     rows.text(row, column).map(str::to_owned)
-}
-
-/// Runs `work` as the owner of the extension's tables.
-fn as_owner<R>(work: impl FnOnce() -> R) -> R {
-    match member::relation(c"state_history") {
-        Some((_, owner)) => session::as_owner(owner, work),
-        None => work(),
-    }
 }

@@ -1,7 +1,7 @@
 //! The record trigger: once per statement, appends all its transitions to the history.
 
 use crate::append::append;
-use crate::call;
+use crate::call::{self, Request};
 use crate::columns::Columns;
 use crate::dag_of::dag_of;
 use crate::entity::EntityType;
@@ -15,8 +15,9 @@ use crate::history::Origin;
 use crate::managed::{Fixed, Managed};
 use crate::memory;
 use crate::rights::export_trigger;
+use crate::unrecorded::{self, Maker};
 use pg_workflow_state_machine::State;
-use pgrx::pg_sys::{Datum, Oid};
+use pgrx::pg_sys::Datum;
 
 export_trigger!(
     record_wrapper,
@@ -29,23 +30,29 @@ export_trigger!(
 );
 
 /// A transition that a statement made.
-struct Transition {
-    id: Uuid,
+pub struct Transition {
+    pub id: Uuid,
     /// The DAG of a run, the run of a task.
-    parent: Uuid,
-    task_id: Option<String>,
-    from: State,
-    to: State,
-    version: i64,
-    changed_at: i64,
+    pub parent: Uuid,
+    pub task_id: Option<String>,
+    pub from: State,
+    pub to: State,
+    pub version: i64,
+    pub changed_at: i64,
 }
 
 /// AFTER UPDATE FOR EACH STATEMENT.
 fn record(trigger: Trigger) -> Datum {
     if let Some(kind) = EntityType::parse(trigger.argument()) {
-        let transitions = transitions_of(kind, trigger);
-        if !transitions.is_empty() {
-            append_events(kind, trigger, &transitions);
+        let mut transitions = transitions_of(kind, trigger);
+        let mut maker = None;
+        transitions.retain(|transition| {
+            let (its_maker, is_recorded) = unrecorded::take(transition.id, transition.version);
+            maker.get_or_insert(its_maker);
+            !is_recorded
+        });
+        if let Some(maker) = maker.filter(|_| !transitions.is_empty()) {
+            append_transitions(kind, &transitions, maker);
         }
     }
     Datum::null()
@@ -93,16 +100,17 @@ fn transition_between(kind: EntityType, columns: &Columns, old: &Row, new: &Row)
     })
 }
 
-fn append_events(kind: EntityType, trigger: Trigger, transitions: &[Transition]) {
-    // All rows of a statement belong to the same request or to none, so the first row decides.
-    let request = call::request_for(transitions[0].id, |request| {
-        (request.metadata, request.request_id.as_deref().map(memory::copy))
-    });
-    let (metadata, request_id) = request.unwrap_or_else(|| (Jsonb::empty_object(), None));
+/// Appends transitions of one statement to the history.
+pub fn append_transitions(kind: EntityType, transitions: &[Transition], maker: Maker) {
+    let read = |request: &Request| (request.metadata, request.request_id.as_deref().map(memory::copy));
+    let (metadata, request_id) = match maker.call {
+        Some(call) => call::request(call, read).unwrap_or_else(|| errors::unrecorded(kind, transitions[0].id)),
+        None => (Jsonb::empty_object(), None),
+    };
     let actor = session::session_user();
     // Before the history is open: this may run a query.
-    let dags = memory::collect(transitions.iter().map(|transition| transition.dag(kind, trigger.table_owner())));
-    let acted_as = session::acted_as(session::user());
+    let dags = memory::collect(transitions.iter().map(|transition| transition.dag(kind)));
+    let acted_as = session::acted_as(maker.role);
     let origin = Origin { request_id: request_id.as_deref(), acted_as: acted_as.as_deref() };
     append(transitions.iter().zip(dags), origin, |id, (transition, dag_id)| Event {
         id,
@@ -112,7 +120,7 @@ fn append_events(kind: EntityType, trigger: Trigger, transitions: &[Transition])
         dag_run_id: if kind == EntityType::DagRun { transition.id } else { transition.parent },
         task_id: transition.task_id.as_deref(),
         old_state: Some(transition.from.as_str()),
-        new_state: transition.to.as_str(),
+        new_state: Some(transition.to.as_str()),
         version: transition.version,
         changed_at: transition.changed_at,
         actor: &actor,
@@ -121,11 +129,10 @@ fn append_events(kind: EntityType, trigger: Trigger, transitions: &[Transition])
 }
 
 impl Transition {
-    fn dag(&self, kind: EntityType, owner: Oid) -> Uuid {
+    fn dag(&self, kind: EntityType) -> Uuid {
         match kind {
             EntityType::DagRun => self.parent,
-            // A role that moves tasks may lack the right to read runs.
-            EntityType::TaskInstance => session::as_owner(owner, || dag_of(self.parent))
+            EntityType::TaskInstance => dag_of(self.parent)
                 .unwrap_or_else(|| errors::missing("dag_run", &self.parent.to_string(), "move a task of it")),
         }
     }

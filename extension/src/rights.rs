@@ -1,8 +1,9 @@
 //! Who may call the extension's functions, beyond the privileges that PostgreSQL itself checks.
 
 use crate::errors;
-use crate::ffi::session;
 use crate::ffi::trigger::{Misuse, Trigger};
+use crate::ffi::{member, session};
+use std::ffi::CStr;
 
 /// Exports a function `fn(Trigger) -> Datum`, with the triggers that it is made for. Its result is a tuple, or null if
 /// PostgreSQL ignores the result.
@@ -54,5 +55,13 @@ pub fn refuse_all_but_owner(trigger: Trigger) {
 pub fn refuse_restricted_operation() {
     if session::is_restricted_operation() {
         errors::restricted_operation();
+    }
+}
+
+/// Runs `work` as the owner of a table of the extension.
+pub fn as_owner_of<R>(table: &CStr, work: impl FnOnce() -> R) -> R {
+    match member::relation(table) {
+        Some((_, owner)) => session::as_owner(owner, work),
+        None => errors::not_a_member(&format!("table workflow.{}", table.to_string_lossy())),
     }
 }

@@ -1,7 +1,7 @@
 //! The extension's version, UUIDs, and facts about the cluster, as SQL functions.
 
 use crate::errors;
-use crate::ffi::cluster;
+use crate::ffi::{cluster, wal};
 use pgrx::pg_extern;
 
 #[pg_extern(sql = false)]
@@ -23,6 +23,20 @@ fn system_identifier() -> i64 {
 fn timeline() -> i64 {
     reject_on_standby();
     cluster::timeline().into()
+}
+
+/// The log up to here has what every committed transaction has written.
+#[pg_extern(sql = false)]
+fn wal_end() -> i64 {
+    reject_on_standby();
+    wal::inserted_end().cast_signed()
+}
+
+#[pg_extern(sql = false)]
+fn timeline_end(timeline: i64) -> Option<i64> {
+    reject_on_standby();
+    let timeline = u32::try_from(timeline).ok()?;
+    wal::timeline_end(timeline).map(u64::cast_signed)
 }
 
 #[pg_extern(sql = false)]

@@ -42,7 +42,8 @@ pub fn define() {
     GucRegistry::define_string_guc(
         c"pg_workflow.databases",
         c"Lists the databases that have a notifier: names separated by commas, or * for all.",
-        c"In other databases, and without shared_preload_libraries, each transaction sends its own notifications.",
+        c"In other databases, and without shared_preload_libraries, each transaction sends its own notifications. After a \
+          reload each event is notified once all the same.",
         &DATABASES,
         GucContext::Sighup,
         GucFlags::default(),
@@ -63,7 +64,7 @@ pub fn define() {
     );
     define_number(
         c"pg_workflow.poll_interval",
-        c"Sets how often the notifier looks for events that did not wake it, such as events of COMMIT PREPARED.",
+        c"Sets how often the notifier looks for events that did not wake it.",
         &POLL_INTERVAL,
         (10, 60_000),
         GucFlags::UNIT_MS,

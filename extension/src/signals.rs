@@ -1,8 +1,8 @@
 //! A commit's signal: the backend counts it in shared memory and wakes the notifier and the sessions that wait.
 
 use crate::ffi::shared::{self, Progress, Signals};
-use crate::ffi::transaction::End;
-use crate::ffi::{catalog, latch, session};
+use crate::ffi::transaction::{self, End};
+use crate::ffi::{area, catalog, latch, session};
 use pgrx::pg_sys::Oid;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -46,32 +46,47 @@ pub fn listen() {
     }
 }
 
+/// Returns the entry of a database, if it has one.
+pub fn entry_of(database: Oid) -> Option<usize> {
+    shared::signals()?.iter().position(|signals| signals.database.load(Ordering::SeqCst) == database.to_u32())
+}
+
 /// Claims a free entry, or the entry of a database that has been dropped.
 fn claim(own: u32) -> Option<usize> {
     let all = shared::signals()?;
     let database = |entry: usize| all[entry].database.load(Ordering::Acquire);
     let is_free =
         |entry: &usize| database(*entry) == 0 || catalog::database_name(Oid::from(database(*entry))).is_none();
-    // Before the lock: this reads the catalog.
-    let free = (0..all.len()).find(is_free)?;
-    let found = database(free);
+    loop {
+        // Before the lock: this reads the catalog. If another backend is faster, the next one is tried.
+        let free = (0..all.len()).find(is_free)?;
+        if let Some(entry) = claim_free(own, free, database(free)) {
+            return Some(entry);
+        }
+    }
+}
+
+/// Claims an entry that was free when this was its database.
+fn claim_free(own: u32, free: usize, found: u32) -> Option<usize> {
+    let all = shared::signals()?;
     let mut progress = shared::progress_mut();
+    let database = |entry: usize| all[entry].database.load(Ordering::Acquire);
     if let Some(entry) = (0..all.len()).find(|entry| database(*entry) == own) {
         return Some(entry);
     }
-    if database(free) != found || progress[free].pid != 0 {
-        // Another backend was faster. The next event claims an entry.
+    if database(free) != found {
         return None;
     }
-    progress[free] = Progress { commits: all[free].commits.load(Ordering::Acquire), ..Progress::default() };
-    let Signals { listened, history, leave, .. } = &all[free];
+    let signals = &all[free];
     // The counts stay: readers compare whether they have changed.
-    listened.store(false, Ordering::Relaxed);
-    history.store(0, Ordering::Relaxed);
-    leave.store(false, Ordering::Relaxed);
-    all[free].database.store(own, Ordering::SeqCst);
+    progress[free] = Progress { commits: signals.owed.load(Ordering::Acquire), ..Progress::default() };
+    signals.listened.store(false, Ordering::Relaxed);
+    signals.history.store(0, Ordering::Relaxed);
+    signals.last_id.store(0, Ordering::Relaxed);
+    signals.leave_until.store(0, Ordering::Relaxed);
+    signals.database.store(own, Ordering::SeqCst);
     if shared::listeners().is_some_and(|listeners| listeners.contains(own)) {
-        listened.store(true, Ordering::Release);
+        signals.listened.store(true, Ordering::Release);
     }
     Some(free)
 }
@@ -83,11 +98,26 @@ pub fn count(entry: usize, end: End) {
         End::CommitsUnflushed => drop(signals.unflushed_begun.fetch_add(1, Ordering::AcqRel)),
         End::UnflushedEnded => drop(signals.unflushed_ended.fetch_add(1, Ordering::AcqRel)),
         End::Committed => {
-            signals.commits.fetch_add(1, Ordering::AcqRel);
-            signals.readers.iter().for_each(|reader| latch::set(reader.load(Ordering::Acquire)));
-            if signals.listened.load(Ordering::Acquire) {
-                latch::set(signals.notifier.load(Ordering::Acquire));
+            if transaction::assigned_id().and_then(area::registered) == Some(false) {
+                signals.owed.fetch_add(1, Ordering::AcqRel);
             }
+            wake(signals);
         }
+    }
+}
+
+/// Counts the commit of a prepared transaction, which may have events: PREPARE has ended its mark.
+pub fn count_prepared() {
+    let Some(signals) = find().and_then(|entry| Some(&shared::signals()?[entry])) else { return };
+    signals.owed.fetch_add(1, Ordering::AcqRel);
+    wake(signals);
+}
+
+/// Counts a commit, and wakes the sessions that wait and the notifier.
+fn wake(signals: &Signals) {
+    signals.commits.fetch_add(1, Ordering::AcqRel);
+    signals.readers.iter().for_each(|reader| latch::set(reader.load(Ordering::Acquire)));
+    if signals.listened.load(Ordering::Acquire) {
+        latch::set(signals.notifier.load(Ordering::Acquire));
     }
 }

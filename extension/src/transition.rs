@@ -8,7 +8,7 @@ use crate::ffi::jsonb::Jsonb;
 use crate::ffi::plan::Plan;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::text_datum;
-use crate::{fields, memory, rights};
+use crate::{fields, rights};
 use pgrx::pg_sys::{self, Datum};
 use serde_json::json;
 
@@ -141,7 +141,7 @@ fn update(attempt: &Attempt, metadata: Jsonb, request_id: Option<&str>) -> Optio
         Some(text_datum(attempt.to.as_str())),
         attempt.expected_version.map(Datum::from),
     ];
-    let request = Request { ids: vec![attempt.id], metadata, request_id: request_id.map(memory::copy) };
+    let request = Request::new(vec![attempt.id], metadata, request_id);
     call::during(Call::Transition(request), || {
         with_plans(attempt.kind, |plans| plans.update.run(&args, |rows| (rows.len() > 0).then(|| rows.i64(0, 1))))
     })

@@ -105,7 +105,7 @@ impl Batch {
             }));
             outcomes
         };
-        let request = Request { ids: memory::collect(ids.iter().copied()), metadata, request_id: None };
+        let request = Request::new(memory::collect(ids.iter().copied()), metadata, None);
         call::during(Call::Transition(request), || with_plans(self.kind, |plans| plans.update.run(&args, applied)))
     }
 

@@ -1,29 +1,35 @@
-//! Waiting for events, before `read_events()` and `follow_events()` read.
+//! Waiting for events. A reader asks the database whether it has events, then waits here for a commit, and asks again.
 
-use crate::ffi::latch;
+mod procedures;
+mod released;
+
 use crate::ffi::shared::{self, READERS, Signals};
-use crate::{memory, signals};
+use crate::ffi::{latch, transaction};
+use crate::signals;
 use pgrx::pg_extern;
 use pgrx::pg_sys::Latch;
-use std::cell::RefCell;
 use std::ptr::null_mut;
 use std::sync::Once;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::{Duration, Instant};
 
-/// How often a session looks if no commit wakes it.
+/// How often a session without a slot looks at the number of commits.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-
-thread_local! {
-    /// The consumer for which this session's last read found nothing, and the number of commits before the read.
-    static FOUND_NOTHING: RefCell<Option<(String, u64)>> = const { RefCell::new(None) };
-}
+/// How long a session waits at most before it asks again. Some news wake no session, such as a consumer's row that is
+/// changed by hand.
+const LONGEST: Duration = Duration::from_secs(1);
+/// The same if the database counts no commits: without preloading, or without an entry in shared memory.
+const LONGEST_UNCOUNTED: Duration = Duration::from_millis(100);
 
 /// Counts the transactions with events that have committed in this database since the server started; 0 if the
-/// library is not preloaded.
+/// database counts none.
 #[pg_extern(sql = false)]
 fn commits() -> i64 {
-    signals::own().map_or(0, |signals| signals.commits.load(Ordering::Acquire)).cast_signed()
+    counted(signals::own()).cast_signed()
+}
+
+fn counted(signals: Option<&Signals>) -> u64 {
+    signals.map_or(0, |signals| signals.commits.load(Ordering::Acquire))
 }
 
 /// Whether commits are counted and wake waiting sessions.
@@ -32,29 +38,47 @@ fn is_preloaded() -> bool {
     signals::is_preloaded()
 }
 
-/// Stores that a read which began at this number of commits found nothing.
+/// Has the commit of this transaction wake the waiting sessions, which then ask again.
 #[pg_extern(sql = false)]
-fn note_found_nothing(consumer: Option<&str>, commits: Option<i64>) {
-    let read = consumer.zip(commits);
-    FOUND_NOTHING.set(read.map(|(consumer, commits)| (memory::copy(consumer), commits.cast_unsigned())));
+fn wake_readers() {
+    signals::entry().into_iter().for_each(transaction::mark);
 }
 
-/// Waits for a commit or a notification, unless the session's last read of this consumer found events.
+/// Waits until the number of commits is no longer `seen`, at most `seconds`. Returns how many seconds are left to wait.
 #[pg_extern(sql = false)]
-fn wait_for_events(consumer: &str, seconds: f64) {
-    let seen = FOUND_NOTHING.with_borrow(|last| last.as_ref().filter(|last| last.0 == consumer).map(|last| last.1));
-    let Some(seen) = seen else { return };
-    let deadline = Instant::now() + Duration::try_from_secs_f64(seconds.min(86_400.0)).unwrap_or_default();
-    let signals = signals::own();
-    let slot = signals.map(Slot::acquire);
-    let must_poll = slot.as_ref().is_some_and(|slot| !slot.is_acquired());
+fn wait_for_commit(seen: i64, seconds: f64) -> f64 {
+    let too_large = if seconds > 0.0 { Duration::MAX } else { Duration::ZERO };
+    let limit = Duration::try_from_secs_f64(seconds).unwrap_or(too_large);
+    let (signals, seen) = (signals::own(), seen.cast_unsigned());
+    let left = wait(signals, seen, limit);
+    // A fixed snapshot shows no new event: the caller must end its transaction.
+    let is_vain = transaction::has_fixed_snapshot() && counted(signals) != seen;
+    if is_vain { 0.0 } else { left.as_secs_f64() }
+}
+
+/// Waits until the number of commits is no longer `seen`, or until it is time to ask again. Returns how much of the
+/// limit is left.
+fn wait(signals: Option<&'static Signals>, seen: u64, limit: Duration) -> Duration {
+    let began = Instant::now();
+    match signals {
+        Some(signals) => wait_for_signal(signals, seen, limit.min(LONGEST)),
+        // A notification wakes the session too.
+        None => latch::wait(limit.min(LONGEST_UNCOUNTED)),
+    }
+    pgrx::check_for_interrupts!();
+    limit.saturating_sub(began.elapsed())
+}
+
+fn wait_for_signal(signals: &'static Signals, seen: u64, limit: Duration) {
+    let deadline = Instant::now() + limit;
+    let slot = Slot::acquire(signals);
+    let pause = if slot.is_acquired() { LONGEST } else { POLL_INTERVAL };
     loop {
-        let has_committed = signals.is_some_and(|signals| signals.commits.load(Ordering::Acquire) != seen);
         let left = deadline.saturating_duration_since(Instant::now());
-        if has_committed || latch::is_notified() || left.is_zero() {
+        if left.is_zero() || counted(Some(signals)) != seen {
             return;
         }
-        latch::wait(if must_poll { left.min(POLL_INTERVAL) } else { left });
+        latch::wait(left.min(pause));
         pgrx::check_for_interrupts!();
     }
 }

@@ -46,6 +46,30 @@ $$;
 
 -- The partitions get it too; nothing is rewritten.
 ALTER TABLE workflow.state_history ADD COLUMN acted_as text;
+-- From now on deletions are events.
+ALTER TABLE workflow.state_history ALTER COLUMN new_state DROP NOT NULL;
+-- take table workflow.purges
+SELECT pg_catalog.pg_extension_config_dump('workflow.purges', '');
+
+-- Times of the history; see create_partition(). This reads the history once.
+DO $$
+DECLARE
+    name name;
+BEGIN
+    FOR name IN
+        SELECT c.relname
+        FROM pg_catalog.pg_inherits AS i
+        JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid
+        WHERE i.inhparent OPERATOR(pg_catalog.=) 'workflow.state_history'::pg_catalog.regclass
+    LOOP
+        EXECUTE pg_catalog.format('CREATE INDEX %I ON workflow.%I USING brin (id, changed_at) WITH (autosummarize = true)',
+            name::pg_catalog.text OPERATOR(pg_catalog.||) '_id_changed_at_idx', name);
+    END LOOP;
+END
+$$;
+-- take function workflow.bisect_events
+-- take function workflow.event_id_at
+-- take function workflow.event_id_before
 
 -- Consumers belong to a role. The old ones have no known creator: they belong to all writers, as before.
 ALTER TABLE workflow.consumers
@@ -55,6 +79,9 @@ ALTER TABLE workflow.consumers
         name OPERATOR(pg_catalog.~) '[^[:space:]]' AND pg_catalog.char_length(name) OPERATOR(pg_catalog.<=) 250
     );
 ALTER TABLE workflow.consumers ALTER COLUMN owner SET DEFAULT CURRENT_USER;
+-- What an open window has returned is not known: all of it may be acknowledged, as before.
+ALTER TABLE workflow.consumers ADD COLUMN returned_id bigint NOT NULL DEFAULT 0;
+UPDATE workflow.consumers SET returned_id = window_ceiling_id WHERE window_ceiling_id IS NOT NULL;
 -- take function workflow.owns_consumer
 CREATE POLICY owner ON workflow.consumers USING (workflow.owns_consumer(owner));
 ALTER TABLE workflow.consumers ENABLE ROW LEVEL SECURITY;
@@ -67,6 +94,7 @@ ALTER TABLE workflow.consumer_checkpoints ENABLE ROW LEVEL SECURITY;
 -- take function workflow.refuse_tenant
 -- take type workflow.feed_position
 -- take function workflow.is_acknowledged
+-- take function workflow.is_in_window
 -- take function workflow.next_writer
 -- take function workflow.unfinished_transactions
 -- take function workflow.late_events
@@ -78,21 +106,41 @@ ALTER TABLE workflow.consumer_checkpoints ENABLE ROW LEVEL SECURITY;
 -- take function workflow.relocate_position
 -- take function workflow.position_of
 -- take function workflow.store_position
+-- take function workflow.note_returned
+-- take function workflow.last_returned
+-- take function workflow.is_leased
 -- take function workflow.lock_consumer
 -- take function workflow.check_reading
 -- take function workflow.create_consumer
+-- take function workflow.wake_readers
+-- take function workflow.wait_for_commit
+-- take function workflow.has_events
+-- take function workflow.consumer_has_events
+-- take function workflow.wait_in_function
+-- take procedure workflow.wait_for_events
 -- take function workflow.read_events
 -- take function workflow.ack_events
 -- take function workflow.skip_event
 -- take function workflow.resume_consumer
 -- take function workflow.drop_consumer
+-- take function workflow.wal_end
+-- take function workflow.timeline_end
+-- take function workflow.event_hash
+-- take type workflow.follower_position
 -- take function workflow.format_snapshot
 -- take function workflow.parse_snapshot
 -- take function workflow.format_position
+-- take function workflow.check_partitions
+-- take function workflow.position_fault
 -- take function workflow.parse_position
+-- take function workflow.mark_position
+-- take function workflow.open_followed_window
+-- take function workflow.close_followed_window
 -- take function workflow.position_after
 -- take function workflow.current_position
 -- take function workflow.follow_events
+-- take function workflow.position_has_events
+-- take procedure workflow.wait_for_events_after
 -- take function workflow.lease_consumer
 -- take function workflow.release_consumer
 -- take function workflow.save_checkpoint
@@ -137,7 +185,6 @@ GRANT REFERENCES ON workflow.dags, workflow.dag_runs, workflow.task_instances TO
 -- take function workflow.append_task_log
 -- take function workflow.history
 -- take function workflow.state_at
--- take function workflow.event_id_at
 -- take function workflow.last_event_id
 -- take function workflow.others_snapshot
 -- take function workflow.current_place
@@ -147,8 +194,10 @@ GRANT REFERENCES ON workflow.dags, workflow.dag_runs, workflow.task_instances TO
 -- take function workflow.open_partitions
 -- take function workflow.drop_partition
 -- take function workflow.delete_runs
+-- take function workflow.next_finished_runs
 -- take function workflow.lock_finished_runs
 DROP FUNCTION workflow.purge_runs(timestamptz, integer, boolean);
+-- take function workflow.delete_finished_runs
 -- take function workflow.purge_runs
 -- take function workflow.drop_old_partitions
 -- take function workflow.purge_partitions
@@ -163,6 +212,8 @@ DROP FUNCTION workflow.open_window(workflow.consumers);
 DROP FUNCTION workflow.close_window(workflow.consumers);
 DROP FUNCTION workflow.found_by_ids(workflow.consumers);
 DROP FUNCTION workflow.locked_consumer(text, bigint);
+DROP FUNCTION workflow.wait_for_events(text, double precision);
+DROP FUNCTION workflow.note_found_nothing(text, bigint);
 DROP FUNCTION workflow.spelled_snapshot(pg_snapshot);
 DROP FUNCTION workflow.parsed_snapshot(text);
 DROP FUNCTION workflow.spelled_position(workflow.consumers);

@@ -60,6 +60,8 @@ ALTER TABLE workflow.dags
 -- take function workflow.locked_consumer
 -- take function workflow.check_reading
 -- take function workflow.create_consumer
+-- take function workflow.wait_for_events
+-- take function workflow.note_found_nothing
 -- take function workflow.read_events
 -- take function workflow.ack_events
 -- take function workflow.drop_consumer
@@ -152,6 +154,31 @@ GRANT UPDATE (state, execution_date, conf) ON workflow.dag_runs TO workflow_writ
 GRANT UPDATE (state, max_tries, error) ON workflow.task_instances TO workflow_writer;
 
 ALTER TABLE workflow.state_history DROP COLUMN acted_as;
+DO $$
+DECLARE
+    name name;
+BEGIN
+    FOR name IN
+        SELECT c.relname
+        FROM pg_catalog.pg_class AS c
+        WHERE c.relnamespace OPERATOR(pg_catalog.=) 'workflow'::pg_catalog.regnamespace
+            AND c.relname OPERATOR(pg_catalog.~) '^state_history_[0-9]+_id_changed_at_idx$'
+    LOOP
+        EXECUTE pg_catalog.format('DROP INDEX workflow.%I', name);
+    END LOOP;
+END
+$$;
+-- 0.2.0 knows no deletions: a reader would stop at their events. Without one, the stored counts stay.
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM workflow.state_history AS h WHERE h.new_state IS NULL) THEN
+        DELETE FROM workflow.state_history AS h WHERE h.new_state IS NULL;
+    END IF;
+END
+$$;
+ALTER TABLE workflow.state_history ALTER COLUMN new_state SET NOT NULL;
+ALTER EXTENSION pg_workflow DROP TABLE workflow.purges;
+DROP TABLE workflow.purges;
 DROP TRIGGER prepare_load ON workflow.task_logs;
 
 -- The primary keys and the CHECK go with their columns.
@@ -165,24 +192,45 @@ DROP FUNCTION workflow.check_size(text, text);
 DROP FUNCTION workflow.check_size(text, jsonb);
 DROP FUNCTION workflow.check_finite(text, timestamptz);
 DROP FUNCTION workflow.is_acknowledged(workflow.feed_position, bigint, xid8);
+DROP FUNCTION workflow.is_in_window(workflow.feed_position, bigint, xid8);
 DROP FUNCTION workflow.unfinished_transactions(workflow.feed_position);
 DROP FUNCTION workflow.next_writer(bigint, bigint, bigint);
 DROP FUNCTION workflow.late_events(workflow.feed_position);
-DROP FUNCTION workflow.events_in_window(workflow.feed_position, integer);
+DROP FUNCTION workflow.events_in_window(workflow.feed_position, integer, boolean);
 DROP FUNCTION workflow.first_position();
 DROP FUNCTION workflow.open_window(workflow.feed_position);
 DROP FUNCTION workflow.close_window(workflow.feed_position);
-DROP FUNCTION workflow.relocate_position(workflow.feed_position);
+DROP FUNCTION workflow.relocate_position(workflow.feed_position, boolean);
 DROP FUNCTION workflow.position_of(workflow.consumers);
 DROP FUNCTION workflow.position_of(workflow.consumer_checkpoints);
 DROP FUNCTION workflow.position_of(workflow.state_count_place);
-DROP FUNCTION workflow.store_position(text, workflow.feed_position);
+DROP FUNCTION workflow.store_position(text, workflow.feed_position, bigint);
+DROP FUNCTION workflow.note_returned(bigint);
+DROP FUNCTION workflow.last_returned();
 DROP FUNCTION workflow.lock_consumer(text, bigint, boolean);
+DROP FUNCTION workflow.is_leased(workflow.consumers);
+DROP PROCEDURE workflow.wait_for_events(text, interval, boolean);
+DROP PROCEDURE workflow.wait_for_events_after(text, interval, boolean);
+DROP FUNCTION workflow.position_has_events(text);
+DROP FUNCTION workflow.wait_in_function(text, interval);
+DROP FUNCTION workflow.consumer_has_events(text);
+DROP FUNCTION workflow.has_events(workflow.feed_position);
+DROP FUNCTION workflow.wait_for_commit(bigint, double precision);
+DROP FUNCTION workflow.wake_readers();
 DROP FUNCTION workflow.format_snapshot(pg_snapshot);
 DROP FUNCTION workflow.parse_snapshot(text);
-DROP FUNCTION workflow.format_position(workflow.feed_position);
+DROP FUNCTION workflow.format_position(workflow.follower_position);
+DROP FUNCTION workflow.check_partitions(bigint);
+DROP FUNCTION workflow.position_fault(workflow.follower_position);
 DROP FUNCTION workflow.parse_position(text);
-DROP FUNCTION workflow.position_after(workflow.feed_position, bigint, boolean);
+DROP FUNCTION workflow.mark_position(workflow.follower_position);
+DROP FUNCTION workflow.open_followed_window(workflow.follower_position);
+DROP FUNCTION workflow.close_followed_window(workflow.follower_position);
+DROP FUNCTION workflow.position_after(workflow.follower_position, bigint, bigint, boolean);
+DROP FUNCTION workflow.event_hash(bigint, uuid, bigint, timestamptz);
+DROP FUNCTION workflow.timeline_end(bigint);
+DROP FUNCTION workflow.wal_end();
+DROP TYPE workflow.follower_position;
 DROP FUNCTION workflow.needs_history(workflow.feed_position, bigint);
 DROP FUNCTION workflow.create_partition(text, bigint);
 DROP FUNCTION workflow.give_up_consumers(bigint, timestamptz, boolean);
@@ -196,9 +244,12 @@ DROP POLICY owner ON workflow.consumers;
 ALTER TABLE workflow.consumer_checkpoints DISABLE ROW LEVEL SECURITY;
 ALTER TABLE workflow.consumers DISABLE ROW LEVEL SECURITY;
 DROP FUNCTION workflow.owns_consumer(text);
-ALTER TABLE workflow.consumers DROP CONSTRAINT consumers_name_check, DROP COLUMN owner, DROP COLUMN given_up_at;
+ALTER TABLE workflow.consumers DROP CONSTRAINT consumers_name_check, DROP COLUMN owner, DROP COLUMN given_up_at,
+    DROP COLUMN returned_id;
 DROP FUNCTION workflow.switch_to_partition(text, bigint);
 DROP FUNCTION workflow.is_subscriber();
+DROP FUNCTION workflow.bisect_events(timestamptz);
+DROP FUNCTION workflow.event_id_before(timestamptz);
 DROP FUNCTION workflow.refuse_subscriber(text);
 DROP FUNCTION workflow.finish_copy();
 DROP FUNCTION workflow.shows_all_tenants();
@@ -206,7 +257,9 @@ DROP TYPE workflow.feed_position;
 
 DROP FUNCTION workflow.advance_partitions(text);
 DROP FUNCTION workflow.delete_runs(uuid[]);
-DROP FUNCTION workflow.lock_finished_runs(timestamptz, integer, uuid[]);
+DROP FUNCTION workflow.next_finished_runs(timestamptz, integer, uuid[]);
+DROP FUNCTION workflow.lock_finished_runs(timestamptz, uuid[]);
+DROP FUNCTION workflow.delete_finished_runs(timestamptz, integer, boolean);
 DROP FUNCTION workflow.drop_old_partitions(timestamptz, boolean);
 DROP FUNCTION workflow.purge_partitions(timestamptz, boolean);
 

@@ -104,7 +104,8 @@ fn stream(redis: &mut redis::Connection) -> Result<Vec<Entry>> {
 
 fn read_entry(id: String, fields: &HashMap<String, redis::Value>) -> Result<Entry> {
     let json = fields.get("event").with_context(|| format!("entry {id} has no field event"))?;
-    ensure!(fields.len() == 1, "entry {id} has other fields than event");
+    let others = fields.keys().filter(|name| !["event", "source"].contains(&name.as_str())).count();
+    ensure!(others == 0, "entry {id} has other fields than event and source");
     let json: String = redis::from_redis_value_ref(json)?;
     let event = Event::from_json(&json).with_context(|| format!("entry {id}"))?;
     Ok(Entry { id, event })

@@ -45,8 +45,18 @@ impl Writer {
 
     /// Makes one random change, and returns its number of transitions; fails if the database stays unavailable.
     pub fn step(&mut self) -> Result<u32> {
+        let is_finished_task = |own: &&Entity| own.state.is_terminal() && own.kind == "task_instance";
+        let finished = self.own.iter().find(is_finished_task).copied();
         self.own.retain(|entity| !entity.state.is_terminal());
-        let outcome = match self.random.u32(0..100) {
+        if let Some(task) = finished.filter(|_| self.random.bool()) {
+            return self.try_step(|writer| writer.delete(task));
+        }
+        let action = self.random.u32(0..100);
+        self.try_step(|writer| writer.act(action))
+    }
+
+    fn act(&mut self, action: u32) -> Result<u32> {
+        match action {
             _ if self.own.len() < ENOUGH => self.create(),
             0..35 => self.transition_by_request(),
             35..50 => self.transition_by_update(),
@@ -54,8 +64,12 @@ impl Writer {
             65..75 => self.transition_many(),
             75..93 => self.transition_in_transaction(true),
             _ => self.transition_in_transaction(false),
-        };
-        let error = match outcome {
+        }
+    }
+
+    /// Makes a change, and judges its error.
+    fn try_step(&mut self, change: impl FnOnce(&mut Writer) -> Result<u32>) -> Result<u32> {
+        let error = match change(self) {
             Ok(transitions) => return Ok(transitions),
             Err(error) => error,
         };
@@ -156,6 +170,16 @@ impl Writer {
         let count = moved.len() as u32;
         moved.into_iter().for_each(|(index, to, version)| self.acknowledge(index, to, version));
         Ok(count)
+    }
+
+    /// Deletes a task, which the writer no longer owns: without a response, it may exist or not.
+    fn delete(&mut self, task: Entity) -> Result<u32> {
+        let sql = "DELETE FROM workflow.task_instances WHERE id = $1";
+        if self.session.client()?.execute(sql, &[&task.id])? != 1 {
+            self.complain(&format!("{} was gone before it was deleted", task.id));
+        }
+        self.written.acknowledged.push((task.id, task.version + 1));
+        Ok(1)
     }
 
     /// Creates a run with tasks.

@@ -37,7 +37,8 @@ async fn fill(client: &tokio_postgres::Client) -> (Uuid, Uuid) {
         }
         all_runs.push(run);
     }
-    client.batch_execute("ANALYZE").await.unwrap();
+    // VACUUM summarizes the index on times, as autovacuum does.
+    client.batch_execute("VACUUM ANALYZE").await.unwrap();
     (dags[1], all_runs[100])
 }
 
@@ -133,9 +134,9 @@ async fn check(client: &mut tokio_postgres::Client, dag: Uuid, run: Uuid) -> Res
     for (gte, lt) in [(Some(middle), None), (None, Some(middle))] {
         let filter = HistoryFilter { changed_at_gte: gte, changed_at_lt: lt, ..Default::default() };
         let oldest = Some(OrderBy::ascending(HistorySort::Id));
-        // Rows within the second of slack are read and skipped.
-        assert_cheap!(client, 60_000, History, filter.clone(), None);
-        assert_cheap!(client, 60_000, History, filter, oldest);
+        // The index on times leads to ranges of blocks, and the newest range has no summary yet.
+        assert_cheap!(client, 20_000, History, filter.clone(), None);
+        assert_cheap!(client, 20_000, History, filter, oldest);
     }
     assert_cheap!(client, 5, History, HistoryFilter { entity_id: Some(task), ..Default::default() }, None);
     Ok(())

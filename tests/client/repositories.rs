@@ -200,8 +200,8 @@ async fn history(session: &impl Session, run: Uuid, task: Uuid) -> Result<(), Er
     let tracker = History::new(session);
     let events = tracker.history(EntityType::TaskInstance, task, 10).await?;
     let transitions: Vec<_> = events.iter().map(|event| (event.version, event.old_state, event.new_state)).collect();
-    let expected =
-        [(3, Some(State::Running), State::Failed), (2, Some(State::Queued), State::Running), (1, None, State::Queued)];
+    let path = [None, Some(State::Queued), Some(State::Running), Some(State::Failed)];
+    let expected = [(3, path[2], path[3]), (2, path[1], path[2]), (1, path[0], path[1])];
     assert_eq!(transitions, expected);
     assert_eq!(serde_json::from_str::<Value>(events[0].metadata.get())?, json!({"error": "disk full", "worker": 7}));
     assert_eq!(tracker.history(EntityType::TaskInstance, task, 1).await?.len(), 1);

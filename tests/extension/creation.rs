@@ -88,3 +88,18 @@ fn duplicate_error_names_constraint() {
     let row = client.query_one(counts, &[]).unwrap();
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (1, 1), "{dag} {run}");
 }
+
+#[test]
+fn creation_is_dated_once_by_the_clock() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    client.batch_execute("BEGIN; SELECT pg_sleep(0.01)").unwrap();
+    create_tasks(client, 3);
+    let sql = "SELECT count(*), bool_and(e.created_at = h.changed_at AND e.updated_at = h.changed_at AND h.changed_at > now())
+               FROM workflow.state_history AS h
+               JOIN (SELECT id, created_at, updated_at FROM workflow.task_instances
+                     UNION ALL SELECT id, created_at, updated_at FROM workflow.dag_runs) AS e ON e.id = h.entity_id";
+    let row = client.query_one(sql, &[]).unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, bool>(1)), (4, true));
+    client.batch_execute("COMMIT").unwrap();
+}

@@ -85,6 +85,39 @@ fn event_id_at_finds_first_event_since_a_time() {
 }
 
 #[test]
+fn event_ids_bound_each_time_whatever_the_clock_did() {
+    let db = Db::new().without_verification();
+    let client = &mut db.connect();
+    create_tasks(client, 500);
+    let scatter = [
+        // A statement that waited, a clock ahead, a clock set back; then any order at all.
+        "id * interval '1 s' - CASE WHEN id BETWEEN 100 AND 180 THEN interval '70 s' ELSE '0' END",
+        "id * interval '1 s' + CASE WHEN id BETWEEN 100 AND 180 THEN interval '1 hour' ELSE '0' END",
+        "id * interval '1 s' - CASE WHEN id > 300 THEN interval '1 hour' ELSE '0' END",
+        "random() * interval '1 hour'",
+    ];
+    for times in scatter {
+        client
+            .batch_execute(&format!(
+                "SET session_replication_role = replica;
+                 UPDATE workflow.state_history SET changed_at = '2026-01-01Z'::timestamptz + {times}"
+            ))
+            .unwrap();
+        // Some blocks have a summary in the index, the last ones have none.
+        client.batch_execute("VACUUM workflow.state_history").unwrap();
+        let sql = "SELECT count(*) FILTER (WHERE workflow.event_id_at(t.at) <> coalesce(e.first, e.highest + 1)
+                           OR workflow.event_id_before(t.at) <> coalesce(e.last, e.lowest - 1)), count(*)
+                   FROM (SELECT changed_at + step * interval '1 us' AS at
+                         FROM workflow.state_history, generate_series(-1, 1) AS step WHERE id % 5 = 0) AS t
+                   CROSS JOIN LATERAL (
+                       SELECT min(id) FILTER (WHERE changed_at >= t.at) AS first, max(id) FILTER (WHERE changed_at < t.at) AS last,
+                           min(id) AS lowest, max(id) AS highest FROM workflow.state_history) AS e";
+        let row = client.query_one(sql, &[]).unwrap();
+        assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (0, 300), "{times}");
+    }
+}
+
+#[test]
 fn verify_reports_every_kind_of_disagreement() {
     let cases = [
         ("UPDATE workflow.task_instances SET state = 'success' WHERE id = $1", "row and history disagree"),
@@ -99,6 +132,29 @@ fn verify_reports_every_kind_of_disagreement() {
         ),
         (
             "UPDATE workflow.state_history SET new_state = 'success' WHERE entity_id = $1 AND version = 1",
+            "transition not allowed",
+        ),
+        (
+            "WITH swapped AS (DELETE FROM workflow.state_history WHERE entity_id = $1 AND version > 1 RETURNING *),
+                 ids AS (SELECT sum(id) AS total FROM swapped)
+             INSERT INTO workflow.state_history (id, entity_type, entity_id, old_state, new_state, version, dag_id, dag_run_id)
+             SELECT total - id, entity_type, entity_id, old_state, new_state, version, dag_id, dag_run_id FROM swapped, ids",
+            "events out of order",
+        ),
+        (
+            "UPDATE workflow.state_history SET new_state = NULL WHERE entity_id = $1 AND version = 3",
+            "row and history disagree",
+        ),
+        (
+            "UPDATE workflow.state_history SET new_state = NULL WHERE entity_id = $1 AND version = 2",
+            "transition from another state",
+        ),
+        (
+            "UPDATE workflow.state_history SET new_state = NULL, old_state = NULL WHERE entity_id = $1 AND version = 3",
+            "transition not allowed",
+        ),
+        (
+            "UPDATE workflow.state_history SET old_state = NULL, new_state = 'queued' WHERE entity_id = $1 AND version = 3",
             "transition not allowed",
         ),
         (

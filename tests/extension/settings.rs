@@ -42,7 +42,7 @@ const CALLS: &[&str] = &[
     "SELECT workflow.append_task_log(id, 'a line', 'LOUD') FROM workflow.task_instances WHERE task_id = 'a'",
     "SELECT old_state, new_state, h.version FROM workflow.task_instances AS t CROSS JOIN workflow.history('task_instance', t.id) AS h ORDER BY t.task_id, h.version",
     "SELECT workflow.state_at('task_instance', id, 'infinity') FROM workflow.task_instances ORDER BY task_id",
-    "SELECT workflow.event_id_at('-infinity')",
+    "SELECT workflow.event_id_at('-infinity'), workflow.event_id_before('infinity')",
     "SELECT workflow.create_consumer('c', true), workflow.create_consumer('c')",
     "SELECT workflow.create_consumer('S'), workflow.create_consumer('')",
     "SELECT id, new_state FROM workflow.read_events('c', 3)",
@@ -219,4 +219,17 @@ fn squatted_schema_is_rejected() {
         .unwrap();
     assert!(update(client).contains("owns it"));
     client.batch_execute("ALTER SCHEMA workflow OWNER TO CURRENT_USER; ALTER EXTENSION pg_workflow UPDATE").unwrap();
+}
+
+#[test]
+fn database_that_is_not_utf8_is_rejected() {
+    let (cluster, _db) = own_cluster("encoding", &[]);
+    for encoding in ["LATIN1", "SQL_ASCII"] {
+        let sql = format!("CREATE DATABASE other TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'");
+        cluster.psql("postgres", &sql).unwrap();
+        let other = Db::at(cluster.url("other")).without_verification();
+        let failed = failure(other.connect().batch_execute("CREATE EXTENSION pg_workflow"));
+        assert_eq!((failed.sqlstate.as_str(), &failed.detail["encoding"]), ("0A000", &encoding.into()));
+        cluster.psql("postgres", "DROP DATABASE other").unwrap();
+    }
 }

@@ -11,8 +11,9 @@ const INLINED: &[&str] = &[
     "workflow.latest_dag_run(dag_id uuid)",
     "workflow.partition_start(id bigint)",
     "workflow.is_acknowledged(pos workflow.feed_position,id bigint,transaction_id xid8)",
+    "workflow.is_in_window(pos workflow.feed_position,id bigint,transaction_id xid8)",
     "workflow.late_events(pos workflow.feed_position)",
-    "workflow.events_in_window(pos workflow.feed_position,max integer)",
+    "workflow.events_in_window(pos workflow.feed_position,max integer,is_marked boolean)",
     "workflow.position_of(consumer workflow.consumers)",
     "workflow.position_of(checkpoint workflow.consumer_checkpoints)",
     "workflow.position_of(stored workflow.state_count_place)",
@@ -24,9 +25,10 @@ const INLINED: &[&str] = &[
 /// know the columns of our tables.
 fn readable(script: &str) -> String {
     let line = |line: &str| {
-        let declared = ["consumers", "consumer_checkpoints", "dropped_partitions", "feed_position"]
-            .iter()
-            .find_map(|table| line.strip_suffix(&format!(" workflow.{table};")));
+        let declared =
+            ["consumers", "consumer_checkpoints", "dropped_partitions", "feed_position", "follower_position"]
+                .iter()
+                .find_map(|table| line.strip_suffix(&format!(" workflow.{table};")));
         declared.map_or_else(|| line.to_owned(), |name| format!("{name} record;")) + "\n"
     };
     let script: String = script.lines().filter(|line| !line.starts_with("\\echo")).map(line).collect();

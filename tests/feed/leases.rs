@@ -1,6 +1,7 @@
 //! Leases on consumers, and relay checkpoints to rewind to.
 
 use pg_workflow_tests::*;
+use postgres::Client;
 use serde_json::Value;
 
 #[test]
@@ -42,6 +43,50 @@ fn new_lease_ends_session_of_expired_holder() {
     let lease = "SELECT workflow.lease_consumer('c', 'you')";
     assert_eq!(db.connect().query_one(lease, &[]).unwrap().get::<_, Option<i64>>(0), Some(2));
     assert!(open.batch_execute("SELECT").is_err());
+}
+
+#[test]
+fn lease_ends_with_its_session() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    client.batch_execute("SELECT workflow.create_consumer('c')").unwrap();
+    let mut holder = db.connect();
+    holder.batch_execute("SELECT workflow.lease_consumer('c', 'me', '1 hour')").unwrap();
+    let lease = "SELECT workflow.lease_consumer('c', 'you', '1 hour')";
+    assert_eq!(client.query_one(lease, &[]).unwrap().get::<_, Option<i64>>(0), None);
+    drop(holder);
+    wait_until("the lease is free", || client.query_one(lease, &[]).unwrap().get::<_, Option<i64>>(0) == Some(2));
+}
+
+/// An expiry that lies an hour later than the clock says is what a clock set back by an hour leaves.
+#[test]
+fn lease_expires_after_the_clock_was_set_back() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let holder = &mut db.connect();
+    client.batch_execute("SELECT workflow.create_consumer('c', true)").unwrap();
+    let set_clock = |client: &mut Client, to: &str| {
+        let sql = format!("UPDATE workflow.consumers SET lease_expires_at = lease_expires_at + interval '{to}'");
+        client.batch_execute(&sql).unwrap();
+    };
+    let lease = |client: &mut Client, holder: &str| -> Option<i64> {
+        client.query_one("SELECT workflow.lease_consumer('c', $1, '10 min')", &[&holder]).unwrap().get(0)
+    };
+    assert_eq!(lease(holder, "me"), Some(1));
+    assert_eq!(lease(client, "you"), None);
+    set_clock(client, "1 hour");
+    // The holder reads, which renews the lease by the clock.
+    holder.batch_execute("SELECT workflow.read_events('c', lease => 1)").unwrap();
+    assert_eq!(lease(client, "you"), None);
+    assert_eq!(failure(client.batch_execute("SELECT workflow.read_events('c')")).sqlstate, "55006");
+    // It hangs, and another takes its place.
+    set_clock(client, "1 hour");
+    client.batch_execute("SELECT workflow.read_events('c')").unwrap();
+    assert_eq!(lease(client, "you"), Some(2));
+    assert!(holder.batch_execute("SELECT").is_err(), "its session is terminated");
+    // Set forward, a lease expires.
+    set_clock(client, "-1 hour");
+    assert_eq!(lease(&mut db.connect(), "they"), Some(3));
 }
 
 #[test]

@@ -3,7 +3,9 @@
 mod absent;
 mod databases;
 mod foreign;
+mod handover;
 mod recovery;
+mod reload;
 mod sending;
 mod waiting;
 
@@ -40,6 +42,22 @@ impl Listener {
         heard
     }
 
+    /// Waits until nothing is pending, and returns the ids of the events heard since the last call, in ascending order.
+    /// `client` is a session of the same database.
+    fn ids(&mut self, client: &mut Client) -> Vec<i64> {
+        let pending = "SELECT pending FROM workflow.notifier";
+        wait_until("all notifications", || {
+            client.query_opt(pending, &[]).unwrap().is_none_or(|row| row.get::<_, i64>(0) == 0)
+        });
+        let marker = Uuid::new_v4().to_string();
+        client.batch_execute(&format!("NOTIFY workflow_events, '{marker}'")).unwrap();
+        let heard = std::iter::repeat_with(|| self.payloads(1).remove(0)).take_while(|payload| *payload != marker);
+        let id = |payload: String| serde_json::from_str::<Value>(&payload).expect("JSON")["id"].as_i64().unwrap();
+        let mut ids: Vec<i64> = heard.map(id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
     /// Counts the notifications before a marker that the test sends.
     fn hear_until_marker(&mut self, db: &Db) -> usize {
         let marker = Uuid::new_v4().to_string();
@@ -64,4 +82,10 @@ fn wait_for_notifier(client: &mut Client) -> i32 {
 
 fn version_2(id: Uuid) -> Vec<(String, i64)> {
     vec![(id.to_string(), 2)]
+}
+
+/// Returns the ids of all events, in ascending order.
+fn all_ids(client: &mut Client) -> Vec<i64> {
+    let sql = "SELECT coalesce(array_agg(id ORDER BY id), '{}') FROM workflow.state_history";
+    client.query_one(sql, &[]).unwrap().get(0)
 }

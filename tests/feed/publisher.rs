@@ -3,7 +3,7 @@
 use pg_workflow_client::connect::PostgresServer;
 use pg_workflow_client::event::Event;
 use pg_workflow_client::publisher::{
-    EventIds, Position, Published, Publisher, RedisChannel, RedisStream, StreamOptions,
+    EventSet, Position, Published, Publisher, RedisChannel, RedisStream, StreamOptions,
 };
 use pg_workflow_client::redis_server::RedisServer;
 use pg_workflow_client::{Error, relay};
@@ -151,9 +151,9 @@ impl Publisher for Counting {
         Ok(Some(self.end()))
     }
 
-    async fn holds(&mut self, [after, _]: Position, [up_to, _]: Position) -> Result<EventIds, Error> {
+    async fn holds(&mut self, [after, _]: Position, [up_to, _]: Position) -> Result<EventSet, Error> {
         let range = usize::try_from(after).unwrap()..usize::try_from(up_to).unwrap();
-        Ok(self.store.lock().unwrap()[range].iter().map(|event| event.id).collect())
+        Ok(self.store.lock().unwrap()[range].iter().collect())
     }
 
     async fn publish(&mut self, events: &[Event], after: Option<Position>) -> Result<Published, Error> {

@@ -311,6 +311,47 @@ fn server_says_once_that_its_role_cannot_create_partitions() {
     assert_eq!(server.terminate().unwrap().code(), Some(0));
 }
 
+/// Its running relay, and a relay that starts later, know that it existed: the stream has its events.
+#[test]
+fn vanished_consumer_is_not_recreated_by_its_relay() {
+    let db = Db::new();
+    let redis = Redis::start("relay-dropped").unwrap();
+    let (server, url) = serve(db.url(), &redis.url());
+    let client = &mut db.connect();
+    wait_for_consumer(client);
+    create_tasks(client, 5);
+    let length = || redis.command::<i64>(&["XLEN", "workflow:stream"]).unwrap();
+    wait_until("the first events", || length() == 6);
+    client.batch_execute("SELECT workflow.drop_consumer('relay')").unwrap();
+    create_tasks(client, 20);
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    let health = |url: &str| {
+        let mut response = agent.get(format!("{url}/health")).call().unwrap();
+        (response.status().as_u16(), response.body_mut().read_json::<serde_json::Value>().unwrap())
+    };
+    let says = |url: &str| {
+        let (status, body) = health(url);
+        status == 503 && body["errors"]["relay"].is_string()
+    };
+    let line = server.wait_line("consumer \"relay\" no longer exists", PATIENCE).unwrap();
+    assert!(line.contains("workflow.create_consumer("), "{line}");
+    wait_until("the reason in /health", || says(&url));
+    assert_eq!(server.terminate().unwrap().code(), Some(0));
+    let (server, url) = serve(db.url(), &redis.url());
+    server.wait_line("consumer \"relay\" no longer exists", PATIENCE).unwrap();
+    wait_until("the reason in /health", || says(&url));
+    assert_eq!(length(), 6);
+
+    // A relay that is new creates it, and then learns from the stream that it existed.
+    let sql = "SELECT workflow.drop_consumer('relay'); SELECT workflow.create_consumer('relay', true)";
+    client.batch_execute(sql).unwrap();
+    wait_until("all events exactly once", || length() == 6 + 21);
+    create_tasks(client, 1);
+    wait_until("the next events", || length() == 6 + 21 + 2);
+    wait_until("health", || health(&url).0 == 200);
+    assert_eq!(server.terminate().unwrap().code(), Some(0));
+}
+
 /// Gives the last event of a task metadata whose text is longer than 1 GB, which its value is not. Returns the event.
 fn poison(transaction: &mut postgres::Transaction<'_>, task: Uuid) -> i64 {
     transaction.batch_execute("SET LOCAL session_replication_role = replica").unwrap();

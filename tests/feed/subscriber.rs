@@ -2,6 +2,7 @@
 
 mod channel;
 mod consumer;
+mod deletion;
 mod follower;
 mod group;
 

@@ -90,9 +90,10 @@ fn history(client: &mut Client) -> Vec<i64> {
     client.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-fn relay(db: &Db, redis: &Redis) -> Server {
+fn relay(db: &Db, redis: &Redis, adopt: &str) -> Server {
     let url = redis.url();
-    let envs = [("DATABASE_URL", db.url()), ("REDIS_URL", &url), ("WORKFLOW_NO_HTTP", "1")];
+    let envs =
+        [("DATABASE_URL", db.url()), ("REDIS_URL", &url), ("WORKFLOW_NO_HTTP", "1"), ("WORKFLOW_ADOPT_STREAM", adopt)];
     let server = Server::start("relay", &server_binary(), &["serve"], &envs).expect("a relay");
     server.wait_line("became leader", PATIENCE).unwrap();
     server
@@ -149,7 +150,7 @@ fn switch_loses_and_doubles_no_event() {
     client
         .batch_execute("DO $$ BEGIN FOR n IN 1..1000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$")
         .unwrap();
-    let leader = relay(old, &redis);
+    let leader = relay(old, &redis, "");
 
     let (sender, stop) = channel();
     let position = std::thread::scope(|scope| {
@@ -182,7 +183,10 @@ fn switch_loses_and_doubles_no_event() {
     assert_eq!(history(copy), history(client));
     assert_eq!(new.problems(), [""; 0]);
     let copied = history(copy);
-    let _relay = relay(new, &redis);
+    // As the page of the relay says.
+    let entries: Vec<(String, HashMap<String, String>)> =
+        redis.command(&["XREVRANGE", "workflow:stream", "+", "-", "COUNT", "1"]).unwrap();
+    let _relay = relay(new, &redis, &entries[0].1["source"]);
     resume(&upgrade, copied.len(), &mut received, position);
     let all = history(copy);
     for (reader, mut ids) in received.0 {

@@ -307,3 +307,25 @@ fn log_partition_is_dropped_after_its_last_line() {
     assert_eq!(lines.len(), 2);
     assert_eq!(partitions(client, "task_logs").iter().map(|row| row.0).collect::<Vec<_>>(), [1, 2]);
 }
+
+#[test]
+fn missing_current_partition_is_made_again() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    next_partition(client);
+    for table in ["state_history", "task_logs"] {
+        let partition = format!("{table}_1");
+        let sql = format!(
+            "ALTER EXTENSION pg_workflow DROP TABLE workflow.{partition};
+             ALTER TABLE workflow.{table} DETACH PARTITION workflow.{partition};
+             DROP TABLE workflow.{partition}"
+        );
+        client.batch_execute(&sql).unwrap();
+        let steps = client.query("SELECT partition, outcome FROM workflow.open_partitions()", &[]).unwrap();
+        let steps: Vec<(String, String)> = steps.iter().map(|step| (step.get(0), step.get(1))).collect();
+        assert_eq!(steps, [(partition, "made".to_owned())]);
+        let task = create_task(client);
+        client.query("SELECT workflow.append_task_log($1, 'a line')", &[&task]).unwrap();
+        client.batch_execute("DELETE FROM workflow.task_logs").unwrap();
+    }
+}

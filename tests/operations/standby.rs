@@ -68,6 +68,7 @@ fn reads_on_standby_equal_reads_on_primary() {
         format!("workflow.state_at('dag_run', '{run}', now() - interval '1 day')"),
         "workflow.event_id_at(now())".to_owned(),
         "workflow.event_id_at('2020-01-01')".to_owned(),
+        "workflow.event_id_before(now())".to_owned(),
         "workflow.verify()".to_owned(),
         "workflow.verify('2020-01-01', now())".to_owned(),
         "(SELECT entity_id, last_progress, idle > '0' FROM workflow.stuck('0'))".to_owned(),
@@ -98,7 +99,7 @@ fn reads_on_standby_equal_reads_on_primary() {
     }
     let ask = |sql: &str| pair.standby.psql("workflow", sql).unwrap();
     assert_eq!(ask("SELECT count(*) FROM workflow.verify()"), "0");
-    assert_eq!(ask("SELECT pending FROM workflow.consumer_lag"), "8");
+    assert_eq!(ask("SELECT pending FROM workflow.consumer_lag"), "9");
     assert_eq!(ask("SELECT sum(count) FROM workflow.state_counts"), "5");
     assert_eq!(ask("SELECT count(*) FROM workflow.notifier"), "0", "a standby has no notifier");
     assert_eq!(ask("SELECT count(DISTINCT workflow.uuid_v7()) FROM generate_series(1, 9)"), "9");
@@ -140,6 +141,13 @@ fn writes_on_standby_fail_as_read_only() {
     for write in writes {
         let error = client.batch_execute(&format!("SELECT * FROM {write}")).expect_err(&write);
         assert_eq!(error.code().map(|code| code.code()), Some("25006"), "{write}: {error:?}");
+    }
+    let waits = [
+        "wait_for_events('reader', '1 min')".to_owned(),
+        format!("wait_for_events_after('{}', '1 min')", pair.position),
+    ];
+    for wait in waits {
+        assert_eq!(failure(client.batch_execute(&format!("CALL workflow.{wait}"))).sqlstate, "25006", "{wait}");
     }
 }
 

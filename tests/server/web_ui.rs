@@ -4,6 +4,7 @@
 
 mod browser;
 mod data;
+mod deletion;
 mod grid;
 mod headers;
 mod keyboard;

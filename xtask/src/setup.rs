@@ -38,6 +38,8 @@ enum Missing {
     Browser,
     /// Only packages from PyPI need it.
     Python,
+    /// Only the tests of waiting need it.
+    Pooler,
 }
 
 /// The tools of this machine, which must be installed.
@@ -129,6 +131,16 @@ fn redis_server() -> Option<PathBuf> {
     }
 }
 
+/// PgBouncer, which Debian installs where only root's PATH leads.
+pub fn pooler() -> Option<PathBuf> {
+    which("pgbouncer").or_else(|| Some(PathBuf::from("/usr/sbin/pgbouncer")).filter(|program| program.exists()))
+}
+
+/// Installs a pooler if none is installed: on Debian, as root. Elsewhere it prints what to install.
+pub fn ensure_pooler() -> Result<()> {
+    ensure_optional(Missing::Pooler, "the tests through a pooler", || pooler().is_some()).map(drop)
+}
+
 fn missing() -> Result<Vec<Missing>> {
     let mut missing = Vec::new();
     if PostgresInstall::find()?.is_none() {
@@ -152,6 +164,7 @@ fn instructions(missing: &[Missing]) -> String {
             Missing::Libclang => LIBCLANG,
             Missing::Browser => BROWSER,
             Missing::Python => PYTHON,
+            Missing::Pooler => POOLER,
         };
     }
     text
@@ -192,4 +205,11 @@ const PYTHON: &str = "
     Fedora    dnf install python3
     Arch      pacman -S python
     Homebrew  brew install python
+";
+const POOLER: &str = "
+  PgBouncer, for the tests through a pooler
+    Debian    apt-get install pgbouncer
+    Fedora    dnf install pgbouncer
+    Arch      pacman -S pgbouncer
+    Homebrew  brew install pgbouncer
 ";

@@ -24,6 +24,7 @@
 //! ```
 
 pub mod detached;
+pub mod pooler;
 pub mod port;
 pub mod postgres;
 pub mod process;

@@ -22,6 +22,7 @@ pub fn run_tests(major: Option<u32>, args: &[String]) -> Result<()> {
 fn run_tests_here(args: &[String]) -> Result<()> {
     let toolchain = setup::ensure()?;
     setup::ensure_browser()?;
+    setup::ensure_pooler()?;
     setup::pypi::FUZZER.ensure()?;
     setup::pypi::SQL_LINTER.ensure()?;
     setup::pypi::CLIENTS.ensure()?;

@@ -26,6 +26,15 @@ pub fn hint(error: &RedisError) -> &'static str {
     }
 }
 
+/// Returns the hint for an error that Redis, or the network, raised on a large event.
+pub fn hint_of_large(error: &RedisError) -> &'static str {
+    match server_error(error) {
+        // A protocol error has no code of its own.
+        Some((code, detail)) if code != "ERR" => server_hint(&code, &detail.unwrap_or_default()),
+        _ => LARGE_EVENT,
+    }
+}
+
 fn transport_hint(error: &RedisError) -> &'static str {
     match tls_failure(error) {
         Some(rustls::Error::AlertReceived(_)) => CLIENT_CERTIFICATE,
@@ -42,6 +51,8 @@ const PERMISSIONS: &str =
 const TLS: &str = "Check that Redis's port is its TLS port, that --redis-ca (WORKFLOW_REDIS_CA) names the CA of its \
                    certificate, and that the certificate is for the host in REDIS_URL (--redis-url)";
 
+const LARGE_EVENT: &str = "Raise proto-max-bulk-len and client-query-buffer-limit of Redis above that size. \
+                           pg_workflow.max_field_size limits later events";
 const CLIENT_CERTIFICATE: &str = "Redis refuses the TLS connection. If it requires a certificate (tls-auth-clients), \
                                   set --redis-cert and --redis-key to one of a CA that it trusts";
 
@@ -51,6 +62,7 @@ fn server_hint(code: &str, detail: &str) -> &'static str {
         "NOPERM" => PERMISSIONS,
         // Commands denied to a script have no code of their own before Redis 7.2.
         _ if detail.starts_with("ACL failure in script") => PERMISSIONS,
+        _ if detail.contains("can't publish to the channel") => PERMISSIONS,
         "OOM" => "Redis is full: free memory or raise its maxmemory. PostgreSQL keeps the events meanwhile",
         "READONLY" => "Name the master in REDIS_URL (--redis-url), not a replica; or the sentinels, which know it",
         "MISCONF" => "Redis cannot save to its disk: free space there, and see its log",

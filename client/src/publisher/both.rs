@@ -28,6 +28,11 @@ impl<A: Publisher, B: Publisher> Publisher for (A, B) {
         self.1.connect().await
     }
 
+    async fn begin(&mut self, source: &str) -> Result<(), Error> {
+        self.0.begin(source).await?;
+        self.1.begin(source).await
+    }
+
     async fn publish(&mut self, events: &[Event], _: Option<Position>) -> Result<Published, Error> {
         self.0.publish(events, None).await?;
         self.1.publish(events, None).await?;

@@ -1,22 +1,25 @@
 //! The Redis stream: each event exactly once, appended only after the entry that is expected to be the last.
 //!
-//! An entry's id is `<milliseconds>-<event id>`: the time of the write, and the event. So the ids tell which events
-//! the stream holds. Ids must increase: an event whose id is lower than the previous one gets the next millisecond.
+//! An entry's id is `<milliseconds>-<event id>`: the time of the write, and the event. Ids must increase: an event whose id
+//! is lower than the previous one gets the next millisecond. The field `source` names the database: the stream of another
+//! one is refused.
 
 use std::time::Duration;
 
 use redis::RedisError;
-use serde::Deserialize;
 
 use super::entry_id::{EntryId, now};
+use super::event_set::Key;
 use super::redis_connection::Connection;
-use super::{EventIds, Position, Published, Publisher};
+use super::{EventSet, Position, Published, Publisher};
 use crate::Error;
 use crate::event::Event;
 use crate::redis_server::RedisServer;
 
 /// Appends entries and publishes them, all or none, if the stream's last id is the expected one. Returns its last id.
-/// KEYS: the stream. ARGV: the expected id, the channel (empty for none), then pairs of id and event.
+/// Redis undoes nothing if it denies a command. It denies the first of a kind, or none: each event is published first, so
+/// that no event enters the stream unpublished.
+/// KEYS: the stream. ARGV: the expected id, the channel (empty for none), the source, then pairs of id and event.
 const APPEND: &str = r"
 local last = '0-0'
 if redis.call('EXISTS', KEYS[1]) == 1 then
@@ -26,9 +29,9 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
     end
 end
 if last ~= ARGV[1] then return last end
-for i = 3, #ARGV, 2 do
-    last = redis.call('XADD', KEYS[1], ARGV[i], 'event', ARGV[i + 1])
+for i = 4, #ARGV, 2 do
     if ARGV[2] ~= '' then redis.call('PUBLISH', ARGV[2], ARGV[i + 1]) end
+    last = redis.call('XADD', KEYS[1], ARGV[i], 'event', ARGV[i + 1], 'source', ARGV[3])
 end
 return last
 ";
@@ -48,6 +51,8 @@ const TRIMMED_AT_ONCE: u64 = 1000;
 const PAGE: usize = 500;
 const FIRST_PAGE: usize = 16;
 const PAGE_BYTES: usize = 1 << 20;
+/// Redis accepts every event below this size: the lowest value of `proto-max-bulk-len`.
+const LARGE: usize = 1 << 20;
 
 /// The names and the length of a stream.
 #[derive(Clone, Debug)]
@@ -60,6 +65,8 @@ pub struct StreamOptions {
     pub max_length: u64,
     /// Minimum age of entries that are removed, however many there are.
     pub min_age: Duration,
+    /// Sources of other databases whose events the stream may hold, for example of this one before it was restored.
+    pub adopt: Vec<String>,
 }
 
 impl Default for StreamOptions {
@@ -70,6 +77,7 @@ impl Default for StreamOptions {
             channel: Some("workflow:events".to_owned()),
             max_length: 1_000_000,
             min_age: Duration::from_secs(600),
+            adopt: Vec::new(),
         }
     }
 }
@@ -90,6 +98,8 @@ impl Default for StreamOptions {
 pub struct RedisStream {
     redis: Connection,
     options: StreamOptions,
+    /// The source of the events.
+    source: String,
     /// The last known end of the stream.
     end: EntryId,
 }
@@ -97,19 +107,31 @@ pub struct RedisStream {
 impl RedisStream {
     /// Creates a publisher for a stream; does not connect yet.
     pub fn new(server: RedisServer, options: StreamOptions) -> RedisStream {
-        RedisStream { redis: Connection::to(server), options, end: EntryId::default() }
+        RedisStream { redis: Connection::to(server), options, source: String::new(), end: EntryId::default() }
     }
 
     /// Appends entries if the stream ends at `expected`, and returns its end.
     async fn append(&mut self, expected: EntryId, entries: &[(EntryId, Vec<u8>)]) -> Result<EntryId, Error> {
         let mut eval = redis::cmd("EVAL");
         eval.arg(APPEND).arg(1).arg(&self.options.stream).arg(expected.to_string());
-        eval.arg(self.options.channel.as_deref().unwrap_or_default());
+        eval.arg(self.options.channel.as_deref().unwrap_or_default()).arg(&self.source);
         for (id, event) in entries {
             eval.arg(id.to_string()).arg(event);
         }
         let last: String = self.redis.ask(&eval).await?;
         EntryId::parse(&last).ok_or_else(|| unexpected(&last))
+    }
+
+    /// Checks that an entry is not of another database. Entries of versions before 0.3.0 have no source.
+    fn check_source(&self, entry: &Entry) -> Result<(), Error> {
+        match &entry.source {
+            Some(found) if *found != self.source && !self.options.adopt.contains(found) => Err(Error::OtherSource {
+                destination: format!("stream \"{}\"", self.options.stream),
+                found: found.clone(),
+                own: self.source.clone(),
+            }),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -128,6 +150,11 @@ impl Publisher for RedisStream {
         self.redis.connect().await
     }
 
+    async fn begin(&mut self, source: &str) -> Result<(), Error> {
+        source.clone_into(&mut self.source);
+        Ok(())
+    }
+
     /// Returns the id of the last entry that was ever added; zeros if there is no stream.
     async fn position(&mut self) -> Result<Option<Position>, Error> {
         // Runs the script with no entries, and an id at which no stream ends.
@@ -135,10 +162,11 @@ impl Publisher for RedisStream {
         Ok(Some(self.end.into()))
     }
 
-    async fn holds(&mut self, after: Position, up_to: Position) -> Result<EventIds, Error> {
+    /// Returns the events of a part of the stream, whose entries, and the one before, must be of this database.
+    async fn holds(&mut self, after: Position, up_to: Position) -> Result<EventSet, Error> {
         let (after, up_to) = (EntryId::from(after), EntryId::from(up_to));
-        let mut events = EventIds::default();
-        let mut from = EntryId { event: after.event.saturating_add(1), ..after };
+        let mut events = EventSet::default();
+        let mut from = after;
         let mut count = FIRST_PAGE;
         while from <= up_to {
             let mut range = redis::cmd("XRANGE");
@@ -146,10 +174,12 @@ impl Publisher for RedisStream {
             let page: Vec<(String, Vec<Vec<u8>>)> = self.redis.ask(&range).await?;
             for (id, fields) in &page {
                 let id = EntryId::parse(id).ok_or_else(|| unexpected(id))?;
-                if is_ours(id, fields) {
-                    events.insert(i64::try_from(id.event).unwrap_or(i64::MAX));
-                }
                 from = EntryId { event: id.event.saturating_add(1), ..id };
+                let Some(entry) = Entry::of(id, fields) else { continue };
+                self.check_source(&entry)?;
+                if id > after {
+                    events.insert_key(&entry.event);
+                }
             }
             if page.len() < count {
                 break;
@@ -170,7 +200,7 @@ impl Publisher for RedisStream {
                 aim = aim.next(event.id);
                 entries.push((aim, serde_json::to_vec(event)?));
             }
-            self.end = self.append(expected, &entries).await?;
+            self.end = self.append(expected, &entries).await.map_err(|error| name_large(events, &entries, error))?;
             if self.end == aim {
                 return Ok(Published::UpTo(aim.into()));
             }
@@ -206,15 +236,32 @@ impl Publisher for RedisStream {
     }
 }
 
-/// Returns whether an entry holds the event that its id names. An entry of another program can have such an id: Redis
-/// increments the last one.
-fn is_ours(id: EntryId, fields: &[Vec<u8>]) -> bool {
-    #[derive(Deserialize)]
-    struct Event {
-        id: u64,
+/// An entry that the relay of a database wrote.
+struct Entry {
+    event: Key,
+    source: Option<String>,
+}
+
+impl Entry {
+    /// Returns `None` for an entry of another program. It can have such an id, because Redis increments the last one; then
+    /// it does not hold the event that its id names.
+    fn of(id: EntryId, fields: &[Vec<u8>]) -> Option<Entry> {
+        let field =
+            |name: &str| fields.chunks_exact(2).find(|field| field[0] == name.as_bytes()).map(|field| &field[1]);
+        let event: Key = serde_json::from_slice(field("event")?).ok()?;
+        let source = field("source").map(|source| String::from_utf8_lossy(source).into_owned());
+        (event.id.unsigned_abs() == id.event).then_some(Entry { event, source })
     }
-    let event = fields.get(1).and_then(|event| serde_json::from_slice::<Event>(event).ok());
-    event.is_some_and(|event| event.id == id.event)
+}
+
+/// Names an event that may be too large for Redis, if the error came when it was written alone.
+fn name_large(events: &[Event], entries: &[(EntryId, Vec<u8>)], error: Error) -> Error {
+    match (events, entries) {
+        ([event], [(_, json)]) if json.len() >= LARGE => {
+            Error::LargeEvent { event_id: event.id, bytes: json.len(), cause: Box::new(error) }
+        }
+        _ => error,
+    }
 }
 
 fn unexpected(response: &str) -> Error {
@@ -229,10 +276,21 @@ mod tests {
     #[test]
     fn entry_of_another_program_is_no_event() {
         let id = EntryId { milliseconds: 1, event: 22 };
-        let entry = |event: &str| [b"event".to_vec(), event.as_bytes().to_vec()];
-        assert!(is_ours(id, &entry(r#"{"id":22,"version":1}"#)));
-        assert!(!is_ours(id, &entry(r#"{"id":0}"#)));
-        assert!(!is_ours(id, &entry("hello")));
-        assert!(!is_ours(id, &[]));
+        let is_event = |fields: &[&str]| {
+            let fields: Vec<Vec<u8>> = fields.iter().map(|field| field.as_bytes().to_vec()).collect();
+            Entry::of(id, &fields).map(|entry| entry.source)
+        };
+        let event = |id: u64| {
+            format!(
+                r#"{{"id":{id},"entity_id":"01890a5d-ac96-774b-bcce-b302099a8057","version":1,
+                "changed_at":"2026-11-23T22:10:25.123456Z"}}"#
+            )
+        };
+        assert_eq!(is_event(&["event", &event(22)]), Some(None));
+        assert_eq!(is_event(&["event", &event(22), "source", "7/16384"]), Some(Some("7/16384".to_owned())));
+        assert_eq!(is_event(&["event", &event(0)]), None);
+        assert_eq!(is_event(&["event", r#"{"id":22}"#]), None);
+        assert_eq!(is_event(&["event", "hello"]), None);
+        assert_eq!(is_event(&[]), None);
     }
 }

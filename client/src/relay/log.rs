@@ -1,9 +1,11 @@
 //! The log lines of a relay, and its status for HTTP.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::Utc;
 
+use super::unrest::Unrest;
 use super::{Failure, Role, Status};
 use crate::Error;
 use crate::outage::{Backoff, Outage};
@@ -11,8 +13,13 @@ use crate::outage::{Backoff, Outage};
 /// Logs outages once and keeps the status up to date.
 pub struct Log {
     status: Arc<Status>,
+    /// The name of the destination.
+    destination: String,
     postgres: Outage,
     publisher: Outage,
+    unrest: Unrest,
+    /// The role that the log names. A leader that is rejected and leads again is not news.
+    logged_role: Role,
     /// A feed is open.
     is_open: bool,
     /// PostgreSQL opens the feed, but rejects reading it: to open it does not end the outage.
@@ -26,29 +33,52 @@ pub struct Log {
 
 impl Log {
     pub fn new(publisher: &str, status: Arc<Status>) -> Log {
-        let (postgres, publisher) = (Outage::of("PostgreSQL"), Outage::of(publisher));
-        let (is_open, postgres_rejects, publisher_rejects) = (false, false, false);
-        let (undeliverable, backoff) = (None, Backoff::new());
-        Log { status, postgres, publisher, is_open, postgres_rejects, publisher_rejects, undeliverable, backoff }
+        Log {
+            status,
+            destination: publisher.to_owned(),
+            postgres: Outage::of("PostgreSQL"),
+            publisher: Outage::of(publisher),
+            unrest: Unrest::default(),
+            logged_role: Role::Starting,
+            is_open: false,
+            postgres_rejects: false,
+            publisher_rejects: false,
+            undeliverable: None,
+            backoff: Backoff::new(),
+        }
     }
 
     pub fn failed(&mut self, failure: &Failure) {
         self.status.update(|state| state.role = Role::Starting);
         let was_open = std::mem::take(&mut self.is_open);
         match failure {
-            Failure::Publisher(error) => {
-                self.publisher_rejects = error.is_rejection();
-                self.publisher.began(error);
-                self.status.update(|state| state.publisher_error = Some(with_hint(error)));
-            }
+            Failure::Publisher(error) => self.publisher_failed(error),
             // Not an outage: this relay was too slow to renew the lease.
-            Failure::Feed(Error::Leased { .. }) => tracing::info!("lost the lease: another relay leads"),
+            Failure::Feed(Error::Leased { .. }) => {
+                tracing::info!("lost the lease: another relay leads");
+                self.logged_role = Role::Starting;
+            }
             Failure::Feed(error) => {
                 self.postgres_rejects = was_open && error.is_rejection();
                 self.postgres.began(error);
                 self.status.update(|state| state.postgres_error = Some(with_hint(error)));
             }
         }
+    }
+
+    fn publisher_failed(&mut self, error: &Error) {
+        self.publisher_rejects = error.is_rejection();
+        self.publisher.began(error);
+        self.status.update(|state| state.publisher_error = Some(with_hint(error)));
+    }
+
+    /// Notes that the destination ends elsewhere than expected; returns the pause before the comparison.
+    pub fn destination_moved(&mut self) -> Duration {
+        let pause = self.unrest.count();
+        if self.unrest.is_on() {
+            self.publisher_failed(&Error::Unstable { destination: self.destination.clone() });
+        }
+        pause
     }
 
     /// Logs an [`Error::Undeliverable`], once for each event.
@@ -84,6 +114,9 @@ impl Log {
     }
 
     pub fn publisher_accepts_events(&mut self) {
+        if self.unrest.is_on() {
+            return;
+        }
         self.publisher_rejects = false;
         self.undeliverable = None;
         self.publisher.ended();
@@ -91,14 +124,14 @@ impl Log {
         self.status.update(|state| state.publisher_error = None);
     }
 
-    pub fn set_role(&self, role: Role) {
-        if self.status.get().role != role {
+    pub fn set_role(&mut self, role: Role) {
+        if std::mem::replace(&mut self.logged_role, role) != role {
             match role {
                 Role::Leader => tracing::info!("became leader"),
                 _ => tracing::info!("became standby: another relay leads"),
             }
-            self.status.update(|state| state.role = role);
         }
+        self.status.update(|state| state.role = role);
     }
 
     pub fn count_comparison(&self) {

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use futures_util::{Stream, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, Log, Shown, publishing};
+use super::{Failure, Log, Shown, publishing, publishing_bytes};
 use crate::Error;
 use crate::connect::STATEMENT_TIMEOUT;
 use crate::event::Event;
 use crate::feed::Feed;
-use crate::publisher::{EventIds, Position, Published, Publisher};
+use crate::publisher::{EventSet, Held, Position, Published, Publisher};
 
 /// Events read at once. Larger batches drain a backlog no faster.
 pub const BATCH: i32 = 2_000;
@@ -27,6 +27,8 @@ const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The checkpoint of a destination from which nothing is read back.
 const NOTHING_TO_KEEP: Position = [i64::MAX; 2];
+/// The position before the first event of a destination.
+const START: Position = [0; 2];
 
 /// Why a writer stopped.
 pub enum Ended {
@@ -38,8 +40,8 @@ pub enum Ended {
 
 /// The fate of a batch.
 enum Passed {
-    /// The destination holds all of its events: this many.
-    All(usize),
+    /// The destination holds all of its events: this many, of which so many were written now.
+    All { count: usize, written: usize },
     /// The destination ended here, not where it was expected to. The rest was not written.
     DestinationEndsAt(Position),
     /// An event cannot be read. Events before it may not have been written.
@@ -55,9 +57,13 @@ pub struct Writer {
     /// The end of the destination; `None` if it cannot tell.
     pub last: Option<Position>,
     /// Events after the checkpoint that the destination already holds.
-    known: EventIds,
-    /// How many windows of the feed can still hold some of them: the one open at the checkpoint, and the next one,
-    /// which opens after they were written.
+    known: EventSet,
+    /// The feed has all of those, unless the database lost them.
+    expects_known: bool,
+    /// An event whose id the destination has for another one is logged.
+    is_reuse_logged: bool,
+    /// How many windows of the feed can still hold some of the known events: the one open at the checkpoint, and the
+    /// next one, which opens after they were written.
     windows: u8,
     /// The last event that the destination holds and that is not acknowledged.
     unacknowledged: Option<i64>,
@@ -69,25 +75,27 @@ pub struct Writer {
 impl Writer {
     pub async fn begin<P: Publisher>(feed: &Feed, publisher: &mut P, batch: i32) -> Result<Writer, Failure> {
         let last = publishing(publisher.position()).await?;
-        let (checkpoint, known) = match last {
-            Some(last) => {
-                let (checkpoint, known) = compare(feed, publisher, last).await?;
-                (Some(checkpoint), known)
-            }
-            None => (None, EventIds::default()),
+        let compared = match last {
+            Some(last) => compare(feed, publisher, last).await?,
+            None => Comparison { checkpoint: None, known: EventSet::default(), expects_known: false },
         };
         let now = Instant::now();
-        Ok(Writer {
+        let mut writer = Writer {
             batch,
             is_stuck: false,
             last,
-            known,
+            known: compared.known,
+            expects_known: compared.expects_known,
+            is_reuse_logged: false,
             windows: 2,
             unacknowledged: None,
-            checkpoint,
+            checkpoint: compared.checkpoint,
             checkpoint_at: now,
             trimmed_at: now,
-        })
+        };
+        // Before the first event: a full destination rejects it.
+        writer.trim(publisher).await?;
+        Ok(writer)
     }
 
     pub async fn run<P: Publisher>(
@@ -101,8 +109,8 @@ impl Writer {
             let began = Instant::now();
             let events = feed.ack_and_read(self.unacknowledged, self.batch, POLL).await?;
             self.unacknowledged = None;
-            let count = match self.pass_on(events, publisher, log).await? {
-                Passed::All(count) => count,
+            let (count, written) = match self.pass_on(events, publisher, log).await? {
+                Passed::All { count, written } => (count, written),
                 Passed::DestinationEndsAt(end) => return Ok(Ended::DestinationEndsAt(end)),
                 Passed::RowFailed(_) if self.batch > 1 => return Ok(Ended::RowFailed),
                 Passed::RowFailed(error) => {
@@ -113,11 +121,20 @@ impl Writer {
                     }
                 }
             };
-            if count == 0 && began.elapsed() >= POLL / 2 {
+            let is_idle = count == 0 && began.elapsed() >= POLL / 2;
+            if is_idle {
                 publishing(publisher.check()).await?;
+                // It can lose events while there are no new ones.
+                let end = publishing(publisher.position()).await?;
+                if let Some(end) = end.filter(|end| self.last.is_some_and(|last| last != *end)) {
+                    return Ok(Ended::DestinationEndsAt(end));
+                }
             }
             log.postgres_delivers();
-            log.publisher_accepts_events();
+            // A batch of events that it holds already proves nothing.
+            if written > 0 || is_idle {
+                log.publisher_accepts_events();
+            }
             self.close_window(count);
             if std::mem::take(&mut self.is_stuck) {
                 // The event was skipped or corrected: no rewind must return to it.
@@ -130,8 +147,7 @@ impl Writer {
                 self.save_checkpoint(feed).await?;
             }
             if self.trimmed_at.elapsed() >= TRIM_INTERVAL {
-                self.trimmed_at = Instant::now();
-                publishing(publisher.trim(self.checkpoint.unwrap_or(NOTHING_TO_KEEP))).await?;
+                self.trim(publisher).await?;
             }
             if is_stopped {
                 return Ok(Ended::Stopped);
@@ -155,6 +171,11 @@ impl Writer {
         Ok(())
     }
 
+    async fn trim<P: Publisher>(&mut self, publisher: &mut P) -> Result<(), Failure> {
+        self.trimmed_at = Instant::now();
+        publishing(publisher.trim(self.checkpoint.unwrap_or(NOTHING_TO_KEEP))).await
+    }
+
     /// Writes a batch to the destination, in chunks.
     async fn pass_on<P: Publisher>(
         &mut self,
@@ -163,47 +184,75 @@ impl Writer {
         log: &Log,
     ) -> Result<Passed, Failure> {
         let mut events = std::pin::pin!(events);
-        let (mut chunk, mut bytes, mut count) = (Vec::new(), 0, 0);
+        let (mut chunk, mut bytes, mut count, mut written) = (Vec::new(), 0, 0, 0);
         loop {
             let event = match next(&mut events).await {
                 Err(error) if error.is_about_a_row() => return Ok(Passed::RowFailed(error)),
                 event => event?,
             };
             let is_end = event.is_none();
-            if let Some(event) = event {
-                count += 1;
-                self.unacknowledged = Some(event.id);
-                if !self.known.remove(event.id) {
-                    bytes += event.size();
-                    chunk.push(event);
-                }
-            }
-            if bytes >= CHUNK_BYTES || (is_end && !chunk.is_empty()) {
-                match publishing(publisher.publish(&chunk, self.last)).await? {
-                    Published::Done => (),
-                    Published::UpTo(end) => self.last = self.last.map(|_| end),
-                    Published::EndsAt(end) => return Ok(Passed::DestinationEndsAt(end)),
+            // A large event is written alone: it may be too large for the destination, and those before it are not.
+            let is_large = event.as_ref().is_some_and(|event| event.size() >= CHUNK_BYTES);
+            if !chunk.is_empty() && (bytes >= CHUNK_BYTES || is_large || is_end) {
+                if let Some(end) = self.write(&chunk, bytes, publisher).await? {
+                    return Ok(Passed::DestinationEndsAt(end));
                 }
                 log.count_published(chunk.len());
+                written += chunk.len();
                 chunk.clear();
                 bytes = 0;
             }
-            if is_end {
-                return Ok(Passed::All(count));
+            let Some(event) = event else { return Ok(Passed::All { count, written }) };
+            count += 1;
+            self.unacknowledged = Some(event.id);
+            if !self.is_held(&event) {
+                bytes += event.size();
+                chunk.push(event);
             }
         }
+    }
+
+    /// Writes events; returns the end of the destination if it is elsewhere than expected.
+    async fn write<P: Publisher>(
+        &mut self,
+        events: &[Event],
+        bytes: usize,
+        publisher: &mut P,
+    ) -> Result<Option<Position>, Failure> {
+        match publishing_bytes(bytes, publisher.publish(events, self.last)).await? {
+            Published::Done => (),
+            Published::UpTo(end) => self.last = self.last.map(|_| end),
+            Published::EndsAt(end) => return Ok(Some(end)),
+        }
+        Ok(None)
+    }
+
+    /// Returns whether the destination holds an event.
+    fn is_held(&mut self, event: &Event) -> bool {
+        let held = self.known.find(event);
+        if held == Held::Other && !std::mem::replace(&mut self.is_reuse_logged, true) {
+            let Event { id, entity_type, entity_id, version, changed_at, .. } = event;
+            tracing::warn!(
+                "the destination has another event {id} than the database, which has version {version} of {entity_type} \
+                 {entity_id}, {changed_at}; writing that too. The database was restored or promoted without events that \
+                 had been relayed"
+            );
+        }
+        held == Held::Same
     }
 
     /// A batch that is not full ends a window.
     fn close_window(&mut self, count: usize) {
         if count < self.batch as usize && self.windows > 0 {
             self.windows -= 1;
-            if self.windows == 0 && !self.known.is_empty() {
-                let (count, first) = (self.known.len(), self.known.first().unwrap_or_default());
-                tracing::warn!(
-                    "the destination holds {count} events that the database does not, the first with id {first}. The \
-                     database lost them, or another program writes to the destination"
-                );
+            if self.windows == 0 {
+                let (count, first) = (self.known.missing(), self.known.first_missing().unwrap_or_default());
+                if count > 0 && self.expects_known {
+                    tracing::warn!(
+                        "the destination holds {count} events that the database does not, the first with id {first}. The \
+                         database lost them, or another program writes to the destination"
+                    );
+                }
                 self.known.clear();
             }
         }
@@ -216,7 +265,7 @@ impl Writer {
             feed.ack(last).await?;
             self.unacknowledged = None;
         }
-        if let Some(last) = self.last.filter(|last| self.known.is_empty() && Some(*last) > self.checkpoint) {
+        if let Some(last) = self.last.filter(|last| self.known.missing() == 0 && Some(*last) > self.checkpoint) {
             feed.save_checkpoint(last).await?;
             self.checkpoint = self.last;
         }
@@ -225,31 +274,42 @@ impl Writer {
     }
 }
 
+/// The result of comparing a destination with the database.
+struct Comparison {
+    /// The feed continues from this checkpoint; `None` if the destination does not know its end.
+    checkpoint: Option<Position>,
+    /// Events that the destination holds after it.
+    known: EventSet,
+    /// The feed has all of those, unless the database lost them.
+    expects_known: bool,
+}
+
 /// Returns to a checkpoint, and finds the events that the destination holds after it.
-async fn compare<P: Publisher>(
-    feed: &Feed,
-    publisher: &mut P,
-    last: Position,
-) -> Result<(Position, EventIds), Failure> {
-    let checkpoint = match feed.rewind(last).await? {
-        Some(checkpoint) => checkpoint,
-        None => {
-            feed.save_checkpoint(last).await?;
-            last
-        }
-    };
-    let shown = Shown(Some(checkpoint));
-    if checkpoint > last {
+async fn compare<P: Publisher>(feed: &Feed, publisher: &mut P, last: Position) -> Result<Comparison, Failure> {
+    let saved = feed.rewind(last).await?;
+    let is_beyond = saved.is_some_and(|saved| saved > last);
+    if let Some(saved) = saved.filter(|_| is_beyond) {
         tracing::warn!(
-            "{} ends at {}, before the first checkpoint at {shown}; events before that checkpoint are not written again",
+            "{} ends at {}, before the first checkpoint at {}; events before that checkpoint are not written again",
             publisher.name(),
-            Shown(Some(last))
+            Shown(Some(last)),
+            Shown(Some(saved))
         );
     }
+    let checkpoint = saved.filter(|_| !is_beyond).unwrap_or(START);
     // Without a time limit: there may be millions to read back.
-    let known = publisher.holds(checkpoint, last).await.map_err(Failure::Publisher)?;
+    let mut known = publisher.holds(checkpoint, last).await.map_err(Failure::Publisher)?;
+    known.sort();
+    if saved.is_none() {
+        // A relay has written them, with a consumer that is gone.
+        if !known.is_empty() && !feed.is_at_beginning().await? {
+            return Err(Failure::Feed(feed.gone()));
+        }
+        feed.save_checkpoint(START).await?;
+    }
+    let shown = Shown(Some(checkpoint));
     tracing::debug!("continuing from checkpoint {shown}; the destination holds {} events after it", known.len());
-    Ok((checkpoint, known))
+    Ok(Comparison { checkpoint: Some(checkpoint), known, expects_known: saved.is_some() && !is_beyond })
 }
 
 async fn pause(count: usize, batch: i32) {

@@ -20,6 +20,8 @@ pub struct Consumer {
     name: String,
     holder: String,
     feed: Option<Feed>,
+    /// The consumer has existed. If it no longer does, a new one would skip events.
+    is_known: bool,
     role: Role,
     unacknowledged: Option<i64>,
 }
@@ -34,7 +36,8 @@ enum Role {
 impl Consumer {
     pub fn new(server: PostgresServer, name: &str) -> Consumer {
         let holder = format!("subscriber, process {} ({})", std::process::id(), Uuid::now_v7().simple());
-        Consumer { server, name: name.to_owned(), holder, feed: None, role: Role::Unknown, unacknowledged: None }
+        let (feed, role, unacknowledged) = (None, Role::Unknown, None);
+        Consumer { server, name: name.to_owned(), holder, feed, is_known: false, role, unacknowledged }
     }
 
     pub fn describe(&self) -> String {
@@ -44,8 +47,10 @@ impl Consumer {
     pub async fn next(&mut self) -> Result<Vec<Event>, Error> {
         let feed = match &mut self.feed {
             Some(feed) => feed,
+            None if self.is_known => self.feed.insert(Feed::reopen(&self.server, &self.name).await?),
             None => self.feed.insert(Feed::open(&self.server, &self.name).await?),
         };
+        self.is_known = true;
         if self.role != Role::Reader {
             if !feed.lease(&self.holder, LEASE).await? {
                 if self.role == Role::Unknown {

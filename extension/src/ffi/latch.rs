@@ -31,12 +31,6 @@ pub fn wait(at_most: Duration) {
     }
 }
 
-/// Whether a notification for this session waits for the end of its transaction.
-pub fn is_notified() -> bool {
-    // SAFETY: a flag that a signal handler sets.
-    unsafe { (&raw const pg_sys::notifyInterruptPending).read_volatile() != 0 }
-}
-
 /// Calls `callback` with this process's latch when the process exits, unless it crashes.
 pub fn at_exit(callback: fn(*mut Latch)) {
     extern "C-unwind" fn run(_code: i32, callback: pg_sys::Datum) {

@@ -2,6 +2,7 @@
 //!
 //! Values from PostgreSQL stay `Datum`s: a datum from a row, a plan or an argument can be passed to a plan unparsed.
 
+pub mod area;
 pub mod catalog;
 pub mod cluster;
 pub mod ddl;
@@ -17,6 +18,7 @@ pub mod member;
 pub mod notify;
 pub mod partition;
 pub mod plan;
+pub mod procedure;
 pub mod sequence;
 pub mod session;
 pub mod shared;

@@ -133,3 +133,14 @@ pub fn process_id() -> i32 {
     // SAFETY: a value of this process.
     unsafe { pg_sys::MyProcPid }
 }
+
+/// Returns the number of this process among the server's backends, from 0.
+pub fn backend_number() -> usize {
+    // SAFETY: values of this process, which has a PGPROC.
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    let number = unsafe { (*pg_sys::MyProc).pgprocno };
+    // SAFETY: as above.
+    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+    let number = unsafe { pg_sys::MyProcNumber };
+    number as usize
+}

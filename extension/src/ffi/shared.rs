@@ -5,7 +5,7 @@
 use pgrx::pg_sys::{self, Latch};
 use pgrx::{PGRXSharedMemory, PgAtomic, PgLwLock, PgLwLockExclusiveGuard, PgLwLockShareGuard, pg_shmem_init};
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 /// How many databases of a server can have a notifier.
 pub const DATABASES: usize = 32;
@@ -21,6 +21,10 @@ pub struct Signals {
     pub database: AtomicU32,
     /// Transactions with events that have committed.
     pub commits: AtomicU64,
+    /// Those of them whose notifications are the notifier's.
+    pub owed: AtomicU64,
+    /// The highest ID of an event whose notification is the notifier's.
+    pub last_id: AtomicI64,
     /// Transactions that did not wait for the disk: how many were about to commit, how many have ended, how many had
     /// ended before the last wait for the disk.
     pub unflushed_begun: AtomicU64,
@@ -30,8 +34,8 @@ pub struct Signals {
     pub listened: AtomicBool,
     /// The table of the notifier's position; 0 if it has none.
     pub history: AtomicU32,
-    /// Asks the notifier to leave the database.
-    pub leave: AtomicBool,
+    /// Asks the notifier to leave the database, and not to come back before this time.
+    pub leave_until: AtomicI64,
     /// The notifier's latch; null if none runs.
     pub notifier: AtomicPtr<Latch>,
     /// The latches of sessions that wait for events.
@@ -43,12 +47,14 @@ impl Default for Signals {
         Signals {
             database: AtomicU32::new(0),
             commits: AtomicU64::new(0),
+            owed: AtomicU64::new(0),
+            last_id: AtomicI64::new(0),
             unflushed_begun: AtomicU64::new(0),
             unflushed_ended: AtomicU64::new(0),
             unflushed_durable: AtomicU64::new(0),
             listened: AtomicBool::new(false),
             history: AtomicU32::new(0),
-            leave: AtomicBool::new(false),
+            leave_until: AtomicI64::new(0),
             notifier: AtomicPtr::new(null_mut()),
             readers: [const { AtomicPtr::new(null_mut()) }; READERS],
         }
@@ -108,19 +114,19 @@ impl<const N: usize> Text<N> {
     }
 }
 
-/// The part that changes under a lock: the notifier's position, and the numbers of the view `workflow.notifier`.
+/// The part that changes under a lock: who sends notifications, and the numbers of the view `workflow.notifier`.
 #[derive(Clone, Copy, Default)]
 pub struct Progress {
-    pub floor_id: i64,
-    pub next_transaction_id: i64,
-    /// As text, with room for about 700 transactions in progress.
-    pub snapshot: Text<8192>,
+    /// Whether new transactions send their own notifications.
+    pub is_handed_back: bool,
+    /// Whether the postmaster has a worker for the database, which it restarts until the worker ends of its own accord.
+    pub is_registered: bool,
     /// The notifier's process; 0 if none runs.
     pub pid: i32,
-    /// When the notifier was last requested, and when it started: microseconds since 2000, as all times here.
+    /// When the notifier was last requested or ended, and when it started: microseconds since 2000, as all times here.
     pub requested_at: i64,
     pub started_at: i64,
-    /// The commits whose notifications have been sent.
+    /// How many of the owed commits have been sent.
     pub commits: u64,
     /// When the notifier last had no backlog.
     pub caught_up_at: i64,
@@ -131,6 +137,15 @@ pub struct Progress {
     pub errors: i64,
     pub last_error: Text<512>,
     pub last_error_at: i64,
+}
+
+impl Progress {
+    /// Counts an error.
+    pub fn fail(&mut self, error: &str, time: i64) {
+        self.errors += 1;
+        self.last_error_at = time;
+        self.last_error.set(&error[..error.floor_char_boundary(512)]);
+    }
 }
 
 // SAFETY: atomics and plain values, the same in every process; no pointer into a process's own memory.

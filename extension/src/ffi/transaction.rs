@@ -1,5 +1,6 @@
 //! Transactions: the current one's ID, a callback at the end, and running one.
 
+use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::{self, Datum, XactEvent};
 use pgrx::prelude::PgTryBuilder;
 use std::ffi::c_void;
@@ -41,8 +42,13 @@ pub fn is_registered() -> bool {
 
 /// Returns the ID of the current top-level transaction, as an xid8.
 pub fn id() -> Datum {
+    Datum::from(number())
+}
+
+/// Returns the ID of the current top-level transaction as a number.
+pub fn number() -> u64 {
     // SAFETY: called within a transaction.
-    Datum::from(unsafe { pg_sys::GetTopFullTransactionId() }.value)
+    unsafe { pg_sys::GetTopFullTransactionId() }.value
 }
 
 /// Returns the ID of the current top-level transaction as a number; `None` if it has none yet.
@@ -56,6 +62,12 @@ pub fn assigned_id() -> Option<u64> {
 pub fn is_block() -> bool {
     // SAFETY: a value of this process.
     unsafe { pg_sys::IsTransactionBlock() }
+}
+
+/// Whether all statements of the current transaction have one snapshot.
+pub fn has_fixed_snapshot() -> bool {
+    // SAFETY: a value of this process.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
 }
 
 /// Marks the current transaction.
@@ -89,8 +101,30 @@ extern "C-unwind" fn at_end(event: XactEvent::Type, _argument: *mut c_void) {
     }
 }
 
-/// Runs `work` in a new transaction, in a process that has none. Returns the message of an error, which rolls it back.
-pub fn run<R>(work: impl FnOnce() -> R) -> Result<R, String> {
+/// Why a transaction was rolled back.
+pub struct Failure {
+    code: PgSqlErrorCode,
+    pub message: String,
+}
+
+impl Failure {
+    /// Whether lock_timeout has passed.
+    pub fn is_lock_timeout(&self) -> bool {
+        self.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
+    }
+
+    /// Whether the data itself can be the cause: it is invalid or corrupt.
+    pub fn is_of_data(&self) -> bool {
+        // The first two of five characters of 6 bits.
+        let class = |code: PgSqlErrorCode| code as i32 & 0xfff;
+        [PgSqlErrorCode::ERRCODE_DATA_EXCEPTION, PgSqlErrorCode::ERRCODE_INTERNAL_ERROR]
+            .into_iter()
+            .any(|code| class(code) == class(self.code))
+    }
+}
+
+/// Runs `work` in a new transaction, in a process that has none. An error rolls it back.
+pub fn run<R>(work: impl FnOnce() -> R) -> Result<R, Failure> {
     let whole = AssertUnwindSafe(|| {
         // SAFETY: no transaction is in progress; an error in between is handled below.
         unsafe {
@@ -103,7 +137,7 @@ pub fn run<R>(work: impl FnOnce() -> R) -> Result<R, String> {
             Ok(result)
         }
     });
-    let result = PgTryBuilder::new(whole).catch_others(|error| Err(message(&error))).execute();
+    let result = PgTryBuilder::new(whole).catch_others(|error| Err(failure(&error))).execute();
     if result.is_err() {
         // SAFETY: ends the failed transaction.
         unsafe { pg_sys::AbortCurrentTransaction() };
@@ -111,10 +145,8 @@ pub fn run<R>(work: impl FnOnce() -> R) -> Result<R, String> {
     result
 }
 
-fn message(error: &pg_sys::panic::CaughtError) -> String {
+fn failure(error: &pg_sys::panic::CaughtError) -> Failure {
     use pg_sys::panic::CaughtError::{ErrorReport, PostgresError, RustPanic};
-    match error {
-        PostgresError(report) | ErrorReport(report) => report.message().to_owned(),
-        RustPanic { ereport, .. } => ereport.message().to_owned(),
-    }
+    let (PostgresError(report) | ErrorReport(report) | RustPanic { ereport: report, .. }) = error;
+    Failure { code: report.sql_error_code(), message: report.message().to_owned() }
 }

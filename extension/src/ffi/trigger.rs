@@ -13,6 +13,13 @@ pub const AFTER_UPDATE: u32 = pg_sys::TRIGGER_EVENT_AFTER | pg_sys::TRIGGER_EVEN
 pub const AFTER_DELETE: u32 = pg_sys::TRIGGER_EVENT_AFTER | pg_sys::TRIGGER_EVENT_DELETE;
 pub const AFTER_TRUNCATE: u32 = pg_sys::TRIGGER_EVENT_AFTER | pg_sys::TRIGGER_EVENT_TRUNCATE;
 
+/// Returns how many triggers are running, each within the one before.
+pub fn depth() -> i32 {
+    // SAFETY: a built-in function without arguments, which returns an integer.
+    let depth = unsafe { pgrx::direct_function_call_as_datum(pg_sys::pg_trigger_depth, &[]) };
+    depth.map_or(0, |depth| depth.value() as i32)
+}
+
 /// A trigger that a trigger function is made for. Any role can create others on tables of its own: their rows have
 /// other types, and their owners no right to what the function does.
 pub struct Use {
@@ -114,6 +121,10 @@ impl<'a> Trigger<'a> {
     pub fn table_name(self) -> String {
         // SAFETY: the relation is open while the trigger runs.
         unsafe { CStr::from_ptr((*(*self.0.tg_relation).rd_rel).relname.data.as_ptr()) }.to_string_lossy().into_owned()
+    }
+
+    pub fn is_truncate(self) -> bool {
+        self.1.event & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_TRUNCATE
     }
 
     /// Returns the role that owns the table.

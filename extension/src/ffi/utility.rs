@@ -1,6 +1,7 @@
-//! Callbacks around two kinds of statement: LISTEN, and statements that need a database without sessions.
+//! Callbacks around three kinds of statement: LISTEN, COMMIT PREPARED, and statements that need a database without sessions.
 
-use pgrx::pg_sys::{self, NodeTag};
+use pgrx::pg_sys::{self, NodeTag, Oid};
+use pgrx::prelude::PgTryBuilder;
 use std::ffi::{CStr, c_char};
 use std::sync::OnceLock;
 
@@ -22,10 +23,14 @@ pub enum Action {
 
 /// The functions to call.
 pub struct Callbacks {
-    /// Before such a statement, which may still fail.
-    pub before_statement: fn(&DatabaseStatement),
+    /// Before such a statement, which may still fail. Returns a database for the next callback.
+    pub before_statement: fn(&DatabaseStatement) -> Option<Oid>,
+    /// After such a statement, with its action if it has succeeded.
+    pub after_statement: fn(Oid, Option<Action>),
     /// After a LISTEN that succeeded, with its channel.
     pub after_listen: fn(&str),
+    /// After a COMMIT PREPARED that succeeded. It must not fail: the transaction has committed.
+    pub after_commit_prepared: fn(),
 }
 
 static CALLBACKS: OnceLock<Callbacks> = OnceLock::new();
@@ -58,10 +63,8 @@ unsafe extern "C-unwind" fn on_utility(
     unsafe {
         let node = (*statement).utilityStmt;
         let channel = channel_of(node).map(str::to_owned);
-        if let (Some(callbacks), Some(statement)) = (CALLBACKS.get(), database_statement(node)) {
-            (callbacks.before_statement)(&statement);
-        }
-        match NEXT.get().copied().flatten() {
+        let commits_prepared = is_commit_prepared(node);
+        let run = || match NEXT.get().copied().flatten() {
             Some(next) => pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
                 next(statement, text, read_only, context, parameters, environment, destination, completion)
             }),
@@ -75,11 +78,29 @@ unsafe extern "C-unwind" fn on_utility(
                 destination,
                 completion,
             ),
+        };
+        match CALLBACKS.get().zip(database_statement(node)) {
+            Some((callbacks, statement)) => run_alone(callbacks, &statement, run),
+            None => run(),
         }
         if let (Some(callbacks), Some(channel)) = (CALLBACKS.get(), channel) {
             (callbacks.after_listen)(&channel);
         }
+        if let Some(callbacks) = CALLBACKS.get().filter(|_| commits_prepared) {
+            (callbacks.after_commit_prepared)();
+        }
     }
+}
+
+/// Runs a statement that needs a database without sessions, with the callbacks around it.
+fn run_alone(callbacks: &Callbacks, statement: &DatabaseStatement, run: impl Fn()) {
+    let Some(database) = (callbacks.before_statement)(statement) else { return run() };
+    let action = std::cell::Cell::new(None);
+    let whole = std::panic::AssertUnwindSafe(|| {
+        run();
+        action.set(Some(statement.action));
+    });
+    PgTryBuilder::new(whole).finally(|| (callbacks.after_statement)(database, action.get())).execute();
 }
 
 /// Returns the channel of a LISTEN.
@@ -91,6 +112,16 @@ unsafe fn channel_of<'a>(node: *mut pg_sys::Node) -> Option<&'a str> {
     unsafe {
         let is_listen = (*node).type_ == NodeTag::T_ListenStmt;
         is_listen.then(|| text((*node.cast::<pg_sys::ListenStmt>()).conditionname)).flatten()
+    }
+}
+
+/// # Safety
+/// `node` must be a utility statement.
+unsafe fn is_commit_prepared(node: *mut pg_sys::Node) -> bool {
+    // SAFETY: the tag identifies the struct.
+    unsafe {
+        (*node).type_ == NodeTag::T_TransactionStmt
+            && (*node.cast::<pg_sys::TransactionStmt>()).kind == pg_sys::TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED
     }
 }
 

@@ -1,5 +1,6 @@
 //! The write-ahead log.
 
+use super::cluster;
 use pgrx::pg_sys;
 
 /// Whether commits wait for synchronous standbys.
@@ -23,8 +24,8 @@ pub fn wait_until_durable() {
     pgrx::check_for_interrupts!();
 }
 
-/// Returns the end of the last record of the log.
-fn inserted_end() -> u64 {
+/// Returns the end of the last record of the log. Not for standbys.
+pub fn inserted_end() -> u64 {
     const PAGE: u64 = pg_sys::XLOG_BLCKSZ as u64;
     // SAFETY: reads shared memory, and a constant of the cluster.
     let (next, segment) = unsafe { (pg_sys::GetXLogInsertRecPtr(), pg_sys::wal_segment_size.unsigned_abs()) };
@@ -32,4 +33,16 @@ fn inserted_end() -> u64 {
     // exist yet and cannot be flushed. The first header of a segment is the long one.
     let header = if next % u64::from(segment) < PAGE { 40 } else { 24 };
     if next % PAGE == header { next - header } else { next }
+}
+
+/// Returns where an earlier timeline ended in the history of the current one; `None` if it is not in it.
+pub fn timeline_end(timeline: u32) -> Option<u64> {
+    let current = cluster::timeline();
+    // SAFETY: PostgreSQL reads the file with the history, and lists its entries in memory of the current context. Without
+    // a file the timeline has no earlier one.
+    unsafe {
+        let history = pg_sys::readTimeLineHistory(current);
+        let is_earlier = timeline != current && pg_sys::tliInHistory(timeline, history);
+        is_earlier.then(|| pg_sys::tliSwitchPoint(timeline, history, std::ptr::null_mut()))
+    }
 }

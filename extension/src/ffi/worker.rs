@@ -4,19 +4,23 @@ use super::latch;
 use pgrx::IntoDatum;
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, SignalWakeFlags};
 use pgrx::pg_sys::{self, Oid};
-use std::ffi::CStr;
+use std::ffi::{CStr, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Its name in pg_stat_activity.
 pub const BACKEND_TYPE: &str = "pg_workflow notifier";
 
+/// How long PostgreSQL waits before it restarts a worker that has ended with an error, or by exit_to_restart().
+const RESTART_TIME: Duration = Duration::from_secs(1);
+
 /// Starts a process that runs the exported function `entry` for a database. Returns false if there are already
-/// max_worker_processes. PostgreSQL does not restart a worker that ends.
+/// max_worker_processes.
 pub fn start(entry: &str, database: Oid) -> bool {
     BackgroundWorkerBuilder::new(BACKEND_TYPE)
         .set_type(BACKEND_TYPE)
-        .set_library("pg_workflow")
+        .set_library(&library())
+        .set_restart_time(Some(RESTART_TIME))
         .set_function(entry)
         .enable_spi_access()
         .set_argument(database.into_datum())
@@ -24,11 +28,37 @@ pub fn start(entry: &str, database: Oid) -> bool {
         .is_ok()
 }
 
+/// Returns the path of this library. Its name alone would be looked up in dynamic_library_path, which may lack the folder
+/// that the library was loaded from.
+fn library() -> String {
+    let mut found = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: fills the struct, and returns a NUL-terminated path that lives as long as the library is loaded.
+    let path = unsafe {
+        if libc::dladdr(library as *const c_void, found.as_mut_ptr()) == 0 {
+            return DEFAULT_LIBRARY.to_owned();
+        }
+        CStr::from_ptr(found.assume_init().dli_fname).to_string_lossy().into_owned()
+    };
+    // PostgreSQL would cut it.
+    if path.len() < pg_sys::BGW_MAXLEN as usize { path } else { DEFAULT_LIBRARY.to_owned() }
+}
+
+const DEFAULT_LIBRARY: &str = "$libdir/pg_workflow";
+
+/// Ends the process. PostgreSQL restarts it after RESTART_TIME.
+pub fn exit_to_restart() -> ! {
+    // SAFETY: ends the process as PostgreSQL's own workers do.
+    unsafe { pg_sys::proc_exit(1) }
+}
+
 /// Handles signals and connects the worker to its database as the superuser. Ends the process if the database no longer
 /// exists.
 pub fn connect(database: Oid) {
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
-    BackgroundWorker::connect_worker_to_spi_by_oid(Some(database), None);
+    // Sessions that stay in a database with ALLOW_CONNECTIONS false still listen.
+    let flags = pg_sys::BGWORKER_BYPASS_ALLOWCONN;
+    // SAFETY: called once, at the start of a background worker.
+    unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, Oid::INVALID, flags) };
     // While it waits for a lock, the worker does not notice a request to stop.
     set(c"lock_timeout", c"1s");
     set(c"idle_in_transaction_session_timeout", c"0");

@@ -1,56 +1,92 @@
-//! Starting the notifier, giving it a position to begin from, and stopping it.
+//! Starting the notifier, and stopping it.
 
+use super::handover;
 use crate::event::CHANNEL;
+use crate::ffi::shared::{self, Signals};
 use crate::ffi::utility::{Action, DatabaseStatement};
 use crate::ffi::values::clock;
-use crate::ffi::{catalog, latch, member, session, shared, worker};
-use crate::position::Position;
+use crate::ffi::{catalog, error, latch, member, session, worker};
+use crate::settings::{self, Notification};
 use crate::signals;
 use pgrx::pg_sys::Oid;
 use std::sync::atomic::Ordering;
 
-/// How long to wait for a requested notifier to start before requesting it again.
+/// How long transactions rely on a notifier that has been requested and does not run.
 const START_TIMEOUT_MICROSECONDS: i64 = 5_000_000;
+/// How often a notifier is requested if no process is free for it.
+const REQUEST_INTERVAL_MICROSECONDS: i64 = 1_000_000;
+/// How long the notifier stays away from a database that a statement wants for itself, unless the statement ends before.
+const LEAVE_MICROSECONDS: i64 = 7_000_000;
 
-/// Ensures that a database's notifier runs and has a position. Returns false if no process is free for it.
-pub fn ensure_notifier(entry: usize, history: Oid, owner: Oid) -> bool {
-    let Some(signals) = shared::signals().map(|all| &all[entry]) else { return false };
-    if signals.listened.load(Ordering::Acquire) {
-        ensure_position(entry, history, owner);
+/// Why a notifier does not run, for the view and the log.
+const NOT_STARTED: &str = "the notifier has not started within 5 s";
+const NO_WORKER: &str = "no background worker is free for the notifier";
+
+/// Ensures that a database's notifications have a position if a session listens, and that its notifier runs or comes.
+/// If it cannot, hands the notifications back to the transactions.
+pub fn ensure_notifier(entry: usize, history: Oid, owner: Oid) {
+    let Some(signals) = shared::signals().map(|all| &all[entry]) else { return };
+    let is_listened = signals.listened.load(Ordering::Acquire);
+    let is_served = settings::serves(|| catalog::database_name(session::database()));
+    if is_served && is_listened {
+        handover::begin(entry, history, owner);
     }
     if !signals.notifier.load(Ordering::Acquire).is_null() {
-        return true;
-    }
-    let now = clock();
-    {
-        let progress = &mut shared::progress_mut()[entry];
-        if progress.pid != 0 || now - progress.requested_at < START_TIMEOUT_MICROSECONDS {
-            return true;
-        }
-        progress.requested_at = now;
-    }
-    let started = worker::start("pg_workflow_notifier", session::database());
-    if !started {
-        shared::progress_mut()[entry].requested_at = 0;
-    }
-    started
-}
-
-/// Gives the notifier its first position: it notifies of all events that are not visible now. The first LISTEN does
-/// this, or the first event if the extension is created later.
-fn ensure_position(entry: usize, history: Oid, owner: Oid) {
-    let Some(signals) = shared::signals().map(|all| &all[entry]) else { return };
-    if signals.history.load(Ordering::Acquire) == history.to_u32() {
         return;
     }
-    let position = session::restricted_to(owner, Position::current);
-    let mut all = shared::progress_mut();
-    if signals.history.load(Ordering::Acquire) != history.to_u32() {
-        position.store(&mut all[entry]);
-        all[entry].commits = signals.commits.load(Ordering::Acquire);
-        all[entry].caught_up_at = clock();
-        signals.history.store(history.to_u32(), Ordering::Release);
+    let progress = shared::progress()[entry];
+    let waited = clock() - progress.requested_at;
+    if progress.is_registered {
+        // The postmaster starts it again and again.
+        if waited > START_TIMEOUT_MICROSECONDS && !progress.is_handed_back {
+            give_up(entry, signals);
+        }
+    } else if !is_served {
+        handover::hand_back(&mut shared::progress_mut()[..], entry);
+    } else if (is_listened || settings::notification() != Notification::Off)
+        && (!progress.is_handed_back || waited > REQUEST_INTERVAL_MICROSECONDS)
+    {
+        request(entry);
     }
+}
+
+/// Requests a notifier.
+fn request(entry: usize) {
+    let is_rejected = {
+        let mut all = shared::progress_mut();
+        if all[entry].is_registered || all[entry].pid != 0 {
+            return;
+        }
+        all[entry].requested_at = clock();
+        // While the lock is held: no transaction relies on a notifier that does not come.
+        all[entry].is_registered = worker::start("pg_workflow_notifier", session::database());
+        let is_rejected = !all[entry].is_registered && !all[entry].is_handed_back;
+        if is_rejected {
+            handover::hand_back(&mut all[..], entry);
+            all[entry].fail(NO_WORKER, clock());
+        }
+        is_rejected
+    };
+    if is_rejected {
+        log(NO_WORKER, "Raise max_worker_processes and restart.");
+    }
+}
+
+/// Hands the notifications back because the notifier does not start.
+fn give_up(entry: usize, signals: &Signals) {
+    {
+        let mut all = shared::progress_mut();
+        if !signals.notifier.load(Ordering::Acquire).is_null() || all[entry].is_handed_back {
+            return;
+        }
+        handover::hand_back(&mut all[..], entry);
+        all[entry].fail(NOT_STARTED, clock());
+    }
+    log(NOT_STARTED, "See the lines of pg_workflow notifier before this one. PostgreSQL keeps trying to start it.");
+}
+
+fn log(cause: &str, hint: &str) {
+    error::log(&format!("each transaction sends its own notifications: {cause}"), hint);
 }
 
 /// Notifies this database's sessions of all events that commit from now on, after a LISTEN.
@@ -62,21 +98,32 @@ pub fn after_listen(channel: &str) {
     // Without the extension the database needs no entry; the first event claims one, and creates the position.
     let Some((history, owner)) = member::relation(c"state_history") else { return };
     let Some(entry) = signals::entry() else { return };
-    ensure_position(entry, history, owner);
+    ensure_notifier(entry, history, owner);
 }
 
-/// Stops the notifier of a database that a statement drops, moves, renames or copies, if the role may do that. The
-/// statement itself waits some seconds for other sessions to end. The next event starts the notifier again.
-pub fn before_statement(statement: &DatabaseStatement) {
-    let Some(database) = catalog::database_oid(statement.database) else { return };
+/// Has the notifier leave a database that a statement drops, moves, renames or copies, if the role may do that. The
+/// statement itself waits some seconds for other sessions to end. Returns the database.
+pub fn before_statement(statement: &DatabaseStatement) -> Option<Oid> {
+    let database = catalog::database_oid(statement.database)?;
     if !may_execute(statement.action, database) {
-        return;
+        return None;
     }
-    let Some(all) = shared::signals() else { return };
-    if let Some(signals) = all.iter().find(|signals| signals.database.load(Ordering::Acquire) == database.to_u32()) {
-        signals.leave.store(true, Ordering::Release);
-        latch::set(signals.notifier.load(Ordering::Acquire));
+    let signals = &shared::signals()?[signals::entry_of(database)?];
+    signals.leave_until.store(clock() + LEAVE_MICROSECONDS, Ordering::Release);
+    latch::set(signals.notifier.load(Ordering::Acquire));
+    Some(database)
+}
+
+/// Lets the notifier come back, or frees the entry of a database that has been dropped. `action`: none if it failed.
+pub fn after_statement(database: Oid, action: Option<Action>) {
+    let Some((all, entry)) = shared::signals().zip(signals::entry_of(database)) else { return };
+    if matches!(action, Some(Action::Drop)) {
+        let progress = shared::progress_mut();
+        if progress[entry].pid == 0 {
+            all[entry].database.store(0, Ordering::SeqCst);
+        }
     }
+    all[entry].leave_until.store(0, Ordering::Release);
 }
 
 /// Repeats PostgreSQL's own checks, which come too late: the statement makes them before it waits for other sessions.

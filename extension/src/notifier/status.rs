@@ -56,7 +56,7 @@ fn pending(signals: &Signals, progress: &Progress) -> i64 {
     if !signals.listened.load(Ordering::Acquire) {
         return 0;
     }
-    signals.commits.load(Ordering::Acquire).saturating_sub(progress.commits).cast_signed()
+    signals.owed.load(Ordering::Acquire).saturating_sub(progress.commits).cast_signed()
 }
 
 fn time(microseconds: i64) -> Option<TimestampWithTimeZone> {

@@ -6,6 +6,7 @@ use postgres::Client;
 /// A function, and its input arguments: names and types.
 pub struct Function {
     name: String,
+    is_procedure: bool,
     arguments: Vec<(String, String)>,
 }
 
@@ -13,7 +14,8 @@ pub struct Function {
 pub fn functions(client: &mut Client) -> Vec<Function> {
     let sql = "SELECT p.oid::regproc::text,
                    ARRAY(SELECT coalesce(p.proargnames[n], '') FROM generate_series(1, p.pronargs) AS n),
-                   ARRAY(SELECT format_type(t.type, NULL) FROM unnest(p.proargtypes) WITH ORDINALITY AS t (type, n) ORDER BY n)
+                   ARRAY(SELECT format_type(t.type, NULL) FROM unnest(p.proargtypes) WITH ORDINALITY AS t (type, n) ORDER BY n),
+                   p.prokind = 'p'
                FROM pg_proc AS p
                WHERE p.pronamespace = 'workflow'::regnamespace
                    AND p.prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)
@@ -21,12 +23,16 @@ pub fn functions(client: &mut Client) -> Vec<Function> {
     let rows = client.query(sql, &[]).unwrap();
     let function = |row: &postgres::Row| {
         let (names, types): (Vec<String>, Vec<String>) = (row.get(1), row.get(2));
-        Function { name: row.get(0), arguments: names.into_iter().zip(types).collect() }
+        Function { name: row.get(0), is_procedure: row.get(3), arguments: names.into_iter().zip(types).collect() }
     };
     rows.iter().map(function).collect()
 }
 
 impl Function {
+    pub fn is_procedure(&self) -> bool {
+        self.is_procedure
+    }
+
     /// Returns a call that makes sense, and that takes aim at the victim.
     pub fn likely_call(&self, hostile: &Hostile) -> String {
         self.call(&self.likely(hostile))
@@ -51,7 +57,8 @@ impl Function {
     }
 
     fn call(&self, arguments: &[String]) -> String {
-        format!("SELECT {}({})", self.name, arguments.join(", "))
+        let verb = if self.is_procedure { "CALL" } else { "SELECT" };
+        format!("{verb} {}({})", self.name, arguments.join(", "))
     }
 }
 

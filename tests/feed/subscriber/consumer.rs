@@ -54,3 +54,17 @@ fn second_consumer_of_a_name_takes_over() {
     second.assert_complete(&db, last);
     assert!(second.stop().iter().all(|event| event.id > last));
 }
+
+#[test]
+fn vanished_consumer_is_not_recreated_by_its_subscriber() {
+    let db = Db::new();
+    let running = Running::start(Source::consumer(PostgresServer::parse(db.url()).unwrap(), "dropped"));
+    let start = running.wait_ready(&db);
+    let client = &mut db.connect();
+    client.batch_execute("SELECT workflow.drop_consumer('dropped')").unwrap();
+    create_finished_tasks(client, 20);
+    wait_until("the reason", || running.log.count("consumer \"dropped\" no longer exists") > 0);
+    client.batch_execute("SELECT workflow.create_consumer('dropped', true)").unwrap();
+    running.assert_complete(&db, start);
+    running.stop();
+}

@@ -48,8 +48,11 @@ fn show_recognizes_ids_of_dags_runs_and_tasks() {
 fn history_is_newest_first_and_includes_deleted_entities() {
     let db = Db::new();
     let client = &mut db.connect();
-    let Etl { dag, failed, .. } = etl(client);
+    let Etl { dag, run: etl_run, failed } = etl(client);
     client.execute("DELETE FROM workflow.dags WHERE id = $1", &[&dag]).unwrap();
+    let of_run = ok(&db, &["history", &etl_run.to_string()]);
+    assert_eq!(of_run.table()[1][1..5], ["3", "running", "deleted", "postgres"]);
+    assert_eq!(ok(&db, &["history", &etl_run.to_string(), "--json"]).json()[0].get("new_state"), Some(&Value::Null));
     let id = failed.to_string();
     let done = ok(&db, &["history", &id]);
     let table = done.table();

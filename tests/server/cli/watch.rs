@@ -32,3 +32,17 @@ fn watch_shows_only_matching_events() {
         assert_eq!(watch.terminate().unwrap().code(), Some(0));
     }
 }
+
+#[test]
+fn watch_shows_deletions() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let watch = Server::start("watch", &server_binary(), &["watch"], &[("DATABASE_URL", db.url())]).unwrap();
+    let shown = || std::fs::read_to_string(watch.log()).unwrap_or_default();
+    wait_until("a deletion", || {
+        let task = create_task(client);
+        client.execute("DELETE FROM workflow.task_instances WHERE id = $1", &[&task]).unwrap();
+        shown().lines().any(|line| line.contains("queued → deleted  v2  postgres"))
+    });
+    assert_eq!(watch.terminate().unwrap().code(), Some(0));
+}

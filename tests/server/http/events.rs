@@ -2,12 +2,14 @@
 
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use uuid::Uuid;
 
 use super::Api;
+use crate::feed::positions::cut_off;
+use xtask::stack::postgres::PRELOADED;
 
 /// A client of server-sent events that works as a browser does.
 struct Follower {
@@ -17,13 +19,15 @@ struct Follower {
 
 impl Follower {
     fn start(api: &Api, query: &str, last_id: Option<&str>) -> Follower {
-        let mut stream = TcpStream::connect(api.url.trim_start_matches("http://")).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let resume = last_id.map_or(String::new(), |id| format!("Last-Event-ID: {id}\r\n"));
-        // HTTP/1.0: no chunks between the lines.
-        write!(stream, "GET /api/v1/events{query} HTTP/1.0\r\nHost: localhost\r\n{resume}\r\n").unwrap();
-        let mut follower = Follower { lines: BufReader::new(stream), last_id: None };
-        assert!(follower.line().contains("200"));
+        let (mut follower, mut status) = Follower::connect(api, query, last_id);
+        // Until the server has found the database.
+        wait_until("the server takes followers", || {
+            if status.contains("503") {
+                (follower, status) = Follower::connect(api, query, last_id);
+            }
+            !status.contains("503")
+        });
+        assert!(status.contains("200"), "{status}");
         while !follower.line().is_empty() {}
         // A new follower has its position once it has an id; from then on it misses nothing.
         if last_id.is_none() {
@@ -32,6 +36,18 @@ impl Follower {
             }
         }
         follower
+    }
+
+    /// Sends a request, and returns the first line of the response.
+    fn connect(api: &Api, query: &str, last_id: Option<&str>) -> (Follower, String) {
+        let mut stream = TcpStream::connect(api.url.trim_start_matches("http://")).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let resume = last_id.map_or(String::new(), |id| format!("Last-Event-ID: {id}\r\n"));
+        // HTTP/1.0: no chunks between the lines.
+        write!(stream, "GET /api/v1/events{query} HTTP/1.0\r\nHost: localhost\r\n{resume}\r\n").unwrap();
+        let mut follower = Follower { lines: BufReader::new(stream), last_id: None };
+        let status = follower.line();
+        (follower, status)
     }
 
     fn line(&mut self) -> String {
@@ -64,6 +80,20 @@ impl Follower {
                 return event;
             }
         }
+    }
+
+    /// Reads the id after the events so far.
+    fn next_id(&mut self) -> String {
+        let before = self.last_id.clone();
+        while self.last_id == before {
+            assert_eq!(self.message(), None);
+        }
+        self.last_id.clone().unwrap()
+    }
+
+    /// Reads to the end of the stream, which the server closes.
+    fn end(mut self) {
+        while self.lines.read_line(&mut String::new()).expect("the end") > 0 {}
     }
 
     /// Reads events, as ids and versions, up to this one.
@@ -100,6 +130,24 @@ fn events_arrive_live_and_filtered() {
         everything.event().as_object().unwrap().keys().collect::<Vec<_>>(),
         listed[0].as_object().unwrap().keys().collect::<Vec<_>>()
     );
+}
+
+#[test]
+fn deletion_arrives_with_null_as_new_state() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let task = create_task(client);
+    let api = Api::without_relay(&db, &[]);
+    let mut follower = Follower::start(&api, "", None);
+    client.execute("DELETE FROM workflow.task_instances WHERE id = $1", &[&task]).unwrap();
+    let event = follower.event();
+    assert_eq!(
+        (&event["entity_id"], &event["old_state"], &event["version"]),
+        (&json!(task), &json!("queued"), &json!(2))
+    );
+    assert_eq!(event.get("new_state"), Some(&Value::Null));
+    let (listed, _) = api.list(&format!("/api/v1/history?entity_id={task}&limit=1"));
+    assert_eq!(listed[0], event);
 }
 
 #[test]
@@ -166,4 +214,38 @@ fn followers_survive_database_restart() {
     cluster.start_again().unwrap();
     Transition::of(task).from(State::Running).to(State::Success).run(&mut db.connect()).unwrap();
     assert_eq!(follower.until(task, 3).last(), Some(&(task.to_string(), 3)));
+}
+
+#[test]
+fn followers_are_told_that_a_promotion_lost_events() {
+    let (primary, db) = own_cluster("http-promotion", &[PRELOADED]);
+    let standby = primary.standby("http-promotion").unwrap();
+    let hosts = format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/workflow", primary.port(), standby.port());
+    let api = Api::at(&hosts, &[]);
+    let client = &mut db.connect();
+    let task = create_task(client);
+    let mut follower = Follower::start(&api, "", None);
+    start_task(client, task);
+    follower.until(task, 2);
+    let shared = follower.next_id();
+    cut_off(&primary, &standby);
+    Transition::of(task).from(State::Running).to(State::Success).run(client).unwrap();
+    follower.until(task, 3);
+    let lost = follower.next_id();
+    drop(db.without_verification());
+    primary.kill().unwrap();
+    standby.promote().unwrap();
+
+    let promoted = Db::at(standby.url("workflow"));
+    let client = &mut promoted.connect();
+    Transition::of(task).from(State::Running).to(State::Failed).run(client).unwrap();
+    // Also beyond the ids of the lost timeline.
+    create_tasks(client, 50);
+    follower.end();
+    let path = format!("/api/v1/events?last_event_id={lost}");
+    wait_until("the server has found the new primary", || api.get(&path).0 != 503);
+    let (status, body) = api.get(&path);
+    assert_eq!((status, &body["error"]["parameter"]), (400, &"last_event_id".into()), "{body}");
+    let mut follower = Follower::start(&api, "", Some(&shared));
+    assert_eq!(follower.until(task, 3), [(task.to_string(), 3)]);
 }

@@ -155,6 +155,83 @@ fn history_is_filtered_by_time_and_logs_by_task() {
     assert_eq!(api.get(&format!("/api/v1/task-instances/{}/logs", Uuid::nil())).0, 404);
 }
 
+/// Compares the history of windows over HTTP with the table: half seconds, and all before and after.
+fn compare_windows(client: &mut postgres::Client, api: &Api) {
+    let sql = "SELECT to_char(t AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), t, t + interval '0.5 s'
+               FROM (SELECT generate_series(min(changed_at), max(changed_at), greatest(interval '0.5 s',
+                   (max(changed_at) - min(changed_at)) / 40)) FROM workflow.state_history) AS w (t)";
+    let times = client.query(sql, &[]).unwrap();
+    let expected = |client: &mut postgres::Client, sql: &str| -> Vec<i64> {
+        let sql = format!("SELECT id FROM workflow.state_history WHERE {sql} ORDER BY id DESC");
+        client.query(&sql, &[]).unwrap().iter().map(|row| row.get(0)).collect()
+    };
+    assert!(times.len() > 3);
+    for pair in times.windows(2) {
+        let [from, until]: [String; 2] = [0, 1].map(|n| pair[n].get(0));
+        for (path, sql) in [
+            (
+                format!("changed_at_gte={from}&changed_at_lt={until}"),
+                format!("changed_at >= '{from}' AND changed_at < '{until}'"),
+            ),
+            (format!("changed_at_gte={from}"), format!("changed_at >= '{from}'")),
+            (format!("changed_at_lt={until}"), format!("changed_at < '{until}'")),
+        ] {
+            let found = all(api, &format!("/api/v1/history?limit=1000&{path}"));
+            let found: Vec<i64> = found.iter().map(|event| event["id"].as_i64().unwrap()).collect();
+            assert_eq!(found, expected(client, &sql), "{path}");
+        }
+    }
+}
+
+#[test]
+fn history_window_has_events_beside_a_waiting_statement() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let (batch, singles) = (create_tasks(client, 300), create_tasks(client, 25));
+    let mut blocker = db.connect();
+    let mut held = blocker.transaction().unwrap();
+    held.execute("SELECT FROM workflow.task_instances WHERE id = $1 FOR UPDATE", &[&batch[299]]).unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let sql = "UPDATE workflow.task_instances SET state = 'skipped' WHERE id = ANY ($1)";
+            db.connect().execute(sql, &[&batch]).unwrap()
+        });
+        wait_until("the statement waits", || {
+            let sql = "SELECT FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                       OR NOT granted AND locktype = 'transactionid'";
+            !client.query(sql, &[]).unwrap().is_empty()
+        });
+        for task in singles {
+            client
+                .execute("SELECT workflow.transition_task_instance($1, 'queued', 'running'), pg_sleep(0.12)", &[&task])
+                .unwrap();
+        }
+        held.rollback().unwrap();
+        assert_eq!(waiting.join().unwrap(), 300);
+    });
+    compare_windows(client, &Api::without_relay(&db, &[]));
+}
+
+#[test]
+fn history_window_has_events_of_a_clock_that_jumped() {
+    let db = Db::new().without_verification();
+    let client = &mut db.connect();
+    for _ in 0..20 {
+        create_tasks(client, 20);
+    }
+    // An hour ahead for some events, an hour back for others, and one event a year ahead.
+    client
+        .batch_execute(
+            "SET session_replication_role = replica;
+             UPDATE workflow.state_history SET changed_at = changed_at + CASE
+                 WHEN id BETWEEN 50 AND 90 THEN interval '1 hour' WHEN id BETWEEN 200 AND 260 THEN interval '-1 hour'
+                 WHEN id = 300 THEN interval '1 year' ELSE id * interval '2 s' END;
+             RESET session_replication_role",
+        )
+        .unwrap();
+    compare_windows(client, &Api::without_relay(&db, &[]));
+}
+
 #[test]
 fn fields_are_selected_and_keep_their_text() {
     let db = Db::new();

@@ -22,8 +22,9 @@ impl Described {
         let db = Db::new();
         let client = &mut db.connect();
         let (dag, run) = create_run(client);
-        let sql = "SELECT id FROM workflow.create_task_instances($1, '{a,b}')";
+        let sql = "SELECT id FROM workflow.create_task_instances($1, '{a,b,deleted}')";
         let task: Uuid = client.query(sql, &[&run]).unwrap()[0].get(0);
+        client.batch_execute("DELETE FROM workflow.task_instances WHERE task_id = 'deleted'").unwrap();
         client.execute("UPDATE workflow.task_instances SET state = 'running' WHERE id = $1", &[&task]).unwrap();
         client
             .execute("UPDATE workflow.dags SET tags = '[\"t\"]', schedule = '@daily', start_date = now()", &[])

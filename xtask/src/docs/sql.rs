@@ -21,12 +21,20 @@ const SUBJECTS: [(&str, &[&str]); 11] = [
     ),
     ("Transitions", &["transition", "transition_dag_run", "transition_task_instance", "transition_many"]),
     ("State machine", &["states", "can_transition", "next_states", "is_terminal"]),
-    ("History", &["history", "state_at", "event_id_at", "verify"]),
+    ("History", &["history", "state_at", "event_id_at", "event_id_before", "verify"]),
     (
         "Event feed: consumers",
-        &["create_consumer", "read_events", "ack_events", "skip_event", "resume_consumer", "drop_consumer"],
+        &[
+            "create_consumer",
+            "wait_for_events",
+            "read_events",
+            "ack_events",
+            "skip_event",
+            "resume_consumer",
+            "drop_consumer",
+        ],
     ),
-    ("Event feed: followers", &["current_position", "follow_events"]),
+    ("Event feed: followers", &["current_position", "wait_for_events_after", "follow_events"]),
     ("Relays", &["lease_consumer", "release_consumer", "save_checkpoint", "rewind_consumer"]),
     ("Maintenance", &["fold_state_counts", "open_partitions", "purge", "finish_copy"]),
     ("Diagnosis", &["stuck", "is_preloaded", "version"]),
@@ -38,7 +46,8 @@ const SUBJECTS: [(&str, &[&str]); 11] = [
 struct Function {
     name: String,
     arguments: Vec<String>,
-    result: String,
+    /// None of a procedure.
+    result: Option<String>,
     comment: String,
     is_trigger: bool,
 }
@@ -61,7 +70,7 @@ struct Column {
 // A comma in a default could be taken for one between arguments, so each argument is asked for by its number.
 const FUNCTIONS: &str = "
     SELECT json_build_object('name', proname, 'result', pg_get_function_result(p.oid), 'comment', obj_description(p.oid, 'pg_proc'),
-        'arguments', ARRAY(SELECT proargnames[i] || ' ' || format_type(proargtypes[i - 1], NULL)
+        'arguments', ARRAY(SELECT CASE proargmodes[i] WHEN 'b' THEN 'INOUT ' ELSE '' END || proargnames[i] || ' ' || format_type(proargtypes[i - 1], NULL)
             || coalesce(' = ' || regexp_replace(pg_get_function_arg_default(p.oid, i), '::.*', ''), '')
             FROM generate_series(1, pronargs) AS i),
         'is_trigger', prorettype IN ('trigger'::regtype, 'event_trigger'::regtype))
@@ -127,5 +136,9 @@ fn describe(function: &Function) -> String {
     let (comment, errors) = comment.split_once(" Errors: ").unwrap_or((comment, ""));
     let errors = if errors.is_empty() { String::new() } else { format!("\n\nErrors: {}", marked(errors)) };
     let comment = marked(comment);
-    format!("### {name}\n\n```text\n{name}({arguments}) → {result}\n```\n\n{comment}{errors}\n\n")
+    let call = match result {
+        Some(result) => format!("{name}({arguments}) → {result}"),
+        None => format!("CALL {name}({arguments})"),
+    };
+    format!("### {name}\n\n```text\n{call}\n```\n\n{comment}{errors}\n\n")
 }

@@ -19,7 +19,7 @@ const TAKE: &str = "-- take ";
 /// The end of the expansion of `-- take comments`.
 const PARTITION_COMMENTS: &str = include_str!("partition_comments.sql");
 /// The kinds of object that can be taken, as CREATE names them.
-const KINDS: &[&str] = &["FUNCTION", "INDEX", "SEQUENCE", "TABLE", "TYPE", "VIEW"];
+const KINDS: &[&str] = &["FUNCTION", "INDEX", "PROCEDURE", "SEQUENCE", "TABLE", "TYPE", "VIEW"];
 
 /// The script with each directive replaced by the statements of `target` that it names.
 pub fn expand(script: &str, target: &str) -> Result<String> {
@@ -72,7 +72,7 @@ fn created(statement: &str) -> Option<(&str, &str)> {
 
 /// CREATE OR REPLACE where PostgreSQL has it.
 fn replacing(statement: &str) -> String {
-    let is_replaceable = matches!(created(statement), Some(("FUNCTION" | "VIEW", _)));
+    let is_replaceable = matches!(created(statement), Some(("FUNCTION" | "PROCEDURE" | "VIEW", _)));
     if is_replaceable { statement.replacen("CREATE ", "CREATE OR REPLACE ", 1) } else { statement.to_owned() }
 }
 

@@ -50,6 +50,7 @@ fn packages(missing: &[Missing]) -> Result<Vec<String>> {
             Missing::Libclang => packages.extend(["libclang-dev".to_owned(), "clang".to_owned()]),
             Missing::Browser => packages.push("chromium".to_owned()),
             Missing::Python => packages.push("python3-venv".to_owned()),
+            Missing::Pooler => packages.push("pgbouncer".to_owned()),
         }
     }
     Ok(packages)

@@ -52,6 +52,13 @@ pub struct Followed {
 }
 
 impl Batch {
+    /// A batch without events that disconnects all followers.
+    fn end() -> Batch {
+        let evicted = CancellationToken::new();
+        evicted.cancel();
+        Batch { events: Vec::new(), position: String::new(), evicted }
+    }
+
     fn size(&self) -> usize {
         self.events.iter().map(|event| event.message.len() + size_of::<Followed>()).sum()
     }
@@ -141,8 +148,10 @@ impl Reader {
             if let Err(error) = self.read(&mut outage, &mut backoff).await {
                 if matches!(error, Error::Invalid { .. }) {
                     // A backup was restored, or an asynchronous standby was promoted.
-                    tracing::warn!("database lost events: {error}; followers continue with new events");
+                    tracing::warn!("database lost events: {error}; disconnecting all followers");
                     self.position.send_replace(None);
+                    // They reconnect with their last id, and learn it. Fails if none is left.
+                    let _ = self.batches.send(Arc::new(Batch::end()));
                 }
                 outage.began(&error);
                 backoff.wait().await;

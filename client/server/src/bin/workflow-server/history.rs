@@ -14,7 +14,7 @@ use crate::output::{Format, Output};
 use crate::table::{Cell, Column, Table, elastic, whole};
 use crate::time::format_time;
 
-/// Show the transitions of a run or a task, newest first
+/// Show the events of a run or a task, newest first
 ///
 /// Works for deleted runs and tasks, too. --order-by id shows the oldest first.
 #[derive(Args)]
@@ -55,7 +55,7 @@ pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
             None => Failure::not_found(format!("no history of {id}. List runs with: workflow-server list runs")),
         });
     }
-    let printed = Printed { name: "transitions", is_json: arguments.format.json, table: Table::new(columns()) };
+    let printed = Printed { name: "events", is_json: arguments.format.json, table: Table::new(columns()) };
     arguments
         .part
         .print(
@@ -78,7 +78,7 @@ pub fn row(event: &Event) -> Vec<Cell> {
         Cell::from(format_time(event.changed_at)),
         Cell::from(event.version.to_string()),
         Cell::optional(event.old_state.map(|state| state.as_str())),
-        Cell::from(event.new_state),
+        event.new_state.map_or_else(|| Cell::from("deleted"), Cell::from),
         Cell::from(event.actor.as_str()),
         Cell::optional(metadata),
     ]

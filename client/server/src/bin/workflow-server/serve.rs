@@ -61,6 +61,13 @@ pub struct Arguments {
     #[arg(long, env = "WORKFLOW_STREAM_MIN_AGE", default_value_t = 600, value_name = "SECONDS")]
     stream_min_age: u64,
 
+    /// Source of another database whose events the stream may hold, as the log names it
+    ///
+    /// The relay refuses a stream with events of another database. A database that was restored from a dump, or moved to
+    /// another cluster, counts as another one: name its old source here. Later it does no harm.
+    #[arg(long = "adopt-stream", env = "WORKFLOW_ADOPT_STREAM", value_delimiter = ',', value_name = "SOURCE")]
+    adopt_stream: Vec<String>,
+
     /// Token that clients must send, except for / and /health: "Authorization: Bearer TOKEN"
     ///
     /// Set it in the environment: other users of the machine can see the command line.
@@ -170,6 +177,7 @@ impl Arguments {
             channel: Some(self.channel.clone()),
             max_length: self.stream_max_length,
             min_age: Duration::from_secs(self.stream_min_age),
+            adopt: self.adopt_stream.clone(),
         }
     }
 

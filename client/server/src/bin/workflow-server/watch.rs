@@ -95,6 +95,6 @@ fn describe(output: &Output, event: &Event) -> String {
     };
     let time = event.changed_at.format("%H:%M:%S%.3f");
     let old = event.old_state.map_or("-", |state| state.as_str());
-    let new = output.paint(event.new_state.as_str(), style_of(event.new_state));
+    let new = event.new_state.map_or("deleted".to_owned(), |state| output.paint(state.as_str(), style_of(state)));
     format!("{time}  {entity}  {old} → {new}  v{}  {}", event.version, sanitize(&event.actor))
 }

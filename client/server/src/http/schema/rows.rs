@@ -116,7 +116,7 @@ pub struct TaskLog {
     pub message: String,
 }
 
-/// The record of a creation or a transition, identified by `(entity_id, version)`: versions of an entity count 1, 2, 3 …
+/// The record of a creation, a transition or a deletion, identified by `(entity_id, version)`: versions of an entity count 1, 2, 3 …
 #[derive(Debug, ToSchema)]
 pub struct Event {
     /// Numbered in the order of writing, which is not the order of commits.
@@ -134,12 +134,12 @@ pub struct Event {
     /// State before the transition; null at creation.
     #[schema(schema_with = super::state_or_null)]
     pub old_state: Option<String>,
-    /// State after the transition.
-    #[schema(schema_with = super::state)]
-    pub new_state: String,
-    /// Version of the entity after the transition.
+    /// State after the transition; null at deletion. A run is deleted with its tasks, which have no such event.
+    #[schema(schema_with = super::state_or_null)]
+    pub new_state: Option<String>,
+    /// Version of the entity after the transition; at deletion one more than its last.
     pub version: i64,
-    /// Time of the transition, by the clock of the database.
+    /// Time of the event, by the clock of the database.
     pub changed_at: DateTime<Utc>,
     /// Login role.
     pub actor: String,

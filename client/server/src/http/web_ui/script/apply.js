@@ -13,15 +13,23 @@ function applyEvent(row, event) {
   return true;
 }
 
-/** Applies events to rows by id; returns the changed rows and the events of unknown ones. */
+/** Deleted runs and tasks: a response that is older than the event can still have them. */
+const deletedIds = new Set();
+const exists = (row) => !deletedIds.has(row.id);
+
+/** Applies events to rows by id; returns the changed and the deleted rows, and the events of unknown ones. */
 function applyEvents(rows, events) {
-  const [changed, unknown] = [new Set(), []];
+  const [changed, deleted, unknown] = [new Set(), new Set(), []];
   for (const event of events) {
     const row = rows.get(event.entity_id);
-    if (!row) unknown.push(event);
+    if (event.new_state === null) {
+      deletedIds.add(event.entity_id);
+      if (rows.delete(event.entity_id)) deleted.add(row);
+    } else if (!row) unknown.push(event);
     else if (applyEvent(row, event)) changed.add(row);
   }
-  return { changed, unknown };
+  for (const row of deleted) changed.delete(row);
+  return { changed, deleted, unknown };
 }
 
 /** Returns the newer of a fetched and a known row: events might have changed the known one meanwhile. */

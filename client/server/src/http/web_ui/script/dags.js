@@ -33,9 +33,15 @@ function dagsView(root, query) {
 
   async function recent(id) {
     const { items } = await get("dag-runs", { dag_id: id, limit: RECENT, fields: RUN }, view.signal);
+    const isDeleted = !items.length && !(await get(`dags/${id}`, {}, view.signal).catch(nullIfGone));
     const row = rows.get(id);
     if (!row) return;
-    row.runs = items.reverse().map((fetched) => {
+    if (isDeleted) {
+      row.line.remove();
+      rows.delete(id);
+      return;
+    }
+    row.runs = items.reverse().filter(exists).map((fetched) => {
       const run = newer(fetched, runs.get(fetched.id));
       run.mark ??= h("a.mark", { href: `#/runs/${run.id}` });
       runs.set(run.id, run);
@@ -98,7 +104,8 @@ function dagsView(root, query) {
         paint(run);
         showLast(rows.get(run.dag_id));
       }
-      if (!isLast) handleUnknown(unknown);
+      // Older runs take the place of deleted ones.
+      if (!isLast) handleUnknown([...unknown, ...ours.filter((event) => event.new_state === null)]);
     },
   };
   const handleUnknown = fetchUnknown(view, (events) => Promise.all([...new Set(events.map((event) => event.dag_id))].map(recent)));

@@ -19,7 +19,7 @@ function h(name, ...children) {
   return element;
 }
 
-const stateOf = (state) => h("span.state", h("span.mark", { "data-state": state }), words(state));
+const stateOf = (state) => h("span.state", state && h("span.mark", { "data-state": state }), words(state));
 const tag = (text) => h("span.tag", text);
 const button = (text, onclick) => h("button", { type: "button", onclick, hidden: "" }, text);
 const heading = (text, ...beside) => h(".bar", h("h1", { tabindex: -1 }, text), ...beside);

@@ -4,7 +4,7 @@ const STATES = ["queued", "running", "success", "failed", "retrying", "upstream_
 const ENDS = new Set(["success", "failed", "skipped", "upstream_failed"]);
 const MINUS = "–";
 
-const words = (state) => state.replace("_", " ");
+const words = (state) => (state ?? "deleted").replace("_", " ");
 
 /** 2026-11-24 08:05:09 */
 const stamp = (iso) => iso.slice(0, 19).replace("T", " ");

@@ -32,6 +32,14 @@ function gridView(root, dagId) {
     grid.scrollLeft = 0;
   }
 
+  /** Removes deleted runs and tasks from the grid. */
+  function remove() {
+    runs = runs.filter(exists);
+    for (const run of runs) run.tasks = run.tasks.filter(exists);
+    explain(null);
+    keepPosition(build);
+  }
+
   /** Builds the whole grid: after runs or tasks were added or deleted. A transition changes only its cell. */
   function build() {
     performance.mark("grid");
@@ -168,8 +176,9 @@ function gridView(root, dagId) {
       };
     },
     apply(events, isLast) {
-      const { changed, unknown } = applyEvents(rows, events);
-      changed.forEach(paint);
+      const { changed, deleted, unknown } = applyEvents(rows, events);
+      if (deleted.size) remove();
+      else changed.forEach(paint);
       if ([...changed].some((row) => row.link === explained)) explain(explained);
       if ([...changed].some((row) => row.tasks)) scale();
       if (!isLast) handleUnknown(unknown);
@@ -183,8 +192,8 @@ function gridView(root, dagId) {
     const isShown = (run) => rows.has(run.id) || runs.length < wanted || run.execution_date > runs[0].execution_date;
     const ours = found.filter((run) => run && isShown(run)).map((run) => ({ ...run }));
     if (!ours.length) return;
-    for (const run of await withTasks(ours, signal)) {
-      const tasks = run.tasks.map((task) => newer(task, rows.get(task.id)));
+    for (const run of (await withTasks(ours, signal)).filter(exists)) {
+      const tasks = run.tasks.filter(exists).map((task) => newer(task, rows.get(task.id)));
       const kept = Object.assign(newer(run, rows.get(run.id)), { tasks });
       runs = [...runs.filter((other) => other.id !== run.id), kept];
     }

@@ -8,10 +8,11 @@ function historyView(root, type, id) {
   const entity = { entity_type: type, entity_id: id };
   let [events, cursor] = [[], null]; // the newest first
   let [newestLine, olderLines] = [0, null];
+  let isRunDeleted = false;
   const now = h("span");
   const failure = h(".problem", { hidden: "" });
   const body = h("tbody", { role: "rowgroup" });
-  const moreEvents = button("Older transitions", () => page().catch(view.failed));
+  const moreEvents = button("Older events", () => page().catch(view.failed));
   const log = h(".log.panel", { role: "log", "aria-label": "Log", tabindex: 0 });
   const noLog = h("p.soft", "No log lines yet.");
   const moreLines = button("Older lines", () => lines(olderLines).catch(view.failed));
@@ -33,7 +34,8 @@ function historyView(root, type, id) {
         cell("version", String(event.version)), cell("actor", event.actor ?? MINUS), cell(null, metadata));
     }));
     moreEvents.hidden = !cursor;
-    now.replaceChildren(stateOf(events[0].new_state));
+    // A task is deleted with its run, which alone has an event.
+    now.replaceChildren(stateOf(isRunDeleted ? null : events[0].new_state));
     const error = events.find((event) => event.metadata?.error !== undefined)?.metadata.error;
     failure.hidden = error === undefined || !TROUBLE.has(events[0].new_state);
     failure.textContent = `Error: ${typeof error === "string" ? error : JSON.stringify(error)}`;
@@ -70,7 +72,7 @@ function historyView(root, type, id) {
       const first = await get("history", entity, signal);
       const [dag, date] = [(await name) ?? "deleted DAG", (await run)?.execution_date];
       return () => {
-        [events, cursor] = [first.items, first.next_cursor];
+        [events, cursor, isRunDeleted] = [first.items, first.next_cursor, !date];
         draw();
         const title = date ? minute(date) : "deleted run";
         crumbs([dag, `#/dags/${dag_id}`], [title, `#/runs/${dag_run_id}`], [isTask ? task_id : "history", location.hash]);
@@ -86,7 +88,9 @@ function historyView(root, type, id) {
       const known = events[0].version;
       const newer = received.filter((event) => event.entity_id === id && event.version > known);
       for (const event of newer) if (event.version > events[0].version) events.unshift(event);
-      if (!newer.length) return;
+      const isDeletion = (event) => event.entity_id === view.of.dag_run_id && event.new_state === null;
+      isRunDeleted ||= received.some(isDeletion);
+      if (!newer.length && !isRunDeleted) return;
       draw();
       if (isTask) lines(null).catch(view.failed);
     },

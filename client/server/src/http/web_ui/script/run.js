@@ -96,8 +96,15 @@ function runView(root, runId) {
     tasks.forEach(paint);
   }
 
+  /** Replaces the view of a run that was deleted. */
+  function remove() {
+    run = null;
+    const toHistory = h("a", { href: `#/history/dag_run/${runId}` }, "History");
+    root.replaceChildren(heading("Deleted run", toHistory), h("p.soft", "This run was deleted, with its tasks."));
+  }
+
   function show(fetched) {
-    tasks = fetched.map((task) => newer(task, rows.get(task.id)));
+    tasks = fetched.filter(exists).map((task) => newer(task, rows.get(task.id)));
     rows = new Map([run, ...tasks].map((row) => [row.id, row]));
     list.replaceChildren(...tasks.map(line));
     timeline.classList.toggle("large", tasks.length * heads.length > MANY);
@@ -123,7 +130,11 @@ function runView(root, runId) {
       };
     },
     apply(events, isLast) {
-      const { changed, unknown } = applyEvents(rows, events);
+      const { changed, deleted, unknown } = applyEvents(rows, events);
+      if (!run || deleted.has(run)) return remove();
+      for (const task of deleted) task.line.remove();
+      tasks = tasks.filter(exists);
+      if (deleted.size) narrow();
       if (changed.delete(run)) describe();
       changed.forEach(paint);
       if (changed.size) narrow();
@@ -139,7 +150,7 @@ function runView(root, runId) {
   };
   const handleUnknown = fetchUnknown(view, async (_, signal) => {
     const fetched = await tasksOf(runId, signal);
-    keepPosition(() => show(fetched));
+    if (run) keepPosition(() => show(fetched));
   });
   return view;
 }

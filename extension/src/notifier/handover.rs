@@ -1,0 +1,85 @@
+//! Who sends the notifications of a transaction: the notifier, or the transaction itself.
+//!
+//! A transaction decides at its first event, and keeps to it. New transactions leave it to the notifier until the duty is
+//! handed back: no worker is free, the notifier does not start, or the database shall have none. The notifier takes over
+//! again when it can. The state says exactly which events are whose, so each is sent once (see `state.rs`).
+
+use super::state::{Duty, State, Window};
+use crate::ffi::shared::{self, Progress};
+use crate::ffi::snapshot::Snapshot;
+use crate::ffi::values::clock;
+use crate::ffi::{area, cluster, session};
+use crate::position::{self, Position};
+use pgrx::pg_sys::Oid;
+use std::mem::replace;
+use std::sync::atomic::Ordering;
+
+/// Registers the current transaction, at its first event. Returns whether it sends its own notifications.
+pub fn register(entry: Option<usize>, transaction_id: u64) -> bool {
+    let all = shared::progress();
+    let notifies = entry.is_none_or(|entry| all[entry].is_handed_back);
+    area::register(&all[..], session::database().to_u32(), transaction_id, notifies);
+    notifies
+}
+
+/// Gives the notifications a position, if they have none in this history: all events that are not visible now are sent.
+pub fn begin(entry: usize, history: Oid, owner: Oid) {
+    let Some(signals) = shared::signals().map(|all| &all[entry]) else { return };
+    if signals.history.load(Ordering::Acquire) == history.to_u32() {
+        return;
+    }
+    // It may be one of an older extension.
+    signals.last_id.store(0, Ordering::Release);
+    let floor_id = session::restricted_to(owner, position::last_id);
+    signals.last_id.fetch_max(floor_id, Ordering::AcqRel);
+    // The first snapshot of a transaction may have to wait for others: not while the lock is held.
+    drop(Snapshot::latest());
+    let mut all = shared::progress_mut();
+    if signals.history.load(Ordering::Acquire) == history.to_u32() {
+        return;
+    }
+    let database = session::database().to_u32();
+    // Before the snapshot: a transaction that has ended meanwhile is in both.
+    let mut duty = Duty::all_but(area::transactions_of(&mut all[..], database, true));
+    if all[entry].is_handed_back {
+        let owed = area::transactions_of(&mut all[..], database, false);
+        duty.end(owed, signals.last_id.load(Ordering::Acquire), cluster::next_transaction_id());
+    }
+    State { position: Position::above(floor_id), window: None, duty }.store(&mut all[..], entry);
+    all[entry].commits = signals.owed.load(Ordering::Acquire);
+    all[entry].caught_up_at = clock();
+    signals.history.store(history.to_u32(), Ordering::Release);
+}
+
+/// Hands the notifications of new transactions back to them. Those of older ones stay the notifier's.
+pub fn hand_back(all: &mut [Progress], entry: usize) {
+    let Some(signals) = shared::signals().map(|all| &all[entry]).filter(|_| !all[entry].is_handed_back) else { return };
+    all[entry].is_handed_back = true;
+    if signals.history.load(Ordering::Acquire) == 0 {
+        return;
+    }
+    let mut state = State::load(all, entry);
+    let owed = area::transactions_of(all, signals.database.load(Ordering::Acquire), false);
+    state.duty.end(owed, signals.last_id.load(Ordering::Acquire), cluster::next_transaction_id());
+    state.store(all, entry);
+}
+
+/// Has new transactions leave their notifications to the notifier, which calls this between two windows.
+pub fn take_over(entry: usize, floor_id: i64) {
+    let Some(signals) = shared::signals().map(|all| &all[entry]) else { return };
+    let mut all = shared::progress_mut();
+    if !replace(&mut all[entry].is_handed_back, false) || signals.history.load(Ordering::Acquire) == 0 {
+        return;
+    }
+    let own = area::transactions_of(&mut all[..], session::database().to_u32(), true);
+    let mut state = State::load(&all[..], entry);
+    // What is left of the old duty is all in this window: the new one begins after it.
+    state.window = Some(Window {
+        commits: signals.owed.load(Ordering::Acquire),
+        end: Position::above(floor_id),
+        ceiling_id: i64::MAX,
+        notified_id: 0,
+        duty: replace(&mut state.duty, Duty::all_but(own)),
+    });
+    state.store(&mut all[..], entry);
+}

@@ -1,0 +1,163 @@
+//! Readers in each isolation level: what a read costs, and what they are told about partitions that were dropped.
+
+use pg_workflow_tests::*;
+use postgres::{Client, IsolationLevel, Transaction};
+use std::fmt::Write;
+
+const LEVELS: [IsolationLevel; 3] =
+    [IsolationLevel::ReadCommitted, IsolationLevel::RepeatableRead, IsolationLevel::Serializable];
+
+fn begin(client: &mut Client, level: IsolationLevel) -> Transaction<'_> {
+    client.build_transaction().isolation_level(level).start().unwrap()
+}
+
+/// Writes so many events of one task, with as few statements as possible.
+fn write_events(client: &mut Client, count: i64) {
+    let task = create_task(client);
+    let sql =
+        "INSERT INTO workflow.state_history (entity_type, entity_id, dag_id, dag_run_id, task_id, new_state, version)
+               SELECT h.entity_type, gen_random_uuid(), h.dag_id, h.dag_run_id, h.task_id, h.new_state, 1
+               FROM workflow.state_history AS h CROSS JOIN generate_series(1, $2::bigint) WHERE h.entity_id = $1";
+    client.execute(sql, &[&task, &count]).unwrap();
+}
+
+/// Buffers that a statement reads.
+fn buffers(client: &mut Transaction<'_>, sql: &str) -> i64 {
+    let explained = client.query_one(&format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}"), &[]).unwrap();
+    let plan = &explained.get::<_, serde_json::Value>(0)[0]["Plan"];
+    ["Shared Hit Blocks", "Shared Read Blocks"].iter().map(|name| plan[*name].as_i64().unwrap()).sum()
+}
+
+/// Reads one event in a transaction of its own, acknowledges it, and returns the buffers of the read.
+fn consume_one(client: &mut Client, level: IsolationLevel) -> i64 {
+    let mut reading = begin(client, level);
+    let read = buffers(&mut reading, "SELECT * FROM workflow.read_events('reader')");
+    let ids = reading.query("SELECT id FROM workflow.read_events('reader')", &[]).unwrap();
+    assert_eq!(ids.len(), 1);
+    reading.query_one("SELECT workflow.ack_events('reader', $1)", &[&ids[0].get::<_, i64>(0)]).unwrap();
+    assert!(reading.query("SELECT FROM workflow.read_events('reader')", &[]).unwrap().is_empty());
+    reading.commit().unwrap();
+    read
+}
+
+fn follow_one(client: &mut Client, level: IsolationLevel, position: &mut String) -> i64 {
+    let mut reading = begin(client, level);
+    let read = buffers(&mut reading, &format!("SELECT * FROM workflow.follow_events('{position}')"));
+    let rows = reading.query("SELECT \"position\" FROM workflow.follow_events($1)", &[position]).unwrap();
+    assert_eq!(rows.len(), 1);
+    *position = rows[0].get(0);
+    reading.commit().unwrap();
+    read
+}
+
+#[test]
+fn read_costs_the_same_in_every_isolation_level() {
+    let mut report = String::new();
+    for level in LEVELS {
+        let db = Db::new().without_verification();
+        let (client, writer) = (&mut db.connect(), &mut db.connect());
+        // All readers work at this level from the first call on.
+        let mut creating = begin(client, level);
+        creating.batch_execute("SELECT workflow.create_consumer('reader')").unwrap();
+        let mut position: String = creating.query_one("SELECT workflow.current_position()", &[]).unwrap().get(0);
+        creating.commit().unwrap();
+        let mut costs = Vec::new();
+        for history in [1_000, 200_000] {
+            write_events(writer, history);
+            loop {
+                let mut reading = begin(client, level);
+                let sql = "SELECT max(id) FROM workflow.read_events('reader', 10000)";
+                let last: Option<i64> = reading.query_one(sql, &[]).unwrap().get(0);
+                let Some(last) = last else { break };
+                reading.query_one("SELECT workflow.ack_events('reader', $1)", &[&last]).unwrap();
+                reading.commit().unwrap();
+            }
+            loop {
+                let mut reading = begin(client, level);
+                let sql = "SELECT max(\"position\") FROM workflow.follow_events($1, 10000)";
+                let next: Option<String> = reading.query_one(sql, &[&position]).unwrap().get(0);
+                let Some(next) = next else { break };
+                position = next;
+                reading.commit().unwrap();
+            }
+            // The first reads only fill caches.
+            let mut cost = [0, 0];
+            for _ in 0..3 {
+                write_events_one(writer);
+                cost = [consume_one(client, level), follow_one(client, level, &mut position)];
+            }
+            costs.push(cost);
+        }
+        writeln!(report, "{level:?}: {costs:?}").unwrap();
+        for (few, many) in costs[0].iter().zip(&costs[1]) {
+            assert!(many * 5 <= few * 6 + 10, "consumer and follower: {report}");
+        }
+    }
+    println!("buffers of a read, one event behind, at 1,000 and 200,000 rows:\n{report}");
+}
+
+fn write_events_one(client: &mut Client) {
+    let sql = "SELECT entity_id FROM workflow.state_history WHERE task_id IS NULL AND version = 1 ORDER BY id LIMIT 1";
+    let run: uuid::Uuid = client.query_one(sql, &[]).unwrap().get(0);
+    let sql = "SELECT workflow.create_task_instances($1, ARRAY[gen_random_uuid()::text])";
+    client.execute(sql, &[&run]).unwrap();
+}
+
+#[test]
+fn old_snapshot_reads_no_more_while_others_write() {
+    let db = Db::new().without_verification();
+    let (client, writer) = (&mut db.connect(), &mut db.connect());
+    create_task(writer);
+    let read = "SELECT * FROM workflow.read_events('reader')";
+    let mut costs = Vec::new();
+    for transactions in [1, 500] {
+        let mut reading = begin(client, IsolationLevel::RepeatableRead);
+        reading.query("SELECT FROM workflow.dags", &[]).unwrap();
+        for _ in 0..transactions {
+            write_events_one(writer);
+        }
+        reading.batch_execute("SELECT workflow.create_consumer('reader')").unwrap();
+        reading.query(read, &[]).unwrap();
+        costs.push(buffers(&mut reading, read));
+        reading.rollback().unwrap();
+    }
+    assert!(costs[1] < costs[0] + 100, "buffers of an empty read after 1 and 500 transactions: {costs:?}");
+}
+
+#[test]
+fn fixed_snapshot_is_told_of_a_dropped_partition() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let before: String = client.query_one("SELECT workflow.current_position()", &[]).unwrap().get(0);
+    create_finished_tasks(client, 3);
+    age(client);
+    open_partitions(client);
+    create_task(client);
+    let after: String = client.query_one("SELECT workflow.current_position()", &[]).unwrap().get(0);
+    create_task(client);
+    let mut sessions = [db.connect(), db.connect()];
+    let mut transactions: Vec<_> =
+        sessions.iter_mut().zip(&LEVELS[1..]).map(|(session, level)| begin(session, *level)).collect();
+    for transaction in &mut transactions {
+        transaction.query("SELECT FROM workflow.dags", &[]).unwrap();
+    }
+    wait_until("the partition is dropped", || {
+        client
+            .batch_execute("SELECT workflow.fold_state_counts(); SELECT workflow.purge(now() - interval '30 days')")
+            .unwrap();
+        let sql = "SELECT count(*) FROM workflow.dropped_partitions";
+        client.query_one(sql, &[]).unwrap().get::<_, i64>(0) == 1
+    });
+    let follow = "SELECT id FROM workflow.follow_events($1)";
+    for transaction in &mut transactions {
+        assert_eq!(transaction.query(follow, &[&after]).unwrap().len(), 2, "later partitions are not concerned");
+        for (sql, arguments) in [(follow, &[&before as _][..]), ("SELECT * FROM workflow.verify()", &[])] {
+            let mut attempt = transaction.savepoint("attempt").unwrap();
+            let told = failure(attempt.query(sql, arguments));
+            assert_eq!((&*told.sqlstate, &told.detail["partition"]), ("40001", &"state_history_0".into()), "{told:?}");
+        }
+    }
+    drop(transactions);
+    let told = failure(client.query(follow, &[&before]));
+    assert!(told.message.contains("have been purged"), "{}", told.message);
+}
