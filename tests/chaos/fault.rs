@@ -52,6 +52,12 @@ pub enum Fault {
     FillRedis {
         time: Duration,
     },
+    /// While its connections stay open.
+    FlushRedis,
+    /// The relays refuse to create it again; after this time an operator does.
+    DropConsumer {
+        down: Duration,
+    },
     KillBackend {
         whose: Whose,
         nth: u32,
@@ -135,6 +141,8 @@ pub const KINDS: &[fn(&mut Rng) -> Fault] = &[
     |random| Fault::RestartRedis { with: Contents::Older(millis(random, 500..4000)), down: millis(random, 0..2000) },
     |random| Fault::StopRedis { time: millis(random, 2000..6000) },
     |random| Fault::FillRedis { time: millis(random, 2000..5000) },
+    |_| Fault::FlushRedis,
+    |random| Fault::DropConsumer { down: millis(random, 0..4000) },
     |random| Fault::KillBackend { whose: Whose::Writers, nth: nth(random) },
     |random| Fault::KillBackend { whose: Whose::Relays, nth: nth(random) },
     |_| Fault::KillBackend { whose: Whose::Notifier, nth: 0 },
@@ -188,12 +196,13 @@ impl Fault {
             Fault::KillRelay { .. } | Fault::StopRelay { .. } => Subject::Relay,
             Fault::CutRelay { .. } | Fault::BlackholeRelay { .. } | Fault::RefuseRelay { .. } => Subject::Network,
             Fault::CutWriters { .. } | Fault::BlackholeWriters { .. } => Subject::Network,
-            Fault::RestartRedis { .. } | Fault::StopRedis { .. } | Fault::FillRedis { .. } => Subject::Redis,
+            Fault::RestartRedis { .. } | Fault::StopRedis { .. } => Subject::Redis,
+            Fault::FillRedis { .. } | Fault::FlushRedis => Subject::Redis,
             Fault::KillBackend { .. } | Fault::StopBackend { .. } | Fault::TerminateBackends { .. } => {
                 Subject::Postgres
             }
             Fault::KillPostmaster { .. } | Fault::ShutDownAtOnce { .. } => Subject::Postgres,
-            Fault::KillStandby { .. } | Fault::Promote => Subject::Postgres,
+            Fault::KillStandby { .. } | Fault::Promote | Fault::DropConsumer { .. } => Subject::Postgres,
         }
     }
 
@@ -210,6 +219,8 @@ impl Fault {
             Fault::RestartRedis { with, .. } => format!("Redis killed, back {with}"),
             Fault::StopRedis { .. } => "Redis stopped".into(),
             Fault::FillRedis { .. } => "Redis out of memory".into(),
+            Fault::FlushRedis => "Redis flushed".into(),
+            Fault::DropConsumer { .. } => "relay's consumer dropped".into(),
             Fault::KillBackend { whose, .. } => format!("a backend of the {whose} killed"),
             Fault::StopBackend { whose, .. } => format!("a backend of the {whose} stopped"),
             Fault::TerminateBackends { whose } => format!("backends of the {whose} terminated"),
@@ -239,10 +250,11 @@ impl fmt::Display for Fault {
             Fault::StopBackend { nth, time, .. } => {
                 write!(f, " for {time:?}: number {nth} modulo the number of backends")
             }
-            Fault::KillPostmaster { down } | Fault::ShutDownAtOnce { down } | Fault::KillStandby { down } => {
-                write!(f, " for {down:?}")
-            }
-            Fault::TerminateBackends { .. } | Fault::Promote => Ok(()),
+            Fault::KillPostmaster { down }
+            | Fault::ShutDownAtOnce { down }
+            | Fault::KillStandby { down }
+            | Fault::DropConsumer { down } => write!(f, " for {down:?}"),
+            Fault::TerminateBackends { .. } | Fault::Promote | Fault::FlushRedis => Ok(()),
         }
     }
 }

@@ -48,6 +48,11 @@ impl Fault {
                 Ok(())
             })?,
             Fault::FillRedis { time } => fill_redis(world, time)?,
+            Fault::FlushRedis => {
+                let mut redis = redis::Client::open(world.redis.url())?.get_connection()?;
+                redis::cmd("FLUSHALL").exec(&mut redis)?;
+            }
+            Fault::DropConsumer { down } => drop_consumer(world, down)?,
             Fault::KillBackend { whose, nth } => {
                 return world.cluster.with_primary(|primary| kill_backend(primary, whose, nth));
             }
@@ -144,6 +149,16 @@ fn fill_redis(world: &World, time: Duration) -> Result<()> {
     set("1mb")?;
     sleep(time);
     set("0")?;
+    Ok(())
+}
+
+fn drop_consumer(world: &World, down: Duration) -> Result<()> {
+    let mut client = Client::connect(&world.database_url()?, NoTls)?;
+    let drop = "DELETE FROM workflow.consumers WHERE name = 'relay'";
+    client.batch_execute(drop)?;
+    sleep(down);
+    // A relay that was restarted meanwhile has created one that skips events.
+    client.batch_execute(&format!("{drop}; SELECT workflow.create_consumer('relay', true)"))?;
     Ok(())
 }
 

@@ -259,3 +259,50 @@ fn purge_writes_one_row_and_no_events() {
     let refused = failure(purger.batch_execute("INSERT INTO workflow.purges (before) VALUES (now())"));
     assert_eq!(refused.sqlstate, "42501");
 }
+
+#[test]
+fn deletion_within_a_statement_follows_its_transition() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    client
+        .batch_execute(
+            "CREATE FUNCTION public.remove(task uuid) RETURNS void LANGUAGE sql
+             AS 'DELETE FROM workflow.task_instances WHERE id = task';
+             CREATE FUNCTION public.remove_new() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN
+                 DELETE FROM workflow.task_instances WHERE id = NEW.id;
+                 RETURN NULL;
+             END $$;",
+        )
+        .unwrap();
+    let versions = |client: &mut Client, task: Uuid| -> Vec<(i64, Option<String>)> {
+        let sql = "SELECT version, new_state FROM workflow.state_history WHERE entity_id = $1 ORDER BY id";
+        client.query(sql, &[&task]).unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
+    };
+    let in_order = [(1, Some("queued".to_owned())), (2, Some("running".to_owned())), (3, None)];
+
+    let tasks = create_tasks(client, 3);
+    let in_cte = "WITH moved AS (UPDATE workflow.task_instances SET state = 'running' WHERE id = $1 RETURNING id)
+                  SELECT public.remove(id) FROM moved";
+    client.query(in_cte, &[&tasks[0]]).unwrap();
+    assert_eq!(versions(client, tasks[0]), in_order);
+
+    let in_trigger = "CREATE TRIGGER remove_moved AFTER UPDATE ON workflow.task_instances
+                      FOR EACH ROW EXECUTE FUNCTION public.remove_new()";
+    client.batch_execute(in_trigger).unwrap();
+    let moved =
+        "SELECT workflow.transition_task_instance($1, 'queued', 'running', '{\"worker\": 7}', request_id => 'r')";
+    client.query(moved, &[&tasks[1]]).unwrap();
+    assert_eq!(versions(client, tasks[1]), in_order);
+    let sql = "SELECT metadata->>'worker', request_id FROM workflow.state_history WHERE entity_id = $1 ORDER BY id";
+    let calls: Vec<(Option<String>, Option<String>)> =
+        client.query(sql, &[&tasks[1]]).unwrap().iter().map(|row| (row.get(0), row.get(1))).collect();
+    assert_eq!(calls, [(None, None), (Some("7".to_owned()), Some("r".to_owned())), (None, None)]);
+
+    let in_creation = "DROP TRIGGER remove_moved ON workflow.task_instances;
+                       CREATE TRIGGER remove_created AFTER INSERT ON workflow.task_instances
+                       FOR EACH ROW EXECUTE FUNCTION public.remove_new()";
+    client.batch_execute(in_creation).unwrap();
+    let task = create_task(client);
+    assert_eq!(versions(client, task), [(1, Some("queued".to_owned())), (2, None)]);
+}

@@ -219,6 +219,24 @@ fn transitions_set_dates_attempts_and_error() {
     assert!(client.query_one(sql, &[&skipped]).unwrap().get::<_, bool>(0));
 }
 
+/// A start in the future is what a clock set back by an hour leaves.
+#[test]
+fn attempt_never_ends_before_its_start() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let task = create_in_state(client, "task_instance", State::Running);
+    client
+        .batch_execute(
+            "SET session_replication_role = replica;
+             UPDATE workflow.task_instances SET start_date = start_date + interval '1 hour';
+             RESET session_replication_role",
+        )
+        .unwrap();
+    Transition::of(task).from(State::Running).to(State::Success).run(client).unwrap();
+    let sql = "SELECT end_date = start_date AND duration = 0 FROM workflow.task_instances WHERE id = $1";
+    assert!(client.query_one(sql, &[&task]).unwrap().get::<_, bool>(0));
+}
+
 #[test]
 fn update_without_transition_writes_no_event() {
     let db = Db::new();

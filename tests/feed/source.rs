@@ -263,3 +263,26 @@ fn second_database_is_refused_on_the_stream_of_another() {
     wait_until("its events", || length() == history(&second).len());
     assert_eq!(second_relay.terminate().unwrap().code(), Some(0));
 }
+
+/// As the relay of 0.2.0 wrote them.
+#[test]
+fn entries_without_a_source_are_compared() {
+    let db = Db::new();
+    let redis = Redis::start("source-unmarked").unwrap();
+    let relay = lead(db.url(), &redis, &[]);
+    create_finished_tasks(&mut db.connect(), 10);
+    assert_stream_holds_history(&db, &redis);
+    assert_eq!(relay.terminate().unwrap().code(), Some(0));
+    let entries: Vec<(String, HashMap<String, String>)> = redis.command(&["XRANGE", STREAM, "-", "+"]).unwrap();
+    redis.command::<usize>(&["DEL", STREAM]).unwrap();
+    for (id, fields) in &entries {
+        redis.command::<String>(&["XADD", STREAM, id, "event", &fields["event"]]).unwrap();
+    }
+    // So that the relay compares all of them.
+    let sql = "SELECT workflow.drop_consumer('relay'); SELECT workflow.create_consumer('relay', true)";
+    db.connect().batch_execute(sql).unwrap();
+    let relay = lead(db.url(), &redis, &[]);
+    create_finished_tasks(&mut db.connect(), 10);
+    assert_stream_holds_history(&db, &redis);
+    assert_eq!(relay.terminate().unwrap().code(), Some(0));
+}

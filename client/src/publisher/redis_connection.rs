@@ -58,3 +58,14 @@ fn time_limit(command: &Cmd) -> Duration {
     let bytes: usize = command.args_iter().map(length).sum();
     TIMEOUT + Duration::from_secs_f64(bytes as f64 / SLOWEST_RATE)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_limit_grows_with_the_bytes_of_a_command() {
+        let limit = |bytes: usize| time_limit(redis::cmd("SET").arg("key").arg(vec![0; bytes])).as_secs();
+        assert_eq!([limit(0), limit(90_000_000)], [5, 95]);
+    }
+}
