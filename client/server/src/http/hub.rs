@@ -105,12 +105,7 @@ impl Hub {
     pub fn new(server: PostgresServer, limits: &Limits, shutdown: CancellationToken) -> Hub {
         let (batches, position) = (broadcast::Sender::new(BUFFERED), watch::Sender::new(None));
         let joined = Arc::new(Notify::new());
-        let reader = Reader {
-            server: server.with_settings("-c default_transaction_read_only=on"),
-            batches: batches.clone(),
-            position: position.clone(),
-            joined: joined.clone(),
-        };
+        let reader = Reader { server, batches: batches.clone(), position: position.clone(), joined: joined.clone() };
         let until = shutdown.clone();
         tokio::spawn(async move { until.run_until_cancelled(reader.run()).await });
         let followers = Slots::new(limits.followers, limits.followers_per_address);
@@ -175,6 +170,8 @@ impl Reader {
     /// Reads and sends events until the last follower leaves.
     async fn read(&self, outage: &mut Outage, backoff: &mut Backoff) -> Result<(), Error> {
         let client = feed::connect_to_wait(&self.server).await?;
+        // Not when it connects: of several hosts, the one that takes writes is the primary.
+        client.batch_execute("SET default_transaction_read_only = on").await?;
         let known = self.position.borrow().clone();
         let mut position = match known {
             Some(position) => position,
