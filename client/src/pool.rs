@@ -96,10 +96,7 @@ impl Pool {
         let milliseconds = options.statement_timeout.as_millis().max(1);
         // These statements read little: compiling one, which the planner chooses for a large table, takes longer than
         // running it.
-        let mut settings = format!("-c statement_timeout={milliseconds} -c jit=off");
-        if options.is_read_only {
-            settings += " -c default_transaction_read_only=on";
-        }
+        let settings = format!("-c statement_timeout={milliseconds} -c jit=off");
         let max = options.max_connections.max(1);
         let failure = Failure::default();
         let connections = bb8::Pool::builder()
@@ -113,6 +110,7 @@ impl Pool {
             .build_unchecked(Manager {
                 server: server.with_settings(&settings),
                 limit: options.statement_timeout + Duration::from_secs(2),
+                is_read_only: options.is_read_only,
                 keeps_statements: options.keeps_statements,
                 failure: failure.clone(),
             });
@@ -303,6 +301,7 @@ struct Member {
 struct Manager {
     server: PostgresServer,
     limit: Duration,
+    is_read_only: bool,
     keeps_statements: bool,
     failure: Failure,
 }
@@ -313,6 +312,10 @@ impl bb8::ManageConnection for Manager {
 
     async fn connect(&self) -> Result<Member, Error> {
         let client = self.server.connect().await?;
+        if self.is_read_only {
+            // Not when it connects: of several hosts, the one that takes writes is the primary.
+            within(TRY_LIMIT, client.batch_execute("SET default_transaction_read_only = on")).await?;
+        }
         lock(&self.failure.0).take();
         let prepared = self.keeps_statements.then(Mutex::default);
         let (server, cancel) = (self.server.clone(), client.cancel_token());
