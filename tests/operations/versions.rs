@@ -1,5 +1,6 @@
 //! Updates and downgrades of the extension: the catalog equals that of an installation, and nothing is lost.
 
+use crate::server::http::Api;
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
 use postgres::Client;
@@ -157,6 +158,9 @@ fn library_serves_every_older_version() {
         use_it(client);
         let read = client.query("SELECT id FROM workflow.read_events('reader')", &[]).unwrap().len();
         assert_eq!(read, 6, "five of the task and one of its run");
+        let (status, list) = Api::without_relay(&db, &[])
+            .get("/api/v1/history?changed_at_gte=2020-01-01T00:00:00Z&changed_at_lt=2100-01-01T00:00:00Z");
+        assert_eq!((status, list["items"].as_array().map(Vec::len)), (200, Some(read)), "{list}");
         assert_eq!(client.query("SELECT FROM workflow.follow_events($1)", &[&here]).unwrap().len(), read);
         assert_eq!(db.problems(), [""; 0]);
         client.batch_execute("DELETE FROM workflow.dags; SELECT workflow.fold_state_counts()").unwrap();

@@ -74,6 +74,7 @@ impl<'a, S: Session> History<'a, S> {
         let is_narrow = filter.entity_id.is_some();
         // The database looks times up as ids; the history of one entity is short.
         let [from, until] = [filter.changed_at_gte, filter.changed_at_lt].map(|at| at.filter(|_| !is_narrow));
+        let until = if until.is_some() && !self.finds_last_ids().await? { None } else { until };
         let mut query = Query::default();
         query.and("t.entity_id = $", &filter.entity_id, Type::UUID);
         query.and("t.entity_type = $", &entity_type, Type::TEXT);
@@ -84,6 +85,12 @@ impl<'a, S: Session> History<'a, S> {
         query
             .list(self.0, &[], page, Plan { order, keys: &[0], way: if is_narrow { Way::Few } else { Way::Order } })
             .await
+    }
+
+    /// Whether the database looks the end of a time window up as an id: from 0.3.0 on.
+    async fn finds_last_ids(&self) -> Result<bool, Error> {
+        let sql = "SELECT to_regprocedure('workflow.event_id_before(timestamptz)') IS NOT NULL";
+        Ok(session::one(self.0, sql, &[]).await?.try_get(0)?)
     }
 
     /// Returns each disagreement between history and rows: none in a healthy database.
