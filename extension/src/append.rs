@@ -1,8 +1,45 @@
 //! Appending the events of a statement to the history, and notifying of them.
 
+use crate::call::{self, Creation, Request};
+use crate::dag_of::dag_of;
+use crate::entity::EntityType;
+use crate::errors;
 use crate::event::Event;
+use crate::ffi::jsonb::Jsonb;
+use crate::ffi::session;
+use crate::ffi::uuid::Uuid;
 use crate::history::{History, Origin};
+use crate::memory;
 use crate::notifications::Notifications;
+use pg_workflow_state_machine::State;
+use pgrx::pg_sys::Oid;
+
+/// A transition that a statement made.
+pub struct Transition {
+    pub id: Uuid,
+    /// The DAG of a run, the run of a task.
+    pub parent: Uuid,
+    pub task_id: Option<String>,
+    pub from: State,
+    pub to: State,
+    pub version: i64,
+    pub changed_at: i64,
+}
+
+/// The origin of a transition: all transitions of a statement have the same.
+#[derive(Clone, Copy)]
+pub struct Maker {
+    pub role: Oid,
+    /// The call whose statement it is; `None` for a statement of the user's.
+    pub call: Option<u64>,
+}
+
+impl Maker {
+    /// A statement of the current role.
+    pub fn current(call: Option<u64>) -> Maker {
+        Maker { role: session::user(), call }
+    }
+}
 
 /// Appends an event for each entity that a statement created, moved or deleted. `event` builds it from its new ID.
 pub fn append<'a, T>(entities: impl IntoIterator<Item = T>, origin: Origin, event: impl Fn(i64, T) -> Event<'a>) {
@@ -15,4 +52,71 @@ pub fn append<'a, T>(entities: impl IntoIterator<Item = T>, origin: Origin, even
         notifications.send(&event);
     }
     history.close();
+}
+
+/// Appends transitions of one statement to the history.
+pub fn append_transitions(kind: EntityType, transitions: &[Transition], maker: Maker) {
+    let read = |request: &Request| (request.metadata, request.request_id.as_deref().map(memory::copy));
+    let (metadata, request_id) = match maker.call {
+        Some(call) => call::request(call, read).unwrap_or_else(|| errors::unrecorded(kind, transitions[0].id)),
+        None => (Jsonb::empty_object(), None),
+    };
+    let actor = session::session_user();
+    // Before the history is open: this may run a query.
+    let dags = memory::collect(transitions.iter().map(|transition| transition.dag(kind)));
+    let acted_as = session::acted_as(maker.role);
+    let origin = Origin { request_id: request_id.as_deref(), acted_as: acted_as.as_deref() };
+    append(transitions.iter().zip(dags), origin, |id, (transition, dag_id)| Event {
+        id,
+        entity_type: kind.as_str(),
+        entity_id: transition.id,
+        dag_id,
+        dag_run_id: if kind == EntityType::DagRun { transition.id } else { transition.parent },
+        task_id: transition.task_id.as_deref(),
+        old_state: Some(transition.from.as_str()),
+        new_state: Some(transition.to.as_str()),
+        version: transition.version,
+        changed_at: transition.changed_at,
+        actor: &actor,
+        metadata,
+    });
+}
+
+impl Transition {
+    fn dag(&self, kind: EntityType) -> Uuid {
+        match kind {
+            EntityType::DagRun => self.parent,
+            EntityType::TaskInstance => dag_of(self.parent)
+                .unwrap_or_else(|| errors::missing("dag_run", &self.parent.to_string(), "move a task of it")),
+        }
+    }
+}
+
+/// Appends the creation of entities of one parent to the history: runs of a DAG, or tasks of a run.
+pub fn append_creations(creation: Creation, parent: Uuid, created: &[(Uuid, Option<&str>)]) {
+    let Creation { kind, at, caller } = creation;
+    let dag_id = match kind {
+        EntityType::DagRun => parent,
+        EntityType::TaskInstance => {
+            dag_of(parent).unwrap_or_else(|| errors::missing("dag_run", &parent.to_string(), "create tasks in it"))
+        }
+    };
+    let actor = session::session_user();
+    let metadata = Jsonb::empty_object();
+    let acted_as = session::acted_as(caller);
+    let origin = Origin { acted_as: acted_as.as_deref(), ..Origin::default() };
+    append(created, origin, |id, (entity_id, task_id)| Event {
+        id,
+        entity_type: kind.as_str(),
+        entity_id: *entity_id,
+        dag_id,
+        dag_run_id: if kind == EntityType::DagRun { *entity_id } else { parent },
+        task_id: *task_id,
+        old_state: None,
+        new_state: Some(State::Queued.as_str()),
+        version: 1,
+        changed_at: at,
+        actor: &actor,
+        metadata,
+    });
 }

@@ -2,21 +2,18 @@
 //!
 //! Ordinary roles may insert into neither table: the functions check the caller, then act as the owner.
 
-use crate::append::append;
+use crate::append::append_creations;
 use crate::args;
 use crate::call::{self, Call, Creation};
 use crate::dag_of::dag_of;
 use crate::entity::EntityType;
 use crate::errors;
-use crate::event::Event;
 use crate::ffi::jsonb::Jsonb;
 use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::session;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::clock;
-use crate::history::Origin;
 use crate::{fields, memory, rights, tenant, unrecorded};
-use pg_workflow_state_machine::State;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::iter::TableIterator;
 use pgrx::name;
@@ -157,37 +154,8 @@ fn record_unrecorded(creation: Creation, parent: Uuid, mut created: Vec<(Uuid, O
         !is_recorded
     });
     if !created.is_empty() {
-        record(creation, parent, &created);
+        append_creations(creation, parent, &created);
     }
-}
-
-/// Appends the creation of entities of one parent to the history: runs of a DAG, or tasks of a run.
-pub fn record(creation: Creation, parent: Uuid, created: &[(Uuid, Option<&str>)]) {
-    let Creation { kind, at, caller } = creation;
-    let dag_id = match kind {
-        EntityType::DagRun => parent,
-        EntityType::TaskInstance => {
-            dag_of(parent).unwrap_or_else(|| errors::missing("dag_run", &parent.to_string(), "create tasks in it"))
-        }
-    };
-    let actor = session::session_user();
-    let metadata = Jsonb::empty_object();
-    let acted_as = session::acted_as(caller);
-    let origin = Origin { acted_as: acted_as.as_deref(), ..Origin::default() };
-    append(created, origin, |id, (entity_id, task_id)| Event {
-        id,
-        entity_type: kind.as_str(),
-        entity_id: *entity_id,
-        dag_id,
-        dag_run_id: if kind == EntityType::DagRun { *entity_id } else { parent },
-        task_id: *task_id,
-        old_state: None,
-        new_state: Some(State::Queued.as_str()),
-        version: 1,
-        changed_at: at,
-        actor: &actor,
-        metadata,
-    });
 }
 
 /// Checks a row of task_instances, for its CHECK constraint.

@@ -1,21 +1,14 @@
 //! The record trigger: once per statement, appends all its transitions to the history.
 
-use crate::append::append;
-use crate::call::{self, Request};
+use crate::append::{Transition, append_transitions};
 use crate::columns::Columns;
-use crate::dag_of::dag_of;
 use crate::entity::EntityType;
 use crate::errors;
-use crate::event::Event;
-use crate::ffi::jsonb::Jsonb;
-use crate::ffi::session;
 use crate::ffi::trigger::{AFTER_UPDATE, Row, Trigger, Use};
-use crate::ffi::uuid::Uuid;
-use crate::history::Origin;
 use crate::managed::{Fixed, Managed};
 use crate::memory;
 use crate::rights::export_trigger;
-use crate::unrecorded::{self, Maker};
+use crate::unrecorded;
 use pg_workflow_state_machine::State;
 use pgrx::pg_sys::Datum;
 
@@ -28,18 +21,6 @@ export_trigger!(
         Use::new(AFTER_UPDATE, "dag_runs").argument("dag_run").old_rows().new_rows(),
     ]
 );
-
-/// A transition that a statement made.
-pub struct Transition {
-    pub id: Uuid,
-    /// The DAG of a run, the run of a task.
-    pub parent: Uuid,
-    pub task_id: Option<String>,
-    pub from: State,
-    pub to: State,
-    pub version: i64,
-    pub changed_at: i64,
-}
 
 /// AFTER UPDATE FOR EACH STATEMENT.
 fn record(trigger: Trigger) -> Datum {
@@ -98,42 +79,4 @@ fn transition_between(kind: EntityType, columns: &Columns, old: &Row, new: &Row)
         version: written.version,
         changed_at,
     })
-}
-
-/// Appends transitions of one statement to the history.
-pub fn append_transitions(kind: EntityType, transitions: &[Transition], maker: Maker) {
-    let read = |request: &Request| (request.metadata, request.request_id.as_deref().map(memory::copy));
-    let (metadata, request_id) = match maker.call {
-        Some(call) => call::request(call, read).unwrap_or_else(|| errors::unrecorded(kind, transitions[0].id)),
-        None => (Jsonb::empty_object(), None),
-    };
-    let actor = session::session_user();
-    // Before the history is open: this may run a query.
-    let dags = memory::collect(transitions.iter().map(|transition| transition.dag(kind)));
-    let acted_as = session::acted_as(maker.role);
-    let origin = Origin { request_id: request_id.as_deref(), acted_as: acted_as.as_deref() };
-    append(transitions.iter().zip(dags), origin, |id, (transition, dag_id)| Event {
-        id,
-        entity_type: kind.as_str(),
-        entity_id: transition.id,
-        dag_id,
-        dag_run_id: if kind == EntityType::DagRun { transition.id } else { transition.parent },
-        task_id: transition.task_id.as_deref(),
-        old_state: Some(transition.from.as_str()),
-        new_state: Some(transition.to.as_str()),
-        version: transition.version,
-        changed_at: transition.changed_at,
-        actor: &actor,
-        metadata,
-    });
-}
-
-impl Transition {
-    fn dag(&self, kind: EntityType) -> Uuid {
-        match kind {
-            EntityType::DagRun => self.parent,
-            EntityType::TaskInstance => dag_of(self.parent)
-                .unwrap_or_else(|| errors::missing("dag_run", &self.parent.to_string(), "move a task of it")),
-        }
-    }
 }

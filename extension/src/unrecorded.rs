@@ -4,38 +4,22 @@
 //! can move one of these rows again. Then the pending transition is recorded first: within an entity, event IDs follow
 //! versions.
 
+use crate::append::{Maker, Transition, append_creations, append_transitions};
 use crate::call;
 use crate::columns::Columns;
-use crate::creation;
 use crate::entity::EntityType;
 use crate::errors;
 use crate::ffi::plan::Plan;
+use crate::ffi::transaction;
 use crate::ffi::trigger::Row;
 use crate::ffi::uuid::Uuid;
-use crate::ffi::{session, transaction};
 use crate::managed::Fixed;
 use crate::memory;
-use crate::record::{Transition, append_transitions};
 use crate::rights;
 use pg_workflow_state_machine::State;
-use pgrx::pg_sys::{self, Datum, Oid};
+use pgrx::pg_sys::{self, Datum};
 use std::cell::RefCell;
 use std::collections::HashMap;
-
-/// The origin of a transition: all transitions of a statement have the same.
-#[derive(Clone, Copy)]
-pub struct Maker {
-    pub role: Oid,
-    /// The call whose statement it is; `None` for a statement of the user's.
-    pub call: Option<u64>,
-}
-
-impl Maker {
-    /// A statement of the current role.
-    pub fn current(call: Option<u64>) -> Maker {
-        Maker { role: session::user(), call }
-    }
-}
 
 /// The part of a transition that its row does not tell afterwards.
 #[derive(Clone, Copy)]
@@ -121,7 +105,7 @@ fn record_pending_creation(kind: EntityType, columns: &Columns, row: &Row) {
     let Some(creation) = row.i64(columns.created_at).and_then(|at| call::creation(kind, at)) else { return };
     let Fixed { id, parent, task_id, .. } = Fixed::of(row, columns);
     if !is_recorded(id, 1) {
-        creation::record(creation, parent, &[(id, task_id)]);
+        append_creations(creation, parent, &[(id, task_id)]);
         let maker = Maker { role: creation.caller, call: None };
         let [from, to] = [State::Queued; 2];
         insert(id, 1, Pending { from, to, changed_at: creation.at, maker, is_ahead: true });
