@@ -103,6 +103,8 @@ DECLARE
     place workflow.follower_position;
 BEGIN
     PERFORM workflow.refuse_tenant();
+    -- An error on a standby, also if the open window has events.
+    PERFORM workflow.next_transaction_id();
     place := workflow.parse_position("position");
     IF (place.pos).window_snapshot IS NOT NULL THEN
         IF EXISTS (SELECT FROM workflow.events_in_window(place.pos, 1, place.mark_hash IS NOT NULL)) THEN
@@ -115,7 +117,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.position_has_events(text) IS
-'Internal: returns whether there are events after a position. Errors: 22023 bad argument, 42501 row security applies to the role.';
+'Internal: returns whether there are events after a position. Errors: 22023 bad argument, 25006 the server is a standby, 42501 row security applies to the role.';
 
 CREATE PROCEDURE workflow.wait_for_events_after("position" text, timeout interval, INOUT has_events boolean DEFAULT NULL)
 LANGUAGE c

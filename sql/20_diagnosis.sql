@@ -9,7 +9,7 @@ AS $$
         SELECT workflow.first_id_at(created_from) AS first, workflow.first_id_at(created_to) AS last,
             -- An entity created before this may have lost the start of its history to purge().
             (SELECT max(d.last_changed_at) FROM workflow.dropped_partitions AS d) AS complete_from
-        WHERE workflow.check_partitions(0)
+        WHERE workflow.check_partitions(0::bigint)
     ), entity AS MATERIALIZED (
         SELECT 'dag_run' AS entity_type, r.id, r.state, r.version, NULL::integer AS try_number, r.created_at, NULL::uuid AS run
         FROM workflow.dag_runs AS r
@@ -235,7 +235,7 @@ COMMENT ON VIEW workflow.notifier IS
 COMMENT ON COLUMN workflow.notifier.pid IS 'process ID; null: not running';
 COMMENT ON COLUMN workflow.notifier.started_at IS 'time at which it started';
 COMMENT ON COLUMN workflow.notifier.is_listened IS 'whether a session has executed LISTEN workflow_events since the server started; without one it sends nothing';
-COMMENT ON COLUMN workflow.notifier.pending IS 'number of committed transactions whose events it has yet to send; others send their own';
+COMMENT ON COLUMN workflow.notifier.pending IS 'number of committed transactions whose events it has not sent yet; others send their own';
 COMMENT ON COLUMN workflow.notifier.lag IS 'time since it last had nothing pending; 0: nothing is pending';
 COMMENT ON COLUMN workflow.notifier.last_event_id IS 'id of the last event sent; null: none';
 COMMENT ON COLUMN workflow.notifier.events IS 'number of events sent';
