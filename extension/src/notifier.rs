@@ -233,7 +233,7 @@ impl Notifier {
     fn fail(&mut self, failure: &Failure) -> Duration {
         worker::show_activity(None);
         if failure.is_lock_timeout() {
-            // It queues for the lock again at once, and so goes on as soon as the lock is free.
+            // It queues for the lock again at once, and so continues as soon as the lock is free.
             if !std::mem::replace(&mut self.is_locked_out, true) {
                 self.report(&format!("{}; waiting for the lock", failure.message), READERS_CONTINUE);
             }

@@ -91,6 +91,10 @@ fn trigger_functions_refuse_other_positions_on_own_tables() {
                 let create = format!("CREATE TRIGGER a {call}");
                 match try_out(client, &[&create, &statement]).map_err(|error| error.code().unwrap().code().to_owned()) {
                     Ok(()) => accepted.push(call.split_whitespace().collect::<Vec<_>>().join(" ")),
+                    // Beside the trigger of the extension it records the same deletion again.
+                    Err(sqlstate) if function == "note_deletion" && sqlstate == "23505" => {
+                        accepted.push(call.split_whitespace().collect::<Vec<_>>().join(" "));
+                    }
                     Err(sqlstate) => assert_eq!(sqlstate, "39P01", "{create}"),
                 }
             }

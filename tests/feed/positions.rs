@@ -62,7 +62,7 @@ impl Positions {
         Positions { ended, partway, partway_id: first[4].0, last_id: last_id(client) }
     }
 
-    /// The database has all that the follower has read: it gets the others, each once.
+    /// The database has all that the follower has read: it gets the others exactly once.
     fn continue_in(&self, client: &mut Client) {
         assert_eq!(rest(client, &self.ended), ids_after(client, self.last_id));
         assert_eq!(rest(client, &self.partway), ids_after(client, self.partway_id));
@@ -190,7 +190,7 @@ fn position_is_checked_after_a_point_in_time_recovery() {
     create_tasks(copy, 60);
     before.continue_in(copy);
     after.fail_in(copy, "on timeline 1 after this database has left it");
-    // The original goes on, and does not know the other timeline.
+    // The original continues, and does not know the other timeline.
     let there = Positions::take(copy);
     after.continue_in(client);
     there.fail_in(client, "");

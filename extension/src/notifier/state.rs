@@ -1,4 +1,4 @@
-//! What the notifier has sent and what it has yet to send. It is in shared memory, so that it outlives the process.
+//! The events that the notifier has sent, and those that it has not. They are in shared memory, which outlives the process.
 
 use crate::ffi::area;
 use crate::ffi::shared::Progress;
@@ -22,7 +22,7 @@ pub struct Window {
     pub end: Position,
     /// No event of the window has a higher ID.
     pub ceiling_id: i64,
-    /// The last event that has been dealt with.
+    /// The last event that has been sent or skipped.
     pub notified_id: i64,
     /// The number of owed commits before the window was opened: it contains their events.
     pub commits: u64,
@@ -32,7 +32,7 @@ pub struct Window {
 
 /// Which events are the notifier's. The others' transactions send their own notifications.
 ///
-/// Each transaction decides at its first event, under a lock that whoever changes the rule holds exclusively. So the
+/// Each transaction decides at its first event, under a lock that a change of the rule takes exclusively. So the
 /// transactions that decided before a change are known: they are in progress and registered, or have drawn all IDs.
 #[derive(Clone)]
 pub struct Duty {

@@ -1,4 +1,4 @@
-//! Each event is heard once, also if the notifier starts late, ends amid a window, or cannot start.
+//! Each event is heard once, also if the notifier starts late, ends during a window, or cannot start.
 
 use super::{Listener, all_ids, pid, version_2, wait_for_notifier};
 use pg_workflow_state_machine::State;
@@ -140,7 +140,7 @@ fn transactions_notify_while_the_notifier_cannot_start() {
     let (cluster, db) = own_cluster("notifier-stuck", &[PRELOADED]);
     let client = &mut db.connect();
     let mut listener = db.connect();
-    let tasks = create_tasks(client, 200);
+    let tasks = create_tasks(client, 2000);
     let created = all_ids(client);
     let view = "SELECT errors, coalesce(last_error, '') FROM workflow.notifier";
     client.query_one(view, &[]).unwrap();

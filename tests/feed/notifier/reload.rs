@@ -44,7 +44,7 @@ fn reload_of_databases_loses_and_repeats_nothing() {
         wait_until("no notifier", || pid(client).is_none());
     });
     assert_eq!(listener.ids(client), all_ids(client));
-    // What was notified meanwhile does not come again.
+    // What was notified meanwhile is not redelivered.
     let before = all_ids(client);
     create_tasks(client, 3);
     set(&cluster, "databases", "*");
