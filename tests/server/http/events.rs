@@ -242,8 +242,9 @@ fn followers_are_told_that_a_promotion_lost_events() {
     // Also beyond the ids of the lost timeline.
     create_tasks(client, 50);
     follower.end();
-    let api = Api::without_relay(&promoted, &[]);
-    let (status, body) = api.get(&format!("/api/v1/events?last_event_id={lost}"));
+    let path = format!("/api/v1/events?last_event_id={lost}");
+    wait_until("the server has found the new primary", || api.get(&path).0 != 503);
+    let (status, body) = api.get(&path);
     assert_eq!((status, &body["error"]["parameter"]), (400, &"last_event_id".into()), "{body}");
     let mut follower = Follower::start(&api, "", Some(&shared));
     assert_eq!(follower.until(task, 3), [(task.to_string(), 3)]);
