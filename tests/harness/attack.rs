@@ -80,7 +80,7 @@ impl World {
             .batch_execute(
                 "SET application_name = 'pg_restore';
                  SET search_path = evil, pg_catalog, public;
-                 SET statement_timeout = '100ms';
+                 SET statement_timeout = '500ms';
                  DO $$ DECLARE
                      name text;
                  BEGIN
