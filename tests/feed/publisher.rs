@@ -189,6 +189,47 @@ fn publisher_with_positions_gets_each_event_once() {
     }
 }
 
+/// A destination that takes long to tell what it holds.
+struct Slow {
+    inner: Counting,
+    is_released: CancellationToken,
+}
+
+impl Publisher for Slow {
+    fn name(&self) -> String {
+        self.inner.name()
+    }
+
+    async fn position(&mut self) -> Result<Option<Position>, Error> {
+        self.inner.position().await
+    }
+
+    async fn holds(&mut self, after: Position, up_to: Position) -> Result<EventSet, Error> {
+        self.is_released.cancelled().await;
+        self.inner.holds(after, up_to).await
+    }
+
+    async fn publish(&mut self, events: &[Event], after: Option<Position>) -> Result<Published, Error> {
+        self.inner.publish(events, after).await
+    }
+}
+
+#[test]
+fn relay_keeps_its_lease_while_it_compares() {
+    let (db, store, is_released) = (Db::new(), Store::default(), CancellationToken::new());
+    let slow = || Slow { inner: Counting { store: store.clone(), calls: 0 }, is_released: is_released.clone() };
+    let client = &mut db.connect();
+    let relays = [Relay::start(&db, slow()), Relay::begin(&db, slow())];
+    let lease = "SELECT lease_number, extract(epoch FROM lease_expires_at - lease_backend_start)::float8 FROM workflow.consumers";
+    // Longer than a lease lasts.
+    wait_until("renewals", || client.query_one(lease, &[]).unwrap().get::<_, f64>(1) > 8.0);
+    assert_eq!(client.query_one(lease, &[]).unwrap().get::<_, i64>(0), 1, "the first relay still has it");
+    is_released.cancel();
+    create_finished_tasks(client, 20);
+    assert_complete(&db, &store);
+    relays.into_iter().for_each(Relay::stop);
+}
+
 #[test]
 fn two_publishers_both_get_all_events() {
     let db = Db::new();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::{Stream, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, Log, Shown, publishing, publishing_bytes};
+use super::{Failure, LEASE, Log, Shown, publishing, publishing_bytes};
 use crate::Error;
 use crate::connect::STATEMENT_TIMEOUT;
 use crate::event::Event;
@@ -298,7 +298,7 @@ async fn compare<P: Publisher>(feed: &Feed, publisher: &mut P, last: Position) -
     }
     let checkpoint = saved.filter(|_| !is_beyond).unwrap_or(START);
     // Without a time limit: there may be millions to read back.
-    let mut known = publisher.holds(checkpoint, last).await.map_err(Failure::Publisher)?;
+    let mut known = while_renewing(feed, last, publisher.holds(checkpoint, last)).await?;
     known.sort();
     if saved.is_none() {
         // A relay has written them, with a consumer that is gone.
@@ -310,6 +310,22 @@ async fn compare<P: Publisher>(feed: &Feed, publisher: &mut P, last: Position) -
     let shown = Shown(Some(checkpoint));
     tracing::debug!("continuing from checkpoint {shown}; the destination holds {} events after it", known.len());
     Ok(Comparison { checkpoint: Some(checkpoint), known, expects_known: saved.is_some() && !is_beyond })
+}
+
+/// Awaits a long call of the publisher, and renews the lease meanwhile: otherwise a standby would take over, and begin the
+/// same call. To return to the checkpoint again changes nothing else.
+async fn while_renewing<T>(
+    feed: &Feed,
+    last: Position,
+    call: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Failure> {
+    let mut call = std::pin::pin!(call);
+    loop {
+        match tokio::time::timeout(LEASE / 3, &mut call).await {
+            Ok(result) => return result.map_err(Failure::Publisher),
+            Err(_) => _ = feed.rewind(last).await?,
+        }
+    }
 }
 
 async fn pause(count: usize, batch: i32) {
