@@ -46,9 +46,12 @@ fn library() -> String {
 const DEFAULT_LIBRARY: &str = "$libdir/pg_workflow";
 
 /// Ends the process. PostgreSQL restarts it after RESTART_TIME.
+#[allow(unreachable_code)]
 pub fn exit_to_restart() -> ! {
     // SAFETY: ends the process as PostgreSQL's own workers do.
-    unsafe { pg_sys::proc_exit(1) }
+    unsafe { pg_sys::proc_exit(1) };
+    // For PostgreSQL 18, the binding does not tell that it never returns.
+    unreachable!()
 }
 
 /// Handles signals and connects the worker to its database as the superuser. Ends the process if the database no longer
