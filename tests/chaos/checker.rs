@@ -21,14 +21,14 @@ pub struct Findings {
 impl Findings {
     const SHOWN: usize = 10;
 
-    fn add(&mut self, describe: impl FnOnce() -> String) {
+    pub(super) fn add(&mut self, describe: impl FnOnce() -> String) {
         self.count += 1;
         if self.first.len() < Self::SHOWN {
             self.first.push(describe());
         }
     }
 
-    fn all(descriptions: &[String]) -> Findings {
+    pub(super) fn all(descriptions: &[String]) -> Findings {
         Findings { count: descriptions.len(), first: descriptions.iter().take(Self::SHOWN).cloned().collect() }
     }
 }
@@ -216,7 +216,7 @@ impl Tally {
     }
 }
 
-fn shown(event: &Event) -> String {
+pub(super) fn shown(event: &Event) -> String {
     let at = chrono::DateTime::from_timestamp_micros(event.changed_at).unwrap_or_default();
     format!("event {}, {} version {}, changed at {}", event.id, event.entity, event.version, at.format("%H:%M:%S%.3f"))
 }

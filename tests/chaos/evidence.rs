@@ -63,7 +63,7 @@ impl Evidence {
     }
 }
 
-fn history(database: &mut Client) -> Result<Vec<Event>> {
+pub(super) fn history(database: &mut Client) -> Result<Vec<Event>> {
     const BATCH: i64 = 10_000;
     // All writers have ended; only therefore is it safe to read by ids.
     let sql = format!("SELECT {} FROM workflow.state_history WHERE id > $1 ORDER BY id LIMIT {BATCH}", Event::COLUMNS);
@@ -78,7 +78,7 @@ fn history(database: &mut Client) -> Result<Vec<Event>> {
     }
 }
 
-fn problems(database: &mut Client) -> Result<Vec<String>> {
+pub(super) fn problems(database: &mut Client) -> Result<Vec<String>> {
     let rows = database.query("SELECT entity_id, problem, detail FROM workflow.verify()", &[])?;
     let shown = |row: &postgres::Row| {
         let entity = row.get::<_, Option<Uuid>>(0).map_or("all".to_owned(), |id| id.to_string());
@@ -87,7 +87,7 @@ fn problems(database: &mut Client) -> Result<Vec<String>> {
     Ok(rows.iter().map(shown).collect())
 }
 
-fn stream(redis: &mut redis::Connection) -> Result<Vec<Entry>> {
+pub(super) fn stream(redis: &mut redis::Connection) -> Result<Vec<Entry>> {
     const BATCH: usize = 5000;
     let mut entries: Vec<Entry> = Vec::new();
     loop {

@@ -11,6 +11,7 @@ pub mod fault;
 pub mod holder;
 pub mod inject;
 pub mod link;
+pub mod lossy;
 pub mod plan;
 pub mod proxy;
 pub mod receivers;

@@ -1,6 +1,7 @@
 //! `cargo xtask chaos` runs this. Exit code 1: an event was lost, duplicated or out of order, or a check failed.
 
 use clap::Parser;
+use pg_workflow_tests::chaos::lossy;
 use pg_workflow_tests::chaos::run::{Options, run};
 use pg_workflow_tests::chaos::writers::Load;
 use std::process::ExitCode;
@@ -24,14 +25,22 @@ struct Arguments {
     /// Keep the servers' logs even if nothing is wrong
     #[arg(long)]
     keep_logs: bool,
+    /// The database itself loses events, and each reader must continue exactly or be told
+    #[arg(long)]
+    lossy: bool,
 }
 
 fn main() -> ExitCode {
-    let Arguments { seed, seconds, rate, only, keep_logs } = Arguments::parse();
+    let Arguments { seed, seconds, rate, only, keep_logs, lossy } = Arguments::parse();
     let load = Load { writers: 8, rate };
-    match run(&Options { seed, time: Duration::from_secs(seconds), load, only, keep_logs }) {
-        Ok(outcome) if outcome.report.is_clean() => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
+    let options = Options { seed, time: Duration::from_secs(seconds), load, only, keep_logs };
+    let is_clean = match lossy {
+        true => lossy::run::run(&options).map(|outcome| outcome.report.is_clean()),
+        false => run(&options).map(|outcome| outcome.report.is_clean()),
+    };
+    match is_clean {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: seed {seed}: {error:#}");
             ExitCode::FAILURE

@@ -45,10 +45,8 @@ fn print_statistics(outcome: &Outcome) {
 }
 
 fn print_verdicts(report: &Report) {
-    println!(
-        "\n{:26} {:>8} {:>7} {:>10} {:>12} {:>8} {:>8}",
-        "", "checked", "lost", "duplicated", "out of order", "phantom", "altered"
-    );
+    println!();
+    print_titles();
     print_verdict("confirmed, in history", &report.acknowledged);
     print_verdict("history, in the stream", &report.stream);
     for (number, verdict) in report.receivers.iter().enumerate() {
@@ -64,23 +62,32 @@ fn print_verdicts(report: &Report) {
     }
 }
 
-fn print_verdict(name: &str, verdict: &Verdict) {
+pub(super) fn print_titles() {
+    println!(
+        "{:26} {:>8} {:>7} {:>10} {:>12} {:>8} {:>8}",
+        "", "checked", "lost", "duplicated", "out of order", "phantom", "altered"
+    );
+}
+
+pub(super) fn print_verdict(name: &str, verdict: &Verdict) {
     let [lost, duplicated, disordered, phantom, altered] = verdict.findings().map(|(_, findings)| findings.count);
     println!("{name:26} {:>8} {lost:>7} {duplicated:>10} {disordered:>12} {phantom:>8} {altered:>8}", verdict.checked);
 }
 
 fn print_findings(report: &Report) {
-    let print = |place: &str, kind: &str, findings: &Findings| {
-        if findings.count > 0 {
-            println!("\n{place}: {kind}, the first of {}:", findings.count);
-            findings.first.iter().for_each(|finding| println!("  {finding}"));
-        }
-    };
     let receivers = report.receivers.iter().enumerate().map(|(number, one)| (format!("receiver {number}"), one));
     let places = [("history".to_owned(), &report.acknowledged), ("the stream".to_owned(), &report.stream)];
     for (place, verdict) in places.into_iter().chain(receivers) {
-        verdict.findings().iter().for_each(|(kind, findings)| print(&place, kind, findings));
+        verdict.findings().iter().for_each(|(kind, findings)| print_some(&place, kind, findings));
     }
-    print("verify()", "problems", &report.problems);
-    print("the writers", "complaints", &report.complaints);
+    print_some("verify()", "problems", &report.problems);
+    print_some("the writers", "complaints", &report.complaints);
+}
+
+/// Prints findings of one kind, if there are any.
+pub(super) fn print_some(place: &str, kind: &str, findings: &Findings) {
+    if findings.count > 0 {
+        println!("\n{place}: {kind}, the first of {}:", findings.count);
+        findings.first.iter().for_each(|finding| println!("  {finding}"));
+    }
 }
