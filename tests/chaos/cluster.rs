@@ -7,6 +7,7 @@ use std::time::Duration;
 use xtask::stack::postgres::{FAST, PRELOADED, Postgres};
 
 use super::link::Link;
+use super::proxy::Proxy;
 
 /// The database of the run.
 pub const DATABASE: &str = "workflow";
@@ -14,6 +15,9 @@ pub const DATABASE: &str = "workflow";
 const SETTINGS: &[(&str, &str)] = &[
     PRELOADED,
     ("max_connections", "100"),
+    ("max_prepared_transactions", "20"),
+    // The checker excuses a listener who was not connected at the commit.
+    ("track_commit_timestamp", "on"),
     // The standby catches up after any outage.
     ("wal_keep_size", "512MB"),
     ("log_connections", "on"),
@@ -25,6 +29,8 @@ const SETTINGS: &[(&str, &str)] = &[
 #[derive(Debug)]
 pub struct Cluster {
     nodes: Mutex<Nodes>,
+    /// Leads to the primary.
+    pub to_primary: Proxy,
     logs: PathBuf,
 }
 
@@ -50,8 +56,9 @@ impl Cluster {
         primary.psql(DATABASE, "CREATE EXTENSION pg_workflow; SELECT workflow.fold_state_counts(); SELECT workflow.create_consumer('relay', true);")?;
         let standby = primary.standby("chaos")?;
         primary.wait_for_standby()?;
+        let to_primary = Proxy::start(primary.port())?;
         let nodes = Nodes { primary: 0, running: [Some(primary), Some(standby)] };
-        Ok(Cluster { nodes: Mutex::new(nodes), logs: logs.to_owned() })
+        Ok(Cluster { nodes: Mutex::new(nodes), to_primary, logs: logs.to_owned() })
     }
 
     /// Runs `work` on the primary, which is not replaced meanwhile.
@@ -75,6 +82,7 @@ impl Cluster {
         let lost = nodes.primary;
         nodes.primary = 1 - lost;
         nodes.primary()?.promote()?;
+        self.to_primary.retarget(nodes.primary()?.port());
         if let Some(old) = nodes.running[lost].take() {
             self.keep_log(&old)?;
         }

@@ -1,6 +1,7 @@
 //! The evidence after a run: confirmed transitions, history, stream, and received events.
 
 use anyhow::{Context, Result, ensure};
+use chrono::{DateTime, Utc};
 use postgres::{Client, NoTls};
 use redis::Commands;
 use redis::streams::StreamRangeReply;
@@ -10,6 +11,7 @@ use uuid::Uuid;
 
 use super::event::Event;
 use super::receivers::Received;
+use super::witness::Record;
 use super::writers::Written;
 
 /// The relay's stream.
@@ -26,11 +28,14 @@ pub struct Evidence {
     pub complaints: Vec<String>,
     /// The rows of `state_history`.
     pub history: Vec<Event>,
+    /// The time of each event's commit, by its ID, if the server knows it. Milliseconds since 1970.
+    pub committed_at: HashMap<i64, i64>,
     /// The problems that `verify()` reports.
     pub problems: Vec<String>,
     /// The entries of the stream, in order.
     pub stream: Vec<Entry>,
     pub receivers: Vec<Received>,
+    pub witnesses: Vec<Record>,
 }
 
 /// An entry of the stream.
@@ -56,9 +61,11 @@ impl Evidence {
             acknowledged: written.acknowledged,
             complaints: written.complaints,
             history: history(&mut database)?,
+            committed_at: commits(&mut database)?,
             problems: problems(&mut database)?,
             stream: stream(&mut redis)?,
             receivers,
+            witnesses: Vec::new(),
         })
     }
 }
@@ -76,6 +83,18 @@ pub(super) fn history(database: &mut Client) -> Result<Vec<Event>> {
         }
         events.extend(rows.iter().map(Event::from_row));
     }
+}
+
+fn commits(database: &mut Client) -> Result<HashMap<i64, i64>> {
+    let knows = "SELECT pg_catalog.current_setting('track_commit_timestamp')::boolean";
+    if !database.query_one(knows, &[])?.get::<_, bool>(0) {
+        return Ok(HashMap::new());
+    }
+    let sql = "SELECT id, pg_catalog.pg_xact_commit_timestamp(xmin) FROM workflow.state_history";
+    let rows = database.query(sql, &[])?;
+    let committed =
+        |row: &postgres::Row| Some((row.get(0), row.get::<_, Option<DateTime<Utc>>>(1)?.timestamp_millis()));
+    Ok(rows.iter().filter_map(committed).collect())
 }
 
 pub(super) fn problems(database: &mut Client) -> Result<Vec<String>> {

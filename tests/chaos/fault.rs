@@ -35,10 +35,12 @@ pub enum Fault {
         peer: Peer,
         time: Duration,
     },
-    CutWriters {
+    CutClients {
+        whose: Whose,
         how: Cut,
     },
-    BlackholeWriters {
+    BlackholeClients {
+        whose: Whose,
         time: Duration,
         then: Then,
     },
@@ -114,6 +116,8 @@ pub enum Whose {
     Writers,
     Relays,
     Notifier,
+    /// The witnesses.
+    Readers,
 }
 
 /// The target of a fault. Two faults at once must have different targets.
@@ -134,8 +138,10 @@ pub const KINDS: &[fn(&mut Rng) -> Fault] = &[
     |random| blackhole(random, Peer::Postgres),
     |random| blackhole(random, Peer::Redis),
     |random| Fault::RefuseRelay { which: which(random), peer: peer(random), time: millis(random, 500..4000) },
-    |random| Fault::CutWriters { how: cut(random) },
-    |random| Fault::BlackholeWriters { time: millis(random, 1000..3000), then: then(random) },
+    |random| Fault::CutClients { whose: Whose::Writers, how: cut(random) },
+    |random| Fault::CutClients { whose: Whose::Readers, how: cut(random) },
+    |random| blackhole_clients(random, Whose::Writers),
+    |random| blackhole_clients(random, Whose::Readers),
     |random| Fault::RestartRedis { with: Contents::All, down: millis(random, 0..3000) },
     |random| Fault::RestartRedis { with: Contents::Nothing, down: millis(random, 0..3000) },
     |random| Fault::RestartRedis { with: Contents::Older(millis(random, 500..4000)), down: millis(random, 0..2000) },
@@ -149,7 +155,8 @@ pub const KINDS: &[fn(&mut Rng) -> Fault] = &[
     |random| stop_backend(random, Whose::Writers),
     |random| stop_backend(random, Whose::Relays),
     |random| stop_backend(random, Whose::Notifier),
-    |random| Fault::TerminateBackends { whose: [Whose::Relays, Whose::Notifier][random.usize(0..2)] },
+    |random| stop_backend(random, Whose::Readers),
+    |random| Fault::TerminateBackends { whose: [Whose::Relays, Whose::Notifier, Whose::Readers][random.usize(0..3)] },
     |random| Fault::KillPostmaster { down: millis(random, 0..3000) },
     |random| Fault::ShutDownAtOnce { down: millis(random, 0..3000) },
     |random| Fault::KillStandby { down: millis(random, 500..5000) },
@@ -177,6 +184,10 @@ fn blackhole(random: &mut Rng, peer: Peer) -> Fault {
     Fault::BlackholeRelay { which: which(random), peer, time: millis(random, 3000..12_000), then: then(random) }
 }
 
+fn blackhole_clients(random: &mut Rng, whose: Whose) -> Fault {
+    Fault::BlackholeClients { whose, time: millis(random, 1000..3000), then: then(random) }
+}
+
 fn stop_backend(random: &mut Rng, whose: Whose) -> Fault {
     Fault::StopBackend { whose, nth: nth(random), time: millis(random, 1000..6000) }
 }
@@ -195,7 +206,7 @@ impl Fault {
         match self {
             Fault::KillRelay { .. } | Fault::StopRelay { .. } => Subject::Relay,
             Fault::CutRelay { .. } | Fault::BlackholeRelay { .. } | Fault::RefuseRelay { .. } => Subject::Network,
-            Fault::CutWriters { .. } | Fault::BlackholeWriters { .. } => Subject::Network,
+            Fault::CutClients { .. } | Fault::BlackholeClients { .. } => Subject::Network,
             Fault::RestartRedis { .. } | Fault::StopRedis { .. } => Subject::Redis,
             Fault::FillRedis { .. } | Fault::FlushRedis => Subject::Redis,
             Fault::KillBackend { .. } | Fault::StopBackend { .. } | Fault::TerminateBackends { .. } => {
@@ -214,8 +225,8 @@ impl Fault {
             Fault::CutRelay { peer, .. } => format!("relay's connection to {peer} cut"),
             Fault::BlackholeRelay { peer, .. } => format!("relay's connection to {peer} silent"),
             Fault::RefuseRelay { peer, .. } => format!("{peer} refuses the relay"),
-            Fault::CutWriters { .. } => "writers' connections cut".into(),
-            Fault::BlackholeWriters { .. } => "writers' connections silent".into(),
+            Fault::CutClients { whose, .. } => format!("{whose}' connections cut"),
+            Fault::BlackholeClients { whose, .. } => format!("{whose}' connections silent"),
             Fault::RestartRedis { with, .. } => format!("Redis killed, back {with}"),
             Fault::StopRedis { .. } => "Redis stopped".into(),
             Fault::FillRedis { .. } => "Redis out of memory".into(),
@@ -241,8 +252,8 @@ impl fmt::Display for Fault {
             Fault::CutRelay { which, how, .. } => write!(f, ": {which}, {how:?}"),
             Fault::BlackholeRelay { which, time, then, .. } => write!(f, ": {which}, for {time:?}, then {then:?}"),
             Fault::RefuseRelay { which, time, .. } => write!(f, ": {which}, for {time:?}"),
-            Fault::CutWriters { how } => write!(f, ": {how:?}"),
-            Fault::BlackholeWriters { time, then } => write!(f, ": for {time:?}, then {then:?}"),
+            Fault::CutClients { how, .. } => write!(f, ": {how:?}"),
+            Fault::BlackholeClients { time, then, .. } => write!(f, ": for {time:?}, then {then:?}"),
             Fault::RestartRedis { with: Contents::Older(age), down } => write!(f, " of {age:?} before, after {down:?}"),
             Fault::RestartRedis { down, .. } => write!(f, ", after {down:?}"),
             Fault::StopRedis { time } | Fault::FillRedis { time } => write!(f, " for {time:?}"),
@@ -293,6 +304,7 @@ impl fmt::Display for Whose {
             Whose::Writers => "writers",
             Whose::Relays => "relays",
             Whose::Notifier => "notifier",
+            Whose::Readers => "readers",
         })
     }
 }

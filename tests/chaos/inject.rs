@@ -40,8 +40,10 @@ impl Fault {
             }
             Fault::BlackholeRelay { which, peer, time, then } => blackhole(&world.links_of(which), peer, time, then),
             Fault::RefuseRelay { which, peer, time } => refuse(&world.links_of(which), peer, time),
-            Fault::CutWriters { how } => world.writers.cut(Peer::Postgres, how),
-            Fault::BlackholeWriters { time, then } => blackhole(&[&world.writers], Peer::Postgres, time, then),
+            Fault::CutClients { whose, how } => world.clients(whose).cut(Peer::Postgres, how),
+            Fault::BlackholeClients { whose, time, then } => {
+                blackhole(&[world.clients(whose)], Peer::Postgres, time, then);
+            }
             Fault::RestartRedis { with, down } => restart_redis(world, with, down)?,
             Fault::StopRedis { time } => stop_redis(world, || {
                 sleep(time);
@@ -83,6 +85,10 @@ impl World {
             Which::One(number) => vec![&self.relays[number]],
             Which::Both => self.relays.iter().collect(),
         }
+    }
+
+    fn clients(&self, whose: Whose) -> &Link {
+        if whose == Whose::Readers { &self.readers } else { &self.writers }
     }
 
     fn links_of(&self, which: Which) -> Vec<&Link> {
@@ -169,6 +175,7 @@ fn sessions(whose: Whose) -> &'static str {
         Whose::Relays => {
             "backend_type = 'client backend' AND application_name NOT LIKE 'chaos%' AND pid <> pg_backend_pid()"
         }
+        Whose::Readers => "application_name LIKE 'chaos reader%'",
         Whose::Notifier => "backend_type = 'pg_workflow notifier'",
     }
 }

@@ -5,12 +5,15 @@
 
 pub mod checker;
 pub mod cluster;
+pub mod consumer;
 pub mod event;
 pub mod evidence;
 pub mod fault;
+pub mod follower;
 pub mod holder;
 pub mod inject;
 pub mod link;
+pub mod listener;
 pub mod lossy;
 pub mod plan;
 pub mod proxy;
@@ -20,6 +23,12 @@ pub mod run;
 pub mod session;
 pub mod stand_in;
 pub mod table;
+pub mod tally;
+pub mod testimony;
+pub mod verdict;
+pub mod web_follower;
+pub mod witness;
+pub mod witnesses;
 pub mod world;
 pub mod writer;
 pub mod writers;

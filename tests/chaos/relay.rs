@@ -3,8 +3,10 @@
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use xtask::stack::port;
 use xtask::stack::server::Server;
 
 use super::link::Link;
@@ -13,6 +15,8 @@ use crate::{PATIENCE, server_binary};
 #[derive(Debug)]
 pub struct Relay {
     pub link: Link,
+    /// The address of its HTTP server.
+    pub address: SocketAddr,
     log: PathBuf,
     process: Mutex<Option<Server>>,
 }
@@ -21,9 +25,13 @@ impl Relay {
     /// Starts the relay, and waits until it listens.
     pub fn start(number: usize, link: Link, logs: &Path) -> Result<Relay> {
         let log = logs.join(format!("relay-{number}.log"));
-        let server = spawn(&link)?;
-        server.wait_line("listening on", PATIENCE)?;
-        Ok(Relay { link, log, process: Mutex::new(Some(server)) })
+        let (address, server) = port::retrying(|port| {
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let server = spawn(&link, address)?;
+            server.wait_line("listening on", PATIENCE)?;
+            Ok((address, server))
+        })?;
+        Ok(Relay { link, address, log, process: Mutex::new(Some(server)) })
     }
 
     pub fn kill(&self) -> Result<()> {
@@ -34,7 +42,7 @@ impl Relay {
 
     pub fn start_again(&self) -> Result<()> {
         let mut process = self.process.lock().unwrap();
-        *process = Some(spawn(&self.link)?);
+        *process = Some(spawn(&self.link, self.address)?);
         Ok(())
     }
 
@@ -57,12 +65,12 @@ impl Relay {
     }
 }
 
-fn spawn(link: &Link) -> Result<Server> {
-    let (database_url, redis_url) = (link.database_url(), link.redis_url());
+fn spawn(link: &Link, address: SocketAddr) -> Result<Server> {
+    let (database_url, redis_url, address) = (link.database_url(), link.redis_url(), address.to_string());
     let envs = [
         ("DATABASE_URL", database_url.as_str()),
         ("REDIS_URL", redis_url.as_str()),
-        ("WORKFLOW_LISTEN", "127.0.0.1:0"),
+        ("WORKFLOW_LISTEN", address.as_str()),
         // The checker compares the stream with the whole history.
         ("WORKFLOW_STREAM_MAX_LENGTH", "0"),
     ];

@@ -16,8 +16,10 @@ use super::inject::Injected;
 use super::plan::{Plan, Step};
 use super::receivers::Receiver;
 use super::table;
+use super::witnesses::Witnesses;
 use super::world::World;
 use super::writers::{Load, Writers};
+use crate::create_run;
 
 /// The time without new entries after which a complete stream is compared: duplicates can be late.
 const SETTLED: Duration = Duration::from_secs(3);
@@ -90,6 +92,8 @@ pub fn run(options: &Options) -> Result<Outcome> {
 fn run_in(world: &World, options: &Options) -> Result<(Report, Vec<Injection>, Statistics)> {
     let redis_url = world.redis.url();
     let receivers = [Receiver::start(&redis_url)?, Receiver::start(&redis_url)?];
+    let mut witnesses = Witnesses::start(&world.readers.database_url(), &world.pooled_url())?;
+    witnesses.follow_over_http([world.relays[0].address, world.relays[1].address])?;
     let holder = Holder::start(&world.undisturbed.database_url())?;
     let writers = Writers::start(&world.writers.database_url(), options.seed, options.load)?;
     let begin = Instant::now();
@@ -101,9 +105,13 @@ fn run_in(world: &World, options: &Options) -> Result<(Report, Vec<Injection>, S
     let (unanswered, rolled_back) = (written.unanswered, written.rolled_back);
     written.add(held.written);
     let faults = faults?;
+    let last = create_run(&mut Client::connect(&world.database_url()?, NoTls)?).1;
+    written.acknowledged.push((last, 1));
     let catching_up = catch_up(world)?;
+    let witnessed = witnesses.finish(last)?;
     let received = receivers.into_iter().map(|one| one.finish(&redis_url)).collect::<Result<_>>()?;
-    let evidence = Evidence::gather(&world.database_url()?, &redis_url, written, received)?;
+    let mut evidence = Evidence::gather(&world.database_url()?, &redis_url, written, received)?;
+    evidence.witnesses = witnessed;
     let transitions_per_second = transitions as f64 / elapsed.as_secs_f64();
     let statistics = Statistics { transitions_per_second, unanswered, rolled_back, held: held.open, catching_up };
     Ok((check(&evidence), faults, statistics))

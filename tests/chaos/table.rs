@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::checker::{Findings, Report, Verdict};
+use super::checker::Report;
 use super::inject::Injected;
 use super::run::{Options, Outcome};
+use super::verdict::{Findings, Verdict};
 
 pub fn print(options: &Options, outcome: &Outcome) {
     print_faults(outcome);
@@ -48,13 +49,15 @@ fn print_verdicts(report: &Report) {
     println!();
     print_titles();
     print_verdict("confirmed, in history", &report.acknowledged);
-    print_verdict("history, in the stream", &report.stream);
-    for (number, verdict) in report.receivers.iter().enumerate() {
-        print_verdict(&format!("history, at receiver {number}"), verdict);
-        println!(
-            "    missed while Redis was down {}, received again {}: both are normal for pub/sub",
-            verdict.missed, verdict.repeated
-        );
+    println!("history, at each reader:");
+    for (name, verdict) in &report.verdicts()[1..] {
+        print_verdict(&format!("  {name}"), verdict);
+    }
+    println!("Missed at a reconnection, and repeated as promised:");
+    for (name, verdict) in &report.verdicts()[2..] {
+        if verdict.missed + verdict.repeated > 0 {
+            println!("  {name:24} {:>8} missed {:>8} repeated", verdict.missed, verdict.repeated);
+        }
     }
     println!("verify() on the database: {}", if report.problems.count == 0 { "clean" } else { "PROBLEMS" });
     if report.complaints.count > 0 {
@@ -64,20 +67,22 @@ fn print_verdicts(report: &Report) {
 
 pub(super) fn print_titles() {
     println!(
-        "{:26} {:>8} {:>7} {:>10} {:>12} {:>8} {:>8}",
-        "", "checked", "lost", "duplicated", "out of order", "phantom", "altered"
+        "{:26} {:>8} {:>7} {:>10} {:>12} {:>8} {:>8} {:>7}",
+        "", "checked", "lost", "duplicated", "out of order", "phantom", "altered", "errors"
     );
 }
 
 pub(super) fn print_verdict(name: &str, verdict: &Verdict) {
-    let [lost, duplicated, disordered, phantom, altered] = verdict.findings().map(|(_, findings)| findings.count);
-    println!("{name:26} {:>8} {lost:>7} {duplicated:>10} {disordered:>12} {phantom:>8} {altered:>8}", verdict.checked);
+    let [lost, duplicated, disordered, phantom, altered, errors] =
+        verdict.findings().map(|(_, findings)| findings.count);
+    println!(
+        "{name:26} {:>8} {lost:>7} {duplicated:>10} {disordered:>12} {phantom:>8} {altered:>8} {errors:>7}",
+        verdict.checked
+    );
 }
 
 fn print_findings(report: &Report) {
-    let receivers = report.receivers.iter().enumerate().map(|(number, one)| (format!("receiver {number}"), one));
-    let places = [("history".to_owned(), &report.acknowledged), ("the stream".to_owned(), &report.stream)];
-    for (place, verdict) in places.into_iter().chain(receivers) {
+    for (place, verdict) in report.verdicts() {
         verdict.findings().iter().for_each(|(kind, findings)| print_some(&place, kind, findings));
     }
     print_some("verify()", "problems", &report.problems);

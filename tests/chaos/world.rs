@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use std::path::{Path, PathBuf};
+use xtask::stack::pooler::Pooler;
 use xtask::stack::redis::Redis;
 
 use super::cluster::{Cluster, DATABASE};
@@ -19,6 +20,10 @@ pub struct World {
     pub writers: Link,
     /// The link of clients that no fault cuts off.
     pub undisturbed: Link,
+    /// The link of the witnesses.
+    pub readers: Link,
+    /// A pooler before the primary, if PgBouncer is installed.
+    pub pooler: Option<Pooler>,
     pub redis: Redis,
     pub cluster: Cluster,
     logs: PathBuf,
@@ -30,23 +35,31 @@ impl World {
         let redis = Redis::start_with("chaos", DURABLE)?;
         let link = || Link::new(cluster.ports()?, redis.port());
         let relay = |number| Relay::start(number, link()?, logs);
+        let pooler = cluster.with_primary(|primary| Pooler::start(&primary.on_port(cluster.to_primary.port()), 2))?;
         Ok(World {
             relays: [relay(0)?, relay(1)?],
             writers: link()?,
             undisturbed: link()?,
+            readers: link()?,
+            pooler,
             redis,
             cluster,
             logs: logs.to_owned(),
         })
     }
 
-    pub fn links(&self) -> [&Link; 4] {
-        [&self.relays[0].link, &self.relays[1].link, &self.writers, &self.undisturbed]
+    pub fn links(&self) -> [&Link; 5] {
+        [&self.relays[0].link, &self.relays[1].link, &self.writers, &self.undisturbed, &self.readers]
     }
 
     /// The URL of the primary's database, without a proxy.
     pub fn database_url(&self) -> Result<String> {
         self.cluster.with_primary(|primary| Ok(primary.url(DATABASE)))
+    }
+
+    /// The URL of the database through the pooler, or without one by the readers' link.
+    pub fn pooled_url(&self) -> String {
+        self.pooler.as_ref().map_or_else(|| self.readers.database_url(), |pooler| pooler.url(DATABASE))
     }
 
     /// Copies all logs to the log folder of the run.

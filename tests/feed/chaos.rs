@@ -1,6 +1,8 @@
 //! Faults of every kind during writes, and tests of the checker, which must detect lost, doubled, disordered and invented
 //! events.
 
+mod witnesses;
+
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::chaos::checker::{Report, check};
 use pg_workflow_tests::chaos::event::Event;
@@ -12,6 +14,7 @@ use pg_workflow_tests::chaos::proxy::{Cut, Proxy};
 use pg_workflow_tests::chaos::receivers::{Break, Receiver};
 use pg_workflow_tests::chaos::run::{Options, run};
 use pg_workflow_tests::chaos::stand_in::{Follows, StandIn};
+use pg_workflow_tests::chaos::witnesses::Witnesses;
 use pg_workflow_tests::chaos::writers::{Load, Writers};
 use pg_workflow_tests::*;
 use std::collections::HashSet;
@@ -119,14 +122,19 @@ fn evidence_of(follows: Follows) -> Evidence {
     let redis = Redis::start("chaos-stand-in").unwrap();
     let receiver = Receiver::start(&redis.url()).unwrap();
     let stand_in = StandIn::start(db.url(), &redis.url(), follows).unwrap();
+    let witnesses = Witnesses::start(db.url(), db.url()).unwrap();
     let holder = Holder::start(db.url()).unwrap();
     let writers = Writers::start(db.url(), 1, Load { writers: 8, rate: 2000 }).unwrap();
     wait_until("some transitions", || writers.transitions() > 3000);
     let mut written = writers.finish().unwrap();
     written.add(holder.finish().unwrap().written);
+    let last = create_run(&mut db.connect()).1;
+    let witnessed = witnesses.finish(last).unwrap();
     stand_in.finish().unwrap();
     let received = vec![receiver.finish(&redis.url()).unwrap()];
-    Evidence::gather(db.url(), &redis.url(), written, received).unwrap()
+    let mut evidence = Evidence::gather(db.url(), &redis.url(), written, received).unwrap();
+    evidence.witnesses = witnessed;
+    evidence
 }
 
 #[test]
@@ -143,8 +151,8 @@ fn sound() -> Evidence {
     EVIDENCE.get_or_init(|| evidence_of(Follows::Feed)).clone()
 }
 
-/// Lost, duplicated, out of order, phantom, altered.
-fn counts(report: &Report) -> [usize; 5] {
+/// Lost, duplicated, out of order, phantom, altered, errors.
+fn counts(report: &Report) -> [usize; 6] {
     report.stream.findings().map(|(_, findings)| findings.count)
 }
 
@@ -162,7 +170,7 @@ fn neighbors(evidence: &Evidence) -> (usize, usize) {
 fn checker_accepts_correct_evidence() {
     let (evidence, report) = (sound(), check(&sound()));
     assert!(report.is_clean(), "{report:?}");
-    assert_eq!(counts(&report), [0; 5]);
+    assert_eq!(counts(&report), [0; 6]);
     assert!(evidence.acknowledged.len() > 3000 && evidence.history.len() > evidence.acknowledged.len() / 2);
     assert_eq!(evidence.stream.len(), evidence.history.len());
     assert_eq!(evidence.receivers[0].events.len(), evidence.history.len());
@@ -172,31 +180,31 @@ fn checker_accepts_correct_evidence() {
 fn checker_detects_each_wrong_stream_entry() {
     let mut lacking = sound();
     lacking.stream.remove(100);
-    assert_eq!(counts(&check(&lacking)), [1, 0, 0, 0, 0]);
+    assert_eq!(counts(&check(&lacking)), [1, 0, 0, 0, 0, 0]);
 
     let mut doubled = sound();
     let again = doubled.stream[100].clone();
     doubled.stream.push(again);
-    assert_eq!(counts(&check(&doubled)), [0, 1, 0, 0, 0]);
+    assert_eq!(counts(&check(&doubled)), [0, 1, 0, 0, 0, 0]);
 
     let mut disordered = sound();
     let (first, second) = neighbors(&disordered);
     disordered.stream.swap(first, second);
-    assert_eq!(counts(&check(&disordered)), [0, 0, 1, 0, 0]);
+    assert_eq!(counts(&check(&disordered)), [0, 0, 1, 0, 0, 0]);
 
     let mut invented = sound();
     let event = Event { id: i64::MAX, ..invented.stream[100].event };
     invented.stream.push(Entry { id: "1-1".to_owned(), event });
-    assert_eq!(counts(&check(&invented)), [0, 0, 0, 1, 0]);
+    assert_eq!(counts(&check(&invented)), [0, 0, 0, 1, 0, 0]);
 
     // A transition that was undone, under an id that another one has used since.
     let mut undone = sound();
     undone.stream[100].event.version += 1_000_000;
-    assert_eq!(counts(&check(&undone)), [1, 0, 0, 1, 0]);
+    assert_eq!(counts(&check(&undone)), [1, 0, 0, 1, 0, 0]);
 
     let mut altered = sound();
     altered.stream[100].event.content ^= 1;
-    assert_eq!(counts(&check(&altered)), [0, 0, 0, 0, 1]);
+    assert_eq!(counts(&check(&altered)), [0, 0, 0, 0, 1, 0]);
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! Losses of the database itself, under writers and readers, and tests of the checker, which must detect each wrong copy.
 
-use pg_workflow_tests::chaos::checker::Verdict;
 use pg_workflow_tests::chaos::event::Event;
 use pg_workflow_tests::chaos::evidence::Entry;
 use pg_workflow_tests::chaos::lossy::checker::{Report, check};
@@ -9,6 +8,7 @@ use pg_workflow_tests::chaos::lossy::fault::{Fault, Plan};
 use pg_workflow_tests::chaos::lossy::reader::Segment;
 use pg_workflow_tests::chaos::lossy::run::{Outcome, run};
 use pg_workflow_tests::chaos::run::Options;
+use pg_workflow_tests::chaos::verdict::Verdict;
 use pg_workflow_tests::chaos::writers::Load;
 use std::collections::HashSet;
 use std::mem::discriminant;
@@ -42,16 +42,16 @@ fn sound() -> Evidence {
     outcome().evidence.clone()
 }
 
-/// Lost, duplicated, out of order, phantom, altered.
-fn counts(verdict: &Verdict) -> [usize; 5] {
+/// Lost, duplicated, out of order, phantom, altered, errors.
+fn counts(verdict: &Verdict) -> [usize; 6] {
     verdict.findings().map(|(_, findings)| findings.count)
 }
 
-const LOST: [usize; 5] = [1, 0, 0, 0, 0];
-const DUPLICATED: [usize; 5] = [0, 1, 0, 0, 0];
-const DISORDERED: [usize; 5] = [0, 0, 1, 0, 0];
-const PHANTOM: [usize; 5] = [0, 0, 0, 1, 0];
-const ALTERED: [usize; 5] = [0, 0, 0, 0, 1];
+const LOST: [usize; 6] = [1, 0, 0, 0, 0, 0];
+const DUPLICATED: [usize; 6] = [0, 1, 0, 0, 0, 0];
+const DISORDERED: [usize; 6] = [0, 0, 1, 0, 0, 0];
+const PHANTOM: [usize; 6] = [0, 0, 0, 1, 0, 0];
+const ALTERED: [usize; 6] = [0, 0, 0, 0, 1, 0];
 
 fn is_final(evidence: &Evidence, event: &Event) -> bool {
     evidence.history().contains(event)
@@ -105,7 +105,7 @@ fn falsify(events: fn(&mut Evidence) -> Vec<Event>, put: fn(&mut Evidence, Vec<E
         counts(of(&check(&evidence)))
     };
     // The first event is of no lost timeline.
-    assert_eq!(verdict(&|_, _| ()), [0; 5]);
+    assert_eq!(verdict(&|_, _| ()), [0; 6]);
     assert_eq!(verdict(&|_, copy| copy.truncate(copy.len() - 1)), LOST);
     assert_eq!(verdict(&|_, copy| copy.push(copy[0])), DUPLICATED);
     assert_eq!(verdict(&|_, copy| copy.push(Event { version: 1_000_000, ..copy[0] })), PHANTOM);
@@ -148,8 +148,8 @@ fn lossy_checker_detects_each_wrong_received_event() {
         (counts(&report.receivers[0].verdict), report.receivers[0].verdict.repeated)
     };
     let (clean, repeated) = receiver(&|_| ());
-    assert_eq!(clean, [0; 5]);
-    assert_eq!(receiver(&|events| events.push(events[0])), ([0; 5], repeated + 1));
+    assert_eq!(clean, [0; 6]);
+    assert_eq!(receiver(&|events| events.push(events[0])), ([0; 6], repeated + 1));
     assert_eq!(receiver(&|events| events[0].content ^= 1).0, ALTERED);
     assert_eq!(receiver(&|events| events.push(Event { id: i64::MAX, ..events[0] })).0, PHANTOM);
     let lacking = |events: &mut Vec<Event>| {
@@ -167,14 +167,14 @@ fn lossy_checker_detects_readers_that_were_not_told() {
         counts(&check(&evidence).readers[0].1.verdict)
     };
     let last = |segments: &mut Vec<Segment>| segments.pop().expect("a segment");
-    assert_eq!(reader(&|_| ()), [0; 5]);
+    assert_eq!(reader(&|_| ()), [0; 6]);
     // A reader that continues with events of two timelines.
     let unite = |segments: &mut Vec<Segment>| {
         let (second, mut first) = (last(segments), last(segments));
         first.events.extend(second.events);
         segments.push(Segment { told: None, ..first });
     };
-    let [_, _, _, phantom, _] = reader(&unite);
+    let [_, _, _, phantom, ..] = reader(&unite);
     assert!(phantom > 0);
     let change_last = |change: fn(&mut Vec<Event>)| {
         reader(&|segments| {
@@ -193,7 +193,7 @@ fn lossy_checker_detects_readers_that_were_not_told() {
     assert_eq!(change_last(|events| events.truncate(events.len() - 1)), LOST);
     assert_eq!(change_last(|events| events.push(events[0])), DUPLICATED);
     assert_eq!(change_last(|events| events[0].content ^= 1), ALTERED);
-    let [.., phantom, _] = change_last(|events| events.push(Event { id: i64::MAX, ..events[0] }));
+    let [_, _, _, phantom, ..] = change_last(|events| events.push(Event { id: i64::MAX, ..events[0] }));
     assert_eq!(phantom, 1);
     let swap = |events: &mut Vec<Event>| {
         let (first, second) = neighbors(events);
@@ -209,8 +209,10 @@ fn lossy_checker_reports_complaints_and_problems() {
     let mut evidence = sound();
     evidence.complaints.push("an unexpected answer".to_owned());
     evidence.problems.push("a problem".to_owned());
+    evidence.readings[0].complaints.push("an unexpected error".to_owned());
     let report = check(&evidence);
     assert_eq!((report.complaints.count, report.problems.count, report.is_clean()), (1, 1, false));
+    assert_eq!(counts(&report.readers[0].1.verdict), [0, 0, 0, 0, 0, 1]);
 }
 
 #[test]

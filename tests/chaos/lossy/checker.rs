@@ -5,8 +5,9 @@ use uuid::Uuid;
 
 use super::evidence::{Confirmed, Evidence, Loss, Mark};
 use super::reader::{Reading, Segment};
-use crate::chaos::checker::{Findings, Verdict, shown};
 use crate::chaos::event::Event;
+use crate::chaos::tally::shown;
+use crate::chaos::verdict::{Findings, Verdict};
 
 /// All findings of a run.
 #[derive(Debug, Clone, Default)]
@@ -193,11 +194,11 @@ fn check_copy<'a>(events: impl Iterator<Item = &'a Event>, timelines: &Timelines
 /// Checks that a reader either continued exactly, or was told.
 fn check_reading(reading: &Reading, timelines: &Timelines<'_>) -> Compared {
     let mut compared = Compared::default();
-    let may_repeat = reading.may_repeat;
+    compared.verdict.errors = Findings::all(&reading.complaints);
     for segment in &reading.segments {
         compared.told += usize::from(segment.told.is_some());
         compared.verdict.checked += segment.events.len();
-        check_segment(segment, timelines, may_repeat, &mut compared.verdict);
+        check_segment(segment, timelines, &mut compared.verdict);
     }
     match reading.segments.last() {
         Some(last) if last.told.is_none() => check_completeness(last, timelines, &mut compared.verdict),
@@ -207,7 +208,7 @@ fn check_reading(reading: &Reading, timelines: &Timelines<'_>) -> Compared {
 }
 
 /// All events of a segment are of one timeline, the final one if it was not told; each entity's without a gap.
-fn check_segment(segment: &Segment, timelines: &Timelines<'_>, may_repeat: bool, verdict: &mut Verdict) {
+fn check_segment(segment: &Segment, timelines: &Timelines<'_>, verdict: &mut Verdict) {
     let strangers = |timeline: &HashMap<Key, &Event>| {
         segment.events.iter().filter(|event| !timeline.contains_key(&key(event))).copied().collect::<Vec<_>>()
     };
@@ -223,10 +224,7 @@ fn check_segment(segment: &Segment, timelines: &Timelines<'_>, may_repeat: bool,
             verdict.altered.add(|| shown(event));
         }
         if !seen.insert(key(event)) {
-            match may_repeat {
-                true => verdict.repeated += 1,
-                false => verdict.duplicated.add(|| shown(event)),
-            }
+            verdict.duplicated.add(|| shown(event));
             continue;
         }
         // Before its first event, the reader knows the version in the tables, or an earlier one.

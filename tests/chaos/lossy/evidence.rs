@@ -66,7 +66,7 @@ pub struct Evidence {
     pub readings: Vec<Reading>,
     /// The problems that `verify()` reports.
     pub problems: Vec<String>,
-    /// Errors and responses that nobody must get.
+    /// Errors of writers, consumer and injector that they must never get.
     pub complaints: Vec<String>,
 }
 
@@ -86,7 +86,6 @@ impl Evidence {
         let Records { written, receivers, readings, mut complaints } = records;
         complaints.extend(world.complaints.iter().cloned());
         complaints.extend(written.complaints.iter().cloned());
-        complaints.extend(readings.iter().flat_map(|one| one.complaints.iter().cloned()));
         let mut histories = world.truth.histories.clone();
         histories.push(history(&mut database)?);
         Ok(Evidence {

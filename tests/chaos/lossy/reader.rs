@@ -25,8 +25,6 @@ pub struct Segment {
 #[derive(Debug, Clone, Default)]
 pub struct Reading {
     pub name: String,
-    /// It is promised each event at least once.
-    pub may_repeat: bool,
     pub segments: Vec<Segment>,
     /// Errors that a reader must never get.
     pub complaints: Vec<String>,

@@ -16,8 +16,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Starts it; it reads until it has the last event.
 pub fn start(address: String, database_url: String, end: End) -> JoinHandle<Result<Reading>> {
     std::thread::spawn(move || {
-        let reading = Reading { may_repeat: true, ..Reading::new("SSE client") };
-        let client = Client { address, database_url, end, last_id: None, reading };
+        let client = Client { address, database_url, end, last_id: None, reading: Reading::new("SSE client") };
         client.follow()
     })
 }
@@ -73,12 +72,15 @@ impl Client {
 
     fn read_messages(&mut self, response: &mut Response) -> Result<()> {
         let mut is_new = self.last_id.is_none();
+        // After a break, part of a batch is repeated: its events count once their id has arrived.
+        let mut batch = Vec::new();
         while !self.is_over()? {
             let Some(line) = response.line()? else { continue };
             if let Some(id) = line.strip_prefix("id:") {
                 self.last_id = Some(id.trim().to_owned());
+                self.reading.receive(batch.drain(..));
             } else if let Some(data) = line.strip_prefix("data:") {
-                self.reading.receive([Event::from_json(data.trim())?]);
+                batch.push(Event::from_json(data.trim())?);
             }
             if is_new && self.last_id.is_some() {
                 self.begin()?;

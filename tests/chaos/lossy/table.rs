@@ -2,9 +2,9 @@
 
 use super::checker::{Compared, Report};
 use super::run::Outcome;
-use crate::chaos::checker::Verdict;
 use crate::chaos::run::Options;
 use crate::chaos::table::{print_some, print_titles, print_verdict};
+use crate::chaos::verdict::Verdict;
 
 pub fn print(options: &Options, outcome: &Outcome) {
     let (report, evidence) = (&outcome.report, &outcome.evidence);
