@@ -258,7 +258,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.lock_consumer(text, bigint, boolean) IS
-'Internal: locks a consumer until the transaction ends, renews its lease, and returns its position. Errors: P0002 no such consumer, 42501 consumer of another role or row security, 55000 given up, 55006 leased to another session.';
+'Internal: locks a consumer until the transaction ends, renews its lease, and returns its position. Errors: P0002 no such consumer, 42501 consumer of another role or row security, 55000 given up or a subscription writes this database, 55006 leased to another session.';
 
 CREATE FUNCTION workflow.consumer_has_events(name text)
 RETURNS boolean
@@ -277,12 +277,16 @@ BEGIN
     IF consumer.given_up_at IS NOT NULL THEN
         PERFORM workflow.refuse_given_up(name, to_jsonb(consumer.given_up_at) #>> '{}');
     END IF;
-    -- The next read finds the position of another cluster in this one.
-    RETURN consumer.system_identifier <> workflow.system_identifier() OR workflow.has_events(workflow.position_of(consumer));
+    IF consumer.system_identifier <> workflow.system_identifier() THEN
+        PERFORM workflow.refuse_subscriber(format('use consumer "%s"', name));
+        -- The next read finds the position of another cluster in this one.
+        RETURN true;
+    END IF;
+    RETURN workflow.has_events(workflow.position_of(consumer));
 END
 $$;
 COMMENT ON FUNCTION workflow.consumer_has_events(text) IS
-'Internal: returns whether a consumer has events that are not acknowledged. Locks nothing. Errors: P0002 no such consumer, 42501 consumer of another role or row security, 55000 given up.';
+'Internal: returns whether a consumer has events that are not acknowledged. Locks nothing. Errors: P0002 no such consumer, 42501 consumer of another role or row security, 55000 given up or a subscription writes this database.';
 
 CREATE FUNCTION workflow.wait_in_function(consumer text, wait interval)
 RETURNS void
@@ -307,7 +311,7 @@ CREATE PROCEDURE workflow.wait_for_events(consumer text, timeout interval, INOUT
 LANGUAGE c
 AS 'MODULE_PATHNAME', 'wait_for_events_of_consumer';
 COMMENT ON PROCEDURE workflow.wait_for_events(text, interval, boolean) IS
-'Waits until a consumer has events that are not acknowledged, at most "timeout"; has_events tells whether it has any. Meanwhile the session holds no snapshot and no lock. CALL it outside a transaction block, then call read_events(). Errors: P0002 no such consumer, 22023 bad argument, 25001 in a transaction block, 25006 the server is a standby, 42501 consumer of another role or row security, 55000 given up.';
+'Waits until a consumer has events that are not acknowledged, at most "timeout"; has_events tells whether it has any. Meanwhile the session holds no snapshot and no lock. CALL it outside a transaction block, then call read_events(). Errors: P0002 no such consumer, 22023 bad argument, 25001 in a transaction block, 25006 the server is a standby, 42501 consumer of another role or row security, 55000 given up or a subscription writes this database.';
 
 CREATE FUNCTION workflow.read_events(
     consumer text,
@@ -383,7 +387,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.read_events(text, integer, interval, bigint) IS
-'Returns the next events of a consumer, in order within each entity. Unacknowledged events are redelivered. Waits up to "wait" for new events, with a snapshot that holds back VACUUM; wait_for_events() waits without one. Only durable events are delivered. Errors: P0002 no such consumer, 22023 bad argument, 42501 consumer of another role or row security, 55000 given up, 55006 leased to another session.';
+'Returns the next events of a consumer, in order within each entity. Unacknowledged events are redelivered. Waits up to "wait" for new events, with a snapshot that holds back VACUUM; wait_for_events() waits without one. Only durable events are delivered. Errors: P0002 no such consumer, 22023 bad argument, 42501 consumer of another role or row security, 55000 given up or a subscription writes this database, 55006 leased to another session.';
 
 CREATE FUNCTION workflow.ack_events(consumer text, up_to bigint, lease bigint DEFAULT NULL)
 RETURNS boolean
@@ -421,7 +425,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.ack_events(text, bigint, bigint) IS
-'Acknowledges an event and all earlier ones that read_events() returned. Returns false if they were acknowledged before. Errors: P0002 no such consumer, 22023 no such event or not read yet, 42501 consumer of another role or row security, 55000 given up, 55006 leased to another session.';
+'Acknowledges an event and all earlier ones that read_events() returned. Returns false if they were acknowledged before. Errors: P0002 no such consumer, 22023 no such event or not read yet, 42501 consumer of another role or row security, 55000 given up or a subscription writes this database, 55006 leased to another session.';
 
 CREATE FUNCTION workflow.skip_event(consumer text, event_id bigint)
 RETURNS void

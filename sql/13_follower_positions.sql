@@ -218,6 +218,10 @@ BEGIN
     IF fault IS NULL THEN
         fault := workflow.position_fault(place);
     END IF;
+    IF fault IS NOT NULL OR pos.system_identifier <> workflow.system_identifier() THEN
+        -- Events before the position may still arrive.
+        PERFORM workflow.refuse_subscriber('follow events');
+    END IF;
     IF fault IS NOT NULL THEN
         PERFORM workflow.refuse_argument(
             'cannot follow events: position is ' || CASE WHEN "position" IS NULL THEN 'null' ELSE fault END,
@@ -232,7 +236,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.parse_position(text) IS
-'Internal: parses a position, and relocates one of another cluster. Errors: 22023 bad argument, 40001 partition dropped since the transaction''s snapshot.';
+'Internal: parses a position, and relocates one of another cluster. Errors: 22023 bad argument, 55000 a subscription writes this database, 40001 partition dropped since the transaction''s snapshot.';
 
 CREATE FUNCTION workflow.mark_position(place workflow.follower_position)
 RETURNS workflow.follower_position

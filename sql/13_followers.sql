@@ -41,7 +41,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.current_position() IS
-'Returns the position after the latest committed event, for follow_events(): an opaque text without white space, quotes and commas. Errors: 25006 the server is a standby.';
+'Returns the position after the latest committed event, for follow_events(): an opaque text without white space, quotes and commas. Errors: 25006 the server is a standby, 55000 a subscription writes this database.';
 
 CREATE FUNCTION workflow.follow_events("position" text, max integer DEFAULT 1000, wait interval DEFAULT '0')
 RETURNS SETOF workflow.followed_event
@@ -92,7 +92,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.follow_events(text, integer, interval) IS
-'Returns the next events after a position, in order within each entity. The last row has the position to use next. Waits up to "wait" for new events, with a snapshot that holds back VACUUM; wait_for_events_after() waits without one. Only durable events are delivered. Writes and locks nothing. Errors: 22023 bad argument, or this database has lost or purged what the position needs, 25006 the server is a standby, 40001 purged since the transaction''s snapshot, 42501 row security applies to the role.';
+'Returns the next events after a position, in order within each entity. The last row has the position to use next. Waits up to "wait" for new events, with a snapshot that holds back VACUUM; wait_for_events_after() waits without one. Only durable events are delivered. Writes and locks nothing. Errors: 22023 bad argument, or this database has lost or purged what the position needs, 25006 the server is a standby, 40001 purged since the transaction''s snapshot, 42501 row security applies to the role, 55000 a subscription writes this database.';
 
 CREATE FUNCTION workflow.position_has_events("position" text)
 RETURNS boolean
@@ -117,10 +117,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.position_has_events(text) IS
-'Internal: returns whether there are events after a position. Errors: 22023 bad argument, 25006 the server is a standby, 42501 row security applies to the role.';
+'Internal: returns whether there are events after a position. Errors: 22023 bad argument, 25006 the server is a standby, 42501 row security applies to the role, 55000 a subscription writes this database.';
 
 CREATE PROCEDURE workflow.wait_for_events_after("position" text, timeout interval, INOUT has_events boolean DEFAULT NULL)
 LANGUAGE c
 AS 'MODULE_PATHNAME', 'wait_for_events_of_position';
 COMMENT ON PROCEDURE workflow.wait_for_events_after(text, interval, boolean) IS
-'Waits until there are events after a position, at most "timeout"; has_events tells whether there are any. Meanwhile the session holds no snapshot and no lock. CALL it outside a transaction block, then call follow_events(). Errors: 22023 bad argument, 25001 in a transaction block, 25006 the server is a standby, 42501 row security applies to the role.';
+'Waits until there are events after a position, at most "timeout"; has_events tells whether there are any. Meanwhile the session holds no snapshot and no lock. CALL it outside a transaction block, then call follow_events(). Errors: 22023 bad argument, 25001 in a transaction block, 25006 the server is a standby, 42501 row security applies to the role, 55000 a subscription writes this database.';

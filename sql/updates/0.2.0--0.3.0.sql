@@ -1,6 +1,18 @@
 -- From 0.2.0 to 0.3.0. The position in the feed becomes a type of its own, and the internal functions that took a row of
 -- consumers take a position. Row security is always there, and a setting tells its policies whether tenants are isolated.
 
+DO $$
+BEGIN
+    -- As CREATE EXTENSION does.
+    IF pg_catalog.getdatabaseencoding() OPERATOR(pg_catalog.<>) 'UTF8' THEN
+        RAISE feature_not_supported USING
+            MESSAGE = pg_catalog.format('cannot update extension pg_workflow in a database with encoding %s', pg_catalog.getdatabaseencoding()),
+            DETAIL = pg_catalog.jsonb_build_object('encoding', pg_catalog.getdatabaseencoding())::pg_catalog.text,
+            HINT = 'Restore a dump of it into a database with ENCODING ''UTF8'' TEMPLATE template0.';
+    END IF;
+END
+$$;
+
 -- What the pattern means must not depend on standard_conforming_strings.
 ALTER TABLE workflow.dags
     DROP CONSTRAINT dags_name_check,

@@ -228,8 +228,14 @@ fn database_that_is_not_utf8_is_rejected() {
         let sql = format!("CREATE DATABASE other TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'");
         cluster.psql("postgres", &sql).unwrap();
         let other = Db::at(cluster.url("other")).without_verification();
-        let failed = failure(other.connect().batch_execute("CREATE EXTENSION pg_workflow"));
-        assert_eq!((failed.sqlstate.as_str(), &failed.detail["encoding"]), ("0A000", &encoding.into()));
-        cluster.psql("postgres", "DROP DATABASE other").unwrap();
+        let client = &mut other.connect();
+        let is_refused = |client: &mut Client, sql: &str| {
+            let failed = failure(client.batch_execute(sql));
+            assert_eq!((failed.sqlstate.as_str(), &failed.detail["encoding"]), ("0A000", &encoding.into()), "{sql}");
+        };
+        is_refused(client, "CREATE EXTENSION pg_workflow");
+        client.batch_execute("CREATE EXTENSION pg_workflow VERSION '0.2.0'").unwrap();
+        is_refused(client, "ALTER EXTENSION pg_workflow UPDATE");
+        cluster.psql("postgres", "DROP DATABASE other WITH (FORCE)").unwrap();
     }
 }

@@ -264,6 +264,44 @@ fn commit_wakes_waiting_follower() {
     assert!(began.elapsed() < Duration::from_secs(5));
 }
 
+/// The place of a follower is the text that it stores: nothing that happens to a read moves it.
+#[test]
+fn undone_and_ended_reads_move_no_position() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let position = current_position(client);
+    let tasks = create_tasks(client, 10);
+    let ids = all_ids_after(client, &position);
+    assert_eq!(ids.len(), tasks.len() + 1);
+    let mut transaction = client.transaction().unwrap();
+    let mut savepoint = transaction.transaction().unwrap();
+    assert_eq!(all_ids_after(&mut savepoint, &position), ids);
+    savepoint.rollback().unwrap();
+    assert_eq!(all_ids_after(&mut transaction, &position), ids);
+    transaction.rollback().unwrap();
+    let mut end = position.clone();
+    drain(client, &mut end, 100);
+    let wait = "SELECT FROM workflow.follow_events($1, 10, '60 s')";
+    for end_with in ["pg_cancel_backend", "pg_terminate_backend"] {
+        let mut reader = db.connect();
+        let pid: i32 = reader.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| reader.query(wait, &[&end]).map(|_| ()));
+            let waits = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'Extension'";
+            wait_until("it waits", || client.query_one(waits, &[&pid]).unwrap().get::<_, i64>(0) == 1);
+            client.query_one(&format!("SELECT {end_with}($1)"), &[&pid]).unwrap();
+            assert!(waiting.join().unwrap().is_err());
+        });
+    }
+    start_task(client, tasks[0]);
+    assert_eq!(all_ids_after(&mut db.connect(), &position).len(), ids.len() + 1);
+    assert_eq!(entities(&drain(&mut db.connect(), &mut end, 7)), [tasks[0]]);
+}
+
+fn all_ids_after(client: &mut impl GenericClient, position: &str) -> Vec<i64> {
+    drain(client, &mut position.to_owned(), 100).iter().map(|event| event.0).collect()
+}
+
 #[test]
 fn events_before_a_position_are_flushed() {
     let db = Db::new();

@@ -14,6 +14,8 @@ pub fn fault(client: &mut Client, position: &str) -> String {
     let failed = failure(client.query(FOLLOW, &[&position]));
     assert_eq!((&*failed.sqlstate, &failed.detail["argument"]), ("22023", &"position".into()), "{failed:?}");
     assert!(failed.hint.contains("current_position()"), "{failed:?}");
+    let waiting = failure(client.query("CALL workflow.wait_for_events_after($1, '0')", &[&position]));
+    assert_eq!((waiting.sqlstate, waiting.detail), (failed.sqlstate, failed.detail), "a wait rejects it too");
     failed.message.split_once("position is ").expect("a reason").1.to_owned()
 }
 
@@ -64,8 +66,12 @@ impl Positions {
 
     /// The database has all that the follower has read: it gets the others exactly once.
     fn continue_in(&self, client: &mut Client) {
-        assert_eq!(rest(client, &self.ended), ids_after(client, self.last_id));
-        assert_eq!(rest(client, &self.partway), ids_after(client, self.partway_id));
+        for (position, last_id) in [(&self.ended, self.last_id), (&self.partway, self.partway_id)] {
+            let expected = ids_after(client, last_id);
+            let waited = client.query_one("CALL workflow.wait_for_events_after($1, '0')", &[position]).unwrap();
+            assert_eq!(waited.get::<_, bool>(0), !expected.is_empty(), "a wait finds them, or none");
+            assert_eq!(rest(client, position), expected);
+        }
     }
 
     /// All positions are rejected for this reason.

@@ -294,6 +294,35 @@ fn fixed_snapshot_ends_the_wait_with_the_next_commit() {
 }
 
 #[test]
+fn crash_ends_the_wait_and_the_next_one_finds_events() {
+    let (cluster, db) = own_cluster("wait-crash", &[PRELOADED]);
+    let client = &mut db.connect();
+    create_reader(client);
+    let waits = waits(client);
+    let mut readers: Vec<Client> = waits.iter().map(|_| db.connect()).collect();
+    std::thread::scope(|scope| {
+        let waiting: Vec<_> = readers
+            .iter_mut()
+            .zip(&waits)
+            .map(|(reader, sql)| {
+                let pid = pid(reader);
+                let waiting = scope.spawn(|| first_value(reader, sql));
+                wait_until_waiting(client, pid);
+                waiting
+            })
+            .collect();
+        cluster.kill().unwrap();
+        assert!(waiting.into_iter().all(|reader| reader.join().unwrap().is_err()));
+    });
+    cluster.start_again().unwrap();
+    let client = &mut db.connect();
+    create_task(client);
+    for sql in waits {
+        assert!(!["", "f"].contains(&&*first_value(client, &sql).unwrap()), "{sql}");
+    }
+}
+
+#[test]
 fn sessions_beyond_the_slots_wake_too() {
     let db = Db::new();
     let client = &mut db.connect();

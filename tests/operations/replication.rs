@@ -142,7 +142,8 @@ fn switch_loses_and_doubles_no_event() {
              workflow.create_consumer('relay', true)",
         )
         .unwrap();
-    let position = client.query_one("SELECT workflow.current_position()", &[]).unwrap().get(0);
+    let position: String = client.query_one("SELECT workflow.current_position()", &[]).unwrap().get(0);
+    let early = position.clone();
     create_finished_tasks(client, 3);
     next_partition(client);
     next_partition(client);
@@ -172,6 +173,10 @@ fn switch_loses_and_doubles_no_event() {
         "SELECT workflow.create_consumer('local')",
         "SELECT workflow.current_position()",
         "SELECT * FROM workflow.read_events('half')",
+        &format!("SELECT * FROM workflow.follow_events('{early}')"),
+        &format!("SELECT * FROM workflow.follow_events('{position}')"),
+        "CALL workflow.wait_for_events('half', interval '0')",
+        &format!("CALL workflow.wait_for_events_after('{position}', interval '0')"),
         "SELECT workflow.finish_copy()",
     ] {
         let refused = failure(copy.batch_execute(refused));

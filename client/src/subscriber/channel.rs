@@ -82,7 +82,7 @@ impl Channel {
     }
 
     pub fn handled(&mut self, event: &Event) {
-        self.known.note(event.entity_id, event.version);
+        self.known.note(event);
         // An event from the feed confirms nothing: the relay may not have published it yet.
         if self.is_filling {
             return;
@@ -139,10 +139,11 @@ impl Channel {
     /// Returns an event, preceded by those missing before it; nothing if it is known.
     async fn in_its_place(&mut self, event: Event) -> Result<Vec<Event>, Error> {
         let mut events = match self.known.of(event.entity_id) {
-            Some(known) if event.version <= known => return Ok(Vec::new()),
-            Some(known) if event.version > known + 1 => {
-                tracing::debug!("{} {} skips versions after {known}", event.entity_type, event.entity_id);
-                self.follower.history(event.entity_id, known, event.version).await?
+            Some(known) if known.includes(&event) => return Ok(Vec::new()),
+            Some(known) if event.version != known.version + 1 => {
+                let Event { entity_type, entity_id, version, .. } = event;
+                tracing::debug!("{entity_type} {entity_id} continues with version {version} after {}", known.version);
+                self.follower.history(entity_id, known, version).await?
             }
             _ => Vec::new(),
         };

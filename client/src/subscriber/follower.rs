@@ -6,6 +6,8 @@ use tokio::sync::watch;
 use tokio_postgres::Client;
 
 use super::BATCH;
+#[cfg(feature = "redis")]
+use super::versions::Known;
 use crate::Error;
 use crate::connect::PostgresServer;
 #[cfg(feature = "redis")]
@@ -66,15 +68,16 @@ impl Follower {
         }
     }
 
-    /// Returns the events of an entity between two versions.
+    /// Returns the events of an entity before a version that are not among the known ones.
     #[cfg(feature = "redis")]
-    pub async fn history(&mut self, entity: uuid::Uuid, after: i64, before: i64) -> Result<Vec<Event>, Error> {
+    pub async fn history(&mut self, entity: uuid::Uuid, known: Known, before: i64) -> Result<Vec<Event>, Error> {
         let sql = format!(
-            "SELECT {} FROM workflow.state_history WHERE entity_id = $1 AND version > $2 AND version < $3 ORDER BY version",
+            "SELECT {} FROM workflow.state_history
+             WHERE entity_id = $1 AND version < $2 AND (version > $3 OR changed_at > $4) ORDER BY version",
             Event::COLUMNS
         );
         let client = self.connect().await?;
-        let query = async { client.query(&sql, &[&entity, &after, &before]).await };
+        let query = async { client.query(&sql, &[&entity, &before, &known.version, &known.time]).await };
         let rows = within(STATEMENT_TIMEOUT, query).await?;
         rows.iter().map(Event::from_row).collect()
     }

@@ -7,6 +7,7 @@ use pg_workflow_client::subscriber::Subscriber as Source;
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::chaos::proxy::{Cut, Proxy};
 use pg_workflow_tests::*;
+use postgres::Client;
 use std::collections::HashSet;
 use std::time::Duration;
 use xtask::stack::redis::Redis;
@@ -127,4 +128,45 @@ fn channel_corrects_skipped_and_repeated_versions() {
     wait_until("the missing versions", || running.handled().len() >= 4);
     let handled: Vec<i64> = running.stop().iter().map(|event| event.version).collect();
     assert_eq!(handled, [2, 3, 4, 5]);
+}
+
+/// A restore takes versions back, and other events reach them again.
+#[test]
+fn channel_delivers_versions_that_a_restored_database_repeats() {
+    let db = Db::new();
+    let redis = Redis::start("subscriber-restored").unwrap();
+    let client = &mut db.connect();
+    let task = create_task(client);
+    let source = Source::channel(redis_at(redis.port()), CHANNEL, PostgresServer::parse(db.url()).unwrap());
+    let running = Running::start(source);
+    let subscribed = || redis.command::<Vec<(String, usize)>>(&["PUBSUB", "NUMSUB", CHANNEL]).unwrap()[0].1 == 1;
+    wait_until("the subscription", subscribed);
+    let history = format!("entity_id = '{task}' ORDER BY version");
+    let path = |path: &[State], client: &mut Client| {
+        path.windows(2).for_each(|pair| _ = Transition::of(task).from(pair[0]).to(pair[1]).run(client).unwrap());
+    };
+    path(&[State::Queued, State::Running, State::Retrying, State::Running], client);
+    let lost = published(&db, &history);
+    let publish = |event: &str| _ = redis.command::<usize>(&["PUBLISH", CHANNEL, event]).unwrap();
+    lost[1..].iter().for_each(|event| publish(event));
+    wait_until("the first timeline", || running.handled().len() >= 3);
+    // What a backup from the time of version 1 leaves.
+    client
+        .batch_execute(&format!(
+            "SET session_replication_role = replica;
+             DELETE FROM workflow.state_history WHERE entity_id = '{task}' AND version > 1;
+             UPDATE workflow.task_instances SET version = 1, state = 'queued', try_number = 0 WHERE id = '{task}';
+             RESET session_replication_role"
+        ))
+        .unwrap();
+    path(&[State::Queued, State::Running, State::Failed], client);
+    let restored = published(&db, &history);
+    // The channel misses version 2, and repeats both afterwards.
+    [&restored[2], &restored[1], &restored[2]].into_iter().for_each(|event| publish(event));
+    path(&[State::Failed, State::Retrying], client);
+    publish(published(&db, &history).last().unwrap());
+    wait_until("the second timeline", || running.handled().len() >= 6);
+    let handled: Vec<_> = running.stop().iter().map(|event| (event.version, event.new_state.unwrap())).collect();
+    let expected = [State::Running, State::Retrying, State::Running, State::Running, State::Failed, State::Retrying];
+    assert_eq!(handled, [2, 3, 4, 2, 3, 4].into_iter().zip(expected).collect::<Vec<_>>());
 }
