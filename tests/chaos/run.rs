@@ -18,7 +18,7 @@ use super::receivers::Receiver;
 use super::table;
 use super::witnesses::Witnesses;
 use super::world::World;
-use super::writers::{Load, Writers};
+use super::writers::{Counts, Load, Writers};
 use crate::create_run;
 
 /// The time without new entries after which a complete stream is compared: duplicates can be late.
@@ -61,8 +61,7 @@ pub struct Injection {
 #[derive(Debug, Clone, Copy)]
 pub struct Statistics {
     pub transitions_per_second: f64,
-    pub unanswered: u64,
-    pub rolled_back: u64,
+    pub writers: Counts,
     /// The time that the long transaction was open.
     pub held: Duration,
     /// The time that the relay needed to catch up at the end.
@@ -94,15 +93,16 @@ fn run_in(world: &World, options: &Options) -> Result<(Report, Vec<Injection>, S
     let receivers = [Receiver::start(&redis_url)?, Receiver::start(&redis_url)?];
     let mut witnesses = Witnesses::start(&world.readers.database_url(), &world.pooled_url())?;
     witnesses.follow_over_http([world.relays[0].address, world.relays[1].address])?;
-    let holder = Holder::start(&world.undisturbed.database_url())?;
     let writers = Writers::start(&world.writers.database_url(), options.seed, options.load)?;
+    // After the triggers, which need the tables for themselves.
+    let holder = Holder::start(&world.undisturbed.database_url())?;
     let begin = Instant::now();
     let faults = inject_all(world, options, begin);
     let (transitions, elapsed) = (writers.transitions(), begin.elapsed());
     println!("{}  everything runs again: finishing, and waiting for the stream", clock(begin));
     let mut written = writers.finish()?;
     let held = holder.finish()?;
-    let (unanswered, rolled_back) = (written.unanswered, written.rolled_back);
+    let counts = written.counts;
     written.add(held.written);
     let faults = faults?;
     let last = create_run(&mut Client::connect(&world.database_url()?, NoTls)?).1;
@@ -113,7 +113,7 @@ fn run_in(world: &World, options: &Options) -> Result<(Report, Vec<Injection>, S
     let mut evidence = Evidence::gather(&world.database_url()?, &redis_url, written, received)?;
     evidence.witnesses = witnessed;
     let transitions_per_second = transitions as f64 / elapsed.as_secs_f64();
-    let statistics = Statistics { transitions_per_second, unanswered, rolled_back, held: held.open, catching_up };
+    let statistics = Statistics { transitions_per_second, writers: counts, held: held.open, catching_up };
     Ok((check(&evidence), faults, statistics))
 }
 

@@ -39,8 +39,11 @@ fn print_faults(outcome: &Outcome) {
 fn print_statistics(outcome: &Outcome) {
     let statistics = &outcome.statistics;
     println!("\n  transitions per second                     {:>9.0}", statistics.transitions_per_second);
-    println!("  statements and commits without a response  {:>9}", statistics.unanswered);
-    println!("  transactions rolled back by the writers    {:>9}", statistics.rolled_back);
+    println!("  statements and commits without a response  {:>9}", statistics.writers.unanswered);
+    println!("  transactions rolled back by the writers    {:>9}", statistics.writers.rolled_back);
+    println!("  transactions rolled back by a conflict     {:>9}", statistics.writers.conflicts);
+    println!("  prepared transactions                      {:>9}", statistics.writers.prepared);
+    println!("  transitions inside another one             {:>9}", statistics.writers.nested);
     println!("  seconds that the long transaction was open {:>9.1}", statistics.held.as_secs_f64());
     println!("  seconds until the stream had caught up     {:>9.1}", statistics.catching_up.as_secs_f64());
 }

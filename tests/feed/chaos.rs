@@ -107,7 +107,7 @@ fn promotion_under_load_loses_no_confirmed_transition() {
     wait_until("many transitions", || writers.transitions() > moved + 2000);
 
     let written = writers.finish().unwrap();
-    eprintln!("{} confirmed, {} unanswered", written.acknowledged.len(), written.unanswered);
+    eprintln!("{} confirmed, {} unanswered", written.acknowledged.len(), written.counts.unanswered);
     wait_until("the stream has all", || relayed() >= count());
     let received = vec![receiver.finish(&redis.url()).unwrap()];
     let evidence = Evidence::gather(&standby.url("workflow"), &redis.url(), written, received).unwrap();
@@ -123,8 +123,9 @@ fn evidence_of(follows: Follows) -> Evidence {
     let receiver = Receiver::start(&redis.url()).unwrap();
     let stand_in = StandIn::start(db.url(), &redis.url(), follows).unwrap();
     let witnesses = Witnesses::start(db.url(), db.url()).unwrap();
-    let holder = Holder::start(db.url()).unwrap();
     let writers = Writers::start(db.url(), 1, Load { writers: 8, rate: 2000 }).unwrap();
+    // After the triggers, which need the tables for themselves.
+    let holder = Holder::start(db.url()).unwrap();
     wait_until("some transitions", || writers.transitions() > 3000);
     let mut written = writers.finish().unwrap();
     written.add(holder.finish().unwrap().written);

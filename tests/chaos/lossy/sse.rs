@@ -119,7 +119,7 @@ impl Response {
         let mut response = Response { status: 0, lines: BufReader::new(stream), partial: Vec::new() };
         let first = response.line()?.context("no status")?;
         response.status = first.split(' ').nth(1).context("no status")?.parse()?;
-        while response.line()?.context("no end of the headers")? != "" {}
+        while !response.line()?.context("no end of the headers")?.is_empty() {}
         // So that its reader can look at the clock.
         response.lines.get_ref().set_read_timeout(Some(Duration::from_millis(500)))?;
         Ok(response)
