@@ -25,6 +25,7 @@ mod extension {
     mod transition;
     mod transition_many;
     mod triggers;
+    mod undone;
 }
 mod feed {
     mod acknowledgements;

@@ -149,10 +149,7 @@ fn ids(rows: Rows) -> Vec<Uuid> {
 
 /// Records the creation of entities, unless a later event of theirs has already been recorded after it.
 fn record_unrecorded(creation: Creation, parent: Uuid, mut created: Vec<(Uuid, Option<&str>)>) {
-    created.retain(|(id, _)| {
-        let (_, is_recorded) = unrecorded::take(*id, 1);
-        !is_recorded
-    });
+    created.retain(|(id, _)| !unrecorded::take_creation(*id));
     if !created.is_empty() {
         append_creations(creation, parent, &created);
     }

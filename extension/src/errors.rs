@@ -234,8 +234,7 @@ pub fn unrecorded(kind: EntityType, id: Uuid) -> ! {
         Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         &format!("the last transition of {} {id} is not in the history", kind.as_str()),
         &json!({ "entity_type": kind.as_str(), "entity_id": id.to_string() }),
-        "Enable the trigger zz_record. Make the second transition in a statement of its own, or in a DEFERRABLE \
-         INITIALLY DEFERRED constraint trigger.",
+        "Enable the trigger zz_record, then repeat the transaction.",
     )
 }
 

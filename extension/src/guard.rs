@@ -75,20 +75,21 @@ fn guard_entity(kind: EntityType, trigger: Trigger, old: &Row, new: &Row) -> Cha
         written.check_jsonb("conf", run.conf);
     }
     let now = now_after(old, columns.updated_at);
-    let mut changes = vec![(columns.updated_at, Some(Datum::from(now)))];
     let (from, to) = (old.text(columns.state), new.text(columns.state));
-    if from != to {
-        let (from, to) = (args::state("state", from), args::state("state", to));
-        if !from.can_transition(to) {
-            errors::transition_not_allowed(kind, id, from, to);
-        }
-        unrecorded::record_pending(kind, &columns, old);
-        let call = call::moving(id);
-        let managed = Managed::of(old, &columns).after(to, now);
-        unrecorded::note(id, managed.version, [from, to], now, call);
-        changes.extend(managed.as_changes(&columns));
-        changes.extend(columns.task.and_then(|task| Some((task.error, error_of(call, to)?))));
+    if from == to {
+        return vec![(columns.updated_at, Some(Datum::from(unrecorded::follow(&columns, old, now))))];
     }
+    let (from, to) = (args::state("state", from), args::state("state", to));
+    if !from.can_transition(to) {
+        errors::transition_not_allowed(kind, id, from, to);
+    }
+    unrecorded::record_pending(kind, &columns, old);
+    let call = call::moving(id);
+    let current = Managed::of(old, &columns);
+    let changed_at = unrecorded::note(id, current.version + 1, [from, to], now, call);
+    let mut changes = current.after(to, changed_at).as_changes(&columns);
+    changes.push((columns.updated_at, Some(Datum::from(changed_at))));
+    changes.extend(columns.task.and_then(|task| Some((task.error, error_of(call, to)?))));
     changes
 }
 

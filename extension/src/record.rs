@@ -28,7 +28,8 @@ fn record(trigger: Trigger) -> Datum {
         let mut transitions = transitions_of(kind, trigger);
         let mut maker = None;
         transitions.retain(|transition| {
-            let (its_maker, is_recorded) = unrecorded::take(transition.id, transition.version);
+            let (its_maker, is_recorded) = unrecorded::take(transition.id, transition.version, transition.changed_at)
+                .unwrap_or_else(|| errors::changed_after_guard(kind, transition.id));
             maker.get_or_insert(its_maker);
             !is_recorded
         });

@@ -3,6 +3,9 @@
 //! A statement records its transitions after all its rows. Before that, a trigger, a CTE or an expression of the statement
 //! can move one of these rows again. Then the pending transition is recorded first: within an entity, event IDs follow
 //! versions.
+//!
+//! Each row names its own transition by `updated_at`: the guard gives no two rows of a version the same time. So a
+//! transition that was skipped, or undone by a rollback to a savepoint, hides no other one.
 
 use crate::append::{Maker, Transition, append_creations, append_transitions};
 use crate::call;
@@ -24,24 +27,27 @@ use std::collections::HashMap;
 /// The part of a transition that its row does not tell afterwards.
 #[derive(Clone, Copy)]
 struct Pending {
+    /// `updated_at` of the row. Later than `changed_at` if the row was written again since, without a transition.
+    updated_at: i64,
+    changed_at: i64,
     from: State,
     to: State,
-    changed_at: i64,
     maker: Maker,
     /// Whether it was recorded before its statement records it. A rollback to a savepoint can have undone that.
     is_ahead: bool,
 }
 
-/// The pending transitions of one transaction, by entity and version. A transition that a rollback to a savepoint has
-/// undone stays, until another one to its version replaces it. So the history is asked before any of them is recorded.
+/// Transitions to one version of an entity. At most one of them is in the table; the others were skipped or undone, or
+/// can only follow if that one is undone.
+type Attempts = Vec<Pending>;
+
+/// The pending transitions of one transaction, by entity and version.
 struct Transaction {
     id: usize,
-    pending: HashMap<(Uuid, i64), Pending>,
+    pending: HashMap<(Uuid, i64), Attempts>,
 }
 
-type Transitions = HashMap<(Uuid, i64), Pending>;
-
-fn with<R>(work: impl FnOnce(&mut Transitions) -> R) -> R {
+fn with<R>(work: impl FnOnce(&mut HashMap<(Uuid, i64), Attempts>) -> R) -> R {
     thread_local! {
         static CURRENT: RefCell<Transaction> = RefCell::new(Transaction { id: 0, pending: HashMap::new() });
     }
@@ -54,51 +60,85 @@ fn with<R>(work: impl FnOnce(&mut Transitions) -> R) -> R {
     })
 }
 
-/// Notes a transition that the guard has allowed.
-pub fn note(id: Uuid, version: i64, [from, to]: [State; 2], changed_at: i64, call: Option<u64>) {
-    insert(id, version, Pending { from, to, changed_at, maker: Maker::current(call), is_ahead: false });
-}
-
-fn insert(id: Uuid, version: i64, transition: Pending) {
+/// Notes a transition that the guard has allowed. Returns the time of the change: `now`, or shortly after it.
+pub fn note(id: Uuid, version: i64, [from, to]: [State; 2], now: i64, call: Option<u64>) -> i64 {
+    let maker = Maker::current(call);
     with(|pending| {
         pending.try_reserve(1).unwrap_or_else(|_| errors::out_of_memory());
-        pending.insert((id, version), transition);
-    });
+        let attempts = pending.entry((id, version)).or_default();
+        let changed_at = unused_time(attempts, now);
+        memory::push(attempts, Pending { updated_at: changed_at, changed_at, from, to, maker, is_ahead: false });
+        changed_at
+    })
 }
 
-/// Forgets a transition, because its statement records it now. Returns its maker, and whether it is recorded already.
-pub fn take(id: Uuid, version: i64) -> (Maker, bool) {
+/// Follows a row that is written without a transition. Returns its new `updated_at`: `now`, or shortly after it.
+pub fn follow(columns: &Columns, old: &Row, now: i64) -> i64 {
+    with(|pending| {
+        let Some(attempts) = pending.get_mut(&key(columns, old)) else { return now };
+        let updated_at = unused_time(attempts, now);
+        if let Some(transition) = transition_of(attempts, columns, old) {
+            memory::push(attempts, Pending { updated_at, ..transition });
+        }
+        updated_at
+    })
+}
+
+fn unused_time(attempts: &Attempts, now: i64) -> i64 {
+    (now..).find(|time| attempts.iter().all(|one| one.updated_at != *time)).unwrap_or(now)
+}
+
+fn key(columns: &Columns, row: &Row) -> (Uuid, i64) {
+    (row.uuid(columns.id).unwrap_or(Uuid([0; 16])), row.i64(columns.version).unwrap_or(0))
+}
+
+fn transition_of(attempts: &Attempts, columns: &Columns, row: &Row) -> Option<Pending> {
+    let updated_at = row.i64(columns.updated_at)?;
+    attempts.iter().find(|one| one.updated_at == updated_at).copied()
+}
+
+/// Forgets a transition, because its statement records it now. Returns its maker, and whether it is recorded already;
+/// `None` if the guard has not allowed it.
+pub fn take(id: Uuid, version: i64, changed_at: i64) -> Option<(Maker, bool)> {
     let taken = with(|pending| {
-        let taken = pending.remove(&(id, version));
+        let attempts = pending.get_mut(&(id, version))?;
+        let taken = attempts.iter().find(|one| one.updated_at == changed_at).copied();
+        attempts.retain(|one| one.changed_at != changed_at);
+        if attempts.is_empty() {
+            pending.remove(&(id, version));
+        }
         if pending.is_empty() && pending.capacity() > 1024 {
             *pending = HashMap::new();
         }
         taken
     });
-    match taken {
-        Some(transition) => (transition.maker, transition.is_ahead && is_recorded(id, version)),
-        None => (Maker::current(None), false),
-    }
+    taken.map(|transition| (transition.maker, transition.is_ahead && is_recorded(id, version)))
 }
 
 /// Records the event that led to this version of a row, if its statement has not recorded it yet. Called before the row
 /// gets a later event.
 pub fn record_pending(kind: EntityType, columns: &Columns, row: &Row) {
-    let fixed = Fixed::of(row, columns);
-    let (id, version) = (fixed.id, row.i64(columns.version).unwrap_or(0));
+    let (id, version) = key(columns, row);
     if version == 1 {
         return record_pending_creation(kind, columns, row);
     }
-    let pending = with(|pending| pending.get(&(id, version)).copied());
-    let Some(pending) = pending.filter(|_| !is_recorded(id, version)) else { return };
-    if row.text(columns.state) != Some(pending.to.as_str()) {
-        errors::changed_after_guard(kind, id);
-    }
-    let Pending { from, to, changed_at, maker, .. } = pending;
-    let task_id = fixed.task_id.map(memory::copy);
-    let transition = Transition { id, parent: fixed.parent, task_id, from, to, version, changed_at };
-    append_transitions(kind, &[transition], maker);
-    insert(id, version, Pending { is_ahead: true, ..pending });
+    let find = |attempts: &Attempts| transition_of(attempts, columns, row);
+    let Some(found) = with(|pending| pending.get(&(id, version)).map(find)).filter(|_| !is_recorded(id, version))
+    else {
+        return;
+    };
+    // None of the transitions to this version is the row's: a trigger has given it another time.
+    let Some(transition) = found.filter(|pending| row.text(columns.state) == Some(pending.to.as_str())) else {
+        errors::changed_after_guard(kind, id)
+    };
+    let Pending { from, to, changed_at, maker, .. } = transition;
+    let Fixed { parent, task_id, .. } = Fixed::of(row, columns);
+    let task_id = task_id.map(memory::copy);
+    append_transitions(kind, &[Transition { id, parent, task_id, from, to, version, changed_at }], maker);
+    with(|pending| {
+        let attempts = pending.get_mut(&(id, version)).into_iter().flatten();
+        attempts.filter(|one| one.changed_at == changed_at).for_each(|one| one.is_ahead = true);
+    });
 }
 
 fn record_pending_creation(kind: EntityType, columns: &Columns, row: &Row) {
@@ -106,10 +146,13 @@ fn record_pending_creation(kind: EntityType, columns: &Columns, row: &Row) {
     let Fixed { id, parent, task_id, .. } = Fixed::of(row, columns);
     if !is_recorded(id, 1) {
         append_creations(creation, parent, &[(id, task_id)]);
-        let maker = Maker { role: creation.caller, call: None };
-        let [from, to] = [State::Queued; 2];
-        insert(id, 1, Pending { from, to, changed_at: creation.at, maker, is_ahead: true });
+        note(id, 1, [State::Queued; 2], creation.at, None);
     }
+}
+
+/// Whether the creation of an entity was recorded before its statement records it, and is not undone.
+pub fn take_creation(id: Uuid) -> bool {
+    with(|pending| pending.remove(&(id, 1))).is_some() && is_recorded(id, 1)
 }
 
 fn is_recorded(id: Uuid, version: i64) -> bool {
