@@ -40,7 +40,11 @@ impl Notifications {
         entry.into_iter().for_each(transaction::mark);
         let notifies = area::registered(id).unwrap_or_else(|| {
             match entry {
-                Some(entry) => launch::ensure_notifier(entry, history, owner),
+                Some(entry) => {
+                    // Before it looks for listeners: a session that begins to listen sees one of them.
+                    handover::note_writer(entry, history, id);
+                    launch::ensure_notifier(entry, history, Some(owner));
+                }
                 None => log_cost_once(
                     "has notifiers in as many databases as it can",
                     "Name the databases that need one in pg_workflow.databases.",

@@ -9,6 +9,7 @@ pub mod launch;
 mod state;
 mod status;
 
+use crate::ffi::plan::Plan;
 use crate::ffi::shared::{self, Signals};
 use crate::ffi::transaction::{self, Failure};
 use crate::ffi::values::clock;
@@ -24,6 +25,8 @@ use std::time::{Duration, Instant};
 
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+/// How often to look whether a transaction has created the extension.
+const CREATION_INTERVAL: Duration = Duration::from_millis(200);
 const READERS_CONTINUE: &str = "Fix the cause. Consumers and followers still receive every event.";
 
 /// Entry point of the background worker. The argument is the database.
@@ -77,6 +80,8 @@ enum Round {
     Sent(Oid, Box<(State, Window)>, Batch),
     /// There is nothing to send: no session has ever listened.
     Idle,
+    /// A transaction creates the extension.
+    Coming,
     /// The extension has been dropped, or the database shall have no notifier; and the history that was known then.
     Unwanted(u32),
 }
@@ -112,6 +117,7 @@ impl Notifier {
             let began = Instant::now();
             let pause = match transaction::run(|| self.send_batch()) {
                 Ok(Round::Unwanted(history)) if self.retire(history) => return Ended::ForGood,
+                Ok(Round::Coming) => CREATION_INTERVAL,
                 Ok(round) => {
                     self.complete(round);
                     settings::batch_delay().saturating_sub(began.elapsed())
@@ -130,7 +136,9 @@ impl Notifier {
     /// Sends the next batch of the window, or of a new one.
     fn send_batch(&self) -> Round {
         let known = self.signals.history.load(Ordering::Acquire);
-        let Some((history, owner)) = member::relation(c"state_history") else { return Round::Unwanted(known) };
+        let Some((history, owner)) = member::relation(c"state_history") else {
+            return if self.is_extension_coming() { Round::Coming } else { Round::Unwanted(known) };
+        };
         let is_served = settings::serves(|| Some(self.database.clone()));
         if !is_served {
             handover::hand_back(&mut shared::progress_mut()[..], self.entry);
@@ -149,6 +157,18 @@ impl Notifier {
             let batch = Batch::send(&state.position, &window, limit, isolation::notification());
             Round::Sent(history, Box::new((state, window)), batch)
         })
+    }
+
+    /// Whether a transaction is creating the extension, or has just committed that.
+    fn is_extension_coming(&self) -> bool {
+        thread_local! {
+            static LOOK_UP: Plan = Plan::new(
+                "SELECT FROM pg_catalog.pg_extension AS e WHERE e.extname OPERATOR(pg_catalog.=) 'pg_workflow'".to_owned(),
+                &[],
+            );
+        }
+        // In this order: it may commit in between. Not by the cache of names: a commit is visible before the caches know.
+        handover::coming_history(self.entry).is_some() || LOOK_UP.with(|plan| plan.run(&[], |rows| rows.len() > 0))
     }
 
     /// Takes the window from the state, or opens one; `None` if there is nothing more to do in a database that shall have

@@ -126,6 +126,9 @@ pub struct Progress {
     /// When the notifier was last requested or ended, and when it started: microseconds since 2000, as all times here.
     pub requested_at: i64,
     pub started_at: i64,
+    /// The history of the events, and the first transaction that wrote one there: it may have created the extension.
+    pub history: u32,
+    pub first_writer: u64,
     /// How many of the owed commits have been sent.
     pub commits: u64,
     /// When the notifier last had no backlog.

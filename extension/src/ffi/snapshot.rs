@@ -36,6 +36,11 @@ impl Snapshot {
         self.in_progress.first().copied().unwrap_or(self.xmax)
     }
 
+    /// Whether a transaction had not ended.
+    pub fn has_in_progress(&self, transaction_id: u64) -> bool {
+        transaction_id >= self.xmax || self.in_progress.binary_search(&transaction_id).is_ok()
+    }
+
     /// Returns it as a pg_snapshot, in the current memory context.
     pub fn datum(&self) -> Datum {
         let ids: Vec<String> = self.in_progress.iter().map(u64::to_string).collect();

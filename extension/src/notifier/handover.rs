@@ -22,15 +22,35 @@ pub fn register(entry: Option<usize>, transaction_id: u64) -> bool {
     notifies
 }
 
+/// Notes the first transaction with an event in this history. While it is in progress, no other session may see the table.
+pub fn note_writer(entry: usize, history: Oid, transaction_id: u64) {
+    let Some(signals) = shared::signals().map(|all| &all[entry]) else { return };
+    if shared::progress()[entry].history == history.to_u32() {
+        return;
+    }
+    let progress = &mut shared::progress_mut()[entry];
+    if replace(&mut progress.history, history.to_u32()) != history.to_u32() {
+        progress.first_writer = transaction_id;
+        // It may be one of an older extension.
+        signals.last_id.store(0, Ordering::Release);
+    }
+}
+
+/// Returns the history that a transaction in progress may have created: other sessions do not see it yet.
+pub fn coming_history(entry: usize) -> Option<Oid> {
+    let Progress { history, first_writer, .. } = shared::progress()[entry];
+    (first_writer != 0 && Snapshot::latest().has_in_progress(first_writer)).then(|| Oid::from(history))
+}
+
 /// Gives the notifications a position, if they have none in this history: all events that are not visible now are sent.
-pub fn begin(entry: usize, history: Oid, owner: Oid) {
+/// `owner`: none if this session does not see the history yet.
+pub fn begin(entry: usize, history: Oid, owner: Option<Oid>) {
     let Some(signals) = shared::signals().map(|all| &all[entry]) else { return };
     if signals.history.load(Ordering::Acquire) == history.to_u32() {
         return;
     }
-    // It may be one of an older extension.
-    signals.last_id.store(0, Ordering::Release);
-    let floor_id = session::restricted_to(owner, position::last_id);
+    note_writer(entry, history, 0);
+    let floor_id = owner.map_or(0, |owner| session::restricted_to(owner, position::last_id));
     signals.last_id.fetch_max(floor_id, Ordering::AcqRel);
     // The first snapshot of a transaction may have to wait for others: not while the lock is held.
     drop(Snapshot::latest());

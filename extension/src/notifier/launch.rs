@@ -24,7 +24,7 @@ const NO_WORKER: &str = "no background worker is free for the notifier";
 
 /// Ensures that a database's notifications have a position if a session listens, and that its notifier runs or comes.
 /// If it cannot, hands the notifications back to the transactions.
-pub fn ensure_notifier(entry: usize, history: Oid, owner: Oid) {
+pub fn ensure_notifier(entry: usize, history: Oid, owner: Option<Oid>) {
     let Some(signals) = shared::signals().map(|all| &all[entry]) else { return };
     let is_listened = signals.listened.load(Ordering::Acquire);
     let is_served = settings::serves(|| catalog::database_name(session::database()));
@@ -95,10 +95,13 @@ pub fn after_listen(channel: &str) {
         return;
     }
     signals::listen();
-    // Without the extension the database needs no entry; the first event claims one, and creates the position.
-    let Some((history, owner)) = member::relation(c"state_history") else { return };
-    let Some(entry) = signals::entry() else { return };
-    ensure_notifier(entry, history, owner);
+    if let Some((history, owner)) = member::relation(c"state_history") {
+        signals::entry().into_iter().for_each(|entry| ensure_notifier(entry, history, Some(owner)));
+    } else if let Some(entry) = signals::find() {
+        // Without the extension the database needs no entry; the first event claims one, and creates the position. Unless
+        // a transaction that is creating the extension has written its first event already.
+        handover::coming_history(entry).into_iter().for_each(|history| ensure_notifier(entry, history, None));
+    }
 }
 
 /// Has the notifier leave a database that a statement drops, moves, renames or copies, if the role may do that. The

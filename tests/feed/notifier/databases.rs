@@ -2,6 +2,7 @@
 
 use super::{Listener, wait_for_notifier};
 use pg_workflow_tests::*;
+use postgres::Client;
 use std::time::{Duration, Instant};
 use xtask::stack::postgres::PRELOADED;
 
@@ -35,6 +36,63 @@ fn extension_can_be_recreated_under_a_notifier() {
     // A session that listens before CREATE EXTENSION gets the first event.
     let task = create_task(client);
     assert_eq!(listener.hear(2)[1].0, task.to_string());
+}
+
+/// A database whose extension a transaction is creating, with an event.
+fn begin_creation(client: &mut Client) -> postgres::Transaction<'_> {
+    client.batch_execute("DROP EXTENSION pg_workflow CASCADE").unwrap();
+    let mut transaction = client.transaction().unwrap();
+    transaction.batch_execute("CREATE EXTENSION pg_workflow").unwrap();
+    transaction.batch_execute("SELECT workflow.create_dag_run(workflow.create_dag('created'))").unwrap();
+    transaction
+}
+
+/// Waits until the database has a notifier that waits, as it does for events.
+fn wait_for_waiting_notifier(client: &mut Client) {
+    let sql = "SELECT count(*) FROM pg_stat_activity
+               WHERE backend_type = 'pg_workflow notifier' AND datname = current_database() AND wait_event_type = 'Extension'";
+    wait_until("a notifier that waits", || client.query_one(sql, &[]).unwrap().get::<_, i64>(0) == 1);
+}
+
+#[test]
+fn transaction_that_creates_the_extension_is_notified() {
+    let db = Db::new();
+    let [client, other] = &mut [db.connect(), db.connect()];
+    let mut listener = Listener::start(&db);
+    let transaction = begin_creation(client);
+    wait_for_waiting_notifier(other);
+    transaction.commit().unwrap();
+    assert_eq!(listener.hear(1)[0].1, 1);
+    assert!(listener.ids(client).is_empty());
+}
+
+#[test]
+fn listen_during_creation_hears_its_events() {
+    let db = Db::new();
+    let [client, other] = &mut [db.connect(), db.connect()];
+    let transaction = begin_creation(client);
+    wait_for_waiting_notifier(other);
+    let mut listener = Listener::start(&db);
+    transaction.commit().unwrap();
+    assert_eq!(listener.hear(1)[0].1, 1);
+    create_task(client);
+    assert_eq!(listener.ids(client), [2, 3]);
+}
+
+#[test]
+fn notifier_ends_if_the_creation_is_rolled_back() {
+    let db = Db::new();
+    let [client, other] = &mut [db.connect(), db.connect()];
+    let mut listener = Listener::start(&db);
+    let transaction = begin_creation(client);
+    wait_for_waiting_notifier(other);
+    transaction.rollback().unwrap();
+    let sql = "SELECT count(*) FROM pg_stat_activity
+               WHERE backend_type = 'pg_workflow notifier' AND datname = current_database()";
+    wait_until("the end of the notifier", || other.query_one(sql, &[]).unwrap().get::<_, i64>(0) == 0);
+    client.batch_execute("CREATE EXTENSION pg_workflow").unwrap();
+    create_task(client);
+    assert_eq!(listener.ids(client), [1, 2]);
 }
 
 #[test]
