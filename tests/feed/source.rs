@@ -264,6 +264,42 @@ fn second_database_is_refused_on_the_stream_of_another() {
     assert_eq!(second_relay.terminate().unwrap().code(), Some(0));
 }
 
+/// Subscribers can delete all entries; those told the source.
+#[test]
+fn copied_database_is_refused_on_a_stream_without_entries() {
+    let (cluster, first) = own_cluster("source-copy", &[]);
+    let redis = Redis::start("source-copy").unwrap();
+    let relay = lead(first.url(), &redis, &[]);
+    create_finished_tasks(&mut first.connect(), 5);
+    assert_stream_holds_history(&first, &redis);
+    wait_for_checkpoint(&first, &redis);
+    assert_eq!(relay.terminate().unwrap().code(), Some(0));
+    redis.command::<usize>(&["XTRIM", STREAM, "MAXLEN", "0"]).unwrap();
+
+    // With the consumer and its checkpoints.
+    cluster.psql("postgres", "CREATE DATABASE second TEMPLATE workflow").unwrap();
+    let second = Db::at(cluster.url("second"));
+    let copied = history(&second).len();
+    create_finished_tasks(&mut second.connect(), 5);
+    let relay = start(second.url(), &redis, &[]);
+    let source = refused_source(&relay);
+    assert_eq!(relay.terminate().unwrap().code(), Some(0));
+    let length = || stream(&redis).values().sum::<usize>();
+    assert_eq!(length(), 0, "entries of the copy");
+
+    let relay = lead(first.url(), &redis, &[]);
+    create_finished_tasks(&mut first.connect(), 5);
+    wait_until("the events of the original", || length() == history(&first).len() - copied);
+    assert_eq!(relay.terminate().unwrap().code(), Some(0));
+
+    // The copy replaces the original.
+    let (before, new) = (length(), history(&second).len() - copied);
+    let relay = lead(second.url(), &redis, &[("WORKFLOW_ADOPT_STREAM", &source)]);
+    wait_until("the events of the copy", || length() == before + new);
+    assert_eq!(relay.terminate().unwrap().code(), Some(0));
+    refused_source(&start(first.url(), &redis, &[]));
+}
+
 /// As the relay of 0.2.0 wrote them.
 #[test]
 fn entries_without_a_source_are_compared() {

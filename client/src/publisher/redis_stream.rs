@@ -2,7 +2,7 @@
 //!
 //! An entry's id is `<milliseconds>-<event id>`: the time of the write, and the event. Ids must increase: an event whose id
 //! is lower than the previous one gets the next millisecond. The field `source` names the database: the stream of another
-//! one is refused.
+//! one is refused. Subscribers can delete all entries, so a key beside the stream names it too.
 
 use std::time::Duration;
 
@@ -100,6 +100,8 @@ pub struct RedisStream {
     options: StreamOptions,
     /// The source of the events.
     source: String,
+    /// Whether the key beside the stream has this source.
+    is_source_stored: bool,
     /// The last known end of the stream.
     end: EntryId,
 }
@@ -107,7 +109,8 @@ pub struct RedisStream {
 impl RedisStream {
     /// Creates a publisher for a stream; does not connect yet.
     pub fn new(server: RedisServer, options: StreamOptions) -> RedisStream {
-        RedisStream { redis: Connection::to(server), options, source: String::new(), end: EntryId::default() }
+        let redis = Connection::to(server);
+        RedisStream { redis, options, source: String::new(), is_source_stored: false, end: EntryId::default() }
     }
 
     /// Appends entries if the stream ends at `expected`, and returns its end.
@@ -122,9 +125,35 @@ impl RedisStream {
         EntryId::parse(&last).ok_or_else(|| unexpected(&last))
     }
 
-    /// Checks that an entry is not of another database. Entries of versions before 0.3.0 have no source.
-    fn check_source(&self, entry: &Entry) -> Result<(), Error> {
-        match &entry.source {
+    /// The key beside the stream: a stream of one entry, so that the relay needs no other commands.
+    fn source_key(&self) -> String {
+        format!("{}:source", self.options.stream)
+    }
+
+    /// Stores the source, once events have been appended: then no other database can append any unseen.
+    async fn store_source(&mut self) -> Result<(), Error> {
+        if !self.is_source_stored {
+            let mut add = redis::cmd("XADD");
+            add.arg(self.source_key()).arg("MAXLEN").arg(1).arg("*").arg("source").arg(&self.source);
+            self.redis.ask::<String>(&add).await?;
+            self.is_source_stored = true;
+        }
+        Ok(())
+    }
+
+    /// Checks the key beside the stream. A stream that never had an entry is of no database.
+    async fn check_stored_source(&mut self, end: EntryId) -> Result<(), Error> {
+        let mut range = redis::cmd("XRANGE");
+        range.arg(self.source_key()).arg("-").arg("+");
+        let stored: Vec<(String, Vec<Vec<u8>>)> = self.redis.ask(&range).await?;
+        let stored = stored.last().and_then(|(_, fields)| field(fields, "source")).map(text);
+        self.is_source_stored = stored.as_ref() == Some(&self.source);
+        if end == EntryId::default() { Ok(()) } else { self.check_source(stored.as_ref()) }
+    }
+
+    /// Checks that a source is not another database. Versions before 0.3.0 stored none.
+    fn check_source(&self, source: Option<&String>) -> Result<(), Error> {
+        match source {
             Some(found) if *found != self.source && !self.options.adopt.contains(found) => Err(Error::OtherSource {
                 destination: format!("stream \"{}\"", self.options.stream),
                 found: found.clone(),
@@ -165,6 +194,7 @@ impl Publisher for RedisStream {
     /// Returns the events of a part of the stream, whose entries, and the one before, must be of this database.
     async fn holds(&mut self, after: Position, up_to: Position) -> Result<EventSet, Error> {
         let (after, up_to) = (EntryId::from(after), EntryId::from(up_to));
+        self.check_stored_source(up_to).await?;
         let mut events = EventSet::default();
         let mut from = after;
         let mut count = FIRST_PAGE;
@@ -176,7 +206,7 @@ impl Publisher for RedisStream {
                 let id = EntryId::parse(id).ok_or_else(|| unexpected(id))?;
                 from = EntryId { event: id.event.saturating_add(1), ..id };
                 let Some(entry) = Entry::of(id, fields) else { continue };
-                self.check_source(&entry)?;
+                self.check_source(entry.source.as_ref())?;
                 if id > after {
                     events.insert_key(&entry.event);
                 }
@@ -202,6 +232,7 @@ impl Publisher for RedisStream {
             }
             self.end = self.append(expected, &entries).await.map_err(|error| name_large(events, &entries, error))?;
             if self.end == aim {
+                self.store_source().await?;
                 return Ok(Published::UpTo(aim.into()));
             }
             if after.is_some() {
@@ -246,12 +277,18 @@ impl Entry {
     /// Returns `None` for an entry of another program. It can have such an id, because Redis increments the last one; then
     /// it does not hold the event that its id names.
     fn of(id: EntryId, fields: &[Vec<u8>]) -> Option<Entry> {
-        let field =
-            |name: &str| fields.chunks_exact(2).find(|field| field[0] == name.as_bytes()).map(|field| &field[1]);
-        let event: Key = serde_json::from_slice(field("event")?).ok()?;
-        let source = field("source").map(|source| String::from_utf8_lossy(source).into_owned());
+        let event: Key = serde_json::from_slice(field(fields, "event")?).ok()?;
+        let source = field(fields, "source").map(text);
         (event.id.unsigned_abs() == id.event).then_some(Entry { event, source })
     }
+}
+
+fn field<'a>(fields: &'a [Vec<u8>], name: &str) -> Option<&'a [u8]> {
+    fields.chunks_exact(2).find(|field| field[0] == name.as_bytes()).map(|field| &field[1][..])
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Names an event that may be too large for Redis, if the error came when it was written alone.
