@@ -243,11 +243,18 @@ BEGIN
         -- Events of an unfinished transaction are not visible. A visible event with such a transaction ID came with a
         -- restore, like all events before it.
         foreign_id = coalesce((
-            SELECT max(h.id)
-            FROM workflow.unfinished_transactions(
-                ROW(place.snapshot, place.next_transaction_id, highest_id, NULL, NULL, NULL, NULL, 0, NULL)::workflow.feed_position
-            ) AS x (transaction_id)
-            JOIN workflow.state_history AS h ON h.transaction_id = x.transaction_id), 0),
+            SELECT max(f.id)
+            FROM (
+                SELECT h.id
+                FROM pg_snapshot_xip(place.snapshot) AS x (transaction_id)
+                JOIN workflow.state_history AS h ON h.transaction_id = x.transaction_id
+                UNION ALL
+                -- Not by the index on ids (OFFSET), which would read all of them.
+                (SELECT h.id
+                FROM workflow.state_history AS h
+                WHERE h.transaction_id >= pg_snapshot_xmax(place.snapshot) AND h.transaction_id < place.next_transaction_id
+                OFFSET 0)
+            ) AS f (id)), 0),
         system_identifier = workflow.system_identifier(),
         folded_at = clock_timestamp()
     FROM place;
