@@ -34,6 +34,7 @@ mod feed {
     mod isolation;
     mod leases;
     mod notifier;
+    mod plans;
     pub mod positions;
     mod publisher;
     mod redis;
