@@ -79,7 +79,7 @@ impl Evidence {
     }
 }
 
-fn history(database: &mut Client) -> Result<Vec<Event>> {
+pub(super) fn history(database: &mut Client) -> Result<Vec<Event>> {
     const BATCH: i64 = 10_000;
     // All writers have ended; only therefore is it safe to read by ids.
     let sql = format!("SELECT {} FROM workflow.state_history WHERE id > $1 ORDER BY id LIMIT {BATCH}", Event::COLUMNS);
@@ -106,7 +106,7 @@ fn commits(database: &mut Client) -> Result<HashMap<i64, i64>> {
     Ok(rows.iter().filter_map(committed).collect())
 }
 
-fn problems(database: &mut Client) -> Result<Vec<String>> {
+pub(super) fn problems(database: &mut Client) -> Result<Vec<String>> {
     let rows = database.query("SELECT entity_id, problem, detail FROM workflow.verify()", &[])?;
     let shown = |row: &postgres::Row| {
         let entity = row.get::<_, Option<Uuid>>(0).map_or("all".to_owned(), |id| id.to_string());
@@ -115,7 +115,7 @@ fn problems(database: &mut Client) -> Result<Vec<String>> {
     Ok(rows.iter().map(shown).collect())
 }
 
-fn stream(redis: &mut redis::Connection) -> Result<Vec<Entry>> {
+pub(super) fn stream(redis: &mut redis::Connection) -> Result<Vec<Entry>> {
     const BATCH: usize = 5000;
     let mut entries: Vec<Entry> = Vec::new();
     loop {

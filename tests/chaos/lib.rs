@@ -15,6 +15,7 @@ pub mod idlers;
 pub mod inject;
 pub mod link;
 pub mod listener;
+pub mod lossy;
 pub mod neighbors;
 pub mod plan;
 pub mod proxy;

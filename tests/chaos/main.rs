@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use pg_workflow_tests::chaos::cluster::Crowd;
+use pg_workflow_tests::chaos::lossy;
 use pg_workflow_tests::chaos::run::{Options, run};
 use pg_workflow_tests::chaos::writers::Load;
 use std::process::ExitCode;
@@ -31,15 +32,23 @@ struct Arguments {
     /// Keep the servers' logs even if nothing is wrong
     #[arg(long)]
     keep_logs: bool,
+    /// The database itself loses events, and each reader must continue exactly or be told
+    #[arg(long)]
+    lossy: bool,
 }
 
 fn main() -> ExitCode {
-    let Arguments { seed, seconds, rate, databases, idle, only, keep_logs } = Arguments::parse();
+    let Arguments { seed, seconds, rate, databases, idle, only, keep_logs, lossy } = Arguments::parse();
     let load = Load { writers: 8, rate };
     let crowd = Crowd { databases, idle };
-    match run(&Options { seed, time: Duration::from_secs(seconds), load, crowd, only, keep_logs }) {
-        Ok(outcome) if outcome.report.is_clean() => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
+    let options = Options { seed, time: Duration::from_secs(seconds), load, crowd, only, keep_logs };
+    let is_clean = match lossy {
+        true => lossy::run::run(&options).map(|outcome| outcome.report.is_clean()),
+        false => run(&options).map(|outcome| outcome.report.is_clean()),
+    };
+    match is_clean {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: seed {seed}: {error:#}");
             ExitCode::FAILURE

@@ -184,6 +184,6 @@ fn catch_up(world: &World) -> Result<Duration> {
 }
 
 /// Formats the time of day, as in the logs, and the time since the beginning.
-fn clock(begin: Instant) -> String {
+pub(super) fn clock(begin: Instant) -> String {
     format!("{}  {:6.1} s", Utc::now().format("%H:%M:%S%.3f"), begin.elapsed().as_secs_f64())
 }

@@ -54,10 +54,8 @@ fn print_statistics(outcome: &Outcome) {
 }
 
 fn print_verdicts(report: &Report) {
-    println!(
-        "\n{:26} {:>8} {:>7} {:>10} {:>12} {:>8} {:>8} {:>7}",
-        "", "checked", "lost", "duplicated", "out of order", "phantom", "altered", "errors"
-    );
+    println!();
+    print_titles();
     print_verdict("confirmed, in history", &report.acknowledged);
     println!("history, at each reader:");
     for (name, verdict) in &report.verdicts()[1..] {
@@ -75,7 +73,14 @@ fn print_verdicts(report: &Report) {
     }
 }
 
-fn print_verdict(name: &str, verdict: &Verdict) {
+pub(super) fn print_titles() {
+    println!(
+        "{:26} {:>8} {:>7} {:>10} {:>12} {:>8} {:>8} {:>7}",
+        "", "checked", "lost", "duplicated", "out of order", "phantom", "altered", "errors"
+    );
+}
+
+pub(super) fn print_verdict(name: &str, verdict: &Verdict) {
     let [lost, duplicated, disordered, phantom, altered, errors] =
         verdict.findings().map(|(_, findings)| findings.count);
     println!(
@@ -85,15 +90,17 @@ fn print_verdict(name: &str, verdict: &Verdict) {
 }
 
 fn print_findings(report: &Report) {
-    let print = |place: &str, kind: &str, findings: &Findings| {
-        if findings.count > 0 {
-            println!("\n{place}: {kind}, the first of {}:", findings.count);
-            findings.first.iter().for_each(|finding| println!("  {finding}"));
-        }
-    };
     for (place, verdict) in report.verdicts() {
-        verdict.findings().iter().for_each(|(kind, findings)| print(&place, kind, findings));
+        verdict.findings().iter().for_each(|(kind, findings)| print_some(&place, kind, findings));
     }
-    print("verify()", "problems", &report.problems);
-    print("the writers", "complaints", &report.complaints);
+    print_some("verify()", "problems", &report.problems);
+    print_some("the writers", "complaints", &report.complaints);
+}
+
+/// Prints findings of one kind, if there are any.
+pub(super) fn print_some(place: &str, kind: &str, findings: &Findings) {
+    if findings.count > 0 {
+        println!("\n{place}: {kind}, the first of {}:", findings.count);
+        findings.first.iter().for_each(|finding| println!("  {finding}"));
+    }
 }

@@ -33,6 +33,9 @@ pub struct Options {
     /// Keep the servers' logs, even if nothing was found
     #[arg(long)]
     keep_logs: bool,
+    /// Lose events in the database itself, by promotions and restores: each reader continues exactly, or is told
+    #[arg(long)]
+    lossy: bool,
 }
 
 /// Sets up, builds, installs, and runs the binary `chaos` of the tests. Its table goes to standard output.
@@ -52,6 +55,7 @@ pub fn run_chaos(options: &Options) -> Result<()> {
     chaos.args(["--databases", &options.databases.to_string(), "--idle", &options.idle.to_string()]);
     chaos.args(["--only", &options.only]);
     chaos.args(options.keep_logs.then_some("--keep-logs"));
+    chaos.args(options.lossy.then_some("--lossy"));
     chaos.env("PG_CONFIG", &toolchain.postgres.pg_config).env("WORKFLOW_SERVER_BIN", &artifacts.server);
     run_as_step(&mut chaos)
 }
