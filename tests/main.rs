@@ -33,6 +33,7 @@ mod feed {
     mod follow;
     mod isolation;
     mod leases;
+    mod lossy;
     mod notifier;
     mod plans;
     pub mod positions;

@@ -36,6 +36,8 @@ pub struct Evidence {
     pub stream: Vec<Entry>,
     pub receivers: Vec<Received>,
     pub witnesses: Vec<Record>,
+    /// The time at which the run began, if its clock was set by whole hours. Milliseconds since 1970.
+    pub began_at: Option<i64>,
 }
 
 /// An entry of the stream.
@@ -53,6 +55,12 @@ impl Entry {
 }
 
 impl Evidence {
+    /// Returns the right time for a time by the servers' clock: a run is shorter than the hours by which it was set.
+    pub fn right_time(&self, at: i64) -> i64 {
+        const HOUR: i64 = 3_600_000;
+        self.began_at.map_or(at, |began| began + (at - began).rem_euclid(HOUR))
+    }
+
     /// Collects the evidence from the servers. All writers must have ended, and the relay must have caught up.
     pub fn gather(database_url: &str, redis_url: &str, written: Written, receivers: Vec<Received>) -> Result<Evidence> {
         let mut database = Client::connect(database_url, NoTls)?;
@@ -66,11 +74,12 @@ impl Evidence {
             stream: stream(&mut redis)?,
             receivers,
             witnesses: Vec::new(),
+            began_at: None,
         })
     }
 }
 
-fn history(database: &mut Client) -> Result<Vec<Event>> {
+pub(super) fn history(database: &mut Client) -> Result<Vec<Event>> {
     const BATCH: i64 = 10_000;
     // All writers have ended; only therefore is it safe to read by ids.
     let sql = format!("SELECT {} FROM workflow.state_history WHERE id > $1 ORDER BY id LIMIT {BATCH}", Event::COLUMNS);
@@ -97,7 +106,7 @@ fn commits(database: &mut Client) -> Result<HashMap<i64, i64>> {
     Ok(rows.iter().filter_map(committed).collect())
 }
 
-fn problems(database: &mut Client) -> Result<Vec<String>> {
+pub(super) fn problems(database: &mut Client) -> Result<Vec<String>> {
     let rows = database.query("SELECT entity_id, problem, detail FROM workflow.verify()", &[])?;
     let shown = |row: &postgres::Row| {
         let entity = row.get::<_, Option<Uuid>>(0).map_or("all".to_owned(), |id| id.to_string());
@@ -106,7 +115,7 @@ fn problems(database: &mut Client) -> Result<Vec<String>> {
     Ok(rows.iter().map(shown).collect())
 }
 
-fn stream(redis: &mut redis::Connection) -> Result<Vec<Entry>> {
+pub(super) fn stream(redis: &mut redis::Connection) -> Result<Vec<Entry>> {
     const BATCH: usize = 5000;
     let mut entries: Vec<Entry> = Vec::new();
     loop {

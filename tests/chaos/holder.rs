@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::session::{Session, Verdict, verdict};
-use super::writers::Written;
+use super::writers::{Counts, Written};
 use crate::create_run;
 
 /// The pause between two transitions.
@@ -56,7 +56,8 @@ fn hold(session: &mut Session, dag: Uuid, done: &AtomicBool) -> Result<Held> {
         let opened = Instant::now();
         match attempt(session.client()?, dag, done) {
             Ok(acknowledged) => {
-                let written = Written { acknowledged, unanswered, ..Written::default() };
+                let counts = Counts { unanswered, ..Counts::default() };
+                let written = Written { acknowledged, counts, ..Written::default() };
                 return Ok(Held { written, open: opened.elapsed() });
             }
             Err(error) if verdict(&error) == Some(Verdict::Unknown) => unanswered += 1,

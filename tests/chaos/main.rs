@@ -1,6 +1,8 @@
 //! `cargo xtask chaos` runs this. Exit code 1: an event was lost, duplicated or out of order, or a check failed.
 
 use clap::Parser;
+use pg_workflow_tests::chaos::cluster::Crowd;
+use pg_workflow_tests::chaos::lossy;
 use pg_workflow_tests::chaos::run::{Options, run};
 use pg_workflow_tests::chaos::writers::Load;
 use std::process::ExitCode;
@@ -18,20 +20,35 @@ struct Arguments {
     /// Transitions per second of all writers together
     #[arg(long, default_value_t = 700, value_parser = clap::value_parser!(u32).range(1..))]
     rate: u32,
+    /// Other databases of the cluster
+    #[arg(long, default_value_t = 40)]
+    databases: usize,
+    /// Sessions that are idle in a transaction
+    #[arg(long, default_value_t = 100)]
+    idle: usize,
     /// Only faults whose name in the table contains TEXT
     #[arg(long, value_name = "TEXT", default_value = "")]
     only: String,
     /// Keep the servers' logs even if nothing is wrong
     #[arg(long)]
     keep_logs: bool,
+    /// The database itself loses events, and each reader must continue exactly or be told
+    #[arg(long)]
+    lossy: bool,
 }
 
 fn main() -> ExitCode {
-    let Arguments { seed, seconds, rate, only, keep_logs } = Arguments::parse();
+    let Arguments { seed, seconds, rate, databases, idle, only, keep_logs, lossy } = Arguments::parse();
     let load = Load { writers: 8, rate };
-    match run(&Options { seed, time: Duration::from_secs(seconds), load, only, keep_logs }) {
-        Ok(outcome) if outcome.report.is_clean() => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
+    let crowd = Crowd { databases, idle };
+    let options = Options { seed, time: Duration::from_secs(seconds), load, crowd, only, keep_logs };
+    let is_clean = match lossy {
+        true => lossy::run::run(&options).map(|outcome| outcome.report.is_clean()),
+        false => run(&options).map(|outcome| outcome.report.is_clean()),
+    };
+    match is_clean {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: seed {seed}: {error:#}");
             ExitCode::FAILURE

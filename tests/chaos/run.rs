@@ -9,16 +9,19 @@ use std::time::{Duration, Instant};
 use xtask::workspace;
 
 use super::checker::{Report, check};
+use super::cluster::Crowd;
 use super::evidence::{Evidence, STREAM};
 use super::fault::Fault;
 use super::holder::Holder;
+use super::idlers::Idlers;
 use super::inject::Injected;
+use super::neighbors::Neighbors;
 use super::plan::{Plan, Step};
 use super::receivers::Receiver;
 use super::table;
 use super::witnesses::Witnesses;
 use super::world::World;
-use super::writers::{Load, Writers};
+use super::writers::{Counts, Load, Writers};
 use crate::create_run;
 
 /// The time without new entries after which a complete stream is compared: duplicates can be late.
@@ -34,6 +37,7 @@ pub struct Options {
     /// The time of the faults.
     pub time: Duration,
     pub load: Load,
+    pub crowd: Crowd,
     /// Only faults whose name contains this.
     pub only: String,
     /// Keep the servers' logs even if nothing is wrong.
@@ -61,8 +65,7 @@ pub struct Injection {
 #[derive(Debug, Clone, Copy)]
 pub struct Statistics {
     pub transitions_per_second: f64,
-    pub unanswered: u64,
-    pub rolled_back: u64,
+    pub writers: Counts,
     /// The time that the long transaction was open.
     pub held: Duration,
     /// The time that the relay needed to catch up at the end.
@@ -76,7 +79,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
         std::fs::remove_dir_all(&logs)?;
     }
     std::fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
-    let world = World::start(&logs)?;
+    let world = World::start(&logs, options.crowd)?;
     let outcome = run_in(&world, options);
     world.keep_logs()?;
     let (report, faults, statistics) = outcome.with_context(|| format!("the logs are in {}", logs.display()))?;
@@ -91,18 +94,24 @@ pub fn run(options: &Options) -> Result<Outcome> {
 
 fn run_in(world: &World, options: &Options) -> Result<(Report, Vec<Injection>, Statistics)> {
     let redis_url = world.redis.url();
+    let began_at = Utc::now().timestamp_millis();
+    let url = world.undisturbed.database_url();
+    let _idlers = Idlers::start(&url, options.crowd.idle)?;
     let receivers = [Receiver::start(&redis_url)?, Receiver::start(&redis_url)?];
     let mut witnesses = Witnesses::start(&world.readers.database_url(), &world.pooled_url())?;
     witnesses.follow_over_http([world.relays[0].address, world.relays[1].address])?;
-    let holder = Holder::start(&world.undisturbed.database_url())?;
     let writers = Writers::start(&world.writers.database_url(), options.seed, options.load)?;
+    // After the triggers, which need the tables for themselves.
+    let holder = Holder::start(&url)?;
+    let neighbors = Neighbors::start(&url, options.crowd.databases)?;
     let begin = Instant::now();
     let faults = inject_all(world, options, begin);
     let (transitions, elapsed) = (writers.transitions(), begin.elapsed());
     println!("{}  everything runs again: finishing, and waiting for the stream", clock(begin));
+    neighbors.finish()?;
     let mut written = writers.finish()?;
     let held = holder.finish()?;
-    let (unanswered, rolled_back) = (written.unanswered, written.rolled_back);
+    let counts = written.counts;
     written.add(held.written);
     let faults = faults?;
     let last = create_run(&mut Client::connect(&world.database_url()?, NoTls)?).1;
@@ -112,8 +121,9 @@ fn run_in(world: &World, options: &Options) -> Result<(Report, Vec<Injection>, S
     let received = receivers.into_iter().map(|one| one.finish(&redis_url)).collect::<Result<_>>()?;
     let mut evidence = Evidence::gather(&world.database_url()?, &redis_url, written, received)?;
     evidence.witnesses = witnessed;
+    evidence.began_at = Some(began_at);
     let transitions_per_second = transitions as f64 / elapsed.as_secs_f64();
-    let statistics = Statistics { transitions_per_second, unanswered, rolled_back, held: held.open, catching_up };
+    let statistics = Statistics { transitions_per_second, writers: counts, held: held.open, catching_up };
     Ok((check(&evidence), faults, statistics))
 }
 
@@ -174,6 +184,6 @@ fn catch_up(world: &World) -> Result<Duration> {
 }
 
 /// Formats the time of day, as in the logs, and the time since the beginning.
-fn clock(begin: Instant) -> String {
+pub(super) fn clock(begin: Instant) -> String {
     format!("{}  {:6.1} s", Utc::now().format("%H:%M:%S%.3f"), begin.elapsed().as_secs_f64())
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::checker::Report;
+use super::cluster::Crowd;
 use super::inject::Injected;
 use super::run::{Options, Outcome};
 use super::verdict::{Findings, Verdict};
@@ -15,7 +16,11 @@ pub fn print(options: &Options, outcome: &Outcome) {
     if !outcome.report.is_clean() {
         let (seed, seconds, rate) = (options.seed, options.time.as_secs(), options.load.rate);
         let only = if options.only.is_empty() { String::new() } else { format!(" --only {:?}", options.only) };
-        println!("\nSomething is wrong: cargo xtask chaos --seed {seed} --seconds {seconds} --rate {rate}{only}");
+        let Crowd { databases, idle } = options.crowd;
+        println!(
+            "\nSomething is wrong: cargo xtask chaos --seed {seed} --seconds {seconds} --rate {rate} \
+             --databases {databases} --idle {idle}{only}"
+        );
     }
     if let Some(logs) = &outcome.logs {
         println!("The servers' logs are in {}", logs.display());
@@ -39,17 +44,18 @@ fn print_faults(outcome: &Outcome) {
 fn print_statistics(outcome: &Outcome) {
     let statistics = &outcome.statistics;
     println!("\n  transitions per second                     {:>9.0}", statistics.transitions_per_second);
-    println!("  statements and commits without a response  {:>9}", statistics.unanswered);
-    println!("  transactions rolled back by the writers    {:>9}", statistics.rolled_back);
+    println!("  statements and commits without a response  {:>9}", statistics.writers.unanswered);
+    println!("  transactions rolled back by the writers    {:>9}", statistics.writers.rolled_back);
+    println!("  transactions rolled back by a conflict     {:>9}", statistics.writers.conflicts);
+    println!("  prepared transactions                      {:>9}", statistics.writers.prepared);
+    println!("  transitions inside another one             {:>9}", statistics.writers.nested);
     println!("  seconds that the long transaction was open {:>9.1}", statistics.held.as_secs_f64());
     println!("  seconds until the stream had caught up     {:>9.1}", statistics.catching_up.as_secs_f64());
 }
 
 fn print_verdicts(report: &Report) {
-    println!(
-        "\n{:26} {:>8} {:>7} {:>10} {:>12} {:>8} {:>8} {:>7}",
-        "", "checked", "lost", "duplicated", "out of order", "phantom", "altered", "errors"
-    );
+    println!();
+    print_titles();
     print_verdict("confirmed, in history", &report.acknowledged);
     println!("history, at each reader:");
     for (name, verdict) in &report.verdicts()[1..] {
@@ -67,7 +73,14 @@ fn print_verdicts(report: &Report) {
     }
 }
 
-fn print_verdict(name: &str, verdict: &Verdict) {
+pub(super) fn print_titles() {
+    println!(
+        "{:26} {:>8} {:>7} {:>10} {:>12} {:>8} {:>8} {:>7}",
+        "", "checked", "lost", "duplicated", "out of order", "phantom", "altered", "errors"
+    );
+}
+
+pub(super) fn print_verdict(name: &str, verdict: &Verdict) {
     let [lost, duplicated, disordered, phantom, altered, errors] =
         verdict.findings().map(|(_, findings)| findings.count);
     println!(
@@ -77,15 +90,17 @@ fn print_verdict(name: &str, verdict: &Verdict) {
 }
 
 fn print_findings(report: &Report) {
-    let print = |place: &str, kind: &str, findings: &Findings| {
-        if findings.count > 0 {
-            println!("\n{place}: {kind}, the first of {}:", findings.count);
-            findings.first.iter().for_each(|finding| println!("  {finding}"));
-        }
-    };
     for (place, verdict) in report.verdicts() {
-        verdict.findings().iter().for_each(|(kind, findings)| print(&place, kind, findings));
+        verdict.findings().iter().for_each(|(kind, findings)| print_some(&place, kind, findings));
     }
-    print("verify()", "problems", &report.problems);
-    print("the writers", "complaints", &report.complaints);
+    print_some("verify()", "problems", &report.problems);
+    print_some("the writers", "complaints", &report.complaints);
+}
+
+/// Prints findings of one kind, if there are any.
+pub(super) fn print_some(place: &str, kind: &str, findings: &Findings) {
+    if findings.count > 0 {
+        println!("\n{place}: {kind}, the first of {}:", findings.count);
+        findings.first.iter().for_each(|finding| println!("  {finding}"));
+    }
 }

@@ -1,9 +1,14 @@
 //! One writer. Only it makes transitions of its own entities, so that it knows their state; it shares other entities.
 
+mod nested;
+mod prepared;
+
+pub use nested::create_triggers;
+
 use anyhow::Result;
 use fastrand::Rng;
 use pg_workflow_state_machine::State;
-use postgres::GenericClient;
+use postgres::{GenericClient, IsolationLevel};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -32,6 +37,8 @@ pub struct Writer {
     dag: Uuid,
     own: Vec<Entity>,
     shared: Arc<[Uuid]>,
+    /// Whether the server has prepared transactions.
+    prepares: bool,
     written: Written,
 }
 
@@ -40,7 +47,11 @@ impl Writer {
         let name = format!("chaos writer {number}");
         let session = Session::new(url, &name)?;
         let random = Rng::with_seed(seed ^ (number + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        Ok(Writer { name, session, random, dag, own: Vec::new(), shared, written: Written::default() })
+        Ok(Writer { name, session, random, dag, own: Vec::new(), shared, prepares: false, written: Written::default() })
+    }
+
+    pub fn preparing(self, prepares: bool) -> Writer {
+        Writer { prepares, ..self }
     }
 
     /// Makes one random change, and returns its number of transitions; fails if the database stays unavailable.
@@ -59,10 +70,12 @@ impl Writer {
         match action {
             _ if self.own.len() < ENOUGH => self.create(),
             0..35 => self.transition_by_request(),
+            47..50 if self.prepares => self.transition_prepared(),
             35..50 => self.transition_by_update(),
-            50..65 => self.transition_shared(),
-            65..75 => self.transition_many(),
-            75..93 => self.transition_in_transaction(true),
+            50..60 => self.transition_shared(),
+            60..70 => self.transition_many(),
+            70..77 => self.transition_nested(),
+            77..93 => self.transition_in_transaction(true),
             _ => self.transition_in_transaction(false),
         }
     }
@@ -75,7 +88,7 @@ impl Writer {
         };
         match verdict(&error) {
             Some(Verdict::Unknown) => {
-                self.written.unanswered += 1;
+                self.written.counts.unanswered += 1;
                 self.resolve()?;
             }
             // An earlier statement on a broken connection may have been executed after `resolve`.
@@ -142,12 +155,31 @@ impl Writer {
         Ok(moved.len() as u32)
     }
 
-    /// Makes several transitions in one transaction, with a savepoint that is rolled back; then commits or rolls back.
+    /// Makes several transitions in a transaction of any isolation level.
     fn transition_in_transaction(&mut self, commit: bool) -> Result<u32> {
+        use IsolationLevel::{ReadCommitted, RepeatableRead, Serializable};
+        let levels = [ReadCommitted, ReadCommitted, RepeatableRead, Serializable];
+        let level = levels[self.random.usize(0..levels.len())];
+        match self.attempt_transaction(level, commit) {
+            // Another writer has moved a shared task meanwhile.
+            Err(error)
+                if !matches!(level, ReadCommitted)
+                    && verdict(&error) == Some(Verdict::Conflict)
+                    && !error.is::<Stale>() =>
+            {
+                self.written.counts.conflicts += 1;
+                Ok(0)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Makes transitions, with a savepoint that is rolled back; then commits or rolls back.
+    fn attempt_transaction(&mut self, level: IsolationLevel, commit: bool) -> Result<u32> {
         let random = &mut self.random;
         let chosen = random.choose_multiple(0..self.own.len(), 4);
         let shared = self.shared[random.usize(0..self.shared.len())];
-        let mut transaction = self.session.client()?.transaction()?;
+        let mut transaction = self.session.client()?.build_transaction().isolation_level(level).start()?;
         let mut moved = Vec::new();
         for (nth, &index) in chosen.iter().enumerate() {
             let (entity, to) = (self.own[index], next_state(random, self.own[index].state));
@@ -162,7 +194,7 @@ impl Writer {
         let shared_version = random.bool().then(|| toggle(&mut transaction, shared)).transpose()?;
         if !commit {
             transaction.rollback()?;
-            self.written.rolled_back += 1;
+            self.written.counts.rolled_back += 1;
             return Ok(0);
         }
         transaction.commit()?;
@@ -260,9 +292,16 @@ fn toggle(client: &mut impl GenericClient, task: Uuid) -> Result<i64> {
 
 /// Draws an allowed next state; terminal states are rare.
 fn next_state(random: &mut Rng, state: State) -> State {
+    if random.u32(0..12) > 0 {
+        return lasting_state(random, state);
+    }
+    state.next_states()[random.usize(0..state.next_states().len())]
+}
+
+/// Draws an allowed next state that is not terminal.
+fn lasting_state(random: &mut Rng, state: State) -> State {
     let lasting: Vec<State> = state.next_states().iter().copied().filter(|next| !next.is_terminal()).collect();
-    let choices = if random.u32(0..12) == 0 { state.next_states() } else { &lasting };
-    choices[random.usize(0..choices.len())]
+    lasting[random.usize(0..lasting.len())]
 }
 
 /// Draws metadata: mostly small, sometimes too large for a notification.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::session::Session;
-use super::writer::Writer;
+use super::writer::{Writer, create_triggers};
 use crate::{create_run, create_tasks};
 
 /// The record of the writers.
@@ -18,18 +18,33 @@ pub struct Written {
     pub acknowledged: Vec<(Uuid, i64)>,
     /// Responses that a writer must never get.
     pub complaints: Vec<String>,
+    pub counts: Counts,
+}
+
+/// What the writers did.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counts {
     /// Statements and commits without a response.
     pub unanswered: u64,
     /// Transactions that the writers rolled back themselves.
     pub rolled_back: u64,
+    /// Transactions with a fixed snapshot that had to be rolled back.
+    pub conflicts: u64,
+    pub prepared: u64,
+    /// Statements with a transition inside another one.
+    pub nested: u64,
 }
 
 impl Written {
     pub fn add(&mut self, other: Written) {
         self.acknowledged.extend(other.acknowledged);
         self.complaints.extend(other.complaints);
-        self.unanswered += other.unanswered;
-        self.rolled_back += other.rolled_back;
+        let (counts, others) = (&mut self.counts, other.counts);
+        counts.unanswered += others.unanswered;
+        counts.rolled_back += others.rolled_back;
+        counts.conflicts += others.conflicts;
+        counts.prepared += others.prepared;
+        counts.nested += others.nested;
     }
 }
 
@@ -54,11 +69,14 @@ impl Writers {
     pub fn start(url: &str, seed: u64, load: Load) -> Result<Writers> {
         let (done, transitions) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let mut session = Session::new(url, "chaos setup")?;
+        create_triggers(session.client()?)?;
         let shared: Arc<[Uuid]> = create_tasks(session.client()?, 20).into();
+        let prepares = "SELECT current_setting('max_prepared_transactions')::integer > 0";
+        let prepares = session.client()?.query_one(prepares, &[])?.get(0);
         let pace = Duration::from_secs(load.writers) / load.rate;
         let start = |number: u64| {
             let dag = create_run(session.client()?).0;
-            let writer = Writer::new(url, number, seed, dag, shared.clone())?;
+            let writer = Writer::new(url, number, seed, dag, shared.clone())?.preparing(prepares);
             let (done, transitions) = (done.clone(), transitions.clone());
             Ok(std::thread::spawn(move || write(writer, pace, &done, &transitions)))
         };

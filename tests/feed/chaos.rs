@@ -5,6 +5,7 @@ mod witnesses;
 
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::chaos::checker::{Report, check};
+use pg_workflow_tests::chaos::cluster::Crowd;
 use pg_workflow_tests::chaos::event::Event;
 use pg_workflow_tests::chaos::evidence::{Entry, Evidence};
 use pg_workflow_tests::chaos::fault::Fault;
@@ -28,12 +29,15 @@ use xtask::stack::redis::Redis;
 /// Less load than in a manual run: other tests run at the same time.
 const LOAD: Load = Load { writers: 8, rate: 500 };
 
+const CROWD: Crowd = Crowd { databases: 0, idle: 50 };
+
 /// Set `CHAOS_SEED` for other faults.
 #[test]
 fn a_minute_of_faults_loses_no_event() {
     let seed = std::env::var("CHAOS_SEED").map_or(1, |seed| seed.parse().expect("CHAOS_SEED is a number"));
     let time = Duration::from_secs(60);
-    let outcome = run(&Options { seed, time, load: LOAD, only: String::new(), keep_logs: false }).unwrap();
+    let outcome =
+        run(&Options { seed, time, load: LOAD, crowd: CROWD, only: String::new(), keep_logs: false }).unwrap();
     assert!(outcome.report.is_clean(), "seed {seed}: see the report above and the logs in {:?}", outcome.logs);
     assert!(outcome.faults.len() >= 8, "only {} faults", outcome.faults.len());
 }
@@ -107,7 +111,7 @@ fn promotion_under_load_loses_no_confirmed_transition() {
     wait_until("many transitions", || writers.transitions() > moved + 2000);
 
     let written = writers.finish().unwrap();
-    eprintln!("{} confirmed, {} unanswered", written.acknowledged.len(), written.unanswered);
+    eprintln!("{} confirmed, {} unanswered", written.acknowledged.len(), written.counts.unanswered);
     wait_until("the stream has all", || relayed() >= count());
     let received = vec![receiver.finish(&redis.url()).unwrap()];
     let evidence = Evidence::gather(&standby.url("workflow"), &redis.url(), written, received).unwrap();
@@ -123,8 +127,9 @@ fn evidence_of(follows: Follows) -> Evidence {
     let receiver = Receiver::start(&redis.url()).unwrap();
     let stand_in = StandIn::start(db.url(), &redis.url(), follows).unwrap();
     let witnesses = Witnesses::start(db.url(), db.url()).unwrap();
-    let holder = Holder::start(db.url()).unwrap();
     let writers = Writers::start(db.url(), 1, Load { writers: 8, rate: 2000 }).unwrap();
+    // After the triggers, which need the tables for themselves.
+    let holder = Holder::start(db.url()).unwrap();
     wait_until("some transitions", || writers.transitions() > 3000);
     let mut written = writers.finish().unwrap();
     written.add(holder.finish().unwrap().written);
