@@ -228,7 +228,7 @@ fn purge_gives_up_consumers_that_lag_too_much() {
     assert!(read.len() >= 2, "{task}: {read:?}");
 }
 
-/// Whoever looks at all consumers pays for each transaction of a position.
+/// Each transaction of a position costs time in views of all consumers.
 #[test]
 fn position_of_a_consumer_has_a_bounded_size() {
     let db = Db::new();

@@ -113,7 +113,7 @@ unsafe fn index_on(relation: pg_sys::Relation, columns: [AttrNumber; 2]) -> Oid 
             let of = &*(*index).rd_index;
             let keys = of.indkey.values.as_slice(of.indnkeyatts as usize);
             let suits = of.indisvalid
-                && (*(*index).rd_rel).relam == pg_sys::Oid::from(pg_sys::BTREE_AM_OID)
+                && (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
                 && keys.starts_with(&columns)
                 && pg_sys::RelationGetIndexPredicate(index).is_null();
             pg_sys::index_close(index, pg_sys::AccessShareLock as i32);
