@@ -22,7 +22,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.history(text, uuid, integer) IS
-'Returns the latest events of an entity, newest first, also if the entity has been deleted. No rows if it never existed. Errors: 22023 bad argument.';
+'Returns the latest events of an entity, newest first, also if the entity has been deleted. No rows if it never existed, or if purge() has dropped its events. Errors: 22023 bad argument.';
 
 CREATE FUNCTION workflow.state_at(entity_type text, id uuid, at timestamptz)
 RETURNS text
@@ -55,7 +55,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.state_at(text, uuid, timestamptz) IS
-'Returns the state of an entity at a point in time; null before its creation and after its deletion. Errors: 22023 bad argument.';
+'Returns the state of an entity at a point in time; null before its creation and after a DELETE. The deletions of purge() are no events: it then has its last state, and null once its events are dropped. Errors: 22023 bad argument.';
 
 -- Times in the history are found as ids. Both rise together, but for statements that wait and clocks that jump. So bisecting
 -- the ids finds a place, and an index on ids and times (BRIN, of the ranges of blocks) the events beyond it.

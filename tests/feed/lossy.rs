@@ -1,5 +1,6 @@
 //! Losses of the database itself, under writers and readers, and tests of the checker, which must detect each wrong copy.
 
+use pg_workflow_tests::chaos::cluster::Crowd;
 use pg_workflow_tests::chaos::event::Event;
 use pg_workflow_tests::chaos::evidence::Entry;
 use pg_workflow_tests::chaos::lossy::checker::{Report, check};
@@ -21,7 +22,8 @@ fn outcome() -> &'static Outcome {
     let outcome = OUTCOME.get_or_init(|| {
         let seed = std::env::var("CHAOS_SEED").map_or(1, |seed| seed.parse().expect("CHAOS_SEED is a number"));
         let (time, load) = (Duration::from_secs(45), Load { writers: 8, rate: 200 });
-        let outcome = run(&Options { seed, time, load, only: String::new(), keep_logs: false });
+        let outcome =
+            run(&Options { seed, time, load, crowd: Crowd::default(), only: String::new(), keep_logs: false });
         outcome.map_err(|error| format!("seed {seed}: {error:#}"))
     });
     outcome.as_ref().unwrap()
