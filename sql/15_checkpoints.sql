@@ -19,7 +19,11 @@ CREATE TABLE workflow.consumer_checkpoints (
     created_at                 timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     CONSTRAINT consumer_checkpoints_pkey PRIMARY KEY (consumer, position),
     CONSTRAINT consumer_checkpoints_consumer_fkey FOREIGN KEY (consumer)
-        REFERENCES workflow.consumers (name) ON DELETE CASCADE
+        REFERENCES workflow.consumers (name) ON DELETE CASCADE,
+    CONSTRAINT consumer_checkpoints_size_check CHECK (
+        pg_catalog.pg_column_size(snapshot) OPERATOR(pg_catalog.<=) 1048576
+        AND pg_catalog.pg_column_size(window_snapshot) OPERATOR(pg_catalog.<=) 1048576
+    )
 );
 -- Checkpoints that are old enough to be deleted.
 CREATE INDEX consumer_checkpoints_created_at_idx ON workflow.consumer_checkpoints (consumer, created_at);

@@ -35,6 +35,7 @@ mod feed {
     mod leases;
     mod lossy;
     mod notifier;
+    mod plans;
     pub mod positions;
     mod publisher;
     mod redis;

@@ -39,7 +39,7 @@ impl Neighbors {
                     if done.load(Ordering::Acquire) {
                         return;
                     }
-                    // An error is that of a fault. Nobody reads these events.
+                    // An error is that of a fault. No reader has these events.
                     let _ = write(&config, number);
                     std::thread::park_timeout(PAUSE);
                 }
