@@ -107,7 +107,8 @@ AS $$
 DECLARE
     found bigint := workflow.bisect_events(at);
 BEGIN
-    RETURN coalesce((SELECT min(h.id) FROM workflow.state_history AS h WHERE h.id < found AND h.changed_at >= at), found);
+    -- Not min(h.id), for which PostgreSQL 18 reads the primary key although it is disabled.
+    RETURN coalesce((SELECT min(h.id + 0) FROM workflow.state_history AS h WHERE h.id < found AND h.changed_at >= at), found);
 END
 $$;
 COMMENT ON FUNCTION workflow.event_id_at(timestamptz) IS
@@ -125,7 +126,8 @@ AS $$
 DECLARE
     found bigint := workflow.bisect_events(at);
 BEGIN
-    RETURN coalesce((SELECT max(h.id) FROM workflow.state_history AS h WHERE h.id >= found AND h.changed_at < at), found - 1);
+    -- As in event_id_at().
+    RETURN coalesce((SELECT max(h.id + 0) FROM workflow.state_history AS h WHERE h.id >= found AND h.changed_at < at), found - 1);
 END
 $$;
 COMMENT ON FUNCTION workflow.event_id_before(timestamptz) IS

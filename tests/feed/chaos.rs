@@ -29,6 +29,7 @@ use xtask::stack::redis::Redis;
 /// Less load than in a manual run: other tests run at the same time.
 const LOAD: Load = Load { writers: 8, rate: 500 };
 
+/// Without other databases: each standby would copy them.
 const CROWD: Crowd = Crowd { databases: 0, idle: 50 };
 
 /// Set `CHAOS_SEED` for other faults.
