@@ -22,7 +22,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.history(text, uuid, integer) IS
-'Returns the latest events of an entity, newest first, also if the entity has been deleted. No rows if it never existed. Errors: 22023 bad argument.';
+'Returns the latest events of an entity, newest first, also if the entity has been deleted. No rows if it never existed, or if purge() has dropped its events. Errors: 22023 bad argument.';
 
 CREATE FUNCTION workflow.state_at(entity_type text, id uuid, at timestamptz)
 RETURNS text
@@ -55,7 +55,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.state_at(text, uuid, timestamptz) IS
-'Returns the state of an entity at a point in time; null before its creation and after its deletion. Errors: 22023 bad argument.';
+'Returns the state of an entity at a point in time; null before its creation and after a DELETE. The deletions of purge() are no events: it then has its last state, and null once its events are dropped. Errors: 22023 bad argument.';
 
 -- Times in the history are found as ids. Both rise together, but for statements that wait and clocks that jump. So bisecting
 -- the ids finds a place, and an index on ids and times (BRIN, of the ranges of blocks) the events beyond it.
@@ -107,7 +107,8 @@ AS $$
 DECLARE
     found bigint := workflow.bisect_events(at);
 BEGIN
-    RETURN coalesce((SELECT min(h.id) FROM workflow.state_history AS h WHERE h.id < found AND h.changed_at >= at), found);
+    -- Not min(h.id), for which PostgreSQL 18 reads the primary key although it is disabled.
+    RETURN coalesce((SELECT min(h.id + 0) FROM workflow.state_history AS h WHERE h.id < found AND h.changed_at >= at), found);
 END
 $$;
 COMMENT ON FUNCTION workflow.event_id_at(timestamptz) IS
@@ -125,7 +126,8 @@ AS $$
 DECLARE
     found bigint := workflow.bisect_events(at);
 BEGIN
-    RETURN coalesce((SELECT max(h.id) FROM workflow.state_history AS h WHERE h.id >= found AND h.changed_at < at), found - 1);
+    -- As in event_id_at().
+    RETURN coalesce((SELECT max(h.id + 0) FROM workflow.state_history AS h WHERE h.id >= found AND h.changed_at < at), found - 1);
 END
 $$;
 COMMENT ON FUNCTION workflow.event_id_before(timestamptz) IS

@@ -79,6 +79,14 @@ AS 'MODULE_PATHNAME', 'next_writer_wrapper';
 COMMENT ON FUNCTION workflow.next_writer(bigint, bigint, bigint) IS
 'Internal: returns the lowest transaction ID of a range that has written events with ids from from_id on, of any tenant; null: none. For roles that can read the history or its totals.';
 
+CREATE FUNCTION workflow.written_ids(transaction_id xid8, after_id bigint, up_to_id bigint, from_id bigint, max integer)
+RETURNS SETOF bigint
+LANGUAGE c STABLE STRICT PARALLEL SAFE
+ROWS 10
+AS 'MODULE_PATHNAME', 'written_ids_wrapper';
+COMMENT ON FUNCTION workflow.written_ids(xid8, bigint, bigint, bigint, integer) IS
+'Internal: returns the ids of at most "max" events that a transaction has written, of any tenant, in ascending order. By the index, also if the statistics of a partition are from before it grew. For roles that can read the history or its totals.';
+
 CREATE FUNCTION workflow.unfinished_transactions(pos workflow.feed_position)
 RETURNS SETOF xid8
 LANGUAGE plpgsql STABLE PARALLEL SAFE
@@ -114,9 +122,9 @@ LANGUAGE sql STABLE PARALLEL SAFE
 AS $$
     SELECT h.*
     FROM workflow.unfinished_transactions($1) AS x (transaction_id)
-    JOIN workflow.state_history AS h ON h.transaction_id OPERATOR(pg_catalog.=) x.transaction_id
-    WHERE h.id OPERATOR(pg_catalog.<=) ($1).floor_id
-        AND NOT workflow.is_acknowledged($1, h.id, h.transaction_id)
+    CROSS JOIN LATERAL workflow.written_ids(x.transaction_id, 0, ($1).floor_id, 0, 2147483647) AS w (id)
+    JOIN workflow.state_history AS h ON h.id OPERATOR(pg_catalog.=) w.id
+    WHERE NOT workflow.is_acknowledged($1, h.id, h.transaction_id)
 $$;
 COMMENT ON FUNCTION workflow.late_events(workflow.feed_position) IS
 'Internal: returns the events up to a position''s floor_id that are not acknowledged. Those above it are a range of ids.';
@@ -138,16 +146,14 @@ AS $$
                     ($1).floor_id, NULL, NULL, NULL, NULL, NULL, NULL
                 )::workflow.feed_position
             ) AS x (transaction_id)
-            CROSS JOIN LATERAL (
-                SELECT h.*
-                FROM workflow.state_history AS h
-                WHERE h.transaction_id OPERATOR(pg_catalog.=) x.transaction_id
-                    AND h.id OPERATOR(pg_catalog.>) ($1).acked_id
-                    AND h.id OPERATOR(pg_catalog.>=) workflow.partition_start(($1).floor_id)
-                    AND h.id OPERATOR(pg_catalog.<=) ($1).floor_id
-                ORDER BY h.id
-                LIMIT $2
-            ) AS late
+            CROSS JOIN LATERAL workflow.written_ids(
+                x.transaction_id,
+                ($1).acked_id,
+                ($1).floor_id,
+                workflow.partition_start(($1).floor_id),
+                $2
+            ) AS w (id)
+            JOIN workflow.state_history AS late ON late.id OPERATOR(pg_catalog.=) w.id
             WHERE pg_catalog.pg_visible_in_snapshot(x.transaction_id, ($1).window_snapshot)
         )
         UNION ALL

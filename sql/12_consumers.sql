@@ -33,6 +33,11 @@ CREATE TABLE workflow.consumers (
     CONSTRAINT consumers_window_check CHECK (
         pg_catalog.num_nulls(window_snapshot, window_next_transaction_id, window_floor_id, window_ceiling_id)
             OPERATOR(pg_catalog.=) ANY ('{0,4}'::integer[])
+    ),
+    -- What a role can store costs every reader of positions. A snapshot has eight bytes for each open transaction.
+    CONSTRAINT consumers_size_check CHECK (
+        pg_catalog.pg_column_size(snapshot) OPERATOR(pg_catalog.<=) 1048576
+        AND pg_catalog.pg_column_size(window_snapshot) OPERATOR(pg_catalog.<=) 1048576
     )
 -- The row changes with every batch: leave room to change it in place.
 ) WITH (fillfactor = 10);

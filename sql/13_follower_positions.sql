@@ -5,9 +5,12 @@
 -- So the text says where it was made:
 --   * in which cluster, on which timeline, and at which end of the write-ahead log. A later timeline has all that the log
 --     held then, if it branched off after that.
---   * after which event, by a hash of its contents: the mark. No event with a higher id is acknowledged. So a database that
---     has the mark has all that the follower has read, and each event with a higher id is new to the follower, whatever
---     transaction wrote it. All ids drawn after the snapshot are higher, too: the mark's id is the floor_id.
+--   * after which event, by a hash of its contents: the mark. No event with a higher id is acknowledged. So in a database that
+--     has the mark each event with a higher id is new to the follower, whatever transaction wrote it. All ids drawn after the
+--     snapshot are higher, too: the mark's id is the floor_id. A copy that has the mark has all that the follower has read,
+--     except for transactions that drew lower ids and were in progress when the copy was taken.
+--     If the next partition was in use already, the floor_id is its start: after a copy, earlier events have transaction
+--     IDs of another cluster, which must not be compared with those of this one.
 -- Positions of before 0.3.0 (format 1) have no mark. They are accepted only where they were made.
 
 CREATE TYPE workflow.follower_position AS (
@@ -127,13 +130,23 @@ DECLARE
     is_own boolean := pos.system_identifier = workflow.system_identifier();
     is_here boolean := is_own AND place.timeline = workflow.timeline();
     mark_id bigint := greatest(pos.floor_id, pos.acked_id);
+    found_id bigint := mark_id;
     found_hash bigint;
 BEGIN
     -- First: from here on the transaction has the history open, and no partition is dropped.
     SELECT workflow.event_hash(h.id, h.entity_id, h.version, h.changed_at) INTO found_hash
     FROM workflow.state_history AS h
     WHERE h.id = mark_id;
-    PERFORM workflow.check_partitions(mark_id);
+    IF found_hash IS DISTINCT FROM place.mark_hash AND mark_id = workflow.partition_start(mark_id) THEN
+        -- The mark is the last event before this partition.
+        SELECT h.id, workflow.event_hash(h.id, h.entity_id, h.version, h.changed_at) INTO found_id, found_hash
+        FROM workflow.state_history AS h
+        WHERE h.id < mark_id
+        ORDER BY h.id DESC
+        LIMIT 1;
+        found_id := coalesce(found_id, 0) + 1;
+    END IF;
+    PERFORM workflow.check_partitions(least(mark_id, found_id));
     IF mark_id > workflow.last_event_id()
         OR (is_own AND pos.window_ceiling_id > workflow.last_event_id())
         OR (is_here AND greatest(pos.next_transaction_id, pos.window_next_transaction_id) > workflow.next_transaction_id())
@@ -155,8 +168,9 @@ BEGIN
     THEN
         RETURN 'too old: events after it have been purged';
     END IF;
-    IF place.mark_hash IS NOT NULL AND mark_id > 0 AND found_hash IS DISTINCT FROM place.mark_hash
-        AND NOT (found_hash IS NULL AND EXISTS (SELECT FROM workflow.dropped_partitions AS d WHERE d.last_id >= mark_id))
+    IF place.mark_hash <> coalesce(found_hash, 0) AND mark_id > 0
+        AND NOT ((found_hash IS NULL OR found_id <> mark_id)
+            AND EXISTS (SELECT FROM workflow.dropped_partitions AS d WHERE d.last_id >= found_id))
     THEN
         RETURN format('of another history: event %s is not the one before it', mark_id);
     END IF;
@@ -253,7 +267,7 @@ BEGIN
     WHERE h.id <= pos.floor_id OR pg_visible_in_snapshot(h.transaction_id, pos.snapshot)
     ORDER BY h.id DESC
     LIMIT 1;
-    pos.floor_id := coalesce(mark.id, 0);
+    pos.floor_id := greatest(coalesce(mark.id, 0), workflow.partition_start(pos.floor_id));
     place.pos := pos;
     place.mark_hash := coalesce(mark.hash, 0);
     RETURN place;
@@ -291,7 +305,7 @@ DECLARE
     pos workflow.feed_position := workflow.close_window(place.pos);
 BEGIN
     IF place.mark_hash IS NOT NULL THEN
-        pos.floor_id := mark_id;
+        pos.floor_id := greatest(mark_id, workflow.partition_start(pos.floor_id));
     END IF;
     place.pos := pos;
     RETURN place;

@@ -30,6 +30,7 @@ AS $$
 DECLARE
     place workflow.follower_position;
 BEGIN
+    PERFORM workflow.refuse_tenant();
     PERFORM workflow.refuse_subscriber('follow events');
     place.pos := workflow.close_window(workflow.open_window(workflow.first_position()));
     place := workflow.mark_position(place);
@@ -41,7 +42,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.current_position() IS
-'Returns the position after the latest committed event, for follow_events(): an opaque text without white space, quotes and commas. Errors: 25006 the server is a standby, 55000 a subscription writes this database.';
+'Returns the position after the latest committed event, for follow_events(): an opaque text without white space, quotes and commas. Errors: 25006 the server is a standby, 42501 row security applies to the role, 55000 a subscription writes this database.';
 
 CREATE FUNCTION workflow.follow_events("position" text, max integer DEFAULT 1000, wait interval DEFAULT '0')
 RETURNS SETOF workflow.followed_event

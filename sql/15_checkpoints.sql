@@ -19,7 +19,11 @@ CREATE TABLE workflow.consumer_checkpoints (
     created_at                 timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     CONSTRAINT consumer_checkpoints_pkey PRIMARY KEY (consumer, position),
     CONSTRAINT consumer_checkpoints_consumer_fkey FOREIGN KEY (consumer)
-        REFERENCES workflow.consumers (name) ON DELETE CASCADE
+        REFERENCES workflow.consumers (name) ON DELETE CASCADE,
+    CONSTRAINT consumer_checkpoints_size_check CHECK (
+        pg_catalog.pg_column_size(snapshot) OPERATOR(pg_catalog.<=) 1048576
+        AND pg_catalog.pg_column_size(window_snapshot) OPERATOR(pg_catalog.<=) 1048576
+    )
 );
 -- Checkpoints that are old enough to be deleted.
 CREATE INDEX consumer_checkpoints_created_at_idx ON workflow.consumer_checkpoints (consumer, created_at);
@@ -130,8 +134,12 @@ BEGIN
     DELETE FROM workflow.consumer_checkpoints AS c
     WHERE c.consumer = rewind_consumer.consumer AND c."position" > checkpoint."position";
     PERFORM workflow.wake_readers();
+    IF checkpoint.system_identifier <> workflow.system_identifier() THEN
+        -- The next read relocates the position by ids: it can redeliver events that are before the checkpoint.
+        RETURN array_fill(0::bigint, ARRAY[cardinality(checkpoint."position")]);
+    END IF;
     RETURN checkpoint."position";
 END
 $$;
 COMMENT ON FUNCTION workflow.rewind_consumer(text, bigint[], bigint) IS
-'Moves a consumer back to its last checkpoint that is not beyond this entry, or to its first one. Returns that checkpoint''s entry; null if it has none. Later events are redelivered. Errors: P0002 no such consumer, 42501 consumer of another role, 55000 given up, 55006 leased to another session.';
+'Moves a consumer back to its last checkpoint that is not beyond this entry, or to its first one. Returns that checkpoint''s entry; null if it has none, zeros if it is of another cluster, because then earlier events can be redelivered, too. Later events are redelivered. Errors: P0002 no such consumer, 42501 consumer of another role, 55000 given up, 55006 leased to another session.';

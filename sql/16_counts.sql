@@ -148,18 +148,11 @@ WITH place AS MATERIALIZED (
         AND h.id OPERATOR(pg_catalog.<=) 9223372036854775807
         AND NOT pg_catalog.pg_visible_in_snapshot(h.transaction_id, (SELECT p.snapshot FROM place AS p))
     UNION ALL
-    SELECT late.entity_type, late.old_state, late.new_state
+    SELECT h.entity_type, h.old_state, h.new_state
     FROM place AS p
     CROSS JOIN LATERAL workflow.unfinished_transactions(p.pos) AS x (transaction_id)
-    CROSS JOIN LATERAL (
-        SELECT h.entity_type, h.old_state, h.new_state
-        FROM workflow.state_history AS h
-        WHERE h.transaction_id OPERATOR(pg_catalog.=) x.transaction_id
-            -- Neither by the index on ids nor (OFFSET) by a join: both would read all of them.
-            AND (h.id OPERATOR(pg_catalog.+) 0) OPERATOR(pg_catalog.<=) p.floor_id
-            AND (h.id OPERATOR(pg_catalog.+) 0) OPERATOR(pg_catalog.>) p.foreign_id
-        OFFSET 0
-    ) AS late
+    CROSS JOIN LATERAL workflow.written_ids(x.transaction_id, p.foreign_id, p.floor_id, 0, 2147483647) AS w (id)
+    JOIN workflow.state_history AS h ON h.id OPERATOR(pg_catalog.=) w.id
 ), change AS (
     SELECT e.entity_type, s.state, 0 AS delta
     FROM pg_catalog.unnest('{dag_run,task_instance}'::pg_catalog.text[]) AS e (entity_type)
@@ -243,11 +236,12 @@ BEGIN
         -- Events of an unfinished transaction are not visible. A visible event with such a transaction ID came with a
         -- restore, like all events before it.
         foreign_id = coalesce((
-            SELECT max(h.id)
+            SELECT max(w.id)
             FROM workflow.unfinished_transactions(
-                ROW(place.snapshot, place.next_transaction_id, highest_id, NULL, NULL, NULL, NULL, 0, NULL)::workflow.feed_position
+                -- Those that have written in any partition: of another cluster, too.
+                ROW(place.snapshot, place.next_transaction_id, 0, NULL, NULL, NULL, NULL, 0, NULL)::workflow.feed_position
             ) AS x (transaction_id)
-            JOIN workflow.state_history AS h ON h.transaction_id = x.transaction_id), 0),
+            CROSS JOIN LATERAL workflow.written_ids(x.transaction_id, 0, highest_id, 0, 2147483647) AS w (id)), 0),
         system_identifier = workflow.system_identifier(),
         folded_at = clock_timestamp()
     FROM place;

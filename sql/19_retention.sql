@@ -58,7 +58,7 @@ CREATE FUNCTION workflow.give_up_consumers(end_id bigint, last_changed_at timest
 RETURNS TABLE (object text, rows bigint, outcome text)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
--- This transaction may have dropped an earlier partition: every transition would wait for a consumer's session.
+-- purge() waits for no session for long.
 SET lock_timeout = '100ms'
 AS $$
 #variable_conflict use_column
@@ -104,6 +104,9 @@ DECLARE
     name text;
 BEGIN
     EXECUTE format('LOCK TABLE ONLY workflow.%I IN ACCESS EXCLUSIVE MODE', table_name);
+    IF to_regclass(format('workflow.%I', "partition")) IS NULL THEN
+        RETURN 'kept: another session has dropped it';
+    END IF;
     IF EXISTS (
         SELECT FROM pg_depend AS d
         WHERE d.classid = 'pg_class'::regclass
@@ -114,6 +117,14 @@ BEGIN
     END IF;
     -- A later call removes its files, in free_partitions(): other sessions should not wait for the lock that long.
     EXECUTE format('ALTER TABLE workflow.%I DETACH PARTITION workflow.%I', table_name, "partition");
+    -- Here, because this locks the other table too: free_partitions() must not wait for it.
+    FOR name IN
+        SELECT c.conname
+        FROM pg_constraint AS c
+        WHERE c.conrelid = format('workflow.%I', "partition")::regclass AND c.contype = 'f'
+    LOOP
+        EXECUTE format('ALTER TABLE workflow.%I DROP CONSTRAINT %I', "partition", name);
+    END LOOP;
     -- Until then a dump includes it: its name must differ from that of a partition which CREATE EXTENSION creates.
     FOR name IN
         SELECT c.relname
@@ -125,7 +136,7 @@ BEGIN
     END LOOP;
     EXECUTE format('ALTER TABLE workflow.%I RENAME TO %I', "partition", 'dropped_' || "partition");
     RETURN 'dropped';
-EXCEPTION WHEN lock_not_available THEN
+EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
     RETURN 'kept: the table is in use, try again';
 END
 $$;
@@ -136,6 +147,7 @@ CREATE FUNCTION workflow.free_partitions(dry_run boolean)
 RETURNS TABLE (object text, rows bigint, outcome text)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '100ms'
 AS $$
 #variable_conflict use_column
 BEGIN
@@ -148,33 +160,40 @@ BEGIN
     LOOP
         outcome := 'would be freed';
         IF NOT dry_run THEN
-            EXECUTE format('DROP TABLE workflow.%I', 'dropped_' || object);
-            outcome := 'freed';
+            BEGIN
+                EXECUTE format('DROP TABLE IF EXISTS workflow.%I', 'dropped_' || object);
+                outcome := 'freed';
+            EXCEPTION WHEN lock_not_available THEN
+                outcome := 'kept: the table is in use, try again';
+            END;
         END IF;
         RETURN NEXT;
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION workflow.free_partitions(boolean) IS
-'Internal: frees the space of partitions that an earlier call has dropped.';
+'Internal: frees the space of partitions that an earlier call has dropped, except those that another session uses for longer than 100 ms.';
 
 CREATE FUNCTION workflow.finished_runs(before timestamptz)
-RETURNS SETOF uuid
+RETURNS SETOF workflow.dag_runs
+-- Without settings of its own, so that it becomes part of the query that calls it: a query with a limit reads no more.
 LANGUAGE sql STABLE PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT r.id
+    SELECT r.*
     FROM workflow.dag_runs AS r
-    WHERE r.created_at < before
-        AND r.state IN ('success', 'failed', 'upstream_failed', 'skipped')
-        AND r.updated_at < before
+    WHERE r.created_at OPERATOR(pg_catalog.<) $1
+        AND r.state OPERATOR(pg_catalog.=) ANY ('{success,failed,upstream_failed,skipped}'::pg_catalog.text[])
+        AND r.updated_at OPERATOR(pg_catalog.<) $1
         AND NOT EXISTS (
             SELECT FROM workflow.task_instances AS t
-            WHERE t.dag_run_id = r.id AND (t.state IN ('running', 'retrying') OR t.updated_at >= before))
-    ORDER BY r.created_at
+            WHERE t.dag_run_id OPERATOR(pg_catalog.=) r.id
+                AND (t.state OPERATOR(pg_catalog.=) ANY ('{running,retrying}'::pg_catalog.text[])
+                    OR t.updated_at OPERATOR(pg_catalog.>=) $1)
+            -- Not as a join, which would read all tasks to find those few.
+            OFFSET 0)
 $$;
 COMMENT ON FUNCTION workflow.finished_runs(timestamptz) IS
-'Internal: returns the finished runs in which nothing is running or has changed since a time, oldest first.';
+'Internal: returns the finished runs in which nothing is running or has changed since a time.';
 
 CREATE FUNCTION workflow.delete_runs(runs uuid[])
 RETURNS TABLE (object text, rows bigint)
@@ -203,30 +222,37 @@ $$;
 COMMENT ON FUNCTION workflow.delete_runs(uuid[]) IS
 'Internal: deletes runs with their tasks and logs; returns the number of rows of each table. Errors: 23503, 23001 another table refers to one.';
 
-CREATE FUNCTION workflow.next_finished_runs(before timestamptz, max_runs integer, passed uuid[])
+CREATE FUNCTION workflow.next_finished_runs(before timestamptz, max_runs integer, from_time timestamptz, passed uuid[])
 RETURNS uuid[]
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
+-- So that it reads runs by time until there are enough: old statistics make all of them seem few.
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET enable_sort = off
 AS $$
 BEGIN
     -- Few runs, and few tasks unless one run has more: their rows are locked while they are deleted.
     RETURN ARRAY(
         SELECT n.id
         FROM (
-            SELECT f.id, sum((SELECT count(*) FROM workflow.task_instances AS t WHERE t.dag_run_id = f.id))
-                OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS tasks_before
+            SELECT f.id, f.created_at, sum((SELECT count(*) FROM workflow.task_instances AS t WHERE t.dag_run_id = f.id))
+                OVER (ORDER BY f.created_at, f.id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS tasks_before
             FROM (
-                SELECT r.id
-                FROM workflow.finished_runs(before) AS r (id)
-                WHERE r.id <> ALL (passed)
-                LIMIT least(max_runs, 10)
+                SELECT r.id, r.created_at
+                FROM workflow.finished_runs(before) AS r
+                WHERE r.created_at >= from_time AND r.id <> ALL (passed)
+                ORDER BY r.created_at
+                LIMIT 10
             ) AS f
         ) AS n
-        WHERE coalesce(n.tasks_before, 0) < 1000);
+        WHERE coalesce(n.tasks_before, 0) < 1000
+        ORDER BY n.created_at, n.id
+        LIMIT max_runs);
 END
 $$;
-COMMENT ON FUNCTION workflow.next_finished_runs(timestamptz, integer, uuid[]) IS
-'Internal: returns the next runs to delete together, without those in passed.';
+COMMENT ON FUNCTION workflow.next_finished_runs(timestamptz, integer, timestamptz, uuid[]) IS
+'Internal: returns the next runs to delete together, oldest first: those created from a time on, without those in passed.';
 
 CREATE FUNCTION workflow.lock_finished_runs(before timestamptz, runs uuid[])
 RETURNS void
@@ -272,6 +298,9 @@ AS $$
 DECLARE
     -- The rows stay locked until the transaction ends.
     deadline timestamptz := clock_timestamp() + interval '50 ms';
+    -- Earlier runs have been tried, and those of this time that have passed.
+    from_time timestamptz := '-infinity';
+    last_time timestamptz;
     passed uuid[] := '{}';
     runs uuid[];
     run uuid;
@@ -282,7 +311,7 @@ BEGIN
     IF dry_run THEN
         RETURN QUERY
             WITH run AS MATERIALIZED (
-                SELECT f.id FROM workflow.finished_runs(before) AS f (id)
+                SELECT f.id FROM workflow.finished_runs(before) AS f
             ), task AS MATERIALIZED (
                 SELECT t.id FROM run JOIN workflow.task_instances AS t ON t.dag_run_id = run.id
             )
@@ -297,9 +326,12 @@ BEGIN
     -- Another table may refer to a run, or another session may use it. Such runs stay, and others take their place. A
     -- run that stays is locked no longer: that goes back with its subtransaction.
     LOOP
-        runs := workflow.next_finished_runs(before, (max_runs - deleted[1])::integer, passed);
+        runs := workflow.next_finished_runs(before, (max_runs - deleted[1])::integer, from_time, passed);
         EXIT WHEN runs = '{}';
-        passed := passed || runs;
+        SELECT max(r.created_at) INTO last_time FROM workflow.dag_runs AS r WHERE r.id = ANY (runs);
+        passed := CASE WHEN last_time > from_time THEN '{}' ELSE passed END
+            || ARRAY(SELECT r.id FROM workflow.dag_runs AS r WHERE r.id = ANY (runs) AND r.created_at = last_time);
+        from_time := coalesce(last_time, from_time);
         BEGIN
             PERFORM workflow.lock_finished_runs(before, runs);
             removed := ARRAY(SELECT d.rows FROM workflow.delete_runs(runs) AS d);
@@ -340,8 +372,8 @@ AS 'MODULE_PATHNAME', 'purge_runs_wrapper';
 COMMENT ON FUNCTION workflow.purge_runs(timestamptz, integer, boolean) IS
 'Internal: calls delete_finished_runs(), whose deletions are then no events, and records in purges what it deleted.';
 
-CREATE FUNCTION workflow.purge_history(before timestamptz, dry_run boolean)
-RETURNS TABLE (object text, rows bigint, outcome text)
+CREATE FUNCTION workflow.past_history(before timestamptz, dry_run boolean)
+RETURNS TABLE (object text, rows bigint, outcome text, dropped workflow.dropped_partitions)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -357,6 +389,7 @@ BEGIN
         WHERE p.table_name = 'state_history' AND p.role = 'past'
         ORDER BY p.number
     LOOP
+        last := NULL;
         SELECT min(h.id), max(h.id) INTO first_id, last.last_id
         FROM workflow.state_history AS h
         WHERE h.id >= past.from_id AND h.id < past.end_id;
@@ -367,22 +400,49 @@ BEGIN
             WHERE h.id >= past.from_id AND h.id < past.end_id ORDER BY h.id DESC LIMIT 1000
         ) AS h;
         EXIT WHEN last.last_changed_at >= before;
-        RETURN QUERY SELECT g.* FROM workflow.give_up_consumers(past.end_id, last.last_changed_at, dry_run) AS g;
+        RETURN QUERY SELECT g.*, NULL::workflow.dropped_partitions
+            FROM workflow.give_up_consumers(past.end_id, last.last_changed_at, dry_run) AS g;
+        SELECT h.transaction_id INTO last.last_transaction_id
+        FROM workflow.state_history AS h
+        WHERE h.id < past.end_id
+        ORDER BY h.transaction_id DESC
+        LIMIT 1;
+        last."partition" := past."partition";
         object := past."partition";
         rows := coalesce(last.last_id - first_id + 1, 0);
         outcome := 'kept: ' || workflow.who_needs_history(past.end_id);
+        dropped := last;
+        RETURN NEXT;
+        -- The other partitions are later.
+        EXIT WHEN outcome IS NOT NULL;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION workflow.past_history(timestamptz, boolean) IS
+'Internal: returns the partitions of the history that end before a time, up to the first one that a reader needs, and gives up consumers that lag too much. outcome is null if a partition can be dropped.';
+
+CREATE FUNCTION workflow.purge_history(before timestamptz, dry_run boolean)
+RETURNS TABLE (object text, rows bigint, outcome text)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    past record;
+BEGIN
+    -- All are examined before the first one is dropped: that takes as long as the readers' positions make it, and
+    -- transitions would wait for the lock meanwhile.
+    FOR past IN SELECT p.* FROM workflow.past_history(before, dry_run) AS p LOOP
+        object := past.object;
+        rows := past.rows;
+        outcome := past.outcome;
         IF outcome IS NULL AND dry_run THEN
             outcome := 'would be dropped';
         ELSIF outcome IS NULL THEN
-            SELECT h.transaction_id INTO last.last_transaction_id
-            FROM workflow.state_history AS h
-            WHERE h.id < past.end_id
-            ORDER BY h.transaction_id DESC
-            LIMIT 1;
-            outcome := workflow.drop_partition('state_history', past."partition");
+            outcome := workflow.drop_partition('state_history', object);
             IF outcome = 'dropped' THEN
                 INSERT INTO workflow.dropped_partitions ("partition", last_id, last_transaction_id, last_changed_at)
-                VALUES (past."partition", last.last_id, last.last_transaction_id, last.last_changed_at);
+                VALUES (object, (past.dropped).last_id, (past.dropped).last_transaction_id, (past.dropped).last_changed_at);
             END IF;
         END IF;
         RETURN NEXT;
@@ -426,13 +486,25 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    IF NOT dry_run THEN
+        -- Two at once would wait for each other: each has read what the other drops.
+        BEGIN
+            LOCK TABLE workflow.dropped_partitions IN SHARE ROW EXCLUSIVE MODE NOWAIT;
+        EXCEPTION WHEN lock_not_available THEN
+            RETURN QUERY VALUES ('partitions'::text, 0::bigint, 'kept: another session drops partitions, try again'::text);
+            RETURN;
+        END;
+    END IF;
     RETURN QUERY SELECT p.* FROM workflow.free_partitions(dry_run) AS p;
     RETURN QUERY SELECT p.* FROM workflow.purge_history(before, dry_run) AS p;
     RETURN QUERY SELECT p.* FROM workflow.purge_logs(dry_run) AS p;
+    IF NOT dry_run THEN
+        DELETE FROM workflow.purges AS p WHERE p.purged_at < drop_old_partitions.before;
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION workflow.drop_old_partitions(timestamptz, boolean) IS
-'Internal: frees and drops partitions for purge(). For the owner.';
+'Internal: frees and drops partitions for purge(), and deletes old rows of purges. For the owner.';
 
 CREATE FUNCTION workflow.purge_partitions(before timestamptz, dry_run boolean)
 RETURNS TABLE (object text, rows bigint, outcome text)

@@ -6,7 +6,8 @@ LANGUAGE sql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
     WITH bound AS MATERIALIZED (
-        SELECT workflow.first_id_at(created_from) AS first, workflow.first_id_at(created_to) AS last,
+        SELECT workflow.first_id_at(coalesce(created_from, '-infinity')) AS first,
+            workflow.first_id_at(coalesce(created_to, 'infinity')) AS last,
             -- An entity created before this may have lost the start of its history to purge().
             (SELECT max(d.last_changed_at) FROM workflow.dropped_partitions AS d) AS complete_from
         WHERE workflow.check_partitions(0::bigint)
@@ -177,8 +178,8 @@ CROSS JOIN LATERAL (
         -- As late_events() finds them. A view reads tables with its owner's rights, a function with the caller's.
         SELECT h.id, h.transaction_id, h.changed_at
         FROM workflow.unfinished_transactions(c.pos) AS x (transaction_id)
-        JOIN workflow.state_history AS h ON h.transaction_id OPERATOR(pg_catalog.=) x.transaction_id
-        WHERE h.id OPERATOR(pg_catalog.<=) c.floor_id
+        CROSS JOIN LATERAL workflow.written_ids(x.transaction_id, 0, c.floor_id, 0, 2147483647) AS w (id)
+        JOIN workflow.state_history AS h ON h.id OPERATOR(pg_catalog.=) w.id
     ) AS h
     WHERE NOT workflow.is_acknowledged(c.pos, h.id, h.transaction_id)
 ) AS pending;

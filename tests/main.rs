@@ -36,6 +36,7 @@ mod feed {
     mod leases;
     mod lossy;
     mod notifier;
+    mod plans;
     pub mod positions;
     mod publisher;
     mod redis;

@@ -1,10 +1,12 @@
 //! The parts of the views of totals that are functions. A view reads its tables as its owner, but calls functions with
-//! the rights of its reader: these act as the owner for it, and return only totals and transaction IDs of all tenants.
+//! the rights of its reader: these act as the owner for it, and return only totals, transaction IDs and ids of all tenants.
 
 use crate::errors;
+use crate::ffi::partition::Table;
 use crate::ffi::plan::Plan;
+use crate::ffi::scan::Written;
 use crate::ffi::{member, session};
-use pgrx::iter::TableIterator;
+use pgrx::iter::{SetOfIterator, TableIterator};
 use pgrx::name;
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::CStr;
@@ -63,4 +65,30 @@ fn next_writer(at_least: i64, before: i64, from_id: i64) -> Option<i64> {
     as_owner_for_readers(&[c"state_history", c"state_counts", c"consumer_lag"], || {
         NEXT.with(|plan| plan.run_in_snapshot(&arguments, |rows| (rows.len() > 0).then(|| rows.i64(0, 1))))
     })
+}
+
+/// Finds the events that a transaction has written, from `from_id` on.
+#[pgrx::pg_extern(sql = false)]
+fn written_ids(
+    transaction_id: i64,
+    after_id: i64,
+    up_to_id: i64,
+    from_id: i64,
+    max: i32,
+) -> SetOfIterator<'static, i64> {
+    let written = Written { transaction_id, after: after_id.max(from_id - 1), up_to: up_to_id };
+    let most = usize::try_from(max).unwrap_or_default();
+    let ids = as_owner_for_readers(&[c"state_history", c"state_counts", c"consumer_lag"], || {
+        let history = Table::open_to_read(c"workflow", c"state_history");
+        let mut ids = Vec::new();
+        for leaf in history.leaves(written.after.saturating_add(1), up_to_id) {
+            if ids.len() >= most {
+                break;
+            }
+            written.find(leaf.table, most, &mut ids);
+        }
+        history.close();
+        ids
+    });
+    SetOfIterator::new(ids)
 }

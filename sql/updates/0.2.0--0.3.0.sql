@@ -94,6 +94,15 @@ ALTER TABLE workflow.consumers ALTER COLUMN owner SET DEFAULT CURRENT_USER;
 -- What an open window has returned is not known: all of it may be acknowledged, as before.
 ALTER TABLE workflow.consumers ADD COLUMN returned_id bigint NOT NULL DEFAULT 0;
 UPDATE workflow.consumers SET returned_id = window_ceiling_id WHERE window_ceiling_id IS NOT NULL;
+-- What a role can store costs every reader of positions.
+ALTER TABLE workflow.consumers ADD CONSTRAINT consumers_size_check CHECK (
+    pg_catalog.pg_column_size(snapshot) OPERATOR(pg_catalog.<=) 1048576
+    AND pg_catalog.pg_column_size(window_snapshot) OPERATOR(pg_catalog.<=) 1048576
+);
+ALTER TABLE workflow.consumer_checkpoints ADD CONSTRAINT consumer_checkpoints_size_check CHECK (
+    pg_catalog.pg_column_size(snapshot) OPERATOR(pg_catalog.<=) 1048576
+    AND pg_catalog.pg_column_size(window_snapshot) OPERATOR(pg_catalog.<=) 1048576
+);
 -- take function workflow.owns_consumer
 CREATE POLICY owner ON workflow.consumers USING (workflow.owns_consumer(owner));
 ALTER TABLE workflow.consumers ENABLE ROW LEVEL SECURITY;
@@ -108,6 +117,7 @@ ALTER TABLE workflow.consumer_checkpoints ENABLE ROW LEVEL SECURITY;
 -- take function workflow.is_acknowledged
 -- take function workflow.is_in_window
 -- take function workflow.next_writer
+-- take function workflow.written_ids
 -- take function workflow.unfinished_transactions
 -- take function workflow.late_events
 -- take function workflow.events_in_window
@@ -205,7 +215,10 @@ GRANT REFERENCES ON workflow.dags, workflow.dag_runs, workflow.task_instances TO
 -- take function workflow.advance_partitions
 -- take function workflow.open_partitions
 -- take function workflow.drop_partition
+-- take function workflow.free_partitions
 -- take function workflow.delete_runs
+DROP FUNCTION workflow.finished_runs(timestamptz);
+-- take function workflow.finished_runs
 -- take function workflow.next_finished_runs
 -- take function workflow.lock_finished_runs
 DROP FUNCTION workflow.purge_runs(timestamptz, integer, boolean);
@@ -213,6 +226,7 @@ DROP FUNCTION workflow.purge_runs(timestamptz, integer, boolean);
 -- take function workflow.purge_runs
 -- take function workflow.drop_old_partitions
 -- take function workflow.purge_partitions
+-- take function workflow.past_history
 -- take function workflow.purge_history
 -- take function workflow.purge
 -- take function workflow.verify

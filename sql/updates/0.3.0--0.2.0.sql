@@ -121,6 +121,7 @@ DROP VIEW workflow.consumer_lag_of_0_3;
 -- take function workflow.fold_state_counts
 -- take function workflow.open_partitions
 -- take function workflow.drop_partition
+-- take function workflow.free_partitions
 DROP FUNCTION workflow.purge_runs(timestamptz, integer, boolean);
 -- take function workflow.purge_runs
 -- take function workflow.purge_history
@@ -195,6 +196,7 @@ DROP FUNCTION workflow.is_acknowledged(workflow.feed_position, bigint, xid8);
 DROP FUNCTION workflow.is_in_window(workflow.feed_position, bigint, xid8);
 DROP FUNCTION workflow.unfinished_transactions(workflow.feed_position);
 DROP FUNCTION workflow.next_writer(bigint, bigint, bigint);
+DROP FUNCTION workflow.written_ids(xid8, bigint, bigint, bigint, integer);
 DROP FUNCTION workflow.late_events(workflow.feed_position);
 DROP FUNCTION workflow.events_in_window(workflow.feed_position, integer, boolean);
 DROP FUNCTION workflow.first_position();
@@ -245,7 +247,9 @@ ALTER TABLE workflow.consumer_checkpoints DISABLE ROW LEVEL SECURITY;
 ALTER TABLE workflow.consumers DISABLE ROW LEVEL SECURITY;
 DROP FUNCTION workflow.owns_consumer(text);
 ALTER TABLE workflow.consumers DROP CONSTRAINT consumers_name_check, DROP COLUMN owner, DROP COLUMN given_up_at,
-    DROP COLUMN returned_id;
+    DROP COLUMN returned_id,
+    DROP CONSTRAINT consumers_size_check;
+ALTER TABLE workflow.consumer_checkpoints DROP CONSTRAINT consumer_checkpoints_size_check;
 DROP FUNCTION workflow.switch_to_partition(text, bigint);
 DROP FUNCTION workflow.is_subscriber();
 DROP FUNCTION workflow.bisect_events(timestamptz);
@@ -257,7 +261,10 @@ DROP TYPE workflow.feed_position;
 
 DROP FUNCTION workflow.advance_partitions(text);
 DROP FUNCTION workflow.delete_runs(uuid[]);
-DROP FUNCTION workflow.next_finished_runs(timestamptz, integer, uuid[]);
+DROP FUNCTION workflow.next_finished_runs(timestamptz, integer, timestamptz, uuid[]);
+DROP FUNCTION workflow.past_history(timestamptz, boolean);
+DROP FUNCTION workflow.finished_runs(timestamptz);
+-- take function workflow.finished_runs
 DROP FUNCTION workflow.lock_finished_runs(timestamptz, uuid[]);
 DROP FUNCTION workflow.delete_finished_runs(timestamptz, integer, boolean);
 DROP FUNCTION workflow.drop_old_partitions(timestamptz, boolean);

@@ -58,7 +58,7 @@ pub fn check(evidence: &Evidence) -> Report {
             .collect(),
         acknowledged: check_acknowledged(&evidence.acknowledged, &history),
         stream: check_stream(&evidence.stream, &history),
-        receivers: evidence.receivers.iter().map(|one| check_receiver(one, &history, &written_at)).collect(),
+        receivers: evidence.receivers.iter().map(|one| check_receiver(one, &history, evidence, &written_at)).collect(),
         problems: Findings::all(&evidence.problems),
         complaints: Findings::all(&evidence.complaints),
     }
@@ -98,11 +98,16 @@ fn check_stream(stream: &[Entry], history: &History<'_>) -> Verdict {
     verdict
 }
 
-fn check_receiver(received: &Received, history: &History<'_>, written_at: &HashMap<i64, i64>) -> Verdict {
+fn check_receiver(
+    received: &Received,
+    history: &History<'_>,
+    evidence: &Evidence,
+    written_at: &HashMap<i64, i64>,
+) -> Verdict {
     let mut verdict = Verdict { checked: history.events.len(), ..Verdict::default() };
     // A break at any time between the transition and its publication excuses a receiver.
     let is_excused = |event: &Event| {
-        let made = event.changed_at / 1000;
+        let made = evidence.right_time(event.changed_at / 1000);
         let published = written_at.get(&event.id).map_or(i64::MAX, |at| at + PUBLISHED_WITHIN);
         received.breaks.iter().any(|absence| absence.from <= published && absence.to >= made)
     };

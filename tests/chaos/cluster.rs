@@ -4,9 +4,11 @@ use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
+use xtask::stack::clock::Clock;
 use xtask::stack::postgres::{FAST, PRELOADED, Postgres};
 
 use super::link::Link;
+use super::neighbors;
 use super::proxy::Proxy;
 
 /// The database of the run.
@@ -14,7 +16,6 @@ pub const DATABASE: &str = "workflow";
 
 const SETTINGS: &[(&str, &str)] = &[
     PRELOADED,
-    ("max_connections", "100"),
     ("max_prepared_transactions", "20"),
     // The checker excuses a listener who was not connected at the commit.
     ("track_commit_timestamp", "on"),
@@ -25,12 +26,23 @@ const SETTINGS: &[(&str, &str)] = &[
     ("log_line_prefix", "%m [%p] %a "),
 ];
 
+/// What else the cluster has beside the run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Crowd {
+    /// Other databases.
+    pub databases: usize,
+    /// Sessions that are idle in a transaction.
+    pub idle: usize,
+}
+
 /// Two servers. Each has a fixed index in the links; another server can replace the one at an index.
 #[derive(Debug)]
 pub struct Cluster {
     nodes: Mutex<Nodes>,
     /// Leads to the primary.
     pub to_primary: Proxy,
+    /// The clock of both servers, if it can be set.
+    pub clock: Option<Clock>,
     logs: PathBuf,
 }
 
@@ -49,16 +61,23 @@ impl Nodes {
 
 impl Cluster {
     /// Starts a primary with the extension, and a standby.
-    pub fn start(logs: &Path) -> Result<Cluster> {
-        let primary = Postgres::start("chaos", &[FAST, SETTINGS].concat())?;
+    pub fn start(logs: &Path, crowd: Crowd) -> Result<Cluster> {
+        let (connections, workers) = ((crowd.idle + 100).to_string(), (crowd.databases + 20).to_string());
+        let sizes = [("max_connections", connections.as_str()), ("max_worker_processes", workers.as_str())];
+        let (settings, clock) = ([FAST, SETTINGS, &sizes].concat(), Clock::start()?);
+        let primary = match &clock {
+            Some(clock) => Postgres::start_by_clock("chaos", &settings, clock)?,
+            None => Postgres::start("chaos", &settings)?,
+        };
         primary.create_database(DATABASE)?;
         // The relay's consumer starts at the beginning of the history.
         primary.psql(DATABASE, "CREATE EXTENSION pg_workflow; SELECT workflow.fold_state_counts(); SELECT workflow.create_consumer('relay', true);")?;
+        neighbors::create(&primary, crowd.databases)?;
         let standby = primary.standby("chaos")?;
         primary.wait_for_standby()?;
         let to_primary = Proxy::start(primary.port())?;
         let nodes = Nodes { primary: 0, running: [Some(primary), Some(standby)] };
-        Ok(Cluster { nodes: Mutex::new(nodes), to_primary, logs: logs.to_owned() })
+        Ok(Cluster { nodes: Mutex::new(nodes), to_primary, clock, logs: logs.to_owned() })
     }
 
     /// Runs `work` on the primary, which is not replaced meanwhile.

@@ -36,6 +36,8 @@ pub struct Evidence {
     pub stream: Vec<Entry>,
     pub receivers: Vec<Received>,
     pub witnesses: Vec<Record>,
+    /// The time at which the run began, if its clock was set by whole hours. Milliseconds since 1970.
+    pub began_at: Option<i64>,
 }
 
 /// An entry of the stream.
@@ -53,6 +55,12 @@ impl Entry {
 }
 
 impl Evidence {
+    /// Returns the right time for a time by the servers' clock: a run is shorter than the hours by which it was set.
+    pub fn right_time(&self, at: i64) -> i64 {
+        const HOUR: i64 = 3_600_000;
+        self.began_at.map_or(at, |began| began + (at - began).rem_euclid(HOUR))
+    }
+
     /// Collects the evidence from the servers. All writers must have ended, and the relay must have caught up.
     pub fn gather(database_url: &str, redis_url: &str, written: Written, receivers: Vec<Received>) -> Result<Evidence> {
         let mut database = Client::connect(database_url, NoTls)?;
@@ -66,6 +74,7 @@ impl Evidence {
             stream: stream(&mut redis)?,
             receivers,
             witnesses: Vec::new(),
+            began_at: None,
         })
     }
 }

@@ -84,6 +84,11 @@ pub enum Fault {
         down: Duration,
     },
     Promote,
+    /// Ahead by so many hours, or behind, and right again.
+    SetClock {
+        hours: i64,
+        time: Duration,
+    },
 }
 
 /// One relay, or both.
@@ -127,6 +132,7 @@ pub enum Subject {
     Network,
     Redis,
     Postgres,
+    Clock,
 }
 
 /// The kinds of faults that a plan shuffles; each function draws its parameters.
@@ -161,6 +167,8 @@ pub const KINDS: &[fn(&mut Rng) -> Fault] = &[
     |random| Fault::ShutDownAtOnce { down: millis(random, 0..3000) },
     |random| Fault::KillStandby { down: millis(random, 500..5000) },
     |_| Fault::Promote,
+    |random| Fault::SetClock { hours: 1, time: millis(random, 2000..8000) },
+    |random| Fault::SetClock { hours: -1, time: millis(random, 2000..8000) },
 ];
 
 fn which(random: &mut Rng) -> Which {
@@ -214,6 +222,7 @@ impl Fault {
             }
             Fault::KillPostmaster { .. } | Fault::ShutDownAtOnce { .. } => Subject::Postgres,
             Fault::KillStandby { .. } | Fault::Promote | Fault::DropConsumer { .. } => Subject::Postgres,
+            Fault::SetClock { .. } => Subject::Clock,
         }
     }
 
@@ -238,6 +247,7 @@ impl Fault {
             Fault::KillPostmaster { .. } => "postmaster killed".into(),
             Fault::ShutDownAtOnce { .. } => "PostgreSQL shut down immediately".into(),
             Fault::KillStandby { .. } => "standby killed".into(),
+            Fault::SetClock { hours, .. } => format!("clock set by {hours:+} h"),
             Fault::Promote => "primary killed, standby promoted".into(),
         }
     }
@@ -256,7 +266,9 @@ impl fmt::Display for Fault {
             Fault::BlackholeClients { time, then, .. } => write!(f, ": for {time:?}, then {then:?}"),
             Fault::RestartRedis { with: Contents::Older(age), down } => write!(f, " of {age:?} before, after {down:?}"),
             Fault::RestartRedis { down, .. } => write!(f, ", after {down:?}"),
-            Fault::StopRedis { time } | Fault::FillRedis { time } => write!(f, " for {time:?}"),
+            Fault::StopRedis { time } | Fault::FillRedis { time } | Fault::SetClock { time, .. } => {
+                write!(f, " for {time:?}")
+            }
             Fault::KillBackend { nth, .. } => write!(f, ": number {nth} modulo the number of backends"),
             Fault::StopBackend { nth, time, .. } => {
                 write!(f, " for {time:?}: number {nth} modulo the number of backends")

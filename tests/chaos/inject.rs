@@ -73,6 +73,7 @@ impl Fault {
                 primary.start_again()
             })?,
             Fault::KillStandby { down } => world.cluster.restart_standby(down)?,
+            Fault::SetClock { hours, time } => return set_clock(world, hours, time),
             Fault::Promote => world.cluster.promote(&world.links())?,
         }
         Ok(Injected::Yes)
@@ -156,6 +157,14 @@ fn fill_redis(world: &World, time: Duration) -> Result<()> {
     sleep(time);
     set("0")?;
     Ok(())
+}
+
+fn set_clock(world: &World, hours: i64, time: Duration) -> Result<Injected> {
+    let Some(clock) = &world.cluster.clock else { return Ok(Injected::NoTarget) };
+    clock.set_ahead(hours * 3600)?;
+    sleep(time);
+    clock.set_ahead(0)?;
+    Ok(Injected::Yes)
 }
 
 fn drop_consumer(world: &World, down: Duration) -> Result<()> {

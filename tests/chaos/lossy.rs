@@ -1,6 +1,6 @@
 //! Faults in which the database itself loses events: a lagging standby is promoted, or an older backup is restored.
 //!
-//! Every client goes through one door, which the injector shuts at a loss. Then nobody writes or reads, so the injector can
+//! Every client goes through one door, which the injector shuts at a loss. Then no client writes or reads, so the injector can
 //! read the history that is about to be lost. With the history of each timeline, the checker knows which events each reader
 //! may have.
 

@@ -1,6 +1,7 @@
 //! `cargo xtask chaos` runs this. Exit code 1: an event was lost, duplicated or out of order, or a check failed.
 
 use clap::Parser;
+use pg_workflow_tests::chaos::cluster::Crowd;
 use pg_workflow_tests::chaos::lossy;
 use pg_workflow_tests::chaos::run::{Options, run};
 use pg_workflow_tests::chaos::writers::Load;
@@ -19,6 +20,12 @@ struct Arguments {
     /// Transitions per second of all writers together
     #[arg(long, default_value_t = 700, value_parser = clap::value_parser!(u32).range(1..))]
     rate: u32,
+    /// Other databases of the cluster
+    #[arg(long, default_value_t = 40)]
+    databases: usize,
+    /// Sessions that are idle in a transaction
+    #[arg(long, default_value_t = 100)]
+    idle: usize,
     /// Only faults whose name in the table contains TEXT
     #[arg(long, value_name = "TEXT", default_value = "")]
     only: String,
@@ -31,9 +38,10 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let Arguments { seed, seconds, rate, only, keep_logs, lossy } = Arguments::parse();
+    let Arguments { seed, seconds, rate, databases, idle, only, keep_logs, lossy } = Arguments::parse();
     let load = Load { writers: 8, rate };
-    let options = Options { seed, time: Duration::from_secs(seconds), load, only, keep_logs };
+    let crowd = Crowd { databases, idle };
+    let options = Options { seed, time: Duration::from_secs(seconds), load, crowd, only, keep_logs };
     let is_clean = match lossy {
         true => lossy::run::run(&options).map(|outcome| outcome.report.is_clean()),
         false => run(&options).map(|outcome| outcome.report.is_clean()),

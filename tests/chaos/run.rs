@@ -9,10 +9,13 @@ use std::time::{Duration, Instant};
 use xtask::workspace;
 
 use super::checker::{Report, check};
+use super::cluster::Crowd;
 use super::evidence::{Evidence, STREAM};
 use super::fault::Fault;
 use super::holder::Holder;
+use super::idlers::Idlers;
 use super::inject::Injected;
+use super::neighbors::Neighbors;
 use super::plan::{Plan, Step};
 use super::receivers::Receiver;
 use super::table;
@@ -34,6 +37,7 @@ pub struct Options {
     /// The time of the faults.
     pub time: Duration,
     pub load: Load,
+    pub crowd: Crowd,
     /// Only faults whose name contains this.
     pub only: String,
     /// Keep the servers' logs even if nothing is wrong.
@@ -75,7 +79,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
         std::fs::remove_dir_all(&logs)?;
     }
     std::fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
-    let world = World::start(&logs)?;
+    let world = World::start(&logs, options.crowd)?;
     let outcome = run_in(&world, options);
     world.keep_logs()?;
     let (report, faults, statistics) = outcome.with_context(|| format!("the logs are in {}", logs.display()))?;
@@ -90,16 +94,21 @@ pub fn run(options: &Options) -> Result<Outcome> {
 
 fn run_in(world: &World, options: &Options) -> Result<(Report, Vec<Injection>, Statistics)> {
     let redis_url = world.redis.url();
+    let began_at = Utc::now().timestamp_millis();
+    let url = world.undisturbed.database_url();
+    let _idlers = Idlers::start(&url, options.crowd.idle)?;
     let receivers = [Receiver::start(&redis_url)?, Receiver::start(&redis_url)?];
     let mut witnesses = Witnesses::start(&world.readers.database_url(), &world.pooled_url())?;
     witnesses.follow_over_http([world.relays[0].address, world.relays[1].address])?;
     let writers = Writers::start(&world.writers.database_url(), options.seed, options.load)?;
     // After the triggers, which need the tables for themselves.
-    let holder = Holder::start(&world.undisturbed.database_url())?;
+    let holder = Holder::start(&url)?;
+    let neighbors = Neighbors::start(&url, options.crowd.databases)?;
     let begin = Instant::now();
     let faults = inject_all(world, options, begin);
     let (transitions, elapsed) = (writers.transitions(), begin.elapsed());
     println!("{}  everything runs again: finishing, and waiting for the stream", clock(begin));
+    neighbors.finish()?;
     let mut written = writers.finish()?;
     let held = holder.finish()?;
     let counts = written.counts;
@@ -112,6 +121,7 @@ fn run_in(world: &World, options: &Options) -> Result<(Report, Vec<Injection>, S
     let received = receivers.into_iter().map(|one| one.finish(&redis_url)).collect::<Result<_>>()?;
     let mut evidence = Evidence::gather(&world.database_url()?, &redis_url, written, received)?;
     evidence.witnesses = witnessed;
+    evidence.began_at = Some(began_at);
     let transitions_per_second = transitions as f64 / elapsed.as_secs_f64();
     let statistics = Statistics { transitions_per_second, writers: counts, held: held.open, catching_up };
     Ok((check(&evidence), faults, statistics))

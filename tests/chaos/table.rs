@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::checker::Report;
+use super::cluster::Crowd;
 use super::inject::Injected;
 use super::run::{Options, Outcome};
 use super::verdict::{Findings, Verdict};
@@ -15,7 +16,11 @@ pub fn print(options: &Options, outcome: &Outcome) {
     if !outcome.report.is_clean() {
         let (seed, seconds, rate) = (options.seed, options.time.as_secs(), options.load.rate);
         let only = if options.only.is_empty() { String::new() } else { format!(" --only {:?}", options.only) };
-        println!("\nSomething is wrong: cargo xtask chaos --seed {seed} --seconds {seconds} --rate {rate}{only}");
+        let Crowd { databases, idle } = options.crowd;
+        println!(
+            "\nSomething is wrong: cargo xtask chaos --seed {seed} --seconds {seconds} --rate {rate} \
+             --databases {databases} --idle {idle}{only}"
+        );
     }
     if let Some(logs) = &outcome.logs {
         println!("The servers' logs are in {}", logs.display());

@@ -14,7 +14,7 @@ const NOTIFIED_WITHIN: i64 = 8000;
 
 /// The time at which each event became visible, by its ID: between its commit and the first reader who had it.
 pub struct Visible<'a> {
-    committed_at: &'a HashMap<i64, i64>,
+    evidence: &'a Evidence,
     read_at: HashMap<i64, i64>,
 }
 
@@ -26,14 +26,14 @@ impl Visible<'_> {
             let at = read_at.entry(seen.event.id).or_insert(seen.at);
             *at = seen.at.min(*at);
         }
-        Visible { committed_at: &evidence.committed_at, read_at }
+        Visible { evidence, read_at }
     }
 
     /// Returns the time of the commit, and the time up to which a listener must hear the event.
     fn range(&self, event: &Event) -> (i64, i64) {
-        let from = self.committed_at.get(&event.id).copied().unwrap_or(event.changed_at / 1000);
+        let from = self.evidence.committed_at.get(&event.id).copied().unwrap_or(event.changed_at / 1000);
         let read = self.read_at.get(&event.id).copied();
-        (from, read.map_or(i64::MAX, |at| at + NOTIFIED_WITHIN))
+        (self.evidence.right_time(from), read.map_or(i64::MAX, |at| at + NOTIFIED_WITHIN))
     }
 }
 

@@ -161,7 +161,7 @@ impl Recorder {
             Some(Verdict::Unknown) => session.reset(),
             Some(Verdict::Conflict) => (),
             Some(Verdict::Wrong) | None => {
-                self.complain(format!("{error:?}"));
+                self.complain(format!("{error:#}"));
                 session.reset();
                 return false;
             }

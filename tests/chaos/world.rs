@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use xtask::stack::pooler::Pooler;
 use xtask::stack::redis::Redis;
 
-use super::cluster::{Cluster, DATABASE};
+use super::cluster::{Cluster, Crowd, DATABASE};
 use super::link::Link;
 use super::relay::Relay;
 
@@ -30,8 +30,8 @@ pub struct World {
 }
 
 impl World {
-    pub fn start(logs: &Path) -> Result<World> {
-        let cluster = Cluster::start(logs)?;
+    pub fn start(logs: &Path, crowd: Crowd) -> Result<World> {
+        let cluster = Cluster::start(logs, crowd)?;
         let redis = Redis::start_with("chaos", DURABLE)?;
         let link = || Link::new(cluster.ports()?, redis.port());
         let relay = |number| Relay::start(number, link()?, logs);

@@ -227,3 +227,19 @@ fn purge_gives_up_consumers_that_lag_too_much() {
     let read = ids(&mut owner, "SELECT id FROM workflow.read_events('mine')");
     assert!(read.len() >= 2, "{task}: {read:?}");
 }
+
+/// Each transaction of a position costs time in views of all consumers.
+#[test]
+fn position_of_a_consumer_has_a_bounded_size() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    client.batch_execute("SELECT workflow.create_consumer('c')").unwrap();
+    let snapshot = |count: i32| {
+        let sql = "UPDATE workflow.consumers SET snapshot = (
+            SELECT format('1:%s:%s', $1 + 2, string_agg(n::text, ',' ORDER BY n)) FROM generate_series(1, $1::int4) AS n)::pg_snapshot";
+        sql.replace("$1", &count.to_string())
+    };
+    client.batch_execute(&snapshot(100_000)).unwrap();
+    let failed = failure(client.batch_execute(&snapshot(200_000)));
+    assert_eq!((&*failed.sqlstate, failed.message.contains("consumers_size_check")), ("23514", true), "{failed:?}");
+}

@@ -5,6 +5,7 @@ mod witnesses;
 
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::chaos::checker::{Report, check};
+use pg_workflow_tests::chaos::cluster::Crowd;
 use pg_workflow_tests::chaos::event::Event;
 use pg_workflow_tests::chaos::evidence::{Entry, Evidence};
 use pg_workflow_tests::chaos::fault::Fault;
@@ -28,12 +29,16 @@ use xtask::stack::redis::Redis;
 /// Less load than in a manual run: other tests run at the same time.
 const LOAD: Load = Load { writers: 8, rate: 500 };
 
+/// Without other databases: each standby would copy them.
+const CROWD: Crowd = Crowd { databases: 0, idle: 50 };
+
 /// Set `CHAOS_SEED` for other faults.
 #[test]
 fn a_minute_of_faults_loses_no_event() {
     let seed = std::env::var("CHAOS_SEED").map_or(1, |seed| seed.parse().expect("CHAOS_SEED is a number"));
     let time = Duration::from_secs(60);
-    let outcome = run(&Options { seed, time, load: LOAD, only: String::new(), keep_logs: false }).unwrap();
+    let outcome =
+        run(&Options { seed, time, load: LOAD, crowd: CROWD, only: String::new(), keep_logs: false }).unwrap();
     assert!(outcome.report.is_clean(), "seed {seed}: see the report above and the logs in {:?}", outcome.logs);
     assert!(outcome.faults.len() >= 8, "only {} faults", outcome.faults.len());
 }

@@ -1,6 +1,7 @@
 //! The notifier: a background worker sends notifications after each commit, through every disturbance.
 
 mod absent;
+mod clocks;
 mod databases;
 mod foreign;
 mod handover;

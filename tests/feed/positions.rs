@@ -241,6 +241,15 @@ fn position_is_checked_in_a_cold_copy_beside_the_original() {
     after.continue_in(client);
 }
 
+/// Dumps a database as SQL.
+fn dump(cluster: &Postgres, db: &Db) -> String {
+    let mut dump = Command::new(cluster.install().program("pg_dump"));
+    xtask::stack::process::clean_environment(&mut dump);
+    let dumped = dump.args(["--dbname", db.url()]).output().unwrap();
+    assert!(dumped.status.success());
+    String::from_utf8(dumped.stdout).unwrap()
+}
+
 #[test]
 fn position_is_checked_in_a_restored_dump() {
     let (cluster, db) = own_cluster("position-dump", &[PRELOADED]);
@@ -249,11 +258,7 @@ fn position_is_checked_in_a_restored_dump() {
     let client = &mut db.connect();
     assign_ids(client, 1000);
     let before = Positions::take(client);
-    let mut dump = Command::new(cluster.install().program("pg_dump"));
-    xtask::stack::process::clean_environment(&mut dump);
-    let dumped = dump.args(["--dbname", db.url()]).output().unwrap();
-    assert!(dumped.status.success());
-    let dumped = String::from_utf8(dumped.stdout).unwrap();
+    let dumped = dump(&cluster, &db);
     let after = Positions::take(client);
     let restored = Db::at(other.create_database("workflow").unwrap());
     other.psql("workflow", &dumped).unwrap();
@@ -347,4 +352,47 @@ fn invented_position_is_rejected_without_a_search() {
     assert_eq!(fault(client, &with_part(&partway, 3, beyond)), "ahead of this database");
     assert_eq!(fault(client, &with_part(&partway, 2, "77")), "on timeline 77 after this database has left it");
     assert!(fault(client, &with_part(&partway, 4, "1")).contains("of another history"));
+}
+
+/// The transactions of a copy get the IDs of those that wrote its events in the other cluster.
+#[test]
+fn copy_takes_no_foreign_event_for_one_of_its_own() {
+    let (cluster, db) = own_cluster("position-foreign", &[PRELOADED]);
+    let other = Postgres::start("position-foreign-copy", &[("fsync", "off"), PRELOADED]).unwrap();
+    let client = &mut db.connect();
+    assign_ids(client, 3000);
+    let task = create_task(client);
+    let mut moved = Positions::take(client).partway;
+    create_tasks(client, 20);
+    let dumped = dump(&cluster, &db);
+    let restored = Db::at(other.create_database("workflow").unwrap());
+    other.psql("workflow", &dumped).unwrap();
+    other.psql("workflow", "SELECT workflow.finish_copy()").unwrap();
+
+    let copy = &mut restored.connect();
+    let sql = "SELECT max(transaction_id)::text::bigint - workflow.next_transaction_id()::text::bigint
+               FROM workflow.state_history";
+    let until: i64 = copy.query_one(sql, &[]).unwrap().get(0);
+    assign_ids(copy, i32::try_from(until).unwrap());
+    let mut session = restored.connect();
+    let mut late = session.transaction().unwrap();
+    start_task(&mut late, task);
+    let writer: i64 = late.query_one("SELECT pg_current_xact_id()::text::bigint", &[]).unwrap().get(0);
+    let sql = "SELECT max(id) FROM workflow.state_history WHERE transaction_id = $1::bigint::text::xid8";
+    let event: Option<i64> = copy.query_one(sql, &[&writer]).unwrap().get(0);
+    let new = current_position(copy);
+    // The counts that verify() compares at the end.
+    assert!(copy.query_one("SELECT workflow.fold_state_counts()", &[]).unwrap().get::<_, bool>(0));
+    let older = ids_after(copy, event.expect("an event with the same transaction ID"));
+    assert_eq!(rest_until(copy, &mut moved), older.last().copied().or(event));
+    late.commit().unwrap();
+    let events = ids_after(copy, 1_000_000_000_000);
+    assert_eq!(events.len(), 1);
+    assert_eq!(rest(copy, &new), events);
+    assert_eq!(rest(copy, &moved), events);
+}
+
+/// Follows to the end, and returns the last id.
+fn rest_until(client: &mut Client, position: &mut String) -> Option<i64> {
+    follow::drain(client, position, 7).last().map(|event| event.0)
 }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use xtask::stack::postgres::{Postgres, Shutdown};
+use xtask::stack::postgres::{FAST, Postgres, Shutdown};
 use xtask::stack::process::clean_environment;
 use xtask::stack::redis::Redis;
 use xtask::stack::scratch::Scratch;
@@ -185,7 +185,7 @@ impl Dump {
     }
 
     fn restore(&self, cluster: &Postgres) {
-        cluster.psql("postgres", "DROP DATABASE workflow WITH (FORCE)").unwrap();
+        cluster.psql("postgres", "DROP DATABASE IF EXISTS workflow WITH (FORCE)").unwrap();
         cluster.psql("postgres", "CREATE DATABASE workflow").unwrap();
         run(program(cluster, "pg_restore").args(["--dbname", &cluster.url("workflow")]).arg(self.file()));
     }
@@ -232,6 +232,37 @@ fn new_events_are_relayed_after_restored_dump() {
     let relay = lead(db.url(), &redis, &[]);
     create_finished_tasks(&mut db.connect(), 5);
     assert_stream_holds_history(&db, &redis);
+    assert_eq!(relay.terminate().unwrap().code(), Some(0));
+}
+
+/// The event of a late commit has a lower id than those at the relay's checkpoint, so the copy redelivers all of these.
+#[test]
+fn nothing_is_doubled_after_a_dump_in_another_cluster() {
+    let (cluster, db) = own_cluster("source-late", &[]);
+    let other = Postgres::start("source-late-copy", FAST).unwrap();
+    let redis = Redis::start("source-late").unwrap();
+    let relay = lead(db.url(), &redis, &[]);
+    let client = &mut db.connect();
+    let task = create_task(client);
+    let mut late = db.connect();
+    let mut late = late.transaction().unwrap();
+    start_task(&mut late, task);
+    create_finished_tasks(client, 10);
+    assert_stream_holds_history(&db, &redis);
+    wait_for_checkpoint(&db, &redis);
+    relay.kill().unwrap();
+    late.commit().unwrap();
+    Dump::take(&cluster).restore(&other);
+    other.psql("workflow", "SELECT workflow.finish_copy()").unwrap();
+
+    let restored = Db::at(other.url("workflow"));
+    let relay = start(restored.url(), &redis, &[]);
+    let source = refused_source(&relay);
+    assert_eq!(relay.terminate().unwrap().code(), Some(0));
+    let relay = lead(restored.url(), &redis, &[("WORKFLOW_ADOPT_STREAM", &source)]);
+    create_finished_tasks(&mut restored.connect(), 10);
+    assert_stream_holds_history(&restored, &redis);
+    assert!(!log_of(&relay).contains("that the database does not"), "{}", log_of(&relay));
     assert_eq!(relay.terminate().unwrap().code(), Some(0));
 }
 

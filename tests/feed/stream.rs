@@ -5,6 +5,7 @@ use nix::unistd::Pid;
 use pg_workflow_tests::*;
 use serde_json::Value;
 use std::time::{Duration, Instant};
+use xtask::stack::postgres::PRELOADED;
 use xtask::stack::redis::Redis;
 use xtask::stack::server::Server;
 
@@ -198,4 +199,51 @@ fn relay_continues_after_foreign_stream_entry() {
     wait_until("all events", || redis.command::<usize>(&["XLEN", STREAM]).unwrap() > 2 * 21);
     assert_eq!(redis.command::<usize>(&["XDEL", STREAM, &foreign]).unwrap(), 1);
     assert_the_stream_is_the_history(&db, &redis);
+}
+
+#[test]
+fn relay_withholds_a_prepared_transaction_until_its_commit() {
+    let (_cluster, db) = own_cluster("stream-prepared", &[PRELOADED, ("max_prepared_transactions", "2")]);
+    let redis = Redis::start("stream-prepared").unwrap();
+    let relay = lead(&db, &redis, &[]);
+    let client = &mut db.connect();
+    let tasks = create_tasks(client, 2);
+    for (task, name) in tasks.iter().zip(["committed", "rolled back"]) {
+        client.batch_execute("BEGIN").unwrap();
+        start_task(client, *task);
+        client.batch_execute(&format!("PREPARE TRANSACTION '{name}'")).unwrap();
+    }
+    // Later events overtake both. The relay is stopped and started meanwhile.
+    start_tasks(&db, 10);
+    assert_the_stream_is_the_history(&db, &redis);
+    assert_eq!(relay.terminate().unwrap().code(), Some(0));
+    let _relay = lead(&db, &redis, &[]);
+    client.batch_execute("ROLLBACK PREPARED 'rolled back'").unwrap();
+    client.batch_execute("COMMIT PREPARED 'committed'").unwrap();
+    assert_the_stream_is_the_history(&db, &redis);
+    let (_, last) = entries(&redis).pop().unwrap();
+    assert_eq!((&last["entity_id"], &last["version"]), (&tasks[0].to_string().into(), &2.into()));
+}
+
+#[test]
+fn canceled_statements_of_the_relay_lose_and_double_nothing() {
+    let db = Db::new();
+    let redis = Redis::start("stream-canceled").unwrap();
+    let relay = lead(&db, &redis, &[]);
+    let client = &mut db.connect();
+    let active = "pg_stat_activity WHERE datname = current_database() AND state = 'active'
+                  AND application_name = 'workflow-server'";
+    let mut canceled = 0;
+    for _ in 0..30 {
+        start_tasks(&db, 5);
+        wait_until("a statement of the relay", || {
+            let sql = format!("SELECT count(*) FILTER (WHERE pg_cancel_backend(pid)) FROM {active}");
+            let count: i64 = client.query_one(&sql, &[]).unwrap().get(0);
+            canceled += count;
+            count > 0
+        });
+    }
+    assert!(canceled >= 30 && log_of(&relay).contains("canceling statement"), "{}", log_of(&relay));
+    assert_the_stream_is_the_history(&db, &redis);
+    assert_eq!(relay.terminate().unwrap().code(), Some(0));
 }

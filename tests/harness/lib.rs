@@ -4,6 +4,7 @@
 pub mod chaos;
 
 pub mod attack;
+mod buffers;
 mod certificates;
 mod cluster;
 mod database;
@@ -16,6 +17,7 @@ mod trace;
 mod transition;
 mod waiting;
 
+pub use buffers::buffers;
 pub use certificates::Certificates;
 pub use cluster::own_cluster;
 pub use database::{Db, create_writer};

@@ -75,6 +75,8 @@ fn verify_checks_a_time_range_alone() {
     let second = create_in_state(client, "task_instance", State::Running);
     let sql = "SET session_replication_role = replica; UPDATE workflow.task_instances SET version = 9; RESET session_replication_role";
     client.batch_execute(sql).unwrap();
+    let rows = client.query("SELECT DISTINCT entity_id FROM workflow.verify(NULL, NULL)", &[]).unwrap();
+    assert_eq!(rows.len(), 2, "null is no bound");
     let mut wrong = |from: Option<TimeDelta>, to: Option<TimeDelta>| -> Vec<Uuid> {
         let at = |delta: Option<TimeDelta>, none: &str| {
             delta.map_or(none.to_owned(), |delta| (between + delta).to_rfc3339())

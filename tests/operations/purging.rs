@@ -125,8 +125,14 @@ fn purge_skips_runs_with_a_locked_task() {
     let mut purging = purge.transaction().unwrap();
     purging.batch_execute("SET LOCAL statement_timeout = '20 s'").unwrap();
     let sql = "SELECT rows FROM workflow.purge(clock_timestamp()) ORDER BY object";
-    let rows: Vec<i64> = purging.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect();
-    assert_eq!(rows, [2, 6, 6], "runs, tasks and logs");
+    // On a busy machine a call can end after one run.
+    let mut removed = [0; 3];
+    while removed[0] < 2 {
+        let rows = purging.query(sql, &[]).unwrap();
+        assert!(rows.len() == 3 && rows[0].get::<_, i64>(0) > 0, "it takes the others");
+        removed.iter_mut().zip(&rows).for_each(|(removed, row)| *removed += row.get::<_, i64>(0));
+    }
+    assert_eq!(removed, [2, 6, 6], "runs, tasks and logs");
     // The worker continues while purge()'s transaction is open.
     locking.batch_execute("SET LOCAL lock_timeout = '10 s'").unwrap();
     let sql = "SELECT workflow.transition('dag_run', $1, 'failed', 'running')";
@@ -162,4 +168,130 @@ fn purge_skips_runs_whose_dependent_rows_are_locked() {
     assert_eq!(client.query_one(sql, &[]).unwrap().get::<_, i64>(0), 1);
     locking.commit().unwrap();
     assert_eq!(client.query_one(sql, &[]).unwrap().get::<_, i64>(0), 1);
+}
+
+/// A log partition has a foreign key, so its removal locks the tasks, too.
+#[test]
+fn freed_partition_stops_no_reader_behind_an_open_transaction() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let task = create_task(client);
+    next_partition(client);
+    next_partition(client);
+    let purge = |client: &mut Client| -> Vec<(String, String)> {
+        let sql =
+            "SELECT object, outcome FROM workflow.purge(now() - interval '1 hour') WHERE object LIKE 'task_logs_%'";
+        client.query(sql, &[]).unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
+    };
+    let read = |client: &mut Client| {
+        client
+            .batch_execute(
+                "BEGIN; SELECT count(*) FROM workflow.task_instances; SELECT count(*) FROM workflow.task_logs",
+            )
+            .unwrap();
+    };
+    client.batch_execute("SET statement_timeout = '20 s'").unwrap();
+    let is_in_use = |outcomes: Vec<(String, String)>| {
+        assert!(outcomes.iter().all(|(_, outcome)| outcome == "kept: the table is in use, try again"), "{outcomes:?}");
+        !outcomes.is_empty()
+    };
+    let mut reader = db.connect();
+    // The partition itself, then its files.
+    read(&mut reader);
+    assert!(is_in_use(purge(client)));
+    reader.batch_execute("COMMIT; BEGIN").unwrap();
+    reader.batch_execute("SELECT count(*) FROM workflow.task_logs_0").unwrap();
+    assert!(is_in_use(purge(client)[..1].to_vec()));
+    reader.batch_execute("COMMIT").unwrap();
+    let outcomes = purge(client);
+    assert!(outcomes.iter().all(|(_, outcome)| ["dropped", "freed"].contains(&&**outcome)), "{outcomes:?}");
+    let mut other = db.connect();
+    other.batch_execute("SET lock_timeout = '5 s'").unwrap();
+    reader.batch_execute("BEGIN; SELECT count(*) FROM workflow.task_instances").unwrap();
+    assert!(purge(client).iter().all(|(_, outcome)| outcome == "freed"));
+    start_task(&mut other, task);
+    reader.batch_execute("COMMIT").unwrap();
+}
+
+#[test]
+fn two_purges_at_once_drop_a_partition_once() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    create_task(client);
+    next_partition(client);
+    next_partition(client);
+    let mut holder = db.connect();
+    for _ in 0..3 {
+        holder.batch_execute("BEGIN; SELECT count(*) FROM workflow.task_logs").unwrap();
+        let sql = "SELECT object, outcome FROM workflow.purge(now() - interval '1 hour')";
+        let outcomes: Vec<String> = std::thread::scope(|scope| {
+            let purge = || db.connect().query(sql, &[]).unwrap().iter().map(|row| row.get(1)).collect::<Vec<String>>();
+            let purges = [scope.spawn(purge), scope.spawn(purge)];
+            let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+            wait_until("both wait, or have given up", || {
+                client.query_one(waiting, &[]).unwrap().get::<_, i64>(0) == 2
+                    || purges.iter().any(|purge| purge.is_finished())
+            });
+            holder.batch_execute("COMMIT").unwrap();
+            purges.into_iter().flat_map(|purge| purge.join().unwrap()).collect()
+        });
+        let is_known = |outcome: &String| {
+            outcome == "removed" || outcome == "dropped" || outcome == "freed" || outcome.starts_with("kept: ")
+        };
+        assert!(outcomes.iter().all(is_known), "{outcomes:?}");
+    }
+    let left: Vec<i64> = client
+        .query("SELECT number FROM workflow.partitions WHERE table_name = 'task_logs' AND role = 'past'", &[])
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert!(left.len() < 2, "{left:?}");
+}
+
+/// A batch looks at ten runs, however many there are.
+#[test]
+fn purge_reads_only_the_runs_that_it_deletes() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    client
+        .batch_execute(
+            "ALTER TABLE workflow.dag_runs SET (autovacuum_enabled = false);
+             ALTER TABLE workflow.task_instances SET (autovacuum_enabled = false);
+             ANALYZE",
+        )
+        .unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE run AS SELECT r.id FROM workflow.create_dag('many') AS d (id)
+             CROSS JOIN LATERAL (SELECT workflow.create_dag_run(d.id, timestamptz '2026-01-01' + n * interval '1 s') AS id
+                 FROM generate_series(1, 3000) AS n) AS r;
+             SELECT count(*) FROM run CROSS JOIN LATERAL workflow.create_task_instances(run.id, '{a,b,c,d,e}');
+             SELECT count(*) FROM workflow.transition_many('task_instance',
+                 ARRAY(SELECT t.id FROM workflow.task_instances AS t), 'queued', 'failed');
+             SELECT count(*) FROM workflow.transition_many('dag_run', ARRAY(SELECT run.id FROM run), 'queued', 'failed')",
+        )
+        .unwrap();
+    for statistics in ["SELECT", "ANALYZE"] {
+        client.batch_execute(statistics).unwrap();
+        let sql = "SELECT workflow.next_finished_runs(clock_timestamp(), 1000, '-infinity', '{}')";
+        let used = buffers(client, sql);
+        assert!(used < 500, "{used} buffers after {statistics}");
+    }
+}
+
+#[test]
+fn purge_deletes_its_own_old_rows() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let purge = "SELECT count(*) FROM workflow.purge(clock_timestamp() - interval '1 hour')";
+    failed_run(client);
+    client.query("SELECT workflow.purge(clock_timestamp())", &[]).unwrap();
+    client.query(purge, &[]).unwrap();
+    let count =
+        |client: &mut Client| -> i64 { client.query_one("SELECT count(*) FROM workflow.purges", &[]).unwrap().get(0) };
+    assert_eq!(count(client), 1);
+    client.execute("UPDATE workflow.purges SET purged_at = purged_at - interval '2 hours'", &[]).unwrap();
+    client.query(purge, &[]).unwrap();
+    assert_eq!(count(client), 0);
 }

@@ -21,6 +21,12 @@ pub struct Options {
     /// Transitions a second, of all writers together
     #[arg(long, default_value_t = 700)]
     rate: u32,
+    /// Other databases of the cluster
+    #[arg(long, default_value_t = 40)]
+    databases: usize,
+    /// Sessions that are idle in a transaction
+    #[arg(long, default_value_t = 100)]
+    idle: usize,
     /// Only faults whose name contains TEXT
     #[arg(long, default_value = "")]
     only: String,
@@ -35,6 +41,8 @@ pub struct Options {
 /// Sets up, builds, installs, and runs the binary `chaos` of the tests. Its table goes to standard output.
 pub fn run_chaos(options: &Options) -> Result<()> {
     let toolchain = setup::ensure()?;
+    setup::ensure_pooler()?;
+    setup::ensure_clock()?;
     let artifacts = build::build_and_install(toolchain, Profile::Quick)?;
     step("Building chaos", || {
         run(build::cargo("build", &toolchain.postgres, Profile::Quick)?.args(["--bin", "chaos"]))
@@ -44,6 +52,7 @@ pub fn run_chaos(options: &Options) -> Result<()> {
     let mut chaos = Command::new(Profile::Quick.dir()?.join("chaos"));
     let (seconds, rate) = (options.seconds.to_string(), options.rate.to_string());
     chaos.args(["--seed", &seed.to_string(), "--seconds", &seconds, "--rate", &rate]);
+    chaos.args(["--databases", &options.databases.to_string(), "--idle", &options.idle.to_string()]);
     chaos.args(["--only", &options.only]);
     chaos.args(options.keep_logs.then_some("--keep-logs"));
     chaos.args(options.lossy.then_some("--lossy"));

@@ -40,6 +40,8 @@ enum Missing {
     Python,
     /// Only the tests of waiting need it.
     Pooler,
+    /// Only the tests of clocks need it.
+    Clock,
 }
 
 /// The tools of this machine, which must be installed.
@@ -141,6 +143,16 @@ pub fn ensure_pooler() -> Result<()> {
     ensure_optional(Missing::Pooler, "the tests through a pooler", || pooler().is_some()).map(drop)
 }
 
+/// The library by which a process has a clock of its own, where Debian installs it.
+pub fn clock() -> Option<PathBuf> {
+    glob::glob("/usr/lib/*/faketime/libfaketime.so.1").expect("a valid pattern").flatten().next()
+}
+
+/// Installs libfaketime if it is missing: on Debian, as root. Elsewhere it prints what to install.
+pub fn ensure_clock() -> Result<()> {
+    ensure_optional(Missing::Clock, "the tests of clocks", || clock().is_some()).map(drop)
+}
+
 fn missing() -> Result<Vec<Missing>> {
     let mut missing = Vec::new();
     if PostgresInstall::find()?.is_none() {
@@ -165,6 +177,7 @@ fn instructions(missing: &[Missing]) -> String {
             Missing::Browser => BROWSER,
             Missing::Python => PYTHON,
             Missing::Pooler => POOLER,
+            Missing::Clock => CLOCK,
         };
     }
     text
@@ -212,4 +225,8 @@ const POOLER: &str = "
     Fedora    dnf install pgbouncer
     Arch      pacman -S pgbouncer
     Homebrew  brew install pgbouncer
+";
+const CLOCK: &str = "
+  libfaketime, for the tests of clocks
+    Debian    apt-get install faketime
 ";

@@ -23,6 +23,7 @@
 //! # }
 //! ```
 
+pub mod clock;
 pub mod detached;
 pub mod pooler;
 pub mod port;

@@ -23,6 +23,7 @@ fn run_tests_here(args: &[String]) -> Result<()> {
     let toolchain = setup::ensure()?;
     setup::ensure_browser()?;
     setup::ensure_pooler()?;
+    setup::ensure_clock()?;
     setup::pypi::FUZZER.ensure()?;
     setup::pypi::SQL_LINTER.ensure()?;
     setup::pypi::CLIENTS.ensure()?;

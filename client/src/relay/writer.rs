@@ -309,7 +309,9 @@ async fn compare<P: Publisher>(feed: &Feed, publisher: &mut P, last: Position) -
     }
     let shown = Shown(Some(checkpoint));
     tracing::debug!("continuing from checkpoint {shown}; the destination holds {} events after it", known.len());
-    Ok(Comparison { checkpoint: Some(checkpoint), known, expects_known: saved.is_some() && !is_beyond })
+    // From the start, the destination also holds events before the checkpoint.
+    let expects_known = saved.is_some_and(|saved| saved != START) && !is_beyond;
+    Ok(Comparison { checkpoint: Some(checkpoint), known, expects_known })
 }
 
 /// Awaits a long call of the publisher, and renews the lease meanwhile: otherwise a standby would take over, and begin the

@@ -19,6 +19,7 @@ pub mod notify;
 pub mod partition;
 pub mod plan;
 pub mod procedure;
+pub mod scan;
 pub mod sequence;
 pub mod session;
 pub mod shared;

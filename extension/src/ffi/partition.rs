@@ -3,7 +3,7 @@
 use pgrx::pg_sys::{self, Datum, Oid, PartitionRangeDatumKind};
 use std::ffi::CStr;
 
-/// A table, locked for inserts until the transaction ends.
+/// A table, locked until the transaction ends.
 pub struct Table(pg_sys::Relation);
 
 /// The partition for keys below `end`.
@@ -14,13 +14,21 @@ pub struct Leaf {
 }
 
 impl Table {
-    /// Opens a table of a schema. If an update of the extension replaces it meanwhile, opens the new one.
+    /// Opens a table of a schema for inserts. If an update of the extension replaces it meanwhile, opens the new one.
     pub fn open(schema: &CStr, name: &CStr) -> Table {
+        Table::open_with(schema, name, pg_sys::RowExclusiveLock)
+    }
+
+    /// Opens a table of a schema to read it.
+    pub fn open_to_read(schema: &CStr, name: &CStr) -> Table {
+        Table::open_with(schema, name, pg_sys::AccessShareLock)
+    }
+
+    fn open_with(schema: &CStr, name: &CStr, lock: u32) -> Table {
         // SAFETY: the names are NUL-terminated and outlive the call; an error unwinds.
         unsafe {
             let name = pg_sys::makeRangeVar(schema.as_ptr().cast_mut(), name.as_ptr().cast_mut(), -1);
-            let lock = pg_sys::RowExclusiveLock as i32;
-            let oid = pg_sys::RangeVarGetRelidExtended(name, lock, 0, None, std::ptr::null_mut());
+            let oid = pg_sys::RangeVarGetRelidExtended(name, lock as i32, 0, None, std::ptr::null_mut());
             Table(pg_sys::table_open(oid, pg_sys::NoLock as i32))
         }
     }
@@ -34,23 +42,29 @@ impl Table {
     /// Returns the partition of a key; `None` if there is none. Returns the table itself if it is not partitioned
     /// (extension version 0.1.0).
     pub fn leaf(&self, key: i64) -> Option<Leaf> {
+        self.leaves(key, key).pop()
+    }
+
+    /// Returns the partitions with keys in a range, the key `up_to` included, in the order of keys.
+    pub fn leaves(&self, from: i64, up_to: i64) -> Vec<Leaf> {
         // SAFETY: the table is open. The description of its partitions lives while it is, and has one column, a
         // bigint: only the extension's owner could change that.
         unsafe {
             if (*(*self.0).rd_rel).relkind as u8 != pg_sys::RELKIND_PARTITIONED_TABLE {
-                return Some(Leaf { table: (*self.0).rd_id, end: i64::MAX });
+                return vec![Leaf { table: (*self.0).rd_id, end: i64::MAX }];
             }
             let partitions = &*pg_sys::RelationGetPartitionDesc(self.0, true);
-            if partitions.nparts == 0 {
-                return None;
-            }
-            let bounds = &*partitions.boundinfo;
+            let Some(bounds) = partitions.boundinfo.as_ref() else { return Vec::new() };
             let count = bounds.ndatums as usize;
+            let end = |n: usize| if n < count { bound(bounds, n) } else { i64::MAX };
+            let first = (0..count).position(|n| from < bound(bounds, n)).unwrap_or(count);
+            let last = (first..count).position(|n| up_to < bound(bounds, n)).map_or(count, |more| first + more);
             // indexes[n] is the partition between bound n - 1 and bound n.
-            let n = (0..count).position(|n| key < bound(bounds, n)).unwrap_or(count);
-            let index = *bounds.indexes.add(n);
-            let end = if n < count { bound(bounds, n) } else { i64::MAX };
-            (index >= 0).then(|| Leaf { table: *partitions.oids.add(index as usize), end })
+            let leaf = |n: usize| {
+                let index = *bounds.indexes.add(n);
+                (index >= 0).then(|| Leaf { table: *partitions.oids.add(index as usize), end: end(n) })
+            };
+            (first..=last).filter_map(leaf).collect()
         }
     }
 

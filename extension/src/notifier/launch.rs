@@ -36,7 +36,11 @@ pub fn ensure_notifier(entry: usize, history: Oid, owner: Option<Oid>) {
     }
     let progress = shared::progress()[entry];
     let waited = clock() - progress.requested_at;
-    if progress.is_registered {
+    if progress.is_registered && waited < 0 {
+        // The clock was set back: PostgreSQL restarts it only at the time by the clock that it had before.
+        shared::progress_mut()[entry].is_registered = false;
+        request(entry);
+    } else if progress.is_registered {
         // The postmaster starts it again and again.
         if waited > START_TIMEOUT_MICROSECONDS && !progress.is_handed_back {
             give_up(entry, signals);

@@ -39,7 +39,7 @@ fn notifiers() -> TableIterator<
             time(progress.started_at),
             signals.listened.load(Ordering::Acquire),
             pending,
-            if pending == 0 { 0.0 } else { (clock() - progress.caught_up_at) as f64 / 1e6 },
+            if pending == 0 { 0.0 } else { (clock() - progress.caught_up_at).max(0) as f64 / 1e6 },
             (progress.last_event_id != 0).then_some(progress.last_event_id),
             progress.events,
             progress.batches,

@@ -55,6 +55,7 @@ impl Report {
 pub fn check(evidence: &Evidence) -> Report {
     let timelines = Timelines::of(evidence);
     let (confirmed, lost) = check_confirmed(evidence);
+    let redelivers = evidence.losses.iter().any(|loss| loss.redelivers);
     let stream = evidence.stream.iter().map(|entry| &entry.event);
     let receivers = evidence.receivers.iter().map(|one| {
         let mut compared = check_copy(one.events.iter(), &timelines, Allowed { again: true, lost: true });
@@ -66,7 +67,7 @@ pub fn check(evidence: &Evidence) -> Report {
         lost,
         stream: check_copy(stream, &timelines, Allowed { again: false, lost: true }),
         receivers: receivers.collect(),
-        consumer: check_copy(evidence.consumed.iter(), &timelines, Allowed { again: false, lost: false }),
+        consumer: check_copy(evidence.consumed.iter(), &timelines, Allowed { again: redelivers, lost: false }),
         readers: evidence.readings.iter().map(|one| (one.name.clone(), check_reading(one, &timelines))).collect(),
         problems: Findings::all(&evidence.problems),
         complaints: Findings::all(&evidence.complaints),

@@ -39,6 +39,8 @@ pub struct Loss {
     pub from: i64,
     /// Clients reach the database that took the place of the lost one.
     pub to: i64,
+    /// In another cluster, consumers find their positions by ids: events above an unacknowledged one are redelivered.
+    pub redelivers: bool,
 }
 
 /// The record of the injector.

@@ -33,7 +33,8 @@ pub enum By {
     },
     ColdCopy,
     PointInTime,
-    Dump,
+    /// Into a new database of this cluster or of another one.
+    Dump(Cluster),
 }
 
 /// The database from which the relay's consumer is dropped.
@@ -45,7 +46,7 @@ pub enum Dropped {
     After(Duration),
 }
 
-/// The cluster of the other database.
+/// The cluster of another database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cluster {
     Same,
@@ -59,7 +60,8 @@ const KINDS: &[fn(&mut Rng) -> Fault] = &[
     },
     |random| loss(random, By::ColdCopy),
     |random| loss(random, By::PointInTime),
-    |random| loss(random, By::Dump),
+    |random| loss(random, By::Dump(Cluster::Same)),
+    |random| loss(random, By::Dump(Cluster::Other)),
     |random| intruder(random, Cluster::Same),
     |random| intruder(random, Cluster::Other),
 ];
@@ -68,7 +70,7 @@ fn loss(random: &mut Rng, by: By) -> Fault {
     let dropped = match random.u32(0..4) {
         0 => Some(Dropped::Before),
         // After a dump, the relays refuse the stream at first.
-        1 if by != By::Dump => Some(Dropped::After(millis(random, 0..2000))),
+        1 if !matches!(by, By::Dump(_)) => Some(Dropped::After(millis(random, 0..2000))),
         _ => None,
     };
     Fault::Loss(Loss { by, age: millis(random, 1000..4000), dropped })
@@ -128,7 +130,8 @@ impl Fault {
                 By::Promotion { .. } => "lagging standby promoted",
                 By::ColdCopy => "older cold copy started",
                 By::PointInTime => "recovered to a point in time",
-                By::Dump => "older dump restored",
+                By::Dump(Cluster::Same) => "older dump restored",
+                By::Dump(Cluster::Other) => "older dump in another cluster",
             },
             Fault::Intruder { cluster: Cluster::Same, .. } => "relay of another database",
             Fault::Intruder { cluster: Cluster::Other, .. } => "relay of another cluster",

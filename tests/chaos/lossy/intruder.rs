@@ -48,7 +48,7 @@ fn refused(world: &World, url: &str, stay: Duration) -> Result<Vec<String>> {
         create_finished_tasks(&mut client, 5);
         sleep(Duration::from_millis(50));
     }
-    wait("the relay of this database goes on", || Ok(length()? > before))?;
+    wait("the relay of this database continues", || Ok(length()? > before))?;
     let code = intruder.terminate()?.code().context("no exit code")?;
     Ok((code != 0).then(|| format!("the refused relay ended with {code}")).into_iter().collect())
 }

@@ -11,9 +11,9 @@ use xtask::stack::process::clean_environment;
 use xtask::stack::scratch::Scratch;
 
 use super::drop::{create_again, drop_before};
-use super::fault::{By, Fault, Loss};
+use super::fault::{By, Cluster, Fault, Loss};
 use super::relays::adopt;
-use super::world::{World, now};
+use super::world::{World, now, start_cluster};
 use crate::PATIENCE;
 use crate::chaos::cluster::DATABASE;
 
@@ -23,10 +23,10 @@ pub fn lose(world: &mut World, fault: &Fault, loss: Loss) -> Result<()> {
         By::Promotion { is_paused } => promote(world, fault, loss, is_paused)?,
         By::ColdCopy => restore_copy(world, fault, loss)?,
         By::PointInTime => recover(world, fault, loss)?,
-        By::Dump => restore_dump(world, fault, loss)?,
+        By::Dump(cluster) => restore_dump(world, fault, loss, cluster)?,
     }
     create_again(world, loss.dropped)?;
-    if loss.by == By::Dump { adopt(world) } else { Ok(()) }
+    if matches!(loss.by, By::Dump(_)) { adopt(world) } else { Ok(()) }
 }
 
 /// Waits until the backup has the age of the fault.
@@ -114,20 +114,24 @@ fn recover(world: &mut World, fault: &Fault, loss: Loss) -> Result<()> {
 }
 
 /// As docs/operations/backup.md says.
-fn restore_dump(world: &mut World, fault: &Fault, loss: Loss) -> Result<()> {
+fn restore_dump(world: &mut World, fault: &Fault, loss: Loss, cluster: Cluster) -> Result<()> {
     let folder = Scratch::new("lossy-dump")?;
     let file = folder.path().join("dump");
     let from = now();
     let mut dump = program(&world.primary, "pg_dump");
     run(dump.args(["-Fc", "--dbname", &world.primary.url(DATABASE), "--file"]).arg(&file))?;
+    let elsewhere = if cluster == Cluster::Other { Some(start_cluster()?) } else { None };
     age(world, loss)?;
     world.lose(fault, from, |world| {
-        let primary = &world.primary;
-        let copy = primary.create_database("workflow_copy")?;
-        run(program(primary, "pg_restore").args(["--dbname", &copy]).arg(&file))?;
-        primary.psql("workflow_copy", "SELECT workflow.finish_copy()")?;
-        primary.psql("postgres", &format!("DROP DATABASE {DATABASE} WITH (FORCE)"))?;
-        primary.psql("postgres", &format!("ALTER DATABASE workflow_copy RENAME TO {DATABASE}"))?;
+        let target = elsewhere.as_ref().unwrap_or(&world.primary);
+        let copy = target.create_database("workflow_copy")?;
+        run(program(target, "pg_restore").args(["--dbname", &copy]).arg(&file))?;
+        target.psql("workflow_copy", "SELECT workflow.finish_copy()")?;
+        target.psql("postgres", &format!("DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)"))?;
+        target.psql("postgres", &format!("ALTER DATABASE workflow_copy RENAME TO {DATABASE}"))?;
+        if let Some(other) = elsewhere {
+            world.primary = other;
+        }
         Ok(())
     })
 }

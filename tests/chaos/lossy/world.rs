@@ -10,7 +10,7 @@ use xtask::stack::server::Server;
 
 use super::consumer;
 use super::evidence::{Loss, Truth};
-use super::fault::{Dropped, Fault};
+use super::fault::{By, Cluster, Dropped, Fault};
 use super::relays::Relays;
 use crate::chaos::cluster::DATABASE;
 use crate::chaos::evidence::history;
@@ -44,7 +44,7 @@ pub struct World {
 
 impl World {
     pub fn start(logs: &Path) -> Result<World> {
-        let primary = Postgres::start("lossy", &[FAST, SETTINGS].concat())?;
+        let primary = start_cluster()?;
         primary.create_database(DATABASE)?;
         let sql = "CREATE EXTENSION pg_workflow; SELECT workflow.create_consumer('relay', true);";
         primary.psql(DATABASE, &format!("{sql} {}", consumer::setup()))?;
@@ -81,7 +81,8 @@ impl World {
         if let Fault::Loss(super::fault::Loss { dropped: Some(Dropped::After(_)), .. }) = fault {
             self.primary.psql(DATABASE, super::drop::DROP)?;
         }
-        self.truth.losses.push(Loss { fault: fault.to_string(), from, to: now() });
+        let redelivers = matches!(fault, Fault::Loss(loss) if loss.by == By::Dump(Cluster::Other));
+        self.truth.losses.push(Loss { fault: fault.to_string(), from, to: now(), redelivers });
         self.door.pass();
         Ok(())
     }
@@ -99,6 +100,10 @@ impl World {
         std::fs::copy(self.primary.log(), kept)?;
         Ok(())
     }
+}
+
+pub fn start_cluster() -> Result<Postgres> {
+    Postgres::start("lossy", &[FAST, SETTINGS].concat())
 }
 
 fn url_through(door: &Proxy) -> String {

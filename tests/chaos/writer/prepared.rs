@@ -20,6 +20,11 @@ impl Writer {
         match &prepared {
             Ok(()) => std::thread::sleep(Duration::from_millis(pause)),
             Err(error) if verdict(error) == Some(Verdict::Unknown) => (),
+            // It sends its own notifications, because the database has no notifier.
+            Err(error) if is_unsupported(error) => {
+                self.written.counts.rolled_back += 1;
+                return Ok(0);
+            }
             Err(_) => return prepared.map(|()| 0),
         }
         let was_prepared = self.end_prepared(&name, commits)?;
@@ -76,4 +81,9 @@ impl Writer {
             }
         }
     }
+}
+
+fn is_unsupported(error: &anyhow::Error) -> bool {
+    let error: Option<&postgres::Error> = error.downcast_ref();
+    error.and_then(postgres::Error::code).is_some_and(|code| code.code() == "0A000")
 }

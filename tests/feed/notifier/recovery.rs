@@ -5,8 +5,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pg_workflow_tests::*;
 use postgres::{Client, NoTls};
+use std::process::Command;
 use std::time::{Duration, Instant};
 use xtask::stack::postgres::{PRELOADED, Shutdown};
+use xtask::stack::process::clean_environment;
 
 /// If one process is killed, PostgreSQL restarts all of them with new shared memory.
 #[test]
@@ -114,4 +116,27 @@ fn notifier_waiting_for_a_lock_does_not_delay_server_stop() {
     cluster.stop(Shutdown::Fast).unwrap();
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     cluster.start_again().unwrap();
+}
+
+#[test]
+fn listener_hears_nothing_of_restored_events() {
+    let (cluster, db) = own_cluster("notifier-restore", &[PRELOADED]);
+    create_finished_tasks(&mut db.connect(), 20);
+    let mut dump = Command::new(cluster.install().program("pg_dump"));
+    clean_environment(&mut dump);
+    let dumped = dump.args(["--dbname", db.url()]).output().unwrap();
+    assert!(dumped.status.success());
+
+    let restored = Db::at(cluster.create_database("restored").unwrap());
+    let mut early = Listener::start(&restored);
+    cluster.psql("restored", &String::from_utf8(dumped.stdout).unwrap()).unwrap();
+    cluster.psql("restored", "SELECT workflow.finish_copy()").unwrap();
+    let mut late = Listener::start(&restored);
+    let task = create_task(&mut restored.connect());
+    for listener in [&mut early, &mut late] {
+        assert_eq!(listener.hear(2)[1], (task.to_string(), 1));
+    }
+    assert_eq!(early.hear_until_marker(&restored), 0);
+    // The marker of the other one.
+    assert_eq!(late.hear_until_marker(&restored), 1);
 }

@@ -51,6 +51,7 @@ fn packages(missing: &[Missing]) -> Result<Vec<String>> {
             Missing::Browser => packages.push("chromium".to_owned()),
             Missing::Python => packages.push("python3-venv".to_owned()),
             Missing::Pooler => packages.push("pgbouncer".to_owned()),
+            Missing::Clock => packages.push("faketime".to_owned()),
         }
     }
     Ok(packages)

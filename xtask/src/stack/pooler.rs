@@ -29,7 +29,7 @@ impl Pooler {
             let settings = format!(
                 "[databases]\n* = host=127.0.0.1 port={}\n\
                  [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n\
-                 pool_mode = transaction\ndefault_pool_size = {connections}\nignore_startup_parameters = extra_float_digits\n",
+                 pool_mode = transaction\ndefault_pool_size = {connections}\nserver_login_retry = 1\nignore_startup_parameters = extra_float_digits\n",
                 cluster.port()
             );
             // With auth_type any, the user of the connections to the server is named beside the host.

@@ -10,6 +10,7 @@ use std::sync::Mutex;
 use anyhow::{Context, Result, bail};
 use nix::unistd::User;
 
+use super::clock::Clock;
 use super::process::{PATIENCE, Process, Program, Running, clean_environment};
 use super::scratch::Scratch;
 use super::{port, user};
@@ -52,6 +53,8 @@ pub struct PostgresConfig {
     user: Option<User>,
     dir: PathBuf,
     port: u16,
+    /// Of its processes, beside our own.
+    environment: Vec<(String, String)>,
 }
 
 impl PostgresConfig {
@@ -62,7 +65,7 @@ impl PostgresConfig {
 
     fn create_with(install: PostgresInstall, dir: &Path, settings: &[(&str, &str)]) -> Result<Self> {
         let user = user::for_postgres()?;
-        let this = Self { install, user, dir: dir.to_owned(), port: 0 };
+        let this = Self { install, user, dir: dir.to_owned(), port: 0, environment: Vec::new() };
         let mut initdb = user::command(this.install.program("initdb"), this.user.as_ref());
         clean_environment(&mut initdb);
         initdb.current_dir(dir).arg("--pgdata").arg(this.data());
@@ -128,7 +131,7 @@ impl PostgresConfig {
         Program {
             program: self.install.program("postgres"),
             args: args.map(str::to_owned).into(),
-            envs: Vec::new(),
+            envs: self.environment.clone(),
             user: self.user.clone(),
             dir: &self.dir,
             log: self.log(),
@@ -188,10 +191,25 @@ impl Postgres {
         Self::start_with(setup::toolchain()?.postgres.clone(), name, settings)
     }
 
+    /// The same with a clock that can be set. Its standbys have the same clock.
+    pub fn start_by_clock(name: &str, settings: &[(&str, &str)], clock: &Clock) -> Result<Self> {
+        Self::start_in(setup::toolchain()?.postgres.clone(), name, settings, clock.environment())
+    }
+
     /// The same of another installation than the one that is built for.
     pub fn start_with(install: PostgresInstall, name: &str, settings: &[(&str, &str)]) -> Result<Self> {
+        Self::start_in(install, name, settings, Vec::new())
+    }
+
+    fn start_in(
+        install: PostgresInstall,
+        name: &str,
+        settings: &[(&str, &str)],
+        environment: Vec<(String, String)>,
+    ) -> Result<Self> {
         let (scratch, sockets) = (Scratch::new(name)?, Scratch::short()?);
         let config = PostgresConfig::create_with(install, scratch.path(), settings)?;
+        let config = PostgresConfig { environment, ..config };
         config.configure(&[("unix_socket_directories", &sockets.path().to_string_lossy())])?;
         let (config, process) = port::retrying(|port| {
             let config = config.on_port(port);
