@@ -41,6 +41,13 @@ $$;
 COMMENT ON FUNCTION workflow.refuse_subscriber(text) IS
 'Internal: raises 55000 while a subscription writes the tables of this database.';
 
+CREATE FUNCTION workflow.forget_notifications()
+RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'forget_notifications_wrapper';
+COMMENT ON FUNCTION workflow.forget_notifications() IS
+'Internal: has listeners hear only events that begin from now on. A rollback does not undo it.';
+
 CREATE FUNCTION workflow.finish_copy()
 RETURNS TABLE ("partition" text)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -86,6 +93,7 @@ BEGIN
     -- Last: a rollback does not undo these steps. The first id counts as drawn, so that positions are in the new partition.
     PERFORM setval(format('workflow.%I', t.name || '_id_seq')::regclass, number * workflow.partition_size())
     FROM unnest('{task_logs,state_history}'::text[]) AS t (name);
+    PERFORM workflow.forget_notifications();
 END
 $$;
 COMMENT ON FUNCTION workflow.finish_copy() IS

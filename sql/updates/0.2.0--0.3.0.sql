@@ -189,6 +189,7 @@ FOR EACH ROW EXECUTE FUNCTION workflow.check_fields();
 -- take function workflow.create_task_instances
 -- take function workflow.is_subscriber
 -- take function workflow.refuse_subscriber
+-- take function workflow.forget_notifications
 -- take function workflow.finish_copy
 
 REVOKE UPDATE (state, execution_date, conf) ON workflow.dag_runs FROM workflow_writer;

@@ -256,6 +256,7 @@ DROP FUNCTION workflow.bisect_events(timestamptz);
 DROP FUNCTION workflow.event_id_before(timestamptz);
 DROP FUNCTION workflow.refuse_subscriber(text);
 DROP FUNCTION workflow.finish_copy();
+DROP FUNCTION workflow.forget_notifications();
 DROP FUNCTION workflow.shows_all_tenants();
 DROP TYPE workflow.feed_position;
 

@@ -1,5 +1,6 @@
 //! A copy by logical replication takes over, by the commands of the page that describes it.
 
+use fallible_iterator::FallibleIterator;
 use pg_workflow_tests::*;
 use postgres::Client;
 use std::collections::{BTreeSet, HashMap};
@@ -168,6 +169,8 @@ fn switch_loses_and_doubles_no_event() {
     });
 
     // While it is a subscriber.
+    let mut listener = new.connect();
+    listener.batch_execute("LISTEN workflow_events").unwrap();
     let copy = &mut new.connect();
     for refused in [
         "SELECT workflow.create_consumer('local')",
@@ -200,6 +203,20 @@ fn switch_loses_and_doubles_no_event() {
     }
     wait_until("the relay", || stream(&redis).len() >= all.len());
     assert_eq!(stream(&redis), all, "the stream has each event once");
+    assert_eq!(heard_until(&mut listener, all[all.len() - 1]), all[copied.len()..], "only what was written here");
+}
+
+/// The ids of the events in the notifications up to one event.
+fn heard_until(listener: &mut Client, last: i64) -> Vec<i64> {
+    let mut ids = Vec::new();
+    let mut notifications = listener.notifications();
+    let mut heard = notifications.timeout_iter(PATIENCE);
+    while ids.last() != Some(&last) {
+        let notification = heard.next().unwrap().unwrap_or_else(|| panic!("event {last} was not heard, but {ids:?}"));
+        let event: serde_json::Value = serde_json::from_str(notification.payload()).expect("JSON");
+        ids.push(event["id"].as_i64().expect("an id"));
+    }
+    ids
 }
 
 /// Works on the new server while the IDs of its transactions run through those of the copied events: in each step, such

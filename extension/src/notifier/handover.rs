@@ -10,6 +10,7 @@ use crate::ffi::snapshot::Snapshot;
 use crate::ffi::values::clock;
 use crate::ffi::{area, cluster, session};
 use crate::position::{self, Position};
+use crate::signals;
 use pgrx::pg_sys::Oid;
 use std::mem::replace;
 use std::sync::atomic::Ordering;
@@ -69,6 +70,16 @@ pub fn begin(entry: usize, history: Oid, owner: Option<Oid>) {
     all[entry].commits = signals.owed.load(Ordering::Acquire);
     all[entry].caught_up_at = clock();
     signals.history.store(history.to_u32(), Ordering::Release);
+}
+
+/// Takes the position away: the next event or LISTEN begins with what is not visible then. Events that were copied here are
+/// never sent, and the transaction IDs of another cluster say nothing about their place.
+#[pgrx::pg_extern(sql = false)]
+fn forget_notifications() {
+    let Some(entry) = signals::entry_of(session::database()) else { return };
+    let Some(signals) = shared::signals().map(|all| &all[entry]) else { return };
+    let _locked = shared::progress_mut();
+    signals.history.store(0, Ordering::Release);
 }
 
 /// Hands the notifications of new transactions back to them. Those of older ones stay the notifier's.
