@@ -14,6 +14,7 @@ const INLINED: &[&str] = &[
     "workflow.is_in_window(pos workflow.feed_position,id bigint,transaction_id xid8)",
     "workflow.late_events(pos workflow.feed_position)",
     "workflow.events_in_window(pos workflow.feed_position,max integer,is_marked boolean)",
+    "workflow.finished_runs(before timestamptz)",
     "workflow.position_of(consumer workflow.consumers)",
     "workflow.position_of(checkpoint workflow.consumer_checkpoints)",
     "workflow.position_of(stored workflow.state_count_place)",
