@@ -17,9 +17,9 @@ pub fn start(url: &str, name: &str) -> Result<Witness> {
     session.client()?.simple_query("SELECT workflow.create_consumer('witness', true)")?;
     Witness::start(name, Promise::AtLeastOnce, move |recorder| {
         recorder.is_ready();
-        let mut acknowledged = HashSet::new();
+        let mut known = Known::default();
         while !recorder.is_over() {
-            if let Err(error) = step(&mut session, &mut acknowledged, recorder) {
+            if let Err(error) = step(&mut session, &mut known, recorder) {
                 recorder.accepts(&mut session, &error);
             }
         }
@@ -27,13 +27,25 @@ pub fn start(url: &str, name: &str) -> Result<Witness> {
     })
 }
 
+/// What the client knows of the database's answers.
+#[derive(Default)]
+struct Known {
+    acknowledged: HashSet<i64>,
+    /// The response to a read was lost: the database may have returned more of the window than the client has got.
+    may_have_been_returned: bool,
+}
+
 /// Reads and acknowledges a batch, or waits for one. A small batch is a part of its window: then the client first tries to
-/// acknowledge more than it has read, which would skip events.
-fn step(session: &mut Session, acknowledged: &mut HashSet<i64>, recorder: &mut Recorder) -> Result<()> {
+/// acknowledge more than was returned, which would skip events.
+fn step(session: &mut Session, known: &mut Known, recorder: &mut Recorder) -> Result<()> {
     let client = session.client()?;
     let max = [SMALL, 300][usize::from(fastrand::bool())];
     let read = format!("SELECT pg_catalog.row_to_json(e) FROM workflow.read_events('witness', {max}) AS e");
+    let was_lost = std::mem::replace(&mut known.may_have_been_returned, true);
     let rows = query(client, &read)?;
+    // Without events the window has ended.
+    known.may_have_been_returned = was_lost && !rows.is_empty();
+    let Known { acknowledged, may_have_been_returned } = known;
     let events = rows.iter().map(|json| Event::from_json(json)).collect::<Result<Vec<_>>>()?;
     for event in &events {
         recorder.see(*event);
@@ -46,7 +58,7 @@ fn step(session: &mut Session, acknowledged: &mut HashSet<i64>, recorder: &mut R
         return Ok(());
     };
     let acknowledge = |id: i64| format!("SELECT workflow.ack_events('witness', {id}::bigint)");
-    if events.len() == SMALL {
+    if events.len() == SMALL && !*may_have_been_returned {
         let beyond = query(client, &acknowledge(last.id + fastrand::i64(1..20)));
         if let Err(error) = beyond.map_err(|error| (code_of(&error), error))
             && error.0.as_deref() != Some("22023")
