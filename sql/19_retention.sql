@@ -269,14 +269,7 @@ BEGIN
     SELECT count(*) INTO locked_tasks
     FROM (SELECT FROM workflow.task_instances AS t WHERE t.dag_run_id = ANY (locked) FOR UPDATE SKIP LOCKED) AS t;
     -- Now no other session can change them.
-    SELECT count(*) INTO finished
-    FROM workflow.dag_runs AS r
-    WHERE r.id = ANY (locked)
-        AND r.state IN ('success', 'failed', 'upstream_failed', 'skipped')
-        AND r.updated_at < before
-        AND NOT EXISTS (
-            SELECT FROM workflow.task_instances AS t
-            WHERE t.dag_run_id = r.id AND (t.state IN ('running', 'retrying') OR t.updated_at >= before));
+    SELECT count(*) INTO finished FROM workflow.finished_runs(before) AS r WHERE r.id = ANY (locked);
     IF finished < cardinality(runs)
         OR locked_tasks < (SELECT count(*) FROM workflow.task_instances AS t WHERE t.dag_run_id = ANY (locked))
     THEN

@@ -127,8 +127,9 @@ impl Subscriber {
     ///
     /// Versions make up for the lost and repeated messages of a channel. A repeated event is dropped (at least
     /// 100,000 entities are remembered), but not a later event with the same version, which a restored database
-    /// writes. An event that skips versions waits until the missing ones are read from `state_history`. After each outage of the channel, and if the handler is so slow that 10,000 messages wait,
-    /// the subscriber reads the feed, from a position before which the channel has delivered everything.
+    /// writes. An event that skips versions waits until the missing ones are read from `state_history`. After each
+    /// outage of the channel, and if the handler is so slow that 10,000 messages wait, the subscriber reads the feed,
+    /// from a position before which the channel has delivered everything.
     ///
     /// The Redis user needs `+hello +subscribe +ping` and the channel, the role `current_position`, `follow_events` and
     /// SELECT on `state_history`.

@@ -21,17 +21,10 @@ fn write_events(client: &mut Client, count: i64) {
     client.execute(sql, &[&task, &count]).unwrap();
 }
 
-/// Buffers that a statement reads.
-fn buffers_of(client: &mut Transaction<'_>, sql: &str) -> i64 {
-    let explained = client.query_one(&format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}"), &[]).unwrap();
-    let plan = &explained.get::<_, serde_json::Value>(0)[0]["Plan"];
-    ["Shared Hit Blocks", "Shared Read Blocks"].iter().map(|name| plan[*name].as_i64().unwrap()).sum()
-}
-
 /// Reads one event in a transaction of its own, acknowledges it, and returns the buffers of the read.
 fn consume_one(client: &mut Client, level: IsolationLevel) -> i64 {
     let mut reading = begin(client, level);
-    let read = buffers_of(&mut reading, "SELECT * FROM workflow.read_events('reader')");
+    let read = buffers_in(&mut reading, "SELECT * FROM workflow.read_events('reader')");
     let ids = reading.query("SELECT id FROM workflow.read_events('reader')", &[]).unwrap();
     assert_eq!(ids.len(), 1);
     reading.query_one("SELECT workflow.ack_events('reader', $1)", &[&ids[0].get::<_, i64>(0)]).unwrap();
@@ -42,7 +35,7 @@ fn consume_one(client: &mut Client, level: IsolationLevel) -> i64 {
 
 fn follow_one(client: &mut Client, level: IsolationLevel, position: &mut String) -> i64 {
     let mut reading = begin(client, level);
-    let read = buffers_of(&mut reading, &format!("SELECT * FROM workflow.follow_events('{position}')"));
+    let read = buffers_in(&mut reading, &format!("SELECT * FROM workflow.follow_events('{position}')"));
     let rows = reading.query("SELECT \"position\" FROM workflow.follow_events($1)", &[position]).unwrap();
     assert_eq!(rows.len(), 1);
     *position = rows[0].get(0);
@@ -119,7 +112,7 @@ fn old_snapshot_reads_no_more_while_others_write() {
         }
         reading.batch_execute("SELECT workflow.create_consumer('reader')").unwrap();
         reading.query(read, &[]).unwrap();
-        costs.push(buffers_of(&mut reading, read));
+        costs.push(buffers_in(&mut reading, read));
         reading.rollback().unwrap();
     }
     assert!(costs[1] < costs[0] + 100, "buffers of an empty read after 1 and 500 transactions: {costs:?}");

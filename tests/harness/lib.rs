@@ -17,7 +17,7 @@ mod trace;
 mod transition;
 mod waiting;
 
-pub use buffers::buffers;
+pub use buffers::{buffers, buffers_in};
 pub use certificates::Certificates;
 pub use cluster::own_cluster;
 pub use database::{Db, create_writer};

@@ -19,6 +19,15 @@ fn published(db: &Db, which: &str) -> Vec<String> {
     db.connect().query(&sql, &[]).unwrap().iter().map(|row| row.get(0)).collect()
 }
 
+/// Starts a subscriber of the channel, and waits for its subscription.
+fn subscribe(redis: &Redis, db: &Db) -> Running {
+    let source = Source::channel(redis_at(redis.port()), CHANNEL, PostgresServer::parse(db.url()).unwrap());
+    let running = Running::start(source);
+    let subscribed = || redis.command::<Vec<(String, usize)>>(&["PUBSUB", "NUMSUB", CHANNEL]).unwrap()[0].1 == 1;
+    wait_until("the subscription", subscribed);
+    running
+}
+
 #[test]
 fn channel_gaps_are_filled_after_each_outage_without_repeats() {
     let (cluster, db) = own_cluster("subscriber-channel", &[]);
@@ -110,10 +119,7 @@ fn channel_corrects_skipped_and_repeated_versions() {
     let client = &mut db.connect();
     // Events before the subscription are not delivered.
     let task = create_task(client);
-    let source = Source::channel(redis_at(redis.port()), CHANNEL, PostgresServer::parse(db.url()).unwrap());
-    let running = Running::start(source);
-    let subscribed = || redis.command::<Vec<(String, usize)>>(&["PUBSUB", "NUMSUB", CHANNEL]).unwrap()[0].1 == 1;
-    wait_until("the subscription", subscribed);
+    let running = subscribe(&redis, &db);
     // It has finished its first catch-up.
     std::thread::sleep(Duration::from_secs(1));
     let path = [State::Queued, State::Running, State::Retrying, State::Running, State::Success];
@@ -137,10 +143,7 @@ fn channel_delivers_versions_that_a_restored_database_repeats() {
     let redis = Redis::start("subscriber-restored").unwrap();
     let client = &mut db.connect();
     let task = create_task(client);
-    let source = Source::channel(redis_at(redis.port()), CHANNEL, PostgresServer::parse(db.url()).unwrap());
-    let running = Running::start(source);
-    let subscribed = || redis.command::<Vec<(String, usize)>>(&["PUBSUB", "NUMSUB", CHANNEL]).unwrap()[0].1 == 1;
-    wait_until("the subscription", subscribed);
+    let running = subscribe(&redis, &db);
     let history = format!("entity_id = '{task}' ORDER BY version");
     let path = |path: &[State], client: &mut Client| {
         path.windows(2).for_each(|pair| _ = Transition::of(task).from(pair[0]).to(pair[1]).run(client).unwrap());
