@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use uuid::Uuid;
 use xtask::stack::postgres::PRELOADED;
 
@@ -62,8 +62,8 @@ fn update(client: &mut Client, version: &str) {
     try_update(client, version).unwrap();
 }
 
-/// Changes the version while others work. The update can be the victim of a deadlock; it is then repeated.
-fn update_under_load(client: &mut Client, version: &str) {
+/// Updates 0.1.0 while others work. Its released script can be the victim of a deadlock; the update is then repeated.
+fn update_oldest_under_load(client: &mut Client, version: &str) {
     for _ in 0..10 {
         match try_update(client, version) {
             Err(error) if error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED) => println!("{error:?}"),
@@ -241,21 +241,47 @@ fn hint_about_dropped_partition_is_true_of_older_version() {
 
 #[test]
 fn work_continues_while_versions_change() {
-    let (cluster, db) = own_cluster("versions", &[PRELOADED]);
+    let deadlocks = change_versions_under_load("versions", |client| {
+        for _ in 0..5 {
+            update_after_work(client, PREVIOUS, update);
+            update_after_work(client, NEWEST, update);
+        }
+        update_after_work(client, "0.1.0", update);
+    });
+    assert_eq!(deadlocks, 0, "no deadlock is caused by the scripts of {NEWEST}");
+}
+
+#[test]
+fn work_continues_while_oldest_version_is_updated() {
+    change_versions_under_load("versions-oldest", |client| {
+        update_after_work(client, "0.1.0", update);
+        update_after_work(client, NEWEST, update_oldest_under_load);
+    });
+}
+
+fn update_after_work(client: &mut Client, version: &str, update: fn(&mut Client, &str)) {
+    wait_until_work_continues(client);
+    update(client, version);
+}
+
+fn wait_until_work_continues(client: &mut Client) {
+    let seen = history_count(client);
+    wait_until("work continues", || history_count(client) > seen + 200);
+}
+
+/// Moves and reads while `change` changes versions; checks that nothing is lost. Returns the number of deadlocks of the others.
+fn change_versions_under_load(cluster: &str, change: impl FnOnce(&mut Client)) -> u32 {
+    let (cluster, db) = own_cluster(cluster, &[PRELOADED]);
     cluster.psql("workflow", "SELECT workflow.create_consumer('reader', true)").unwrap();
     let (done, all_written) = (AtomicBool::new(false), AtomicBool::new(false));
+    let deadlocks = AtomicU32::new(0);
     let (transitions, read) = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..4).map(|_| scope.spawn(|| move_tasks_until(&db, &done))).collect();
-        let reader = scope.spawn(|| read_until(&db, &all_written));
+        let workers: Vec<_> = (0..4).map(|_| scope.spawn(|| move_tasks_until(&db, &done, &deadlocks))).collect();
+        let reader = scope.spawn(|| read_until(&db, &all_written, &deadlocks));
         let _end = SetOnDrop(&[&done, &all_written]);
         let client = &mut db.connect();
-        for version in ["0.1.0", NEWEST, "0.1.0", NEWEST] {
-            let seen = history_count(client);
-            wait_until("work continues", || history_count(client) > seen + 200);
-            update_under_load(client, version);
-        }
-        let seen = history_count(client);
-        wait_until("work continues", || history_count(client) > seen + 200);
+        change(client);
+        wait_until_work_continues(client);
         done.store(true, Ordering::Release);
         let transitions: i64 = workers.into_iter().map(|worker| worker.join().unwrap()).sum();
         all_written.store(true, Ordering::Release);
@@ -269,6 +295,7 @@ fn work_continues_while_versions_change() {
     let all: HashSet<(Uuid, i64)> = all.iter().map(|row| (row.get(0), row.get(1))).collect();
     assert_eq!(read, all, "each event was read");
     drop(db);
+    deadlocks.into_inner()
 }
 
 fn history_count(client: &mut Client) -> i64 {
@@ -276,7 +303,7 @@ fn history_count(client: &mut Client) -> i64 {
 }
 
 /// Moves tasks, and returns the number of confirmed transitions. A version change may fail a statement but not lose one.
-fn move_tasks_until(db: &Db, done: &AtomicBool) -> i64 {
+fn move_tasks_until(db: &Db, done: &AtomicBool, deadlocks: &AtomicU32) -> i64 {
     let (mut client, mut transitions) = (db.connect(), 0);
     let mut failed_in_a_row = 0;
     while !done.load(Ordering::Acquire) {
@@ -292,27 +319,31 @@ fn move_tasks_until(db: &Db, done: &AtomicBool) -> i64 {
             transitions += 1;
             Ok(())
         });
-        failed_in_a_row = if moved.is_ok() { 0 } else { failed_in_a_row + failures_of(&moved) };
+        failed_in_a_row = if moved.is_ok() { 0 } else { failed_in_a_row + failures_of(&moved, deadlocks) };
         assert!(failed_in_a_row < 3, "tasks cannot be moved: {moved:?}");
     }
     transitions
 }
 
-/// Counts a failed statement, unless it lost a deadlock with an update: that one is repeated, and can win again.
-fn failures_of<T>(result: &Result<T, postgres::Error>) -> u32 {
+/// Counts a failed statement. One that lost a deadlock with an update is repeated, and can lose again: it counts as that.
+fn failures_of<T>(result: &Result<T, postgres::Error>, deadlocks: &AtomicU32) -> u32 {
     let code = result.as_ref().err().and_then(|error| error.code());
-    u32::from(code != Some(&SqlState::T_R_DEADLOCK_DETECTED))
+    if code == Some(&SqlState::T_R_DEADLOCK_DETECTED) {
+        deadlocks.fetch_add(1, Ordering::Relaxed);
+        return 0;
+    }
+    1
 }
 
 /// Reads as the consumer until the feed is empty after `done`; checks that no event is read twice.
-fn read_until(db: &Db, done: &AtomicBool) -> HashSet<(Uuid, i64)> {
+fn read_until(db: &Db, done: &AtomicBool, deadlocks: &AtomicU32) -> HashSet<(Uuid, i64)> {
     let (mut client, mut read) = (db.connect(), HashSet::new());
     let mut failed_in_a_row = 0;
     loop {
         let was_done = done.load(Ordering::Acquire);
         let sql = "SELECT id, entity_id, version FROM workflow.read_events('reader', 500, '100 ms')";
         let events = client.query(sql, &[]);
-        failed_in_a_row = if events.is_ok() { 0 } else { failed_in_a_row + failures_of(&events) };
+        failed_in_a_row = if events.is_ok() { 0 } else { failed_in_a_row + failures_of(&events, deadlocks) };
         assert!(failed_in_a_row < 3, "events cannot be read: {events:?}");
         let Ok(events) = events else { continue };
         for row in &events {
