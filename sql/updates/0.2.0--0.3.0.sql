@@ -31,7 +31,8 @@ DECLARE
             AND l.relation OPERATOR(pg_catalog.=) 'workflow.state_history'::pg_catalog.regclass);
     patience interval := CASE
         WHEN has_locks THEN '0'::pg_catalog.interval
-        ELSE COALESCE(NULLIF(timeout::pg_catalog.interval, '0'::pg_catalog.interval), '30 s'::pg_catalog.interval)
+        WHEN timeout OPERATOR(pg_catalog.=) '0' THEN '30 s'::pg_catalog.interval
+        ELSE timeout::pg_catalog.interval
     END;
     patient_until timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) patience;
 BEGIN
