@@ -85,11 +85,11 @@ fn neighbors(events: &[Event]) -> (usize, usize) {
 fn lossy_checker_detects_lost_and_undone_transitions() {
     let evidence = sound();
     let is_outside = |at: i64| evidence.losses.iter().all(|loss| at < loss.from || at > loss.to + 10_000_000);
-    // A transaction can make several transitions with one token.
-    let is_single = |token| evidence.marks.iter().filter(|mark| mark.token == token).count() == 1;
-    let kept = evidence.written.confirmed.iter().filter(|one| one.mark.token != 0 && is_single(one.mark.token));
-    let kept = kept.filter(|one| is_outside(one.at));
-    let kept = kept.max_by_key(|one| one.at).expect("a transition outside all losses").mark;
+    let mut kept: Vec<_> = evidence.written.confirmed.iter().filter(|one| is_outside(one.at)).collect();
+    kept.sort_by_key(|one| one.at);
+    // transition_many() makes several transitions with one token, and a creation has none.
+    let is_single = |token| token != 0 && evidence.marks.iter().filter(|mark| mark.token == token).count() == 1;
+    let kept = kept.iter().rfind(|one| is_single(one.mark.token)).expect("a transition outside all losses").mark;
     let confirmed = |evidence: &Evidence| counts(&check(evidence).confirmed);
 
     let mut lacking = sound();
