@@ -15,8 +15,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::workspace;
 
-/// The first statement of each update script.
-const UPDATE_CHECK: &str = include_str!("scripts/update_check.sql");
+/// The first statements of each update script.
+const UPDATE_START: &str = concat!(include_str!("scripts/update_check.sql"), include_str!("scripts/update_locks.sql"));
 
 /// All files of the extension but the library, by file name.
 pub fn extension_files() -> Result<Vec<(String, String)>> {
@@ -61,7 +61,7 @@ fn updates() -> Result<Vec<(String, String)>> {
         let (_, to) = versions.split_once("--").with_context(|| format!("{} is not named A--B.sql", path.display()))?;
         let target =
             if to == default_version()? { install_script()? } else { read(&releases().join(install_name(to)))? };
-        let body = UPDATE_CHECK.to_owned()
+        let body = UPDATE_START.to_owned()
             + &update::expand(&read(&path)?, &target).with_context(|| format!("cannot expand {}", path.display()))?;
         let header = format!("\\echo Use \"ALTER EXTENSION pg_workflow UPDATE TO '{to}'\" to load this file. \\quit\n");
         expanded.push((format!("pg_workflow--{versions}.sql"), header + &body));
