@@ -16,6 +16,7 @@ mod extension {
     mod guard;
     mod history;
     mod nested;
+    mod parents;
     mod races;
     mod restore;
     pub mod roles;

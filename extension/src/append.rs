@@ -43,13 +43,19 @@ impl Maker {
 
 /// Appends an event for each entity that a statement created, moved or deleted. `event` builds it from its new ID.
 pub fn append<'a, T>(entities: impl IntoIterator<Item = T>, origin: Origin, event: impl Fn(i64, T) -> Event<'a>) {
-    let history = History::open();
+    /// Events that are written together.
+    const MOST: usize = 1000;
+    let mut history = History::open();
     let (table, owner) = history.table();
     let notifications = Notifications::of_transaction(table, owner);
-    for entity in entities {
-        let event = event(history.next_id(), entity);
-        history.write(&event, origin);
-        notifications.send(&event);
+    let mut entities = entities.into_iter();
+    loop {
+        let events = memory::collect(entities.by_ref().take(MOST).map(|entity| event(history.next_id(), entity)));
+        history.write(&events, origin);
+        events.iter().for_each(|event| notifications.send(event));
+        if events.len() < MOST {
+            break;
+        }
     }
     history.close();
 }
@@ -61,11 +67,22 @@ pub fn append_transitions(kind: EntityType, transitions: &[Transition], maker: M
         Some(call) => call::request(call, read).unwrap_or_else(|| errors::unrecorded(kind, transitions[0].id)),
         None => (Jsonb::empty_object(), None),
     };
+    append_transitions_by(maker.role, kind, transitions, metadata, request_id.as_deref());
+}
+
+/// Appends transitions that a role made to the history.
+pub fn append_transitions_by(
+    role: Oid,
+    kind: EntityType,
+    transitions: &[Transition],
+    metadata: Jsonb,
+    request_id: Option<&str>,
+) {
     let actor = session::session_user();
     // Before the history is open: this may run a query.
     let dags = memory::collect(transitions.iter().map(|transition| transition.dag(kind)));
-    let acted_as = session::acted_as(maker.role);
-    let origin = Origin { request_id: request_id.as_deref(), acted_as: acted_as.as_deref() };
+    let acted_as = session::acted_as(role);
+    let origin = Origin { request_id, acted_as: acted_as.as_deref() };
     append(transitions.iter().zip(dags), origin, |id, (transition, dag_id)| Event {
         id,
         entity_type: kind.as_str(),
@@ -94,13 +111,18 @@ impl Transition {
 
 /// Appends the creation of entities of one parent to the history: runs of a DAG, or tasks of a run.
 pub fn append_creations(creation: Creation, parent: Uuid, created: &[(Uuid, Option<&str>)]) {
-    let Creation { kind, at, caller } = creation;
-    let dag_id = match kind {
+    let dag_id = match creation.kind {
         EntityType::DagRun => parent,
         EntityType::TaskInstance => {
             dag_of(parent).unwrap_or_else(|| errors::missing("dag_run", &parent.to_string(), "create tasks in it"))
         }
     };
+    append_creations_in(dag_id, creation, parent, created);
+}
+
+/// As above, with the DAG.
+pub fn append_creations_in(dag_id: Uuid, creation: Creation, parent: Uuid, created: &[(Uuid, Option<&str>)]) {
+    let Creation { kind, at, caller } = creation;
     let actor = session::session_user();
     let metadata = Jsonb::empty_object();
     let acted_as = session::acted_as(caller);

@@ -98,6 +98,11 @@ pub fn request<R>(call: u64, read: impl FnOnce(&Request) -> R) -> Option<R> {
     })
 }
 
+/// Whether no call is in progress.
+pub fn is_none() -> bool {
+    CALLS.with_borrow(Vec::is_empty)
+}
+
 /// Whether the innermost call purges.
 pub fn is_purge() -> bool {
     CALLS.with_borrow(|calls| matches!(calls.last(), Some(InProgress { call: Call::Purge, .. })))

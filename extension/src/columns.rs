@@ -3,6 +3,7 @@
 use crate::entity::EntityType;
 use crate::ffi::table_cache::TableCache;
 use crate::ffi::trigger::Trigger;
+use pgrx::pg_sys::Oid;
 
 /// Column numbers (from 1) of dag_runs or task_instances.
 #[derive(Clone, Copy)]
@@ -44,16 +45,20 @@ pub const fn parent_name(kind: EntityType) -> &'static str {
 }
 
 impl Columns {
-    /// Finds the columns by name, so that the library works with a table of any version. Looks up each table once.
+    /// Finds the columns of a trigger's table.
     pub fn of(kind: EntityType, trigger: Trigger) -> Columns {
+        Columns::of_table(kind, trigger.table(), |name| trigger.column(name))
+    }
+
+    /// Finds the columns by name, so that the library works with a table of any version. Looks up each table once.
+    pub fn of_table(kind: EntityType, table: Oid, column: impl Fn(&str) -> usize) -> Columns {
         thread_local! {
             static KNOWN: TableCache<Columns> = const { TableCache::new() };
         }
-        KNOWN.with(|known| known.get(trigger.table(), || Columns::look_up(kind, trigger)))
+        KNOWN.with(|known| known.get(table, || Columns::look_up(kind, column)))
     }
 
-    fn look_up(kind: EntityType, trigger: Trigger) -> Columns {
-        let column = |name| trigger.column(name);
+    fn look_up(kind: EntityType, column: impl Fn(&str) -> usize) -> Columns {
         Columns {
             id: column("id"),
             parent: column(parent_name(kind)),

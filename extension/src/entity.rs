@@ -1,5 +1,7 @@
 //! The two kinds of entity.
 
+use std::ffi::CStr;
+
 /// A kind of entity, with its name and its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntityType {
@@ -12,6 +14,14 @@ impl EntityType {
         match self {
             EntityType::DagRun => "dag_run",
             EntityType::TaskInstance => "task_instance",
+        }
+    }
+
+    /// The name of its table, in the schema of the extension.
+    pub const fn relation(self) -> &'static CStr {
+        match self {
+            EntityType::DagRun => c"dag_runs",
+            EntityType::TaskInstance => c"task_instances",
         }
     }
 

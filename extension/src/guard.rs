@@ -8,13 +8,11 @@ use crate::errors;
 use crate::ffi::session;
 use crate::ffi::trigger::{BEFORE_INSERT, BEFORE_UPDATE, Row, Trigger, Use};
 use crate::ffi::uuid::Uuid;
-use crate::ffi::values::clock;
 use crate::fields::{self, Written};
-use crate::managed::{Fixed, Managed};
+use crate::managed::{Fixed, Managed, now_after};
 use crate::restore;
 use crate::rights::export_trigger;
 use crate::unrecorded;
-use pg_workflow_state_machine::State;
 use pgrx::pg_sys::Datum;
 
 export_trigger!(
@@ -87,10 +85,7 @@ fn guard_entity(kind: EntityType, trigger: Trigger, old: &Row, new: &Row) -> Cha
     let call = call::moving(id);
     let current = Managed::of(old, &columns);
     let changed_at = unrecorded::note(id, current.version + 1, [from, to], now, call);
-    let mut changes = current.after(to, changed_at).as_changes(&columns);
-    changes.push((columns.updated_at, Some(Datum::from(changed_at))));
-    changes.extend(columns.task.and_then(|task| Some((task.error, error_of(call, to)?))));
-    changes
+    current.changes(to, changed_at, &columns, || call::request(call?, |request| request.metadata))
 }
 
 /// Rejects an UPDATE that sets a managed column to another value: ignoring the value would hide the mistake. Values as
@@ -109,19 +104,6 @@ fn reject_managed(kind: EntityType, columns: &Columns, old: &Row, new: &Row) -> 
         errors::managed_column(kind.as_str(), fixed.id, column);
     }
     fixed.id
-}
-
-/// Returns what a transition sets as the task's error; `None` if it leaves the error.
-fn error_of(call: Option<u64>, to: State) -> Option<Option<Datum>> {
-    if to == State::Running {
-        return Some(None);
-    }
-    call::request(call?, |request| request.metadata.get_text("error")).flatten().map(Some)
-}
-
-/// Returns the current time, but never one before the row's last change: time increases with the version.
-fn now_after(old: &Row, updated_at: usize) -> i64 {
-    clock().max(old.i64(updated_at).unwrap_or(i64::MIN))
 }
 
 /// BEFORE INSERT FOR EACH STATEMENT: only the owner inserts (the functions that create entities, and a restore).

@@ -1,28 +1,32 @@
 //! Writing the table `state_history`.
 
+use crate::direct;
 use crate::errors;
 use crate::event::Event;
+use crate::ffi::heap::{Heap, Lock};
 use crate::ffi::insert::Inserter;
 use crate::ffi::member;
 use crate::ffi::partition::Table;
+use crate::ffi::rows::Rows;
 use crate::ffi::sequence::Sequence;
 use crate::ffi::table_cache::TableCache;
 use crate::ffi::transaction;
 use crate::ffi::values::text_datum;
 use pgrx::pg_sys::{Datum, Oid};
-use std::cell::RefCell;
 
 /// The table, open for the events of one statement. It is written with no check of permissions.
 pub struct History {
     table: Table,
-    leaf: RefCell<Option<Leaf>>,
+    leaf: Option<Leaf>,
     ids: Sequence,
 }
 
 /// The partition for the IDs that are drawn now.
 struct Leaf {
-    rows: Inserter,
+    heap: Heap,
     columns: Columns,
+    /// For a table that needs more than rows and index entries.
+    executor: Option<Inserter>,
     /// The first ID of the next partition.
     end: i64,
 }
@@ -66,7 +70,7 @@ impl History {
         }
         let ids = Sequence::find(c"state_history_id_seq")
             .unwrap_or_else(|| errors::not_a_member("sequence workflow.state_history_id_seq"));
-        History { table, leaf: RefCell::new(None), ids }
+        History { table, leaf: None, ids }
     }
 
     /// Draws the ID of the next event. The entity's row is locked meanwhile, so IDs follow its versions.
@@ -79,64 +83,57 @@ impl History {
         self.table.table()
     }
 
-    /// Inserts the row of an event.
-    pub fn write(&self, event: &Event, origin: Origin) {
-        let mut leaf = self.leaf.borrow_mut();
-        if leaf.as_ref().is_none_or(|leaf| event.id >= leaf.end) {
-            leaf.take().into_iter().for_each(Leaf::close);
+    /// Inserts the rows of events, whose IDs ascend.
+    pub fn write(&mut self, mut events: &[Event], origin: Origin) {
+        while let Some(first) = events.first() {
+            if self.leaf.as_ref().is_none_or(|leaf| first.id >= leaf.end) {
+                self.leaf.take().into_iter().for_each(Leaf::close);
+            }
+            let leaf = self.leaf.get_or_insert_with(|| Leaf::open(&self.table, first.id));
+            let (here, later) = events.split_at(events.partition_point(|event| event.id < leaf.end));
+            leaf.write(here, origin);
+            events = later;
         }
-        let leaf = leaf.get_or_insert_with(|| Leaf::open(&self.table, event.id));
-        let Columns { id, entity_type, entity_id, old_state, new_state, version, metadata, .. } = leaf.columns;
-        let Columns { actor, changed_at, dag_id, dag_run_id, task_id, request_id, transaction_id: xid, .. } =
-            leaf.columns;
-        let mut values = vec![
-            (id, Datum::from(event.id)),
-            (entity_type, text_datum(event.entity_type)),
-            (entity_id, event.entity_id.as_datum()),
-            (version, Datum::from(event.version)),
-            (metadata, event.metadata.datum()),
-            (actor, text_datum(event.actor)),
-            (changed_at, Datum::from(event.changed_at)),
-            (dag_id, event.dag_id.as_datum()),
-            (dag_run_id, event.dag_run_id.as_datum()),
-            (xid, transaction::id()),
-        ];
-        let acted_as = leaf.columns.acted_as.map(|column| (column, origin.acted_as));
-        let states = [(old_state, event.old_state), (new_state, event.new_state)];
-        let texts = [(task_id, event.task_id), (request_id, origin.request_id)];
-        let texts = states.into_iter().chain(texts).chain(acted_as);
-        values.extend(texts.filter_map(|(column, text)| Some((column, text_datum(text?)))));
-        leaf.rows.insert(&values);
     }
 
     /// Closes the table; its lock stays.
     pub fn close(self) {
-        self.leaf.into_inner().into_iter().for_each(Leaf::close);
+        self.leaf.into_iter().for_each(Leaf::close);
         self.table.close();
     }
 }
 
 impl Leaf {
     fn open(table: &Table, id: i64) -> Leaf {
-        let Some(leaf) = table.leaf(id) else { errors::no_partition(id) };
-        let rows = Inserter::open(leaf.table);
-        Leaf { columns: Columns::of(&rows), rows, end: leaf.end }
+        let leaf = table.leaf(id).unwrap_or_else(|| errors::no_partition(id));
+        let heap = Heap::open(leaf.table, Lock::Write).unwrap_or_else(|| errors::no_partition(id));
+        Leaf { columns: Columns::of(leaf.table, &heap), heap, executor: None, end: leaf.end }
+    }
+
+    fn write(&mut self, events: &[Event], origin: Origin) {
+        let mut rows = Rows::new(self.heap.width());
+        events.iter().for_each(|event| rows.push(&self.columns.values(event, origin)));
+        if !direct::takes_events(&self.heap) || !self.heap.insert(&mut rows, None) {
+            let table = self.heap.relation().rd_id;
+            self.executor.get_or_insert_with(|| Inserter::open(table)).insert(&rows);
+        }
     }
 
     fn close(self) {
-        self.rows.close();
+        self.executor.into_iter().for_each(Inserter::close);
+        self.heap.close();
     }
 }
 
 impl Columns {
-    fn of(table: &Inserter) -> Columns {
+    fn of(table: Oid, heap: &Heap) -> Columns {
         thread_local! {
             static KNOWN: TableCache<Columns> = const { TableCache::new() };
         }
-        KNOWN.with(|known| known.get(table.oid(), || Columns::look_up(table)))
+        KNOWN.with(|known| known.get(table, || Columns::look_up(heap)))
     }
 
-    fn look_up(table: &Inserter) -> Columns {
+    fn look_up(table: &Heap) -> Columns {
         Columns {
             id: table.column("id"),
             entity_type: table.column("entity_type"),
@@ -154,5 +151,27 @@ impl Columns {
             transaction_id: table.column("transaction_id"),
             acted_as: table.find_column("acted_as"),
         }
+    }
+
+    /// Returns the row of an event, which must outlive it.
+    fn values(&self, event: &Event, origin: Origin) -> Vec<(usize, Datum)> {
+        let mut values = vec![
+            (self.id, Datum::from(event.id)),
+            (self.entity_type, text_datum(event.entity_type)),
+            (self.entity_id, event.entity_id.as_datum()),
+            (self.version, Datum::from(event.version)),
+            (self.metadata, event.metadata.datum()),
+            (self.actor, text_datum(event.actor)),
+            (self.changed_at, Datum::from(event.changed_at)),
+            (self.dag_id, event.dag_id.as_datum()),
+            (self.dag_run_id, event.dag_run_id.as_datum()),
+            (self.transaction_id, transaction::id()),
+        ];
+        let acted_as = self.acted_as.map(|column| (column, origin.acted_as));
+        let states = [(self.old_state, event.old_state), (self.new_state, event.new_state)];
+        let texts = [(self.task_id, event.task_id), (self.request_id, origin.request_id)];
+        let texts = states.into_iter().chain(texts).chain(acted_as);
+        values.extend(texts.filter_map(|(column, text)| Some((column, text_datum(text?)))));
+        values
     }
 }

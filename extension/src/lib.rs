@@ -14,6 +14,7 @@ mod creation;
 mod dag_of;
 mod deletion;
 mod dependents;
+mod direct;
 mod drop_guard;
 mod durability;
 mod entity;

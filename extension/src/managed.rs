@@ -2,8 +2,10 @@
 
 use crate::columns::{Columns, parent_name};
 use crate::entity::EntityType;
+use crate::ffi::jsonb::Jsonb;
 use crate::ffi::trigger::Row;
 use crate::ffi::uuid::Uuid;
+use crate::ffi::values::clock;
 use pg_workflow_state_machine::State;
 use pgrx::pg_sys::Datum;
 
@@ -48,8 +50,22 @@ impl Managed {
         after
     }
 
+    /// Returns all that a transition at a time writes beside the state.
+    pub fn changes(
+        self,
+        to: State,
+        now: i64,
+        columns: &Columns,
+        metadata: impl FnOnce() -> Option<Jsonb>,
+    ) -> Vec<(usize, Option<Datum>)> {
+        let mut changes = self.after(to, now).as_changes(columns);
+        changes.push((columns.updated_at, Some(Datum::from(now))));
+        changes.extend(columns.task.and_then(|task| Some((task.error, error_after(to, metadata)?))));
+        changes
+    }
+
     /// Returns the values as changes of a row.
-    pub fn as_changes(self, columns: &Columns) -> Vec<(usize, Option<Datum>)> {
+    fn as_changes(self, columns: &Columns) -> Vec<(usize, Option<Datum>)> {
         let datum = |value: Option<i64>| value.map(Datum::from);
         let mut changes = vec![
             (columns.version, Some(Datum::from(self.version))),
@@ -74,6 +90,19 @@ impl Managed {
         ];
         differ.iter().find(|(_, differs)| *differs).map(|(name, _)| *name)
     }
+}
+
+/// Returns what a transition sets as the task's error; `None` if it leaves the error.
+fn error_after(to: State, metadata: impl FnOnce() -> Option<Jsonb>) -> Option<Option<Datum>> {
+    if to == State::Running {
+        return Some(None);
+    }
+    metadata()?.get_text("error").map(Some)
+}
+
+/// Returns the current time, but never one before the row's last change: time increases with the version.
+pub fn now_after(row: &Row, updated_at: usize) -> i64 {
+    clock().max(row.i64(updated_at).unwrap_or(i64::MIN))
 }
 
 /// The columns that never change.

@@ -1,6 +1,7 @@
 //! The extension's version, UUIDs, and facts about the cluster, as SQL functions.
 
 use crate::errors;
+use crate::ffi::uuid::Uuid;
 use crate::ffi::{cluster, wal};
 use pgrx::pg_extern;
 
@@ -11,7 +12,7 @@ fn version() -> &'static str {
 
 #[pg_extern(sql = false)]
 fn uuid_v7() -> pgrx::Uuid {
-    pgrx::Uuid::from_bytes(uuid::Uuid::now_v7().into_bytes())
+    pgrx::Uuid::from_bytes(Uuid::new().0)
 }
 
 #[pg_extern(sql = false)]

@@ -18,6 +18,7 @@ pub enum Notification {
     Events,
 }
 
+static DIRECT_PATH: GucSetting<bool> = GucSetting::<bool>::new(true);
 static NOTIFICATION: GucSetting<Notification> = GucSetting::<Notification>::new(Notification::Events);
 static DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"*"));
 static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1000);
@@ -90,6 +91,18 @@ pub fn define() {
         GucContext::Suset,
         GucFlags::UNIT_MIN,
     );
+    GucRegistry::define_bool_guc(
+        c"pg_workflow.direct_path",
+        c"Lets the functions write rows directly where that does the same as an SQL statement.",
+        c"off: they run SQL statements, which are slower. For tests, and for extensions that must see each statement.",
+        &DIRECT_PATH,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+}
+
+pub fn direct_path() -> bool {
+    DIRECT_PATH.get()
 }
 
 fn define_number(

@@ -2,6 +2,7 @@
 
 use crate::args;
 use crate::call::{self, Call, Request};
+use crate::direct::{Entities, Step};
 use crate::entity::EntityType;
 use crate::errors::{self, Attempt};
 use crate::ffi::jsonb::Jsonb;
@@ -84,7 +85,20 @@ fn transition_one(
             return version;
         }
     }
-    update(&attempt, metadata, request_id).unwrap_or_else(|| fail(&attempt))
+    update_directly(&attempt, metadata, request_id)
+        .or_else(|| update(&attempt, metadata, request_id))
+        .unwrap_or_else(|| fail(&attempt))
+}
+
+/// Makes the transition by the direct path and returns the new version; `None` if that cannot.
+fn update_directly(attempt: &Attempt, metadata: Jsonb, request_id: Option<&str>) -> Option<i64> {
+    let entities = Entities::open(attempt.kind)?;
+    let accepts =
+        |state, version| state == attempt.from && attempt.expected_version.is_none_or(|expected| expected == version);
+    let step = entities.transition(attempt.id, accepts, attempt.to, metadata);
+    let made = if let Step::Made(transition) = step { vec![transition] } else { Vec::new() };
+    entities.record(&made, metadata, request_id);
+    made.first().map(|transition| transition.version)
 }
 
 /// The statements for one entity type.

@@ -2,10 +2,12 @@
 
 use crate::args;
 use crate::call::{self, Call, Request};
+use crate::direct::{Entities, Step};
 use crate::entity::EntityType;
 use crate::errors;
 use crate::ffi::jsonb::Jsonb;
 use crate::ffi::plan::{Plan, Rows};
+use crate::ffi::snapshot;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::{text_array, text_datum, uuid_array};
 use crate::{memory, rights};
@@ -74,7 +76,11 @@ struct Batch {
 impl Batch {
     fn outcomes(&self, mut ids: Vec<Uuid>, metadata: Jsonb, dry_run: bool) -> HashMap<Uuid, Outcome> {
         ids.sort_unstable();
-        let mut outcomes = if dry_run { HashMap::new() } else { self.update(&ids, metadata) };
+        let mut outcomes = HashMap::new();
+        if !dry_run {
+            let rest = self.update_directly(&ids, metadata, &mut outcomes);
+            self.update(rest, metadata, &mut outcomes);
+        }
         ids.retain(|id| !outcomes.contains_key(id));
         if !ids.is_empty() {
             self.explain(&ids, dry_run, &mut outcomes);
@@ -88,22 +94,48 @@ impl Batch {
         State::ALL.into_iter().filter(wanted).collect()
     }
 
-    /// Moves the rows that can move. First locks them in the order of their IDs, so that two batches do not deadlock:
+    /// Moves the rows that can move by the direct path, in the order of their IDs. Adds their outcomes, and returns the rest.
+    fn update_directly<'a>(
+        &self,
+        ids: &'a [Uuid],
+        metadata: Jsonb,
+        outcomes: &mut HashMap<Uuid, Outcome>,
+    ) -> &'a [Uuid] {
+        let Some(entities) = Entities::open(self.kind) else { return ids };
+        let accepts = |state, _| self.from.is_none_or(|from| from == state);
+        let mut made = Vec::new();
+        let done = snapshot::with_latest(|| {
+            ids.iter().position(|id| match entities.transition(*id, accepts, self.to, metadata) {
+                Step::Made(transition) => {
+                    memory::push(&mut made, transition);
+                    false
+                }
+                Step::Unexpected => false,
+                // The statement locks it and the rest, and looks at it again.
+                Step::Concurrent => true,
+            })
+        });
+        reserve(outcomes, made.len());
+        outcomes.extend(made.iter().map(|transition| (transition.id, self.applied(transition.version))));
+        entities.record(&made, metadata, None);
+        &ids[done.unwrap_or(ids.len())..]
+    }
+
+    fn applied(&self, version: i64) -> Outcome {
+        Outcome { outcome: "applied", state: Some(self.to), version: Some(version) }
+    }
+
+    /// Moves the rows that can move, and adds their outcomes. First locks them in the order of their IDs, so that two batches do not deadlock:
     /// the planner chooses the order in which an UPDATE visits rows.
-    fn update(&self, ids: &[Uuid], metadata: Jsonb) -> HashMap<Uuid, Outcome> {
+    fn update(&self, ids: &[Uuid], metadata: Jsonb, outcomes: &mut HashMap<Uuid, Outcome>) {
         let sources: Vec<_> = self.sources().into_iter().map(|state| text_datum(state.as_str())).collect();
         if sources.is_empty() || ids.is_empty() {
-            return HashMap::new();
+            return;
         }
         let args = [Some(id_array(ids)), Some(text_array(sources)), Some(text_datum(self.to.as_str()))];
         let applied = |rows: Rows| {
-            let mut outcomes = HashMap::new();
-            reserve(&mut outcomes, rows.len());
-            outcomes.extend((0..rows.len()).map(|row| {
-                let version = Some(rows.i64(row, 2));
-                (row_id(&rows, row), Outcome { outcome: "applied", state: Some(self.to), version })
-            }));
-            outcomes
+            reserve(outcomes, rows.len());
+            outcomes.extend((0..rows.len()).map(|row| (row_id(&rows, row), self.applied(rows.i64(row, 2)))));
         };
         let request = Request::new(memory::collect(ids.iter().copied()), metadata, None);
         call::during(Call::Transition(request), || with_plans(self.kind, |plans| plans.update.run(&args, applied)))

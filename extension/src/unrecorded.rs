@@ -43,15 +43,22 @@ type Attempts = Vec<Pending>;
 
 /// The pending transitions of one transaction, by entity and version.
 struct Transaction {
-    id: usize,
+    id: u64,
     pending: HashMap<(Uuid, i64), Attempts>,
 }
 
+thread_local! {
+    static CURRENT: RefCell<Transaction> = RefCell::new(Transaction { id: 0, pending: HashMap::new() });
+}
+
+/// Whether the current transaction has none.
+pub fn is_none() -> bool {
+    let id = transaction::assigned_id();
+    CURRENT.with_borrow(|current| current.pending.is_empty() || id != Some(current.id))
+}
+
 fn with<R>(work: impl FnOnce(&mut HashMap<(Uuid, i64), Attempts>) -> R) -> R {
-    thread_local! {
-        static CURRENT: RefCell<Transaction> = RefCell::new(Transaction { id: 0, pending: HashMap::new() });
-    }
-    let id = transaction::id().value();
+    let id = transaction::number();
     CURRENT.with_borrow_mut(|current| {
         if current.id != id {
             *current = Transaction { id, pending: HashMap::new() };

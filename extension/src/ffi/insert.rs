@@ -2,8 +2,8 @@
 //!
 //! Indexes, constraints and triggers of the table work as usual; permissions are not checked.
 
-use pgrx::pg_sys::{self, Datum, Oid};
-use std::ffi::CString;
+use super::rows::Rows;
+use pgrx::pg_sys::{self, Oid};
 
 /// A table open for inserts.
 pub struct Inserter {
@@ -31,44 +31,22 @@ impl Inserter {
         }
     }
 
-    /// Returns the table.
-    pub fn oid(&self) -> Oid {
-        // SAFETY: the table is open.
-        unsafe { (*self.table).rd_id }
-    }
-
-    /// Returns the number of a column, from 1.
-    pub fn column(&self, name: &str) -> usize {
-        self.find_column(name).unwrap_or_else(|| panic!("the table has no column {name}"))
-    }
-
-    /// Returns the number of a column, from 1; `None` if there is none of this name.
-    pub fn find_column(&self, name: &str) -> Option<usize> {
-        let c_name = CString::new(name).unwrap_or_default();
-        // SAFETY: the table is open, and so its descriptor lives.
-        let number = unsafe { pg_sys::SPI_fnumber((*self.table).rd_att, c_name.as_ptr()) };
-        usize::try_from(number).ok().filter(|number| *number > 0)
-    }
-
-    /// Inserts a row with these values, each of its column's type. All other columns are null.
-    pub fn insert(&self, values: &[(usize, Datum)]) {
-        // SAFETY: the slot has natts values and null flags, and the columns are of this table.
-        unsafe {
-            let slot = &mut *self.slot;
-            if let Some(clear) = (*slot.tts_ops).clear {
-                clear(slot);
-            }
-            let width = (*(*self.table).rd_att).natts as usize;
-            std::slice::from_raw_parts_mut(slot.tts_isnull, width).fill(true);
-            for (column, value) in values {
-                *slot.tts_values.add(column - 1) = *value;
-                *slot.tts_isnull.add(column - 1) = false;
-            }
-            pg_sys::ExecStoreVirtualTuple(slot);
-            pg_sys::ExecSimpleRelationInsert(self.target, self.executor, slot);
-            let context = (*self.executor).es_per_tuple_exprcontext;
-            if !context.is_null() {
-                pg_sys::MemoryContextReset((*context).ecxt_per_tuple_memory);
+    /// Inserts rows.
+    pub fn insert(&self, rows: &Rows) {
+        for n in 0..rows.len() {
+            // SAFETY: the slot has a value and a flag for each column, and the rows are of this table.
+            unsafe {
+                let slot = &mut *self.slot;
+                if let Some(clear) = (*slot.tts_ops).clear {
+                    clear(slot);
+                }
+                rows.fill(n, slot);
+                pg_sys::ExecStoreVirtualTuple(slot);
+                pg_sys::ExecSimpleRelationInsert(self.target, self.executor, slot);
+                let context = (*self.executor).es_per_tuple_exprcontext;
+                if !context.is_null() {
+                    pg_sys::MemoryContextReset((*context).ecxt_per_tuple_memory);
+                }
             }
         }
     }

@@ -73,6 +73,35 @@ pub fn has_privileges_of_named(role: &str) -> bool {
     role != Oid::INVALID && has_privileges_of(role)
 }
 
+/// Whether the current statement may write, needs no fixed snapshot, fires the triggers of ordinary sessions, and no other
+/// library checks its permissions.
+pub fn may_write_directly() -> bool {
+    // SAFETY: values of this process.
+    unsafe {
+        let hook = pg_sys::ExecutorCheckPerms_hook;
+        !pg_sys::XactReadOnly
+            && pg_sys::XactIsoLevel < pg_sys::XACT_REPEATABLE_READ as i32
+            && pg_sys::SessionReplicationRole == pg_sys::SESSION_REPLICATION_ROLE_ORIGIN as i32
+            && hook.is_none()
+            && !pg_sys::IsInParallelMode()
+            && pg_sys::ActiveSnapshotSet()
+    }
+}
+
+/// Whether the current role may read a table and update this column.
+pub fn may_update(table: Oid, column: usize) -> bool {
+    // SAFETY: catalog look-ups.
+    unsafe {
+        let role = pg_sys::GetUserId();
+        #[allow(clippy::useless_conversion)]
+        let right = pg_sys::ACL_UPDATE.into();
+        may_read(table)
+            && (pg_sys::pg_attribute_aclcheck(table, column as pg_sys::AttrNumber, role, right)
+                == pg_sys::AclResult::ACLCHECK_OK
+                || pg_sys::pg_class_aclcheck(table, role, right) == pg_sys::AclResult::ACLCHECK_OK)
+    }
+}
+
 /// Whether maintenance runs the code of a table's owner now.
 pub fn is_restricted_operation() -> bool {
     // SAFETY: a value of this process.

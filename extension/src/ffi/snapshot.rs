@@ -52,6 +52,17 @@ impl Snapshot {
     }
 }
 
+/// Runs `work` with a snapshot of now, if the transaction's isolation level allows.
+pub fn with_latest<R>(work: impl FnOnce() -> R) -> R {
+    // SAFETY: called within a transaction. After an error its end releases the snapshot.
+    unsafe {
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let result = work();
+        pg_sys::PopActiveSnapshot();
+        result
+    }
+}
+
 fn number(id: pg_sys::TransactionId) -> u32 {
     id.into_inner()
 }

@@ -58,6 +58,12 @@ pub fn assigned_id() -> Option<u64> {
     (id != 0).then_some(id)
 }
 
+/// Lets the following commands of the current transaction see all that it has written.
+pub fn next_command() {
+    // SAFETY: called within a transaction, not in parallel mode.
+    unsafe { pg_sys::CommandCounterIncrement() };
+}
+
 /// Whether the current transaction is a block: BEGIN, or several statements in one query string.
 pub fn is_block() -> bool {
     // SAFETY: a value of this process.

@@ -234,6 +234,11 @@ impl<'a> Trigger<'a> {
 pub struct Row(*mut pg_sys::TupleTableSlot);
 
 impl Row {
+    /// The row in a slot, which must outlive it.
+    pub(super) fn of(slot: *mut pg_sys::TupleTableSlot) -> Row {
+        Row(slot)
+    }
+
     fn get(&self, column: usize) -> Option<Datum> {
         // SAFETY: the slot holds a row of the table; deforming it up to the column fills that entry.
         unsafe {

@@ -8,6 +8,11 @@ use std::fmt;
 pub struct Uuid(pub [u8; 16]);
 
 impl Uuid {
+    /// Returns a new UUID of version 7. UUIDs of a process ascend.
+    pub fn new() -> Uuid {
+        Uuid(uuid::Uuid::now_v7().into_bytes())
+    }
+
     /// Copies the UUID of a datum.
     ///
     /// # Safety

@@ -1,0 +1,175 @@
+//! Creating the tasks of a run.
+
+use super::{insert, record_unrecorded};
+use crate::append::append_creations_in;
+use crate::args;
+use crate::call::Creation;
+use crate::direct::{self, Entities};
+use crate::entity::EntityType;
+use crate::errors;
+use crate::ffi::plan::{Plan, Rows};
+use crate::ffi::rows::Rows as NewRows;
+use crate::ffi::uuid::Uuid;
+use crate::ffi::values::{clock, text_array, text_datum};
+use crate::ffi::{session, transaction};
+use crate::{memory, rights, tenant};
+use pg_workflow_state_machine::State;
+use pgrx::iter::TableIterator;
+use pgrx::pg_sys::{self, Datum, Oid};
+use pgrx::{Array, name};
+
+type NewTasks = TableIterator<'static, (name!(id, pgrx::Uuid), name!(task_id, String))>;
+
+/// The function create_task_instances() of SQL.
+#[pgrx::pg_extern(sql = false)]
+fn create_tasks(
+    dag_run_id: Option<pgrx::Uuid>,
+    task_ids: Option<Array<'_, &'_ str>>,
+    max_tries: Option<i32>,
+) -> TableIterator<'static, (name!(id, pgrx::Uuid), name!(task_id, String))> {
+    create_tasks_for(session::user(), dag_run_id, task_ids, max_tries)
+}
+
+/// For the catalogs of 0.1.0 and 0.2.0: they declare it SECURITY DEFINER, so the current role is the owner.
+#[pgrx::pg_extern(sql = false)]
+fn create_task_instances(
+    dag_run_id: Option<pgrx::Uuid>,
+    task_ids: Option<Array<'_, &'_ str>>,
+    max_tries: Option<i32>,
+) -> TableIterator<'static, (name!(id, pgrx::Uuid), name!(task_id, String))> {
+    create_tasks_for(session::outer_user(), dag_run_id, task_ids, max_tries)
+}
+
+fn create_tasks_for(
+    caller: Oid,
+    dag_run_id: Option<pgrx::Uuid>,
+    task_ids: Option<Array<'_, &'_ str>>,
+    max_tries: Option<i32>,
+) -> NewTasks {
+    rights::refuse_restricted_operation();
+    let run = Uuid(*args::not_null("dag_run_id", dag_run_id).as_bytes());
+    let task_ids = args::array("task_ids", task_ids);
+    let names = memory::collect(task_ids.iter().map(|name| {
+        let name = args::not_null("task_ids", name);
+        args::check_task_id("task_ids", name);
+        memory::copy(name)
+    }));
+    let max_tries = args::check_max_tries(args::not_null("max_tries", max_tries));
+
+    let creation = Creation { kind: EntityType::TaskInstance, at: clock(), caller };
+    let tasks = Tasks { creation, run, names: &names, max_tries };
+    let created = if tenant::sees_run(caller, run) { tasks.create() } else { None };
+    let ids = created.unwrap_or_else(|| errors::missing("dag_run", &run.to_string(), "create tasks in it"));
+    TableIterator::new(ids.into_iter().map(|task| pgrx::Uuid::from_bytes(task.0)).zip(names))
+}
+
+/// The tasks to create.
+struct Tasks<'a> {
+    creation: Creation,
+    run: Uuid,
+    names: &'a [String],
+    max_tries: i32,
+}
+
+impl Tasks<'_> {
+    /// Creates them, and returns their IDs; `None` if there is no such run.
+    ///
+    /// Locks the run first: it stays until the transaction has ended, and a run that is being deleted is missed here
+    /// rather than by the foreign key.
+    fn create(&self) -> Option<Vec<Uuid>> {
+        let direct = rights::as_owner_of(self.creation.kind.relation(), || {
+            let dag = direct::lock_run(self.run)?;
+            Some((dag, self.insert_directly()?))
+        });
+        if let Some((dag, ids)) = direct {
+            append_creations_in(dag, self.creation, self.run, &self.with_names(&ids));
+            transaction::next_command();
+            return Some(ids);
+        }
+        let dag = self.lock_run()?;
+        let ids = self.insert();
+        // Fewer if another extension's trigger has skipped any.
+        if ids.len() != self.names.len() {
+            return None;
+        }
+        record_unrecorded(dag, self.creation, self.run, self.with_names(&ids));
+        Some(ids)
+    }
+
+    fn with_names(&self, ids: &[Uuid]) -> Vec<(Uuid, Option<&str>)> {
+        memory::collect(ids.iter().zip(self.names).map(|(id, name)| (*id, Some(name.as_str()))))
+    }
+
+    /// Locks the run, and returns its DAG.
+    fn lock_run(&self) -> Option<Uuid> {
+        thread_local! {
+            static LOCK: Plan = Plan::new(
+                "SELECT r.dag_id FROM workflow.dag_runs AS r WHERE r.id OPERATOR(pg_catalog.=) $1 FOR KEY SHARE".to_owned(),
+                &[pg_sys::UUIDOID],
+            );
+        }
+        let run = [Some(self.run.as_datum())];
+        let dag = |rows: Rows| if rows.len() == 0 { None } else { rows.uuid(0, 1) };
+        rights::as_owner_of(c"dag_runs", || LOCK.with(|plan| plan.run(&run, dag)))
+    }
+
+    fn insert(&self) -> Vec<Uuid> {
+        thread_local! {
+            static INSERT: Plan = Plan::new(
+                "INSERT INTO workflow.task_instances (dag_run_id, task_id, max_tries, created_at, updated_at) \
+                 SELECT $1, t.task_id, $3, $4, $4 \
+                 FROM pg_catalog.unnest($2) WITH ORDINALITY AS t (task_id, ordinal) \
+                 ORDER BY t.ordinal \
+                 RETURNING id"
+                    .to_owned(),
+                &[pg_sys::UUIDOID, pg_sys::TEXTARRAYOID, pg_sys::INT4OID, pg_sys::TIMESTAMPTZOID],
+            );
+        }
+        let names = text_array(memory::collect(self.names.iter().map(|name| text_datum(name))));
+        let (max_tries, at) = (Datum::from(self.max_tries), Datum::from(self.creation.at));
+        let values = [Some(self.run.as_datum()), Some(names), Some(max_tries), Some(at)];
+        INSERT.with(|plan| insert(self.creation, plan, &values))
+    }
+
+    /// Inserts them by the direct path, and returns their IDs; `None` if that cannot.
+    fn insert_directly(&self) -> Option<Vec<Uuid>> {
+        let Entities { heap, columns, .. } = Entities::open_for_creation(self.creation.kind)?;
+        let (task, max_tries) = (columns.task?, heap.column("max_tries"));
+        let ids = memory::collect(self.names.iter().map(|_| Uuid::new()));
+        let (queued, at) = (text_datum(State::Queued.as_str()), Datum::from(self.creation.at));
+        let mut rows = NewRows::new(heap.width());
+        for (id, name) in ids.iter().zip(self.names) {
+            rows.push(&[
+                (columns.id, id.as_datum()),
+                (columns.parent, self.run.as_datum()),
+                (task.task_id, text_datum(name)),
+                (columns.state, queued),
+                (columns.version, Datum::from(1i64)),
+                (task.try_number, Datum::from(0)),
+                (max_tries, Datum::from(self.max_tries)),
+                (columns.created_at, at),
+                (columns.updated_at, at),
+            ]);
+        }
+        let is_inserted = heap.insert(&mut rows, Some(&self.by_name()));
+        heap.close();
+        is_inserted.then_some(ids)
+    }
+
+    /// Returns the tasks' numbers in the order of their names. Of two calls that create tasks of the same names, one then
+    /// waits for the other, and neither for each other.
+    fn by_name(&self) -> Vec<usize> {
+        let mut order = memory::collect(0..self.names.len());
+        order.sort_unstable_by_key(|n| &self.names[*n]);
+        order
+    }
+}
+
+/// Checks a row of task_instances, for its CHECK constraint.
+#[pgrx::pg_extern(sql = false)]
+fn check_task_instance(task_id: &str, state: &str, max_tries: i32) -> bool {
+    args::check_task_id("task_id", task_id);
+    args::state("state", Some(state));
+    args::check_max_tries(max_tries);
+    true
+}

@@ -1,0 +1,316 @@
+//! Rows of a heap table, found by primary key, updated and inserted with their index entries, and nothing else: no plan, no
+//! executor, no triggers, no constraints, no check of rights. `definition.rs` tells for which tables that is enough.
+//!
+//! Each function guards its calls of PostgreSQL once; see `raw.rs`. All of them can raise errors: out of memory, a lock
+//! that is not granted, a unique key that exists, a corrupt page, a cancellation.
+
+use super::indexes::{Changes, Indexes, NewEntries, key};
+use super::raw;
+use super::rows::Rows;
+use super::trigger::Row;
+use super::uuid::Uuid;
+use pgrx::pg_sys::submodules::ffi::pg_guard_ffi_boundary;
+use pgrx::pg_sys::{self, Datum, Oid, Relation, TM_FailureData, TM_Result, TupleTableSlot};
+use std::ffi::CString;
+use std::ptr::null_mut;
+
+/// A table, locked until the transaction ends.
+pub struct Heap(Relation);
+
+/// A row that was found. Its values live until it is released.
+pub struct Found(*mut TupleTableSlot);
+
+/// The lock to take on a table.
+#[derive(Clone, Copy)]
+pub enum Lock {
+    /// As SELECT FOR KEY SHARE does.
+    Rows,
+    /// As INSERT and UPDATE do.
+    Write,
+}
+
+impl Heap {
+    /// Opens a table; `None` if it has been dropped.
+    pub fn open(table: Oid, lock: Lock) -> Option<Heap> {
+        let lock = match lock {
+            Lock::Rows => pg_sys::RowShareLock,
+            Lock::Write => pg_sys::RowExclusiveLock,
+        };
+        // SAFETY: null if there is no such table. An error unwinds, and the end of the (sub)transaction closes it.
+        let table = unsafe { pg_sys::try_table_open(table, lock as i32) };
+        (!table.is_null()).then_some(Heap(table))
+    }
+
+    /// Returns PostgreSQL's knowledge of the table.
+    pub fn relation(&self) -> &pg_sys::RelationData {
+        // SAFETY: the table is open as long as `self` lives.
+        unsafe { &*self.0 }
+    }
+
+    /// Returns the number of columns, dropped ones included.
+    pub fn width(&self) -> usize {
+        // SAFETY: an open table has a descriptor.
+        unsafe { (*self.relation().rd_att).natts as usize }
+    }
+
+    /// Returns the number of a column, from 1.
+    pub fn column(&self, name: &str) -> usize {
+        self.find_column(name).unwrap_or_else(|| panic!("the table has no column {name}"))
+    }
+
+    /// Returns the number of a column, from 1; `None` if there is none of this name.
+    pub fn find_column(&self, name: &str) -> Option<usize> {
+        let c_name = CString::new(name).unwrap_or_default();
+        // SAFETY: the table is open, and so its descriptor lives.
+        let number = unsafe { pg_sys::SPI_fnumber(self.relation().rd_att, c_name.as_ptr()) };
+        usize::try_from(number).ok().filter(|number| *number > 0)
+    }
+
+    /// Closes the table; its lock stays.
+    pub fn close(self) {
+        // SAFETY: the table is open.
+        unsafe { pg_sys::table_close(self.0, pg_sys::NoLock as i32) };
+    }
+
+    /// Finds a row by its primary key, which must be this column, a uuid. It sees what the current statement sees, and
+    /// what the transaction has written since.
+    pub fn find(&self, column: usize, id: Uuid) -> Option<Found> {
+        // SAFETY: a snapshot is active: a statement calls us. The closure holds no destructor.
+        let slot = unsafe { pg_guard_ffi_boundary(|| find(self.0, column, id)) };
+        (!slot.is_null()).then_some(Found(slot))
+    }
+
+    /// Locks the key of a row, or of its newest version, as a foreign key does. Returns false if it has been deleted.
+    pub fn lock_key(&self, found: &Found) -> bool {
+        // SAFETY: the row is of this table, which is a heap. The closure holds no destructor.
+        unsafe { pg_guard_ffi_boundary(|| lock_key(self.0, found.0)) }
+    }
+
+    /// Writes a new version of a row. Waits for a transaction that changes the row. Returns false, and changes nothing, if
+    /// the row is not the newest version, or if an index or a foreign key needs more than an entry.
+    pub fn update(&self, found: &Found, changes: &Changes) -> bool {
+        // SAFETY: the row is of this table, which is a heap; the values have their columns' types. The closure holds no
+        // destructor.
+        unsafe {
+            pg_guard_ffi_boundary(|| {
+                let indexes = Indexes::open(self.0);
+                let is_simple = indexes.are_plain && !indexes.unique_key_has(changes);
+                let is_updated = is_simple && update(self.0, &indexes, found.0, changes);
+                indexes.close();
+                is_updated
+            })
+        }
+    }
+
+    /// Inserts rows. Returns false, and inserts nothing, if an index needs more than an entry. See [`Indexes::insert`] for
+    /// the order.
+    pub fn insert(&self, rows: &mut Rows, unique_order: Option<&[usize]>) -> bool {
+        // SAFETY: the rows are of this table, which is a heap; the order has each of their numbers. The closure holds no
+        // destructor.
+        unsafe {
+            pg_guard_ffi_boundary(|| {
+                let indexes = Indexes::open(self.0);
+                if indexes.are_plain {
+                    insert(self.0, rows);
+                    indexes.insert(self.0, rows, unique_order);
+                }
+                indexes.close();
+                indexes.are_plain
+            })
+        }
+    }
+}
+
+impl Found {
+    /// Returns the row.
+    pub fn row(&self) -> Row {
+        Row::of(self.0)
+    }
+
+    /// Releases the row. After an error the end of the (sub)transaction does.
+    pub fn release(self) {
+        // SAFETY: the slot is ours.
+        unsafe { pg_sys::ExecDropSingleTupleTableSlot(self.0) };
+    }
+}
+
+/// # Safety
+/// As of [`Heap::find`]. Called within a boundary.
+unsafe fn find(table: Relation, column: usize, id: Uuid) -> *mut TupleTableSlot {
+    // SAFETY: the caller's promise; an index that is listed can be opened.
+    unsafe {
+        if !(*table).rd_indexvalid {
+            raw::list_free(raw::RelationGetIndexList(table));
+        }
+        let primary = (*table).rd_pkindex;
+        if primary == Oid::INVALID {
+            return null_mut();
+        }
+        let index = raw::index_open(primary, pg_sys::AccessShareLock as i32);
+        let of = &*(*index).rd_index;
+        let is_on_column = of.indisvalid && of.indnkeyatts == 1 && key(of, 0) == column;
+        let slot = if is_on_column { scan(table, index, id) } else { null_mut() };
+        raw::index_close(index, pg_sys::NoLock as i32);
+        slot
+    }
+}
+
+/// Finds the row with an ID; null if there is none.
+///
+/// # Safety
+/// The index must be the table's primary key, a uuid. Called within a boundary.
+unsafe fn scan(table: Relation, index: Relation, id: Uuid) -> *mut TupleTableSlot {
+    // SAFETY: the caller's promise; the snapshot is active until the scan has ended. The row stays pinned by its slot.
+    unsafe {
+        let is_older = (*raw::GetActiveSnapshot()).curcid != raw::GetCurrentCommandId(false);
+        if is_older {
+            raw::PushCopiedSnapshot(raw::GetActiveSnapshot());
+            raw::UpdateActiveSnapshotCommandId();
+        }
+        let slot = raw::table_slot_create(table, null_mut());
+        let mut key = pg_sys::ScanKeyData::default();
+        let (equal, function) = (pg_sys::BTEqualStrategyNumber as u16, Oid::from(pg_sys::F_UUID_EQ));
+        raw::ScanKeyInit(&raw mut key, 1, equal, function, id.as_datum());
+        let scan = raw::begin_scan(table, index, raw::GetActiveSnapshot());
+        raw::index_rescan(scan, &raw mut key, 1, null_mut(), 0);
+        let is_found = raw::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot);
+        raw::index_endscan(scan);
+        if is_older {
+            raw::PopActiveSnapshot();
+        }
+        if is_found {
+            raw::slot_getsomeattrs_int(slot, (*(*table).rd_att).natts);
+            return slot;
+        }
+        raw::ExecDropSingleTupleTableSlot(slot);
+        null_mut()
+    }
+}
+
+/// # Safety
+/// As of [`Heap::lock_key`]. Called within a boundary.
+unsafe fn lock_key(table: Relation, row: *mut TupleTableSlot) -> bool {
+    /// Also the version that a transaction in progress is writing; and the newest one.
+    const FLAGS: u32 = pg_sys::TUPLE_LOCK_FLAG_LOCK_UPDATE_IN_PROGRESS | pg_sys::TUPLE_LOCK_FLAG_FIND_LAST_VERSION;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let Some(lock) = (*(*table).rd_tableam).tuple_lock else { return false };
+        let mut place = (*row).tts_tid;
+        let mut failure = TM_FailureData::default();
+        let result = lock(
+            table,
+            &raw mut place,
+            raw::GetActiveSnapshot(),
+            row,
+            raw::GetCurrentCommandId(true),
+            pg_sys::LockTupleMode::LockTupleKeyShare,
+            pg_sys::LockWaitPolicy::LockWaitBlock,
+            FLAGS as u8,
+            &raw mut failure,
+        );
+        result == TM_Result::TM_Ok
+    }
+}
+
+/// # Safety
+/// As of [`Heap::update`]. Called within a boundary.
+unsafe fn update(table: Relation, indexes: &Indexes, old: *mut TupleTableSlot, changes: &Changes) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let Some(update) = (*(*table).rd_tableam).tuple_update else { return false };
+        raw::CheckCmdReplicaIdentity(table, pg_sys::CmdType::CMD_UPDATE);
+        let new = version_with(table, old, changes);
+        let mut failure = TM_FailureData::default();
+        let mut lock_mode = pg_sys::LockTupleMode::LockTupleNoKeyExclusive;
+        let mut new_entries = NewEntries::default();
+        let result = update(
+            table,
+            &raw mut (*old).tts_tid,
+            new,
+            raw::GetCurrentCommandId(true),
+            raw::GetActiveSnapshot(),
+            null_mut(),
+            true,
+            &raw mut failure,
+            &raw mut lock_mode,
+            &raw mut new_entries,
+        );
+        let is_updated = result == TM_Result::TM_Ok;
+        if is_updated {
+            indexes.insert_version(table, new, changes, new_entries);
+        }
+        raw::ExecDropSingleTupleTableSlot(new);
+        is_updated
+    }
+}
+
+/// Returns a row with changes.
+///
+/// # Safety
+/// The row must be of the table, and all its values read; the changes have their columns' types. Called within a boundary.
+unsafe fn version_with(table: Relation, old: *mut TupleTableSlot, changes: &Changes) -> *mut TupleTableSlot {
+    // SAFETY: the caller's promise. A virtual slot has room for each column's value; the old values are pinned.
+    unsafe {
+        let width = (*(*table).rd_att).natts as usize;
+        let new = raw::MakeSingleTupleTableSlot((*table).rd_att, &raw const pg_sys::TTSOpsVirtual);
+        std::ptr::copy_nonoverlapping((*old).tts_values, (*new).tts_values, width);
+        std::ptr::copy_nonoverlapping((*old).tts_isnull, (*new).tts_isnull, width);
+        for (column, value) in changes {
+            *(*new).tts_isnull.add(column - 1) = value.is_none();
+            *(*new).tts_values.add(column - 1) = value.unwrap_or(Datum::null());
+        }
+        raw::ExecStoreVirtualTuple(new);
+        new
+    }
+}
+
+/// # Safety
+/// As of [`Heap::insert`]. Called within a boundary.
+unsafe fn insert(table: Relation, rows: &mut Rows) {
+    /// Rows whose slots exist at a time.
+    const MOST: usize = 1000;
+    // SAFETY: the caller's promise. The slots share a copy of the descriptor: PostgreSQL searches the references to the
+    // table's own one linearly.
+    unsafe {
+        let descriptor = raw::CreateTupleDescCopy((*table).rd_att);
+        let most = rows.len().min(MOST);
+        let slots = raw::palloc0(most.max(1) * size_of::<*mut TupleTableSlot>()).cast::<*mut TupleTableSlot>();
+        for n in 0..most {
+            *slots.add(n) = raw::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsVirtual);
+        }
+        let mut first = 0;
+        while first < rows.len() {
+            let count = (rows.len() - first).min(MOST);
+            insert_some(table, rows, first, slots, count);
+            first += count;
+        }
+        for n in 0..most {
+            raw::ExecDropSingleTupleTableSlot(*slots.add(n));
+        }
+    }
+}
+
+/// # Safety
+/// There must be as many rows from `first` on, and slots. Called within a boundary.
+unsafe fn insert_some(table: Relation, rows: &mut Rows, first: usize, slots: *mut *mut TupleTableSlot, count: usize) {
+    // SAFETY: the caller's promise; a heap has both functions.
+    unsafe {
+        let access = &*(*table).rd_tableam;
+        let command = raw::GetCurrentCommandId(true);
+        for n in 0..count {
+            rows.fill(first + n, *slots.add(n));
+            raw::ExecStoreVirtualTuple(*slots.add(n));
+        }
+        match (access.tuple_insert, access.multi_insert) {
+            (Some(insert), _) if count == 1 => insert(table, *slots, command, 0, null_mut()),
+            (_, Some(insert)) => insert(table, slots, count as i32, command, 0, null_mut()),
+            _ => {}
+        }
+        for n in 0..count {
+            rows.set_place(first + n, (**slots.add(n)).tts_tid);
+            if let Some(clear) = (*(**slots.add(n)).tts_ops).clear {
+                clear(*slots.add(n));
+            }
+        }
+    }
+}
