@@ -145,15 +145,6 @@ pub fn lock_run(run: Uuid) -> Option<Uuid> {
     dag
 }
 
-/// Whether rows of a partition of the history, or of the whole, can be written directly.
-pub fn takes_events(heap: &Heap) -> bool {
-    thread_local! {
-        static KNOWN: TableCache<bool> = const { TableCache::new() };
-    }
-    let look_up = || heap.is_ordinary() && !heap.fires_for_inserted_rows() && heap.checks().is_empty();
-    settings::direct_path() && KNOWN.with(|known| known.get(heap.relation().rd_id, look_up))
-}
-
 impl Facts {
     fn look_up(kind: EntityType, heap: &Heap, columns: &Columns) -> Facts {
         let is_ordinary = heap.is_ordinary();

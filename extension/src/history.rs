@@ -1,6 +1,5 @@
 //! Writing the table `state_history`.
 
-use crate::direct;
 use crate::errors;
 use crate::event::Event;
 use crate::ffi::heap::{Heap, Lock};
@@ -12,6 +11,7 @@ use crate::ffi::sequence::Sequence;
 use crate::ffi::table_cache::TableCache;
 use crate::ffi::transaction;
 use crate::ffi::values::text_datum;
+use crate::settings;
 use pgrx::pg_sys::{Datum, Oid};
 
 /// The table, open for the events of one statement. It is written with no check of permissions.
@@ -111,12 +111,23 @@ impl Leaf {
     }
 
     fn write(&mut self, events: &[Event], origin: Origin) {
-        let mut rows = Rows::new(self.heap.width());
+        let mut rows = Rows::new(self.heap.width(), events.len());
         events.iter().for_each(|event| rows.push(&self.columns.values(event, origin)));
-        if !direct::takes_events(&self.heap) || !self.heap.insert(&mut rows, None) {
+        if !self.is_direct() || !self.heap.insert(&mut rows, None) {
             let table = self.heap.relation().rd_id;
             self.executor.get_or_insert_with(|| Inserter::open(table)).insert(&rows);
         }
+        rows.free();
+    }
+
+    /// Whether rows can be written without an executor.
+    fn is_direct(&self) -> bool {
+        thread_local! {
+            static KNOWN: TableCache<bool> = const { TableCache::new() };
+        }
+        let heap = &self.heap;
+        let look_up = || heap.is_ordinary() && !heap.fires_for_inserted_rows() && heap.checks().is_empty();
+        settings::direct_path() && KNOWN.with(|known| known.get(heap.relation().rd_id, look_up))
     }
 
     fn close(self) {

@@ -22,9 +22,3 @@ pub fn copy(text: &str) -> String {
     copy.push_str(text);
     copy
 }
-
-/// Adds an item `count` times. Raises an error if memory runs out.
-pub fn extend<T: Copy>(items: &mut Vec<T>, item: T, count: usize) {
-    items.try_reserve(count).unwrap_or_else(|_| errors::out_of_memory());
-    items.resize(items.len() + count, item);
-}

@@ -137,7 +137,7 @@ impl Tasks<'_> {
         let (task, max_tries) = (columns.task?, heap.column("max_tries"));
         let ids = memory::collect(self.names.iter().map(|_| Uuid::new()));
         let (queued, at) = (text_datum(State::Queued.as_str()), Datum::from(self.creation.at));
-        let mut rows = NewRows::new(heap.width());
+        let mut rows = NewRows::new(heap.width(), ids.len());
         for (id, name) in ids.iter().zip(self.names) {
             rows.push(&[
                 (columns.id, id.as_datum()),
@@ -152,6 +152,7 @@ impl Tasks<'_> {
             ]);
         }
         let is_inserted = heap.insert(&mut rows, Some(&self.by_name()));
+        rows.free();
         heap.close();
         is_inserted.then_some(ids)
     }

@@ -287,6 +287,8 @@ unsafe fn insert(table: Relation, rows: &mut Rows) {
         for n in 0..most {
             raw::ExecDropSingleTupleTableSlot(*slots.add(n));
         }
+        raw::pfree(slots.cast());
+        raw::FreeTupleDesc(descriptor);
     }
 }
 

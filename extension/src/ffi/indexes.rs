@@ -65,6 +65,8 @@ impl Indexes {
                 raw::index_close(self.open[n], pg_sys::NoLock as i32);
             }
         }
+        // SAFETY: it was allocated by `open`.
+        unsafe { raw::pfree(self.infos.cast()) };
     }
 
     /// Whether the changes are of a unique key. Then foreign keys might have to follow.

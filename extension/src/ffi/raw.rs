@@ -48,6 +48,8 @@ unsafe extern "C-unwind" {
     pub fn UpdateActiveSnapshotCommandId();
     pub fn GetActiveSnapshot() -> Snapshot;
     pub fn PopActiveSnapshot();
+    pub fn FreeTupleDesc(descriptor: TupleDesc);
+    pub fn pfree(pointer: *mut c_void);
     pub fn palloc0(size: Size) -> *mut c_void;
 }
 

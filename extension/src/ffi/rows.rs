@@ -1,36 +1,51 @@
 //! Rows to insert: their values, and then their places.
 
-use crate::memory;
-use pgrx::pg_sys::{Datum, ItemPointerData, TupleTableSlot};
+use pgrx::pg_sys::{self, Datum, ItemPointerData, TupleTableSlot};
 
-/// Rows of one table.
+/// Rows of one table, in PostgreSQL's memory: if that is exhausted, PostgreSQL raises the error.
 pub struct Rows {
     /// The number of columns.
     width: usize,
-    values: Vec<Datum>,
-    nulls: Vec<bool>,
-    places: Vec<ItemPointerData>,
+    len: usize,
+    most: usize,
+    values: *mut Datum,
+    nulls: *mut bool,
+    places: *mut ItemPointerData,
 }
 
 impl Rows {
-    /// No rows of a table with this many columns.
-    pub const fn new(width: usize) -> Rows {
-        Rows { width, values: Vec::new(), nulls: Vec::new(), places: Vec::new() }
+    /// No rows of a table with this many columns, with room for `most`.
+    pub fn new(width: usize, most: usize) -> Rows {
+        let (values, nulls) = (allocate(width * most), allocate(width * most));
+        Rows { width, len: 0, most, values, nulls, places: allocate(most) }
     }
 
     pub fn len(&self) -> usize {
-        self.places.len()
+        self.len
     }
 
     /// Adds a row with these values (columns from 1), which must outlive its insert. All other columns are null.
     pub fn push(&mut self, values: &[(usize, Datum)]) {
-        let first = self.values.len();
-        memory::extend(&mut self.values, Datum::null(), self.width);
-        memory::extend(&mut self.nulls, true, self.width);
-        memory::push(&mut self.places, ItemPointerData::default());
-        for (column, value) in values {
-            self.values[first + column - 1] = *value;
-            self.nulls[first + column - 1] = false;
+        assert!(self.len < self.most);
+        let first = self.len * self.width;
+        self.len += 1;
+        // SAFETY: there is room for the row, and the columns are the table's.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.nulls.add(first), self.width).fill(true);
+            for (column, value) in values {
+                *self.values.add(first + column - 1) = *value;
+                *self.nulls.add(first + column - 1) = false;
+            }
+        }
+    }
+
+    /// Frees the memory. After an error the end of the statement does.
+    pub fn free(self) {
+        // SAFETY: it was allocated by `new`.
+        unsafe {
+            pg_sys::pfree(self.values.cast());
+            pg_sys::pfree(self.nulls.cast());
+            pg_sys::pfree(self.places.cast());
         }
     }
 
@@ -41,8 +56,8 @@ impl Rows {
     pub unsafe fn fill(&self, n: usize, slot: *mut TupleTableSlot) {
         // SAFETY: the caller's promise.
         unsafe {
-            std::ptr::copy_nonoverlapping(self.values.as_ptr().add(n * self.width), (*slot).tts_values, self.width);
-            std::ptr::copy_nonoverlapping(self.nulls.as_ptr().add(n * self.width), (*slot).tts_isnull, self.width);
+            std::ptr::copy_nonoverlapping(self.values.add(n * self.width), (*slot).tts_values, self.width);
+            std::ptr::copy_nonoverlapping(self.nulls.add(n * self.width), (*slot).tts_isnull, self.width);
         }
     }
 
@@ -52,7 +67,7 @@ impl Rows {
     /// There must be such a row.
     pub unsafe fn set_place(&mut self, n: usize, place: ItemPointerData) {
         // SAFETY: the caller's promise.
-        unsafe { *self.places.as_mut_ptr().add(n) = place };
+        unsafe { *self.places.add(n) = place };
     }
 
     /// Returns the values, the flags and the place of row `n`.
@@ -61,12 +76,13 @@ impl Rows {
     /// There must be such a row.
     pub unsafe fn parts(&mut self, n: usize) -> (*const Datum, *const bool, *mut ItemPointerData) {
         // SAFETY: the caller's promise.
-        unsafe {
-            (
-                self.values.as_ptr().add(n * self.width),
-                self.nulls.as_ptr().add(n * self.width),
-                self.places.as_mut_ptr().add(n),
-            )
-        }
+        unsafe { (self.values.add(n * self.width), self.nulls.add(n * self.width), self.places.add(n)) }
     }
+}
+
+/// Allocates zeroed memory for values of a type of PostgreSQL.
+fn allocate<T>(count: usize) -> *mut T {
+    let flags = (pg_sys::MCXT_ALLOC_HUGE | pg_sys::MCXT_ALLOC_ZERO) as i32;
+    // SAFETY: raises an error if memory is exhausted. All bits zero are a value of these types.
+    unsafe { pg_sys::palloc_extended(count.max(1) * size_of::<T>(), flags).cast() }
 }
