@@ -459,6 +459,10 @@ BEGIN
             jsonb_build_object('argument', 'event_id', 'value', event_id, 'next_event', next_id),
             'Skip only the next event, and only if no reader can process it.');
     END IF;
+    -- As in read_events(): it delivers the rest of an open window without another wait.
+    IF NOT was_open THEN
+        PERFORM workflow.make_durable();
+    END IF;
     pos.acked_id := next_id;
     PERFORM workflow.store_position(consumer, pos, CASE WHEN was_open THEN (
         SELECT greatest(c.returned_id, next_id) FROM workflow.consumers AS c WHERE c.name = consumer) END);
