@@ -204,6 +204,8 @@ fn position_is_relocated_by_ids_in_another_cluster() {
         )
         .unwrap();
     create_tasks(client, 1);
+    let pending: i64 = client.query_one("SELECT pending FROM workflow.consumer_lag", &[]).unwrap().get(0);
+    assert_eq!(pending, 3, "also before the first read");
     let unread: HashSet<i64> = client
         .query("SELECT id FROM workflow.state_history", &[])
         .unwrap()
