@@ -228,10 +228,17 @@ BEGIN
             DETAIL = jsonb_build_object('floor_id', pos.floor_id, 'last_id', window_end.ceiling_id)::text,
             HINT = 'Call setval() on workflow.state_history_id_seq with the highest id that was ever used. Read the events written meanwhile from workflow.state_history.';
     END IF;
+    -- With a fixed snapshot the old floor is right too; it only costs a longer search. But events of another cluster are
+    -- in the first window by their ids alone: all that the snapshot shows. Later transactions draw higher ids. The calling
+    -- one may have written in a partition that its snapshot does not know.
+    IF window_end.floor_id IS NULL AND pos.snapshot IS NULL THEN
+        window_end.floor_id := (
+            SELECT max(h.id) FROM workflow.state_history AS h
+            WHERE h.transaction_id IS DISTINCT FROM pg_current_xact_id_if_assigned());
+    END IF;
     pos.window_snapshot := window_end.snapshot;
     pos.window_next_transaction_id := window_end.next_transaction_id;
-    -- With a fixed snapshot the old floor is right too; it only costs a longer search.
-    pos.window_floor_id := coalesce(window_end.floor_id, pos.floor_id);
+    pos.window_floor_id := greatest(window_end.floor_id, pos.floor_id);
     pos.window_ceiling_id := window_end.ceiling_id;
     RETURN pos;
 END

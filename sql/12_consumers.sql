@@ -140,13 +140,6 @@ BEGIN
     PERFORM workflow.refuse_subscriber(format('create consumer "%s"', name));
     IF NOT coalesce(from_beginning, false) THEN
         pos := workflow.close_window(workflow.open_window(pos));
-        -- With a fixed snapshot there is no other floor.
-        IF pos.floor_id = 0 THEN
-            pos.floor_id := coalesce((
-                SELECT h.id FROM workflow.state_history AS h
-                WHERE pg_visible_in_snapshot(h.transaction_id, pos.snapshot)
-                ORDER BY h.id DESC LIMIT 1), 0);
-        END IF;
     END IF;
     INSERT INTO workflow.consumers (name, snapshot, next_transaction_id, floor_id,
         window_snapshot, window_next_transaction_id, window_floor_id, window_ceiling_id, acked_id, system_identifier)
@@ -458,6 +451,10 @@ BEGIN
                 coalesce(event_id::text, 'null'), consumer, coalesce(next_id::text, 'not written yet')),
             jsonb_build_object('argument', 'event_id', 'value', event_id, 'next_event', next_id),
             'Skip only the next event, and only if no reader can process it.');
+    END IF;
+    -- As in read_events(): it delivers the rest of an open window without another wait.
+    IF NOT was_open THEN
+        PERFORM workflow.make_durable();
     END IF;
     pos.acked_id := next_id;
     PERFORM workflow.store_position(consumer, pos, CASE WHEN was_open THEN (

@@ -149,7 +149,9 @@ BEGIN
     PERFORM workflow.check_partitions(least(mark_id, found_id));
     IF mark_id > workflow.last_event_id()
         OR (is_own AND pos.window_ceiling_id > workflow.last_event_id())
-        OR (is_here AND greatest(pos.next_transaction_id, pos.window_next_transaction_id) > workflow.next_transaction_id())
+        -- Not next_transaction_id: a crash forgets IDs of transactions in progress that had written nothing.
+        OR (is_here AND greatest(pg_snapshot_xmax(pos.snapshot), pg_snapshot_xmax(pos.window_snapshot))
+            > workflow.next_transaction_id())
         OR (is_here AND place.lsn > workflow.wal_end())
     THEN
         RETURN 'ahead of this database';
@@ -172,13 +174,24 @@ BEGIN
         AND NOT ((found_hash IS NULL OR found_id <> mark_id)
             AND EXISTS (SELECT FROM workflow.dropped_partitions AS d WHERE d.last_id >= found_id))
     THEN
+        IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted')
+            AND is_own
+            AND greatest(pg_snapshot_xmax(pos.snapshot), pg_snapshot_xmax(pos.window_snapshot))
+                > pg_snapshot_xmax(pg_current_snapshot())
+        THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'serialization_failure',
+                MESSAGE = 'cannot follow events: position is later than the transaction''s snapshot',
+                DETAIL = jsonb_build_object('event', mark_id)::text,
+                HINT = 'Retry in a new transaction.';
+        END IF;
         RETURN format('of another history: event %s is not the one before it', mark_id);
     END IF;
     RETURN NULL;
 END
 $$;
 COMMENT ON FUNCTION workflow.position_fault(workflow.follower_position) IS
-'Internal: says why this database cannot continue at a position; null if it can.';
+'Internal: says why this database cannot continue at a position; null if it can. Errors: 40001 partition dropped or position taken since the transaction''s snapshot.';
 
 CREATE FUNCTION workflow.parse_position("position" text)
 RETURNS workflow.follower_position
@@ -245,12 +258,21 @@ BEGIN
     IF pos.system_identifier <> workflow.system_identifier() THEN
         place.pos := workflow.relocate_position(pos, place.mark_hash IS NOT NULL);
         place.mark_hash := NULL;
+        RETURN place;
     END IF;
+    -- IDs that a crash has forgotten are those of later transactions now.
+    IF pos.snapshot IS NOT NULL THEN
+        pos.next_transaction_id := least(pos.next_transaction_id, workflow.next_transaction_id());
+    END IF;
+    IF pos.window_snapshot IS NOT NULL THEN
+        pos.window_next_transaction_id := least(pos.window_next_transaction_id, workflow.next_transaction_id());
+    END IF;
+    place.pos := pos;
     RETURN place;
 END
 $$;
 COMMENT ON FUNCTION workflow.parse_position(text) IS
-'Internal: parses a position, and relocates one of another cluster. Errors: 22023 bad argument, 55000 a subscription writes this database, 40001 partition dropped since the transaction''s snapshot.';
+'Internal: parses a position, and relocates one of another cluster. Errors: 22023 bad argument, 55000 a subscription writes this database, 40001 partition dropped or position taken since the transaction''s snapshot.';
 
 CREATE FUNCTION workflow.mark_position(place workflow.follower_position)
 RETURNS workflow.follower_position
@@ -261,10 +283,12 @@ DECLARE
     pos workflow.feed_position := place.pos;
     mark record;
 BEGIN
-    -- Every acknowledged event is visible in the snapshot, or up to floor_id.
+    -- Every acknowledged event is visible in the snapshot, or up to floor_id. Those of the calling transaction are not
+    -- acknowledged, and may be undone.
     SELECT h.id, workflow.event_hash(h.id, h.entity_id, h.version, h.changed_at) AS hash INTO mark
     FROM workflow.state_history AS h
-    WHERE h.id <= pos.floor_id OR pg_visible_in_snapshot(h.transaction_id, pos.snapshot)
+    WHERE (h.id <= pos.floor_id OR pg_visible_in_snapshot(h.transaction_id, pos.snapshot))
+        AND h.transaction_id IS DISTINCT FROM pg_current_xact_id_if_assigned()
     ORDER BY h.id DESC
     LIMIT 1;
     pos.floor_id := greatest(coalesce(mark.id, 0), workflow.partition_start(pos.floor_id));

@@ -93,7 +93,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.follow_events(text, integer, interval) IS
-'Returns the next events after a position, in order within each entity. The last row has the position to use next. Waits up to "wait" for new events, with a snapshot that holds back VACUUM; wait_for_events_after() waits without one. Only durable events are delivered. Writes and locks nothing. Errors: 22023 bad argument, or this database has lost or purged what the position needs, 25006 the server is a standby, 40001 purged since the transaction''s snapshot, 42501 row security applies to the role, 55000 a subscription writes this database.';
+'Returns the next events after a position, in order within each entity. The last row has the position to use next. Waits up to "wait" for new events, with a snapshot that holds back VACUUM; wait_for_events_after() waits without one. Only durable events are delivered. Writes and locks nothing. Errors: 22023 bad argument, or this database has lost or purged what the position needs, 25006 the server is a standby, 40001 purged or position taken since the transaction''s snapshot, 42501 row security applies to the role, 55000 a subscription writes this database.';
 
 CREATE FUNCTION workflow.position_has_events("position" text)
 RETURNS boolean

@@ -422,6 +422,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     past record;
+    examined text[] := ARRAY(SELECT c.name FROM workflow.consumers AS c WHERE c.given_up_at IS NULL);
 BEGIN
     -- All are examined before the first one is dropped: that takes as long as the readers' positions make it, and
     -- transitions would wait for the lock meanwhile.
@@ -432,7 +433,16 @@ BEGIN
         IF outcome IS NULL AND dry_run THEN
             outcome := 'would be dropped';
         ELSIF outcome IS NULL THEN
-            outcome := workflow.drop_partition('state_history', object);
+            BEGIN
+                outcome := workflow.drop_partition('state_history', object);
+                IF outcome = 'dropped' AND EXISTS (
+                    SELECT FROM workflow.consumers AS c WHERE c.given_up_at IS NULL AND c.name <> ALL (examined))
+                THEN
+                    RAISE lock_not_available;
+                END IF;
+            EXCEPTION WHEN lock_not_available THEN
+                outcome := 'kept: a consumer has begun to read, try again';
+            END;
             IF outcome = 'dropped' THEN
                 INSERT INTO workflow.dropped_partitions ("partition", last_id, last_transaction_id, last_changed_at)
                 VALUES (object, (past.dropped).last_id, (past.dropped).last_transaction_id, (past.dropped).last_changed_at);

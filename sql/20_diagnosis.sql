@@ -161,7 +161,10 @@ SELECT
     c.given_up_at
 FROM (
     -- Not position_of(c): the planner resolves the fields of this row to columns.
-    SELECT c.name, c.updated_at, c.owner, c.given_up_at, c.floor_id, ROW(
+    SELECT c.name, c.updated_at, c.owner, c.given_up_at, c.floor_id,
+        -- Until its next read, a consumer from another cluster knows no transaction of this one: see relocate_position().
+        CASE WHEN c.system_identifier OPERATOR(pg_catalog.<>) workflow.system_identifier()
+            THEN GREATEST(c.floor_id, c.window_ceiling_id) END AS foreign_id, ROW(
         c.snapshot, c.next_transaction_id, c.floor_id,
         c.window_snapshot, c.window_next_transaction_id, c.window_floor_id, c.window_ceiling_id,
         c.acked_id, c.system_identifier
@@ -181,7 +184,7 @@ CROSS JOIN LATERAL (
         CROSS JOIN LATERAL workflow.written_ids(x.transaction_id, 0, c.floor_id, 0, 2147483647) AS w (id)
         JOIN workflow.state_history AS h ON h.id OPERATOR(pg_catalog.=) w.id
     ) AS h
-    WHERE NOT workflow.is_acknowledged(c.pos, h.id, h.transaction_id)
+    WHERE h.id OPERATOR(pg_catalog.>) c.foreign_id OR NOT workflow.is_acknowledged(c.pos, h.id, h.transaction_id)
 ) AS pending;
 COMMENT ON VIEW workflow.consumer_lag IS
 'Lag and backlog of each consumer. It counts the events: the longer the backlog, the longer this takes.';

@@ -96,6 +96,7 @@ REVOKE EXECUTE ON FUNCTION
     workflow.advance_partitions(text),
     workflow.drop_partition(text, text),
     workflow.drop_old_partitions(timestamptz, boolean),
+    workflow.forget_notifications(),
     workflow.finish_copy()
 FROM PUBLIC, workflow_reader;
 

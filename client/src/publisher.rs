@@ -141,6 +141,13 @@ pub trait Publisher: Send {
         ready(Ok(EventSet::default()))
     }
 
+    /// Returns whether events of this source have been published here, also if they have all been removed since.
+    ///
+    /// Called after [`holds`](Publisher::holds). The relay then creates no consumer, which would skip events.
+    fn has_published(&self) -> bool {
+        false
+    }
+
     /// Appends events in this order, as durably as the destination can.
     ///
     /// `after` is the expected end of the destination, if it knows its end: if it ends elsewhere, nothing may be

@@ -243,3 +243,27 @@ fn position_of_a_consumer_has_a_bounded_size() {
     let failed = failure(client.batch_execute(&snapshot(200_000)));
     assert_eq!((&*failed.sqlstate, failed.message.contains("consumers_size_check")), ("23514", true), "{failed:?}");
 }
+
+/// Between the examination of a partition and the lock that drops it.
+#[test]
+fn purge_keeps_a_partition_for_a_consumer_that_has_come() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    create_task(client);
+    age(client);
+    open_partitions(client);
+    client.batch_execute("SELECT workflow.fold_state_counts()").unwrap();
+    // In the place of another session.
+    client
+        .batch_execute(
+            "CREATE FUNCTION public.come() RETURNS event_trigger LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM workflow.create_consumer('new', true); END $$;
+             CREATE EVENT TRIGGER come ON ddl_command_start WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION public.come()",
+        )
+        .unwrap();
+    let purge = "SELECT outcome FROM workflow.purge(now() - interval '30 days') WHERE object = 'state_history_0'";
+    let outcome: String = client.query_one(purge, &[]).unwrap().get(0);
+    assert_eq!(outcome, "kept: a consumer has begun to read, try again");
+    client.batch_execute("DROP EVENT TRIGGER come").unwrap();
+    assert_eq!(client.query_one(purge, &[]).unwrap().get::<_, String>(0), "dropped");
+}

@@ -170,6 +170,7 @@ const FORGERIES: &[&str] = &[
     "SELECT workflow.drop_partition('state_history', 'state_history_0')",
     "SELECT workflow.switch_to_partition('state_history', 1)",
     "SELECT workflow.forget_state_counts()",
+    "SELECT workflow.forget_notifications()",
     "UPDATE workflow.task_instances SET version = 7",
     "UPDATE workflow.task_instances SET try_number = 7",
     "UPDATE workflow.task_instances SET id = gen_random_uuid()",

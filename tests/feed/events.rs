@@ -1,11 +1,13 @@
 //! The event feed, read by a consumer: all events, in order within an entity, for any order of commits.
 
+use crate::feed::follow::current_position;
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
 use postgres::Client;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use uuid::Uuid;
+use xtask::stack::postgres::PRELOADED;
 
 /// Calls read_events() once; returns id, entity and version of each event.
 fn read(client: &mut impl postgres::GenericClient, max: i32) -> Vec<(i64, Uuid, i64)> {
@@ -202,6 +204,8 @@ fn position_is_relocated_by_ids_in_another_cluster() {
         )
         .unwrap();
     create_tasks(client, 1);
+    let pending: i64 = client.query_one("SELECT pending FROM workflow.consumer_lag", &[]).unwrap().get(0);
+    assert_eq!(pending, 3, "also before the first read");
     let unread: HashSet<i64> = client
         .query("SELECT id FROM workflow.state_history", &[])
         .unwrap()
@@ -335,4 +339,47 @@ fn events_are_flushed_before_they_are_read() {
     Transition::of(task).from(State::Running).to(State::Success).run(&mut undone).unwrap();
     undone.rollback().unwrap();
     assert!(is_durable());
+}
+
+/// A time limit, or another session, ends the wait for a standby. PostgreSQL only warns of it: a commit has happened.
+#[test]
+fn canceled_wait_for_standbys_delivers_no_event() {
+    let (cluster, db) = own_cluster("events-unconfirmed", &[PRELOADED]);
+    let client = &mut db.connect();
+    create_reader(client);
+    let position = current_position(client);
+    let configure = |sql: &str| cluster.psql("postgres", &format!("{sql}; SELECT pg_reload_conf()")).unwrap();
+    configure("ALTER SYSTEM SET synchronous_standby_names = 'absent'");
+    wait_until("commits wait for a standby", || {
+        let sql = "SET LOCAL statement_timeout = '100ms'; SELECT workflow.current_position()";
+        db.connect().batch_execute(sql).is_err()
+    });
+    let client = &mut db.connect();
+    client.batch_execute("SET synchronous_commit = local").unwrap();
+    create_task(client);
+    // As the relay: its own commits wait for nothing.
+    client.batch_execute("SET synchronous_commit = off; SET statement_timeout = '100ms'").unwrap();
+    let follow = format!("SELECT * FROM workflow.follow_events('{position}')");
+    for sql in ["SELECT * FROM workflow.read_events('reader')", &follow, "SELECT workflow.current_position()"] {
+        assert_eq!(failure(client.query(sql, &[])).sqlstate, "57014", "{sql}");
+    }
+    configure("ALTER SYSTEM RESET synchronous_standby_names");
+    client.batch_execute("RESET statement_timeout").unwrap();
+    assert_eq!(read(client, 10).len(), 2, "then they are delivered");
+}
+
+#[test]
+fn skipping_an_event_waits_for_the_disk() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let tasks = create_tasks(client, 2);
+    create_reader(client);
+    client.batch_execute("SET synchronous_commit = off").unwrap();
+    for task in tasks {
+        start_task(client, task);
+    }
+    let sql = "SELECT workflow.skip_event('reader', min(id)), workflow.is_durable()
+               FROM workflow.state_history WHERE version = 2";
+    assert!(client.query_one(sql, &[]).unwrap().get::<_, bool>(1), "the next read of the window does not wait");
+    assert_eq!(read(client, 10).len(), 1);
 }

@@ -358,3 +358,27 @@ fn standby_rejects_following_until_its_promotion() {
     assert_eq!(entities(&drain(client, &mut position, 4))[1..], [task]);
     drop(db.without_verification());
 }
+
+/// Another session may use it before the commit, and it outlives a rollback.
+#[test]
+fn position_of_a_writing_transaction_is_valid_outside() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let tasks = create_tasks(client, 2);
+    for is_undone in [true, false] {
+        let mut session = db.connect();
+        let mut writing = session.transaction().unwrap();
+        start_task(&mut writing, tasks[0]);
+        let position = current_position(&mut writing);
+        assert_eq!(drain(client, &mut position.clone(), 10), []);
+        let expected = if is_undone {
+            writing.rollback().unwrap();
+            start_task(client, tasks[1]);
+            tasks[1]
+        } else {
+            writing.commit().unwrap();
+            tasks[0]
+        };
+        assert_eq!(entities(&drain(client, &mut position.clone(), 10)), [expected]);
+    }
+}

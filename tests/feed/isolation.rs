@@ -158,3 +158,77 @@ fn fixed_snapshot_is_told_of_a_dropped_partition() {
     let told = failure(client.query(follow, &[&before]));
     assert!(told.message.contains("have been purged"), "{}", told.message);
 }
+
+/// The transaction IDs of a restored history mean nothing here: most are beyond those of this cluster.
+#[test]
+fn restored_history_is_read_in_every_isolation_level() {
+    for level in LEVELS {
+        let db = Db::new().without_verification();
+        let client = &mut db.connect();
+        let first = create_task(client);
+        let restore = "UPDATE workflow.state_history SET transaction_id = '4611686018427387904'";
+        client.batch_execute(restore).unwrap();
+        let mut reading = begin(client, level);
+        reading.batch_execute("SELECT workflow.create_consumer('old', true), workflow.create_consumer('new')").unwrap();
+        let position: String = reading.query_one("SELECT workflow.current_position()", &[]).unwrap().get(0);
+        let ids = reading.query("SELECT id FROM workflow.read_events('old')", &[]).unwrap();
+        assert_eq!(ids.len(), 2, "{level:?}");
+        reading.query_one("SELECT workflow.ack_events('old', $1)", &[&ids[1].get::<_, i64>(0)]).unwrap();
+        reading.commit().unwrap();
+        client.batch_execute("SELECT workflow.finish_copy()").unwrap();
+        start_task(client, first);
+        let mut reading = begin(client, level);
+        for sql in [
+            "SELECT new_state FROM workflow.read_events('old')".to_owned(),
+            "SELECT new_state FROM workflow.read_events('new')".to_owned(),
+            format!("SELECT new_state FROM workflow.follow_events('{position}')"),
+        ] {
+            let states = reading.query(&sql, &[]).unwrap();
+            let states: Vec<&str> = states.iter().map(|row| row.get(0)).collect();
+            assert_eq!(states, ["running"], "{level:?}: {sql}");
+        }
+        reading.commit().unwrap();
+    }
+}
+
+#[test]
+fn position_later_than_the_snapshot_is_to_be_retried() {
+    let db = Db::new();
+    let (client, writer) = (&mut db.connect(), &mut db.connect());
+    for level in &LEVELS[1..] {
+        let mut reading = begin(client, *level);
+        reading.query("SELECT FROM workflow.dags", &[]).unwrap();
+        create_task(writer);
+        let position: String = writer.query_one("SELECT workflow.current_position()", &[]).unwrap().get(0);
+        let told = failure(reading.query("SELECT FROM workflow.follow_events($1)", &[&position]));
+        assert_eq!(told.sqlstate, "40001", "{told:?}");
+        reading.rollback().unwrap();
+        assert!(client.query("SELECT FROM workflow.follow_events($1)", &[&position]).unwrap().is_empty());
+    }
+}
+
+#[test]
+fn old_snapshot_misses_no_event_of_an_earlier_partition() {
+    let db = Db::new();
+    let (client, writer) = (&mut db.connect(), &mut db.connect());
+    create_task(writer);
+    let mut reading = begin(client, IsolationLevel::RepeatableRead);
+    reading.query("SELECT FROM workflow.dags", &[]).unwrap();
+    create_task(writer);
+    next_partition(writer);
+    reading.batch_execute("SELECT workflow.create_dag_run(workflow.create_dag('own'))").unwrap();
+    reading.batch_execute("SELECT workflow.create_consumer('new'), workflow.create_consumer('old', true)").unwrap();
+    let position: String = reading.query_one("SELECT workflow.current_position()", &[]).unwrap().get(0);
+    let first = "SELECT workflow.ack_events('old', max(id)), count(*) FROM workflow.read_events('old')";
+    assert_eq!(reading.query_one(first, &[]).unwrap().get::<_, i64>(1), 2);
+    reading.query("SELECT FROM workflow.read_events('old')", &[]).unwrap();
+    reading.commit().unwrap();
+    // Those of the second task, of the one that next_partition() creates, and of the transaction's own run.
+    for sql in [
+        "SELECT FROM workflow.read_events('new')".to_owned(),
+        "SELECT FROM workflow.read_events('old')".to_owned(),
+        format!("SELECT FROM workflow.follow_events('{position}')"),
+    ] {
+        assert_eq!(client.query(&sql, &[]).unwrap().len(), 5, "{sql}");
+    }
+}

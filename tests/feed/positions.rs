@@ -344,9 +344,14 @@ fn invented_position_is_rejected_without_a_search() {
     let beyond = "4611686018427387904";
     for position in [partway.clone(), in_format_1(&partway)] {
         let first = if position == partway { 5 } else { 3 };
-        for part in [1, 2, 4, 5, 6, 7] {
+        for part in [2, 5, 6, 7] {
             let invented = with_part(&position, first + part, beyond);
             fault(client, &invented);
+        }
+        // A crash can have forgotten transaction IDs.
+        for part in [1, 4] {
+            let invented = with_part(&position, first + part, beyond);
+            assert_eq!(rest(client, &invented), rest(client, &position));
         }
     }
     assert_eq!(fault(client, &with_part(&partway, 3, beyond)), "ahead of this database");
@@ -395,4 +400,42 @@ fn copy_takes_no_foreign_event_for_one_of_its_own() {
 /// Follows to the end, and returns the last id.
 fn rest_until(client: &mut Client, position: &mut String) -> Option<i64> {
     follow::drain(client, position, 7).last().map(|event| event.0)
+}
+
+/// A transaction in progress can have an ID that the log does not name: a crash assigns it again.
+#[test]
+fn position_outlives_a_crash_that_forgets_transaction_ids() {
+    let (cluster, db) = own_cluster("position-crash", &[PRELOADED]);
+    let client = &mut db.connect();
+    let mut ended = current_position(client);
+    create_tasks(client, 11);
+    let mut session = db.connect();
+    let mut idle = session.transaction().unwrap();
+    idle.query_one("SELECT pg_current_xact_id()::text", &[]).unwrap();
+    let first = follow(client, &mut ended, 5);
+    let partway = ended.clone();
+    follow(client, &mut ended, 100);
+    let positions = Positions { ended, partway, partway_id: first[4].0, last_id: last_id(client) };
+    let next_id = "SELECT workflow.next_transaction_id()::text::bigint";
+    let before: i64 = client.query_one(next_id, &[]).unwrap().get(0);
+    cluster.kill().unwrap();
+    drop(idle);
+    cluster.start_again().unwrap();
+    let client = &mut db.connect();
+    assert!(client.query_one(next_id, &[]).unwrap().get::<_, i64>(0) < before, "the crash has forgotten an ID");
+    positions.continue_in(client);
+    // The forgotten ID writes events.
+    let mut late = session_with_open_task(&db);
+    create_tasks(client, 3);
+    positions.continue_in(client);
+    late.batch_execute("COMMIT").unwrap();
+    positions.continue_in(client);
+}
+
+/// Returns a session in a transaction that has written events.
+fn session_with_open_task(db: &Db) -> Client {
+    let mut session = db.connect();
+    session.batch_execute("BEGIN").unwrap();
+    create_task(&mut session);
+    session
 }

@@ -425,3 +425,22 @@ fn standby_is_healthy_after_its_leader_publishes() {
         assert_eq!(server.terminate().unwrap().code(), Some(0));
     }
 }
+
+/// Subscribers may delete what they have processed.
+#[test]
+fn vanished_consumer_is_missed_beside_an_emptied_stream() {
+    let db = Db::new();
+    let redis = Redis::start("relay-emptied").unwrap();
+    let (server, _) = serve(db.url(), &redis.url());
+    let client = &mut db.connect();
+    wait_for_consumer(client);
+    create_tasks(client, 5);
+    wait_until("the first events", || redis.command::<i64>(&["XLEN", "workflow:stream"]).unwrap() == 6);
+    wait_until("the source", || redis.command::<i64>(&["XLEN", "workflow:stream:source"]).unwrap() == 1);
+    assert_eq!(server.terminate().unwrap().code(), Some(0));
+    redis.command::<i64>(&["XTRIM", "workflow:stream", "MAXLEN", "0"]).unwrap();
+    client.batch_execute("SELECT workflow.drop_consumer('relay')").unwrap();
+    create_tasks(client, 20);
+    let (server, _) = serve(db.url(), &redis.url());
+    server.wait_line("consumer \"relay\" no longer exists", PATIENCE).unwrap();
+}

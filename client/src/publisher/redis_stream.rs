@@ -102,6 +102,8 @@ pub struct RedisStream {
     source: String,
     /// Whether the key beside the stream has this source.
     is_source_stored: bool,
+    /// Whether it has, and the stream has had entries.
+    has_published: bool,
     /// The last known end of the stream.
     end: EntryId,
 }
@@ -110,7 +112,8 @@ impl RedisStream {
     /// Creates a publisher for a stream; does not connect yet.
     pub fn new(server: RedisServer, options: StreamOptions) -> RedisStream {
         let redis = Connection::to(server);
-        RedisStream { redis, options, source: String::new(), is_source_stored: false, end: EntryId::default() }
+        let (source, end) = (String::new(), EntryId::default());
+        RedisStream { redis, options, source, is_source_stored: false, has_published: false, end }
     }
 
     /// Appends entries if the stream ends at `expected`, and returns its end.
@@ -148,6 +151,7 @@ impl RedisStream {
         let stored: Vec<(String, Vec<Vec<u8>>)> = self.redis.ask(&range).await?;
         let stored = stored.last().and_then(|(_, fields)| field(fields, "source")).map(text);
         self.is_source_stored = stored.as_ref() == Some(&self.source);
+        self.has_published = self.is_source_stored && end != EntryId::default();
         if end == EntryId::default() { Ok(()) } else { self.check_source(stored.as_ref()) }
     }
 
@@ -218,6 +222,10 @@ impl Publisher for RedisStream {
             count = (PAGE_BYTES * page.len() / bytes.max(1)).clamp(1, PAGE);
         }
         Ok(events)
+    }
+
+    fn has_published(&self) -> bool {
+        self.has_published
     }
 
     async fn publish(&mut self, events: &[Event], after: Option<Position>) -> Result<Published, Error> {

@@ -302,7 +302,7 @@ async fn compare<P: Publisher>(feed: &Feed, publisher: &mut P, last: Position) -
     known.sort();
     if saved.is_none() {
         // A relay has written them, with a consumer that is gone.
-        if !known.is_empty() && !feed.is_at_beginning().await? {
+        if (!known.is_empty() || publisher.has_published()) && !feed.is_at_beginning().await? {
             return Err(Failure::Feed(feed.gone()));
         }
         feed.save_checkpoint(START).await?;

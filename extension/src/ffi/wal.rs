@@ -16,12 +16,24 @@ pub fn wait_until_durable() {
     // for the standbys: the wait handles them itself.
     unsafe {
         pg_sys::XLogFlush(end);
+        pgrx::check_for_interrupts!();
         pg_sys::InterruptHoldoffCount += 1;
         pg_sys::SyncRepWaitForLSN(end, false);
         pg_sys::InterruptHoldoffCount -= 1;
+        // A commit cannot be undone, so a cancellation ends its wait with a warning, and is forgotten. A read can fail.
+        let is_interrupted = (&raw const pg_sys::InterruptPending).read_volatile() != 0;
+        if is_interrupted && has_synchronous_standbys() && standbys_flushed_end() < end {
+            pg_sys::QueryCancelPending = 1;
+        }
     }
-    // The end of the session is one of them.
+    // The end of the session is an interrupt, too.
     pgrx::check_for_interrupts!();
+}
+
+/// Returns the end of the log that the synchronous standbys have on disk.
+fn standbys_flushed_end() -> u64 {
+    // SAFETY: shared memory that lives as long as the server; the number is written at once.
+    unsafe { (&raw const (*pg_sys::WalSndCtl).lsn[pg_sys::SYNC_REP_WAIT_FLUSH as usize]).read_volatile() }
 }
 
 /// Returns the end of the last record of the log. Not for standbys.
