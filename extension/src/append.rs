@@ -43,19 +43,26 @@ impl Maker {
 
 /// Appends an event for each entity that a statement created, moved or deleted. `event` builds it from its new ID.
 pub fn append<'a, T>(entities: impl IntoIterator<Item = T>, origin: Origin, event: impl Fn(i64, T) -> Event<'a>) {
-    /// Events that are written together.
+    /// Events that are written together, and bytes of their metadata.
     const MOST: usize = 1000;
+    const MOST_BYTES: usize = 256 * 1024;
     let mut history = History::open();
     let (table, owner) = history.table();
     let notifications = Notifications::of_transaction(table, owner);
     let mut entities = entities.into_iter();
     loop {
-        let events = memory::collect(entities.by_ref().take(MOST).map(|entity| event(history.next_id(), entity)));
-        history.write(&events, origin);
-        events.iter().for_each(|event| notifications.send(event));
-        if events.len() < MOST {
+        let (mut events, mut bytes) = (Vec::new(), 0);
+        while events.len() < MOST && bytes < MOST_BYTES {
+            let Some(entity) = entities.next() else { break };
+            let event = event(history.next_id(), entity);
+            bytes += event.metadata.size();
+            memory::push(&mut events, event);
+        }
+        if events.is_empty() {
             break;
         }
+        history.write(&events, origin);
+        events.iter().for_each(|event| notifications.send(event));
     }
     history.close();
 }

@@ -47,35 +47,44 @@ pub const fn parent_name(kind: EntityType) -> &'static str {
 impl Columns {
     /// Finds the columns of a trigger's table.
     pub fn of(kind: EntityType, trigger: Trigger) -> Columns {
-        Columns::of_table(kind, trigger.table(), |name| trigger.column(name))
+        Columns::of_table(kind, trigger.table(), |name| Some(trigger.column(name)))
+            .unwrap_or_else(|| panic!("table {} lacks a column", trigger.table_name()))
     }
 
-    /// Finds the columns by name, so that the library works with a table of any version. Looks up each table once.
-    pub fn of_table(kind: EntityType, table: Oid, column: impl Fn(&str) -> usize) -> Columns {
+    /// Finds the columns by name, so that the library works with a table of any version; `None` if one is missing. Looks
+    /// up each table once.
+    pub fn of_table(kind: EntityType, table: Oid, column: impl Fn(&str) -> Option<usize>) -> Option<Columns> {
         thread_local! {
             static KNOWN: TableCache<Columns> = const { TableCache::new() };
         }
-        KNOWN.with(|known| known.get(table, || Columns::look_up(kind, column)))
+        KNOWN.with(|known| known.find(table, || Columns::look_up(kind, column)))
     }
 
-    fn look_up(kind: EntityType, column: impl Fn(&str) -> usize) -> Columns {
-        Columns {
-            id: column("id"),
-            parent: column(parent_name(kind)),
-            state: column("state"),
-            version: column("version"),
-            start_date: column("start_date"),
-            end_date: column("end_date"),
-            created_at: column("created_at"),
-            updated_at: column("updated_at"),
-            task: (kind == EntityType::TaskInstance).then(|| TaskColumns {
-                task_id: column("task_id"),
-                try_number: column("try_number"),
-                duration: column("duration"),
-                error: column("error"),
-            }),
-            run: (kind == EntityType::DagRun)
-                .then(|| RunColumns { execution_date: column("execution_date"), conf: column("conf") }),
-        }
+    fn look_up(kind: EntityType, column: impl Fn(&str) -> Option<usize>) -> Option<Columns> {
+        Some(Columns {
+            id: column("id")?,
+            parent: column(parent_name(kind))?,
+            state: column("state")?,
+            version: column("version")?,
+            start_date: column("start_date")?,
+            end_date: column("end_date")?,
+            created_at: column("created_at")?,
+            updated_at: column("updated_at")?,
+            task: match kind {
+                EntityType::DagRun => None,
+                EntityType::TaskInstance => Some(TaskColumns {
+                    task_id: column("task_id")?,
+                    try_number: column("try_number")?,
+                    duration: column("duration")?,
+                    error: column("error")?,
+                }),
+            },
+            run: match kind {
+                EntityType::DagRun => {
+                    Some(RunColumns { execution_date: column("execution_date")?, conf: column("conf")? })
+                }
+                EntityType::TaskInstance => None,
+            },
+        })
     }
 }

@@ -7,7 +7,7 @@
 use crate::call;
 use crate::columns::Columns;
 use crate::entity::EntityType;
-use crate::ffi::definition::{Default, Event};
+use crate::ffi::definition::{Check, Default, Event};
 use crate::ffi::heap::{Heap, Lock};
 use crate::ffi::jsonb::Jsonb;
 use crate::ffi::table_cache::TableCache;
@@ -17,7 +17,7 @@ use crate::ffi::{member, session, transaction};
 use crate::managed::{Fixed, Managed, now_after};
 use crate::{append, isolation, memory, settings, unrecorded};
 use pg_workflow_state_machine::State;
-use pgrx::pg_sys::Oid;
+use pgrx::pg_sys::{self, Datum, Oid};
 use std::ffi::CStr;
 
 /// Whether the session's next statement may be left out.
@@ -52,7 +52,7 @@ pub enum Step {
     Made(append::Transition),
     /// Nothing was changed: the statement sees no such entity, or it is not as expected.
     Unexpected,
-    /// Nothing was changed: another transaction has changed the entity meanwhile.
+    /// Nothing was changed: a transaction has changed the entity, another one meanwhile, or this one before.
     Concurrent,
 }
 
@@ -64,7 +64,8 @@ impl Entities {
         let table = heap.relation().rd_id;
         if facts.takes_transitions
             && session::may_update(table, columns.state)
-            && (facts.shows_all_rows || !session::is_restricted_in(table, session::user()))
+            && (facts.shows_all_rows && session::accepts_row_security()
+                || !session::is_restricted_in(table, session::user()))
         {
             return Some(entities);
         }
@@ -89,7 +90,10 @@ impl Entities {
         let (table, _) = member::relation(kind.relation())?;
         transaction::next_command();
         let heap = Heap::open(table, lock)?;
-        let columns = Columns::of_table(kind, table, |name| heap.column(name));
+        let Some(columns) = Columns::of_table(kind, table, |name| heap.find_column(name)) else {
+            heap.close();
+            return None;
+        };
         thread_local! {
             static KNOWN: TableCache<Facts> = const { TableCache::new() };
         }
@@ -98,7 +102,8 @@ impl Entities {
     }
 
     /// Moves an entity whose state and version are accepted. Waits for a transaction that changes it.
-    pub fn transition(&self, id: Uuid, accepts: impl Fn(State, i64) -> bool, to: State, metadata: Jsonb) -> Step {
+    /// `error` is that of its metadata.
+    pub fn transition(&self, id: Uuid, accepts: impl Fn(State, i64) -> bool, to: State, error: Option<Datum>) -> Step {
         let columns = &self.columns;
         pgrx::check_for_interrupts!();
         let Some(found) = self.heap.find(columns.id, id) else { return Step::Unexpected };
@@ -108,7 +113,7 @@ impl Entities {
         let from = state.filter(|state| state.can_transition(to) && accepts(*state, current.version));
         let step = from.map_or(Step::Unexpected, |from| {
             let changed_at = now_after(&row, columns.updated_at);
-            let mut changes = current.changes(to, changed_at, columns, || Some(metadata));
+            let mut changes = current.changes(to, changed_at, columns, || error);
             changes.push((columns.state, Some(text_datum(to.as_str()))));
             if !self.heap.update(&found, &changes) {
                 return Step::Concurrent;
@@ -147,17 +152,15 @@ pub fn lock_run(run: Uuid) -> Option<Uuid> {
 
 impl Facts {
     fn look_up(kind: EntityType, heap: &Heap, columns: &Columns) -> Facts {
-        let is_ordinary = heap.is_ordinary();
-        let is_ours = is_ordinary && !heap.is_partition() && heap.checks() == checks(kind);
-        let keys = heap.foreign_keys();
-        let has_our_keys = keys.len() == 1 && keys[0].1 == [columns.parent];
+        let is_ordinary = heap.is_ordinary() && has_our_columns(heap, columns) && heap.has_primary_key(columns.id);
+        let is_ours = is_ordinary
+            && !heap.is_partition()
+            && heap.foreign_keys() == [(parent_table(kind), vec![columns.parent])]
+            && has_our_checks(kind, heap, columns);
         Facts {
             is_ordinary,
-            takes_transitions: is_ours
-                && has_our_keys
-                && heap.fires_only(Event::Update, &[c"guard", c"record"].map(function)),
+            takes_transitions: is_ours && heap.fires_only(Event::Update, &[c"guard", c"record"].map(function)),
             takes_creations: is_ours
-                && has_our_keys
                 && kind == EntityType::TaskInstance
                 && heap.fires_only(Event::Insert, &[c"refuse_insert"].map(function))
                 && has_our_defaults(heap),
@@ -166,11 +169,49 @@ impl Facts {
     }
 }
 
-/// The CHECK constraints of a table. The functions check their arguments by the same rules.
-const fn checks(kind: EntityType) -> &'static [&'static str] {
-    match kind {
-        EntityType::DagRun => &["dag_runs_conf_check", "dag_runs_state_check"],
-        EntityType::TaskInstance => &["task_instances_check"],
+/// Whether the columns have the types of the extension, and take the nulls that it writes.
+fn has_our_columns(heap: &Heap, columns: &Columns) -> bool {
+    let mut types = vec![
+        (columns.id, pg_sys::UUIDOID),
+        (columns.parent, pg_sys::UUIDOID),
+        (columns.state, pg_sys::TEXTOID),
+        (columns.version, pg_sys::INT8OID),
+    ];
+    let times = [columns.start_date, columns.end_date, columns.created_at, columns.updated_at];
+    types.extend(times.map(|column| (column, pg_sys::TIMESTAMPTZOID)));
+    let mut nullable = vec![columns.start_date, columns.end_date];
+    if let Some(task) = columns.task {
+        types.extend([(task.task_id, pg_sys::TEXTOID), (task.try_number, pg_sys::INT4OID)]);
+        types.extend([(task.duration, pg_sys::FLOAT8OID), (task.error, pg_sys::TEXTOID)]);
+        nullable.extend([task.duration, task.error]);
+    }
+    types.into_iter().all(|(column, expected)| heap.has_type(column, expected))
+        && !nullable.into_iter().any(|column| heap.is_not_null(column))
+}
+
+/// The table that the foreign key refers to; an invalid OID if it is missing.
+fn parent_table(kind: EntityType) -> Oid {
+    let name = match kind {
+        EntityType::DagRun => c"dags",
+        EntityType::TaskInstance => EntityType::DagRun.relation(),
+    };
+    member::relation(name).map_or(Oid::INVALID, |(table, _)| table)
+}
+
+/// Whether the CHECK constraints are those of the extension: the functions check their arguments by the same rules.
+fn has_our_checks(kind: EntityType, heap: &Heap, columns: &Columns) -> bool {
+    const STATES: &str = "(state = ANY ('{queued,running,success,failed,retrying,upstream_failed,skipped}'::text[]))";
+    let checks = heap.checks();
+    match (kind, columns.task, heap.find_column("max_tries")) {
+        (EntityType::TaskInstance, Some(task), Some(max_tries)) => {
+            let arguments = [pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::INT4OID];
+            let check = member::function(c"check_task_instance", &arguments).unwrap_or(Oid::INVALID);
+            checks == [Check::Call(check, vec![task.task_id, columns.state, max_tries])]
+        }
+        _ => {
+            let texts = ["(jsonb_typeof(conf) = 'object'::text)", STATES].map(|text| Check::Text(text.to_owned()));
+            checks == texts
+        }
     }
 }
 
@@ -179,17 +220,18 @@ fn function(name: &CStr) -> Oid {
     member::function(name, &[]).unwrap_or(Oid::INVALID)
 }
 
+/// The columns of task_instances. The functions leave a column that an administrator has added to its default.
+const TASK_COLUMNS: usize = 13;
+
 /// Whether a new row of task_instances has the defaults of the extension in all columns that a creation does not write.
 fn has_our_defaults(heap: &Heap) -> bool {
     let default = |name| heap.find_column(name).map(|column| heap.default(column));
     let nulls = ["start_date", "end_date", "duration", "error"];
     heap.width() == TASK_COLUMNS
+        && heap.find_column("max_tries").is_some_and(|column| heap.has_type(column, pg_sys::INT4OID))
         && default("id") == Some(Default::Function(function(c"uuid_v7")))
         && default("state") == Some(Default::Text(State::Queued.as_str().to_owned()))
         && default("version") == Some(Default::Integer(1))
         && default("try_number") == Some(Default::Integer(0))
         && nulls.iter().all(|name| default(name) == Some(Default::Null))
 }
-
-/// The columns of task_instances. The functions leave a column that an administrator has added to its default.
-const TASK_COLUMNS: usize = 13;

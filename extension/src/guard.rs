@@ -9,7 +9,7 @@ use crate::ffi::session;
 use crate::ffi::trigger::{BEFORE_INSERT, BEFORE_UPDATE, Row, Trigger, Use};
 use crate::ffi::uuid::Uuid;
 use crate::fields::{self, Written};
-use crate::managed::{Fixed, Managed, now_after};
+use crate::managed::{Fixed, Managed, error_of, now_after};
 use crate::restore;
 use crate::rights::export_trigger;
 use crate::unrecorded;
@@ -85,7 +85,8 @@ fn guard_entity(kind: EntityType, trigger: Trigger, old: &Row, new: &Row) -> Cha
     let call = call::moving(id);
     let current = Managed::of(old, &columns);
     let changed_at = unrecorded::note(id, current.version + 1, [from, to], now, call);
-    current.changes(to, changed_at, &columns, || call::request(call?, |request| request.metadata))
+    current
+        .changes(to, changed_at, &columns, || call::request(call?, |request| error_of(to, request.metadata)).flatten())
 }
 
 /// Rejects an UPDATE that sets a managed column to another value: ignoring the value would hide the mistake. Values as

@@ -12,7 +12,7 @@ use crate::ffi::table_cache::TableCache;
 use crate::ffi::transaction;
 use crate::ffi::values::text_datum;
 use crate::settings;
-use pgrx::pg_sys::{Datum, Oid};
+use pgrx::pg_sys::{self, Datum, Oid};
 
 /// The table, open for the events of one statement. It is written with no check of permissions.
 pub struct History {
@@ -126,7 +126,12 @@ impl Leaf {
             static KNOWN: TableCache<bool> = const { TableCache::new() };
         }
         let heap = &self.heap;
-        let look_up = || heap.is_ordinary() && !heap.fires_for_inserted_rows() && heap.checks().is_empty();
+        let look_up = || {
+            heap.is_ordinary()
+                && !heap.fires_for_inserted_rows()
+                && heap.checks().is_empty()
+                && self.columns.are_ours(heap)
+        };
         settings::direct_path() && KNOWN.with(|known| known.get(heap.relation().rd_id, look_up))
     }
 
@@ -162,6 +167,27 @@ impl Columns {
             transaction_id: table.column("transaction_id"),
             acted_as: table.find_column("acted_as"),
         }
+    }
+
+    /// Whether they have the types of the extension, and no other column must have a value.
+    fn are_ours(&self, heap: &Heap) -> bool {
+        let always = [
+            (self.id, pg_sys::INT8OID),
+            (self.entity_type, pg_sys::TEXTOID),
+            (self.entity_id, pg_sys::UUIDOID),
+            (self.version, pg_sys::INT8OID),
+            (self.metadata, pg_sys::JSONBOID),
+            (self.actor, pg_sys::TEXTOID),
+            (self.changed_at, pg_sys::TIMESTAMPTZOID),
+            (self.dag_id, pg_sys::UUIDOID),
+            (self.dag_run_id, pg_sys::UUIDOID),
+            (self.transaction_id, pg_sys::XID8OID),
+        ];
+        let texts = [self.old_state, self.new_state, self.task_id, self.request_id];
+        let is_always = |column: usize| always.iter().any(|(one, _)| *one == column);
+        always.iter().all(|(column, expected)| heap.has_type(*column, *expected))
+            && texts.into_iter().chain(self.acted_as).all(|column| heap.has_type(column, pg_sys::TEXTOID))
+            && (1..=heap.width()).all(|column| is_always(column) || !heap.is_not_null(column))
     }
 
     /// Returns the row of an event, which must outlive it.

@@ -56,11 +56,11 @@ impl Managed {
         to: State,
         now: i64,
         columns: &Columns,
-        metadata: impl FnOnce() -> Option<Jsonb>,
+        error: impl FnOnce() -> Option<Datum>,
     ) -> Vec<(usize, Option<Datum>)> {
         let mut changes = self.after(to, now).as_changes(columns);
         changes.push((columns.updated_at, Some(Datum::from(now))));
-        changes.extend(columns.task.and_then(|task| Some((task.error, error_after(to, metadata)?))));
+        changes.extend(columns.task.and_then(|task| Some((task.error, error_after(to, error)?))));
         changes
     }
 
@@ -92,12 +92,14 @@ impl Managed {
     }
 }
 
-/// Returns what a transition sets as the task's error; `None` if it leaves the error.
-fn error_after(to: State, metadata: impl FnOnce() -> Option<Jsonb>) -> Option<Option<Datum>> {
-    if to == State::Running {
-        return Some(None);
-    }
-    metadata()?.get_text("error").map(Some)
+/// Returns what a transition sets as the task's error; `None` if it leaves the error. `error` is that of its metadata.
+fn error_after(to: State, error: impl FnOnce() -> Option<Datum>) -> Option<Option<Datum>> {
+    if to == State::Running { Some(None) } else { error().map(Some) }
+}
+
+/// Returns the error of a transition's metadata; `None` if the transition has none, or clears the error.
+pub fn error_of(to: State, metadata: Jsonb) -> Option<Datum> {
+    if to == State::Running { None } else { metadata.get_text("error") }
 }
 
 /// Returns the current time, but never one before the row's last change: time increases with the version.

@@ -9,6 +9,7 @@ use crate::ffi::jsonb::Jsonb;
 use crate::ffi::plan::Plan;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::text_datum;
+use crate::managed::error_of;
 use crate::{fields, rights};
 use pgrx::pg_sys::{self, Datum};
 use serde_json::json;
@@ -95,7 +96,7 @@ fn update_directly(attempt: &Attempt, metadata: Jsonb, request_id: Option<&str>)
     let entities = Entities::open(attempt.kind)?;
     let accepts =
         |state, version| state == attempt.from && attempt.expected_version.is_none_or(|expected| expected == version);
-    let step = entities.transition(attempt.id, accepts, attempt.to, metadata);
+    let step = entities.transition(attempt.id, accepts, attempt.to, error_of(attempt.to, metadata));
     let made = if let Step::Made(transition) = step { vec![transition] } else { Vec::new() };
     entities.record(&made, metadata, request_id);
     made.first().map(|transition| transition.version)

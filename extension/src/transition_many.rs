@@ -10,6 +10,7 @@ use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::snapshot;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::{text_array, text_datum, uuid_array};
+use crate::managed::error_of;
 use crate::{memory, rights};
 use pg_workflow_state_machine::State;
 use pgrx::iter::TableIterator;
@@ -103,9 +104,10 @@ impl Batch {
     ) -> &'a [Uuid] {
         let Some(entities) = Entities::open(self.kind) else { return ids };
         let accepts = |state, _| self.from.is_none_or(|from| from == state);
+        let error = error_of(self.to, metadata);
         let mut made = Vec::new();
         let done = snapshot::with_latest(|| {
-            ids.iter().position(|id| match entities.transition(*id, accepts, self.to, metadata) {
+            ids.iter().position(|id| match entities.transition(*id, accepts, self.to, error) {
                 Step::Made(transition) => {
                     memory::push(&mut made, transition);
                     false

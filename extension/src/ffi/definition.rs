@@ -3,14 +3,23 @@
 use super::heap::Heap;
 use super::values;
 use pgrx::pg_sys::{self, Datum, ForeignKeyCacheInfo, NodeTag, Oid};
-use pgrx::{FromDatum, PgTupleDesc};
-use std::ffi::CStr;
+use pgrx::{FromDatum, IntoDatum, PgTupleDesc};
+use std::ffi::{CStr, c_char};
 
 /// A statement that writes rows.
 #[derive(Clone, Copy)]
 pub enum Event {
     Insert,
     Update,
+}
+
+/// A CHECK constraint.
+#[derive(PartialEq)]
+pub enum Check {
+    /// A call of a function with columns.
+    Call(Oid, Vec<usize>),
+    /// Any other expression.
+    Text(String),
 }
 
 /// The value of a column that an INSERT does not name.
@@ -113,19 +122,51 @@ impl Heap {
                 && policy.polcmd as u8 == b'*'
                 && is_for_all_roles
                 && begins_with(policy.qual.cast(), function)
+                && policy.with_check_qual.is_null()
         }
     }
 
-    /// Returns the names of the CHECK constraints, in alphabetical order.
-    pub fn checks(&self) -> Vec<String> {
-        // SAFETY: as above; each has a NUL-terminated name.
+    /// Returns the CHECK constraints, those with texts in alphabetical order.
+    pub fn checks(&self) -> Vec<Check> {
+        // SAFETY: as above; each has a NUL-terminated expression.
         unsafe {
             let Some(constraints) = (*self.relation().rd_att).constr.as_ref() else { return Vec::new() };
-            let name = |n: usize| CStr::from_ptr((*constraints.check.add(n)).ccname).to_string_lossy().into_owned();
-            let mut names: Vec<String> = (0..constraints.num_check as usize).map(name).collect();
-            names.sort();
-            names
+            let expression = |n: usize| (*constraints.check.add(n)).ccbin;
+            let mut all: Vec<Check> = (0..constraints.num_check as usize).map(|n| self.check(expression(n))).collect();
+            all.sort_by_key(|check| if let Check::Text(text) = check { text.clone() } else { String::new() });
+            all
         }
+    }
+
+    /// # Safety
+    /// The expression must be a stored one of this table.
+    unsafe fn check(&self, stored: *const c_char) -> Check {
+        // SAFETY: the caller's promise; a node has its tag's type.
+        unsafe {
+            let expression = pg_sys::stringToNode(stored).cast::<pg_sys::Node>();
+            if (*expression).type_ == NodeTag::T_FuncExpr {
+                let call = &*expression.cast::<pg_sys::FuncExpr>();
+                return Check::Call(call.funcid, columns_of(call.args));
+            }
+            let arguments = [CStr::from_ptr(stored).to_str().ok().into_datum(), self.relation().rd_id.into_datum()];
+            let text = pgrx::direct_function_call_as_datum(pg_sys::pg_get_expr, &arguments);
+            Check::Text(text.map(|text| values::text(text).to_owned()).unwrap_or_default())
+        }
+    }
+
+    /// Whether a column has this type, without a modifier.
+    pub fn has_type(&self, column: usize, expected: Oid) -> bool {
+        self.attribute(column, |attribute| attribute.atttypid == expected && attribute.atttypmod == -1)
+    }
+
+    pub fn is_not_null(&self, column: usize) -> bool {
+        self.attribute(column, |attribute| attribute.attnotnull)
+    }
+
+    fn attribute(&self, column: usize, read: impl FnOnce(&pg_sys::FormData_pg_attribute) -> bool) -> bool {
+        // SAFETY: an open table has a descriptor.
+        let columns = unsafe { PgTupleDesc::from_pg_unchecked(self.relation().rd_att) };
+        columns.get(column - 1).is_some_and(read)
     }
 
     /// Returns the default of a column.
@@ -155,6 +196,23 @@ impl Heap {
                 _ => Default::Other,
             }
         }
+    }
+}
+
+/// Returns the columns that are a function's arguments, with 0 for other arguments.
+///
+/// # Safety
+/// It must be null or a list of expressions.
+unsafe fn columns_of(arguments: *const pg_sys::List) -> Vec<usize> {
+    // SAFETY: the caller's promise; a node has its tag's type.
+    unsafe {
+        let Some(arguments) = arguments.as_ref() else { return Vec::new() };
+        let column = |n: usize| {
+            let argument = (*arguments.elements.add(n)).ptr_value.cast::<pg_sys::Var>();
+            let is_column = (*argument).xpr.type_ == NodeTag::T_Var;
+            if is_column { usize::try_from((*argument).varattno).unwrap_or(0) } else { 0 }
+        };
+        (0..arguments.length as usize).map(column).collect()
     }
 }
 

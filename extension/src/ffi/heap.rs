@@ -72,6 +72,20 @@ impl Heap {
         unsafe { pg_sys::table_close(self.0, pg_sys::NoLock as i32) };
     }
 
+    /// Whether the primary key is this column.
+    pub fn has_primary_key(&self, column: usize) -> bool {
+        // SAFETY: the table is open. The closure holds no destructor.
+        unsafe {
+            pg_guard_ffi_boundary(|| {
+                let index = open_primary_key(self.0, column);
+                if !index.is_null() {
+                    raw::index_close(index, pg_sys::NoLock as i32);
+                }
+                !index.is_null()
+            })
+        }
+    }
+
     /// Finds a row by its primary key, which must be this column, a uuid. It sees what the current statement sees, and
     /// what the transaction has written since.
     pub fn find(&self, column: usize, id: Uuid) -> Option<Found> {
@@ -87,7 +101,10 @@ impl Heap {
     }
 
     /// Writes a new version of a row. Waits for a transaction that changes the row. Returns false, and changes nothing, if
-    /// the row is not the newest version, or if an index or a foreign key needs more than an entry.
+    /// the row is not the newest version, if this transaction has written it, or if an index needs more than an entry.
+    ///
+    /// An UPDATE of a row of its own transaction checks the row's foreign keys again: the check of the INSERT, at the end
+    /// of a statement or of the transaction, looks at the newest version only.
     pub fn update(&self, found: &Found, changes: &Changes) -> bool {
         // SAFETY: the row is of this table, which is a heap; the values have their columns' types. The closure holds no
         // destructor.
@@ -137,21 +154,38 @@ impl Found {
 /// # Safety
 /// As of [`Heap::find`]. Called within a boundary.
 unsafe fn find(table: Relation, column: usize, id: Uuid) -> *mut TupleTableSlot {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let index = open_primary_key(table, column);
+        if index.is_null() {
+            return null_mut();
+        }
+        let slot = scan(table, index, id);
+        raw::index_close(index, pg_sys::NoLock as i32);
+        slot
+    }
+}
+
+/// Opens the index of the primary key; null if there is none on this column alone.
+///
+/// # Safety
+/// The table must be open. Called within a boundary.
+unsafe fn open_primary_key(table: Relation, column: usize) -> Relation {
     // SAFETY: the caller's promise; an index that is listed can be opened.
     unsafe {
         if !(*table).rd_indexvalid {
             raw::list_free(raw::RelationGetIndexList(table));
         }
-        let primary = (*table).rd_pkindex;
-        if primary == Oid::INVALID {
+        if (*table).rd_pkindex == Oid::INVALID {
             return null_mut();
         }
-        let index = raw::index_open(primary, pg_sys::AccessShareLock as i32);
+        let index = raw::index_open((*table).rd_pkindex, pg_sys::AccessShareLock as i32);
         let of = &*(*index).rd_index;
-        let is_on_column = of.indisvalid && of.indnkeyatts == 1 && key(of, 0) == column;
-        let slot = if is_on_column { scan(table, index, id) } else { null_mut() };
+        if of.indisvalid && of.indnkeyatts == 1 && key(of, 0) == column {
+            return index;
+        }
         raw::index_close(index, pg_sys::NoLock as i32);
-        slot
+        null_mut()
     }
 }
 
@@ -218,6 +252,9 @@ unsafe fn update(table: Relation, indexes: &Indexes, old: *mut TupleTableSlot, c
     // SAFETY: the caller's promise.
     unsafe {
         let Some(update) = (*(*table).rd_tableam).tuple_update else { return false };
+        if is_own(old) {
+            return false;
+        }
         raw::CheckCmdReplicaIdentity(table, pg_sys::CmdType::CMD_UPDATE);
         let new = version_with(table, old, changes);
         let mut failure = TM_FailureData::default();
@@ -241,6 +278,20 @@ unsafe fn update(table: Relation, indexes: &Indexes, old: *mut TupleTableSlot, c
         }
         raw::ExecDropSingleTupleTableSlot(new);
         is_updated
+    }
+}
+
+/// Whether the current transaction has written a row.
+///
+/// # Safety
+/// The row must be a stored one. Called within a boundary.
+unsafe fn is_own(row: *mut TupleTableSlot) -> bool {
+    // SAFETY: the caller's promise. Without the function it is taken for an own one.
+    unsafe {
+        let Some(system_column) = (*(*row).tts_ops).getsysattr else { return true };
+        let mut is_null = false;
+        let xmin = system_column(row, pg_sys::MinTransactionIdAttributeNumber, &raw mut is_null);
+        raw::TransactionIdIsCurrentTransactionId(pg_sys::TransactionId::from(xmin.value() as u32))
     }
 }
 
@@ -278,12 +329,18 @@ unsafe fn insert(table: Relation, rows: &mut Rows) {
         for n in 0..most {
             *slots.add(n) = raw::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsVirtual);
         }
+        // A multi-insert leaves its tuples behind.
+        let (outer, tuples) = (pg_sys::CurrentMemoryContext, raw::create_context());
         let mut first = 0;
         while first < rows.len() {
             let count = (rows.len() - first).min(MOST);
+            pg_sys::CurrentMemoryContext = tuples;
             insert_some(table, rows, first, slots, count);
+            pg_sys::CurrentMemoryContext = outer;
+            raw::MemoryContextReset(tuples);
             first += count;
         }
+        raw::MemoryContextDelete(tuples);
         for n in 0..most {
             raw::ExecDropSingleTupleTableSlot(*slots.add(n));
         }

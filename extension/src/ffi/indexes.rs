@@ -118,6 +118,9 @@ impl Indexes {
                 let index = self.open[n];
                 let order = unique_order.filter(|_| (*(*index).rd_index).indisunique);
                 for row in 0..rows.len() {
+                    if pg_sys::InterruptPending != 0 {
+                        raw::ProcessInterrupts();
+                    }
                     let (values, nulls, place) = rows.parts(order.map_or(row, |order| order[row]));
                     Entry { values, nulls, place, is_unchanged: false }.insert(table, index, self.infos.add(n));
                 }

@@ -56,6 +56,8 @@ impl Inserter {
         // SAFETY: undoes what `open` did, in the opposite order.
         unsafe {
             pg_sys::AfterTriggerEndQuery(self.executor);
+            // The triggers have opened the table once more.
+            pg_sys::ExecCloseResultRelations(self.executor);
             pg_sys::ExecCloseIndices(self.target);
             pg_sys::ExecResetTupleTable((*self.executor).es_tupleTable, false);
             pg_sys::FreeExecutorState(self.executor);

@@ -3,11 +3,11 @@
 //! they must hold nothing that needs a destructor, and must not panic.
 
 use pgrx::pg_sys::{
-    AttrNumber, CmdType, CommandId, Datum, HeapTuple, IndexInfo, IndexScanDesc, IndexUniqueCheck, ItemPointer, List,
-    Oid, RegProcedure, Relation, ScanDirection, ScanKey, Size, Snapshot, StrategyNumber, TupleDesc, TupleTableSlot,
-    TupleTableSlotOps,
+    self, AttrNumber, CmdType, CommandId, Datum, HeapTuple, IndexInfo, IndexScanDesc, IndexUniqueCheck, ItemPointer,
+    List, MemoryContext, Oid, RegProcedure, Relation, ScanDirection, ScanKey, Size, Snapshot, StrategyNumber,
+    TransactionId, TupleDesc, TupleTableSlot, TupleTableSlotOps,
 };
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 
 unsafe extern "C-unwind" {
     pub fn RelationGetIndexList(relation: Relation) -> *mut List;
@@ -48,9 +48,34 @@ unsafe extern "C-unwind" {
     pub fn UpdateActiveSnapshotCommandId();
     pub fn GetActiveSnapshot() -> Snapshot;
     pub fn PopActiveSnapshot();
+    pub fn TransactionIdIsCurrentTransactionId(id: TransactionId) -> bool;
+    pub fn ProcessInterrupts();
+    pub fn MemoryContextReset(context: MemoryContext);
+    pub fn MemoryContextDelete(context: MemoryContext);
+    fn AllocSetContextCreateInternal(
+        parent: MemoryContext,
+        name: *const c_char,
+        least: Size,
+        first: Size,
+        most: Size,
+    ) -> MemoryContext;
     pub fn FreeTupleDesc(descriptor: TupleDesc);
     pub fn pfree(pointer: *mut c_void);
     pub fn palloc0(size: Size) -> *mut c_void;
+}
+
+/// Creates a memory context in the current one.
+///
+/// # Safety
+/// Called within a boundary.
+pub unsafe fn create_context() -> MemoryContext {
+    let [least, first, most] =
+        [pg_sys::ALLOCSET_DEFAULT_MINSIZE, pg_sys::ALLOCSET_DEFAULT_INITSIZE, pg_sys::ALLOCSET_DEFAULT_MAXSIZE]
+            .map(|size| size as Size);
+    // SAFETY: the name is a constant, as PostgreSQL requires.
+    unsafe {
+        AllocSetContextCreateInternal(pg_sys::CurrentMemoryContext, c"pg_workflow rows".as_ptr(), least, first, most)
+    }
 }
 
 #[cfg(not(feature = "pg18"))]

@@ -79,10 +79,12 @@ pub fn may_write_directly() -> bool {
     // SAFETY: values of this process.
     unsafe {
         let hook = pg_sys::ExecutorCheckPerms_hook;
+        let policies = [pg_sys::row_security_policy_hook_permissive, pg_sys::row_security_policy_hook_restrictive];
         !pg_sys::XactReadOnly
             && pg_sys::XactIsoLevel < pg_sys::XACT_REPEATABLE_READ as i32
             && pg_sys::SessionReplicationRole == pg_sys::SESSION_REPLICATION_ROLE_ORIGIN as i32
             && hook.is_none()
+            && policies.iter().all(Option::is_none)
             && !pg_sys::IsInParallelMode()
             && pg_sys::ActiveSnapshotSet()
     }
@@ -142,6 +144,12 @@ fn acting_as<R>(role: Oid, restriction: u32, work: impl FnOnce() -> R) -> R {
     // SAFETY: restores the role that was saved above.
     unsafe { pg_sys::SetUserIdAndSecContext(user, context) };
     result
+}
+
+/// Whether a statement that row security applies to may run, and not fail.
+pub fn accepts_row_security() -> bool {
+    // SAFETY: a setting of this process.
+    unsafe { pg_sys::row_security }
 }
 
 /// Whether row security applies to a role in this table.
