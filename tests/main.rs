@@ -11,6 +11,7 @@ mod extension {
     mod creation;
     mod deletions;
     mod dependents;
+    mod direct;
     mod errors;
     mod grants;
     mod guard;

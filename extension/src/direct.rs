@@ -64,9 +64,9 @@ impl Entities {
         let table = heap.relation().rd_id;
         if facts.takes_transitions
             && session::may_update(table, columns.state)
-            && (facts.shows_all_rows && session::accepts_row_security()
-                || !session::is_restricted_in(table, session::user()))
+            && (facts.shows_all_rows || !session::is_restricted_in(table, session::user()))
         {
+            heap.check_publications();
             return Some(entities);
         }
         entities.heap.close();

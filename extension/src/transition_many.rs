@@ -102,6 +102,9 @@ impl Batch {
         metadata: Jsonb,
         outcomes: &mut HashMap<Uuid, Outcome>,
     ) -> &'a [Uuid] {
+        if ids.is_empty() || self.sources().is_empty() {
+            return ids;
+        }
         let Some(entities) = Entities::open(self.kind) else { return ids };
         let accepts = |state, _| self.from.is_none_or(|from| from == state);
         let error = error_of(self.to, metadata);

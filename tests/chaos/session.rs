@@ -65,6 +65,12 @@ impl Session {
         Ok(Session { config, client: None })
     }
 
+    /// Sets a setting of each connection.
+    pub fn with_setting(mut self, name: &str, value: &str) -> Session {
+        self.config.options(&format!("-c {name}={value}"));
+        self
+    }
+
     /// Returns the connection, or waits for the database and opens one.
     pub fn client(&mut self) -> Result<&mut Client> {
         let deadline = Instant::now() + PATIENCE;

@@ -45,7 +45,9 @@ pub struct Writer {
 impl Writer {
     pub fn new(url: &str, number: u64, seed: u64, dag: Uuid, shared: Arc<[Uuid]>) -> Result<Writer> {
         let name = format!("chaos writer {number}");
-        let session = Session::new(url, &name)?;
+        // Half of them write by the direct path, and half by SQL statements.
+        let path = if number.is_multiple_of(2) { "on" } else { "off" };
+        let session = Session::new(url, &name)?.with_setting("pg_workflow.direct_path", path);
         let random = Rng::with_seed(seed ^ (number + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
         Ok(Writer { name, session, random, dag, own: Vec::new(), shared, prepares: false, written: Written::default() })
     }

@@ -1,5 +1,6 @@
 //! A database with the extension, for one test.
 
+use crate::path::path_settings;
 use postgres::{Client, NoTls};
 use serde_json::Value;
 use std::sync::OnceLock;
@@ -98,7 +99,7 @@ fn shared_cluster() -> &'static Postgres {
     CLUSTER.get_or_init(|| {
         // A notifier for each test that runs.
         let settings = [("max_connections", "300"), ("max_worker_processes", "50"), PRELOADED];
-        let cluster = Postgres::start("tests", &[FAST, &settings].concat()).expect("a cluster");
+        let cluster = Postgres::start("tests", &[FAST, path_settings(), &settings].concat()).expect("a cluster");
         cluster.psql("postgres", "CREATE DATABASE fresh").expect("a template");
         cluster.psql("fresh", "CREATE EXTENSION pg_workflow").expect("the extension");
         // Stored counts let verify() compare them with the tables.

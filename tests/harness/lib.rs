@@ -3,6 +3,9 @@
 #[path = "../chaos/lib.rs"]
 pub mod chaos;
 
+#[path = "../fuzz/lib.rs"]
+pub mod fuzz;
+
 pub mod attack;
 mod buffers;
 mod certificates;
@@ -11,6 +14,7 @@ mod database;
 mod entities;
 mod failure;
 mod partitions;
+mod path;
 mod redis_subscriber;
 mod server;
 mod trace;

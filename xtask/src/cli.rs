@@ -33,6 +33,8 @@ pub enum Command {
     Chaos(crate::chaos::Options),
     /// Send random statements as a reader and as a writer, and check that nothing is harmed
     Sqlsmith(crate::sqlsmith::Options),
+    /// Play random statements by the direct path and by SQL statements, and compare all results
+    Fuzz(crate::fuzz::Options),
     /// Make Debian packages and a tarball of the extension and the server
     Package(crate::package::Options),
     /// Freeze the SQL scripts of this version in sql/releases
@@ -53,6 +55,7 @@ impl Command {
             Self::Down => crate::dev::down(),
             Self::Chaos(options) => crate::chaos::run_chaos(&options),
             Self::Sqlsmith(options) => crate::sqlsmith::run_sqlsmith(&options),
+            Self::Fuzz(options) => crate::fuzz::run_fuzz(&options),
             Self::Package(options) => crate::package::run(&options),
             Self::Release => crate::scripts::release::run(),
             Self::ComposeTest => crate::compose_test::run(),

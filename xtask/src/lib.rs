@@ -15,6 +15,7 @@ pub mod compose_test;
 pub mod demo;
 pub mod dev;
 pub mod docs;
+pub mod fuzz;
 pub mod lint;
 pub mod package;
 pub mod scripts;

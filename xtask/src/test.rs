@@ -7,6 +7,29 @@ use crate::command::{run, run_as_step, step};
 use crate::setup;
 use crate::setup::Debian;
 
+/// The tests of functions that have two ways to write rows.
+const BY_STATEMENTS: [&str; 19] = [
+    "extension::acting::",
+    "extension::attack::",
+    "extension::bounds::",
+    "extension::counts::",
+    "extension::creation::",
+    "extension::deletions::",
+    "extension::errors::",
+    "extension::guard::",
+    "extension::history::",
+    "extension::nested::",
+    "extension::parents::",
+    "extension::races::",
+    "extension::roles::",
+    "extension::tenants::",
+    "extension::transition::",
+    "extension::transition_many::",
+    "extension::triggers::",
+    "extension::undone::",
+    "feed::events::",
+];
+
 /// Sets up, builds, installs, and runs `cargo test` with these arguments: on the PostgreSQL that is installed, or
 /// on this major version in a Debian of its own.
 pub fn run_tests(major: Option<u32>, args: &[String]) -> Result<()> {
@@ -39,5 +62,11 @@ fn run_tests_here(args: &[String]) -> Result<()> {
     test.args(args);
     // The tests' servers are these, wherever PATH may lead.
     test.env("PG_CONFIG", &toolchain.postgres.pg_config).env("WORKFLOW_SERVER_BIN", &artifacts.server);
-    run_as_step(&mut test)
+    run_as_step(&mut test)?;
+    if args.is_empty() {
+        // All functions then run SQL statements, as they do in every unusual situation.
+        test.args(["--test", "workflow", "--"]).args(BY_STATEMENTS).env("WORKFLOW_PATH", "statement");
+        run_as_step(&mut test)?;
+    }
+    Ok(())
 }

@@ -72,6 +72,12 @@ impl Heap {
         unsafe { pg_sys::table_close(self.0, pg_sys::NoLock as i32) };
     }
 
+    /// Raises an error if a publication has updates of the table, and cannot tell which row they are of.
+    pub fn check_publications(&self) {
+        // SAFETY: the table is open.
+        unsafe { pg_sys::CheckCmdReplicaIdentity(self.0, pg_sys::CmdType::CMD_UPDATE) };
+    }
+
     /// Whether the primary key is this column.
     pub fn has_primary_key(&self, column: usize) -> bool {
         // SAFETY: the table is open. The closure holds no destructor.
@@ -255,7 +261,6 @@ unsafe fn update(table: Relation, indexes: &Indexes, old: *mut TupleTableSlot, c
         if is_own(old) {
             return false;
         }
-        raw::CheckCmdReplicaIdentity(table, pg_sys::CmdType::CMD_UPDATE);
         let new = version_with(table, old, changes);
         let mut failure = TM_FailureData::default();
         let mut lock_mode = pg_sys::LockTupleMode::LockTupleNoKeyExclusive;

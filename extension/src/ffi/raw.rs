@@ -3,9 +3,9 @@
 //! they must hold nothing that needs a destructor, and must not panic.
 
 use pgrx::pg_sys::{
-    self, AttrNumber, CmdType, CommandId, Datum, HeapTuple, IndexInfo, IndexScanDesc, IndexUniqueCheck, ItemPointer,
-    List, MemoryContext, Oid, RegProcedure, Relation, ScanDirection, ScanKey, Size, Snapshot, StrategyNumber,
-    TransactionId, TupleDesc, TupleTableSlot, TupleTableSlotOps,
+    self, AttrNumber, CommandId, Datum, HeapTuple, IndexInfo, IndexScanDesc, IndexUniqueCheck, ItemPointer, List,
+    MemoryContext, Oid, RegProcedure, Relation, ScanDirection, ScanKey, Size, Snapshot, StrategyNumber, TransactionId,
+    TupleDesc, TupleTableSlot, TupleTableSlotOps,
 };
 use std::ffi::{c_char, c_int, c_void};
 
@@ -42,7 +42,6 @@ unsafe extern "C-unwind" {
     pub fn ExecStoreVirtualTuple(slot: *mut TupleTableSlot) -> *mut TupleTableSlot;
     pub fn slot_getsomeattrs_int(slot: *mut TupleTableSlot, column: c_int);
     pub fn CreateTupleDescCopy(descriptor: TupleDesc) -> TupleDesc;
-    pub fn CheckCmdReplicaIdentity(table: Relation, command: CmdType::Type);
     pub fn GetCurrentCommandId(used: bool) -> CommandId;
     pub fn PushCopiedSnapshot(snapshot: Snapshot);
     pub fn UpdateActiveSnapshotCommandId();

@@ -73,8 +73,8 @@ pub fn has_privileges_of_named(role: &str) -> bool {
     role != Oid::INVALID && has_privileges_of(role)
 }
 
-/// Whether the current statement may write, needs no fixed snapshot, fires the triggers of ordinary sessions, and no other
-/// library checks its permissions.
+/// Whether the current statement may write, needs no fixed snapshot, fires the triggers of ordinary sessions, fails on no
+/// policy of row security, and no other library checks its permissions.
 pub fn may_write_directly() -> bool {
     // SAFETY: values of this process.
     unsafe {
@@ -85,6 +85,7 @@ pub fn may_write_directly() -> bool {
             && pg_sys::SessionReplicationRole == pg_sys::SESSION_REPLICATION_ROLE_ORIGIN as i32
             && hook.is_none()
             && policies.iter().all(Option::is_none)
+            && pg_sys::row_security
             && !pg_sys::IsInParallelMode()
             && pg_sys::ActiveSnapshotSet()
     }
@@ -144,12 +145,6 @@ fn acting_as<R>(role: Oid, restriction: u32, work: impl FnOnce() -> R) -> R {
     // SAFETY: restores the role that was saved above.
     unsafe { pg_sys::SetUserIdAndSecContext(user, context) };
     result
-}
-
-/// Whether a statement that row security applies to may run, and not fail.
-pub fn accepts_row_security() -> bool {
-    // SAFETY: a setting of this process.
-    unsafe { pg_sys::row_security }
 }
 
 /// Whether row security applies to a role in this table.

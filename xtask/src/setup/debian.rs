@@ -17,8 +17,17 @@ const RELEASES: [(u32, &str); 3] = [(15, "bookworm"), (17, "trixie"), (18, "fork
 const PACKAGES: &str = "--include=gcc,libc6-dev,ca-certificates";
 
 /// The variables of our environment that it gets.
-const PASSED_ON: [&str; 8] =
-    ["TERM", "CHAOS_SEED", "RUST_TEST_THREADS", "CARGO_BUILD_JOBS", "http_proxy", "https_proxy", "no_proxy", "LANG"];
+const PASSED_ON: [&str; 9] = [
+    "TERM",
+    "CHAOS_SEED",
+    "WORKFLOW_PATH",
+    "RUST_TEST_THREADS",
+    "CARGO_BUILD_JOBS",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "LANG",
+];
 
 /// Mounts the folders that a Debian needs from outside, and runs a program in it. `unshare` puts this into a mount
 /// namespace, which ends with its last process: nothing stays mounted, and no other process sees the mounts.
