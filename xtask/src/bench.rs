@@ -11,6 +11,7 @@ mod history;
 mod lines;
 mod listener;
 mod lists;
+mod peers;
 mod pgbench;
 mod ratio;
 mod tenants;
@@ -39,7 +40,7 @@ pub struct Options {
     /// Pairs of runs for each figure
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Only lines whose name contains this
+    /// Only lines whose name contains this; `peers` compares with job queues instead
     #[arg(long, default_value = "")]
     only: String,
     /// Also write the figures to this file, as JSON
@@ -54,7 +55,7 @@ impl Options {
 }
 
 /// Each measures the lines of its subject that the options select.
-const MEASUREMENTS: [fn(&Bench, &Options) -> Result<Report>; 7] = [
+const MEASUREMENTS: [fn(&Bench, &Options) -> Result<Report>; 8] = [
     lines::measure,
     cpu::measure,
     wal::measure,
@@ -62,6 +63,7 @@ const MEASUREMENTS: [fn(&Bench, &Options) -> Result<Report>; 7] = [
     lists::measure,
     history::measure,
     tenants::measure,
+    peers::measure,
 ];
 
 /// The results of a measurement.
