@@ -1,8 +1,7 @@
 //! How soon and how fast events arrive.
 
+use std::fmt::Write;
 use std::fs;
-use std::io::Write;
-use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -11,9 +10,10 @@ use anyhow::{Context, Result, bail};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Bench, Options, Pgbench, reset};
+use super::pgbench::Pgbench;
+use super::{Bench, Options, Report};
 use crate::command::step;
-use crate::stack::{Postgres, Server};
+use crate::stack::Server;
 
 const STREAM: &str = "workflow:stream";
 /// How long a relay may take to catch up.
@@ -25,23 +25,6 @@ const BACKLOG: usize = 1_000_000;
 #[derive(Deserialize)]
 struct Event {
     changed_at: DateTime<Utc>,
-}
-
-/// Works while a session listens to `workflow_events` and reads the notifications.
-pub fn while_listening<T>(cluster: &Postgres, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let mut psql = cluster.psql_command("bench");
-    // psql reads notifications after each statement.
-    let mut psql = psql.args(["--output", "/dev/null"]).stdin(Stdio::piped()).spawn().context("cannot run psql")?;
-    let mut statements = psql.stdin.take().context("psql has no input")?;
-    statements.write_all(b"LISTEN workflow_events;\nSELECT \\watch 0.01\n")?;
-    statements.flush()?;
-    let result = work();
-    if let Some(status) = psql.try_wait()? {
-        bail!("psql stopped listening: {status}");
-    }
-    psql.kill()?;
-    psql.wait()?;
-    result
 }
 
 /// A relay to a stream that was emptied before it.
@@ -98,7 +81,7 @@ impl Relay {
 
 /// A figure that is not a ratio.
 #[derive(Serialize)]
-pub struct Absolute {
+struct Absolute {
     name: &'static str,
     value: f64,
     unit: &'static str,
@@ -110,23 +93,23 @@ fn at_most(name: &'static str, value: f64, unit: &'static str, goal: f64) -> Abs
     Absolute { name, value, unit, goal, reached: value <= goal }
 }
 
-pub fn measure(bench: &Bench, options: &Options) -> Result<Vec<Absolute>> {
+pub fn measure(bench: &Bench, options: &Options) -> Result<Report> {
     let mut figures = Vec::new();
-    if "arrival at 1,000 events/s".contains(&options.only) {
+    if options.selects("arrival at 1,000 events/s") {
         figures.extend(step("arrival at a subscriber of Redis at 1,000 events/s", || arrival(bench, options))?);
     }
-    if "backlog of 1,000,000".contains(&options.only) {
+    if options.selects("backlog of 1,000,000") {
         figures.extend(step("a backlog of 1,000,000 events", || backlog(bench))?);
     }
-    Ok(figures)
+    Report::new("events", &figures, table(&figures))
 }
 
 /// From the transition's own clock, so before its commit, to a subscriber.
 fn arrival(bench: &Bench, options: &Options) -> Result<[Absolute; 2]> {
-    reset(bench)?;
+    bench.reset()?;
     let _relay = Relay::start(bench)?;
     let (stop, received) = subscribe(&bench.redis.url())?;
-    let seconds = options.seconds * options.rounds.min(5) as u32;
+    let seconds = options.seconds * options.rounds.min(5);
     Pgbench { rate: Some(RATE), ..Pgbench::of("transition", 8, seconds) }.run(bench, "off")?;
     stop.store(true, Ordering::Release);
     let mut delays = received.recv()?;
@@ -174,7 +157,7 @@ fn subscribe(url: &str) -> Result<(Arc<AtomicBool>, mpsc::Receiver<Vec<TimeDelta
 
 /// Written while no relay runs; then one takes it all.
 fn backlog(bench: &Bench) -> Result<[Absolute; 2]> {
-    reset(bench)?;
+    bench.reset()?;
     let idle = Relay::start(bench)?;
     idle.server.terminate()?;
     let tasks = bench.cluster.psql("bench", "SELECT count(*) FROM tasks")?.trim().parse::<usize>()?;
@@ -202,9 +185,11 @@ fn backlog(bench: &Bench) -> Result<[Absolute; 2]> {
     ])
 }
 
-pub fn print_table(figures: &[Absolute]) {
+fn table(figures: &[Absolute]) -> String {
+    let mut table = String::new();
     for Absolute { name, value, unit, goal, reached } in figures {
         let verdict = if *reached { "" } else { "  below target" };
-        println!("{name:66} {value:>15.2} {unit:<4} goal {goal:>8}{verdict}");
+        let _ = writeln!(table, "{name:66} {value:>15.2} {unit:<4} goal {goal:>8}{verdict}");
     }
+    table
 }

@@ -1,9 +1,13 @@
 //! The cost of 50,000,000 events of history for transitions, reads and purges.
 
+use std::fmt::Write;
+
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::{Bench, Options, Pgbench, median, script};
+use super::pgbench::Pgbench;
+use super::ratio::{Ratio, median, pairs};
+use super::{Bench, Options, Report, script};
 use crate::command::step;
 
 /// Months of history.
@@ -19,7 +23,7 @@ const SMALL: &str = "history_none";
 
 /// A result of the measurement.
 #[derive(Serialize)]
-pub struct Figure {
+struct Figure {
     name: &'static str,
     value: f64,
     unit: &'static str,
@@ -27,10 +31,12 @@ pub struct Figure {
     goal: Option<f64>,
 }
 
-pub fn measure(bench: &Bench, options: &Options) -> Result<Vec<Figure>> {
-    if !"history".contains(&options.only) {
-        return Ok(Vec::new());
-    }
+pub fn measure(bench: &Bench, options: &Options) -> Result<Report> {
+    let figures = if options.selects("history") { measure_all(bench, options)? } else { Vec::new() };
+    Report::new("history", &figures, table(&figures))
+}
+
+fn measure_all(bench: &Bench, options: &Options) -> Result<Vec<Figure>> {
     for database in [SMALL, LARGE] {
         bench.cluster.create_database(database)?;
         bench.cluster.psql(database, &std::fs::read_to_string(script("setup"))?)?;
@@ -42,8 +48,9 @@ pub fn measure(bench: &Bench, options: &Options) -> Result<Vec<Figure>> {
         bench.cluster.psql(LARGE, &(variables + &sql))
     })?;
     Ok(vec![
-        ratio(bench, options, "a transition: time, against none", "transition", Some(1.1))?,
-        ratio(bench, options, "the same with a request_id", "transition_request", None)?,
+        ratio(bench, options, "a transition: time, against none", ["transition"; 2], Some(1.1))?,
+        ratio(bench, options, "with a request_id: against one in none", ["transition_request"; 2], None)?,
+        ratio(bench, options, "with a request_id: against without in none", WITH_REQUEST, Some(1.1))?,
         statement_ratio(bench, "read_events() of 1,000: time, against none", READ, Some(1.2))?,
         statement_ratio(bench, "history() of a task: time, against none", HISTORY, None)?,
         milliseconds(bench, "verify() of 1,000,000 tasks", VERIFY)?,
@@ -73,30 +80,23 @@ const VERIFY: &str = "SELECT count(*) FROM workflow.verify(
     (SELECT min(created_at) FROM workflow.task_instances WHERE dag_run_id = (SELECT id FROM workflow.dag_runs WHERE execution_date = '2021-01-01Z')))";
 const PURGE: &str = "SELECT object, rows, outcome FROM workflow.purge('2020-01-31Z')";
 
-/// How much longer pgbench takes for a transaction of the script in the large database.
+/// Script in the large database, and in the small one.
+const WITH_REQUEST: [&str; 2] = ["transition_request", "transition"];
+
+/// How much longer pgbench takes for a transaction of a script in the large database, than of another in the small one.
 fn ratio(
     bench: &Bench,
     options: &Options,
     name: &'static str,
-    script: &'static str,
+    [large, small]: [&str; 2],
     goal: Option<f64>,
 ) -> Result<Figure> {
-    let mut ratios = Vec::new();
-    for round in 0..options.rounds {
-        let throughput = |database| {
-            bench.cluster.psql(database, RESET)?;
-            Pgbench { database, ..Pgbench::of(script, 1, options.seconds) }.run(bench, "off")
-        };
-        let (small, large) = if round % 2 == 0 {
-            let small = throughput(SMALL)?;
-            (small, throughput(LARGE)?)
-        } else {
-            let large = throughput(LARGE)?;
-            (throughput(SMALL)?, large)
-        };
-        ratios.push(small / large);
-    }
-    Ok(Figure { name, value: median(ratios), unit: "", goal })
+    let throughput = |database, script| {
+        bench.cluster.psql(database, RESET)?;
+        Pgbench { database, ..Pgbench::of(script, 1, options.seconds) }.run(bench, "off")
+    };
+    let pairs = pairs(options.rounds, || throughput(SMALL, small), || throughput(LARGE, large))?;
+    Ok(Figure { name, value: Ratio::of(&pairs).median, unit: "", goal })
 }
 
 const RESET: &str = "SET session_replication_role = replica;
@@ -128,11 +128,13 @@ fn took(printed: &str) -> Result<f64> {
     printed.lines().last().and_then(|line| line.trim().parse().ok()).with_context(|| format!("no time in {printed:?}"))
 }
 
-pub fn print_table(figures: &[Figure]) {
+fn table(figures: &[Figure]) -> String {
+    let mut table = String::new();
     for Figure { name, value, unit, goal } in figures {
         let goal = goal.map_or_else(String::new, |goal| {
             format!("  goal {goal:.2}{}", if *value <= goal { "" } else { "  below target" })
         });
-        println!("{name:60} {value:>9.2}{unit}{goal}");
+        let _ = writeln!(table, "{name:60} {value:>9.2}{unit}{goal}");
     }
+    table
 }

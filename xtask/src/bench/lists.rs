@@ -1,11 +1,13 @@
 //! Whether the lists over HTTP cost the same in a large database as in a small one.
 
+use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use super::{Bench, Options, median, script};
+use super::ratio::median;
+use super::{Bench, Options, Report, script};
 use crate::command::step;
 use crate::stack::Server;
 
@@ -46,7 +48,7 @@ const REQUESTS_FOR: &[&str] = &[
 
 /// How long a request takes in either database.
 #[derive(Serialize)]
-pub struct Figure {
+struct Figure {
     request: &'static str,
     /// Median of the times, large / small.
     ratio: f64,
@@ -64,15 +66,15 @@ struct Subject {
     values: Vec<(&'static str, String)>,
 }
 
-pub fn measure(bench: &Bench, options: &Options) -> Result<Vec<Figure>> {
-    let requests: Vec<&'static str> =
-        REQUESTS_FOR.iter().copied().filter(|_| "lists".contains(&options.only)).collect();
-    if requests.is_empty() {
-        return Ok(Vec::new());
-    }
+pub fn measure(bench: &Bench, options: &Options) -> Result<Report> {
+    let figures = if options.selects("lists") { compare_all(bench)? } else { Vec::new() };
+    Report::new("lists", &figures, table(&figures))
+}
+
+fn compare_all(bench: &Bench) -> Result<Vec<Figure>> {
     let small = Subject::create(bench, SMALL)?;
     let large = Subject::create(bench, LARGE)?;
-    let figures = requests.into_iter().map(|request| compare(request, &small, &large)).collect();
+    let figures = REQUESTS_FOR.iter().map(|request| compare(request, &small, &large)).collect();
     for subject in [small, large] {
         subject.server.terminate()?;
     }
@@ -140,17 +142,19 @@ fn values(bench: &Bench, database: &str) -> Result<Vec<(&'static str, String)>> 
     ])
 }
 
-pub fn print_table(figures: &[Figure]) {
-    if figures.is_empty() {
-        return;
+fn table(figures: &[Figure]) -> String {
+    let mut table = String::new();
+    if !figures.is_empty() {
+        let (small, large) = (SMALL * TASKS_A_RUN, LARGE * TASKS_A_RUN);
+        let _ = writeln!(table, "{:72} {:>6} {:>6}  {small:>9} {large:>9} tasks", "", "ratio", "goal");
     }
-    let (small, large) = (SMALL * TASKS_A_RUN, LARGE * TASKS_A_RUN);
-    println!("{:72} {:>6} {:>6}  {small:>9} {large:>9} tasks", "", "ratio", "goal");
     for figure in figures {
         let Figure { request, ratio, goal, small_milliseconds, large_milliseconds, reached } = figure;
         let verdict = if *reached { "" } else { "  below target" };
-        println!(
+        let _ = writeln!(
+            table,
             "{request:72} {ratio:>6.2} {goal:>6.2}  {small_milliseconds:>6.2} ms {large_milliseconds:>6.2} ms{verdict}"
         );
     }
+    table
 }

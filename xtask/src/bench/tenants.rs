@@ -1,24 +1,31 @@
 //! The cost of row security for the transitions of a tenant.
 
+use std::fmt::Write;
+
 use anyhow::Result;
 use serde::Serialize;
 
-use super::{Bench, Options, Pgbench, median, reset};
+use super::pgbench::Pgbench;
+use super::ratio::{Ratio, pairs};
+use super::{Bench, Options, Report};
 
 /// A result of the measurement.
 #[derive(Serialize)]
-pub struct Figure {
+struct Figure {
     name: &'static str,
     clients: u32,
-    /// Median of the ratios of throughput, with row security / without.
-    ratio: f64,
+    /// Of throughput, with row security to without.
+    #[serde(flatten)]
+    ratio: Ratio,
 }
 
-pub fn measure(bench: &Bench, options: &Options) -> Result<Vec<Figure>> {
+pub fn measure(bench: &Bench, options: &Options) -> Result<Report> {
     let name = "a tenant's transition, with row security / without";
-    if !name.contains(&options.only) {
-        return Ok(Vec::new());
-    }
+    let figures = if options.selects(name) { compare(bench, options, name)? } else { Vec::new() };
+    Report::new("tenants", &figures, table(&figures))
+}
+
+fn compare(bench: &Bench, options: &Options, name: &'static str) -> Result<Vec<Figure>> {
     let sql = "CREATE ROLE tenant LOGIN IN ROLE workflow_writer;
                GRANT SELECT ON tasks TO tenant;
                UPDATE workflow.dags SET tenant = 'tenant'";
@@ -30,23 +37,20 @@ pub fn measure(bench: &Bench, options: &Options) -> Result<Vec<Figure>> {
     figures.into_iter().collect()
 }
 
-fn ratio(bench: &Bench, options: &Options, clients: u32) -> Result<f64> {
+fn ratio(bench: &Bench, options: &Options, clients: u32) -> Result<Ratio> {
     let throughput = |switch: &str| {
-        reset(bench)?;
+        bench.reset()?;
         bench.cluster.psql("bench", &format!("SELECT workflow.{switch}_row_security()"))?;
         let pgbench = Pgbench { user: "tenant", ..Pgbench::of("transition", clients, options.seconds) };
         pgbench.run_as_configured(bench)
     };
-    let mut ratios = Vec::new();
-    for _ in 0..options.rounds {
-        let with = throughput("enable")?;
-        ratios.push(with / throughput("disable")?);
-    }
-    Ok(median(ratios))
+    Ok(Ratio::of(&pairs(options.rounds, || throughput("enable"), || throughput("disable"))?))
 }
 
-pub fn print_table(figures: &[Figure]) {
+fn table(figures: &[Figure]) -> String {
+    let mut table = String::new();
     for Figure { name, clients, ratio } in figures {
-        println!("{name:66} {clients:>7} {ratio:>7.2}");
+        let _ = writeln!(table, "{name:66} {clients:>7} {ratio:>22}");
     }
+    table
 }
