@@ -250,7 +250,7 @@ pub const CHANGES: &[Change] = &[
     change!("ALTER TABLE workflow.task_instances ADD COLUMN of_user text", Direct, Statement),
     change!(
         "ALTER TABLE workflow.task_instances ADD COLUMN of_user text NOT NULL DEFAULT 'x' || (random() < 2)",
-        Statement,
+        Direct,
         Statement
     ),
     change!(
@@ -273,8 +273,14 @@ pub const CHANGES: &[Change] = &[
         Statement,
         Statement
     ),
-    change!("ALTER TABLE workflow.task_instances ALTER max_tries TYPE smallint", Direct, Statement),
-    change!("ALTER TABLE workflow.task_instances ALTER error TYPE varchar(4)", Direct, Direct),
+    change!("ALTER TABLE workflow.task_instances ALTER max_tries TYPE smallint", Statement, Statement),
+    change!("ALTER TABLE workflow.task_instances ALTER error TYPE varchar(4)", Statement, Statement),
+    change!("ALTER TABLE workflow.task_instances ALTER task_id TYPE varchar(5)", Statement, Statement),
+    change!(
+        "ALTER TABLE workflow.task_instances DROP CONSTRAINT task_instances_check; ALTER TABLE workflow.task_instances ADD CONSTRAINT task_instances_check CHECK (max_tries < 5) NOT VALID",
+        Statement,
+        Statement
+    ),
     // The next event but two is in the next partition.
     change!(
         "SELECT setval('workflow.state_history_id_seq', (SELECT (max(id) / workflow.partition_size() + 1) * workflow.partition_size() - 3 FROM workflow.state_history))",
@@ -291,7 +297,7 @@ pub const CHANGES: &[Change] = &[
     change!("ALTER TABLE workflow.task_instances ENABLE REPLICA TRIGGER zz_record", Statement, Direct),
     change!(
         "ALTER TABLE workflow.task_instances DROP CONSTRAINT task_instances_dag_run_id_fkey; CREATE TABLE public.runs (id uuid PRIMARY KEY); ALTER TABLE workflow.task_instances ADD FOREIGN KEY (dag_run_id) REFERENCES public.runs NOT VALID",
-        Direct,
+        Statement,
         Statement
     ),
     change!("ALTER TABLE workflow.task_instances DROP CONSTRAINT task_instances_check", Statement, Statement),
