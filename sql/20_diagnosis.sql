@@ -238,7 +238,7 @@ COMMENT ON VIEW workflow.notifier IS
 'Background worker that sends this database''s notifications on the channel workflow_events. No row: no event and no LISTEN since the server started, no preloading, or 32 other databases have one: then each transaction sends its own.';
 COMMENT ON COLUMN workflow.notifier.pid IS 'process ID; null: not running';
 COMMENT ON COLUMN workflow.notifier.started_at IS 'time at which it started';
-COMMENT ON COLUMN workflow.notifier.is_listened IS 'whether a session has executed LISTEN workflow_events since the server started; without one it sends nothing';
+COMMENT ON COLUMN workflow.notifier.is_listened IS 'whether a session listens (LISTEN workflow_events); without one it sends nothing';
 COMMENT ON COLUMN workflow.notifier.pending IS 'number of committed transactions whose events it has not sent yet; others send their own';
 COMMENT ON COLUMN workflow.notifier.lag IS 'time since it last had nothing pending; 0: nothing is pending';
 COMMENT ON COLUMN workflow.notifier.last_event_id IS 'id of the last event sent; null: none';

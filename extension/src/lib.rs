@@ -26,6 +26,7 @@ mod fields;
 mod guard;
 mod history;
 mod isolation;
+mod listening;
 mod managed;
 mod memory;
 mod notifications;
@@ -62,7 +63,7 @@ pub extern "C-unwind" fn _PG_init() {
         ffi::utility::register(ffi::utility::Callbacks {
             before_statement: notifier::launch::before_statement,
             after_statement: notifier::launch::after_statement,
-            after_listen: notifier::launch::after_listen,
+            after_channels: listening::after_statement,
             after_commit_prepared: signals::count_prepared,
         });
     }

@@ -25,6 +25,10 @@ use std::time::{Duration, Instant};
 
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+/// How many times as long as a round the notifier pauses after it: short rounds take 5 % of a core at most.
+const PAUSE_PER_ROUND: u32 = 20;
+/// The longest of these pauses, which delay the listeners.
+const LONGEST_PAUSE: Duration = Duration::from_millis(10);
 /// How often to look whether a transaction has created the extension.
 const CREATION_INTERVAL: Duration = Duration::from_millis(200);
 const READERS_CONTINUE: &str = "Fix the cause. Consumers and followers still receive every event.";
@@ -78,7 +82,7 @@ enum Ended {
 enum Round {
     /// A batch of the open window is sent. The table says to which history it belongs.
     Sent(Oid, Box<(State, Window)>, Batch),
-    /// There is nothing to send: no session has ever listened.
+    /// There is nothing to send: no session listens.
     Idle,
     /// A transaction creates the extension.
     Coming,
@@ -115,16 +119,19 @@ impl Notifier {
         while !self.must_stop() {
             worker::reload_if_signaled();
             let began = Instant::now();
-            let pause = match transaction::run(|| self.send_batch()) {
+            let owed = self.signals.owed.load(Ordering::SeqCst);
+            match transaction::run(|| self.send_batch()) {
                 Ok(Round::Unwanted(history)) if self.retire(history) => return Ended::ForGood,
-                Ok(Round::Coming) => CREATION_INTERVAL,
+                Ok(Round::Coming) => self.pause(CREATION_INTERVAL),
                 Ok(round) => {
-                    self.complete(round);
-                    settings::batch_delay().saturating_sub(began.elapsed())
+                    let caught_up_to = self.complete(round, owed);
+                    self.rest(began.elapsed(), caught_up_to);
                 }
-                Err(failure) => self.fail(&failure),
-            };
-            self.pause(pause);
+                Err(failure) => {
+                    let pause = self.fail(&failure);
+                    self.pause(pause);
+                }
+            }
         }
         Ended::ForNow
     }
@@ -135,7 +142,7 @@ impl Notifier {
 
     /// Sends the next batch of the window, or of a new one.
     fn send_batch(&self) -> Round {
-        let known = self.signals.history.load(Ordering::Acquire);
+        let mut known = self.signals.history.load(Ordering::Acquire);
         let Some((history, owner)) = member::relation(c"state_history") else {
             return if self.is_extension_coming() { Round::Coming } else { Round::Unwanted(known) };
         };
@@ -143,7 +150,11 @@ impl Notifier {
         if !is_served {
             handover::hand_back(&mut shared::progress_mut()[..], self.entry);
         }
-        if !self.signals.listened.load(Ordering::Acquire) || known != history.to_u32() {
+        if known != 0 && !signals::is_listened(self.signals) {
+            handover::forget_unheard(self.signals);
+            known = self.signals.history.load(Ordering::Acquire);
+        }
+        if known != history.to_u32() {
             if is_served && known == 0 {
                 handover::take_over(self.entry, 0);
             }
@@ -204,12 +215,14 @@ impl Notifier {
         }
     }
 
-    /// Stores the result of a transaction that has committed. Waits for a commit if there is nothing to send.
-    fn complete(&mut self, round: Round) {
+    /// Stores the result of a transaction that has committed. `owed`: the number of owed commits before it. Returns how many
+    /// of them need nothing more; `None` if the window has more to send.
+    fn complete(&mut self, round: Round, owed: u64) -> Option<u64> {
         self.backoff = FIRST_BACKOFF;
         self.is_locked_out = false;
         worker::report_statistics();
-        let Round::Sent(history, sent, batch) = round else { return self.wait_for_commit() };
+        worker::show_activity(None);
+        let Round::Sent(history, sent, batch) = round else { return Some(owed) };
         let (mut state, mut window) = *sent;
         let commits = window.commits;
         if batch.is_last {
@@ -220,25 +233,34 @@ impl Notifier {
             state.window = Some(window);
         }
         self.store(history, &state);
-        {
-            let progress = &mut shared::progress_mut()[self.entry];
-            batch.add_to(progress);
-            if batch.is_last {
-                progress.commits = commits;
-                progress.caught_up_at = clock();
-            }
+        let progress = &mut shared::progress_mut()[self.entry];
+        batch.add_to(progress);
+        if batch.is_last {
+            progress.commits = commits;
+            progress.caught_up_at = clock();
         }
-        if batch.is_last && self.signals.owed.load(Ordering::Acquire) == commits {
-            self.wait_for_commit();
-        }
+        batch.is_last.then_some(commits)
     }
 
-    /// Waits until a commit wakes the notifier, or pg_workflow.poll_interval has passed.
-    fn wait_for_commit(&self) {
-        worker::show_activity(None);
-        if !self.must_stop() {
+    /// Lets events collect after a round. If the notifier has caught up, it then sleeps until there are more.
+    fn rest(&self, round: Duration, caught_up_to: Option<u64>) {
+        let delay = settings::batch_delay().saturating_sub(round);
+        let Some(owed) = caught_up_to else { return self.pause(delay) };
+        self.pause(delay.max((round * PAUSE_PER_ROUND).min(LONGEST_PAUSE)));
+        self.sleep(owed);
+    }
+
+    /// Sleeps until a commit wakes the notifier, or pg_workflow.poll_interval has passed. Not if the pause has swallowed the
+    /// signal of a commit or of a reload.
+    fn sleep(&self, owed: u64) {
+        // First of all: a commit that is not seen below sees this, and wakes the notifier.
+        self.signals.is_asleep.store(true, Ordering::SeqCst);
+        let has_more = signals::is_listened(self.signals) && self.signals.owed.load(Ordering::SeqCst) != owed;
+        let has_reloaded = worker::reload_if_signaled();
+        if !has_more && !has_reloaded && !self.must_stop() {
             worker::wait(settings::poll_interval());
         }
+        self.signals.is_asleep.store(false, Ordering::SeqCst);
     }
 
     /// Pauses between batches, so that events collect, and after an error.

@@ -58,7 +58,7 @@ pub fn define() {
     );
     define_number(
         c"pg_workflow.batch_delay",
-        c"Sets how long the notifier collects events before it sends them.",
+        c"Sets how long the notifier collects events at least before it sends more of them.",
         &BATCH_DELAY,
         (0, 1000),
         GucFlags::UNIT_MS,

@@ -27,7 +27,7 @@ pub fn find() -> Option<usize> {
     static KNOWN: AtomicUsize = AtomicUsize::new(0);
     let all = shared::signals()?;
     let own = session::database().to_u32();
-    // With listen(): a session that listens now is seen here, or sees the entry.
+    // A session that begins to listen now is seen by the caller, or sees the entry.
     let is_own = |entry: &usize| all[*entry].database.load(Ordering::SeqCst) == own;
     let known = KNOWN.load(Ordering::Relaxed);
     if is_own(&known) {
@@ -38,12 +38,10 @@ pub fn find() -> Option<usize> {
     Some(entry)
 }
 
-/// Stores that a session of this database listens, also if the database has no entry.
-pub fn listen() {
-    shared::listeners().into_iter().for_each(|listeners| listeners.add(session::database().to_u32()));
-    if let Some(entry) = find() {
-        shared::signals().into_iter().for_each(|all| all[entry].listened.store(true, Ordering::Release));
-    }
+/// Whether a session of the entry's database listens. Never false if one does.
+pub fn is_listened(signals: &Signals) -> bool {
+    let database = signals.database.load(Ordering::Acquire);
+    shared::listeners().is_some_and(|listeners| listeners.of(database).load(Ordering::SeqCst) > 0)
 }
 
 /// Returns the entry of a database, if it has one.
@@ -80,14 +78,10 @@ fn claim_free(own: u32, free: usize, found: u32) -> Option<usize> {
     let signals = &all[free];
     // The counts stay: readers compare whether they have changed.
     progress[free] = Progress { commits: signals.owed.load(Ordering::Acquire), ..Progress::default() };
-    signals.listened.store(false, Ordering::Relaxed);
     signals.history.store(0, Ordering::Relaxed);
     signals.last_id.store(0, Ordering::Relaxed);
     signals.leave_until.store(0, Ordering::Relaxed);
     signals.database.store(own, Ordering::SeqCst);
-    if shared::listeners().is_some_and(|listeners| listeners.contains(own)) {
-        signals.listened.store(true, Ordering::Release);
-    }
     Some(free)
 }
 
@@ -98,10 +92,14 @@ pub fn count(entry: usize, end: End) {
         End::CommitsUnflushed => drop(signals.unflushed_begun.fetch_add(1, Ordering::AcqRel)),
         End::UnflushedEnded => drop(signals.unflushed_ended.fetch_add(1, Ordering::AcqRel)),
         End::Committed => {
-            if transaction::assigned_id().and_then(area::registered) == Some(false) {
-                signals.owed.fetch_add(1, Ordering::AcqRel);
+            let notifies = transaction::assigned_id().and_then(area::registered);
+            if notifies == Some(false) {
+                signals.owed.fetch_add(1, Ordering::SeqCst);
             }
-            wake(signals);
+            wake_readers(signals);
+            if notifies.is_some() {
+                wake_notifier(signals);
+            }
         }
     }
 }
@@ -109,15 +107,24 @@ pub fn count(entry: usize, end: End) {
 /// Counts the commit of a prepared transaction, which may have events: PREPARE has ended its mark.
 pub fn count_prepared() {
     let Some(signals) = find().and_then(|entry| Some(&shared::signals()?[entry])) else { return };
-    signals.owed.fetch_add(1, Ordering::AcqRel);
-    wake(signals);
+    signals.owed.fetch_add(1, Ordering::SeqCst);
+    wake_readers(signals);
+    wake_notifier(signals);
 }
 
-/// Counts a commit, and wakes the sessions that wait and the notifier.
-fn wake(signals: &Signals) {
+/// Counts a commit, and wakes the sessions that wait for one.
+fn wake_readers(signals: &Signals) {
     signals.commits.fetch_add(1, Ordering::AcqRel);
     signals.readers.iter().for_each(|reader| latch::set(reader.load(Ordering::Acquire)));
-    if signals.listened.load(Ordering::Acquire) {
+}
+
+/// Wakes the notifier if it sleeps and a session listens: a signal costs the commit more than the rest of its work here.
+///
+/// The commit has counted itself before it looks; the notifier says that it sleeps before it looks at the count. All of
+/// that has one order for all processes, so one of the two sees the other.
+fn wake_notifier(signals: &Signals) {
+    let sleeps = || signals.is_asleep.load(Ordering::SeqCst) && signals.is_asleep.swap(false, Ordering::SeqCst);
+    if is_listened(signals) && sleeps() {
         latch::set(signals.notifier.load(Ordering::Acquire));
     }
 }

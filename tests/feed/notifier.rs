@@ -2,9 +2,11 @@
 
 mod absent;
 mod clocks;
+mod cost;
 mod databases;
 mod foreign;
 mod handover;
+mod listeners;
 mod recovery;
 mod reload;
 mod sending;

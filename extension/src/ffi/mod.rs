@@ -17,6 +17,7 @@ pub mod insert;
 pub mod json_text;
 pub mod jsonb;
 pub mod latch;
+pub mod levels;
 pub mod member;
 pub mod notify;
 pub mod partition;

@@ -5,7 +5,7 @@
 use pgrx::pg_sys::{self, Latch};
 use pgrx::{PGRXSharedMemory, PgAtomic, PgLwLock, PgLwLockExclusiveGuard, PgLwLockShareGuard, pg_shmem_init};
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicU64};
 
 /// How many databases of a server can have a notifier.
 pub const DATABASES: usize = 32;
@@ -30,14 +30,14 @@ pub struct Signals {
     pub unflushed_begun: AtomicU64,
     pub unflushed_ended: AtomicU64,
     pub unflushed_durable: AtomicU64,
-    /// Whether any session has ever run LISTEN: before that, no notification is needed.
-    pub listened: AtomicBool,
     /// The table of the notifier's position; 0 if it has none.
     pub history: AtomicU32,
     /// Asks the notifier to leave the database, and not to come back before this time.
     pub leave_until: AtomicI64,
     /// The notifier's latch; null if none runs.
     pub notifier: AtomicPtr<Latch>,
+    /// Whether the notifier needs the next commit to wake it. The commit that clears this sets the latch, and no other one.
+    pub is_asleep: AtomicBool,
     /// The latches of sessions that wait for events.
     pub readers: [AtomicPtr<Latch>; READERS],
 }
@@ -52,37 +52,32 @@ impl Default for Signals {
             unflushed_begun: AtomicU64::new(0),
             unflushed_ended: AtomicU64::new(0),
             unflushed_durable: AtomicU64::new(0),
-            listened: AtomicBool::new(false),
             history: AtomicU32::new(0),
             leave_until: AtomicI64::new(0),
             notifier: AtomicPtr::new(null_mut()),
+            is_asleep: AtomicBool::new(false),
             readers: [const { AtomicPtr::new(null_mut()) }; READERS],
         }
     }
 }
 
-/// The databases in which a session has run LISTEN, also before the extension was created there: a bit for each hash of a
-/// database. Two databases with the same bit cost notifications that no session hears.
-#[derive(Default)]
-pub struct Listeners([AtomicU64; LISTENER_WORDS]);
+/// How many sessions listen, also in databases without an entry: a counter for each hash of a database. Two databases with
+/// the same counter cost notifications that no session hears.
+pub struct Listeners([AtomicU32; COUNTERS]);
 
-const LISTENER_WORDS: usize = 16;
+const COUNTERS: usize = 1024;
 
 impl Listeners {
-    pub fn add(&self, database: u32) {
-        let (word, bit) = Listeners::bit(database);
-        self.0[word].fetch_or(bit, Ordering::SeqCst);
+    /// Returns the counter of a database.
+    pub fn of(&self, database: u32) -> &AtomicU32 {
+        // Neighboring OIDs get different ones.
+        &self.0[database as usize % COUNTERS]
     }
+}
 
-    pub fn contains(&self, database: u32) -> bool {
-        let (word, bit) = Listeners::bit(database);
-        self.0[word].load(Ordering::SeqCst) & bit != 0
-    }
-
-    fn bit(database: u32) -> (usize, u64) {
-        // Neighboring OIDs get different bits.
-        let hash = database as usize % (LISTENER_WORDS * 64);
-        (hash / 64, 1 << (hash % 64))
+impl Default for Listeners {
+    fn default() -> Listeners {
+        Listeners([const { AtomicU32::new(0) }; COUNTERS])
     }
 }
 
@@ -188,7 +183,7 @@ pub fn signals() -> Option<&'static AllSignals> {
     super::transaction::is_registered().then(|| SIGNALS.get())
 }
 
-/// Returns the databases with listeners; `None` if the library is not preloaded.
+/// Returns the counts of listeners; `None` if the library is not preloaded.
 pub fn listeners() -> Option<&'static Listeners> {
     super::transaction::is_registered().then(|| LISTENERS.get())
 }

@@ -1,4 +1,5 @@
-//! Callbacks around three kinds of statement: LISTEN, COMMIT PREPARED, and statements that need a database without sessions.
+//! Callbacks around three kinds of statement: LISTEN and UNLISTEN, COMMIT PREPARED, and statements that need a database
+//! without sessions.
 
 use pgrx::pg_sys::{self, NodeTag, Oid};
 use pgrx::prelude::PgTryBuilder;
@@ -21,14 +22,21 @@ pub enum Action {
     Copy,
 }
 
+/// A change of the channels that the session listens to. It takes effect with the commit.
+pub enum Channels {
+    Listen(String),
+    Unlisten(String),
+    UnlistenAll,
+}
+
 /// The functions to call.
 pub struct Callbacks {
     /// Before such a statement, which may still fail. Returns a database for the next callback.
     pub before_statement: fn(&DatabaseStatement) -> Option<Oid>,
     /// After such a statement, with its action if it has succeeded.
     pub after_statement: fn(Oid, Option<Action>),
-    /// After a LISTEN that succeeded, with its channel.
-    pub after_listen: fn(&str),
+    /// After a LISTEN, UNLISTEN or DISCARD ALL that succeeded.
+    pub after_channels: fn(&Channels),
     /// After a COMMIT PREPARED that succeeded. It must not fail: the transaction has committed.
     pub after_commit_prepared: fn(),
 }
@@ -62,7 +70,7 @@ unsafe extern "C-unwind" fn on_utility(
     // SAFETY: PostgreSQL passes a utility statement, and accepts the same arguments.
     unsafe {
         let node = (*statement).utilityStmt;
-        let channel = channel_of(node).map(str::to_owned);
+        let channels = channels(node);
         let commits_prepared = is_commit_prepared(node);
         let run = || match NEXT.get().copied().flatten() {
             Some(next) => pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
@@ -83,8 +91,8 @@ unsafe extern "C-unwind" fn on_utility(
             Some((callbacks, statement)) => run_alone(callbacks, &statement, run),
             None => run(),
         }
-        if let (Some(callbacks), Some(channel)) = (CALLBACKS.get(), channel) {
-            (callbacks.after_listen)(&channel);
+        if let (Some(callbacks), Some(channels)) = (CALLBACKS.get(), channels) {
+            (callbacks.after_channels)(&channels);
         }
         if let Some(callbacks) = CALLBACKS.get().filter(|_| commits_prepared) {
             (callbacks.after_commit_prepared)();
@@ -103,15 +111,27 @@ fn run_alone(callbacks: &Callbacks, statement: &DatabaseStatement, run: impl Fn(
     PgTryBuilder::new(whole).finally(|| (callbacks.after_statement)(database, action.get())).execute();
 }
 
-/// Returns the channel of a LISTEN.
+/// Returns the change of a statement's channels, if it has one.
 ///
 /// # Safety
-/// `node` must be a utility statement that outlives the result.
-unsafe fn channel_of<'a>(node: *mut pg_sys::Node) -> Option<&'a str> {
+/// `node` must be a utility statement.
+unsafe fn channels(node: *mut pg_sys::Node) -> Option<Channels> {
     // SAFETY: the tag identifies the struct.
     unsafe {
-        let is_listen = (*node).type_ == NodeTag::T_ListenStmt;
-        is_listen.then(|| text((*node.cast::<pg_sys::ListenStmt>()).conditionname)).flatten()
+        match (*node).type_ {
+            NodeTag::T_ListenStmt => {
+                text((*node.cast::<pg_sys::ListenStmt>()).conditionname).map(str::to_owned).map(Channels::Listen)
+            }
+            NodeTag::T_UnlistenStmt => match (*node.cast::<pg_sys::UnlistenStmt>()).conditionname {
+                all if all.is_null() => Some(Channels::UnlistenAll),
+                channel => text(channel).map(str::to_owned).map(Channels::Unlisten),
+            },
+            NodeTag::T_DiscardStmt => {
+                let is_all = (*node.cast::<pg_sys::DiscardStmt>()).target == pg_sys::DiscardMode::DISCARD_ALL;
+                is_all.then_some(Channels::UnlistenAll)
+            }
+            _ => None,
+        }
     }
 }
 

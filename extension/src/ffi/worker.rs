@@ -93,12 +93,14 @@ pub fn must_stop() -> bool {
     RECEIVED.load(Ordering::Relaxed)
 }
 
-/// Rereads the configuration after SIGHUP.
-pub fn reload_if_signaled() {
-    if BackgroundWorker::sighup_received() {
+/// Rereads the configuration after SIGHUP. Returns whether it did.
+pub fn reload_if_signaled() -> bool {
+    let is_signaled = BackgroundWorker::sighup_received();
+    if is_signaled {
         // SAFETY: outside of a transaction, as PostgreSQL's own workers do.
         unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
     }
+    is_signaled
 }
 
 /// Waits on the latch, then joins barriers that other processes wait for: DROP DATABASE makes all close their files.

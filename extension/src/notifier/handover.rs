@@ -5,7 +5,7 @@
 //! again when it can. The state says exactly which events are whose, so each is sent once (see `state.rs`).
 
 use super::state::{Duty, State, Window};
-use crate::ffi::shared::{self, Progress};
+use crate::ffi::shared::{self, Progress, Signals};
 use crate::ffi::snapshot::Snapshot;
 use crate::ffi::values::clock;
 use crate::ffi::{area, cluster, session};
@@ -13,6 +13,7 @@ use crate::position::{self, Position};
 use crate::signals;
 use pgrx::pg_sys::Oid;
 use std::mem::replace;
+use std::ptr;
 use std::sync::atomic::Ordering;
 
 /// Registers the current transaction, at its first event. Returns whether it sends its own notifications.
@@ -70,6 +71,29 @@ pub fn begin(entry: usize, history: Oid, owner: Option<Oid>) {
     all[entry].commits = signals.owed.load(Ordering::Acquire);
     all[entry].caught_up_at = clock();
     signals.history.store(history.to_u32(), Ordering::Release);
+}
+
+/// Counts a session of this database as a listener. The first one takes the position away: the notifier may have slept
+/// since the last one left, and the position is from then. The caller begins a new one.
+pub fn add_listener() {
+    let Some((all, listeners)) = shared::signals().zip(shared::listeners()) else { return };
+    let count = listeners.of(session::database().to_u32());
+    // The notifier takes it away under this lock too: from here on it sees the listener.
+    let _locked = shared::progress_mut();
+    if count.load(Ordering::SeqCst) == 0 {
+        // Before the count: no notifier sends from there. The databases with this count are listened to from now on.
+        let is_counted = |signals: &&Signals| ptr::eq(listeners.of(signals.database.load(Ordering::Acquire)), count);
+        all.iter().filter(is_counted).for_each(|signals| signals.history.store(0, Ordering::Release));
+    }
+    count.fetch_add(1, Ordering::SeqCst);
+}
+
+/// Takes the position away if no session listens.
+pub fn forget_unheard(signals: &Signals) {
+    let _locked = shared::progress_mut();
+    if !signals::is_listened(signals) {
+        signals.history.store(0, Ordering::Release);
+    }
 }
 
 /// Takes the position away: the next event or LISTEN begins with what is not visible then. Events that were copied here are

@@ -1,7 +1,6 @@
 //! Starting the notifier, and stopping it.
 
 use super::handover;
-use crate::event::CHANNEL;
 use crate::ffi::shared::{self, Signals};
 use crate::ffi::utility::{Action, DatabaseStatement};
 use crate::ffi::values::clock;
@@ -26,7 +25,7 @@ const NO_WORKER: &str = "no background worker is free for the notifier";
 /// If it cannot, hands the notifications back to the transactions.
 pub fn ensure_notifier(entry: usize, history: Oid, owner: Option<Oid>) {
     let Some(signals) = shared::signals().map(|all| &all[entry]) else { return };
-    let is_listened = signals.listened.load(Ordering::Acquire);
+    let is_listened = signals::is_listened(signals);
     let is_served = settings::serves(|| catalog::database_name(session::database()));
     if is_served && is_listened {
         handover::begin(entry, history, owner);
@@ -94,11 +93,7 @@ fn log(cause: &str, hint: &str) {
 }
 
 /// Notifies this database's sessions of all events that commit from now on, after a LISTEN.
-pub fn after_listen(channel: &str) {
-    if channel != CHANNEL {
-        return;
-    }
-    signals::listen();
+pub fn after_listen() {
     if let Some((history, owner)) = member::relation(c"state_history") {
         signals::entry().into_iter().for_each(|entry| ensure_notifier(entry, history, Some(owner)));
     } else if let Some(entry) = signals::find() {

@@ -37,7 +37,7 @@ fn notifiers() -> TableIterator<
             catalog::database_name(session::database()),
             (progress.pid != 0).then_some(progress.pid),
             time(progress.started_at),
-            signals.listened.load(Ordering::Acquire),
+            signals::is_listened(signals),
             pending,
             if pending == 0 { 0.0 } else { (clock() - progress.caught_up_at).max(0) as f64 / 1e6 },
             (progress.last_event_id != 0).then_some(progress.last_event_id),
@@ -51,9 +51,9 @@ fn notifiers() -> TableIterator<
     }))
 }
 
-/// Counts the committed transactions whose notifications are not sent yet; 0 if no session has listened.
+/// Counts the committed transactions whose notifications are not sent yet; 0 if no session listens.
 fn pending(signals: &Signals, progress: &Progress) -> i64 {
-    if !signals.listened.load(Ordering::Acquire) {
+    if !signals::is_listened(signals) {
         return 0;
     }
     signals.owed.load(Ordering::Acquire).saturating_sub(progress.commits).cast_signed()

@@ -101,3 +101,20 @@ fn events_of_silent_times_are_not_heard_later() {
     once.dedup();
     assert_eq!(once, heard);
 }
+
+/// The notifier pauses before it sleeps, and must not sleep on a signal that came meanwhile.
+#[test]
+fn reload_during_a_pause_takes_effect_after_it() {
+    let settings = [PRELOADED, ("pg_workflow.batch_delay", "1s"), ("pg_workflow.poll_interval", "60s")];
+    let (cluster, db) = own_cluster("notifier-reload-pause", &settings);
+    let client = &mut db.connect();
+    let mut listener = Listener::start(&db);
+    create_task(client);
+    listener.hear(2);
+    // Without a listener the notifier has no rest to send, and ends at once.
+    listener.0.batch_execute("UNLISTEN *").unwrap();
+    let began = std::time::Instant::now();
+    set(&cluster, "databases", "other");
+    wait_until("no notifier", || pid(client).is_none());
+    assert!(began.elapsed() < std::time::Duration::from_secs(30), "{:?}", began.elapsed());
+}
