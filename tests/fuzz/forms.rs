@@ -99,12 +99,7 @@ pub const FORMS: &[Form] = &[
         "SELECT t.task_id, workflow.transition_task_instance(t.id, 'queued', 'NEW') FROM workflow.create_task_instances('{r0}', ARRAY['of TASK', 'of OTHER']) AS t",
         Statement
     ),
-    // A row of this transaction, whose foreign key may not have been checked yet.
-    form!(
-        "WITH i AS (INSERT INTO workflow.dag_runs (dag_id) VALUES ('00000000-0000-0000-0000-000000000001') RETURNING id) SELECT workflow.transition_dag_run(id, 'queued', 'running') FROM i",
-        Statement
-    ),
-    // After a change of the row in the same statement.
+    // After a change of the row in the same transaction.
     form!(
         "WITH u AS (UPDATE workflow.task_instances SET max_tries = 3 WHERE id = 'TASK' RETURNING id) SELECT workflow.transition_task_instance(id, 'OLD', 'NEW') FROM u",
         Statement
