@@ -100,6 +100,11 @@ pub const FORMS: &[Form] = &[
         Statement
     ),
     // After a change of the row in the same transaction.
+    // A row of this transaction, whose foreign key may not have been checked yet.
+    form!(
+        "WITH i AS (INSERT INTO workflow.dag_runs (dag_id) VALUES ('00000000-0000-0000-0000-000000000001') RETURNING id) SELECT workflow.transition_dag_run(id, 'queued', 'running') FROM i",
+        Statement
+    ),
     form!(
         "WITH u AS (UPDATE workflow.task_instances SET max_tries = 3 WHERE id = 'TASK' RETURNING id) SELECT workflow.transition_task_instance(id, 'OLD', 'NEW') FROM u",
         Statement
