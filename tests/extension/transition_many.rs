@@ -108,3 +108,29 @@ fn batches_in_opposite_orders_do_not_deadlock() {
         }
     });
 }
+
+/// Each event has the metadata of the call: the session holds only as much of it as it writes at a time.
+#[test]
+fn memory_does_not_grow_with_metadata_times_tasks() {
+    let db = Db::new();
+    for path in ["on", "off"] {
+        let mut client = db.connect();
+        let tasks = create_tasks(&mut client, 1000);
+        client.batch_execute(&format!("SET pg_workflow.direct_path = {path}")).unwrap();
+        let start = "SELECT FROM workflow.transition_many('task_instance', $1, 'queued', 'running')";
+        assert_eq!(client.query(start, &[&tasks]).unwrap().len(), 1000);
+        let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0);
+        let before = peak_kilobytes(pid);
+        let sql = "SELECT FROM workflow.transition_many('task_instance', $1, 'running', 'failed',
+                       jsonb_build_object('error', (SELECT string_agg(md5(n::text), '') FROM generate_series(1, 3000) AS n)))";
+        assert_eq!(client.query(sql, &[&tasks]).unwrap().len(), 1000);
+        let used = peak_kilobytes(pid) - before;
+        assert!(used < 60_000, "direct_path {path}: {used} kB for 1,000 times 96 kB");
+    }
+}
+
+fn peak_kilobytes(pid: i32) -> i64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().trim_end_matches(" kB").parse().unwrap()
+}
