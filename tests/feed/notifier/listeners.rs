@@ -84,6 +84,8 @@ fn undone_listen_counts_no_listener() {
     let broken = "CREATE TABLE t (n integer PRIMARY KEY DEFERRABLE INITIALLY DEFERRED);
                   BEGIN; LISTEN workflow_events; INSERT INTO t VALUES (1), (1); COMMIT";
     assert_eq!(failure(session.batch_execute(broken)).sqlstate, "23505");
+    // The session sends the error, and then rolls back.
+    session.batch_execute("ROLLBACK").unwrap();
     assert!(!is_listened(client));
     session.batch_execute("LISTEN workflow_events").unwrap();
     assert!(is_listened(client), "the session can still listen");
