@@ -112,7 +112,8 @@ fn batches_in_opposite_orders_do_not_deadlock() {
 /// Each event has the metadata of the call: the session holds only as much of it as it writes at a time.
 #[test]
 fn memory_does_not_grow_with_metadata_times_tasks() {
-    let db = Db::new();
+    // The buffers that a session touches count as its memory.
+    let (_cluster, db) = own_cluster("memory", &[("shared_buffers", "8MB")]);
     for path in ["on", "off"] {
         let mut client = db.connect();
         let tasks = create_tasks(&mut client, 1000);
