@@ -25,7 +25,7 @@ use std::ffi::CStr;
 /// With a fixed snapshot an UPDATE can fail where this would succeed. In a replica session no triggers fire. A hook of
 /// another extension wants to see each statement. Within a statement of ours, or one whose transitions are not recorded
 /// yet, the triggers know the order of events.
-pub fn is_possible() -> bool {
+fn is_possible() -> bool {
     settings::direct_path() && session::may_write_directly() && call::is_none() && unrecorded::is_none()
 }
 
@@ -41,7 +41,7 @@ struct Facts {
 
 /// The table of an entity type, open for transitions or creations.
 pub struct Entities {
-    pub kind: EntityType,
+    kind: EntityType,
     pub heap: Heap,
     pub columns: Columns,
     facts: Facts,

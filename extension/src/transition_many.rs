@@ -130,8 +130,8 @@ impl Batch {
         Outcome { outcome: "applied", state: Some(self.to), version: Some(version) }
     }
 
-    /// Moves the rows that can move, and adds their outcomes. First locks them in the order of their IDs, so that two batches do not deadlock:
-    /// the planner chooses the order in which an UPDATE visits rows.
+    /// Moves the rows that can move, and adds their outcomes. First locks them in the order of their IDs, so that two
+    /// batches do not deadlock: the planner chooses the order in which an UPDATE visits rows.
     fn update(&self, ids: &[Uuid], metadata: Jsonb, outcomes: &mut HashMap<Uuid, Outcome>) {
         let sources: Vec<_> = self.sources().into_iter().map(|state| text_datum(state.as_str())).collect();
         if sources.is_empty() || ids.is_empty() {
