@@ -65,7 +65,11 @@ impl Session {
 }
 
 fn answer(client: &mut Client, sql: &str) -> Answer {
-    let messages = client.simple_query(sql).map_err(|error| text_of(&error))?;
+    let messages = client.simple_query(sql).map_err(|error| {
+        // A session sends the error, and then rolls back: until then it blocks others.
+        client.simple_query("").ok();
+        text_of(&error)
+    })?;
     Ok(messages.iter().filter_map(values).collect())
 }
 
