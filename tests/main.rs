@@ -16,6 +16,7 @@ mod extension {
     mod grants;
     mod guard;
     mod history;
+    mod members;
     mod nested;
     mod parents;
     mod races;

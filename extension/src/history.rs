@@ -4,7 +4,6 @@ use crate::errors;
 use crate::event::Event;
 use crate::ffi::heap::{Heap, Lock};
 use crate::ffi::insert::Inserter;
-use crate::ffi::member;
 use crate::ffi::partition::Table;
 use crate::ffi::rows::Rows;
 use crate::ffi::sequence::Sequence;
@@ -64,10 +63,8 @@ impl History {
     /// Opens the table. Draw IDs only after this: the table's lock keeps the sequence from reaching a partition that
     /// this transaction does not know yet.
     pub fn open() -> History {
-        let table = Table::open(c"workflow", c"state_history");
-        if !member::is_relation(table.table().0) {
-            errors::not_a_member("table workflow.state_history");
-        }
+        let table =
+            Table::open(c"state_history").unwrap_or_else(|| errors::not_a_member("table workflow.state_history"));
         let ids = Sequence::find(c"state_history_id_seq")
             .unwrap_or_else(|| errors::not_a_member("sequence workflow.state_history_id_seq"));
         History { table, leaf: None, ids }

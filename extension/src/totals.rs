@@ -79,7 +79,8 @@ fn written_ids(
     let written = Written { transaction_id, after: after_id.max(from_id - 1), up_to: up_to_id };
     let most = usize::try_from(max).unwrap_or_default();
     let ids = as_owner_for_readers(&[c"state_history", c"state_counts", c"consumer_lag"], || {
-        let history = Table::open_to_read(c"workflow", c"state_history");
+        let history = Table::open_to_read(c"state_history")
+            .unwrap_or_else(|| errors::not_a_member("table workflow.state_history"));
         let mut ids = Vec::new();
         for leaf in history.leaves(written.after.saturating_add(1), up_to_id) {
             if ids.len() >= most {

@@ -3,7 +3,7 @@
 use pgrx::callconv::{Arg, ArgAbi};
 use pgrx::nullable::Nullable;
 use pgrx::pg_sys::{self, Datum};
-use pgrx::{FromDatum, IntoDatum, impl_sql_translatable};
+use pgrx::{FromDatum, IntoDatum, PgMemoryContexts, impl_sql_translatable};
 use std::ffi::CStr;
 
 /// A jsonb value in PostgreSQL's own, uncompressed form.
@@ -11,12 +11,21 @@ use std::ffi::CStr;
 pub struct Jsonb(*mut pg_sys::Jsonb);
 
 impl Jsonb {
-    /// Returns `{}`.
+    /// Returns `{}`, which a backend makes once.
     pub fn empty_object() -> Jsonb {
-        // SAFETY: jsonb_in reads the NUL-terminated text and returns a new jsonb.
+        thread_local! {
+            static EMPTY: Jsonb = Jsonb::new_empty_object();
+        }
+        EMPTY.with(|empty| *empty)
+    }
+
+    fn new_empty_object() -> Jsonb {
+        // SAFETY: the context lives as long as the process. jsonb_in reads the NUL-terminated text and returns a new jsonb.
         unsafe {
-            let datum = pgrx::direct_function_call_as_datum(pg_sys::jsonb_in, &[Some(Datum::from(c"{}".as_ptr()))]);
-            Jsonb(datum.unwrap_or(Datum::null()).cast_mut_ptr())
+            PgMemoryContexts::TopMemoryContext.switch_to(|_| {
+                let datum = pgrx::direct_function_call_as_datum(pg_sys::jsonb_in, &[Some(Datum::from(c"{}".as_ptr()))]);
+                Jsonb(datum.unwrap_or(Datum::null()).cast_mut_ptr())
+            })
         }
     }
 

@@ -9,15 +9,27 @@ const EXTENSION: &CStr = c"pg_workflow";
 const SCHEMA: &CStr = c"workflow";
 
 /// Finds a table, view or sequence of the extension, and its owner; `None` if the relation with this name does not
-/// exist or is not a member.
+/// exist or is not a member. A backend looks each one up once, until it changes.
 pub fn relation(name: &CStr) -> Option<(Oid, Oid)> {
-    // SAFETY: catalog look-ups by NUL-terminated names; true: no error if there is no such schema.
-    let relation =
-        unsafe { pg_sys::get_relname_relid(name.as_ptr(), pg_sys::get_namespace_oid(SCHEMA.as_ptr(), true)) };
-    if relation == Oid::INVALID || !is_relation(relation) {
-        return None;
+    thread_local! {
+        static RELATIONS: TableCache<(Name, Oid)> = const { TableCache::new() };
     }
-    Some((relation, catalog::owner(relation)?))
+    let is_named = |(known, _): &(Name, Oid)| text(known) == name.to_bytes();
+    RELATIONS.with(|relations| {
+        let (relation, (_, owner)) = relations.search(is_named).or_else(|| {
+            let relation = relation_named(name);
+            // It may have got another name meanwhile: the look-up says which.
+            let look_up = || Some((member_name(relation)?, catalog::owner(relation)?));
+            Some((relation, relations.find(relation, look_up).filter(is_named)?))
+        })?;
+        Some((relation, owner))
+    })
+}
+
+/// Finds a relation by its name in the schema; an invalid OID if there is none.
+fn relation_named(name: &CStr) -> Oid {
+    // SAFETY: catalog look-ups by NUL-terminated names; true: no error if there is no such schema.
+    unsafe { pg_sys::get_relname_relid(name.as_ptr(), pg_sys::get_namespace_oid(SCHEMA.as_ptr(), true)) }
 }
 
 /// Whether a relation is a member. A backend looks each one up once: it stays one until it is dropped.
@@ -32,6 +44,10 @@ pub fn is_relation(relation: Oid) -> bool {
 /// A name as PostgreSQL stores it, with NULs after its end.
 type Name = [u8; pg_sys::NAMEDATALEN as usize];
 
+fn text(name: &Name) -> &[u8] {
+    name.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
 /// Whether a relation is this table of the extension, or a partition of it. A backend looks each one up once.
 pub fn is_table(relation: Oid, name: &str) -> bool {
     thread_local! {
@@ -40,8 +56,7 @@ pub fn is_table(relation: Oid, name: &str) -> bool {
     let table = TABLES.with(|tables| tables.find(relation, || table_name(relation)));
     // A member that is no partition any more has its table's name and a number.
     table.is_some_and(|table| {
-        let table = table.split(|byte| *byte == 0).next().unwrap_or_default();
-        table.strip_prefix(name.as_bytes()).is_some_and(|rest| match rest.split_first() {
+        text(&table).strip_prefix(name.as_bytes()).is_some_and(|rest| match rest.split_first() {
             None => true,
             Some((separator, number)) => *separator == b'_' && number.iter().all(u8::is_ascii_digit),
         })
@@ -52,14 +67,22 @@ pub fn is_table(relation: Oid, name: &str) -> bool {
 /// extension are no members themselves.
 fn table_name(relation: Oid) -> Option<Name> {
     // SAFETY: catalog look-ups; a partition has a parent.
-    unsafe {
+    let table = unsafe {
         let is_partition = pg_sys::get_rel_relispartition(relation);
-        let table = if is_partition { pg_sys::get_partition_parent(relation, true) } else { relation };
-        let name = pg_sys::get_rel_name(table);
-        if name.is_null() || !is_member(pg_sys::RelationRelationId, table) {
+        if is_partition { pg_sys::get_partition_parent(relation, true) } else { relation }
+    };
+    member_name(table)
+}
+
+/// Returns the name of a member; `None` if the relation does not exist or is none.
+fn member_name(relation: Oid) -> Option<Name> {
+    // SAFETY: catalog look-ups; the name is null or NUL-terminated.
+    unsafe {
+        let found = pg_sys::get_rel_name(relation);
+        if found.is_null() || !is_member(pg_sys::RelationRelationId, relation) {
             return None;
         }
-        let text = CStr::from_ptr(name).to_bytes();
+        let text = CStr::from_ptr(found).to_bytes();
         let mut name = [0; pg_sys::NAMEDATALEN as usize];
         name.get_mut(..text.len())?.copy_from_slice(text);
         Some(name)

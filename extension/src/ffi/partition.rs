@@ -1,5 +1,6 @@
 //! A table that may be partitioned by ranges of a bigint, and the partition of a row.
 
+use super::member;
 use pgrx::pg_sys::{self, Datum, Oid, PartitionRangeDatumKind};
 use std::ffi::CStr;
 
@@ -14,22 +15,31 @@ pub struct Leaf {
 }
 
 impl Table {
-    /// Opens a table of a schema for inserts. If an update of the extension replaces it meanwhile, opens the new one.
-    pub fn open(schema: &CStr, name: &CStr) -> Table {
-        Table::open_with(schema, name, pg_sys::RowExclusiveLock)
+    /// Opens a table of the extension for inserts; `None` if it is no member.
+    pub fn open(name: &CStr) -> Option<Table> {
+        Table::open_with(name, pg_sys::RowExclusiveLock as i32)
     }
 
-    /// Opens a table of a schema to read it.
-    pub fn open_to_read(schema: &CStr, name: &CStr) -> Table {
-        Table::open_with(schema, name, pg_sys::AccessShareLock)
+    /// Opens a table of the extension to read it.
+    pub fn open_to_read(name: &CStr) -> Option<Table> {
+        Table::open_with(name, pg_sys::AccessShareLock as i32)
     }
 
-    fn open_with(schema: &CStr, name: &CStr, lock: u32) -> Table {
-        // SAFETY: the names are NUL-terminated and outlive the call; an error unwinds.
-        unsafe {
-            let name = pg_sys::makeRangeVar(schema.as_ptr().cast_mut(), name.as_ptr().cast_mut(), -1);
-            let oid = pg_sys::RangeVarGetRelidExtended(name, lock as i32, 0, None, std::ptr::null_mut());
-            Table(pg_sys::table_open(oid, pg_sys::NoLock as i32))
+    /// If an update of the extension replaces the table while this waits for the lock, it opens the new one.
+    fn open_with(name: &CStr, lock: i32) -> Option<Table> {
+        loop {
+            let (found, _) = member::relation(name)?;
+            // SAFETY: null if it has been dropped; an error unwinds, and the end of the (sub)transaction closes it. The lock
+            // has told this process of all earlier changes.
+            unsafe {
+                let table = pg_sys::try_table_open(found, lock);
+                if member::relation(name).is_some_and(|(now, _)| now == found) && !table.is_null() {
+                    return Some(Table(table));
+                }
+                if !table.is_null() {
+                    pg_sys::table_close(table, lock);
+                }
+            }
         }
     }
 

@@ -43,12 +43,21 @@ impl<T: Copy> TableCache<T> {
         })
     }
 
+    /// Returns a table whose fact is known, and is as wanted.
+    pub fn search(&self, is_wanted: impl Fn(&T) -> bool) -> Option<(Oid, T)> {
+        self.find_known(|(_, fact)| is_wanted(fact))
+    }
+
     fn known(&self, table: Oid) -> Option<T> {
+        self.find_known(|(oid, _)| *oid == table).map(|(_, fact)| fact)
+    }
+
+    fn find_known(&self, is_wanted: impl Fn(&(Oid, T)) -> bool) -> Option<(Oid, T)> {
         let changes = CHANGES.get();
         if self.changes.replace(changes) != changes {
             self.known.borrow_mut().clear();
         }
-        self.known.borrow().iter().find(|(oid, _)| *oid == table).map(|(_, fact)| *fact)
+        self.known.borrow().iter().find(|known| is_wanted(known)).copied()
     }
 }
 
