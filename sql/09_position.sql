@@ -104,7 +104,7 @@ DECLARE
 BEGIN
     RETURN QUERY SELECT pg_snapshot_xip(pos.snapshot);
     -- Steps through the index from one transaction ID to the next, whatever number of events each has written.
-    LOOP
+    WHILE at_least < before LOOP
         found_id := workflow.next_writer(at_least, before, from_id);
         EXIT WHEN found_id IS NULL;
         RETURN QUERY SELECT found_id::text::xid8;
@@ -123,7 +123,10 @@ AS $$
     SELECT h.*
     FROM workflow.unfinished_transactions($1) AS x (transaction_id)
     CROSS JOIN LATERAL workflow.written_ids(x.transaction_id, 0, ($1).floor_id, 0, 2147483647) AS w (id)
-    JOIN workflow.state_history AS h ON h.id OPERATOR(pg_catalog.=) w.id
+    -- One by one: a plan from when the table was small would read all of it for a join.
+    CROSS JOIN LATERAL (
+        SELECT * FROM workflow.state_history AS e WHERE e.id OPERATOR(pg_catalog.=) w.id LIMIT 1
+    ) AS h
     WHERE NOT workflow.is_acknowledged($1, h.id, h.transaction_id)
 $$;
 COMMENT ON FUNCTION workflow.late_events(workflow.feed_position) IS
@@ -153,7 +156,10 @@ AS $$
                 workflow.partition_start(($1).floor_id),
                 $2
             ) AS w (id)
-            JOIN workflow.state_history AS late ON late.id OPERATOR(pg_catalog.=) w.id
+            -- One by one: a plan from when the table was small would read all of it for a join.
+            CROSS JOIN LATERAL (
+                SELECT * FROM workflow.state_history AS e WHERE e.id OPERATOR(pg_catalog.=) w.id LIMIT 1
+            ) AS late
             WHERE pg_catalog.pg_visible_in_snapshot(x.transaction_id, ($1).window_snapshot)
         )
         UNION ALL

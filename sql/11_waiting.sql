@@ -38,7 +38,7 @@ BEGIN
     -- An error on a standby, also if the open window has events.
     PERFORM workflow.next_transaction_id();
     IF pos.window_snapshot IS NOT NULL THEN
-        IF EXISTS (SELECT FROM workflow.events_in_window(pos, 1)) THEN
+        IF pos.acked_id < pos.window_ceiling_id AND EXISTS (SELECT FROM workflow.events_in_window(pos, 1)) THEN
             RETURN true;
         END IF;
         pos := workflow.close_window(pos);

@@ -294,16 +294,20 @@ AS $$
 DECLARE
     seconds double precision := extract(epoch FROM wait);
     seen bigint;
+    last_id bigint;
 BEGIN
     WHILE seconds > 0 LOOP
         seen := workflow.commits();
+        last_id := workflow.last_event_id();
         EXIT WHEN workflow.consumer_has_events(consumer);
         seconds := workflow.wait_for_commit(seen, seconds);
+        -- A commit with new events, most likely. The read that follows asks for them itself.
+        EXIT WHEN workflow.commits() <> seen AND workflow.last_event_id() <> last_id;
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION workflow.wait_in_function(text, interval) IS
-'Internal: waits until a consumer has events, within the statement that calls it.';
+'Internal: waits until a consumer has events, or until a commit has most likely given it some, within the statement that calls it.';
 
 CREATE PROCEDURE workflow.wait_for_events(consumer text, timeout interval, INOUT has_events boolean DEFAULT NULL)
 LANGUAGE c
@@ -338,7 +342,9 @@ AS $$
 #variable_conflict use_column
 DECLARE
     pos workflow.feed_position;
+    closed workflow.feed_position;
     was_open boolean;
+    has_ended boolean;
     count bigint;
     returned bigint;
 BEGIN
@@ -349,7 +355,13 @@ BEGIN
         PERFORM workflow.wait_in_function(consumer, wait);
     END IF;
     pos := workflow.lock_consumer(consumer, lease);
+    -- Then no query need look at the window.
+    has_ended := pos.acked_id >= pos.window_ceiling_id;
     LOOP
+        IF has_ended THEN
+            pos := workflow.close_window(pos);
+            closed := pos;
+        END IF;
         was_open := pos.window_snapshot IS NOT NULL;
         IF NOT was_open THEN
             pos := workflow.open_window(pos);
@@ -363,25 +375,33 @@ BEGIN
                 pos.window_snapshot, pos.window_next_transaction_id, pos.window_floor_id, pos.window_ceiling_id,
                 pos.acked_id, max) AS e;
         GET DIAGNOSTICS count = ROW_COUNT;
-
-        -- To the end of the window, if there are no more.
-        returned := CASE WHEN count < max THEN pos.window_ceiling_id ELSE workflow.last_returned() END;
-        IF count > 0 AND was_open THEN
-            UPDATE workflow.consumers AS c SET returned_id = returned WHERE c.name = consumer AND c.returned_id < returned;
-        ELSIF count > 0 THEN
-            PERFORM workflow.store_position(consumer, pos, returned);
-            -- Visible events need not be on disk (synchronous_commit = off), nor on the synchronous standby (a session
-            -- that was terminated while it waited for that). Never deliver an event that a crash may undo.
-            IF NOT workflow.is_durable() THEN
-                PERFORM workflow.make_durable();
-            END IF;
-        END IF;
         EXIT WHEN count > 0 OR NOT was_open;
-
-        -- The window has been read to its end.
-        pos := workflow.close_window(pos);
-        PERFORM workflow.store_position(consumer, pos);
+        has_ended := true;
     END LOOP;
+    IF count = 0 THEN
+        IF has_ended THEN
+            PERFORM workflow.store_position(consumer, closed);
+        END IF;
+        RETURN;
+    END IF;
+
+    returned := workflow.last_returned();
+    IF count < max THEN
+        -- The window has no more.
+        pos.window_ceiling_id := returned;
+    END IF;
+    IF was_open THEN
+        UPDATE workflow.consumers AS c
+        SET returned_id = returned, window_ceiling_id = pos.window_ceiling_id
+        WHERE c.name = consumer AND c.returned_id < returned;
+    ELSE
+        PERFORM workflow.store_position(consumer, pos, returned);
+        -- Visible events need not be on disk (synchronous_commit = off), nor on the synchronous standby (a session
+        -- that was terminated while it waited for that). Never deliver an event that a crash may undo.
+        IF NOT workflow.is_durable() THEN
+            PERFORM workflow.make_durable();
+        END IF;
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION workflow.read_events(text, integer, interval, bigint) IS

@@ -33,6 +33,7 @@ fails! {
     reader_must_count_as_in_progress: Feed(FOLLOWER), without reader_is_in_progress: LOSS;
     acknowledgment_needs_returned_id: Feed(CONSUMER), without returned_id: LOSS;
     returned_id_must_end_with_its_window: Feed(CONSUMER), without returned_id_of_window: LOSS;
+    window_must_end_after_all_its_events: Feed(CONSUMER), without whole_window: LOSS;
     acknowledgment_needs_a_look_at_earlier_windows: Feed(CONSUMER), without earlier_windows, returned_id: LOSS;
     events_must_be_durable_before_crash: Feed(CRASH), without durable_events: UNDONE;
     events_must_be_durable_before_promotion: Feed(SYNCHRONOUS), without durable_events: UNDONE;

@@ -123,14 +123,18 @@ impl Position {
         Position { snapshot, next_transaction_id, floor_id, window, acked_id: 0, ..*self }
     }
 
-    /// Remembers that a read of at most `max` events returned these.
-    pub fn note_returned(&mut self, events: &[Event], max: usize) {
-        let ceiling_id = self.window.as_ref().map_or(0, |window| window.ceiling_id);
-        let returned_id = match events.last() {
-            Some(last) if events.len() == max => last.id,
-            _ => ceiling_id,
-        };
-        self.returned_id = self.returned_id.max(returned_id);
+    /// Whether every event of the open window is acknowledged, by the ids alone.
+    pub fn has_read_window(&self) -> bool {
+        self.window.as_ref().is_some_and(|window| self.acked_id >= window.ceiling_id)
+    }
+
+    /// Remembers that a read of at most `max` events returned these, at least one. If the window has no more, it ends there.
+    pub fn note_returned(&mut self, events: &[Event], max: usize, rules: &Rules) {
+        let last = events.last().expect("an event").id;
+        self.returned_id = self.returned_id.max(last);
+        if events.len() < max || !rules.whole_window {
+            self.window.as_mut().expect("an open window").ceiling_id = last;
+        }
     }
 
     /// `workflow.ack_events()`, for an id that an event in the history has.

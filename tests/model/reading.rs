@@ -9,6 +9,11 @@ impl State {
     /// `read_events()`: from the open window, or up to the place where it opens one.
     pub fn read(&mut self, max: usize, is_slow: bool, rules: &Rules) {
         let mut consumer = self.database.consumer.clone();
+        if consumer.position.has_read_window() {
+            consumer.position = consumer.position.close_window();
+            self.consumer.check_end(&mut self.seen);
+            self.database.store(consumer.clone());
+        }
         if let Some(window) = &mut consumer.position.window {
             if !rules.fixed_window {
                 *window = Opening::start(&self.database, None, max).take_all(&self.database, rules).place();
@@ -16,7 +21,7 @@ impl State {
             let events = consumer.position.events_in_window(&self.database.history, max, rules);
             if !events.is_empty() {
                 self.consumer.receive(&events, &consumer.position, &self.database.history, &mut self.seen);
-                consumer.position.note_returned(&events, max);
+                consumer.position.note_returned(&events, max, rules);
                 self.database.store(consumer);
                 return;
             }
@@ -59,7 +64,7 @@ impl State {
             self.database.make_events_durable();
         }
         self.consumer.receive(&events, &consumer.position, &self.database.history, &mut self.seen);
-        consumer.position.note_returned(&events, max);
+        consumer.position.note_returned(&events, max, rules);
         self.database.store(consumer);
     }
 

@@ -64,6 +64,9 @@ impl State {
             return self.refuse(relay);
         }
         let mut consumer = self.database.consumer.clone();
+        if consumer.position.has_read_window() {
+            consumer.position = consumer.position.close_window();
+        }
         loop {
             let was_open = consumer.position.window.is_some();
             if !was_open {
@@ -77,7 +80,7 @@ impl State {
             let events = consumer.position.events_in_window(&self.database.history, max, rules);
             if !events.is_empty() {
                 self.database.make_events_durable();
-                consumer.position.note_returned(&events, max);
+                consumer.position.note_returned(&events, max, rules);
                 self.relays[relay].batch = events;
                 break;
             }

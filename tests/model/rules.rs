@@ -31,6 +31,8 @@ pub struct Rules {
     pub returned_id: bool,
     /// returned_id belongs to the open window and is forgotten with it.
     pub returned_id_of_window: bool,
+    /// A read ends the window with its last event only if it asked for more.
+    pub whole_window: bool,
     /// An acknowledgment of an earlier window's event changes nothing.
     pub earlier_windows: bool,
     /// Events are returned only when they are on disk, and on the synchronous standby.
@@ -75,6 +77,7 @@ impl Rules {
         window_passes_open_transactions: true,
         returned_id: true,
         returned_id_of_window: true,
+        whole_window: true,
         earlier_windows: true,
         durable_events: true,
         durable_position: true,
