@@ -477,6 +477,9 @@ BEGIN
     IF NOT FOUND THEN
         PERFORM workflow.refuse_consumer(name, 'resume it');
     END IF;
+    -- From here on purge() drops no partition before the transaction ends: then it sees the consumer.
+    LOCK TABLE ONLY workflow.state_history IN ACCESS SHARE MODE;
+    PERFORM workflow.check_partitions(consumer.floor_id);
     UPDATE workflow.consumers AS c
     SET given_up_at = NULL, updated_at = clock_timestamp()
     WHERE c.name = resume_consumer.name AND c.given_up_at IS NOT NULL;
@@ -486,7 +489,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.resume_consumer(text) IS
-'Lets a consumer that purge() has given up read the events that are still stored. Returns whether purge() has dropped events since then that it had not read. Errors: P0002 no such consumer, 42501 consumer of another role.';
+'Lets a consumer that purge() has given up read the events that are still stored. Returns whether purge() has dropped events since then that it had not read. Errors: P0002 no such consumer, 40001 purged since the transaction''s snapshot, 42501 consumer of another role.';
 
 CREATE FUNCTION workflow.drop_consumer(name text)
 RETURNS void
