@@ -137,7 +137,7 @@ DECLARE
     pos workflow.feed_position := workflow.first_position();
 BEGIN
     PERFORM workflow.check_consumer_name(name);
-    PERFORM workflow.refuse_subscriber(format('create consumer "%s"', name));
+    PERFORM workflow.refuse_copy(format('create consumer "%s"', name));
     IF NOT coalesce(from_beginning, false) THEN
         pos := workflow.close_window(workflow.open_window(pos));
     END IF;
@@ -155,7 +155,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.create_consumer(text, boolean) IS
-'Creates a consumer of the event feed that starts with the next commit, or with the first event still stored. The current role owns it. Returns false and changes nothing if it already exists. Errors: 22023 bad argument, 42501 the consumer of that name belongs to another role.';
+'Creates a consumer of the event feed that starts with the next commit, or with the first event still stored. The current role owns it. Returns false and changes nothing if it already exists. Errors: 22023 bad argument, 42501 the consumer of that name belongs to another role, 55000 a subscription writes this database, or finish_copy() was not called.';
 
 CREATE FUNCTION workflow.store_position(consumer text, pos workflow.feed_position, returned_id bigint DEFAULT NULL)
 RETURNS void
@@ -248,7 +248,7 @@ BEGIN
     pos := workflow.position_of(consumer);
     -- The table came from another cluster: by a restored dump, by pg_upgrade, or by logical replication.
     IF pos.system_identifier <> workflow.system_identifier() THEN
-        PERFORM workflow.refuse_subscriber(format('use consumer "%s"', name));
+        PERFORM workflow.refuse_copy(format('use consumer "%s"', name));
         pos := workflow.relocate_position(pos);
         PERFORM workflow.store_position(name, pos);
     END IF;
@@ -276,7 +276,7 @@ BEGIN
         PERFORM workflow.refuse_given_up(name, to_jsonb(consumer.given_up_at) #>> '{}');
     END IF;
     IF consumer.system_identifier <> workflow.system_identifier() THEN
-        PERFORM workflow.refuse_subscriber(format('use consumer "%s"', name));
+        PERFORM workflow.refuse_copy(format('use consumer "%s"', name));
         -- The next read finds the position of another cluster in this one.
         RETURN true;
     END IF;

@@ -250,7 +250,7 @@ BEGIN
     END IF;
     IF fault IS NOT NULL OR pos.system_identifier <> workflow.system_identifier() THEN
         -- Events before the position may still arrive.
-        PERFORM workflow.refuse_subscriber('follow events');
+        PERFORM workflow.refuse_copy('follow events');
     END IF;
     IF fault IS NOT NULL THEN
         PERFORM workflow.refuse_argument(

@@ -189,6 +189,7 @@ FOR EACH ROW EXECUTE FUNCTION workflow.check_fields();
 -- take function workflow.create_task_instances
 -- take function workflow.is_subscriber
 -- take function workflow.refuse_subscriber
+-- take function workflow.refuse_copy
 -- take function workflow.forget_notifications
 -- take function workflow.finish_copy
 

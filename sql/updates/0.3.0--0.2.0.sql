@@ -254,6 +254,7 @@ DROP FUNCTION workflow.switch_to_partition(text, bigint);
 DROP FUNCTION workflow.is_subscriber();
 DROP FUNCTION workflow.bisect_events(timestamptz);
 DROP FUNCTION workflow.event_id_before(timestamptz);
+DROP FUNCTION workflow.refuse_copy(text);
 DROP FUNCTION workflow.refuse_subscriber(text);
 DROP FUNCTION workflow.finish_copy();
 DROP FUNCTION workflow.forget_notifications();
