@@ -269,6 +269,30 @@ fn nothing_is_doubled_after_a_dump_in_another_cluster() {
 #[test]
 fn second_database_is_refused_on_the_stream_of_another() {
     let (cluster, first) = own_cluster("source-two", &[]);
+/// A copy without the consumer, and subscribers have deleted all entries.
+#[test]
+fn vanished_consumer_is_missed_beside_an_adopted_stream() {
+    let (original, copy) = (Db::new(), Db::new());
+    let redis = Redis::start("source-adopted").unwrap();
+    let relay = lead(original.url(), &redis, &[]);
+    create_tasks(&mut original.connect(), 3);
+    assert_stream_holds_history(&original, &redis);
+    wait_until("the source", || redis.command::<i64>(&["XLEN", "workflow:stream:source"]).unwrap() == 1);
+    assert_eq!(relay.terminate().unwrap().code(), Some(0));
+    redis.command::<i64>(&["XTRIM", STREAM, "MAXLEN", "0"]).unwrap();
+    create_tasks(&mut copy.connect(), 3);
+    let relay = start(copy.url(), &redis, &[]);
+    let source = refused_source(&relay);
+    assert_eq!(relay.terminate().unwrap().code(), Some(0));
+    let adopt = [("WORKFLOW_ADOPT_STREAM", &*source)];
+    let relay = start(copy.url(), &redis, &adopt);
+    relay.wait_line("consumer \"relay\" no longer exists", PATIENCE).unwrap();
+    let again = "SELECT workflow.drop_consumer('relay'), workflow.create_consumer('relay', true)";
+    copy.connect().batch_execute(again).unwrap();
+    assert_stream_holds_history(&copy, &redis);
+    assert_eq!(relay.terminate().unwrap().code(), Some(0));
+}
+
     cluster.psql("postgres", "CREATE DATABASE second").unwrap();
     cluster.psql("second", "CREATE EXTENSION pg_workflow").unwrap();
     let second = Db::at(cluster.url("second"));
