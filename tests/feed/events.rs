@@ -147,6 +147,11 @@ fn rollback_undoes_acknowledgement() {
     create_tasks(client, 3);
     let mut transaction = client.transaction().unwrap();
     let events = read(&mut transaction, 10);
+    let mut savepoint = transaction.savepoint("s").unwrap();
+    ack(&mut savepoint, events[2].0);
+    assert_eq!(read(&mut savepoint, 10), events[3..]);
+    savepoint.rollback().unwrap();
+    assert_eq!(read(&mut transaction, 10), events);
     ack(&mut transaction, events[2].0);
     transaction.rollback().unwrap();
     assert_eq!(read(client, 10), events);
