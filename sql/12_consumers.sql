@@ -247,7 +247,7 @@ BEGIN
     END IF;
     pos := workflow.position_of(consumer);
     -- The table came from another cluster: by a restored dump, by pg_upgrade, or by logical replication.
-    IF pos.system_identifier <> workflow.system_identifier() THEN
+    IF workflow.is_foreign(pos) THEN
         PERFORM workflow.refuse_copy(format('use consumer "%s"', name));
         pos := workflow.relocate_position(pos);
         PERFORM workflow.store_position(name, pos);
@@ -275,7 +275,7 @@ BEGIN
     IF consumer.given_up_at IS NOT NULL THEN
         PERFORM workflow.refuse_given_up(name, to_jsonb(consumer.given_up_at) #>> '{}');
     END IF;
-    IF consumer.system_identifier <> workflow.system_identifier() THEN
+    IF workflow.is_foreign(workflow.position_of(consumer)) THEN
         PERFORM workflow.refuse_copy(format('use consumer "%s"', name));
         -- The next read finds the position of another cluster in this one.
         RETURN true;

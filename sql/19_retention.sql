@@ -6,7 +6,7 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF pos.system_identifier <> workflow.system_identifier() THEN
+    IF workflow.is_foreign(pos) THEN
         pos := workflow.relocate_position(pos);
     END IF;
     RETURN EXISTS (

@@ -99,6 +99,9 @@ BEGIN
         END IF;
         RETURN NEXT;
     END LOOP;
+    -- While their snapshots are still ahead of this cluster.
+    UPDATE workflow.consumers AS c SET system_identifier = 0 WHERE workflow.is_foreign(workflow.position_of(c));
+    UPDATE workflow.consumer_checkpoints AS c SET system_identifier = 0 WHERE workflow.is_foreign(workflow.position_of(c));
     -- The sessions that held these leases are those of another server.
     UPDATE workflow.consumers AS c
     SET lease_expires_at = NULL, lease_pid = NULL, lease_backend_start = NULL

@@ -116,6 +116,7 @@ ALTER TABLE workflow.consumer_checkpoints ENABLE ROW LEVEL SECURITY;
 -- take type workflow.feed_position
 -- take function workflow.is_acknowledged
 -- take function workflow.is_in_window
+-- take function workflow.is_foreign
 -- take function workflow.next_writer
 -- take function workflow.written_ids
 -- take function workflow.unfinished_transactions

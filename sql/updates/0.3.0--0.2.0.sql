@@ -194,6 +194,7 @@ DROP FUNCTION workflow.check_size(text, jsonb);
 DROP FUNCTION workflow.check_finite(text, timestamptz);
 DROP FUNCTION workflow.is_acknowledged(workflow.feed_position, bigint, xid8);
 DROP FUNCTION workflow.is_in_window(workflow.feed_position, bigint, xid8);
+DROP FUNCTION workflow.is_foreign(workflow.feed_position);
 DROP FUNCTION workflow.unfinished_transactions(workflow.feed_position);
 DROP FUNCTION workflow.next_writer(bigint, bigint, bigint);
 DROP FUNCTION workflow.written_ids(xid8, bigint, bigint, bigint, integer);
