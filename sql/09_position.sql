@@ -48,6 +48,22 @@ $$;
 COMMENT ON FUNCTION workflow.is_acknowledged(workflow.feed_position, bigint, xid8) IS
 'Internal: whether the event with this id, written by this transaction, is acknowledged at a position.';
 
+CREATE FUNCTION workflow.is_foreign(pos workflow.feed_position)
+RETURNS boolean
+-- Without settings of its own, so that it becomes part of the query that calls it.
+LANGUAGE sql STABLE PARALLEL SAFE
+AS $$
+    SELECT ($1).system_identifier OPERATOR(pg_catalog.<>) workflow.system_identifier()
+        -- A copy of the cluster's files has its identifier, and went on to transaction IDs of its own. No snapshot of this
+        -- cluster is ahead of a later one, also after a crash: a transaction is in the log before it is in a snapshot.
+        OR COALESCE(
+            GREATEST(pg_catalog.pg_snapshot_xmax(($1).snapshot), pg_catalog.pg_snapshot_xmax(($1).window_snapshot))
+                OPERATOR(pg_catalog.>) pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot()),
+            false)
+$$;
+COMMENT ON FUNCTION workflow.is_foreign(workflow.feed_position) IS
+'Internal: whether the snapshots of a position are those of another cluster.';
+
 CREATE FUNCTION workflow.partition_start(id bigint)
 RETURNS bigint
 -- Without settings of its own, so that it becomes part of the query that calls it.

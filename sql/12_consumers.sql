@@ -137,7 +137,7 @@ DECLARE
     pos workflow.feed_position := workflow.first_position();
 BEGIN
     PERFORM workflow.check_consumer_name(name);
-    PERFORM workflow.refuse_subscriber(format('create consumer "%s"', name));
+    PERFORM workflow.refuse_copy(format('create consumer "%s"', name));
     IF NOT coalesce(from_beginning, false) THEN
         pos := workflow.close_window(workflow.open_window(pos));
     END IF;
@@ -155,7 +155,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.create_consumer(text, boolean) IS
-'Creates a consumer of the event feed that starts with the next commit, or with the first event still stored. The current role owns it. Returns false and changes nothing if it already exists. Errors: 22023 bad argument, 42501 the consumer of that name belongs to another role.';
+'Creates a consumer of the event feed that starts with the next commit, or with the first event still stored. The current role owns it. Returns false and changes nothing if it already exists. Errors: 22023 bad argument, 42501 the consumer of that name belongs to another role, 55000 a subscription writes this database, or finish_copy() was not called.';
 
 CREATE FUNCTION workflow.store_position(consumer text, pos workflow.feed_position, returned_id bigint DEFAULT NULL)
 RETURNS void
@@ -247,8 +247,8 @@ BEGIN
     END IF;
     pos := workflow.position_of(consumer);
     -- The table came from another cluster: by a restored dump, by pg_upgrade, or by logical replication.
-    IF pos.system_identifier <> workflow.system_identifier() THEN
-        PERFORM workflow.refuse_subscriber(format('use consumer "%s"', name));
+    IF workflow.is_foreign(pos) THEN
+        PERFORM workflow.refuse_copy(format('use consumer "%s"', name));
         pos := workflow.relocate_position(pos);
         PERFORM workflow.store_position(name, pos);
     END IF;
@@ -275,8 +275,8 @@ BEGIN
     IF consumer.given_up_at IS NOT NULL THEN
         PERFORM workflow.refuse_given_up(name, to_jsonb(consumer.given_up_at) #>> '{}');
     END IF;
-    IF consumer.system_identifier <> workflow.system_identifier() THEN
-        PERFORM workflow.refuse_subscriber(format('use consumer "%s"', name));
+    IF workflow.is_foreign(workflow.position_of(consumer)) THEN
+        PERFORM workflow.refuse_copy(format('use consumer "%s"', name));
         -- The next read finds the position of another cluster in this one.
         RETURN true;
     END IF;
@@ -497,6 +497,9 @@ BEGIN
     IF NOT FOUND THEN
         PERFORM workflow.refuse_consumer(name, 'resume it');
     END IF;
+    -- From here on purge() drops no partition before the transaction ends: then it sees the consumer.
+    LOCK TABLE ONLY workflow.state_history IN ACCESS SHARE MODE;
+    PERFORM workflow.check_partitions(consumer.floor_id);
     UPDATE workflow.consumers AS c
     SET given_up_at = NULL, updated_at = clock_timestamp()
     WHERE c.name = resume_consumer.name AND c.given_up_at IS NOT NULL;
@@ -506,7 +509,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.resume_consumer(text) IS
-'Lets a consumer that purge() has given up read the events that are still stored. Returns whether purge() has dropped events since then that it had not read. Errors: P0002 no such consumer, 42501 consumer of another role.';
+'Lets a consumer that purge() has given up read the events that are still stored. Returns whether purge() has dropped events since then that it had not read. Errors: P0002 no such consumer, 40001 purged since the transaction''s snapshot, 42501 consumer of another role.';
 
 CREATE FUNCTION workflow.drop_consumer(name text)
 RETURNS void

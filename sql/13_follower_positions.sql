@@ -170,21 +170,24 @@ BEGIN
     THEN
         RETURN 'too old: events after it have been purged';
     END IF;
+    -- Events that the position knows and the snapshot does not show would be taken for acknowledged.
+    IF is_own AND current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') AND (
+        greatest(pg_snapshot_xmax(pos.snapshot), pg_snapshot_xmax(pos.window_snapshot))
+            > pg_snapshot_xmax(pg_current_snapshot())
+        OR EXISTS (
+            SELECT FROM pg_snapshot_xip(pg_current_snapshot()) AS x (xid)
+            WHERE pg_visible_in_snapshot(x.xid, pos.snapshot) OR pg_visible_in_snapshot(x.xid, pos.window_snapshot)))
+    THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'serialization_failure',
+            MESSAGE = 'cannot follow events: position is later than the transaction''s snapshot',
+            DETAIL = jsonb_build_object('event', mark_id)::text,
+            HINT = 'Retry in a new transaction.';
+    END IF;
     IF place.mark_hash <> coalesce(found_hash, 0) AND mark_id > 0
         AND NOT ((found_hash IS NULL OR found_id <> mark_id)
             AND EXISTS (SELECT FROM workflow.dropped_partitions AS d WHERE d.last_id >= found_id))
     THEN
-        IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted')
-            AND is_own
-            AND greatest(pg_snapshot_xmax(pos.snapshot), pg_snapshot_xmax(pos.window_snapshot))
-                > pg_snapshot_xmax(pg_current_snapshot())
-        THEN
-            RAISE EXCEPTION USING
-                ERRCODE = 'serialization_failure',
-                MESSAGE = 'cannot follow events: position is later than the transaction''s snapshot',
-                DETAIL = jsonb_build_object('event', mark_id)::text,
-                HINT = 'Retry in a new transaction.';
-        END IF;
         RETURN format('of another history: event %s is not the one before it', mark_id);
     END IF;
     RETURN NULL;
@@ -247,7 +250,7 @@ BEGIN
     END IF;
     IF fault IS NOT NULL OR pos.system_identifier <> workflow.system_identifier() THEN
         -- Events before the position may still arrive.
-        PERFORM workflow.refuse_subscriber('follow events');
+        PERFORM workflow.refuse_copy('follow events');
     END IF;
     IF fault IS NOT NULL THEN
         PERFORM workflow.refuse_argument(

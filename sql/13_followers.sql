@@ -31,7 +31,7 @@ DECLARE
     place workflow.follower_position;
 BEGIN
     PERFORM workflow.refuse_tenant();
-    PERFORM workflow.refuse_subscriber('follow events');
+    PERFORM workflow.refuse_copy('follow events');
     place.pos := workflow.close_window(workflow.open_window(workflow.first_position()));
     place := workflow.mark_position(place);
     -- Last: the log up to there has the mark.

@@ -134,7 +134,7 @@ BEGIN
     DELETE FROM workflow.consumer_checkpoints AS c
     WHERE c.consumer = rewind_consumer.consumer AND c."position" > checkpoint."position";
     PERFORM workflow.wake_readers();
-    IF checkpoint.system_identifier <> workflow.system_identifier() THEN
+    IF workflow.is_foreign(workflow.position_of(checkpoint)) THEN
         -- The next read relocates the position by ids: it can redeliver events that are before the checkpoint.
         RETURN array_fill(0::bigint, ARRAY[cardinality(checkpoint."position")]);
     END IF;

@@ -6,7 +6,7 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF pos.system_identifier <> workflow.system_identifier() THEN
+    IF workflow.is_foreign(pos) THEN
         pos := workflow.relocate_position(pos);
     END IF;
     RETURN EXISTS (
@@ -422,7 +422,9 @@ AS $$
 #variable_conflict use_column
 DECLARE
     past record;
-    examined text[] := ARRAY(SELECT c.name FROM workflow.consumers AS c WHERE c.given_up_at IS NULL);
+    -- With the time of creation: one of them may be dropped, and created again.
+    examined text[] := ARRAY(
+        SELECT format('%s %s', c.created_at, c.name) FROM workflow.consumers AS c WHERE c.given_up_at IS NULL);
 BEGIN
     -- All are examined before the first one is dropped: that takes as long as the readers' positions make it, and
     -- transitions would wait for the lock meanwhile.
@@ -436,7 +438,8 @@ BEGIN
             BEGIN
                 outcome := workflow.drop_partition('state_history', object);
                 IF outcome = 'dropped' AND EXISTS (
-                    SELECT FROM workflow.consumers AS c WHERE c.given_up_at IS NULL AND c.name <> ALL (examined))
+                    SELECT FROM workflow.consumers AS c
+                    WHERE c.given_up_at IS NULL AND format('%s %s', c.created_at, c.name) <> ALL (examined))
                 THEN
                     RAISE lock_not_available;
                 END IF;
@@ -489,6 +492,11 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    -- It does not show the consumers that have come since.
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RETURN QUERY VALUES ('partitions'::text, 0::bigint, 'kept: the transaction has a fixed snapshot'::text);
+        RETURN;
+    END IF;
     IF NOT dry_run THEN
         -- Two at once would wait for each other: each has read what the other drops.
         BEGIN

@@ -163,8 +163,8 @@ FROM (
     -- Not position_of(c): the planner resolves the fields of this row to columns.
     SELECT c.name, c.updated_at, c.owner, c.given_up_at, c.floor_id,
         -- Until its next read, a consumer from another cluster knows no transaction of this one: see relocate_position().
-        CASE WHEN c.system_identifier OPERATOR(pg_catalog.<>) workflow.system_identifier()
-            THEN GREATEST(c.floor_id, c.window_ceiling_id) END AS foreign_id, ROW(
+        CASE WHEN workflow.is_foreign(workflow.position_of(c)) THEN GREATEST(c.floor_id, c.window_ceiling_id) END AS foreign_id,
+        ROW(
         c.snapshot, c.next_transaction_id, c.floor_id,
         c.window_snapshot, c.window_next_transaction_id, c.window_floor_id, c.window_ceiling_id,
         c.acked_id, c.system_identifier

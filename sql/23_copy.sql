@@ -41,6 +41,26 @@ $$;
 COMMENT ON FUNCTION workflow.refuse_subscriber(text) IS
 'Internal: raises 55000 while a subscription writes the tables of this database.';
 
+CREATE FUNCTION workflow.refuse_copy(tried text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM workflow.refuse_subscriber(tried);
+    -- The subscription is gone, and the sequence is not set. Each id that the query shows was drawn before it began.
+    IF (SELECT max(h.id) FROM workflow.state_history AS h) > workflow.last_event_id() THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('cannot %s: the history has ids that its sequence has not drawn', tried),
+            DETAIL = jsonb_build_object('last_id', workflow.last_event_id())::text,
+            HINT = 'After DROP SUBSCRIPTION, call finish_copy(). Otherwise call setval() on workflow.state_history_id_seq with the highest id that was ever used.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION workflow.refuse_copy(text) IS
+'Internal: raises 55000 while a subscription writes the tables of this database, and then until finish_copy().';
+
 CREATE FUNCTION workflow.forget_notifications()
 RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE
@@ -79,6 +99,9 @@ BEGIN
         END IF;
         RETURN NEXT;
     END LOOP;
+    -- While their snapshots are still ahead of this cluster.
+    UPDATE workflow.consumers AS c SET system_identifier = 0 WHERE workflow.is_foreign(workflow.position_of(c));
+    UPDATE workflow.consumer_checkpoints AS c SET system_identifier = 0 WHERE workflow.is_foreign(workflow.position_of(c));
     -- The sessions that held these leases are those of another server.
     UPDATE workflow.consumers AS c
     SET lease_expires_at = NULL, lease_pid = NULL, lease_backend_start = NULL

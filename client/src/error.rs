@@ -306,6 +306,7 @@ impl Error {
                  delete it"
             }
             Error::Postgres(error) => postgres::hint(error),
+            Error::Timeout(_) => postgres::CHECK_STANDBYS,
             #[cfg(feature = "redis")]
             Error::Redis(error) => redis::hint(error),
             Error::Json(error) if is_too_deep(error) => "Read it as text: as serde_json::value::RawValue",

@@ -116,6 +116,7 @@ ALTER TABLE workflow.consumer_checkpoints ENABLE ROW LEVEL SECURITY;
 -- take type workflow.feed_position
 -- take function workflow.is_acknowledged
 -- take function workflow.is_in_window
+-- take function workflow.is_foreign
 -- take function workflow.next_writer
 -- take function workflow.written_ids
 -- take function workflow.unfinished_transactions
@@ -189,6 +190,7 @@ FOR EACH ROW EXECUTE FUNCTION workflow.check_fields();
 -- take function workflow.create_task_instances
 -- take function workflow.is_subscriber
 -- take function workflow.refuse_subscriber
+-- take function workflow.refuse_copy
 -- take function workflow.forget_notifications
 -- take function workflow.finish_copy
 

@@ -3,7 +3,7 @@
 use crate::extension::roles::member_of;
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
-use postgres::Client;
+use postgres::{Client, GenericClient, IsolationLevel};
 
 /// Creates a database with three events, and a writer in it that owns the consumer `mine`.
 fn owned() -> (Db, Client, String) {
@@ -244,26 +244,89 @@ fn position_of_a_consumer_has_a_bounded_size() {
     assert_eq!((&*failed.sqlstate, failed.message.contains("consumers_size_check")), ("23514", true), "{failed:?}");
 }
 
+/// A partition that no reader needs; returns a purge() that drops it.
+fn past_partition(client: &mut Client) -> &'static str {
+    create_task(client);
+    age(client);
+    open_partitions(client);
+    client.batch_execute("SELECT workflow.fold_state_counts()").unwrap();
+    "SELECT outcome FROM workflow.purge(now() - interval '30 days') WHERE object IN ('state_history_0', 'partitions')"
+}
+
+fn outcome(client: &mut impl GenericClient, purge: &str) -> String {
+    client.query_one(purge, &[]).unwrap().get(0)
+}
+
 /// Between the examination of a partition and the lock that drops it.
 #[test]
 fn purge_keeps_a_partition_for_a_consumer_that_has_come() {
     let db = Db::new();
     let client = &mut db.connect();
-    create_task(client);
-    age(client);
-    open_partitions(client);
-    client.batch_execute("SELECT workflow.fold_state_counts()").unwrap();
-    // In the place of another session.
-    client
-        .batch_execute(
-            "CREATE FUNCTION public.come() RETURNS event_trigger LANGUAGE plpgsql AS
-             $$ BEGIN PERFORM workflow.create_consumer('new', true); END $$;
-             CREATE EVENT TRIGGER come ON ddl_command_start WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION public.come()",
-        )
-        .unwrap();
-    let purge = "SELECT outcome FROM workflow.purge(now() - interval '30 days') WHERE object = 'state_history_0'";
-    let outcome: String = client.query_one(purge, &[]).unwrap().get(0);
-    assert_eq!(outcome, "kept: a consumer has begun to read, try again");
-    client.batch_execute("DROP EVENT TRIGGER come").unwrap();
-    assert_eq!(client.query_one(purge, &[]).unwrap().get::<_, String>(0), "dropped");
+    let purge = past_partition(client);
+    client.batch_execute("SELECT workflow.create_consumer('again')").unwrap();
+    for come in [
+        "workflow.create_consumer('new', true)",
+        "workflow.drop_consumer('again'); PERFORM workflow.create_consumer('again', true)",
+    ] {
+        // In the place of another session.
+        client
+            .batch_execute(&format!(
+                "CREATE FUNCTION public.come() RETURNS event_trigger LANGUAGE plpgsql AS
+                 $$ BEGIN PERFORM {come}; END $$;
+                 CREATE EVENT TRIGGER come ON ddl_command_start WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION public.come()"
+            ))
+            .unwrap();
+        assert_eq!(outcome(client, purge), "kept: a consumer has begun to read, try again", "{come}");
+        client.batch_execute("DROP EVENT TRIGGER come; DROP FUNCTION public.come()").unwrap();
+    }
+    assert_eq!(outcome(client, purge), "dropped");
+}
+
+#[test]
+fn purge_keeps_a_partition_for_a_consumer_being_resumed() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let purge = past_partition(client);
+    client.batch_execute("SELECT workflow.create_consumer('slow', true)").unwrap();
+    client.batch_execute("UPDATE workflow.consumers SET given_up_at = now()").unwrap();
+    let session = &mut db.connect();
+    let mut resuming = session.transaction().unwrap();
+    let sql = "SELECT workflow.resume_consumer('slow')";
+    assert!(!resuming.query_one(sql, &[]).unwrap().get::<_, bool>(0), "it has missed nothing");
+    assert_eq!(outcome(client, purge), "kept: the table is in use, try again");
+    resuming.commit().unwrap();
+    assert_eq!(client.query("SELECT FROM workflow.read_events('slow')", &[]).unwrap().len(), 2);
+}
+
+#[test]
+fn resuming_in_a_fixed_snapshot_is_told_of_a_purge() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let purge = past_partition(client);
+    client.batch_execute("SELECT workflow.create_consumer('slow', true)").unwrap();
+    client.batch_execute("UPDATE workflow.consumers SET given_up_at = now()").unwrap();
+    let session = &mut db.connect();
+    let mut resuming = session.build_transaction().isolation_level(IsolationLevel::RepeatableRead).start().unwrap();
+    resuming.query("SELECT FROM workflow.dags", &[]).unwrap();
+    assert_eq!(outcome(client, purge), "dropped");
+    let sql = "SELECT workflow.resume_consumer('slow')";
+    assert_eq!(failure(resuming.query(sql, &[])).sqlstate, "40001");
+    resuming.rollback().unwrap();
+    assert!(client.query_one(sql, &[]).unwrap().get::<_, bool>(0), "it has missed events");
+}
+
+#[test]
+fn purge_in_a_fixed_snapshot_drops_no_partition() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let purge = past_partition(client);
+    let session = &mut db.connect();
+    for level in [IsolationLevel::RepeatableRead, IsolationLevel::Serializable] {
+        let mut purging = session.build_transaction().isolation_level(level).start().unwrap();
+        purging.query("SELECT FROM workflow.dags", &[]).unwrap();
+        // The snapshot does not show it.
+        client.batch_execute("SELECT workflow.create_consumer(gen_random_uuid()::text, true)").unwrap();
+        assert_eq!(outcome(&mut purging, purge), "kept: the transaction has a fixed snapshot");
+        purging.commit().unwrap();
+    }
 }

@@ -9,6 +9,7 @@ const INLINED: &[&str] = &[
     "workflow.pause_dag(id uuid)",
     "workflow.unpause_dag(id uuid)",
     "workflow.latest_dag_run(dag_id uuid)",
+    "workflow.is_foreign(pos workflow.feed_position)",
     "workflow.partition_start(id bigint)",
     "workflow.is_acknowledged(pos workflow.feed_position,id bigint,transaction_id xid8)",
     "workflow.is_in_window(pos workflow.feed_position,id bigint,transaction_id xid8)",

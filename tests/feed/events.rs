@@ -147,6 +147,11 @@ fn rollback_undoes_acknowledgement() {
     create_tasks(client, 3);
     let mut transaction = client.transaction().unwrap();
     let events = read(&mut transaction, 10);
+    let mut savepoint = transaction.savepoint("s").unwrap();
+    ack(&mut savepoint, events[2].0);
+    assert_eq!(read(&mut savepoint, 10), events[3..]);
+    savepoint.rollback().unwrap();
+    assert_eq!(read(&mut transaction, 10), events);
     ack(&mut transaction, events[2].0);
     transaction.rollback().unwrap();
     assert_eq!(read(client, 10), events);
@@ -181,6 +186,20 @@ fn fixed_snapshot_loses_no_event() {
 
 #[test]
 fn position_is_relocated_by_ids_in_another_cluster() {
+    relocate("system_identifier + 1", false);
+}
+
+/// A copy of the cluster's files has its identifier. Its dump is restored in the original, which has assigned fewer IDs.
+#[test]
+fn position_is_relocated_by_ids_from_a_copy_of_the_cluster() {
+    for is_passed in [false, true] {
+        relocate("system_identifier", is_passed);
+    }
+}
+
+/// `is_passed`: the cluster assigns the IDs in the snapshot before the first read.
+fn relocate(system_identifier: &str, is_passed: bool) {
+    let ahead = if is_passed { 20_000 } else { 1_000_000_000 };
     let db = Db::new();
     let client = &mut db.connect();
     let open = &mut db.connect();
@@ -193,17 +212,24 @@ fn position_is_relocated_by_ids_in_another_cluster() {
     let read_before = drain(client, 10);
     assert_eq!(read_before.len(), 5);
     transaction.commit().unwrap();
-    // As after a restore: the snapshots and the transaction IDs in the history are far ahead of the cluster's.
+    // As after a restore: the snapshots and the transaction IDs in the history are ahead of the cluster's.
     client
-        .batch_execute(
-            "UPDATE workflow.consumers SET system_identifier = 1, snapshot = (
-                 SELECT format('%s:%s:%s', pg_snapshot_xmin(snapshot)::text::bigint + 1000000000,
-                               pg_snapshot_xmax(snapshot)::text::bigint + 1000000000,
-                               (SELECT string_agg((x::text::bigint + 1000000000)::text, ',') FROM pg_snapshot_xip(snapshot) x))::pg_snapshot);
-             UPDATE workflow.state_history SET transaction_id = (transaction_id::text::bigint + 1000000000)::text::xid8;",
-        )
+        .batch_execute(&format!(
+            "UPDATE workflow.consumers SET system_identifier = {system_identifier}, snapshot = (
+                 SELECT format('%s:%s:%s', pg_snapshot_xmin(snapshot)::text::bigint + {ahead},
+                               pg_snapshot_xmax(snapshot)::text::bigint + {ahead},
+                               (SELECT string_agg((x::text::bigint + {ahead})::text, ',') FROM pg_snapshot_xip(snapshot) x))::pg_snapshot);
+             UPDATE workflow.state_history SET transaction_id = (transaction_id::text::bigint + {ahead})::text::xid8;",
+        ))
         .unwrap();
+    if is_passed {
+        client.batch_execute("SELECT workflow.finish_copy()").unwrap();
+    }
     create_tasks(client, 1);
+    if is_passed {
+        let pass = "DO $$ BEGIN FOR n IN 1..30000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$";
+        client.batch_execute(pass).unwrap();
+    }
     let pending: i64 = client.query_one("SELECT pending FROM workflow.consumer_lag", &[]).unwrap().get(0);
     assert_eq!(pending, 3, "also before the first read");
     let unread: HashSet<i64> = client

@@ -1,8 +1,10 @@
 //! Readers in each isolation level: what a read costs, and what they are told about partitions that were dropped.
 
+use crate::feed::follow::{current_position, drain, follow};
 use pg_workflow_tests::*;
 use postgres::{Client, IsolationLevel, Transaction};
 use std::fmt::Write;
+use uuid::Uuid;
 use xtask::stack::postgres::PRELOADED;
 
 const LEVELS: [IsolationLevel; 3] =
@@ -204,6 +206,35 @@ fn position_later_than_the_snapshot_is_to_be_retried() {
         assert_eq!(told.sqlstate, "40001", "{told:?}");
         reading.rollback().unwrap();
         assert!(client.query("SELECT FROM workflow.follow_events($1)", &[&position]).unwrap().is_empty());
+    }
+}
+
+/// The transaction in the middle commits after the snapshot, and does not move the end of the snapshot.
+#[test]
+fn position_with_an_event_that_the_snapshot_lacks_is_retried() {
+    let db = Db::new();
+    let (client, writer, late) = (&mut db.connect(), &mut db.connect(), &mut db.connect());
+    for level in &LEVELS[1..] {
+        let tasks = create_tasks(writer, 3);
+        let start = current_position(writer);
+        start_task(writer, tasks[0]);
+        let mut open = late.transaction().unwrap();
+        start_task(&mut open, tasks[1]);
+        start_task(writer, tasks[2]);
+        let mut reading = begin(client, *level);
+        reading.query("SELECT FROM workflow.dags", &[]).unwrap();
+        open.commit().unwrap();
+        // Within a window: before the late event, and after it.
+        for read in [1, 2] {
+            let mut position = start.clone();
+            assert_eq!(follow(writer, &mut position, read).len(), read as usize);
+            let mut attempt = reading.savepoint("attempt").unwrap();
+            let told = failure(attempt.query("SELECT id FROM workflow.follow_events($1)", &[&position]));
+            assert_eq!(told.sqlstate, "40001", "{told:?}");
+            attempt.rollback().unwrap();
+            let rest: Vec<Uuid> = drain(writer, &mut position, 10).iter().map(|event| event.1).collect();
+            assert_eq!(rest, tasks[read as usize..]);
+        }
     }
 }
 

@@ -58,6 +58,25 @@ fn lease_ends_with_its_session() {
     wait_until("the lease is free", || client.query_one(lease, &[]).unwrap().get::<_, Option<i64>>(0) == Some(2));
 }
 
+#[test]
+fn rolled_back_lease_is_not_held() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    client.batch_execute("SELECT workflow.create_consumer('c')").unwrap();
+    let lease = |client: &mut postgres::Transaction<'_>, holder: &str| -> Option<i64> {
+        client.query_one("SELECT workflow.lease_consumer('c', $1, '1 hour')", &[&holder]).unwrap().get(0)
+    };
+    let session = &mut db.connect();
+    let mut acquiring = session.transaction().unwrap();
+    assert_eq!(lease(&mut acquiring, "me"), Some(1));
+    acquiring.rollback().unwrap();
+    client.batch_execute("SELECT workflow.read_events('c')").unwrap();
+    let mut acquiring = client.transaction().unwrap();
+    assert_eq!(lease(&mut acquiring, "you"), Some(1));
+    acquiring.commit().unwrap();
+    assert_eq!(failure(session.batch_execute("SELECT workflow.read_events('c')")).sqlstate, "55006");
+}
+
 /// An expiry that lies an hour later than the clock says is what a clock set back by an hour leaves.
 #[test]
 fn lease_expires_after_the_clock_was_set_back() {

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
-use xtask::stack::postgres::{FAST, Postgres, Shutdown};
+use xtask::stack::postgres::{FAST, PRELOADED, Postgres, Shutdown};
 use xtask::stack::redis::Redis;
 
 use crate::extension::roles::member_of;
@@ -443,4 +443,38 @@ fn vanished_consumer_is_missed_beside_an_emptied_stream() {
     create_tasks(client, 20);
     let (server, _) = serve(db.url(), &redis.url());
     server.wait_line("consumer \"relay\" no longer exists", PATIENCE).unwrap();
+}
+
+/// A commit is visible, but may not be published. PostgreSQL answers everything else meanwhile.
+#[test]
+fn relay_is_unhealthy_while_it_waits_for_a_standby() {
+    let (cluster, db) = own_cluster("relay-unconfirmed", &[PRELOADED]);
+    let redis = Redis::start("relay-unconfirmed").unwrap();
+    let (server, url) = serve(db.url(), &redis.url());
+    let client = &mut db.connect();
+    server.wait_line("became leader", PATIENCE).unwrap();
+    let configure = |sql: &str| cluster.psql("postgres", &format!("{sql}; SELECT pg_reload_conf()")).unwrap();
+    configure("ALTER SYSTEM SET synchronous_standby_names = 'absent'");
+    wait_until("the relay knows the setting", || {
+        let sql = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%workflow.read_events%'
+                   AND query_start > pg_conf_load_time() + interval '1 s' AND pid <> pg_backend_pid())
+                   AND current_setting('synchronous_standby_names') <> ''";
+        db.connect().query_one(sql, &[]).unwrap().get(0)
+    });
+    client.batch_execute("SET synchronous_commit = local").unwrap();
+    create_task(client);
+    let line = server.wait_line("no response from PostgreSQL", PATIENCE).unwrap();
+    assert!(line.contains("synchronous standbys"), "{line}");
+    wait_until("the next attempt hangs", || {
+        let sql = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE '%lease_consumer%')";
+        client.query_one(sql, &[]).unwrap().get(0)
+    });
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    let mut response = agent.get(format!("{url}/health")).call().unwrap();
+    let body = response.body_mut().read_json::<serde_json::Value>().unwrap();
+    assert!(response.status() == 503 && body["errors"]["relay"].is_string(), "{body}");
+    configure("ALTER SYSTEM RESET synchronous_standby_names");
+    wait_until("the events", || redis.command::<i64>(&["XLEN", "workflow:stream"]).unwrap() == 2);
+    wait_until("health", || agent.get(format!("{url}/health")).call().unwrap().status() == 200);
+    assert_eq!(server.terminate().unwrap().code(), Some(0));
 }

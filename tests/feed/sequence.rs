@@ -62,8 +62,42 @@ fn reader_is_told_that_the_sequence_was_set_back() {
         assert_eq!((&*told.sqlstate, &told.detail["floor_id"]), ("55000", &last.into()), "{sql}: {told:?}");
         assert!(told.hint.contains("setval()"), "{}", told.hint);
     }
-    assert_eq!(fault(client, &position), "ahead of this database");
+    let told = failure(client.query("SELECT FROM workflow.follow_events($1)", &[&position]));
+    assert!(told.sqlstate == "55000" && told.hint.contains("setval()"), "{told:?}");
     client.execute("SELECT setval('workflow.state_history_id_seq', $1)", &[&last]).unwrap();
     create_task(client);
     assert_eq!(read(client, "reader", 100).len(), 2);
+}
+
+/// Between DROP SUBSCRIPTION and finish_copy(): the transaction IDs of the history are those of the publisher.
+#[test]
+fn reader_is_told_that_a_copy_is_not_finished() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    client.batch_execute("SELECT workflow.create_consumer('copied', true)").unwrap();
+    create_tasks(client, 5);
+    let position = current_position(client);
+    let other = "UPDATE workflow.consumers SET system_identifier = system_identifier + 1";
+    client.batch_execute(other).unwrap();
+    client.batch_execute("SELECT setval('workflow.state_history_id_seq', 1, false)").unwrap();
+    for level in ["READ COMMITTED", "REPEATABLE READ"] {
+        for sql in [
+            "SELECT workflow.create_consumer('new')",
+            "SELECT workflow.create_consumer('new', true)",
+            "SELECT workflow.read_events('copied')",
+            "SELECT workflow.skip_event('copied', 1)",
+            "SELECT workflow.current_position()",
+            &format!("SELECT workflow.follow_events('{position}')"),
+        ] {
+            let mut attempt = client.transaction().unwrap();
+            attempt.batch_execute(&format!("SET TRANSACTION ISOLATION LEVEL {level}")).unwrap();
+            let told = failure(attempt.batch_execute(sql));
+            assert_eq!((&*told.sqlstate, &told.detail["last_id"]), ("55000", &0.into()), "{sql}: {told:?}");
+            assert!(told.hint.contains("finish_copy()"), "{}", told.hint);
+        }
+    }
+    client.batch_execute("SELECT workflow.finish_copy(), workflow.create_consumer('new')").unwrap();
+    create_task(client);
+    assert_eq!(read(client, "copied", 100).len(), 8);
+    assert_eq!(read(client, "new", 100).len(), 2);
 }

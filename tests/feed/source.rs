@@ -145,6 +145,8 @@ fn new_events_are_relayed_after_asynchronous_promotion() {
     let relay = lead(&format!("{urls}?target_session_attrs=read-write"), &redis, &[]);
     create_finished_tasks(&mut db.connect(), 10);
     assert_stream_holds_history(&db, &redis);
+    // Without one the relay expects nothing of the stream.
+    wait_for_checkpoint(&db, &redis);
     let replayed = format!(
         "SELECT pg_last_wal_replay_lsn() >= '{}'",
         primary.psql("workflow", "SELECT pg_current_wal_lsn()").unwrap()
@@ -165,6 +167,7 @@ fn new_events_are_relayed_after_asynchronous_promotion() {
     create_finished_tasks(&mut promoted.connect(), 40);
     signal(&relay, Signal::SIGCONT);
     assert_stream_holds_history(&promoted, &redis);
+    relay.wait_line("events that the database does not", PATIENCE).unwrap();
     assert_eq!(relay.terminate().unwrap().code(), Some(0));
 }
 
@@ -263,6 +266,30 @@ fn nothing_is_doubled_after_a_dump_in_another_cluster() {
     create_finished_tasks(&mut restored.connect(), 10);
     assert_stream_holds_history(&restored, &redis);
     assert!(!log_of(&relay).contains("that the database does not"), "{}", log_of(&relay));
+    assert_eq!(relay.terminate().unwrap().code(), Some(0));
+}
+
+/// A copy without the consumer, and subscribers have deleted all entries.
+#[test]
+fn vanished_consumer_is_missed_beside_an_adopted_stream() {
+    let (original, copy) = (Db::new(), Db::new());
+    let redis = Redis::start("source-adopted").unwrap();
+    let relay = lead(original.url(), &redis, &[]);
+    create_tasks(&mut original.connect(), 3);
+    assert_stream_holds_history(&original, &redis);
+    wait_until("the source", || redis.command::<i64>(&["XLEN", "workflow:stream:source"]).unwrap() == 1);
+    assert_eq!(relay.terminate().unwrap().code(), Some(0));
+    redis.command::<i64>(&["XTRIM", STREAM, "MAXLEN", "0"]).unwrap();
+    create_tasks(&mut copy.connect(), 3);
+    let relay = start(copy.url(), &redis, &[]);
+    let source = refused_source(&relay);
+    assert_eq!(relay.terminate().unwrap().code(), Some(0));
+    let adopt = [("WORKFLOW_ADOPT_STREAM", &*source)];
+    let relay = start(copy.url(), &redis, &adopt);
+    relay.wait_line("consumer \"relay\" no longer exists", PATIENCE).unwrap();
+    let again = "SELECT workflow.drop_consumer('relay'), workflow.create_consumer('relay', true)";
+    copy.connect().batch_execute(again).unwrap();
+    assert_stream_holds_history(&copy, &redis);
     assert_eq!(relay.terminate().unwrap().code(), Some(0));
 }
 

@@ -128,6 +128,10 @@ pub fn hint(error: &tokio_postgres::Error) -> &'static str {
 pub const CHECK_SERVER: &str =
     "Check that PostgreSQL runs and that DATABASE_URL (--database-url) names it, and read its log";
 
+/// The hint if it did not respond in time: a commit, and a read of new events, wait for the synchronous standbys.
+pub const CHECK_STANDBYS: &str = "Check that PostgreSQL runs and that DATABASE_URL (--database-url) names it, that its \
+                                  synchronous standbys are connected, and read its log";
+
 /// Returns whether TLS failed. The driver does not expose the kind of an error.
 fn is_about_tls(error: &tokio_postgres::Error) -> bool {
     causes(error).any(|cause| cause.is::<rustls::Error>()) || error.to_string() == "error performing TLS handshake"

@@ -102,7 +102,7 @@ pub struct RedisStream {
     source: String,
     /// Whether the key beside the stream has this source.
     is_source_stored: bool,
-    /// Whether it has, and the stream has had entries.
+    /// Whether it has this source or an adopted one, and the stream has had entries.
     has_published: bool,
     /// The last known end of the stream.
     end: EntryId,
@@ -151,7 +151,8 @@ impl RedisStream {
         let stored: Vec<(String, Vec<Vec<u8>>)> = self.redis.ask(&range).await?;
         let stored = stored.last().and_then(|(_, fields)| field(fields, "source")).map(text);
         self.is_source_stored = stored.as_ref() == Some(&self.source);
-        self.has_published = self.is_source_stored && end != EntryId::default();
+        let is_adopted = stored.as_ref().is_some_and(|stored| self.options.adopt.contains(stored));
+        self.has_published = (self.is_source_stored || is_adopted) && end != EntryId::default();
         if end == EntryId::default() { Ok(()) } else { self.check_source(stored.as_ref()) }
     }
 

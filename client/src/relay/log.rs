@@ -22,7 +22,7 @@ pub struct Log {
     logged_role: Role,
     /// A feed is open.
     is_open: bool,
-    /// PostgreSQL opens the feed, but rejects reading it: to open it does not end the outage.
+    /// PostgreSQL opens the feed, but rejects reading it, or waits there for a standby: to open it does not end the outage.
     postgres_rejects: bool,
     /// The destination responds, but rejects events: a response alone does not end the outage.
     publisher_rejects: bool,
@@ -59,7 +59,8 @@ impl Log {
                 self.logged_role = Role::Starting;
             }
             Failure::Feed(error) => {
-                self.postgres_rejects = was_open && error.is_rejection();
+                let is_stuck = error.is_rejection() || matches!(error, Error::Timeout(_));
+                self.postgres_rejects = was_open && is_stuck;
                 self.postgres.began(error);
                 self.status.update(|state| state.postgres_error = Some(with_hint(error)));
             }
