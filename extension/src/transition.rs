@@ -10,7 +10,7 @@ use crate::ffi::plan::Plan;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::text_datum;
 use crate::managed::error_of;
-use crate::{fields, rights};
+use crate::{fields, requests, rights};
 use pgrx::pg_sys::{self, Datum};
 use serde_json::json;
 
@@ -140,9 +140,10 @@ impl Plans {
             ),
             earlier: Plan::new(
                 "SELECT h.version, h.old_state, h.new_state FROM workflow.state_history AS h \
-                 WHERE h.entity_id OPERATOR(pg_catalog.=) $1 AND h.request_id OPERATOR(pg_catalog.=) $2"
+                 WHERE h.entity_id OPERATOR(pg_catalog.=) $1 AND h.request_id OPERATOR(pg_catalog.=) $2 \
+                   AND h.id OPERATOR(pg_catalog.>=) $3 AND h.id OPERATOR(pg_catalog.<=) $4"
                     .to_owned(),
-                &[pg_sys::UUIDOID, pg_sys::TEXTOID],
+                &[pg_sys::UUIDOID, pg_sys::TEXTOID, pg_sys::INT8OID, pg_sys::INT8OID],
             ),
         }
     }
@@ -170,7 +171,8 @@ fn earlier_version(attempt: &Attempt, request_id: &str) -> Option<i64> {
     let id = Some(attempt.id.as_datum());
     with_plans(attempt.kind, |plans| {
         plans.lock.run(&[id], |_| ());
-        plans.earlier.run(&[id, Some(text_datum(request_id))], |rows| {
+        let [first, last] = requests::find(attempt.id, request_id)?.map(|id| Some(Datum::from(id)));
+        plans.earlier.run(&[id, Some(text_datum(request_id)), first, last], |rows| {
             if rows.len() == 0 {
                 return None;
             }
