@@ -24,7 +24,7 @@ fn as_owner_for_readers<R>(relations: &[&CStr], work: impl FnOnce() -> R) -> R {
 #[pgrx::pg_extern(sql = false)]
 fn count_states() -> TableIterator<'static, (name!(entity_type, String), name!(state, String), name!(count, i64))> {
     thread_local! {
-        static COUNT: Plan = Plan::new(
+        static COUNT: Plan = Plan::of_whole_tables(
             "SELECT 'dag_run'::pg_catalog.text, r.state, pg_catalog.count(*) \
              FROM workflow.dag_runs AS r GROUP BY r.state \
              UNION ALL \
