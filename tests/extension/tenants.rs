@@ -65,7 +65,10 @@ fn rows_of_another_tenant_do_not_exist() {
     let task = create_in_state(mine, "task_instance", State::Running);
     let run: Uuid = mine.query_one("SELECT dag_run_id FROM workflow.task_instances", &[]).unwrap().get(0);
     let dag: Uuid = mine.query_one("SELECT id FROM workflow.dags", &[]).unwrap().get(0);
+    let requested = create_task(mine);
+    Transition::of(requested).request("r").run(mine).unwrap();
     for (sql, id) in [
+        ("SELECT workflow.transition_task_instance($1, 'queued', 'running', request_id => 'r')", requested),
         ("SELECT workflow.transition_task_instance($1, 'running', 'success')", task),
         ("SELECT workflow.transition_dag_run($1, 'queued', 'running')", run),
         ("SELECT workflow.append_task_log($1, 'x')", task),
