@@ -82,21 +82,27 @@ fn transition_one(
             );
         }
         fields::check_text("request_id", request_id);
-        if let Some(version) = earlier_version(&attempt, request_id) {
-            return version;
-        }
     }
     update_directly(&attempt, metadata, request_id)
+        .or_else(|| earlier_version(&attempt, request_id?))
         .or_else(|| update(&attempt, metadata, request_id))
         .unwrap_or_else(|| fail(&attempt))
 }
 
 /// Makes the transition by the direct path and returns the new version; `None` if that cannot.
+///
+/// It changes the row only if no transaction has changed it since the statement's snapshot. So an earlier call with the
+/// request ID is visible in the look-up, which needs no lock of the row.
 fn update_directly(attempt: &Attempt, metadata: Jsonb, request_id: Option<&str>) -> Option<i64> {
     let entities = Entities::open(attempt.kind)?;
     let accepts =
         |state, version| state == attempt.from && attempt.expected_version.is_none_or(|expected| expected == version);
-    let step = entities.transition(attempt.id, accepts, attempt.to, error_of(attempt.to, metadata));
+    let is_repeated = request_id.is_some_and(|request_id| requests::find(attempt.id, request_id).is_some());
+    let step = if is_repeated {
+        Step::Unexpected
+    } else {
+        entities.transition(attempt.id, accepts, attempt.to, error_of(attempt.to, metadata))
+    };
     let made = if let Step::Made(transition) = step { vec![transition] } else { Vec::new() };
     entities.record(&made, metadata, request_id);
     made.first().map(|transition| transition.version)
