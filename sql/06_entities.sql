@@ -53,6 +53,8 @@ CREATE FUNCTION workflow.set_dag_paused(id uuid, is_paused boolean)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
+-- A session keeps its plans while the tables grow.
+SET enable_seqscan = off
 AS $$
 BEGIN
     UPDATE workflow.dags AS d

@@ -467,6 +467,8 @@ CREATE FUNCTION workflow.purge_logs(dry_run boolean)
 RETURNS TABLE (object text, rows bigint, outcome text)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
+-- A session keeps its plans while the tables grow.
+SET enable_seqscan = off
 AS $$
 #variable_conflict use_column
 DECLARE

@@ -1,6 +1,8 @@
 //! The cost of a call depends on its result, not on the age of the statistics or of the session's plans: PostgreSQL analyzes
 //! a new partition late, and a session keeps the plans that it made before.
 
+mod all;
+
 use crate::feed::follow::current_position;
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
