@@ -91,14 +91,7 @@ fn repeated_request_is_found_in_a_split_partition() {
     let db = Db::new();
     let client = &mut db.connect();
     let task = long_lived(client);
-    client
-        .batch_execute(
-            "ALTER TABLE workflow.state_history DETACH PARTITION workflow.state_history_0;
-             CREATE TABLE public.split (LIKE workflow.state_history) PARTITION BY RANGE (id);
-             ALTER TABLE public.split ATTACH PARTITION workflow.state_history_0 DEFAULT;
-             ALTER TABLE workflow.state_history ATTACH PARTITION public.split FOR VALUES FROM (0) TO (1000000000000)",
-        )
-        .unwrap();
+    client.batch_execute(SPLIT).unwrap();
     assert_eq!(repeat(client, task), [2, 3, 4]);
     let next = Transition::of(task).from(State::Running).to(State::Failed).request("r3");
     assert_eq!(next.run(client).unwrap(), 5);

@@ -3,7 +3,7 @@
 
 use super::{calls, create_finished_run, drain, grow, grown};
 use crate::feed::follow::current_position;
-use pg_workflow_tests::{Db, next_partition, start_task};
+use pg_workflow_tests::{Db, SPLIT, next_partition, start_task};
 use postgres::{Client, Config, NoTls};
 use regex::Regex;
 use serde_json::Value;
@@ -289,7 +289,9 @@ fn every_planned_query_reads_few_pages() {
     }
     holder.batch_execute("COMMIT").unwrap();
     next_partition(client);
-    ran.append(&mut run_all(&db, &WAITING.map(str::to_owned), ""));
+    let mut waiting = WAITING.map(str::to_owned).to_vec();
+    waiting.push(format!("{SPLIT}; SELECT * FROM workflow.consumer_lag"));
+    ran.append(&mut run_all(&db, &waiting, ""));
 
     let mut queries = library_queries();
     assert!(queries.len() > 10, "{queries:#?}");
