@@ -53,6 +53,8 @@ CREATE FUNCTION workflow.set_dag_paused(id uuid, is_paused boolean)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
+-- A session keeps its plans while the tables grow.
+SET enable_seqscan = off
 AS $$
 BEGIN
     UPDATE workflow.dags AS d
@@ -92,6 +94,8 @@ CREATE FUNCTION workflow.create_dag_run(
 RETURNS uuid
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
+-- The checks of foreign keys plan for themselves, and a session keeps their plans while the tables grow.
+SET enable_seqscan = off
 AS 'MODULE_PATHNAME', 'create_run_wrapper';
 COMMENT ON FUNCTION workflow.create_dag_run(uuid, timestamptz, jsonb) IS
 'Creates a run in state queued, version 1, with its history, and returns its id. Errors: P0002 no such DAG, 23505 (dag_runs_dag_id_execution_date_key) the DAG has a run of that date, 22023 bad argument.';
@@ -104,6 +108,8 @@ CREATE FUNCTION workflow.create_task_instances(
 RETURNS TABLE (id uuid, task_id text)
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
+-- The checks of foreign keys plan for themselves, and a session keeps their plans while the tables grow.
+SET enable_seqscan = off
 ROWS 100
 AS 'MODULE_PATHNAME', 'create_tasks_wrapper';
 COMMENT ON FUNCTION workflow.create_task_instances(uuid, text[], integer) IS
@@ -132,6 +138,8 @@ CREATE FUNCTION workflow.append_task_log(
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
+-- A session keeps its plans while the tables grow.
+SET enable_seqscan = off
 AS $$
 DECLARE
     log_id bigint;

@@ -4,6 +4,8 @@ CREATE FUNCTION workflow.history(entity_type text, id uuid, max integer DEFAULT 
 RETURNS SETOF workflow.state_history
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
+-- A session keeps its plans while the tables grow.
+SET enable_seqscan = off
 ROWS 10
 AS $$
 BEGIN
@@ -28,6 +30,8 @@ CREATE FUNCTION workflow.state_at(entity_type text, id uuid, at timestamptz)
 RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
+-- A session keeps its plans while the tables grow.
+SET enable_seqscan = off
 AS $$
 BEGIN
     IF id IS NULL OR at IS NULL THEN

@@ -294,6 +294,8 @@ CREATE FUNCTION workflow.relocate_position(pos workflow.feed_position, is_marked
 RETURNS workflow.feed_position
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
+-- A session keeps its plans while the tables grow.
+SET enable_seqscan = off
 AS $$
 DECLARE
     relocated workflow.feed_position := workflow.first_position();

@@ -33,6 +33,8 @@ CREATE FUNCTION workflow.has_events(pos workflow.feed_position)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
+-- A session keeps its plans while the tables grow.
+SET enable_seqscan = off
 AS $$
 BEGIN
     -- An error on a standby, also if the open window has events.

@@ -124,6 +124,8 @@ CREATE FUNCTION workflow.position_fault(place workflow.follower_position)
 RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
+-- A session keeps its plans while the tables grow.
+SET enable_seqscan = off
 AS $$
 DECLARE
     pos workflow.feed_position := place.pos;
@@ -281,6 +283,8 @@ CREATE FUNCTION workflow.mark_position(place workflow.follower_position)
 RETURNS workflow.follower_position
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
+-- A session keeps its plans while the tables grow.
+SET enable_seqscan = off
 AS $$
 DECLARE
     pos workflow.feed_position := place.pos;

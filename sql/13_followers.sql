@@ -48,6 +48,8 @@ CREATE FUNCTION workflow.follow_events("position" text, max integer DEFAULT 1000
 RETURNS SETOF workflow.followed_event
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
+-- A session keeps its plans while the tables grow.
+SET enable_seqscan = off
 ROWS 1000
 AS $$
 DECLARE
@@ -99,6 +101,8 @@ CREATE FUNCTION workflow.position_has_events("position" text)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
+-- A session keeps its plans while the tables grow.
+SET enable_seqscan = off
 AS $$
 DECLARE
     place workflow.follower_position;

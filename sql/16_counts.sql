@@ -188,6 +188,8 @@ CREATE FUNCTION workflow.fold_state_counts()
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+-- A session keeps its plans while the tables grow.
+SET enable_seqscan = off
 AS $$
 DECLARE
     highest_id bigint;

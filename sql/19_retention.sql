@@ -4,6 +4,8 @@ CREATE FUNCTION workflow.needs_history(pos workflow.feed_position, end_id bigint
 RETURNS boolean
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
+-- A session keeps its plans while the tables grow.
+SET enable_seqscan = off
 AS $$
 BEGIN
     IF workflow.is_foreign(pos) THEN
@@ -284,6 +286,8 @@ CREATE FUNCTION workflow.delete_finished_runs(before timestamptz, max_runs integ
 RETURNS TABLE (object text, rows bigint, outcome text)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
+-- A session keeps its plans while the tables grow.
+SET enable_seqscan = off
 -- Rows of other tables that go with a run may be locked.
 SET lock_timeout = '20ms'
 AS $$
@@ -369,6 +373,8 @@ CREATE FUNCTION workflow.past_history(before timestamptz, dry_run boolean)
 RETURNS TABLE (object text, rows bigint, outcome text, dropped workflow.dropped_partitions)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
+-- A session keeps its plans while the tables grow.
+SET enable_seqscan = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -464,6 +470,8 @@ CREATE FUNCTION workflow.purge_logs(dry_run boolean)
 RETURNS TABLE (object text, rows bigint, outcome text)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
+-- A session keeps its plans while the tables grow.
+SET enable_seqscan = off
 AS $$
 #variable_conflict use_column
 DECLARE

@@ -20,6 +20,7 @@ mod extension {
     mod nested;
     mod parents;
     mod races;
+    mod requests;
     mod restore;
     pub mod roles;
     mod settings;

@@ -36,6 +36,7 @@ mod position;
 mod purge;
 mod raise;
 mod record;
+mod requests;
 mod restore;
 mod rights;
 mod rules;

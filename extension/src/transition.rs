@@ -10,7 +10,7 @@ use crate::ffi::plan::Plan;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::text_datum;
 use crate::managed::error_of;
-use crate::{fields, rights};
+use crate::{fields, requests, rights};
 use pgrx::pg_sys::{self, Datum};
 use serde_json::json;
 
@@ -82,21 +82,27 @@ fn transition_one(
             );
         }
         fields::check_text("request_id", request_id);
-        if let Some(version) = earlier_version(&attempt, request_id) {
-            return version;
-        }
     }
     update_directly(&attempt, metadata, request_id)
+        .or_else(|| earlier_version(&attempt, request_id?))
         .or_else(|| update(&attempt, metadata, request_id))
         .unwrap_or_else(|| fail(&attempt))
 }
 
 /// Makes the transition by the direct path and returns the new version; `None` if that cannot.
+///
+/// It changes the row only if no transaction has changed it since the statement's snapshot. So an earlier call with the
+/// request ID is visible in the look-up, which needs no lock of the row.
 fn update_directly(attempt: &Attempt, metadata: Jsonb, request_id: Option<&str>) -> Option<i64> {
     let entities = Entities::open(attempt.kind)?;
     let accepts =
         |state, version| state == attempt.from && attempt.expected_version.is_none_or(|expected| expected == version);
-    let step = entities.transition(attempt.id, accepts, attempt.to, error_of(attempt.to, metadata));
+    let is_repeated = request_id.is_some_and(|request_id| requests::find(attempt.id, request_id).is_some());
+    let step = if is_repeated {
+        Step::Unexpected
+    } else {
+        entities.transition(attempt.id, accepts, attempt.to, error_of(attempt.to, metadata))
+    };
     let made = if let Step::Made(transition) = step { vec![transition] } else { Vec::new() };
     entities.record(&made, metadata, request_id);
     made.first().map(|transition| transition.version)
@@ -140,9 +146,10 @@ impl Plans {
             ),
             earlier: Plan::new(
                 "SELECT h.version, h.old_state, h.new_state FROM workflow.state_history AS h \
-                 WHERE h.entity_id OPERATOR(pg_catalog.=) $1 AND h.request_id OPERATOR(pg_catalog.=) $2"
+                 WHERE h.entity_id OPERATOR(pg_catalog.=) $1 AND h.request_id OPERATOR(pg_catalog.=) $2 \
+                   AND h.id OPERATOR(pg_catalog.>=) $3 AND h.id OPERATOR(pg_catalog.<=) $4"
                     .to_owned(),
-                &[pg_sys::UUIDOID, pg_sys::TEXTOID],
+                &[pg_sys::UUIDOID, pg_sys::TEXTOID, pg_sys::INT8OID, pg_sys::INT8OID],
             ),
         }
     }
@@ -170,7 +177,8 @@ fn earlier_version(attempt: &Attempt, request_id: &str) -> Option<i64> {
     let id = Some(attempt.id.as_datum());
     with_plans(attempt.kind, |plans| {
         plans.lock.run(&[id], |_| ());
-        plans.earlier.run(&[id, Some(text_datum(request_id))], |rows| {
+        let [first, last] = requests::find(attempt.id, request_id)?.map(|id| Some(Datum::from(id)));
+        plans.earlier.run(&[id, Some(text_datum(request_id)), first, last], |rows| {
             if rows.len() == 0 {
                 return None;
             }

@@ -172,6 +172,7 @@ ALTER TABLE workflow.consumer_checkpoints ENABLE ROW LEVEL SECURITY;
 -- take view workflow.state_counts
 -- take function workflow.needs_history
 -- take function workflow.who_needs_history
+-- take function workflow.purge_logs
 -- take function workflow.give_up_consumers
 -- take function workflow.create_partition
 -- take function workflow.switch_to_partition
@@ -206,7 +207,8 @@ GRANT REFERENCES ON workflow.dags, workflow.dag_runs, workflow.task_instances TO
 -- take function workflow.note_deletion
 -- take function workflow.forget_counts
 
--- Reworded only.
+-- Reworded, or planned by indexes.
+-- take function workflow.set_dag_paused
 -- take function workflow.append_task_log
 -- take function workflow.history
 -- take function workflow.state_at

@@ -98,6 +98,7 @@ DROP VIEW workflow.consumer_lag_of_0_3;
 -- take view workflow.state_counts
 -- take function workflow.needs_history
 -- take function workflow.who_needs_history
+-- take function workflow.purge_logs
 -- take function workflow.make_partition
 -- take function workflow.go_on_to_partition
 
@@ -107,7 +108,8 @@ DROP VIEW workflow.consumer_lag_of_0_3;
 -- take function workflow.note_deletion
 -- take function workflow.forget_counts
 
--- Reworded only.
+-- Reworded, or planned by indexes.
+-- take function workflow.set_dag_paused
 -- take function workflow.append_task_log
 -- take function workflow.history
 -- take function workflow.state_at

@@ -32,6 +32,23 @@ const USES: &[&str] = &[
 ];
 
 #[test]
+fn late_event_is_read_from_a_split_partition() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let task = create_task(client);
+    let mut late = db.connect();
+    late.batch_execute("BEGIN").unwrap();
+    start_task(&mut late, task);
+    create_task(client);
+    client.batch_execute("SELECT workflow.create_consumer('reader')").unwrap();
+    late.batch_execute("COMMIT").unwrap();
+    next_partition(client);
+    client.batch_execute(SPLIT).unwrap();
+    let sql = "SELECT count(*) FROM workflow.read_events('reader') WHERE entity_id = $1";
+    assert_eq!(client.query_one(sql, &[&task]).unwrap().get::<_, i64>(0), 1);
+}
+
+#[test]
 fn consumer_of_another_role_is_denied() {
     let (db, mut owner, _) = owned();
     owner.batch_execute("SELECT workflow.save_checkpoint('mine', '{1}')").unwrap();

@@ -29,7 +29,7 @@ pub use entities::{
     create_finished_tasks, create_in_state, create_run, create_task, create_tasks, history_len, state_of, table,
 };
 pub use failure::{Failure, failure};
-pub use partitions::{age, next_partition, open_partitions};
+pub use partitions::{SPLIT, age, next_partition, open_partitions};
 pub use redis_subscriber::Subscriber;
 pub use server::{log_of, serve, server_binary};
 pub use trace::real_trace;

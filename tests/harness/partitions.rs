@@ -16,6 +16,12 @@ pub fn age(client: &mut Client) {
         .expect("the owner can change all rows");
 }
 
+/// Splits the first partition of the history, as an administrator can.
+pub const SPLIT: &str = "ALTER TABLE workflow.state_history DETACH PARTITION workflow.state_history_0;
+    CREATE TABLE public.split (LIKE workflow.state_history) PARTITION BY RANGE (id);
+    ALTER TABLE public.split ATTACH PARTITION workflow.state_history_0 DEFAULT;
+    ALTER TABLE workflow.state_history ATTACH PARTITION public.split FOR VALUES FROM (0) TO (1000000000000)";
+
 /// Switches the history and the logs to their next partitions, as at the start of a new month.
 pub fn next_partition(client: &mut Client) {
     let current = "SELECT workflow.current_partition('state_history')";

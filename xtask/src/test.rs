@@ -8,7 +8,7 @@ use crate::setup;
 use crate::setup::Debian;
 
 /// The tests of functions that have two ways to write rows.
-const BY_STATEMENTS: [&str; 19] = [
+const BY_STATEMENTS: [&str; 20] = [
     "extension::acting::",
     "extension::attack::",
     "extension::bounds::",
@@ -28,6 +28,7 @@ const BY_STATEMENTS: [&str; 19] = [
     "extension::triggers::",
     "extension::undone::",
     "feed::events::",
+    "feed::plans::kept",
 ];
 
 /// Sets up, builds, installs, and runs `cargo test` with these arguments: on the PostgreSQL that is installed, or

@@ -30,7 +30,7 @@ pub enum Lock {
 }
 
 impl Heap {
-    /// Opens a table; `None` if it has been dropped.
+    /// Opens a table; `None` if it has been dropped, or has no rows of its own.
     pub fn open(table: Oid, lock: Lock) -> Option<Heap> {
         let lock = match lock {
             Lock::Rows => pg_sys::RowShareLock,
@@ -38,7 +38,16 @@ impl Heap {
         };
         // SAFETY: null if there is no such table. An error unwinds, and the end of the (sub)transaction closes it.
         let table = unsafe { pg_sys::try_table_open(table, lock as i32) };
-        (!table.is_null()).then_some(Heap(table))
+        if table.is_null() {
+            return None;
+        }
+        let table = Heap(table);
+        // SAFETY: the description of an open table.
+        if unsafe { (*table.relation().rd_rel).relkind } as u8 == pg_sys::RELKIND_RELATION {
+            return Some(table);
+        }
+        table.close();
+        None
     }
 
     /// Returns PostgreSQL's knowledge of the table.

@@ -5,20 +5,33 @@ use super::uuid::Uuid;
 use super::values;
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::cell::Cell;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 /// A statement with its argument types. The first run makes a generic plan, so that no later run plans again.
 /// PostgreSQL itself replans after DDL.
 pub struct Plan {
     sql: String,
     types: &'static [Oid],
+    settings: Settings,
     plan: Cell<pg_sys::SPIPlanPtr>,
 }
 
+/// Settings of the planner.
+type Settings = &'static [(&'static CStr, &'static CStr)];
+
+/// A session keeps its plans while the tables grow, so the size of the tables must not choose them.
+const BY_INDEX: Settings = &[(c"enable_seqscan", c"off"), (c"enable_hashjoin", c"off"), (c"enable_mergejoin", c"off")];
+const BY_SCAN: Settings = &[(c"enable_seqscan", c"on")];
+
 impl Plan {
-    /// Creates a statement, which is not planned yet.
+    /// Creates a statement that finds its rows by indexes. It is not planned yet.
     pub fn new(sql: String, types: &'static [Oid]) -> Plan {
-        Plan { sql, types, plan: Cell::new(std::ptr::null_mut()) }
+        Plan { sql, types, settings: BY_INDEX, plan: Cell::new(std::ptr::null_mut()) }
+    }
+
+    /// Creates a statement that reads whole tables. It is not planned yet.
+    pub fn of_whole_tables(sql: String, types: &'static [Oid]) -> Plan {
+        Plan { settings: BY_SCAN, ..Plan::new(sql, types) }
     }
 
     /// Runs the statement and calls `read` with its rows, which live only during the call. `None` is SQL null.
@@ -39,8 +52,12 @@ impl Plan {
         // unwinds, and the end of the (sub)transaction finishes SPI.
         unsafe {
             check(pg_sys::SPI_connect(), "SPI_connect");
-            if self.plan.get().is_null() {
+            let is_new = self.plan.get().is_null();
+            if is_new {
                 self.plan.set(self.prepare());
+            }
+            if is_new || !pg_sys::SPI_plan_is_valid(self.plan.get()) {
+                self.choose();
             }
             let (values, nulls) = (values.as_mut_ptr(), nulls.as_ptr().cast());
             check(pg_sys::SPI_execute_plan(self.plan.get(), values, nulls, is_read_only, 0), "SPI_execute_plan");
@@ -65,6 +82,34 @@ impl Plan {
             assert!(!plan.is_null(), "SPI_prepare failed: {code}");
             check(pg_sys::SPI_keepplan(plan), "SPI_keepplan");
             plan
+        }
+    }
+
+    /// Makes the plan, with the settings only for that: triggers of the statement run without them.
+    ///
+    /// # Safety
+    /// The statement must be prepared, and SPI connected.
+    unsafe fn choose(&self) {
+        // SAFETY: the caller's promise. An error unwinds, and the end of the (sub)transaction resets the settings.
+        unsafe {
+            let level = pg_sys::NewGUCNestLevel();
+            for (name, value) in self.settings {
+                pg_sys::set_config_option(
+                    name.as_ptr(),
+                    value.as_ptr(),
+                    pg_sys::GucContext::PGC_USERSET,
+                    pg_sys::GucSource::PGC_S_SESSION,
+                    pg_sys::GucAction::GUC_ACTION_SAVE,
+                    true,
+                    0,
+                    false,
+                );
+            }
+            let plan = pg_sys::SPI_plan_get_cached_plan(self.plan.get());
+            if !plan.is_null() {
+                pg_sys::ReleaseCachedPlan(plan, pg_sys::CurrentResourceOwner);
+            }
+            pg_sys::AtEOXact_GUC(true, level);
         }
     }
 }

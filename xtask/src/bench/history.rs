@@ -99,9 +99,12 @@ fn ratio(
     Ok(Figure { name, value: Ratio::of(&pairs).median, unit: "", goal })
 }
 
+/// The tasks are new ones: the event of their creation is in the current partition.
 const RESET: &str = "SET session_replication_role = replica;
     UPDATE workflow.task_instances AS t SET state = 'running', version = 2 FROM tasks WHERE t.id = tasks.id;
-    DELETE FROM workflow.state_history AS h USING tasks WHERE h.entity_id = tasks.id;
+    DELETE FROM workflow.state_history AS h USING tasks WHERE h.entity_id = tasks.id AND h.version > 1;
+    UPDATE workflow.state_history AS h SET id = nextval('workflow.state_history_id_seq') FROM tasks
+    WHERE h.entity_id = tasks.id AND h.id < workflow.current_partition('state_history') * workflow.partition_size();
     VACUUM ANALYZE workflow.task_instances;
     CHECKPOINT;";
 
