@@ -152,7 +152,10 @@ WITH place AS MATERIALIZED (
     FROM place AS p
     CROSS JOIN LATERAL workflow.unfinished_transactions(p.pos) AS x (transaction_id)
     CROSS JOIN LATERAL workflow.written_ids(x.transaction_id, p.foreign_id, p.floor_id, 0, 2147483647) AS w (id)
-    JOIN workflow.state_history AS h ON h.id OPERATOR(pg_catalog.=) w.id
+    -- One by one: a plan from when the table was small would read all of it for a join.
+    CROSS JOIN LATERAL (
+        SELECT * FROM workflow.state_history AS e WHERE e.id OPERATOR(pg_catalog.=) w.id LIMIT 1
+    ) AS h
 ), change AS (
     SELECT e.entity_type, s.state, 0 AS delta
     FROM pg_catalog.unnest('{dag_run,task_instance}'::pg_catalog.text[]) AS e (entity_type)

@@ -184,7 +184,10 @@ CROSS JOIN LATERAL (
         SELECT h.id, h.transaction_id, h.changed_at
         FROM workflow.unfinished_transactions(c.pos) AS x (transaction_id)
         CROSS JOIN LATERAL workflow.written_ids(x.transaction_id, 0, c.floor_id, 0, 2147483647) AS w (id)
-        JOIN workflow.state_history AS h ON h.id OPERATOR(pg_catalog.=) w.id
+        -- One by one: a plan from when the table was small would read all of it for a join.
+        CROSS JOIN LATERAL (
+            SELECT * FROM workflow.state_history AS e WHERE e.id OPERATOR(pg_catalog.=) w.id LIMIT 1
+        ) AS h
     ) AS h
     WHERE h.id OPERATOR(pg_catalog.>) c.foreign_id OR NOT workflow.is_acknowledged(c.pos, h.id, h.transaction_id)
 ) AS pending;

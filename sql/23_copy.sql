@@ -45,6 +45,8 @@ CREATE FUNCTION workflow.refuse_copy(tried text)
 RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
+-- A session keeps its plans while the tables grow.
+SET enable_seqscan = off
 AS $$
 BEGIN
     PERFORM workflow.refuse_subscriber(tried);

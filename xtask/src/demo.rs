@@ -110,6 +110,8 @@ impl Stack {
         let redis = Redis::start("demo")?;
         let received = subscribe(&redis.url())?;
         let (server, url) = Server::serve("demo-server", binary, &database, &redis.url())?;
+        // The first events would wait for the relay's start, and count as slow.
+        server.wait_line("became leader", PATIENCE)?;
         Ok(Stack { server, url, received, redis, postgres })
     }
 
