@@ -140,6 +140,30 @@ fn functions_ignore_hostile_search_path() {
     owner.batch_execute("SELECT workflow.create_consumer('c', true); SELECT workflow.read_events('c'); SELECT workflow.follow_events(workflow.current_position()); TABLE workflow.consumer_lag; TABLE workflow.state_machine; TABLE workflow.state_counts; SELECT workflow.fold_state_counts(); SELECT workflow.purge(pg_catalog.now(), true); SELECT workflow.purge(pg_catalog.now()); DELETE FROM workflow.dags; TABLE workflow.state_counts").unwrap();
 }
 
+/// A creation runs as the owner, and so do the triggers that an administrator has added.
+#[test]
+fn trigger_of_an_administrator_finds_no_name_of_the_caller() {
+    let db = Db::new();
+    let owner = &mut db.connect();
+    let (dag, run) = create_run(owner);
+    let writer = member_of(&db, "workflow_writer");
+    owner
+        .batch_execute(&format!(
+            "CREATE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM lower(CURRENT_USER); RETURN NEW; END';
+             CREATE TRIGGER note AFTER INSERT ON workflow.dag_runs FOR EACH ROW EXECUTE FUNCTION public.note();
+             CREATE TRIGGER note AFTER INSERT ON workflow.task_instances FOR EACH ROW EXECUTE FUNCTION public.note();
+             CREATE SCHEMA evil AUTHORIZATION {writer}"
+        ))
+        .unwrap();
+    let client = &mut db.connect_as(&writer);
+    let trap =
+        "CREATE FUNCTION evil.lower(name) RETURNS text LANGUAGE plpgsql AS 'BEGIN RAISE ''as %'', CURRENT_USER; END';
+                SET search_path = evil, pg_catalog";
+    client.batch_execute(trap).unwrap();
+    client.execute("SELECT workflow.create_task_instances($1, '{one}')", &[&run]).unwrap();
+    client.execute("SELECT workflow.create_dag_run($1, '2026-01-01Z')", &[&dag]).unwrap();
+}
+
 /// Creates a login that is a member of one of the extension's roles.
 pub fn member_of(db: &Db, role: &str) -> String {
     let name = format!("member_{}", Uuid::new_v4().simple());

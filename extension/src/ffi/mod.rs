@@ -11,6 +11,7 @@ pub mod drop;
 pub mod error;
 pub mod export;
 pub mod flags;
+pub mod guc;
 pub mod heap;
 mod indexes;
 pub mod insert;

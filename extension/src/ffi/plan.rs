@@ -1,11 +1,12 @@
 //! SQL statements, planned once in each backend, and their rows.
 
+use super::guc::{self, Settings};
 use super::jsonb::Jsonb;
 use super::uuid::Uuid;
 use super::values;
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::cell::Cell;
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 
 /// A statement with its argument types. The first run makes a generic plan, so that no later run plans again.
 /// PostgreSQL itself replans after DDL.
@@ -15,9 +16,6 @@ pub struct Plan {
     settings: Settings,
     plan: Cell<pg_sys::SPIPlanPtr>,
 }
-
-/// Settings of the planner.
-type Settings = &'static [(&'static CStr, &'static CStr)];
 
 /// A session keeps its plans while the tables grow, so the size of the tables must not choose them.
 const BY_INDEX: Settings = &[(c"enable_seqscan", c"off"), (c"enable_hashjoin", c"off"), (c"enable_mergejoin", c"off")];
@@ -90,27 +88,13 @@ impl Plan {
     /// # Safety
     /// The statement must be prepared, and SPI connected.
     unsafe fn choose(&self) {
-        // SAFETY: the caller's promise. An error unwinds, and the end of the (sub)transaction resets the settings.
-        unsafe {
-            let level = pg_sys::NewGUCNestLevel();
-            for (name, value) in self.settings {
-                pg_sys::set_config_option(
-                    name.as_ptr(),
-                    value.as_ptr(),
-                    pg_sys::GucContext::PGC_USERSET,
-                    pg_sys::GucSource::PGC_S_SESSION,
-                    pg_sys::GucAction::GUC_ACTION_SAVE,
-                    true,
-                    0,
-                    false,
-                );
-            }
+        // SAFETY: the caller's promise. The plan stays when this reference to it is gone.
+        guc::with_settings(self.settings, || unsafe {
             let plan = pg_sys::SPI_plan_get_cached_plan(self.plan.get());
             if !plan.is_null() {
                 pg_sys::ReleaseCachedPlan(plan, pg_sys::CurrentResourceOwner);
             }
-            pg_sys::AtEOXact_GUC(true, level);
-        }
+        });
     }
 }
 
