@@ -55,6 +55,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 -- A session keeps its plans while the tables grow.
 SET enable_seqscan = off
+SET jit = off
 AS $$
 BEGIN
     UPDATE workflow.dags AS d
@@ -136,6 +137,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 -- A session keeps its plans while the tables grow.
 SET enable_seqscan = off
+SET jit = off
 AS $$
 DECLARE
     log_id bigint;

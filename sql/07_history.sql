@@ -6,6 +6,7 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 -- A session keeps its plans while the tables grow.
 SET enable_seqscan = off
+SET jit = off
 ROWS 10
 AS $$
 BEGIN
@@ -32,6 +33,7 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 -- A session keeps its plans while the tables grow.
 SET enable_seqscan = off
+SET jit = off
 AS $$
 BEGIN
     IF id IS NULL OR at IS NULL THEN
@@ -104,6 +106,7 @@ LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 -- The planner does not know that few events are out of order.
 SET enable_seqscan = off
+SET jit = off
 SET enable_indexscan = off
 SET enable_indexonlyscan = off
 SET max_parallel_workers_per_gather = 0
@@ -123,6 +126,7 @@ RETURNS bigint
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
+SET jit = off
 SET enable_indexscan = off
 SET enable_indexonlyscan = off
 SET max_parallel_workers_per_gather = 0

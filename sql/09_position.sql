@@ -296,6 +296,7 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 -- A session keeps its plans while the tables grow.
 SET enable_seqscan = off
+SET jit = off
 AS $$
 DECLARE
     relocated workflow.feed_position := workflow.first_position();

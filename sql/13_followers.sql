@@ -50,6 +50,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 -- A session keeps its plans while the tables grow.
 SET enable_seqscan = off
+SET jit = off
 ROWS 1000
 AS $$
 DECLARE
@@ -103,6 +104,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 -- A session keeps its plans while the tables grow.
 SET enable_seqscan = off
+SET jit = off
 AS $$
 DECLARE
     place workflow.follower_position;

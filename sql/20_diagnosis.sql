@@ -111,6 +111,7 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 -- A session keeps its plans while the tables grow.
 SET enable_seqscan = off
+SET jit = off
 ROWS 10
 AS $$
 #variable_conflict use_column

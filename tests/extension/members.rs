@@ -1,5 +1,6 @@
 //! The library finds its tables by name, and each session remembers them: a table that gets another name meanwhile.
 
+use crate::extension::roles::member_of;
 use pg_workflow_tests::*;
 use postgres::Client;
 use uuid::Uuid;
@@ -72,4 +73,33 @@ fn table_that_is_renamed_during_a_wait_gets_no_event() {
     assert_eq!(code, "55000");
     owner.batch_execute(SHOW).unwrap();
     toggle(client, task).unwrap();
+}
+
+/// PostgreSQL tells no table that its schema has another name.
+#[test]
+fn schema_of_another_role_under_a_known_name_is_foreign() {
+    let db = Db::new();
+    let owner = &mut db.connect();
+    let (dag, _) = create_run(owner);
+    let writer = member_of(&db, "workflow_writer");
+    owner
+        .batch_execute(&format!(
+            "DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO {writer}', current_database()); END $$;
+             CREATE SCHEMA strange AUTHORIZATION {writer};
+             CREATE FUNCTION strange.trap() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''as %'', CURRENT_USER; END';
+             CREATE TABLE strange.dags AS SELECT * FROM workflow.dags;
+             CREATE TABLE strange.dag_runs (LIKE workflow.dag_runs INCLUDING DEFAULTS);
+             CREATE TRIGGER trap BEFORE INSERT ON strange.dag_runs FOR EACH ROW EXECUTE FUNCTION strange.trap();
+             GRANT USAGE ON SCHEMA strange TO PUBLIC;
+             GRANT ALL ON ALL TABLES IN SCHEMA strange TO PUBLIC"
+        ))
+        .unwrap();
+    let client = &mut db.connect_as(&writer);
+    client.execute("SELECT workflow.create_dag_run($1, '2026-01-01Z')", &[&dag]).unwrap();
+    owner.batch_execute("ALTER SCHEMA workflow RENAME TO renamed").unwrap();
+    client.batch_execute("ALTER SCHEMA strange RENAME TO workflow").unwrap();
+    let failed = failure(client.execute("SELECT renamed.create_dag_run($1, '2026-01-02Z')", &[&dag]));
+    owner.batch_execute("ALTER SCHEMA workflow RENAME TO strange; ALTER SCHEMA renamed RENAME TO workflow").unwrap();
+    assert_eq!(failed.sqlstate, "55000", "{failed:?}");
+    client.execute("SELECT workflow.create_dag_run($1, '2026-01-03Z')", &[&dag]).unwrap();
 }

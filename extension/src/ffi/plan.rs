@@ -4,9 +4,9 @@ use super::guc::{self, Settings};
 use super::jsonb::Jsonb;
 use super::uuid::Uuid;
 use super::values;
-use pgrx::pg_sys::{self, Datum, Oid};
-use std::cell::Cell;
-use std::ffi::CString;
+use pgrx::pg_sys::{self, CachedPlanSource, Datum, Oid};
+use std::cell::{Cell, RefCell};
+use std::ffi::{CStr, CString};
 
 /// A statement with its argument types. The first run makes a generic plan, so that no later run plans again.
 /// PostgreSQL itself replans after DDL.
@@ -15,16 +15,26 @@ pub struct Plan {
     types: &'static [Oid],
     settings: Settings,
     plan: Cell<pg_sys::SPIPlanPtr>,
+    chosen: RefCell<Option<Chosen>>,
 }
 
-/// A session keeps its plans while the tables grow, so the size of the tables must not choose them.
-const BY_INDEX: Settings = &[(c"enable_seqscan", c"off"), (c"enable_hashjoin", c"off"), (c"enable_mergejoin", c"off")];
+/// A plan that was made with our settings.
+struct Chosen {
+    generation: i32,
+    /// The role, whether it has row security, and the search path. With others PostgreSQL makes another plan.
+    environment: (Oid, bool, CString),
+}
+
+/// A session keeps its plans while the tables grow, so the size of the tables must not choose them. If a table has no index
+/// for a query, `enable_seqscan = off` makes its plan seem so dear that PostgreSQL would compile it.
+const BY_INDEX: Settings =
+    &[(c"enable_seqscan", c"off"), (c"enable_hashjoin", c"off"), (c"enable_mergejoin", c"off"), (c"jit", c"off")];
 const BY_SCAN: Settings = &[(c"enable_seqscan", c"on")];
 
 impl Plan {
     /// Creates a statement that finds its rows by indexes. It is not planned yet.
     pub fn new(sql: String, types: &'static [Oid]) -> Plan {
-        Plan { sql, types, settings: BY_INDEX, plan: Cell::new(std::ptr::null_mut()) }
+        Plan { sql, types, settings: BY_INDEX, plan: Cell::new(std::ptr::null_mut()), chosen: RefCell::new(None) }
     }
 
     /// Creates a statement that reads whole tables. It is not planned yet.
@@ -50,13 +60,7 @@ impl Plan {
         // unwinds, and the end of the (sub)transaction finishes SPI.
         unsafe {
             check(pg_sys::SPI_connect(), "SPI_connect");
-            let is_new = self.plan.get().is_null();
-            if is_new {
-                self.plan.set(self.prepare());
-            }
-            if is_new || !pg_sys::SPI_plan_is_valid(self.plan.get()) {
-                self.choose();
-            }
+            self.choose();
             let (values, nulls) = (values.as_mut_ptr(), nulls.as_ptr().cast());
             check(pg_sys::SPI_execute_plan(self.plan.get(), values, nulls, is_read_only, 0), "SPI_execute_plan");
             let result = read(Rows { table: pg_sys::SPI_tuptable, count: pg_sys::SPI_processed as usize });
@@ -83,19 +87,49 @@ impl Plan {
         }
     }
 
-    /// Makes the plan, with the settings only for that: triggers of the statement run without them.
+    /// Makes the plan, if PostgreSQL would make one, with the settings only for that: triggers of the statement run
+    /// without them.
     ///
     /// # Safety
-    /// The statement must be prepared, and SPI connected.
+    /// SPI must be connected.
     unsafe fn choose(&self) {
-        // SAFETY: the caller's promise. The plan stays when this reference to it is gone.
-        guc::with_settings(self.settings, || unsafe {
-            let plan = pg_sys::SPI_plan_get_cached_plan(self.plan.get());
-            if !plan.is_null() {
-                pg_sys::ReleaseCachedPlan(plan, pg_sys::CurrentResourceOwner);
+        // SAFETY: the caller's promise. A kept plan is never freed.
+        unsafe {
+            if self.plan.get().is_null() {
+                self.plan.set(self.prepare());
             }
-        });
+            let source = source(self.plan.get());
+            if let (Some(chosen), Some(plan)) = (self.chosen.borrow().as_ref(), (*source).gplan.as_mut()) {
+                let is_ours = chosen.generation == (*source).generation;
+                if is_ours && (*source).is_valid && plan.is_valid && chosen.environment == environment() {
+                    return;
+                }
+                // If it was made while the statement ran, it was made without the settings.
+                plan.is_valid &= is_ours;
+            }
+            guc::with_settings(self.settings, || {
+                let plan = pg_sys::SPI_plan_get_cached_plan(self.plan.get());
+                if !plan.is_null() {
+                    pg_sys::ReleaseCachedPlan(plan, pg_sys::CurrentResourceOwner);
+                }
+            });
+            self.chosen.replace(Some(Chosen { generation: (*source).generation, environment: environment() }));
+        }
     }
+}
+
+/// Returns what PostgreSQL knows of the one statement of a plan.
+///
+/// # Safety
+/// The plan must live.
+unsafe fn source(plan: pg_sys::SPIPlanPtr) -> *mut CachedPlanSource {
+    // SAFETY: the caller's promise. The list has an item for each statement.
+    unsafe { (*(*pg_sys::SPI_plan_get_plan_sources(plan)).elements).ptr_value.cast() }
+}
+
+fn environment() -> (Oid, bool, CString) {
+    // SAFETY: values of this process; the setting is never null.
+    unsafe { (pg_sys::GetUserId(), pg_sys::row_security, CStr::from_ptr(pg_sys::namespace_search_path).to_owned()) }
 }
 
 fn check(code: i32, what: &str) {

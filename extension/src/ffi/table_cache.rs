@@ -71,8 +71,15 @@ fn watch(table: Oid) {
         is_first
     });
     if is_first {
-        // SAFETY: the function is never unloaded. Registered once in each backend.
-        unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(on_change), Datum::null()) };
+        // SAFETY: the functions are never unloaded. Registered once in each backend.
+        unsafe {
+            pg_sys::CacheRegisterRelcacheCallback(Some(on_change), Datum::null());
+            pg_sys::CacheRegisterSyscacheCallback(
+                pg_sys::SysCacheIdentifier::NAMESPACEOID as i32,
+                Some(on_schema_change),
+                Datum::null(),
+            );
+        }
     }
 }
 
@@ -88,4 +95,9 @@ unsafe extern "C-unwind" fn on_change(_argument: Datum, table: Oid) {
     if is_watched {
         CHANGES.set(CHANGES.get() + 1);
     }
+}
+
+/// PostgreSQL calls this when a schema has changed, perhaps its name: no table is told of that. It must not fail.
+unsafe extern "C-unwind" fn on_schema_change(_argument: Datum, _cache: i32, _hash: u32) {
+    CHANGES.set(CHANGES.get() + 1);
 }
