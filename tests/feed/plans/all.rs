@@ -3,7 +3,7 @@
 
 use super::{calls, create_finished_run, drain, grow, grown};
 use crate::feed::follow::current_position;
-use pg_workflow_tests::{Db, SPLIT, next_partition, start_task};
+use pg_workflow_tests::{Db, SPLIT, next_partition, start_task, wait_until};
 use postgres::{Client, Config, NoTls};
 use regex::Regex;
 use serde_json::Value;
@@ -263,6 +263,20 @@ fn has_parts(query: &str, parts: &[&str]) -> bool {
     })
 }
 
+/// Waits for events in one session, and commits one in another.
+fn run_woken_read(db: &Db, client: &mut Client, task: Uuid) -> Vec<Ran> {
+    drain(client);
+    std::thread::scope(|scope| {
+        let read = || run_all(db, &["SELECT * FROM workflow.read_events('reader', 1, '60 s')".to_owned()], "");
+        let reader = scope.spawn(read);
+        let waits = "SELECT FROM pg_stat_activity
+                     WHERE datname = current_database() AND query LIKE '%read_events%' AND wait_event = 'Extension'";
+        wait_until("the reader", || client.query(waits, &[]).unwrap().len() == 1);
+        start_task(client, task);
+        reader.join().unwrap()
+    })
+}
+
 #[test]
 fn every_planned_query_reads_few_pages() {
     let (db, tasks) = grown();
@@ -288,6 +302,7 @@ fn every_planned_query_reads_few_pages() {
         ran.append(&mut run_all(&db, &statements, &format!("SET pg_workflow.direct_path = {path}")));
     }
     holder.batch_execute("COMMIT").unwrap();
+    ran.append(&mut run_woken_read(&db, client, calm[1]));
     next_partition(client);
     let mut waiting = WAITING.map(str::to_owned).to_vec();
     waiting.push(format!("{SPLIT}; SELECT * FROM workflow.consumer_lag"));
