@@ -147,6 +147,8 @@ fn new_events_are_relayed_after_asynchronous_promotion() {
     assert_stream_holds_history(&db, &redis);
     // Without one the relay expects nothing of the stream.
     wait_for_checkpoint(&db, &redis);
+    // The relay does not wait until it is on disk: a commit that does comes after it.
+    primary.psql("workflow", "SELECT pg_logical_emit_message(true, 'after', '')").unwrap();
     let replayed = format!(
         "SELECT pg_last_wal_replay_lsn() >= '{}'",
         primary.psql("workflow", "SELECT pg_current_wal_lsn()").unwrap()

@@ -265,9 +265,9 @@ fn has_parts(query: &str, parts: &[&str]) -> bool {
 
 /// Waits for events in one session, and commits one in another.
 fn run_woken_read(db: &Db, client: &mut Client, task: Uuid) -> Vec<Ran> {
-    drain(client);
+    client.batch_execute("SELECT workflow.create_consumer('waiting')").unwrap();
     std::thread::scope(|scope| {
-        let read = || run_all(db, &["SELECT * FROM workflow.read_events('reader', 1, '60 s')".to_owned()], "");
+        let read = || run_all(db, &["SELECT * FROM workflow.read_events('waiting', 1, '60 s')".to_owned()], "");
         let reader = scope.spawn(read);
         let waits = "SELECT FROM pg_stat_activity
                      WHERE datname = current_database() AND query LIKE '%read_events%' AND wait_event = 'Extension'";
