@@ -301,8 +301,9 @@ DECLARE
 BEGIN
     WHILE seconds > 0 LOOP
         seen := workflow.commits();
-        last_id := workflow.last_event_id();
         EXIT WHEN workflow.consumer_has_events(consumer);
+        -- Not earlier: an update of the extension locks the sequence after the consumers, too.
+        last_id := workflow.last_event_id();
         seconds := workflow.wait_for_commit(seen, seconds);
         -- The usual news, which is cheap to see.
         EXIT WHEN workflow.commits() <> seen
