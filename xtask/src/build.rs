@@ -60,6 +60,17 @@ pub fn build_and_install(toolchain: &Toolchain, profile: Profile) -> Result<Arti
     Ok(artifacts)
 }
 
+/// Builds and installs everything, and returns a binary of the tests, to be run with the servers that were built.
+pub fn test_program(toolchain: &Toolchain, name: &str) -> Result<Command> {
+    let artifacts = build_and_install(toolchain, Profile::Quick)?;
+    command::step(&format!("Building {name}"), || {
+        command::run(cargo("build", &toolchain.postgres, Profile::Quick)?.args(["--bin", name]))
+    })?;
+    let mut program = Command::new(Profile::Quick.dir()?.join(name));
+    program.env("PG_CONFIG", &toolchain.postgres.pg_config).env("WORKFLOW_SERVER_BIN", &artifacts.server);
+    Ok(program)
+}
+
 /// Tells how long a build takes that has nothing to begin with.
 fn first_time(profile: Profile) -> Result<&'static str> {
     let is_built = profile.dir()?.join("workflow-server").exists();

@@ -1,12 +1,11 @@
 //! `cargo xtask chaos`: faults of every kind while writers write, and nothing may be lost.
 
 use std::hash::{BuildHasher, RandomState};
-use std::process::Command;
 
 use anyhow::Result;
 
-use crate::build::{self, Profile};
-use crate::command::{run, run_as_step, step};
+use crate::build;
+use crate::command::run_as_step;
 use crate::setup;
 
 /// How long, and what.
@@ -43,19 +42,14 @@ pub fn run_chaos(options: &Options) -> Result<()> {
     let toolchain = setup::ensure()?;
     setup::ensure_pooler()?;
     setup::ensure_clock()?;
-    let artifacts = build::build_and_install(toolchain, Profile::Quick)?;
-    step("Building chaos", || {
-        run(build::cargo("build", &toolchain.postgres, Profile::Quick)?.args(["--bin", "chaos"]))
-    })?;
     // Short, to be typed again.
     let seed = options.seed.unwrap_or_else(|| RandomState::new().hash_one(()) % 1_000_000);
-    let mut chaos = Command::new(Profile::Quick.dir()?.join("chaos"));
+    let mut chaos = build::test_program(toolchain, "chaos")?;
     let (seconds, rate) = (options.seconds.to_string(), options.rate.to_string());
     chaos.args(["--seed", &seed.to_string(), "--seconds", &seconds, "--rate", &rate]);
     chaos.args(["--databases", &options.databases.to_string(), "--idle", &options.idle.to_string()]);
     chaos.args(["--only", &options.only]);
     chaos.args(options.keep_logs.then_some("--keep-logs"));
     chaos.args(options.lossy.then_some("--lossy"));
-    chaos.env("PG_CONFIG", &toolchain.postgres.pg_config).env("WORKFLOW_SERVER_BIN", &artifacts.server);
     run_as_step(&mut chaos)
 }

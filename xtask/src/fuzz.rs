@@ -1,12 +1,11 @@
 //! `cargo xtask fuzz`: the direct path does the same as SQL statements.
 
 use std::hash::{BuildHasher, RandomState};
-use std::process::Command;
 
 use anyhow::Result;
 
-use crate::build::{self, Profile};
-use crate::command::{run, run_as_step, step};
+use crate::build;
+use crate::command::run_as_step;
 use crate::setup;
 
 /// How long, and which statements.
@@ -23,14 +22,9 @@ pub struct Options {
 /// Sets up, builds, installs, and runs the binary `fuzz` of the tests. Its result goes to standard output.
 pub fn run_fuzz(options: &Options) -> Result<()> {
     let toolchain = setup::ensure()?;
-    build::build_and_install(toolchain, Profile::Quick)?;
-    step("Building the comparison", || {
-        run(build::cargo("build", &toolchain.postgres, Profile::Quick)?.args(["--bin", "fuzz"]))
-    })?;
     // Short, to be typed again.
     let seed = options.seed.unwrap_or_else(|| RandomState::new().hash_one(()) % 1_000_000);
-    let mut fuzz = Command::new(Profile::Quick.dir()?.join("fuzz"));
+    let mut fuzz = build::test_program(toolchain, "fuzz")?;
     fuzz.args(["--seed", &seed.to_string(), "--seconds", &options.seconds.to_string()]);
-    fuzz.env("PG_CONFIG", &toolchain.postgres.pg_config);
     run_as_step(&mut fuzz)
 }

@@ -1,12 +1,11 @@
 //! `cargo xtask sqlsmith`: random statements against the schema, and nothing may be harmed.
 
 use std::hash::{BuildHasher, RandomState};
-use std::process::Command;
 
 use anyhow::Result;
 
-use crate::build::{self, Profile};
-use crate::command::{run, run_as_step, step};
+use crate::build;
+use crate::command::run_as_step;
 use crate::setup;
 
 /// How long, and which statements.
@@ -24,15 +23,10 @@ pub struct Options {
 pub fn run_sqlsmith(options: &Options) -> Result<()> {
     let toolchain = setup::ensure()?;
     let program = setup::ensure_program("sqlsmith", "sqlsmith")?;
-    build::build_and_install(toolchain, Profile::Quick)?;
-    step("Building the checks", || {
-        run(build::cargo("build", &toolchain.postgres, Profile::Quick)?.args(["--bin", "sqlsmith"]))
-    })?;
     // Short, to be typed again.
     let seed = options.seed.unwrap_or_else(|| (RandomState::new().hash_one(()) % 1_000_000) as u32);
-    let mut sqlsmith = Command::new(Profile::Quick.dir()?.join("sqlsmith"));
+    let mut sqlsmith = build::test_program(toolchain, "sqlsmith")?;
     sqlsmith.args(["--seed", &seed.to_string(), "--seconds", &options.seconds.to_string()]);
     sqlsmith.arg("--program").arg(program);
-    sqlsmith.env("PG_CONFIG", &toolchain.postgres.pg_config);
     run_as_step(&mut sqlsmith)
 }
