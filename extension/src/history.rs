@@ -12,6 +12,18 @@ use crate::ffi::transaction;
 use crate::ffi::values::text_datum;
 use crate::settings;
 use pgrx::pg_sys::{self, Datum, Oid};
+use std::ffi::CStr;
+
+const TABLE: &CStr = c"state_history";
+
+/// Opens the table to read it.
+pub fn open_to_read() -> Table {
+    Table::open_to_read(TABLE).unwrap_or_else(|| missing())
+}
+
+fn missing() -> ! {
+    errors::not_a_member("table workflow.state_history")
+}
 
 /// The table, open for the events of one statement. It is written with no check of permissions.
 pub struct History {
@@ -63,8 +75,7 @@ impl History {
     /// Opens the table. Draw IDs only after this: the table's lock keeps the sequence from reaching a partition that
     /// this transaction does not know yet.
     pub fn open() -> History {
-        let table =
-            Table::open(c"state_history").unwrap_or_else(|| errors::not_a_member("table workflow.state_history"));
+        let table = Table::open(TABLE).unwrap_or_else(|| missing());
         let ids = Sequence::find(c"state_history_id_seq")
             .unwrap_or_else(|| errors::not_a_member("sequence workflow.state_history_id_seq"));
         History { table, leaf: None, ids }

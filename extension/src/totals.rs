@@ -2,10 +2,10 @@
 //! the rights of its reader: these act as the owner for it, and return only totals, transaction IDs and ids of all tenants.
 
 use crate::errors;
-use crate::ffi::partition::Table;
 use crate::ffi::plan::Plan;
 use crate::ffi::scan::{self, Written};
 use crate::ffi::{member, session};
+use crate::history;
 use pgrx::iter::{SetOfIterator, TableIterator};
 use pgrx::name;
 use pgrx::pg_sys::{self, Datum};
@@ -79,8 +79,7 @@ fn written_ids(
     let written = Written { transaction_id, after: after_id.max(from_id - 1), up_to: up_to_id };
     let most = usize::try_from(max).unwrap_or_default();
     let ids = as_owner_for_readers(&[c"state_history", c"state_counts", c"consumer_lag"], || {
-        let history = Table::open_to_read(c"state_history")
-            .unwrap_or_else(|| errors::not_a_member("table workflow.state_history"));
+        let history = history::open_to_read();
         let leaves = history.leaves(written.after.saturating_add(1), up_to_id);
         let ids = if leaves.iter().all(|leaf| scan::is_plain(leaf.table)) {
             let mut ids = Vec::new();
