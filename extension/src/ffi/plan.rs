@@ -101,7 +101,9 @@ impl Plan {
             let source = source(self.plan.get());
             if let (Some(chosen), Some(plan)) = (self.chosen.borrow().as_ref(), (*source).gplan.as_mut()) {
                 let is_ours = chosen.generation == (*source).generation;
-                if is_ours && (*source).is_valid && plan.is_valid && chosen.environment == environment() {
+                let (user, has_row_security, path) = &chosen.environment;
+                let is_same = environment() == (*user, *has_row_security, path);
+                if is_ours && is_same && (*source).is_valid && plan.is_valid {
                     return;
                 }
                 // If it was made while the statement ran, it was made without the settings.
@@ -113,7 +115,9 @@ impl Plan {
                     pg_sys::ReleaseCachedPlan(plan, pg_sys::CurrentResourceOwner);
                 }
             });
-            self.chosen.replace(Some(Chosen { generation: (*source).generation, environment: environment() }));
+            let (user, has_row_security, path) = environment();
+            let environment = (user, has_row_security, path.to_owned());
+            self.chosen.replace(Some(Chosen { generation: (*source).generation, environment }));
         }
     }
 }
@@ -127,9 +131,9 @@ unsafe fn source(plan: pg_sys::SPIPlanPtr) -> *mut CachedPlanSource {
     unsafe { (*(*pg_sys::SPI_plan_get_plan_sources(plan)).elements).ptr_value.cast() }
 }
 
-fn environment() -> (Oid, bool, CString) {
-    // SAFETY: values of this process; the setting is never null.
-    unsafe { (pg_sys::GetUserId(), pg_sys::row_security, CStr::from_ptr(pg_sys::namespace_search_path).to_owned()) }
+fn environment<'a>() -> (Oid, bool, &'a CStr) {
+    // SAFETY: values of this process; the setting is never null. The result is used before it changes.
+    unsafe { (pg_sys::GetUserId(), pg_sys::row_security, CStr::from_ptr(pg_sys::namespace_search_path)) }
 }
 
 fn check(code: i32, what: &str) {
