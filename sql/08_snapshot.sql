@@ -9,6 +9,22 @@ AS 'MODULE_PATHNAME', 'system_identifier_wrapper';
 COMMENT ON FUNCTION workflow.system_identifier() IS
 'Internal: returns the identifier of the cluster. Transaction IDs mean nothing in another one.';
 
+-- The mark of this database: a dump leaves it out. A copy of the cluster's files keeps it, as it keeps transaction IDs.
+CREATE SEQUENCE workflow.database_mark MAXVALUE 9223372036854775807;
+COMMENT ON SEQUENCE workflow.database_mark IS
+'Internal: a random number, drawn by CREATE EXTENSION; see origin().';
+SELECT pg_catalog.setval(
+    'workflow.database_mark',
+    pg_catalog.hashtextextended(pg_catalog.gen_random_uuid()::pg_catalog.text, 0)
+        OPERATOR(pg_catalog.&) 9223372036854775806 OPERATOR(pg_catalog.+) 1);
+
+CREATE FUNCTION workflow.origin()
+RETURNS bigint
+LANGUAGE c STABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'origin_wrapper';
+COMMENT ON FUNCTION workflow.origin() IS
+'Internal: returns the mark of this database. In a database with another one its transaction IDs mean nothing.';
+
 CREATE FUNCTION workflow.timeline()
 RETURNS bigint
 LANGUAGE c STABLE STRICT PARALLEL SAFE

@@ -34,7 +34,7 @@ COMMENT ON COLUMN workflow.feed_position.window_next_transaction_id IS 'next_tra
 COMMENT ON COLUMN workflow.feed_position.window_floor_id IS 'floor_id at the end of the window';
 COMMENT ON COLUMN workflow.feed_position.window_ceiling_id IS 'no event of the window has an id above it';
 COMMENT ON COLUMN workflow.feed_position.acked_id IS 'last acknowledged event of the window; 0: none';
-COMMENT ON COLUMN workflow.feed_position.system_identifier IS 'cluster that the snapshots belong to';
+COMMENT ON COLUMN workflow.feed_position.system_identifier IS 'a follower''s: cluster that the snapshots belong to; a consumer''s: origin() of the database that they belong to';
 
 CREATE FUNCTION workflow.is_acknowledged(pos workflow.feed_position, id bigint, transaction_id xid8)
 RETURNS boolean
@@ -53,8 +53,8 @@ RETURNS boolean
 -- Without settings of its own, so that it becomes part of the query that calls it.
 LANGUAGE sql STABLE PARALLEL SAFE
 AS $$
-    SELECT ($1).system_identifier OPERATOR(pg_catalog.<>) workflow.system_identifier()
-        -- A copy of the cluster's files has its identifier, and went on to transaction IDs of its own. No snapshot of this
+    SELECT ($1).system_identifier OPERATOR(pg_catalog.<>) workflow.origin()
+        -- A copy of the cluster's files has its origin, and went on to transaction IDs of its own. No snapshot of this
         -- cluster is ahead of a later one, also after a crash: a transaction is in the log before it is in a snapshot.
         OR COALESCE(
             GREATEST(pg_catalog.pg_snapshot_xmax(($1).snapshot), pg_catalog.pg_snapshot_xmax(($1).window_snapshot))
@@ -62,7 +62,7 @@ AS $$
             false)
 $$;
 COMMENT ON FUNCTION workflow.is_foreign(workflow.feed_position) IS
-'Internal: whether the snapshots of a position are those of another cluster.';
+'Internal: whether the snapshots of a consumer''s position are those of another database.';
 
 CREATE FUNCTION workflow.partition_start(id bigint)
 RETURNS bigint
@@ -137,8 +137,20 @@ RETURNS SETOF workflow.state_history
 LANGUAGE sql STABLE PARALLEL SAFE
 AS $$
     SELECT h.*
-    FROM workflow.unfinished_transactions($1) AS x (transaction_id)
-    CROSS JOIN LATERAL workflow.written_ids(x.transaction_id, 0, ($1).floor_id, 0, 2147483647) AS w (id)
+    FROM (
+        SELECT w.id
+        FROM workflow.unfinished_transactions($1) AS x (transaction_id)
+        CROSS JOIN LATERAL workflow.written_ids(x.transaction_id, ($1).acked_id, ($1).floor_id, 0, 2147483647) AS w (id)
+        UNION ALL
+        -- Up to acked_id, what the open window did not show.
+        SELECT w.id
+        FROM workflow.unfinished_transactions(
+            ROW(
+                ($1).window_snapshot, ($1).window_next_transaction_id, ($1).window_floor_id, NULL, NULL, NULL, NULL, NULL, NULL
+            )::workflow.feed_position
+        ) AS x (transaction_id)
+        CROSS JOIN LATERAL workflow.written_ids(x.transaction_id, 0, ($1).acked_id, 0, 2147483647) AS w (id)
+    ) AS w
     -- One by one: a plan from when the table was small would read all of it for a join.
     CROSS JOIN LATERAL (
         SELECT * FROM workflow.state_history AS e WHERE e.id OPERATOR(pg_catalog.=) w.id LIMIT 1
@@ -146,7 +158,7 @@ AS $$
     WHERE NOT workflow.is_acknowledged($1, h.id, h.transaction_id)
 $$;
 COMMENT ON FUNCTION workflow.late_events(workflow.feed_position) IS
-'Internal: returns the events up to a position''s floor_id that are not acknowledged. Those above it are a range of ids.';
+'Internal: returns the events up to the higher one of a position''s floor_id and acked_id that are not acknowledged. Those above it are a range of ids.';
 
 CREATE FUNCTION workflow.events_in_window(pos workflow.feed_position, max integer, is_marked boolean DEFAULT false)
 RETURNS SETOF workflow.state_history
@@ -234,6 +246,30 @@ $$;
 COMMENT ON FUNCTION workflow.first_position() IS
 'Internal: returns the position before the first event.';
 
+CREATE FUNCTION workflow.after_unfinished(pos workflow.feed_position)
+RETURNS xid8
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+-- A session keeps its plans while the tables grow.
+SET enable_seqscan = off
+SET jit = off
+AS $$
+DECLARE
+    last xid8;
+BEGIN
+    SELECT h.transaction_id INTO last
+    FROM workflow.state_history AS h
+    WHERE h.transaction_id >= pg_snapshot_xmax(pos.snapshot)
+        AND h.transaction_id < pos.next_transaction_id
+        AND h.id BETWEEN workflow.partition_start(pos.floor_id) AND pos.floor_id
+    ORDER BY h.transaction_id DESC
+    LIMIT 1;
+    RETURN coalesce((last::text::bigint + 1)::text::xid8, pg_snapshot_xmax(pos.snapshot));
+END
+$$;
+COMMENT ON FUNCTION workflow.after_unfinished(workflow.feed_position) IS
+'Internal: returns a lower next_transaction_id for a position: the first one after those that have committed events up to its floor_id. Right for a window that ends now: it has no other events of these transactions.';
+
 CREATE FUNCTION workflow.open_window(pos workflow.feed_position)
 RETURNS workflow.feed_position
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -257,6 +293,11 @@ BEGIN
         window_end.floor_id := (
             SELECT max(h.id) FROM workflow.state_history AS h
             WHERE h.transaction_id IS DISTINCT FROM pg_current_xact_id_if_assigned());
+    END IF;
+    -- A window that ended with an old snapshot knows no better than the ID of that time. Each read would step through
+    -- all transactions since the snapshot; there are never as many in progress.
+    IF pos.next_transaction_id::text::bigint - pg_snapshot_xmax(pos.snapshot)::text::bigint > 1000 THEN
+        pos.next_transaction_id := workflow.after_unfinished(pos);
     END IF;
     pos.window_snapshot := window_end.snapshot;
     pos.window_next_transaction_id := window_end.next_transaction_id;
@@ -304,7 +345,8 @@ DECLARE
     foreign_id bigint := greatest(pos.floor_id, CASE WHEN is_marked THEN pos.acked_id ELSE pos.window_ceiling_id END);
 BEGIN
     -- Transaction IDs of another cluster mean nothing here. Ids do: start again after the last id below which every
-    -- event is acknowledged. Events are redelivered only if one was acknowledged beyond one that was not.
+    -- event is acknowledged. Events are redelivered only if one was acknowledged beyond one that was not. No further:
+    -- a transaction in progress here can have drawn any id after those.
     relocated.floor_id := coalesce(
         (
             SELECT min(e.id) - 1
@@ -313,7 +355,8 @@ BEGIN
                     SELECT h.id
                     FROM workflow.state_history AS h
                     WHERE h.id > pos.floor_id
-                        AND (h.id > foreign_id OR NOT workflow.is_acknowledged(pos, h.id, h.transaction_id))
+                        AND h.id <= foreign_id
+                        AND NOT workflow.is_acknowledged(pos, h.id, h.transaction_id)
                     ORDER BY h.id
                     LIMIT 1
                 )

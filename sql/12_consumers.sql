@@ -52,7 +52,7 @@ COMMENT ON COLUMN workflow.consumers.window_next_transaction_id IS 'next_transac
 COMMENT ON COLUMN workflow.consumers.window_floor_id IS 'floor_id at the end of the window; null: no window is open';
 COMMENT ON COLUMN workflow.consumers.window_ceiling_id IS 'no event of the window has an id above it; null: no window is open';
 COMMENT ON COLUMN workflow.consumers.acked_id IS 'last acknowledged event of the window; 0: none';
-COMMENT ON COLUMN workflow.consumers.system_identifier IS 'cluster that the snapshots belong to';
+COMMENT ON COLUMN workflow.consumers.system_identifier IS 'origin() of the database that the snapshots belong to';
 COMMENT ON COLUMN workflow.consumers.lease_number IS 'number of the last lease; see lease_consumer()';
 COMMENT ON COLUMN workflow.consumers.lease_holder IS 'name that the holder of the lease gave; null: never leased';
 COMMENT ON COLUMN workflow.consumers.lease_duration IS 'duration by which each read and acknowledgement renews the lease; null: never leased';
@@ -141,6 +141,7 @@ BEGIN
     IF NOT coalesce(from_beginning, false) THEN
         pos := workflow.close_window(workflow.open_window(pos));
     END IF;
+    pos.system_identifier := workflow.origin();
     INSERT INTO workflow.consumers (name, snapshot, next_transaction_id, floor_id,
         window_snapshot, window_next_transaction_id, window_floor_id, window_ceiling_id, acked_id, system_identifier)
     VALUES (create_consumer.name, pos.*)
@@ -211,6 +212,27 @@ $$;
 COMMENT ON FUNCTION workflow.is_leased(workflow.consumers) IS
 'Internal: returns whether a session holds the lease of a consumer: it is connected, and the lease has not expired.';
 
+CREATE FUNCTION workflow.refuse_foreign(consumer workflow.consumers)
+RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- The table came from another database, by a restored dump or by logical replication. The history may not be complete
+    -- yet.
+    IF workflow.is_foreign(workflow.position_of(consumer)) THEN
+        PERFORM workflow.refuse_copy(format('use consumer "%s"', left(consumer.name, 250)));
+        RAISE EXCEPTION USING
+            ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('cannot use consumer "%s": its position is of another database', left(consumer.name, 250)),
+            DETAIL = jsonb_build_object('consumer', left(consumer.name, 250), 'floor_id', consumer.floor_id)::text,
+            HINT = 'When the restore is complete, the owner of the extension calls finish_copy() once.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION workflow.refuse_foreign(workflow.consumers) IS
+'Internal: raises 55000 if the position of a consumer is of another database, until finish_copy().';
+
 CREATE FUNCTION workflow.lock_consumer(name text, lease bigint, ignores_lease boolean DEFAULT false)
 RETURNS workflow.feed_position
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -218,7 +240,6 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     consumer workflow.consumers;
-    pos workflow.feed_position;
     now timestamptz := clock_timestamp();
 BEGIN
     -- A position that is computed from a part of the history would skip the other events.
@@ -231,6 +252,7 @@ BEGIN
     IF consumer.given_up_at IS NOT NULL THEN
         PERFORM workflow.refuse_given_up(name, to_jsonb(consumer.given_up_at) #>> '{}');
     END IF;
+    PERFORM workflow.refuse_foreign(consumer);
     IF NOT ignores_lease AND (
         (lease IS NULL AND workflow.is_leased(consumer))
         OR (lease IS NOT NULL AND (lease <> consumer.lease_number OR consumer.lease_expires_at IS NULL)))
@@ -245,18 +267,11 @@ BEGIN
         SET lease_expires_at = now + c.lease_duration
         WHERE c.name = lock_consumer.name;
     END IF;
-    pos := workflow.position_of(consumer);
-    -- The table came from another cluster: by a restored dump, by pg_upgrade, or by logical replication.
-    IF workflow.is_foreign(pos) THEN
-        PERFORM workflow.refuse_copy(format('use consumer "%s"', name));
-        pos := workflow.relocate_position(pos);
-        PERFORM workflow.store_position(name, pos);
-    END IF;
-    RETURN pos;
+    RETURN workflow.position_of(consumer);
 END
 $$;
 COMMENT ON FUNCTION workflow.lock_consumer(text, bigint, boolean) IS
-'Internal: locks a consumer until the transaction ends, renews its lease, and returns its position. Errors: P0002 no such consumer, 42501 consumer of another role or row security, 55000 given up or a subscription writes this database, 55006 leased to another session.';
+'Internal: locks a consumer until the transaction ends, renews its lease, and returns its position. Errors: P0002 no such consumer, 42501 consumer of another role or row security, 55000 given up, or of another database, 55006 leased to another session.';
 
 CREATE FUNCTION workflow.consumer_has_events(name text)
 RETURNS boolean
@@ -275,16 +290,12 @@ BEGIN
     IF consumer.given_up_at IS NOT NULL THEN
         PERFORM workflow.refuse_given_up(name, to_jsonb(consumer.given_up_at) #>> '{}');
     END IF;
-    IF workflow.is_foreign(workflow.position_of(consumer)) THEN
-        PERFORM workflow.refuse_copy(format('use consumer "%s"', name));
-        -- The next read finds the position of another cluster in this one.
-        RETURN true;
-    END IF;
+    PERFORM workflow.refuse_foreign(consumer);
     RETURN workflow.has_events(workflow.position_of(consumer));
 END
 $$;
 COMMENT ON FUNCTION workflow.consumer_has_events(text) IS
-'Internal: returns whether a consumer has events that are not acknowledged. Locks nothing. Errors: P0002 no such consumer, 42501 consumer of another role or row security, 55000 given up or a subscription writes this database.';
+'Internal: returns whether a consumer has events that are not acknowledged. Locks nothing. Errors: P0002 no such consumer, 42501 consumer of another role or row security, 55000 given up, or of another database.';
 
 CREATE FUNCTION workflow.wait_in_function(consumer text, wait interval)
 RETURNS void
@@ -318,7 +329,7 @@ CREATE PROCEDURE workflow.wait_for_events(consumer text, timeout interval, INOUT
 LANGUAGE c
 AS 'MODULE_PATHNAME', 'wait_for_events_of_consumer';
 COMMENT ON PROCEDURE workflow.wait_for_events(text, interval, boolean) IS
-'Waits until a consumer has events that are not acknowledged, at most "timeout"; has_events tells whether it has any. Meanwhile the session holds no snapshot and no lock. CALL it outside a transaction block, then call read_events(). Errors: P0002 no such consumer, 22023 bad argument, 25001 in a transaction block, 25006 the server is a standby, 42501 consumer of another role or row security, 55000 given up or a subscription writes this database.';
+'Waits until a consumer has events that are not acknowledged, at most "timeout"; has_events tells whether it has any. Meanwhile the session holds no snapshot and no lock. CALL it outside a transaction block, then call read_events(). Errors: P0002 no such consumer, 22023 bad argument, 25001 in a transaction block, 25006 the server is a standby, 42501 consumer of another role or row security, 55000 given up, or of another database.';
 
 CREATE FUNCTION workflow.read_events(
     consumer text,
@@ -413,7 +424,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.read_events(text, integer, interval, bigint) IS
-'Returns the next events of a consumer, in order within each entity. Unacknowledged events are redelivered. Waits up to "wait" for new events, with a snapshot that holds back VACUUM; wait_for_events() waits without one. Only durable events are delivered. Errors: P0002 no such consumer, 22023 bad argument, 42501 consumer of another role or row security, 55000 given up or a subscription writes this database, 55006 leased to another session.';
+'Returns the next events of a consumer, in order within each entity. Unacknowledged events are redelivered. Waits up to "wait" for new events, with a snapshot that holds back VACUUM, or until another session takes them; wait_for_events() waits without one. Only durable events are delivered. Errors: P0002 no such consumer, 22023 bad argument, 42501 consumer of another role or row security, 55000 given up, or of another database, 55006 leased to another session.';
 
 CREATE FUNCTION workflow.ack_events(consumer text, up_to bigint, lease bigint DEFAULT NULL)
 RETURNS boolean
@@ -456,7 +467,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.ack_events(text, bigint, bigint) IS
-'Acknowledges an event and all earlier ones that read_events() returned. Returns false if they were acknowledged before. Errors: P0002 no such consumer, 22023 no such event or not read yet, 42501 consumer of another role or row security, 55000 given up or a subscription writes this database, 55006 leased to another session.';
+'Acknowledges an event and all earlier ones that read_events() returned. Returns false if they were acknowledged before. Errors: P0002 no such consumer, 22023 no such event or not read yet, 42501 consumer of another role or row security, 55000 given up, or of another database, 55006 leased to another session.';
 
 CREATE FUNCTION workflow.skip_event(consumer text, event_id bigint)
 RETURNS void

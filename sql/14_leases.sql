@@ -5,6 +5,11 @@
 -- terminates the session of the last one, because that may hang in a read, with the consumer's row locked. It does so
 -- with its own rights: a session of a role whose privileges it lacks continues, without the lease.
 
+-- One sequence for all consumers: one that is dropped and created again gets no number that a session still holds.
+CREATE SEQUENCE workflow.lease_number_seq;
+COMMENT ON SEQUENCE workflow.lease_number_seq IS
+'Internal: draws the numbers of leases.';
+
 CREATE FUNCTION workflow.lease_consumer(consumer text, holder text, duration interval DEFAULT '3 s')
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -12,6 +17,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     current workflow.consumers;
+    number bigint;
     lease bigint;
 BEGIN
     PERFORM workflow.check_consumer_name(consumer);
@@ -42,10 +48,11 @@ BEGIN
     EXCEPTION WHEN insufficient_privilege THEN
         NULL;
     END;
+    number := nextval('workflow.lease_number_seq');
     -- A crash must not undo an acquired lease: two sessions would then hold the same number.
     PERFORM set_config('synchronous_commit', 'on', true);
     UPDATE workflow.consumers AS c
-    SET lease_number = c.lease_number + 1,
+    SET lease_number = greatest(c.lease_number + 1, number),
         lease_holder = holder,
         lease_duration = duration,
         lease_expires_at = clock_timestamp() + duration,

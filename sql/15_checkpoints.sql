@@ -99,7 +99,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.save_checkpoint(text, bigint[], bigint, interval) IS
-'Stores that a relay''s destination ends at this entry, and holds exactly the events that the consumer has acknowledged. Deletes checkpoints older than "keep". Errors: P0002 no such consumer, 42501 consumer of another role, 55000 given up, 55006 leased to another session.';
+'Stores that a relay''s destination ends at this entry, and holds exactly the events that the consumer has acknowledged. Deletes checkpoints older than "keep". Errors: P0002 no such consumer, 42501 consumer of another role, 55000 given up, or of another database, 55006 leased to another session.';
 
 CREATE FUNCTION workflow.rewind_consumer(consumer text, "position" bigint[], lease bigint DEFAULT NULL)
 RETURNS bigint[]
@@ -108,6 +108,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     checkpoint workflow.consumer_checkpoints;
+    pos workflow.feed_position;
 BEGIN
     IF cardinality("position") > 1000000 THEN
         PERFORM workflow.refuse_argument(
@@ -127,7 +128,12 @@ BEGIN
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
-    PERFORM workflow.store_position(consumer, workflow.position_of(checkpoint));
+    pos := workflow.position_of(checkpoint);
+    IF workflow.is_foreign(pos) THEN
+        pos := workflow.relocate_position(pos);
+        pos.system_identifier := workflow.origin();
+    END IF;
+    PERFORM workflow.store_position(consumer, pos);
     -- The later checkpoints are no longer true of the destination. A crash must not restore them after the relay has
     -- written the missing entries again.
     PERFORM set_config('synchronous_commit', 'on', true);
@@ -135,11 +141,11 @@ BEGIN
     WHERE c.consumer = rewind_consumer.consumer AND c."position" > checkpoint."position";
     PERFORM workflow.wake_readers();
     IF workflow.is_foreign(workflow.position_of(checkpoint)) THEN
-        -- The next read relocates the position by ids: it can redeliver events that are before the checkpoint.
+        -- Found by ids: events before the checkpoint can be redelivered.
         RETURN array_fill(0::bigint, ARRAY[cardinality(checkpoint."position")]);
     END IF;
     RETURN checkpoint."position";
 END
 $$;
 COMMENT ON FUNCTION workflow.rewind_consumer(text, bigint[], bigint) IS
-'Moves a consumer back to its last checkpoint that is not beyond this entry, or to its first one. Returns that checkpoint''s entry; null if it has none, zeros if it is of another cluster, because then earlier events can be redelivered, too. Later events are redelivered. Errors: P0002 no such consumer, 42501 consumer of another role, 55000 given up, 55006 leased to another session.';
+'Moves a consumer back to its last checkpoint that is not beyond this entry, or to its first one. Returns that checkpoint''s entry; null if it has none, zeros if it is of another database, because then earlier events can be redelivered, too. Later events are redelivered. Errors: P0002 no such consumer, 42501 consumer of another role, 55000 given up, or of another database, 55006 leased to another session.';

@@ -26,7 +26,7 @@ COMMENT ON COLUMN workflow.state_count_place.snapshot IS 'events visible in it a
 COMMENT ON COLUMN workflow.state_count_place.next_transaction_id IS 'as in consumers';
 COMMENT ON COLUMN workflow.state_count_place.floor_id IS 'as in consumers';
 COMMENT ON COLUMN workflow.state_count_place.foreign_id IS 'events up to it were written in another cluster: their transaction IDs mean nothing';
-COMMENT ON COLUMN workflow.state_count_place.system_identifier IS 'cluster that the snapshot belongs to; in another one the stored counts are not used';
+COMMENT ON COLUMN workflow.state_count_place.system_identifier IS 'origin() of the database that the snapshot belongs to; in another one the stored counts are not used';
 COMMENT ON COLUMN workflow.state_count_place.folded_at IS 'time of the last refresh; null: never';
 COMMENT ON COLUMN workflow.state_count_place.is_only_row IS 'key: the table has one row';
 
@@ -139,7 +139,7 @@ WITH place AS MATERIALIZED (
     SELECT p.snapshot, p.floor_id, p.foreign_id, workflow.position_of(p) AS pos
     FROM workflow.state_count_place AS p
     WHERE p.snapshot IS NOT NULL
-        AND p.system_identifier OPERATOR(pg_catalog.=) workflow.system_identifier()
+        AND p.system_identifier OPERATOR(pg_catalog.=) workflow.origin()
 ), event AS (
     SELECT h.entity_type, h.old_state, h.new_state
     FROM workflow.state_history AS h
@@ -210,7 +210,7 @@ BEGIN
     IF EXISTS (
         SELECT FROM workflow.state_count_place AS p
         WHERE p.snapshot IS NOT NULL
-            AND p.system_identifier = workflow.system_identifier()
+            AND p.system_identifier = workflow.origin()
             AND p.floor_id = workflow.last_event_id())
         AND NOT EXISTS (SELECT FROM workflow.state_count_changes)
     THEN
@@ -248,7 +248,7 @@ BEGIN
                 ROW(place.snapshot, place.next_transaction_id, 0, NULL, NULL, NULL, NULL, 0, NULL)::workflow.feed_position
             ) AS x (transaction_id)
             CROSS JOIN LATERAL workflow.written_ids(x.transaction_id, 0, highest_id, 0, 2147483647) AS w (id)), 0),
-        system_identifier = workflow.system_identifier(),
+        system_identifier = workflow.origin(),
         folded_at = clock_timestamp()
     FROM place;
     RETURN true;

@@ -14,7 +14,7 @@ BEGIN
     END IF;
     RETURN EXISTS (
         SELECT FROM workflow.state_history AS h
-        WHERE h.id > pos.floor_id
+        WHERE h.id > greatest(pos.floor_id, pos.acked_id)
             AND h.id < end_id
             -- By fields: the plan would take a row apart for each event.
             AND NOT workflow.is_acknowledged(
@@ -26,7 +26,7 @@ $$;
 COMMENT ON FUNCTION workflow.needs_history(workflow.feed_position, bigint) IS
 'Internal: whether an event with an id below end_id is not acknowledged at a position.';
 
-CREATE FUNCTION workflow.who_needs_history(end_id bigint)
+CREATE FUNCTION workflow.who_needs_history(end_id bigint, given_up text[])
 RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
@@ -37,15 +37,19 @@ BEGIN
     FOR reader IN
         SELECT workflow.position_of(c) AS pos, format('consumer "%s" has not acknowledged it', c.name) AS reason
         FROM workflow.consumers AS c
-        WHERE c.given_up_at IS NULL
+        WHERE c.given_up_at IS NULL AND c.name <> ALL (given_up)
         UNION ALL
-        SELECT workflow.position_of(c), format('consumer "%s" has a checkpoint before its end', c.consumer)
-        FROM workflow.consumer_checkpoints AS c
-        JOIN workflow.consumers AS o ON o.name = c.consumer AND o.given_up_at IS NULL
+        -- The first one needs most.
+        SELECT workflow.position_of(c.first), format('consumer "%s" has a checkpoint before its end', o.name)
+        FROM workflow.consumers AS o
+        CROSS JOIN LATERAL (
+            SELECT k AS first FROM workflow.consumer_checkpoints AS k WHERE k.consumer = o.name ORDER BY k."position" LIMIT 1
+        ) AS c
+        WHERE o.given_up_at IS NULL AND o.name <> ALL (given_up)
         UNION ALL
         SELECT workflow.position_of(p), 'state_counts has not counted it: call fold_state_counts()'
         FROM workflow.state_count_place AS p
-        WHERE p.snapshot IS NOT NULL AND p.system_identifier = workflow.system_identifier()
+        WHERE p.snapshot IS NOT NULL AND p.system_identifier = workflow.origin()
     LOOP
         IF workflow.needs_history(reader.pos, end_id) THEN
             RETURN reader.reason;
@@ -54,11 +58,11 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION workflow.who_needs_history(bigint) IS
-'Internal: names a reader that has not acknowledged an event with an id below end_id; null if there is none.';
+COMMENT ON FUNCTION workflow.who_needs_history(bigint, text[]) IS
+'Internal: names a reader that has not acknowledged an event with an id below end_id, without the consumers in given_up; null if there is none.';
 
 CREATE FUNCTION workflow.give_up_consumers(end_id bigint, last_changed_at timestamptz, dry_run boolean)
-RETURNS TABLE (object text, rows bigint, outcome text)
+RETURNS TABLE (object text, rows bigint, outcome text, name text)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 -- purge() waits for no session for long.
@@ -81,6 +85,7 @@ BEGIN
         CONTINUE WHEN NOT workflow.needs_history(late.pos, end_id);
         object := format('consumer "%s"', late.name);
         rows := 0;
+        name := late.name;
         outcome := format('%s: it lags more than pg_workflow.max_consumer_lag',
             CASE WHEN dry_run THEN 'would be given up' ELSE 'given up' END);
         IF NOT dry_run THEN
@@ -385,6 +390,8 @@ DECLARE
     past record;
     first_id bigint;
     last workflow.dropped_partitions;
+    late record;
+    given_up text[] := '{}';
 BEGIN
     FOR past IN
         SELECT p."partition", p.number * workflow.partition_size() AS from_id, (p.number + 1) * workflow.partition_size() AS end_id
@@ -403,8 +410,16 @@ BEGIN
             WHERE h.id >= past.from_id AND h.id < past.end_id ORDER BY h.id DESC LIMIT 1000
         ) AS h;
         EXIT WHEN last.last_changed_at >= before;
-        RETURN QUERY SELECT g.*, NULL::workflow.dropped_partitions
-            FROM workflow.give_up_consumers(past.end_id, last.last_changed_at, dry_run) AS g;
+        dropped := NULL;
+        FOR late IN SELECT g.* FROM workflow.give_up_consumers(past.end_id, last.last_changed_at, dry_run) AS g LOOP
+            IF dry_run THEN
+                given_up := given_up || late.name;
+            END IF;
+            object := late.object;
+            rows := late.rows;
+            outcome := late.outcome;
+            RETURN NEXT;
+        END LOOP;
         SELECT h.transaction_id INTO last.last_transaction_id
         FROM workflow.state_history AS h
         WHERE h.id < past.end_id
@@ -413,7 +428,7 @@ BEGIN
         last."partition" := past."partition";
         object := past."partition";
         rows := coalesce(last.last_id - first_id + 1, 0);
-        outcome := 'kept: ' || workflow.who_needs_history(past.end_id);
+        outcome := 'kept: ' || workflow.who_needs_history(past.end_id, given_up);
         dropped := last;
         RETURN NEXT;
         -- The other partitions are later.

@@ -4,6 +4,8 @@ CREATE FUNCTION workflow.verify(created_from timestamptz DEFAULT '-infinity', cr
 RETURNS TABLE (entity_type text, entity_id uuid, problem text, detail jsonb)
 LANGUAGE sql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
+-- Compiling its plan takes longer than checking a minute.
+SET jit = off
 AS $$
     WITH bound AS MATERIALIZED (
         SELECT workflow.first_id_at(coalesce(created_from, '-infinity')) AS first,
@@ -164,14 +166,17 @@ SELECT
     c.given_up_at
 FROM (
     -- Not position_of(c): the planner resolves the fields of this row to columns.
-    SELECT c.name, c.updated_at, c.owner, c.given_up_at, c.floor_id,
-        -- Until its next read, a consumer from another cluster knows no transaction of this one: see relocate_position().
+    SELECT c.name, c.updated_at, c.owner, c.given_up_at, c.floor_id, c.acked_id,
+        -- Until finish_copy(), a consumer from another database knows no transaction of this one: see relocate_position().
         CASE WHEN workflow.is_foreign(workflow.position_of(c)) THEN GREATEST(c.floor_id, c.window_ceiling_id) END AS foreign_id,
         ROW(
         c.snapshot, c.next_transaction_id, c.floor_id,
         c.window_snapshot, c.window_next_transaction_id, c.window_floor_id, c.window_ceiling_id,
         c.acked_id, c.system_identifier
-    )::workflow.feed_position AS pos
+    )::workflow.feed_position AS pos,
+        ROW(
+        c.window_snapshot, c.window_next_transaction_id, c.window_floor_id, NULL, NULL, NULL, NULL, NULL, NULL
+    )::workflow.feed_position AS window_end
     FROM workflow.consumers AS c
 ) AS c
 CROSS JOIN LATERAL (
@@ -179,12 +184,19 @@ CROSS JOIN LATERAL (
     FROM (
         SELECT h.id, h.transaction_id, h.changed_at
         FROM workflow.state_history AS h
-        WHERE h.id OPERATOR(pg_catalog.>) c.floor_id
+        WHERE h.id OPERATOR(pg_catalog.>) GREATEST(c.floor_id, c.acked_id)
         UNION ALL
         -- As late_events() finds them. A view reads tables with its owner's rights, a function with the caller's.
         SELECT h.id, h.transaction_id, h.changed_at
-        FROM workflow.unfinished_transactions(c.pos) AS x (transaction_id)
-        CROSS JOIN LATERAL workflow.written_ids(x.transaction_id, 0, c.floor_id, 0, 2147483647) AS w (id)
+        FROM (
+            SELECT w.id
+            FROM workflow.unfinished_transactions(c.pos) AS x (transaction_id)
+            CROSS JOIN LATERAL workflow.written_ids(x.transaction_id, c.acked_id, c.floor_id, 0, 2147483647) AS w (id)
+            UNION ALL
+            SELECT w.id
+            FROM workflow.unfinished_transactions(c.window_end) AS x (transaction_id)
+            CROSS JOIN LATERAL workflow.written_ids(x.transaction_id, 0, c.acked_id, 0, 2147483647) AS w (id)
+        ) AS w
         -- One by one: a plan from when the table was small would read all of it for a join.
         CROSS JOIN LATERAL (
             SELECT * FROM workflow.state_history AS e WHERE e.id OPERATOR(pg_catalog.=) w.id LIMIT 1

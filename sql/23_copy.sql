@@ -57,7 +57,7 @@ BEGIN
             ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('cannot %s: the history has ids that its sequence has not drawn', tried),
             DETAIL = jsonb_build_object('last_id', workflow.last_event_id())::text,
-            HINT = 'After DROP SUBSCRIPTION, call finish_copy(). Otherwise call setval() on workflow.state_history_id_seq with the highest id that was ever used.';
+            HINT = 'After a restore is complete, or after DROP SUBSCRIPTION, call finish_copy(). Otherwise call setval() on workflow.state_history_id_seq with the highest id that was ever used.';
     END IF;
 END
 $$;
@@ -71,6 +71,13 @@ AS 'MODULE_PATHNAME', 'forget_notifications_wrapper';
 COMMENT ON FUNCTION workflow.forget_notifications() IS
 'Internal: has listeners hear only events that begin from now on. A rollback does not undo it.';
 
+CREATE FUNCTION workflow.refuse_block(tried text)
+RETURNS void
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'refuse_block_wrapper';
+COMMENT ON FUNCTION workflow.refuse_block(text) IS
+'Internal: raises 25001 in a transaction block.';
+
 CREATE FUNCTION workflow.finish_copy()
 RETURNS TABLE ("partition" text)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -80,8 +87,14 @@ AS $$
 DECLARE
     number bigint;
     table_name text;
+    consumer workflow.consumers;
+    pos workflow.feed_position;
 BEGIN
+    -- A rollback would leave the sequences ahead of their partitions.
+    PERFORM workflow.refuse_block('finish the copy');
     PERFORM workflow.refuse_subscriber('finish the copy');
+    -- In the order of the readers, which lock a consumer before they read the history.
+    PERFORM FROM workflow.consumers AS c WHERE workflow.is_foreign(workflow.position_of(c)) FOR UPDATE;
     -- As in switch_to_partition(): no transaction in progress has written into an earlier partition.
     LOCK TABLE ONLY workflow.task_logs, ONLY workflow.state_history IN ACCESS EXCLUSIVE MODE;
     -- The first one after all rows; a repeated call finds it again.
@@ -102,13 +115,17 @@ BEGIN
         END IF;
         RETURN NEXT;
     END LOOP;
+    FOR consumer IN SELECT c.* FROM workflow.consumers AS c WHERE workflow.is_foreign(workflow.position_of(c)) LOOP
+        pos := workflow.relocate_position(workflow.position_of(consumer));
+        pos.system_identifier := workflow.origin();
+        PERFORM workflow.store_position(consumer.name, pos);
+        -- The session that held the lease is one of another database.
+        UPDATE workflow.consumers AS c
+        SET lease_expires_at = NULL, lease_pid = NULL, lease_backend_start = NULL
+        WHERE c.name = consumer.name AND c.lease_pid IS NOT NULL;
+    END LOOP;
     -- While their snapshots are still ahead of this cluster.
-    UPDATE workflow.consumers AS c SET system_identifier = 0 WHERE workflow.is_foreign(workflow.position_of(c));
     UPDATE workflow.consumer_checkpoints AS c SET system_identifier = 0 WHERE workflow.is_foreign(workflow.position_of(c));
-    -- The sessions that held these leases are those of another server.
-    UPDATE workflow.consumers AS c
-    SET lease_expires_at = NULL, lease_pid = NULL, lease_backend_start = NULL
-    WHERE c.lease_pid IS NOT NULL AND c.system_identifier <> workflow.system_identifier();
     INSERT INTO workflow.state_count_place DEFAULT VALUES ON CONFLICT DO NOTHING;
     PERFORM workflow.forget_state_counts();
     IF NOT EXISTS (SELECT FROM workflow.row_security) THEN
@@ -123,4 +140,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.finish_copy() IS
-'Makes this copy independent of the database that it was copied from, after DROP SUBSCRIPTION: starts new partitions, sets the sequences, releases leases and discards stored counts. Returns the new partitions. Owner only. Errors: 55000 a subscription writes this database.';
+'Makes this copy independent of the database that it was copied from, after a restore or DROP SUBSCRIPTION: starts new partitions, sets the sequences, finds the positions of consumers, releases their leases and discards stored counts. Returns the new partitions. Owner only. Errors: 25001 in a transaction block, 55000 a subscription writes this database.';

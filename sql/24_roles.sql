@@ -37,6 +37,7 @@ GRANT SELECT ON
 TO workflow_reader;
 -- The last ids: for the view partitions.
 GRANT SELECT ON SEQUENCE workflow.state_history_id_seq, workflow.task_logs_id_seq TO workflow_reader;
+GRANT USAGE ON SEQUENCE workflow.lease_number_seq TO workflow_writer;
 -- verify() reads it with the rights of its caller.
 GRANT SELECT ON workflow.dropped_partitions TO PUBLIC;
 

@@ -64,9 +64,9 @@ impl Entities {
         let table = heap.relation().rd_id;
         if facts.takes_transitions
             && session::may_update(table, columns.state)
+            && session::may_use_schema(heap.schema())
             && (facts.shows_all_rows || !session::is_restricted_in(table, session::user()))
         {
-            heap.check_publications();
             return Some(entities);
         }
         entities.heap.close();
@@ -162,6 +162,7 @@ impl Facts {
             takes_transitions: is_ours && heap.fires_only(Event::Update, &[c"guard", c"record"].map(function)),
             takes_creations: is_ours
                 && kind == EntityType::TaskInstance
+                && session::may_insert(heap.relation().rd_id, heap.owner())
                 && heap.fires_only(Event::Insert, &[c"refuse_insert"].map(function))
                 && has_our_defaults(heap),
             shows_all_rows: isolation::shows_all_tenants() && heap.has_only_policy(function(c"shows_all_tenants")),

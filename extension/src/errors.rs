@@ -385,8 +385,9 @@ pub fn no_partition(id: i64) -> ! {
         Code::ERRCODE_CHECK_VIOLATION,
         &format!("workflow.state_history has no partition for event {id}"),
         &json!({ "table": "state_history", "id": id }),
-        "Attach the partition again. If it was dropped, execute ALTER EXTENSION pg_workflow UPDATE, then \
-         SELECT workflow.create_partition('state_history', number). See the view workflow.partitions.",
+        "If it is the next one, an administrator calls open_partitions(). If it was detached, attach it again. If it was \
+         dropped, execute ALTER EXTENSION pg_workflow UPDATE, then SELECT workflow.create_partition('state_history', number). \
+         See the view workflow.partitions.",
     )
 }
 

@@ -1,8 +1,10 @@
 //! The extension's version, UUIDs, and facts about the cluster, as SQL functions.
 
 use crate::errors;
+use crate::ffi::sequence::Sequence;
 use crate::ffi::uuid::Uuid;
-use crate::ffi::{cluster, wal};
+use crate::ffi::{cluster, transaction, wal};
+use crate::rights;
 use pgrx::pg_extern;
 
 #[pg_extern(sql = false)]
@@ -18,6 +20,20 @@ fn uuid_v7() -> pgrx::Uuid {
 #[pg_extern(sql = false)]
 fn system_identifier() -> i64 {
     cluster::system_identifier().cast_signed()
+}
+
+#[pg_extern(sql = false)]
+fn origin() -> i64 {
+    let mark = rights::as_owner_of(c"database_mark", || Sequence::find(c"database_mark").map(|mark| mark.last_value()));
+    mark.unwrap_or_else(|| errors::not_a_member("sequence workflow.database_mark"))
+}
+
+/// Refuses a transaction block.
+#[pg_extern(sql = false)]
+fn refuse_block(tried: &str) {
+    if transaction::is_block() {
+        errors::in_transaction_block(errors::cut(tried));
+    }
 }
 
 #[pg_extern(sql = false)]

@@ -101,6 +101,8 @@ fn update_directly(attempt: &Attempt, metadata: Jsonb, request_id: Option<&str>)
     let step = if is_repeated {
         Step::Unexpected
     } else {
+        // A repeated request updates nothing.
+        entities.heap.check_publications();
         entities.transition(attempt.id, accepts, attempt.to, error_of(attempt.to, metadata))
     };
     let made = if let Step::Made(transition) = step { vec![transition] } else { Vec::new() };

@@ -106,6 +106,7 @@ impl Batch {
             return ids;
         }
         let Some(entities) = Entities::open(self.kind) else { return ids };
+        entities.heap.check_publications();
         let accepts = |state, _| self.from.is_none_or(|from| from == state);
         let error = error_of(self.to, metadata);
         let mut made = Vec::new();

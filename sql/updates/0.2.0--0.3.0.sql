@@ -116,7 +116,25 @@ ALTER TABLE workflow.consumer_checkpoints ENABLE ROW LEVEL SECURITY;
 -- take type workflow.feed_position
 -- take function workflow.is_acknowledged
 -- take function workflow.is_in_window
+-- The mark of this database: a dump leaves it out. A copy of the cluster's files keeps it, as it keeps transaction IDs.
+CREATE SEQUENCE workflow.database_mark MAXVALUE 9223372036854775807;
+COMMENT ON SEQUENCE workflow.database_mark IS
+'Internal: a random number, drawn by CREATE EXTENSION; see origin().';
+SELECT pg_catalog.setval(
+    'workflow.database_mark',
+    pg_catalog.hashtextextended(pg_catalog.gen_random_uuid()::pg_catalog.text, 0)
+        OPERATOR(pg_catalog.&) 9223372036854775806 OPERATOR(pg_catalog.+) 1);
+
+-- take function workflow.origin
+UPDATE workflow.consumers AS c SET system_identifier = workflow.origin()
+WHERE c.system_identifier OPERATOR(pg_catalog.=) workflow.system_identifier();
+UPDATE workflow.consumer_checkpoints AS c SET system_identifier = workflow.origin()
+WHERE c.system_identifier OPERATOR(pg_catalog.=) workflow.system_identifier();
+UPDATE workflow.state_count_place AS p SET system_identifier = workflow.origin()
+WHERE p.system_identifier OPERATOR(pg_catalog.=) workflow.system_identifier();
+
 -- take function workflow.is_foreign
+-- take function workflow.refuse_foreign
 -- take function workflow.next_writer
 -- take function workflow.written_ids
 -- take function workflow.unfinished_transactions
@@ -124,6 +142,7 @@ ALTER TABLE workflow.consumer_checkpoints ENABLE ROW LEVEL SECURITY;
 -- take function workflow.events_in_window
 -- take function workflow.events_between
 -- take function workflow.first_position
+-- take function workflow.after_unfinished
 -- take function workflow.open_window
 -- take function workflow.close_window
 -- take function workflow.relocate_position
@@ -164,6 +183,16 @@ ALTER TABLE workflow.consumer_checkpoints ENABLE ROW LEVEL SECURITY;
 -- take function workflow.follow_events
 -- take function workflow.position_has_events
 -- take procedure workflow.wait_for_events_after
+-- One sequence for all consumers: one that is dropped and created again gets no number that a session still holds.
+CREATE SEQUENCE workflow.lease_number_seq;
+COMMENT ON SEQUENCE workflow.lease_number_seq IS
+'Internal: draws the numbers of leases.';
+
+REVOKE ALL ON SEQUENCE workflow.database_mark, workflow.lease_number_seq
+FROM PUBLIC, workflow_reader, workflow_writer, workflow_admin;
+GRANT USAGE ON SEQUENCE workflow.lease_number_seq TO workflow_writer;
+SELECT pg_catalog.setval('workflow.lease_number_seq', GREATEST(1, pg_catalog.max(c.lease_number)))
+FROM workflow.consumers AS c;
 -- take function workflow.lease_consumer
 -- take function workflow.release_consumer
 -- take function workflow.save_checkpoint
@@ -171,6 +200,7 @@ ALTER TABLE workflow.consumer_checkpoints ENABLE ROW LEVEL SECURITY;
 -- take view workflow.consumer_lag
 -- take view workflow.state_counts
 -- take function workflow.needs_history
+DROP FUNCTION workflow.who_needs_history(bigint);
 -- take function workflow.who_needs_history
 -- take function workflow.purge_logs
 -- take function workflow.give_up_consumers
@@ -193,6 +223,7 @@ FOR EACH ROW EXECUTE FUNCTION workflow.check_fields();
 -- take function workflow.refuse_subscriber
 -- take function workflow.refuse_copy
 -- take function workflow.forget_notifications
+-- take function workflow.refuse_block
 -- take function workflow.finish_copy
 
 REVOKE UPDATE (state, execution_date, conf) ON workflow.dag_runs FROM workflow_writer;

@@ -97,6 +97,7 @@ $$;
 DROP VIEW workflow.consumer_lag_of_0_3;
 -- take view workflow.state_counts
 -- take function workflow.needs_history
+DROP FUNCTION workflow.who_needs_history(bigint, text[]);
 -- take function workflow.who_needs_history
 -- take function workflow.purge_logs
 -- take function workflow.make_partition
@@ -197,10 +198,21 @@ DROP FUNCTION workflow.check_finite(text, timestamptz);
 DROP FUNCTION workflow.is_acknowledged(workflow.feed_position, bigint, xid8);
 DROP FUNCTION workflow.is_in_window(workflow.feed_position, bigint, xid8);
 DROP FUNCTION workflow.is_foreign(workflow.feed_position);
+DROP FUNCTION workflow.refuse_foreign(workflow.consumers);
+UPDATE workflow.consumers AS c SET system_identifier = workflow.system_identifier()
+WHERE c.system_identifier OPERATOR(pg_catalog.=) workflow.origin();
+UPDATE workflow.consumer_checkpoints AS c SET system_identifier = workflow.system_identifier()
+WHERE c.system_identifier OPERATOR(pg_catalog.=) workflow.origin();
+UPDATE workflow.state_count_place AS p SET system_identifier = workflow.system_identifier()
+WHERE p.system_identifier OPERATOR(pg_catalog.=) workflow.origin();
+DROP FUNCTION workflow.origin();
+DROP SEQUENCE workflow.database_mark;
+DROP SEQUENCE workflow.lease_number_seq;
 DROP FUNCTION workflow.unfinished_transactions(workflow.feed_position);
 DROP FUNCTION workflow.next_writer(bigint, bigint, bigint);
 DROP FUNCTION workflow.written_ids(xid8, bigint, bigint, bigint, integer);
 DROP FUNCTION workflow.late_events(workflow.feed_position);
+DROP FUNCTION workflow.after_unfinished(workflow.feed_position);
 DROP FUNCTION workflow.events_in_window(workflow.feed_position, integer, boolean);
 DROP FUNCTION workflow.first_position();
 DROP FUNCTION workflow.open_window(workflow.feed_position);
@@ -260,6 +272,7 @@ DROP FUNCTION workflow.event_id_before(timestamptz);
 DROP FUNCTION workflow.refuse_copy(text);
 DROP FUNCTION workflow.refuse_subscriber(text);
 DROP FUNCTION workflow.finish_copy();
+DROP FUNCTION workflow.refuse_block(text);
 DROP FUNCTION workflow.forget_notifications();
 DROP FUNCTION workflow.shows_all_tenants();
 DROP TYPE workflow.feed_position;

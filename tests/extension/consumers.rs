@@ -221,10 +221,13 @@ fn purge_gives_up_consumers_that_lag_too_much() {
     assert!(purge(admin, false).iter().all(|(object, _)| !object.starts_with("consumer")), "0: never");
     set(superuser, "30d");
     let admin = &mut db.connect_as(&admin_role);
-    assert!(purge(admin, true).contains(&(
-        "consumer \"mine\"".to_owned(),
-        "would be given up: it lags more than pg_workflow.max_consumer_lag".to_owned()
-    )));
+    let dry = purge(admin, true);
+    for (object, outcome) in [
+        ("consumer \"mine\"", "would be given up: it lags more than pg_workflow.max_consumer_lag"),
+        ("state_history_0", "would be dropped"),
+    ] {
+        assert!(dry.contains(&(object.to_owned(), outcome.to_owned())), "{dry:?}");
+    }
     owner.batch_execute("SELECT workflow.read_events('mine')").unwrap();
     let outcome = purge(admin, false);
     assert!(outcome[0].0 == "consumer \"mine\"" && outcome[0].1.starts_with("given up"), "{outcome:?}");
@@ -272,6 +275,25 @@ fn past_partition(client: &mut Client) -> &'static str {
 
 fn outcome(client: &mut impl GenericClient, purge: &str) -> String {
     client.query_one(purge, &[]).unwrap().get(0)
+}
+
+/// A relay stores one each five seconds, and keeps them for a week.
+#[test]
+fn purge_examines_one_checkpoint_of_each_consumer() {
+    let db = Db::new().without_verification();
+    let client = &mut db.connect();
+    let dry = past_partition(client).replace("'30 days')", "'30 days', true)");
+    client.batch_execute("SELECT workflow.create_consumer('relay')").unwrap();
+    let costs = [1, 5_000].map(|checkpoints| {
+        let save = format!(
+            "INSERT INTO workflow.consumer_checkpoints (consumer, position, floor_id, acked_id, system_identifier)
+             SELECT 'relay', ARRAY[n, 0], 1000, 0, workflow.origin() FROM generate_series(1, {checkpoints}) AS n
+             ON CONFLICT DO NOTHING"
+        );
+        client.batch_execute(&save).unwrap();
+        buffers(client, &dry)
+    });
+    assert!(costs[1] < costs[0] + 100, "buffers with 1 and 5,000 checkpoints: {costs:?}");
 }
 
 /// Between the examination of a partition and the lock that drops it.

@@ -30,7 +30,7 @@ fn refresh(client: &mut impl GenericClient) -> bool {
 
 /// Tells whether the view adds to stored counts instead of counting the tables.
 fn is_stored(client: &mut impl GenericClient) -> bool {
-    let sql = "SELECT snapshot IS NOT NULL AND system_identifier = workflow.system_identifier()
+    let sql = "SELECT snapshot IS NOT NULL AND system_identifier = workflow.origin()
                FROM workflow.state_count_place";
     client.query_one(sql, &[]).unwrap().get(0)
 }

@@ -155,6 +155,28 @@ fn rights_of_a_role_decide_the_path() {
 }
 
 #[test]
+fn what_a_statement_would_reject_is_rejected() {
+    let retry = "SELECT workflow.transition_task_instance('{t0}', 'queued', 'running', request_id => 'again')";
+    let without_identity = [
+        retry,
+        "ALTER TABLE workflow.task_instances REPLICA IDENTITY NOTHING",
+        "CREATE PUBLICATION fuzz_updates FOR TABLE workflow.task_instances",
+        // It updates nothing.
+        retry,
+        "SELECT workflow.transition_task_instance('{t1}', 'queued', 'running')",
+    ];
+    let without_right = [
+        "ALTER TABLE workflow.task_instances OWNER TO fuzz_writer",
+        "REVOKE INSERT ON workflow.task_instances FROM fuzz_writer",
+        "SELECT count(*) FROM workflow.create_task_instances('{r0}', ARRAY['rejected'])",
+    ];
+    for (title, sequence) in [("publication", &without_identity[..]), ("owner", &without_right)] {
+        let sequence = [entities(), steps(sequence)].concat();
+        assert_none(&faults(&mut stage().pair(), title, &sequence));
+    }
+}
+
+#[test]
 fn thousands_of_rows_are_the_same_by_either_path() {
     let of_all = "(SELECT array_agg(id ORDER BY task_id) FROM workflow.task_instances WHERE dag_run_id = '{r0}')";
     let sequence = [

@@ -84,7 +84,7 @@ fn same_names_in_another_order_do_not_deadlock() {
     let db = Db::new();
     let owner = &mut db.connect();
     let names: Vec<String> = (0..2000).map(|n| format!("task_{n:04}")).collect();
-    for _ in 0..5 {
+    for path in ["on", "off"].repeat(5) {
         let (_, run) = create_run(owner);
         let start = Barrier::new(2);
         let results = thread::scope(|scope| {
@@ -92,7 +92,7 @@ fn same_names_in_another_order_do_not_deadlock() {
             let (db, start) = (&db, &start);
             let sessions = orders.map(|names| {
                 scope.spawn(move || {
-                    let mut client = connect(db, "on");
+                    let mut client = connect(db, path);
                     start.wait();
                     create(&mut client, run, &names).map_err(|error| error.code().map(|code| code.code().to_owned()))
                 })

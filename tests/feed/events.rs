@@ -186,20 +186,23 @@ fn fixed_snapshot_loses_no_event() {
 
 #[test]
 fn position_is_relocated_by_ids_in_another_cluster() {
-    relocate("system_identifier + 1", false);
+    relocate("system_identifier + 1", 1_000_000_000);
 }
 
 /// A copy of the cluster's files has its identifier. Its dump is restored in the original, which has assigned fewer IDs.
 #[test]
 fn position_is_relocated_by_ids_from_a_copy_of_the_cluster() {
-    for is_passed in [false, true] {
-        relocate("system_identifier", is_passed);
-    }
+    relocate("system_identifier + 1", 20_000);
 }
 
-/// `is_passed`: the cluster assigns the IDs in the snapshot before the first read.
-fn relocate(system_identifier: &str, is_passed: bool) {
-    let ahead = if is_passed { 20_000 } else { 1_000_000_000 };
+/// As if the dump were loaded into the database that the cluster's files were copied with.
+#[test]
+fn position_is_relocated_by_ids_if_its_snapshot_is_ahead() {
+    relocate("system_identifier", 1_000_000_000);
+}
+
+/// `ahead`: by how many transaction IDs the other cluster is ahead; if it is few, this one assigns as many.
+fn relocate(system_identifier: &str, ahead: i64) {
     let db = Db::new();
     let client = &mut db.connect();
     let open = &mut db.connect();
@@ -222,16 +225,20 @@ fn relocate(system_identifier: &str, is_passed: bool) {
              UPDATE workflow.state_history SET transaction_id = (transaction_id::text::bigint + {ahead})::text::xid8;",
         ))
         .unwrap();
-    if is_passed {
-        client.batch_execute("SELECT workflow.finish_copy()").unwrap();
-    }
     create_tasks(client, 1);
-    if is_passed {
+    for call in ["read_events('reader')", "consumer_has_events('reader')", "ack_events('reader', 1)"] {
+        let error = client.query(&format!("SELECT workflow.{call}"), &[]).unwrap_err();
+        let error = error.as_db_error().unwrap();
+        assert_eq!(error.code().code(), "55000");
+        assert!(error.hint().unwrap().contains("finish_copy()"), "{error:?}");
+    }
+    let pending: i64 = client.query_one("SELECT pending FROM workflow.consumer_lag", &[]).unwrap().get(0);
+    assert_eq!(pending, 3, "also before finish_copy()");
+    client.batch_execute("SELECT workflow.finish_copy()").unwrap();
+    if ahead < 30_000 {
         let pass = "DO $$ BEGIN FOR n IN 1..30000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$";
         client.batch_execute(pass).unwrap();
     }
-    let pending: i64 = client.query_one("SELECT pending FROM workflow.consumer_lag", &[]).unwrap().get(0);
-    assert_eq!(pending, 3, "also before the first read");
     let unread: HashSet<i64> = client
         .query("SELECT id FROM workflow.state_history", &[])
         .unwrap()
@@ -244,6 +251,29 @@ fn relocate(system_identifier: &str, is_passed: bool) {
     assert!(read_after.is_superset(&unread), "{unread:?} of {read_after:?}");
     create_tasks(client, 1);
     assert_eq!(drain(client, 10).len(), 2, "then it reads by transactions");
+}
+
+/// As after DELETE by mistake: the row of a dump is right in its own database, also beside transactions in progress.
+#[test]
+fn position_that_is_loaded_again_continues_exactly() {
+    let db = Db::new();
+    let (client, open) = (&mut db.connect(), &mut db.connect());
+    create_reader(client);
+    let tasks = create_tasks(client, 2);
+    let mut transaction = open.transaction().unwrap();
+    start_task(&mut transaction, tasks[0]);
+    start_task(client, tasks[1]);
+    drain(client, 10);
+    client
+        .batch_execute(
+            "CREATE TABLE dumped AS SELECT * FROM workflow.consumers;
+             DELETE FROM workflow.consumers;
+             INSERT INTO workflow.consumers SELECT * FROM dumped",
+        )
+        .unwrap();
+    assert_eq!(drain(client, 10), []);
+    transaction.commit().unwrap();
+    assert_eq!(drain(client, 10).len(), 1);
 }
 
 /// The difference between written and received events.

@@ -124,6 +124,39 @@ fn old_snapshot_reads_no_more_while_others_write() {
 }
 
 #[test]
+fn reads_after_one_with_an_old_snapshot_cost_the_same() {
+    let db = Db::new().without_verification();
+    let (client, writer) = (&mut db.connect(), &mut db.connect());
+    create_task(writer);
+    for reader in ["old", "usual"] {
+        client.query_one("SELECT workflow.create_consumer($1)", &[&reader]).unwrap();
+    }
+    let mut position: String = client.query_one("SELECT workflow.current_position()", &[]).unwrap().get(0);
+    write_events_one(writer);
+    let mut reading = begin(client, IsolationLevel::RepeatableRead);
+    reading.query("SELECT FROM workflow.dags", &[]).unwrap();
+    for _ in 0..3_000 {
+        write_events_one(writer);
+    }
+    let read = "SELECT workflow.ack_events('old', id) FROM workflow.read_events('old', 1)";
+    reading.query_one(read, &[]).unwrap();
+    let follow = "SELECT \"position\" FROM workflow.follow_events($1, 1)";
+    position = reading.query_one(follow, &[&position]).unwrap().get(0);
+    reading.commit().unwrap();
+    // Each opens the next window.
+    for reader in ["old", "usual"] {
+        client.query("SELECT * FROM workflow.read_events($1, 1)", &[&reader]).unwrap();
+    }
+    position = client.query_one(follow, &[&position]).unwrap().get(0);
+    let costs = [
+        buffers(client, "SELECT * FROM workflow.read_events('usual', 10)"),
+        buffers(client, "SELECT * FROM workflow.read_events('old', 10)"),
+        buffers(client, &format!("SELECT * FROM workflow.follow_events('{position}', 10)")),
+    ];
+    assert!(costs.iter().all(|cost| *cost < 2 * costs[0] + 20), "buffers of a read: {costs:?}");
+}
+
+#[test]
 fn fixed_snapshot_is_told_of_a_dropped_partition() {
     let db = Db::new();
     let client = &mut db.connect();

@@ -72,9 +72,24 @@ fn rolled_back_lease_is_not_held() {
     acquiring.rollback().unwrap();
     client.batch_execute("SELECT workflow.read_events('c')").unwrap();
     let mut acquiring = client.transaction().unwrap();
-    assert_eq!(lease(&mut acquiring, "you"), Some(1));
+    assert_eq!(lease(&mut acquiring, "you"), Some(2));
     acquiring.commit().unwrap();
     assert_eq!(failure(session.batch_execute("SELECT workflow.read_events('c')")).sqlstate, "55006");
+}
+
+#[test]
+fn consumer_that_is_created_again_gives_no_number_of_a_holder() {
+    let db = Db::new();
+    let [client, first, second] = &mut [db.connect(), db.connect(), db.connect()];
+    let create = "SELECT workflow.create_consumer('c', true)";
+    client.batch_execute(create).unwrap();
+    let lease = "SELECT workflow.lease_consumer('c', pg_backend_pid()::text, '1 hour')";
+    let [old, new] = [first, second].map(|session| {
+        let number: i64 = session.query_one(lease, &[]).unwrap().get(0);
+        client.batch_execute(&format!("SELECT workflow.drop_consumer('c'); {create}")).unwrap();
+        number
+    });
+    assert!(new > old, "{old} and {new}");
 }
 
 /// An expiry that lies an hour later than the clock says is what a clock set back by an hour leaves.

@@ -225,6 +225,8 @@ fn new_events_are_relayed_after_restored_dump() {
     // Under a relay that runs: it cannot know whether this is a restore, or another database.
     dump.restore(&cluster);
     create_finished_tasks(&mut db.connect(), 40);
+    relay.wait_line("finish_copy()", PATIENCE).unwrap();
+    cluster.psql("workflow", "SELECT workflow.finish_copy()").unwrap();
     let source = refused_source(&relay);
     assert_eq!(stream(&redis).values().sum::<usize>(), before);
     assert_eq!(relay.terminate().unwrap().code(), Some(0));

@@ -89,6 +89,10 @@ fn detail<T: DeserializeOwned>(error: &tokio_postgres::Error) -> Option<T> {
     serde_json::from_str(error.as_db_error()?.detail()?).ok()
 }
 
+fn server_hint(error: &tokio_postgres::Error) -> &str {
+    error.as_db_error().and_then(|error| error.hint()).unwrap_or_default()
+}
+
 /// Returns the hint for an error that has no variant of its own.
 pub fn hint(error: &tokio_postgres::Error) -> &'static str {
     match error.code().map_or("", SqlState::code) {
@@ -106,12 +110,10 @@ pub fn hint(error: &tokio_postgres::Error) -> &'static str {
         }
         "40001" => "Repeat the transaction from its beginning",
         // PostgreSQL raises this SQLSTATE for other reasons too.
-        "55000"
-            if error
-                .as_db_error()
-                .and_then(|error| error.hint())
-                .is_some_and(|hint| hint.contains("resume_consumer")) =>
-        {
+        "55000" if server_hint(error).contains("finish_copy") => {
+            "When the restore is complete, call SELECT * FROM workflow.finish_copy() as the owner of the extension"
+        }
+        "55000" if server_hint(error).contains("resume_consumer") => {
             "The consumer lagged too far and was given up: continue with SELECT workflow.resume_consumer(CONSUMER), or drop \
              it with SELECT workflow.drop_consumer(CONSUMER)"
         }

@@ -10,7 +10,7 @@ use crate::errors;
 use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::rows::Rows as NewRows;
 use crate::ffi::uuid::Uuid;
-use crate::ffi::values::{clock, text_array, text_datum};
+use crate::ffi::values::{clock, text_array, text_datum, uuid_array};
 use crate::ffi::{session, transaction};
 use crate::{memory, rights, tenant};
 use pg_workflow_state_machine::State;
@@ -116,26 +116,43 @@ impl Tasks<'_> {
     fn insert(&self) -> Vec<Uuid> {
         thread_local! {
             static INSERT: Plan = Plan::new(
-                "INSERT INTO workflow.task_instances (dag_run_id, task_id, max_tries, created_at, updated_at) \
-                 SELECT $1, t.task_id, $3, $4, $4 \
-                 FROM pg_catalog.unnest($2) WITH ORDINALITY AS t (task_id, ordinal) \
+                "INSERT INTO workflow.task_instances (id, dag_run_id, task_id, max_tries, created_at, updated_at) \
+                 SELECT t.id, $1, t.task_id, $4, $5, $5 \
+                 FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3)) WITH ORDINALITY AS t (id, task_id, ordinal) \
                  ORDER BY t.ordinal \
                  RETURNING id"
                     .to_owned(),
-                &[pg_sys::UUIDOID, pg_sys::TEXTARRAYOID, pg_sys::INT4OID, pg_sys::TIMESTAMPTZOID],
+                &[
+                    pg_sys::UUIDOID,
+                    pg_sys::UUIDARRAYOID,
+                    pg_sys::TEXTARRAYOID,
+                    pg_sys::INT4OID,
+                    pg_sys::TIMESTAMPTZOID,
+                ],
             );
         }
-        let names = text_array(memory::collect(self.names.iter().map(|name| text_datum(name))));
+        let (order, new) = (self.by_name(), self.new_ids());
+        let ids = uuid_array(memory::collect(order.iter().map(|n| new[*n].as_datum())));
+        let names = text_array(memory::collect(order.iter().map(|n| text_datum(&self.names[*n]))));
         let (max_tries, at) = (Datum::from(self.max_tries), Datum::from(self.creation.at));
-        let values = [Some(self.run.as_datum()), Some(names), Some(max_tries), Some(at)];
-        INSERT.with(|plan| insert(self.creation, plan, &values))
+        let values = [Some(self.run.as_datum()), Some(ids), Some(names), Some(max_tries), Some(at)];
+        let mut inserted = INSERT.with(|plan| insert(self.creation, plan, &values));
+        if inserted.len() == order.len() {
+            let by_name = memory::collect(inserted.iter().copied());
+            order.iter().zip(by_name).for_each(|(n, id)| inserted[*n] = id);
+        }
+        inserted
+    }
+
+    fn new_ids(&self) -> Vec<Uuid> {
+        memory::collect(self.names.iter().map(|_| Uuid::new()))
     }
 
     /// Inserts them by the direct path, and returns their IDs; `None` if that cannot.
     fn insert_directly(&self) -> Option<Vec<Uuid>> {
         let Entities { heap, columns, .. } = Entities::open_for_creation(self.creation.kind)?;
         let (task, max_tries) = (columns.task?, heap.column("max_tries"));
-        let ids = memory::collect(self.names.iter().map(|_| Uuid::new()));
+        let ids = self.new_ids();
         let (queued, at) = (text_datum(State::Queued.as_str()), Datum::from(self.creation.at));
         let mut rows = NewRows::new(heap.width(), ids.len());
         for (id, name) in ids.iter().zip(self.names) {

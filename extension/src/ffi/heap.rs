@@ -56,6 +56,18 @@ impl Heap {
         unsafe { &*self.0 }
     }
 
+    /// Returns the schema of the table.
+    pub fn schema(&self) -> Oid {
+        // SAFETY: the description of an open table.
+        unsafe { (*self.relation().rd_rel).relnamespace }
+    }
+
+    /// Returns the owner of the table.
+    pub fn owner(&self) -> Oid {
+        // SAFETY: the description of an open table.
+        unsafe { (*self.relation().rd_rel).relowner }
+    }
+
     /// Returns the number of columns, dropped ones included.
     pub fn width(&self) -> usize {
         // SAFETY: an open table has a descriptor.

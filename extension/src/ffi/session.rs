@@ -105,6 +105,31 @@ pub fn may_update(table: Oid, column: usize) -> bool {
     }
 }
 
+/// Whether a role may insert into a table.
+pub fn may_insert(table: Oid, role: Oid) -> bool {
+    // SAFETY: catalog look-up.
+    unsafe {
+        #[allow(clippy::useless_conversion)]
+        let right = pg_sys::ACL_INSERT.into();
+        pg_sys::pg_class_aclcheck(table, role, right) == pg_sys::AclResult::ACLCHECK_OK
+    }
+}
+
+/// Whether the current role may use the names of a schema, as any statement asks.
+pub fn may_use_schema(schema: Oid) -> bool {
+    // SAFETY: catalog look-up.
+    unsafe {
+        let role = pg_sys::GetUserId();
+        #[allow(clippy::useless_conversion)]
+        let right = pg_sys::ACL_USAGE.into();
+        #[cfg(feature = "pg15")]
+        let result = pg_sys::pg_namespace_aclcheck(schema, role, right);
+        #[cfg(not(feature = "pg15"))]
+        let result = pg_sys::object_aclcheck(pg_sys::NamespaceRelationId, schema, role, right);
+        result == pg_sys::AclResult::ACLCHECK_OK
+    }
+}
+
 /// Whether maintenance runs the code of a table's owner now.
 pub fn is_restricted_operation() -> bool {
     // SAFETY: a value of this process.

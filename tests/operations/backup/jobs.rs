@@ -32,7 +32,7 @@ fn digest(client: &mut Client) -> Vec<String> {
                     AND c.relname NOT LIKE 'state_count%' ORDER BY 1";
     let tables: Vec<String> = client.query(tables, &[]).unwrap().iter().map(|row| row.get(0)).collect();
     let sequences = "SELECT format('%s at %s', sequencename, last_value) FROM pg_sequences
-                     WHERE schemaname = 'workflow' ORDER BY 1";
+                     WHERE schemaname = 'workflow' AND sequencename LIKE '%\\_id\\_seq' ORDER BY 1";
     let mut all: Vec<String> = client.query(sequences, &[]).unwrap().iter().map(|row| row.get(0)).collect();
     all.extend(tables.iter().map(|table| {
         let sql =
