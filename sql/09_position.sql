@@ -131,26 +131,38 @@ $$;
 COMMENT ON FUNCTION workflow.unfinished_transactions(workflow.feed_position) IS
 'Internal: returns the transactions in progress at a position''s snapshot that may have written events below its floor_id.';
 
+CREATE FUNCTION workflow.late_ids(pos workflow.feed_position)
+RETURNS SETOF bigint
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+ROWS 10
+AS $$
+BEGIN
+    RETURN QUERY
+        SELECT w.id
+        FROM workflow.unfinished_transactions(pos) AS x (transaction_id)
+        CROSS JOIN LATERAL workflow.written_ids(x.transaction_id, pos.acked_id, pos.floor_id, 0, 2147483647) AS w (id);
+    -- Up to acked_id, what the open window did not show.
+    RETURN QUERY
+        SELECT w.id
+        FROM workflow.unfinished_transactions(
+            ROW(
+                pos.window_snapshot, pos.window_next_transaction_id, pos.window_floor_id, NULL, NULL, NULL, NULL, NULL, NULL
+            )::workflow.feed_position
+        ) AS x (transaction_id)
+        CROSS JOIN LATERAL workflow.written_ids(x.transaction_id, 0, pos.acked_id, 0, 2147483647) AS w (id);
+END
+$$;
+COMMENT ON FUNCTION workflow.late_ids(workflow.feed_position) IS
+'Internal: returns the ids up to the higher one of a position''s floor_id and acked_id that transactions in progress at its snapshots have written.';
+
 CREATE FUNCTION workflow.late_events(pos workflow.feed_position)
 RETURNS SETOF workflow.state_history
 -- Without settings of its own, so that it becomes part of the query that calls it.
 LANGUAGE sql STABLE PARALLEL SAFE
 AS $$
     SELECT h.*
-    FROM (
-        SELECT w.id
-        FROM workflow.unfinished_transactions($1) AS x (transaction_id)
-        CROSS JOIN LATERAL workflow.written_ids(x.transaction_id, ($1).acked_id, ($1).floor_id, 0, 2147483647) AS w (id)
-        UNION ALL
-        -- Up to acked_id, what the open window did not show.
-        SELECT w.id
-        FROM workflow.unfinished_transactions(
-            ROW(
-                ($1).window_snapshot, ($1).window_next_transaction_id, ($1).window_floor_id, NULL, NULL, NULL, NULL, NULL, NULL
-            )::workflow.feed_position
-        ) AS x (transaction_id)
-        CROSS JOIN LATERAL workflow.written_ids(x.transaction_id, 0, ($1).acked_id, 0, 2147483647) AS w (id)
-    ) AS w
+    FROM workflow.late_ids($1) AS w (id)
     -- One by one: a plan from when the table was small would read all of it for a join.
     CROSS JOIN LATERAL (
         SELECT * FROM workflow.state_history AS e WHERE e.id OPERATOR(pg_catalog.=) w.id LIMIT 1

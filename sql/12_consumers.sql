@@ -218,20 +218,16 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    -- The table came from another database, by a restored dump or by logical replication. The history may not be complete
-    -- yet.
-    IF workflow.is_foreign(workflow.position_of(consumer)) THEN
-        PERFORM workflow.refuse_copy(format('use consumer "%s"', left(consumer.name, 250)));
-        RAISE EXCEPTION USING
-            ERRCODE = 'object_not_in_prerequisite_state',
-            MESSAGE = format('cannot use consumer "%s": its position is of another database', left(consumer.name, 250)),
-            DETAIL = jsonb_build_object('consumer', left(consumer.name, 250), 'floor_id', consumer.floor_id)::text,
-            HINT = 'When the restore is complete, the owner of the extension calls finish_copy() once.';
-    END IF;
+    PERFORM workflow.refuse_copy(format('use consumer "%s"', left(consumer.name, 250)));
+    RAISE EXCEPTION USING
+        ERRCODE = 'object_not_in_prerequisite_state',
+        MESSAGE = format('cannot use consumer "%s": its position is of another database', left(consumer.name, 250)),
+        DETAIL = jsonb_build_object('consumer', left(consumer.name, 250), 'floor_id', consumer.floor_id)::text,
+        HINT = 'When the restore is complete, the owner of the extension calls finish_copy() once.';
 END
 $$;
 COMMENT ON FUNCTION workflow.refuse_foreign(workflow.consumers) IS
-'Internal: raises 55000 if the position of a consumer is of another database, until finish_copy().';
+'Internal: raises 55000 for a consumer whose position is of another database, which finish_copy() changes.';
 
 CREATE FUNCTION workflow.lock_consumer(name text, lease bigint, ignores_lease boolean DEFAULT false)
 RETURNS workflow.feed_position
@@ -240,6 +236,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     consumer workflow.consumers;
+    pos workflow.feed_position;
     now timestamptz := clock_timestamp();
 BEGIN
     -- A position that is computed from a part of the history would skip the other events.
@@ -252,7 +249,12 @@ BEGIN
     IF consumer.given_up_at IS NOT NULL THEN
         PERFORM workflow.refuse_given_up(name, to_jsonb(consumer.given_up_at) #>> '{}');
     END IF;
-    PERFORM workflow.refuse_foreign(consumer);
+    pos := workflow.position_of(consumer);
+    -- The table came from another database, by a restored dump or by logical replication. The history may not be complete
+    -- yet.
+    IF workflow.is_foreign(pos) THEN
+        PERFORM workflow.refuse_foreign(consumer);
+    END IF;
     IF NOT ignores_lease AND (
         (lease IS NULL AND workflow.is_leased(consumer))
         OR (lease IS NOT NULL AND (lease <> consumer.lease_number OR consumer.lease_expires_at IS NULL)))
@@ -267,7 +269,7 @@ BEGIN
         SET lease_expires_at = now + c.lease_duration
         WHERE c.name = lock_consumer.name;
     END IF;
-    RETURN workflow.position_of(consumer);
+    RETURN pos;
 END
 $$;
 COMMENT ON FUNCTION workflow.lock_consumer(text, bigint, boolean) IS
@@ -290,7 +292,9 @@ BEGIN
     IF consumer.given_up_at IS NOT NULL THEN
         PERFORM workflow.refuse_given_up(name, to_jsonb(consumer.given_up_at) #>> '{}');
     END IF;
-    PERFORM workflow.refuse_foreign(consumer);
+    IF workflow.is_foreign(workflow.position_of(consumer)) THEN
+        PERFORM workflow.refuse_foreign(consumer);
+    END IF;
     RETURN workflow.has_events(workflow.position_of(consumer));
 END
 $$;

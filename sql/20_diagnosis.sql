@@ -173,10 +173,7 @@ FROM (
         c.snapshot, c.next_transaction_id, c.floor_id,
         c.window_snapshot, c.window_next_transaction_id, c.window_floor_id, c.window_ceiling_id,
         c.acked_id, c.system_identifier
-    )::workflow.feed_position AS pos,
-        ROW(
-        c.window_snapshot, c.window_next_transaction_id, c.window_floor_id, NULL, NULL, NULL, NULL, NULL, NULL
-    )::workflow.feed_position AS window_end
+    )::workflow.feed_position AS pos
     FROM workflow.consumers AS c
 ) AS c
 CROSS JOIN LATERAL (
@@ -188,15 +185,7 @@ CROSS JOIN LATERAL (
         UNION ALL
         -- As late_events() finds them. A view reads tables with its owner's rights, a function with the caller's.
         SELECT h.id, h.transaction_id, h.changed_at
-        FROM (
-            SELECT w.id
-            FROM workflow.unfinished_transactions(c.pos) AS x (transaction_id)
-            CROSS JOIN LATERAL workflow.written_ids(x.transaction_id, c.acked_id, c.floor_id, 0, 2147483647) AS w (id)
-            UNION ALL
-            SELECT w.id
-            FROM workflow.unfinished_transactions(c.window_end) AS x (transaction_id)
-            CROSS JOIN LATERAL workflow.written_ids(x.transaction_id, 0, c.acked_id, 0, 2147483647) AS w (id)
-        ) AS w
+        FROM workflow.late_ids(c.pos) AS w (id)
         -- One by one: a plan from when the table was small would read all of it for a join.
         CROSS JOIN LATERAL (
             SELECT * FROM workflow.state_history AS e WHERE e.id OPERATOR(pg_catalog.=) w.id LIMIT 1

@@ -93,25 +93,33 @@ pub fn may_write_directly() -> bool {
 
 /// Whether the current role may read a table and update this column.
 pub fn may_update(table: Oid, column: usize) -> bool {
-    // SAFETY: catalog look-ups.
-    unsafe {
-        let role = pg_sys::GetUserId();
+    // SAFETY: catalog look-up.
+    let may_update_column = || unsafe {
         #[allow(clippy::useless_conversion)]
         let right = pg_sys::ACL_UPDATE.into();
-        may_read(table)
-            && (pg_sys::pg_attribute_aclcheck(table, column as pg_sys::AttrNumber, role, right)
-                == pg_sys::AclResult::ACLCHECK_OK
-                || pg_sys::pg_class_aclcheck(table, role, right) == pg_sys::AclResult::ACLCHECK_OK)
-    }
+        pg_sys::pg_attribute_aclcheck(table, column as pg_sys::AttrNumber, pg_sys::GetUserId(), right)
+            == pg_sys::AclResult::ACLCHECK_OK
+    };
+    may_read(table) && (may_update_column() || has_right(table, user(), pg_sys::ACL_UPDATE))
 }
 
 /// Whether a role may insert into a table.
 pub fn may_insert(table: Oid, role: Oid) -> bool {
+    has_right(table, role, pg_sys::ACL_INSERT)
+}
+
+/// Whether the current role may read a table or a view.
+pub fn may_read(relation: Oid) -> bool {
+    has_right(relation, user(), pg_sys::ACL_SELECT)
+}
+
+fn has_right(relation: Oid, role: Oid, right: u32) -> bool {
     // SAFETY: catalog look-up.
     unsafe {
+        // Its type has 32 bits in PostgreSQL 15, and 64 later.
         #[allow(clippy::useless_conversion)]
-        let right = pg_sys::ACL_INSERT.into();
-        pg_sys::pg_class_aclcheck(table, role, right) == pg_sys::AclResult::ACLCHECK_OK
+        let right = right.into();
+        pg_sys::pg_class_aclcheck(relation, role, right) == pg_sys::AclResult::ACLCHECK_OK
     }
 }
 
@@ -134,17 +142,6 @@ pub fn may_use_schema(schema: Oid) -> bool {
 pub fn is_restricted_operation() -> bool {
     // SAFETY: a value of this process.
     unsafe { pg_sys::InSecurityRestrictedOperation() }
-}
-
-/// Whether the current role may read a table or a view.
-pub fn may_read(relation: Oid) -> bool {
-    // SAFETY: catalog look-up.
-    unsafe {
-        // Its type has 32 bits in PostgreSQL 15, and 64 later.
-        #[allow(clippy::useless_conversion)]
-        let right = pg_sys::ACL_SELECT.into();
-        pg_sys::pg_class_aclcheck(relation, pg_sys::GetUserId(), right) == pg_sys::AclResult::ACLCHECK_OK
-    }
 }
 
 /// Runs `work` as `owner`, as PostgreSQL runs foreign key checks. If `work` raises an error, the end of the
