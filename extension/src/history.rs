@@ -121,7 +121,7 @@ impl Leaf {
     fn write(&mut self, events: &[Event], origin: Origin) {
         let mut rows = Rows::new(self.heap.width(), events.len());
         events.iter().for_each(|event| rows.push(&self.columns.values(event, origin)));
-        if !self.is_direct() || !self.heap.insert(&mut rows, None) {
+        if !self.is_direct() || !self.heap.insert(&mut rows) {
             let table = self.heap.relation().rd_id;
             self.executor.get_or_insert_with(|| Inserter::open(table)).insert(&rows);
         }

@@ -155,11 +155,11 @@ impl Tasks<'_> {
         let ids = self.new_ids();
         let (queued, at) = (text_datum(State::Queued.as_str()), Datum::from(self.creation.at));
         let mut rows = NewRows::new(heap.width(), ids.len());
-        for (id, name) in ids.iter().zip(self.names) {
+        for n in self.by_name() {
             rows.push(&[
-                (columns.id, id.as_datum()),
+                (columns.id, ids[n].as_datum()),
                 (columns.parent, self.run.as_datum()),
-                (task.task_id, text_datum(name)),
+                (task.task_id, text_datum(&self.names[n])),
                 (columns.state, queued),
                 (columns.version, Datum::from(1i64)),
                 (task.try_number, Datum::from(0)),
@@ -168,14 +168,14 @@ impl Tasks<'_> {
                 (columns.updated_at, at),
             ]);
         }
-        let is_inserted = heap.insert(&mut rows, Some(&self.by_name()));
+        let is_inserted = heap.insert(&mut rows);
         rows.free();
         heap.close();
         is_inserted.then_some(ids)
     }
 
-    /// Returns the tasks' numbers in the order of their names. Of two calls that create tasks of the same names, one then
-    /// waits for the other, and neither for each other.
+    /// Returns the tasks' numbers in the order of their names, in which they are inserted. Of two calls that create tasks
+    /// of the same names, one then waits for the other, and neither for each other.
     fn by_name(&self) -> Vec<usize> {
         let mut order = memory::collect(0..self.names.len());
         order.sort_unstable_by_key(|n| &self.names[*n]);

@@ -146,17 +146,15 @@ impl Heap {
         }
     }
 
-    /// Inserts rows. Returns false, and inserts nothing, if an index needs more than an entry. See [`Indexes::insert`] for
-    /// the order.
-    pub fn insert(&self, rows: &mut Rows, unique_order: Option<&[usize]>) -> bool {
-        // SAFETY: the rows are of this table, which is a heap; the order has each of their numbers. The closure holds no
-        // destructor.
+    /// Inserts rows. Returns false, and inserts nothing, if an index needs more than an entry.
+    pub fn insert(&self, rows: &mut Rows) -> bool {
+        // SAFETY: the rows are of this table, which is a heap. The closure holds no destructor.
         unsafe {
             pg_guard_ffi_boundary(|| {
                 let indexes = Indexes::open(self.0);
                 if indexes.are_plain {
                     insert(self.0, rows);
-                    indexes.insert(self.0, rows, unique_order);
+                    indexes.insert(self.0, rows);
                 }
                 indexes.close();
                 indexes.are_plain

@@ -106,22 +106,20 @@ impl Indexes {
         }
     }
 
-    /// Inserts the entries of new rows, an index after the other. Those of unique keys are inserted in this order of the
-    /// rows; without one, in theirs.
+    /// Inserts the entries of new rows, an index after the other.
     ///
     /// # Safety
     /// The rows must be in the table. Called within a boundary.
-    pub unsafe fn insert(&self, table: Relation, rows: &mut Rows, unique_order: Option<&[usize]>) {
+    pub unsafe fn insert(&self, table: Relation, rows: &mut Rows) {
         for n in 0..self.count {
             // SAFETY: the caller's promise.
             unsafe {
                 let index = self.open[n];
-                let order = unique_order.filter(|_| (*(*index).rd_index).indisunique);
                 for row in 0..rows.len() {
                     if pg_sys::InterruptPending != 0 {
                         raw::ProcessInterrupts();
                     }
-                    let (values, nulls, place) = rows.parts(order.map_or(row, |order| order[row]));
+                    let (values, nulls, place) = rows.parts(row);
                     Entry { values, nulls, place, is_unchanged: false }.insert(table, index, self.infos.add(n));
                 }
             }

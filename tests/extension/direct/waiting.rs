@@ -125,6 +125,29 @@ fn creation_waits_the_same_by_either_path() {
     assert_none(&found);
 }
 
+/// A deletion takes the rows as they lie in the table, and stops at the first one that is locked.
+#[test]
+fn deletion_meets_the_tasks_in_the_same_order_by_either_path() {
+    let start = |name: &str| {
+        let id = format!("SELECT id FROM workflow.task_instances WHERE dag_run_id = '{{r0}}' AND task_id = '{name}'");
+        format!("SELECT workflow.transition_task_instance(({id}), 'queued', 'running')")
+    };
+    for locked in ["z1", "z5", "z9"] {
+        let others = ["z9", "z1", "z5"].into_iter().filter(|name| *name != locked);
+        let sequence = [
+            entities(),
+            run(0, &["SELECT task_id FROM workflow.create_task_instances('{r0}', ARRAY['z9', 'z1', 'z5'])"]),
+            open(&start(locked)),
+            run(1, &["DELETE FROM workflow.dag_runs WHERE id = '{r0}'"]),
+            run(2, &["SET lock_timeout = '50ms'"]),
+            others.map(|other| Step::until_it_ends(2, start(other))).collect(),
+            run(0, &["COMMIT"]),
+        ]
+        .concat();
+        assert_none(&faults(&mut stage().pair(), locked, &sequence));
+    }
+}
+
 /// While it is built, an index is not valid, and then not complete.
 #[test]
 fn index_built_concurrently_has_every_row() {
