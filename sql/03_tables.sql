@@ -208,6 +208,19 @@ COMMENT ON COLUMN workflow.dropped_partitions.last_changed_at IS 'time of its la
 COMMENT ON COLUMN workflow.dropped_partitions.dropped_at IS 'time at which it was dropped';
 COMMENT ON COLUMN workflow.dropped_partitions.dropped_by IS 'login role (session_user)';
 
+CREATE TABLE workflow.copies (
+    first_id    bigint      NOT NULL,
+    finished_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    finished_by text        NOT NULL DEFAULT SESSION_USER,
+    CONSTRAINT copies_pkey PRIMARY KEY (first_id)
+);
+
+COMMENT ON TABLE workflow.copies IS
+'Calls of finish_copy(). Events with lower ids have transaction IDs of the database that this one was copied from.';
+COMMENT ON COLUMN workflow.copies.first_id IS 'events of this database have higher ids';
+COMMENT ON COLUMN workflow.copies.finished_at IS 'time of the call';
+COMMENT ON COLUMN workflow.copies.finished_by IS 'login role (session_user)';
+
 CREATE TABLE workflow.purges (
     id             uuid        NOT NULL DEFAULT workflow.uuid_v7(),
     purged_at      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),

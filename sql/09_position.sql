@@ -138,10 +138,13 @@ SET search_path = pg_catalog, pg_temp
 ROWS 10
 AS $$
 BEGIN
+    -- Events of an earlier partition can have transaction IDs of another cluster: see is_in_window().
     RETURN QUERY
         SELECT w.id
         FROM workflow.unfinished_transactions(pos) AS x (transaction_id)
-        CROSS JOIN LATERAL workflow.written_ids(x.transaction_id, pos.acked_id, pos.floor_id, 0, 2147483647) AS w (id);
+        CROSS JOIN LATERAL workflow.written_ids(
+            x.transaction_id, pos.acked_id, pos.floor_id, workflow.partition_start(pos.floor_id), 2147483647
+        ) AS w (id);
     -- Up to acked_id, what the open window did not show.
     RETURN QUERY
         SELECT w.id
@@ -150,7 +153,9 @@ BEGIN
                 pos.window_snapshot, pos.window_next_transaction_id, pos.window_floor_id, NULL, NULL, NULL, NULL, NULL, NULL
             )::workflow.feed_position
         ) AS x (transaction_id)
-        CROSS JOIN LATERAL workflow.written_ids(x.transaction_id, 0, pos.acked_id, 0, 2147483647) AS w (id);
+        CROSS JOIN LATERAL workflow.written_ids(
+            x.transaction_id, 0, pos.acked_id, workflow.partition_start(pos.window_floor_id), 2147483647
+        ) AS w (id);
 END
 $$;
 COMMENT ON FUNCTION workflow.late_ids(workflow.feed_position) IS
@@ -288,8 +293,11 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    window_end record := workflow.current_place();
+    window_end record;
 BEGIN
+    -- Its mark can be that of this database: see finish_copy().
+    PERFORM workflow.refuse_subscriber('read events');
+    window_end := workflow.current_place();
     -- TRUNCATE moves the consumers; setval() does not. New events below the floor would not be found.
     IF pos.floor_id > window_end.ceiling_id THEN
         RAISE EXCEPTION USING
@@ -302,9 +310,11 @@ BEGIN
     -- in the first window by their ids alone: all that the snapshot shows. Later transactions draw higher ids. The calling
     -- one may have written in a partition that its snapshot does not know.
     IF window_end.floor_id IS NULL AND pos.snapshot IS NULL THEN
-        window_end.floor_id := (
-            SELECT max(h.id) FROM workflow.state_history AS h
-            WHERE h.transaction_id IS DISTINCT FROM pg_current_xact_id_if_assigned());
+        window_end.floor_id := greatest(
+            (SELECT max(h.id) FROM workflow.state_history AS h
+             WHERE h.transaction_id IS DISTINCT FROM pg_current_xact_id_if_assigned()),
+            -- Above the ids of another cluster, also if this one has written none yet.
+            (SELECT max(c.first_id) FROM workflow.copies AS c));
     END IF;
     -- A window that ended with an old snapshot knows no better than the ID of that time. Each read would step through
     -- all transactions since the snapshot; there are never as many in progress.
@@ -319,7 +329,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.open_window(workflow.feed_position) IS
-'Internal: returns the position with a window up to the latest committed event. Writes nothing. Errors: 55000 the sequence of ids has been set back.';
+'Internal: returns the position with a window up to the latest committed event. Writes nothing. Errors: 55000 a subscription writes this database, or the sequence of ids has been set back.';
 
 CREATE FUNCTION workflow.close_window(pos workflow.feed_position)
 RETURNS workflow.feed_position
@@ -366,7 +376,7 @@ BEGIN
                 (
                     SELECT h.id
                     FROM workflow.state_history AS h
-                    WHERE h.id > pos.floor_id
+                    WHERE h.id > greatest(pos.floor_id, pos.acked_id)
                         AND h.id <= foreign_id
                         AND NOT workflow.is_acknowledged(pos, h.id, h.transaction_id)
                     ORDER BY h.id

@@ -52,7 +52,7 @@ COMMENT ON COLUMN workflow.consumers.window_next_transaction_id IS 'next_transac
 COMMENT ON COLUMN workflow.consumers.window_floor_id IS 'floor_id at the end of the window; null: no window is open';
 COMMENT ON COLUMN workflow.consumers.window_ceiling_id IS 'no event of the window has an id above it; null: no window is open';
 COMMENT ON COLUMN workflow.consumers.acked_id IS 'last acknowledged event of the window; 0: none';
-COMMENT ON COLUMN workflow.consumers.system_identifier IS 'origin() of the database that the snapshots belong to';
+COMMENT ON COLUMN workflow.consumers.system_identifier IS 'origin() of the database that the snapshots belong to; 0: not this one';
 COMMENT ON COLUMN workflow.consumers.lease_number IS 'number of the last lease; see lease_consumer()';
 COMMENT ON COLUMN workflow.consumers.lease_holder IS 'name that the holder of the lease gave; null: never leased';
 COMMENT ON COLUMN workflow.consumers.lease_duration IS 'duration by which each read and acknowledgement renews the lease; null: never leased';
@@ -71,6 +71,18 @@ LANGUAGE c STABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'owns_consumer_wrapper';
 COMMENT ON FUNCTION workflow.owns_consumer(text) IS
 'Internal: returns whether the current role has the privileges of the owner of a consumer, or of workflow_admin.';
+
+CREATE FUNCTION workflow.forget_origin()
+RETURNS trigger
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'forget_origin_wrapper';
+COMMENT ON FUNCTION workflow.forget_origin() IS
+'BEFORE INSERT on consumers: sets no origin, so that a restored row is that of another database until finish_copy(), also if it was this one. create_consumer() sets it.';
+
+CREATE TRIGGER forget_origin
+BEFORE INSERT ON workflow.consumers
+FOR EACH ROW EXECUTE FUNCTION workflow.forget_origin();
+ALTER TABLE workflow.consumers ENABLE ALWAYS TRIGGER forget_origin;
 
 CREATE POLICY owner ON workflow.consumers USING (workflow.owns_consumer(owner));
 ALTER TABLE workflow.consumers ENABLE ROW LEVEL SECURITY;
@@ -141,12 +153,13 @@ BEGIN
     IF NOT coalesce(from_beginning, false) THEN
         pos := workflow.close_window(workflow.open_window(pos));
     END IF;
-    pos.system_identifier := workflow.origin();
     INSERT INTO workflow.consumers (name, snapshot, next_transaction_id, floor_id,
         window_snapshot, window_next_transaction_id, window_floor_id, window_ceiling_id, acked_id, system_identifier)
     VALUES (create_consumer.name, pos.*)
     ON CONFLICT ON CONSTRAINT consumers_pkey DO NOTHING;
     IF FOUND THEN
+        -- See forget_origin().
+        UPDATE workflow.consumers AS c SET system_identifier = workflow.origin() WHERE c.name = create_consumer.name;
         RETURN true;
     END IF;
     IF NOT EXISTS (SELECT FROM workflow.consumers AS c WHERE c.name = create_consumer.name) THEN
@@ -156,7 +169,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.create_consumer(text, boolean) IS
-'Creates a consumer of the event feed that starts with the next commit, or with the first event still stored. The current role owns it. Returns false and changes nothing if it already exists. Errors: 22023 bad argument, 42501 the consumer of that name belongs to another role, 55000 a subscription writes this database, or finish_copy() was not called.';
+'Creates a consumer of the event feed that starts with the next commit, or with the first event still stored. The current role owns it. Returns false and changes nothing if it already exists. Errors: 22023 bad argument, 42501 the consumer of that name belongs to another role, 55000 a subscription or pg_restore writes this database, or finish_copy() was not called.';
 
 CREATE FUNCTION workflow.store_position(consumer text, pos workflow.feed_position, returned_id bigint DEFAULT NULL)
 RETURNS void

@@ -69,22 +69,21 @@ FROM (VALUES
     ('dags'::pg_catalog.text), ('dag_runs'), ('task_instances'), ('task_logs'), ('state_history')
 ) AS t (name);
 
-CREATE FUNCTION workflow.lock_tenant_tables()
+CREATE FUNCTION workflow.lock_in_attempts(locks text)
 RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     began timestamptz := clock_timestamp();
     timeout text := current_setting('lock_timeout');
 BEGIN
-    -- Others lock these tables in any order. So it waits for each one for less than deadlock_timeout, then releases all
-    -- and tries again: no transaction of others becomes the victim of a deadlock, or waits behind it for long.
+    -- Others lock the same in any order. So it waits for each lock for less than deadlock_timeout, then releases all and
+    -- tries again: no transaction of others becomes the victim of a deadlock, or waits behind it for long.
     LOOP
         BEGIN
             PERFORM set_config('lock_timeout', '100ms', true);
-            LOCK TABLE workflow.dags, workflow.dag_runs, workflow.task_instances, workflow.task_logs, workflow.state_history
-                IN ACCESS EXCLUSIVE MODE;
+            EXECUTE locks;
             EXIT;
         EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
             IF timeout::interval <> '0' AND clock_timestamp() >= began + timeout::interval THEN
@@ -96,8 +95,8 @@ BEGIN
     PERFORM set_config('lock_timeout', timeout, true);
 END
 $$;
-COMMENT ON FUNCTION workflow.lock_tenant_tables() IS
-'Internal: waits, up to lock_timeout, until no other session uses the tables that row security guards, and locks them.';
+COMMENT ON FUNCTION workflow.lock_in_attempts(text) IS
+'Internal: acquires the locks of these statements all at once, and waits up to lock_timeout for that.';
 
 CREATE FUNCTION workflow.enable_row_security()
 RETURNS void
@@ -106,7 +105,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     -- A transaction that has used a table would not notice the change before it ends.
-    PERFORM workflow.lock_tenant_tables();
+    PERFORM workflow.lock_in_attempts('LOCK TABLE workflow.dags, workflow.dag_runs, workflow.task_instances,
+        workflow.task_logs, workflow.state_history IN ACCESS EXCLUSIVE MODE');
     INSERT INTO workflow.row_security (is_enabled) SELECT true WHERE NOT EXISTS (SELECT FROM workflow.row_security AS s WHERE s.is_enabled);
 END
 $$;

@@ -412,6 +412,8 @@ BEGIN
         EXIT WHEN last.last_changed_at >= before;
         dropped := NULL;
         FOR late IN SELECT g.* FROM workflow.give_up_consumers(past.end_id, last.last_changed_at, dry_run) AS g LOOP
+            -- Only named: before the next partition it is there again.
+            CONTINUE WHEN late.name = ANY (given_up);
             IF dry_run THEN
                 given_up := given_up || late.name;
             END IF;

@@ -11,6 +11,7 @@ SELECT pg_catalog.pg_extension_config_dump('workflow.state_history_0', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.state_history_1', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.state_history_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.dropped_partitions', '');
+SELECT pg_catalog.pg_extension_config_dump('workflow.copies', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.purges', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.consumers', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.consumer_checkpoints', '');

@@ -38,8 +38,8 @@ TO workflow_reader;
 -- The last ids: for the view partitions.
 GRANT SELECT ON SEQUENCE workflow.state_history_id_seq, workflow.task_logs_id_seq TO workflow_reader;
 GRANT USAGE ON SEQUENCE workflow.lease_number_seq TO workflow_writer;
--- verify() reads it with the rights of its caller.
-GRANT SELECT ON workflow.dropped_partitions TO PUBLIC;
+-- Functions read them with the rights of their caller.
+GRANT SELECT ON workflow.dropped_partitions, workflow.copies TO PUBLIC;
 
 -- For schedulers, workers and the server. The guard trigger checks every UPDATE of a run and a task: programs can write
 -- whole rows back.
@@ -87,7 +87,7 @@ REVOKE EXECUTE ON FUNCTION
     workflow.purge(timestamptz, boolean, integer),
     workflow.purge_runs(timestamptz, integer, boolean),
     workflow.purge_partitions(timestamptz, boolean),
-    workflow.lock_tenant_tables(),
+    workflow.lock_in_attempts(text),
     workflow.enable_row_security(),
     workflow.disable_row_security(),
     workflow.forget_state_counts(),
@@ -143,6 +143,7 @@ REVOKE EXECUTE ON FUNCTION
     workflow.forget_counts(),
     workflow.check_fields(),
     workflow.replan(),
+    workflow.forget_origin(),
     workflow.load_library(),
     workflow.refuse_drop()
 FROM PUBLIC, workflow_reader;

@@ -34,6 +34,7 @@ mod extension {
 mod feed {
     mod acknowledgements;
     mod chaos;
+    mod copies;
     pub mod events;
     mod follow;
     mod isolation;

@@ -32,7 +32,7 @@ fn is_possible() -> bool {
 /// What was asked about a table, once.
 #[derive(Clone, Copy)]
 struct Facts {
-    is_ordinary: bool,
+    takes_locks: bool,
     takes_transitions: bool,
     takes_creations: bool,
     /// Whether row security hides no row from any role.
@@ -140,7 +140,7 @@ impl Entities {
 /// is no such run. The role must be the table's owner.
 pub fn lock_run(run: Uuid) -> Option<Uuid> {
     let Entities { heap, columns, facts, .. } = Entities::open_with(EntityType::DagRun, Lock::Rows)?;
-    let found = if facts.is_ordinary { heap.find(columns.id, run) } else { None };
+    let found = if facts.takes_locks { heap.find(columns.id, run) } else { None };
     let dag = found.and_then(|found| {
         let dag = heap.lock_key(&found).then(|| found.row().uuid(columns.parent)).flatten();
         found.release();
@@ -158,7 +158,7 @@ impl Facts {
             && heap.foreign_keys() == [(parent_table(kind), vec![columns.parent])]
             && has_our_checks(kind, heap, columns);
         Facts {
-            is_ordinary,
+            takes_locks: is_ordinary && session::may_lock_rows(heap.relation().rd_id, heap.owner()),
             takes_transitions: is_ours && heap.fires_only(Event::Update, &[c"guard", c"record"].map(function)),
             takes_creations: is_ours
                 && kind == EntityType::TaskInstance

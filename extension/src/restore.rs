@@ -20,6 +20,18 @@ fn prepare_load(_: Trigger) -> Datum {
     Datum::null()
 }
 
+export_trigger!(
+    forget_origin_wrapper,
+    pg_finfo_forget_origin_wrapper,
+    forget_origin,
+    [Use::new(BEFORE_INSERT, "consumers").each_row()]
+);
+
+/// BEFORE INSERT FOR EACH ROW: no database has this origin.
+fn forget_origin(trigger: Trigger) -> Datum {
+    trigger.new_with(&[(trigger.column("system_identifier"), Some(Datum::from(0i64)))])
+}
+
 /// Prepares for entities inserted without their history.
 pub fn prepare_entities() {
     counts::forget();

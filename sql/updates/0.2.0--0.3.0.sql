@@ -60,6 +60,8 @@ $$;
 ALTER TABLE workflow.state_history ADD COLUMN acted_as text;
 -- From now on deletions are events.
 ALTER TABLE workflow.state_history ALTER COLUMN new_state DROP NOT NULL;
+-- take table workflow.copies
+SELECT pg_catalog.pg_extension_config_dump('workflow.copies', '');
 -- take table workflow.purges
 SELECT pg_catalog.pg_extension_config_dump('workflow.purges', '');
 
@@ -128,6 +130,11 @@ SELECT pg_catalog.setval(
 -- take function workflow.origin
 UPDATE workflow.consumers AS c SET system_identifier = workflow.origin()
 WHERE c.system_identifier OPERATOR(pg_catalog.=) workflow.system_identifier();
+-- take function workflow.forget_origin
+CREATE TRIGGER forget_origin
+BEFORE INSERT ON workflow.consumers
+FOR EACH ROW EXECUTE FUNCTION workflow.forget_origin();
+ALTER TABLE workflow.consumers ENABLE ALWAYS TRIGGER forget_origin;
 UPDATE workflow.consumer_checkpoints AS c SET system_identifier = workflow.origin()
 WHERE c.system_identifier OPERATOR(pg_catalog.=) workflow.system_identifier();
 UPDATE workflow.state_count_place AS p SET system_identifier = workflow.origin()
@@ -193,7 +200,8 @@ REVOKE ALL ON SEQUENCE workflow.database_mark, workflow.lease_number_seq
 FROM PUBLIC, workflow_reader, workflow_writer, workflow_admin;
 GRANT USAGE ON SEQUENCE workflow.lease_number_seq TO workflow_writer;
 SELECT pg_catalog.setval('workflow.lease_number_seq', GREATEST(1, pg_catalog.max(c.lease_number)))
-FROM workflow.consumers AS c;
+FROM workflow.consumers AS c
+WHERE c.lease_number OPERATOR(pg_catalog.<) 1000000000000000000;
 -- take function workflow.lease_consumer
 -- take function workflow.release_consumer
 -- take function workflow.save_checkpoint
@@ -225,6 +233,9 @@ FOR EACH ROW EXECUTE FUNCTION workflow.check_fields();
 -- take function workflow.refuse_copy
 -- take function workflow.forget_notifications
 -- take function workflow.refuse_block
+-- take function workflow.refuse_fixed_snapshot
+-- take function workflow.restoring_process
+-- take function workflow.refuse_restore
 -- take function workflow.finish_copy
 
 REVOKE UPDATE (state, execution_date, conf) ON workflow.dag_runs FROM workflow_writer;
@@ -308,7 +319,7 @@ FOR EACH STATEMENT EXECUTE FUNCTION workflow.replan();
 ALTER TABLE workflow.row_security ENABLE ALWAYS TRIGGER replan;
 ALTER TABLE workflow.row_security ENABLE ALWAYS TRIGGER replan_truncated;
 -- take function workflow.create_policy
--- take function workflow.lock_tenant_tables
+-- take function workflow.lock_in_attempts
 -- take function workflow.enable_row_security
 -- take function workflow.disable_row_security
 -- take function workflow.count_states

@@ -39,7 +39,7 @@ BEGIN
 END
 $$;
 DROP FUNCTION workflow.create_policy(text, text);
-DROP FUNCTION workflow.lock_tenant_tables();
+DROP FUNCTION workflow.lock_in_attempts(text);
 ALTER EXTENSION pg_workflow DROP TABLE workflow.row_security;
 DROP TABLE workflow.row_security;
 DROP FUNCTION workflow.replan();
@@ -183,6 +183,8 @@ $$;
 ALTER TABLE workflow.state_history ALTER COLUMN new_state SET NOT NULL;
 ALTER EXTENSION pg_workflow DROP TABLE workflow.purges;
 DROP TABLE workflow.purges;
+ALTER EXTENSION pg_workflow DROP TABLE workflow.copies;
+DROP TABLE workflow.copies;
 DROP TRIGGER prepare_load ON workflow.task_logs;
 
 -- The primary keys and the CHECK go with their columns.
@@ -199,6 +201,8 @@ DROP FUNCTION workflow.is_acknowledged(workflow.feed_position, bigint, xid8);
 DROP FUNCTION workflow.is_in_window(workflow.feed_position, bigint, xid8);
 DROP FUNCTION workflow.is_foreign(workflow.feed_position);
 DROP FUNCTION workflow.refuse_foreign(workflow.consumers);
+DROP TRIGGER forget_origin ON workflow.consumers;
+DROP FUNCTION workflow.forget_origin();
 UPDATE workflow.consumers AS c SET system_identifier = workflow.system_identifier()
 WHERE c.system_identifier OPERATOR(pg_catalog.=) workflow.origin();
 UPDATE workflow.consumer_checkpoints AS c SET system_identifier = workflow.system_identifier()
@@ -274,6 +278,9 @@ DROP FUNCTION workflow.refuse_copy(text);
 DROP FUNCTION workflow.refuse_subscriber(text);
 DROP FUNCTION workflow.finish_copy();
 DROP FUNCTION workflow.refuse_block(text);
+DROP FUNCTION workflow.refuse_fixed_snapshot(text);
+DROP FUNCTION workflow.restoring_process();
+DROP FUNCTION workflow.refuse_restore(text);
 DROP FUNCTION workflow.forget_notifications();
 DROP FUNCTION workflow.shows_all_tenants();
 DROP TYPE workflow.feed_position;

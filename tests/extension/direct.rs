@@ -165,14 +165,30 @@ fn what_a_statement_would_reject_is_rejected() {
         retry,
         "SELECT workflow.transition_task_instance('{t1}', 'queued', 'running')",
     ];
-    let without_right = [
-        "ALTER TABLE workflow.task_instances OWNER TO fuzz_writer",
-        "REVOKE INSERT ON workflow.task_instances FROM fuzz_writer",
-        "SELECT count(*) FROM workflow.create_task_instances('{r0}', ARRAY['rejected'])",
+    // The names in its body were looked up by its owner.
+    let without_schema = [
+        "CREATE FUNCTION public.start(task uuid) RETURNS bigint LANGUAGE sql BEGIN ATOMIC
+             SELECT workflow.transition_task_instance(task, 'queued', 'running'); END",
+        "REVOKE USAGE ON SCHEMA workflow FROM fuzz_mover",
+        "SET ROLE fuzz_mover",
+        "SELECT public.start('{t0}')",
     ];
-    for (title, sequence) in [("publication", &without_identity[..]), ("owner", &without_right)] {
+    for (title, sequence) in [("publication", &without_identity[..]), ("schema", &without_schema)] {
         let sequence = [entities(), steps(sequence)].concat();
         assert_none(&faults(&mut stage().pair(), title, &sequence));
+    }
+    // An owner can revoke its own rights.
+    for table in ["dag_runs", "task_instances", "state_history"] {
+        for right in ["SELECT", "INSERT", "UPDATE"] {
+            let revoke = [
+                "GRANT CREATE ON SCHEMA workflow TO fuzz_writer",
+                &format!("ALTER TABLE workflow.{table} OWNER TO fuzz_writer"),
+                &format!("REVOKE {right} ON workflow.{table} FROM fuzz_writer"),
+                "SELECT count(*) FROM workflow.create_task_instances('{r0}', ARRAY['rejected'])",
+            ];
+            let sequence = [entities(), steps(&revoke)].concat();
+            assert_none(&faults(&mut stage().pair(), &format!("{right} ON {table}"), &sequence));
+        }
     }
 }
 

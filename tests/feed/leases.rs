@@ -4,6 +4,26 @@ use pg_workflow_tests::*;
 use postgres::Client;
 use serde_json::Value;
 
+/// Its consumers had leases in the other database.
+#[test]
+fn copy_gives_no_number_of_a_lease_again() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let lease = |client: &mut Client| -> i64 {
+        client.query_one("SELECT workflow.lease_consumer('c', 'holder')", &[]).unwrap().get(0)
+    };
+    let restored = "SELECT workflow.create_consumer('c'), workflow.create_consumer('made up');
+        SELECT setval('workflow.lease_number_seq', 1, false);
+        UPDATE workflow.consumers SET system_identifier = 1, lease_number = 7 WHERE name = 'c';
+        UPDATE workflow.consumers SET lease_number = 9223372036854775807 WHERE name = 'made up';
+        SELECT workflow.finish_copy()";
+    restored.split_inclusive(';').for_each(|sql| client.batch_execute(sql).unwrap());
+    let first = lease(client);
+    client.batch_execute("SELECT workflow.drop_consumer('c'), workflow.create_consumer('c')").unwrap();
+    let second = lease(&mut db.connect());
+    assert!(7 < first && first < second && second < 1000, "{first}, {second}");
+}
+
 #[test]
 fn only_lease_holder_reads_leased_consumer() {
     let db = Db::new();

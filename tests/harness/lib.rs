@@ -34,4 +34,4 @@ pub use redis_subscriber::Subscriber;
 pub use server::{log_of, serve, server_binary};
 pub use trace::real_trace;
 pub use transition::{Transition, start_task};
-pub use waiting::{PATIENCE, wait_until};
+pub use waiting::{PATIENCE, SetOnDrop, wait_until};

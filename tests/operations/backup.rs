@@ -12,7 +12,7 @@ use uuid::Uuid;
 use xtask::stack::postgres::{PRELOADED, Postgres, Shutdown};
 use xtask::stack::process::clean_environment;
 
-/// All rows of all tables, and the values of all sequences.
+/// All rows of all tables, without the database that they belong to, and the values of all sequences.
 fn contents(client: &mut Client) -> Vec<String> {
     // Stored counts belong to one cluster. A new extension has a row of row_security already.
     let tables = "SELECT c.oid::regclass::text FROM pg_class AS c
@@ -22,7 +22,9 @@ fn contents(client: &mut Client) -> Vec<String> {
     let shows_all: bool = client.query_one("SELECT workflow.shows_all_tenants()", &[]).unwrap().get(0);
     let mut all = vec![format!("shows all tenants: {shows_all}")];
     for table in tables {
-        let rows = client.query(&format!("SELECT t::text FROM {table} AS t ORDER BY 1"), &[]).unwrap();
+        let rows = client
+            .query(&format!("SELECT (to_jsonb(t) - 'system_identifier')::text FROM {table} AS t ORDER BY 1"), &[])
+            .unwrap();
         all.extend(rows.iter().map(|row| format!("{table}: {}", row.get::<_, String>(0))));
     }
     let sql = "SELECT format('%s at %s', sequencename, last_value) FROM pg_sequences

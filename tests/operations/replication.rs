@@ -153,7 +153,6 @@ fn switch_loses_and_doubles_no_event() {
         .batch_execute("DO $$ BEGIN FOR n IN 1..1000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$")
         .unwrap();
     let leader = relay(old, &redis, "");
-
     let (sender, stop) = channel();
     let position = std::thread::scope(|scope| {
         let writer = scope.spawn(move || write(old, &stop));
@@ -172,12 +171,18 @@ fn switch_loses_and_doubles_no_event() {
     let mut listener = new.connect();
     listener.batch_execute("LISTEN workflow_events").unwrap();
     let copy = &mut new.connect();
+    // As in a subscriber that is made from a copy of the files.
+    let own = "INSERT INTO workflow.consumers (name, floor_id, system_identifier) VALUES ('own', 0, 0);
+               UPDATE workflow.consumers SET system_identifier = workflow.origin() WHERE name = 'own'";
+    copy.batch_execute(own).unwrap();
     for refused in [
         "SELECT workflow.create_consumer('local')",
         "SELECT workflow.current_position()",
         "SELECT * FROM workflow.read_events('half')",
         &format!("SELECT * FROM workflow.follow_events('{early}')"),
         &format!("SELECT * FROM workflow.follow_events('{position}')"),
+        "SELECT * FROM workflow.read_events('own')",
+        "CALL workflow.wait_for_events('own', interval '0')",
         "CALL workflow.wait_for_events('half', interval '0')",
         &format!("CALL workflow.wait_for_events_after('{position}', interval '0')"),
         "SELECT workflow.finish_copy()",
@@ -236,6 +241,7 @@ fn resume(upgrade: &Upgrade, copied: usize, received: &mut Received, mut positio
             move_on();
             received.drain(client, "drained");
             received.read(client, "half", 7);
+            received.read(client, "own", 7);
             position = received.follow(client, position);
             steps += 1;
         }
@@ -247,6 +253,7 @@ fn resume(upgrade: &Upgrade, copied: usize, received: &mut Received, mut positio
     assert!(steps > 5, "the IDs overlap");
     received.drain(client, "drained");
     received.drain(client, "half");
+    received.drain(client, "own");
     received.follow(client, position);
 }
 

@@ -73,15 +73,6 @@ fn update_oldest_under_load(client: &mut Client, version: &str) {
     panic!("ten deadlocks in a row");
 }
 
-/// Ends the threads that wait for these flags, also if the test panics.
-struct SetOnDrop<'a>(&'a [&'a AtomicBool]);
-
-impl Drop for SetOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.iter().for_each(|flag| flag.store(true, Ordering::Release));
-    }
-}
-
 /// Describes all objects of the schema, one line each.
 pub fn catalog(client: &mut Client) -> Vec<String> {
     let rows = client.query(include_str!("versions/catalog.sql"), &[]).unwrap();

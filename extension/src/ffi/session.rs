@@ -103,9 +103,14 @@ pub fn may_update(table: Oid, column: usize) -> bool {
     may_read(table) && (may_update_column() || has_right(table, user(), pg_sys::ACL_UPDATE))
 }
 
-/// Whether a role may insert into a table.
+/// Whether a role may insert into a table, and return what it has inserted.
 pub fn may_insert(table: Oid, role: Oid) -> bool {
-    has_right(table, role, pg_sys::ACL_INSERT)
+    [pg_sys::ACL_INSERT, pg_sys::ACL_SELECT].iter().all(|right| has_right(table, role, *right))
+}
+
+/// Whether a role may lock the rows of a table.
+pub fn may_lock_rows(table: Oid, role: Oid) -> bool {
+    [pg_sys::ACL_SELECT, pg_sys::ACL_UPDATE].iter().all(|right| has_right(table, role, *right))
 }
 
 /// Whether the current role may read a table or a view.
@@ -197,4 +202,23 @@ pub fn backend_number() -> usize {
     #[cfg(not(any(feature = "pg15", feature = "pg16")))]
     let number = unsafe { pg_sys::MyProcNumber };
     number as usize
+}
+
+/// Returns the process of another session of this database that belongs to a superuser and has this application name.
+/// The view of sessions hides the names of other roles' sessions.
+pub fn superuser_named(name: &CStr) -> Option<i32> {
+    // SAFETY: PostgreSQL copies the states of all sessions once a transaction; they are numbered from 1, and an entry has a
+    // NUL-terminated name.
+    let is_named = |number| unsafe {
+        #[cfg(feature = "pg15")]
+        let entry = pg_sys::pgstat_fetch_stat_local_beentry(number);
+        #[cfg(not(feature = "pg15"))]
+        let entry = pg_sys::pgstat_get_local_beentry_by_index(number);
+        let status = &entry.as_ref()?.backendStatus;
+        let is_other = status.st_procpid != pg_sys::MyProcPid && status.st_databaseid == pg_sys::MyDatabaseId;
+        (is_other && CStr::from_ptr(status.st_appname) == name && pg_sys::superuser_arg(status.st_userid))
+            .then_some(status.st_procpid)
+    };
+    // SAFETY: as above.
+    (1..=unsafe { pg_sys::pgstat_fetch_stat_numbackends() }).find_map(is_named)
 }

@@ -180,10 +180,11 @@ impl<'a> Trigger<'a> {
         let mut numbers: Vec<i32> = changes.iter().map(|(number, _)| *number as i32).collect();
         let mut values: Vec<Datum> = changes.iter().map(|(_, value)| value.unwrap_or(Datum::null())).collect();
         let mut nulls: Vec<bool> = changes.iter().map(|(_, value)| value.is_none()).collect();
+        let is_insert = self.1.event & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_INSERT;
         // SAFETY: the arrays have the given length, and the values have their columns' types.
         Datum::from(unsafe {
             pg_sys::heap_modify_tuple_by_cols(
-                self.0.tg_newtuple,
+                if is_insert { self.0.tg_trigtuple } else { self.0.tg_newtuple },
                 self.descriptor(),
                 changes.len() as i32,
                 numbers.as_mut_ptr(),
