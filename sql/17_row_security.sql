@@ -69,7 +69,7 @@ FROM (VALUES
     ('dags'::pg_catalog.text), ('dag_runs'), ('task_instances'), ('task_logs'), ('state_history')
 ) AS t (name);
 
-CREATE FUNCTION workflow.lock_in_attempts(locks text)
+CREATE FUNCTION workflow.lock_in_attempts(change text)
 RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
@@ -83,7 +83,17 @@ BEGIN
     LOOP
         BEGIN
             PERFORM set_config('lock_timeout', '100ms', true);
-            EXECUTE locks;
+            IF change = 'copy' THEN
+                PERFORM FROM workflow.consumers FOR UPDATE;
+                PERFORM FROM workflow.state_count_place FOR UPDATE;
+                -- A partition of the logs has a foreign key.
+                LOCK TABLE ONLY workflow.task_instances IN SHARE ROW EXCLUSIVE MODE;
+                -- As in switch_to_partition(): no transaction in progress has written into an earlier partition.
+                LOCK TABLE ONLY workflow.task_logs, ONLY workflow.state_history IN ACCESS EXCLUSIVE MODE;
+            ELSE
+                LOCK TABLE workflow.dags, workflow.dag_runs, workflow.task_instances, workflow.task_logs, workflow.state_history
+                    IN ACCESS EXCLUSIVE MODE;
+            END IF;
             EXIT;
         EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
             IF timeout::interval <> '0' AND clock_timestamp() >= began + timeout::interval THEN
@@ -96,7 +106,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.lock_in_attempts(text) IS
-'Internal: acquires the locks of these statements all at once, and waits up to lock_timeout for that.';
+'Internal: acquires all locks for a change, "copy" or "isolation", at once, and waits up to lock_timeout for that.';
 
 CREATE FUNCTION workflow.enable_row_security()
 RETURNS void
@@ -105,8 +115,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     -- A transaction that has used a table would not notice the change before it ends.
-    PERFORM workflow.lock_in_attempts('LOCK TABLE workflow.dags, workflow.dag_runs, workflow.task_instances,
-        workflow.task_logs, workflow.state_history IN ACCESS EXCLUSIVE MODE');
+    PERFORM workflow.lock_in_attempts('isolation');
     INSERT INTO workflow.row_security (is_enabled) SELECT true WHERE NOT EXISTS (SELECT FROM workflow.row_security AS s WHERE s.is_enabled);
 END
 $$;

@@ -145,13 +145,7 @@ BEGIN
     PERFORM workflow.refuse_restore('finish the copy');
     PERFORM workflow.refuse_fixed_snapshot('finish the copy');
     INSERT INTO workflow.state_count_place DEFAULT VALUES ON CONFLICT DO NOTHING;
-    -- All that it locks below. A partition of the logs has a foreign key. The last as in switch_to_partition(): no
-    -- transaction in progress has written into an earlier partition.
-    PERFORM workflow.lock_in_attempts('
-        SELECT FROM workflow.consumers FOR UPDATE;
-        SELECT FROM workflow.state_count_place FOR UPDATE;
-        LOCK TABLE ONLY workflow.task_instances IN SHARE ROW EXCLUSIVE MODE;
-        LOCK TABLE ONLY workflow.task_logs, ONLY workflow.state_history IN ACCESS EXCLUSIVE MODE');
+    PERFORM workflow.lock_in_attempts('copy');
     -- The first one after all rows; a repeated call finds it again.
     SELECT greatest(
             coalesce(max(r.last_id) / workflow.partition_size(), 0) + 1,
