@@ -216,7 +216,7 @@ CREATE TABLE workflow.copies (
 );
 
 COMMENT ON TABLE workflow.copies IS
-'Calls of finish_copy(). Events with lower ids have transaction IDs of the database that this one was copied from.';
+'Calls of finish_copy(), and updates from 0.2.0. Events with lower ids can have transaction IDs of a database that this one was copied from.';
 COMMENT ON COLUMN workflow.copies.first_id IS 'events of this database have higher ids';
 COMMENT ON COLUMN workflow.copies.finished_at IS 'time of the call';
 COMMENT ON COLUMN workflow.copies.finished_by IS 'login role (session_user)';

@@ -12,18 +12,28 @@ COMMENT ON FUNCTION workflow.system_identifier() IS
 -- The mark of this database: a dump leaves it out. A copy of the cluster's files keeps it, as it keeps transaction IDs.
 CREATE SEQUENCE workflow.database_mark MAXVALUE 9223372036854775807;
 COMMENT ON SEQUENCE workflow.database_mark IS
-'Internal: a random number, drawn by CREATE EXTENSION; see origin().';
-SELECT pg_catalog.setval(
-    'workflow.database_mark',
-    pg_catalog.hashtextextended(pg_catalog.gen_random_uuid()::pg_catalog.text, 0)
-        OPERATOR(pg_catalog.&) 9223372036854775806 OPERATOR(pg_catalog.+) 1);
+'Internal: a random number, drawn by CREATE EXTENSION, or by finish_copy() after a restore; see origin().';
+
+CREATE FUNCTION workflow.draw_mark()
+RETURNS void
+LANGUAGE sql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT setval('workflow.database_mark', (hashtextextended(gen_random_uuid()::text, 0) & 9223372036854775806) + 1)
+$$;
+COMMENT ON FUNCTION workflow.draw_mark() IS
+'Internal: draws the mark of this database. For the owner.';
+
+-- Not in a restore, which turns row_security off: the feed is closed until finish_copy().
+SELECT workflow.draw_mark()
+WHERE pg_catalog.current_setting('row_security'::pg_catalog.text) OPERATOR(pg_catalog.=) 'on';
 
 CREATE FUNCTION workflow.origin()
 RETURNS bigint
 LANGUAGE c STABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'origin_wrapper';
 COMMENT ON FUNCTION workflow.origin() IS
-'Internal: returns the mark of this database. In a database with another one its transaction IDs mean nothing.';
+'Internal: returns the mark of this database; 0: none is drawn yet. In a database with another one its transaction IDs mean nothing.';
 
 CREATE FUNCTION workflow.timeline()
 RETURNS bigint

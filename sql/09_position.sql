@@ -54,6 +54,7 @@ RETURNS boolean
 LANGUAGE sql STABLE PARALLEL SAFE
 AS $$
     SELECT ($1).system_identifier OPERATOR(pg_catalog.<>) workflow.origin()
+        OR ($1).system_identifier OPERATOR(pg_catalog.=) 0
         -- A copy of the cluster's files has its origin, and went on to transaction IDs of its own. No snapshot of this
         -- cluster is ahead of a later one, also after a crash: a transaction is in the log before it is in a snapshot.
         OR COALESCE(

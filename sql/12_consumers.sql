@@ -169,7 +169,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.create_consumer(text, boolean) IS
-'Creates a consumer of the event feed that starts with the next commit, or with the first event still stored. The current role owns it. Returns false and changes nothing if it already exists. Errors: 22023 bad argument, 42501 the consumer of that name belongs to another role, 55000 a subscription or pg_restore writes this database, or finish_copy() was not called.';
+'Creates a consumer of the event feed that starts with the next commit, or with the first event still stored. The current role owns it. Returns false and changes nothing if it already exists. Errors: 22023 bad argument, 42501 the consumer of that name belongs to another role, 55000 a subscription writes this database, or finish_copy() was not called.';
 
 CREATE FUNCTION workflow.store_position(consumer text, pos workflow.feed_position, returned_id bigint DEFAULT NULL)
 RETURNS void

@@ -69,6 +69,29 @@ FROM (VALUES
     ('dags'::pg_catalog.text), ('dag_runs'), ('task_instances'), ('task_logs'), ('state_history')
 ) AS t (name);
 
+CREATE FUNCTION workflow.cancel_vacuum()
+RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM pg_cancel_backend(a.pid)
+    FROM pg_stat_activity AS a
+    JOIN pg_locks AS l ON l.pid = a.pid
+    JOIN pg_class AS c ON c.oid = l.relation
+    WHERE a.datname = current_database()
+        AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+        AND c.relnamespace = 'workflow'::regnamespace
+        AND a.backend_type = 'autovacuum worker'
+        AND a.query NOT LIKE '%(to prevent wraparound)';
+EXCEPTION WHEN insufficient_privilege THEN
+    -- The owner is no superuser.
+    NULL;
+END
+$$;
+COMMENT ON FUNCTION workflow.cancel_vacuum() IS
+'Internal: cancels autovacuum in the tables of the extension, as PostgreSQL does for a session that waits for a lock longer than deadlock_timeout.';
+
 CREATE FUNCTION workflow.lock_in_attempts(change text)
 RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
@@ -77,6 +100,7 @@ AS $$
 DECLARE
     began timestamptz := clock_timestamp();
     timeout text := current_setting('lock_timeout');
+    pause double precision := 0.1;
 BEGIN
     -- Others lock the same in any order. So it waits for each lock for less than deadlock_timeout, then releases all and
     -- tries again: no transaction of others becomes the victim of a deadlock, or waits behind it for long.
@@ -84,7 +108,7 @@ BEGIN
         BEGIN
             PERFORM set_config('lock_timeout', '100ms', true);
             IF change = 'copy' THEN
-                PERFORM FROM workflow.consumers FOR UPDATE;
+                LOCK TABLE workflow.consumers, workflow.consumer_checkpoints IN EXCLUSIVE MODE;
                 PERFORM FROM workflow.state_count_place FOR UPDATE;
                 -- A partition of the logs has a foreign key.
                 LOCK TABLE ONLY workflow.task_instances IN SHARE ROW EXCLUSIVE MODE;
@@ -100,7 +124,9 @@ BEGIN
                 RAISE;
             END IF;
         END;
-        PERFORM pg_sleep(random() * 0.1);
+        PERFORM workflow.cancel_vacuum();
+        PERFORM pg_sleep(random() * pause);
+        pause := least(2 * pause, 2);
     END LOOP;
     PERFORM set_config('lock_timeout', timeout, true);
 END

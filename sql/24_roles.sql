@@ -87,6 +87,7 @@ REVOKE EXECUTE ON FUNCTION
     workflow.purge(timestamptz, boolean, integer),
     workflow.purge_runs(timestamptz, integer, boolean),
     workflow.purge_partitions(timestamptz, boolean),
+    workflow.cancel_vacuum(),
     workflow.lock_in_attempts(text),
     workflow.enable_row_security(),
     workflow.disable_row_security(),
@@ -98,6 +99,10 @@ REVOKE EXECUTE ON FUNCTION
     workflow.drop_partition(text, text),
     workflow.drop_old_partitions(timestamptz, boolean),
     workflow.forget_notifications(),
+    workflow.draw_mark(),
+    workflow.refuse_early_end(),
+    workflow.relocate_consumers(bigint),
+    workflow.enable_triggers(),
     workflow.finish_copy()
 FROM PUBLIC, workflow_reader;
 

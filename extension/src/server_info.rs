@@ -3,7 +3,7 @@
 use crate::errors;
 use crate::ffi::sequence::Sequence;
 use crate::ffi::uuid::Uuid;
-use crate::ffi::{cluster, session, transaction, wal};
+use crate::ffi::{cluster, transaction, wal};
 use crate::rights;
 use pgrx::pg_extern;
 
@@ -26,11 +26,6 @@ fn system_identifier() -> i64 {
 fn origin() -> i64 {
     let mark = rights::as_owner_of(c"database_mark", || Sequence::find(c"database_mark").map(|mark| mark.last_value()));
     mark.unwrap_or_else(|| errors::not_a_member("sequence workflow.database_mark"))
-}
-
-#[pg_extern(sql = false)]
-fn restoring_process() -> Option<i32> {
-    session::superuser_named(c"pg_restore")
 }
 
 /// Refuses a transaction block.

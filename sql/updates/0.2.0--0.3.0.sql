@@ -62,6 +62,11 @@ ALTER TABLE workflow.state_history ADD COLUMN acted_as text;
 ALTER TABLE workflow.state_history ALTER COLUMN new_state DROP NOT NULL;
 -- take table workflow.copies
 SELECT pg_catalog.pg_extension_config_dump('workflow.copies', '');
+-- Earlier partitions can have events of another database: finish_copy() of 0.2.0 noted nothing. No transaction is in progress in them.
+INSERT INTO workflow.copies (first_id)
+SELECT s.last_value OPERATOR(pg_catalog.-) (s.last_value OPERATOR(pg_catalog.%) 1000000000000)
+FROM workflow.state_history_id_seq AS s
+WHERE s.last_value OPERATOR(pg_catalog.>=) 1000000000000;
 -- take table workflow.purges
 SELECT pg_catalog.pg_extension_config_dump('workflow.purges', '');
 
@@ -121,11 +126,9 @@ ALTER TABLE workflow.consumer_checkpoints ENABLE ROW LEVEL SECURITY;
 -- The mark of this database: a dump leaves it out. A copy of the cluster's files keeps it, as it keeps transaction IDs.
 CREATE SEQUENCE workflow.database_mark MAXVALUE 9223372036854775807;
 COMMENT ON SEQUENCE workflow.database_mark IS
-'Internal: a random number, drawn by CREATE EXTENSION; see origin().';
-SELECT pg_catalog.setval(
-    'workflow.database_mark',
-    pg_catalog.hashtextextended(pg_catalog.gen_random_uuid()::pg_catalog.text, 0)
-        OPERATOR(pg_catalog.&) 9223372036854775806 OPERATOR(pg_catalog.+) 1);
+'Internal: a random number, drawn by CREATE EXTENSION, or by finish_copy() after a restore; see origin().';
+-- take function workflow.draw_mark
+SELECT workflow.draw_mark();
 
 -- take function workflow.origin
 UPDATE workflow.consumers AS c SET system_identifier = workflow.origin()
@@ -233,9 +236,9 @@ FOR EACH ROW EXECUTE FUNCTION workflow.check_fields();
 -- take function workflow.refuse_copy
 -- take function workflow.forget_notifications
 -- take function workflow.refuse_block
--- take function workflow.refuse_fixed_snapshot
--- take function workflow.restoring_process
--- take function workflow.refuse_restore
+-- take function workflow.refuse_early_end
+-- take function workflow.relocate_consumers
+-- take function workflow.enable_triggers
 -- take function workflow.finish_copy
 
 REVOKE UPDATE (state, execution_date, conf) ON workflow.dag_runs FROM workflow_writer;
@@ -319,6 +322,7 @@ FOR EACH STATEMENT EXECUTE FUNCTION workflow.replan();
 ALTER TABLE workflow.row_security ENABLE ALWAYS TRIGGER replan;
 ALTER TABLE workflow.row_security ENABLE ALWAYS TRIGGER replan_truncated;
 -- take function workflow.create_policy
+-- take function workflow.cancel_vacuum
 -- take function workflow.lock_in_attempts
 -- take function workflow.enable_row_security
 -- take function workflow.disable_row_security

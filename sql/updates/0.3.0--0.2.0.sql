@@ -40,6 +40,7 @@ END
 $$;
 DROP FUNCTION workflow.create_policy(text, text);
 DROP FUNCTION workflow.lock_in_attempts(text);
+DROP FUNCTION workflow.cancel_vacuum();
 ALTER EXTENSION pg_workflow DROP TABLE workflow.row_security;
 DROP TABLE workflow.row_security;
 DROP FUNCTION workflow.replan();
@@ -210,6 +211,7 @@ WHERE c.system_identifier OPERATOR(pg_catalog.=) workflow.origin();
 UPDATE workflow.state_count_place AS p SET system_identifier = workflow.system_identifier()
 WHERE p.system_identifier OPERATOR(pg_catalog.=) workflow.origin();
 DROP FUNCTION workflow.origin();
+DROP FUNCTION workflow.draw_mark();
 DROP SEQUENCE workflow.database_mark;
 DROP SEQUENCE workflow.lease_number_seq;
 DROP FUNCTION workflow.unfinished_transactions(workflow.feed_position);
@@ -278,9 +280,9 @@ DROP FUNCTION workflow.refuse_copy(text);
 DROP FUNCTION workflow.refuse_subscriber(text);
 DROP FUNCTION workflow.finish_copy();
 DROP FUNCTION workflow.refuse_block(text);
-DROP FUNCTION workflow.refuse_fixed_snapshot(text);
-DROP FUNCTION workflow.restoring_process();
-DROP FUNCTION workflow.refuse_restore(text);
+DROP FUNCTION workflow.refuse_early_end();
+DROP FUNCTION workflow.relocate_consumers(bigint);
+DROP FUNCTION workflow.enable_triggers();
 DROP FUNCTION workflow.forget_notifications();
 DROP FUNCTION workflow.shows_all_tenants();
 DROP TYPE workflow.feed_position;

@@ -4,6 +4,7 @@ use pg_workflow_tests::*;
 use postgres::error::SqlState;
 use postgres::{Client, GenericClient, IsolationLevel, NoTls};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use xtask::stack::postgres::PRELOADED;
 
 /// As a restored dump has them.
 const FOREIGN: &str = "UPDATE workflow.consumers SET system_identifier = system_identifier + 1";
@@ -72,6 +73,67 @@ fn hold_transaction_id(db: &Db, events: &str) -> Client {
     holder
 }
 
+/// pg_dump and pg_restore set row_security so: also before there are any rows.
+#[test]
+fn feed_of_a_restored_database_is_closed_until_finish_copy() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    client
+        .batch_execute("DROP EXTENSION pg_workflow CASCADE; SET row_security = off; CREATE EXTENSION pg_workflow")
+        .unwrap();
+    client.batch_execute("SELECT workflow.disable_row_security(); RESET row_security").unwrap();
+    create_task(client);
+    client
+        .batch_execute("INSERT INTO workflow.consumers (name, floor_id, system_identifier) VALUES ('a', 0, 0)")
+        .unwrap();
+    for sql in [
+        "SELECT workflow.create_consumer('new')",
+        "SELECT workflow.create_consumer('new', true)",
+        "SELECT workflow.current_position()",
+        "SELECT workflow.read_events('a')",
+        "CALL workflow.wait_for_events('a', interval '0')",
+    ] {
+        let told = failure(client.batch_execute(sql));
+        assert!(told.sqlstate == "55000" && told.hint.contains("finish_copy()"), "{sql}: {told:?}");
+    }
+    for _ in 0..2 {
+        client.batch_execute("SELECT workflow.finish_copy(), workflow.create_consumer('new')").unwrap();
+        assert_eq!(read(client, 10), history(client));
+        client.batch_execute("SELECT workflow.drop_consumer('new')").unwrap();
+    }
+    let mark = "SELECT workflow.origin() > 0";
+    assert!(client.query_one(mark, &[]).unwrap().get::<_, bool>(0));
+}
+
+/// Its rows of copies are those of the publisher.
+#[test]
+fn first_id_of_a_subscriber_is_not_below_that_of_its_publisher() {
+    let db = with_events(3);
+    let client = &mut db.connect();
+    client.batch_execute("INSERT INTO workflow.copies (first_id) VALUES (3000000000000)").unwrap();
+    client.batch_execute("SELECT workflow.finish_copy()").unwrap();
+    create_tasks(client, 2);
+    for level in [IsolationLevel::RepeatableRead, IsolationLevel::ReadCommitted] {
+        let mut reading = client.build_transaction().isolation_level(level).start().unwrap();
+        assert_eq!(read(&mut reading, 100), history(&mut db.connect()));
+        reading.commit().unwrap();
+    }
+}
+
+#[test]
+fn first_id_is_known_after_a_downgrade() {
+    let db = with_events(3);
+    let client = &mut db.connect();
+    client.batch_execute("SELECT workflow.finish_copy()").unwrap();
+    let sql = "SELECT first_id FROM workflow.copies";
+    let before = ids(client, sql);
+    assert_eq!(before.len(), 1);
+    for version in ["0.2.0", "0.3.0"] {
+        client.batch_execute(&format!("ALTER EXTENSION pg_workflow UPDATE TO '{version}'")).unwrap();
+    }
+    assert_eq!(ids(client, sql), before);
+}
+
 #[test]
 fn finish_copy_never_sets_a_sequence_back() {
     let db = with_events(2);
@@ -103,11 +165,15 @@ fn finish_copy_finds_positions_after_ids_that_were_rolled_back() {
     undone.rollback().unwrap();
     let before = consume(client, 100);
     assert!(read(client, 100).is_empty());
+    client.batch_execute("SELECT workflow.save_checkpoint('a', '{1}')").unwrap();
     let copy = "SELECT setval('workflow.state_history_id_seq', 1, false); SELECT setval('workflow.task_logs_id_seq', 1, false)";
     client.batch_execute(&format!("{copy}; {FOREIGN}")).unwrap();
     client.batch_execute("SELECT workflow.finish_copy()").unwrap();
     create_tasks(client, 8);
-    assert_eq!([before, read(client, 100)].concat(), history(client));
+    let rest = read(client, 100);
+    assert_eq!([before, rest.clone()].concat(), history(client));
+    client.batch_execute("SELECT workflow.rewind_consumer('a', '{1}')").unwrap();
+    assert_eq!(read(client, 100), rest);
 }
 
 /// They can be there long before the history.
@@ -203,21 +269,11 @@ fn finish_copy_is_rejected_before_the_restore_is_complete() {
     // Anybody can call a session so.
     let mut other = Client::connect(&db.url_as(&user), NoTls).unwrap();
     other.batch_execute("SET application_name = 'pg_restore'").unwrap();
-    client.batch_execute("SELECT workflow.create_consumer('early'), workflow.finish_copy()").unwrap();
+    client.batch_execute("SELECT workflow.finish_copy()").unwrap();
     let mut restore = db.connect();
     restore.batch_execute("SET application_name = 'pg_restore'").unwrap();
-    for sql in [
-        "SELECT workflow.create_consumer('new', true)",
-        "SELECT workflow.current_position()",
-        "SELECT workflow.finish_copy()",
-    ] {
-        for session in [&mut *client, &mut db.connect_as(&user)] {
-            let told = failure(session.batch_execute(sql));
-            if told.sqlstate != "42501" {
-                assert!(told.sqlstate == "55000" && told.detail["pid"].is_i64(), "{sql}: {told:?}");
-            }
-        }
-    }
+    let told = failure(client.batch_execute("SELECT workflow.finish_copy()"));
+    assert_eq!((&*told.sqlstate, told.detail["pids"].as_array().unwrap().len()), ("55000", 1));
     drop(restore);
     wait_until("pg_restore has ended", || client.batch_execute("SELECT workflow.finish_copy()").is_ok());
 }
@@ -247,6 +303,40 @@ fn read_until(client: &mut Client, consumer: &str, stop: &AtomicBool, reads: &At
     }
 }
 
+/// As after a restore of a large database.
+#[test]
+fn finish_copy_does_not_wait_for_autovacuum() {
+    let (_cluster, db) = own_cluster("autovacuum", &[PRELOADED, ("autovacuum", "on"), ("autovacuum_naptime", "1s")]);
+    let client = &mut db.connect();
+    let slow = "ALTER TABLE workflow.task_instances SET (
+        autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1, autovacuum_vacuum_insert_threshold = 1)";
+    client.batch_execute(slow).unwrap();
+    create_tasks(client, 20_000);
+    let sql = "SELECT EXISTS (SELECT FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
+        WHERE a.backend_type = 'autovacuum worker' AND l.relation = 'workflow.task_instances'::regclass)";
+    wait_until("autovacuum", || client.query_one(sql, &[]).unwrap().get(0));
+    client.batch_execute("SET lock_timeout = '20s'").unwrap();
+    client.batch_execute("SELECT workflow.finish_copy()").unwrap();
+}
+
+/// As pg_restore does by that option.
+#[test]
+fn finish_copy_enables_triggers_that_a_restore_has_disabled() {
+    let db = with_events(10);
+    let client = &mut db.connect();
+    let acknowledged = consume(client, 4);
+    for table in ["consumers", "row_security"] {
+        let triggers = format!(
+            "ALTER TABLE workflow.{table} DISABLE TRIGGER ALL; ALTER TABLE workflow.{table} ENABLE TRIGGER ALL"
+        );
+        client.batch_execute(&triggers).unwrap();
+    }
+    client.batch_execute("SELECT workflow.finish_copy()").unwrap();
+    let sql = "SELECT count(*) FROM pg_trigger WHERE tgname ~ '^(forget_origin|replan)' AND tgenabled = 'A'";
+    assert_eq!(client.query_one(sql, &[]).unwrap().get::<_, i64>(0), 3);
+    assert_eq!([acknowledged, read(client, 100)].concat(), history(client));
+}
+
 #[test]
 fn finish_copy_deadlocks_with_no_reader_or_writer() {
     let db = Db::new();
@@ -260,6 +350,17 @@ fn finish_copy_deadlocks_with_no_reader_or_writer() {
         let readers = CONSUMERS.map(|consumer| {
             let (mut reader, stop, reads) = (db.connect(), &stop, &reads);
             scope.spawn(move || read_until(&mut reader, consumer, stop, reads))
+        });
+        // In one transaction, as a program that starts.
+        scope.spawn(|| {
+            let starter = &mut db.connect();
+            while !stop_writer.load(Ordering::Relaxed) {
+                let mut starting = starter.transaction().unwrap();
+                starting.batch_execute("SELECT workflow.create_consumer('new', true)").unwrap();
+                starting.batch_execute("SELECT workflow.read_events('new', 5)").unwrap();
+                starting.commit().unwrap();
+                starter.batch_execute("SELECT workflow.drop_consumer('new')").unwrap();
+            }
         });
         let writer = scope.spawn(|| {
             let writer = &mut db.connect();

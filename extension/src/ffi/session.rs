@@ -203,22 +203,3 @@ pub fn backend_number() -> usize {
     let number = unsafe { pg_sys::MyProcNumber };
     number as usize
 }
-
-/// Returns the process of another session of this database that belongs to a superuser and has this application name.
-/// The view of sessions hides the names of other roles' sessions.
-pub fn superuser_named(name: &CStr) -> Option<i32> {
-    // SAFETY: PostgreSQL copies the states of all sessions once a transaction; they are numbered from 1, and an entry has a
-    // NUL-terminated name.
-    let is_named = |number| unsafe {
-        #[cfg(feature = "pg15")]
-        let entry = pg_sys::pgstat_fetch_stat_local_beentry(number);
-        #[cfg(not(feature = "pg15"))]
-        let entry = pg_sys::pgstat_get_local_beentry_by_index(number);
-        let status = &entry.as_ref()?.backendStatus;
-        let is_other = status.st_procpid != pg_sys::MyProcPid && status.st_databaseid == pg_sys::MyDatabaseId;
-        (is_other && CStr::from_ptr(status.st_appname) == name && pg_sys::superuser_arg(status.st_userid))
-            .then_some(status.st_procpid)
-    };
-    // SAFETY: as above.
-    (1..=unsafe { pg_sys::pgstat_fetch_stat_numbackends() }).find_map(is_named)
-}

@@ -129,7 +129,7 @@ fn consumer_that_reads_during_a_restore_loses_nothing() {
     let copy = Db::at(cluster.create_database("copy").unwrap());
     let mut restore = program(&cluster, "pg_restore");
     let mut restore = restore.args(["--exit-on-error", "--jobs=4", "--dbname", copy.url()]).arg(&file).spawn().unwrap();
-    let reader = &mut copy.connect();
+    let (reader, starter) = (&mut copy.connect(), &mut copy.connect());
     let mut refusals = 0;
     let status = loop {
         if let Some(status) = restore.try_wait().unwrap() {
@@ -146,6 +146,8 @@ fn consumer_that_reads_during_a_restore_loses_nothing() {
             refusals += i32::from(code == "55000");
         }
         assert!(got.is_err(), "a part of the history was returned");
+        let created = starter.query("SELECT workflow.create_consumer('new', true)", &[]);
+        assert!(created.is_err(), "a consumer was created before the history was there");
     };
     assert!(status.success());
     assert!(refusals > 0, "the consumer was never there before the history");
