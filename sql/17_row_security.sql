@@ -100,7 +100,6 @@ AS $$
 DECLARE
     began timestamptz := clock_timestamp();
     timeout text := current_setting('lock_timeout');
-    pause double precision := 0.1;
 BEGIN
     -- Others lock the same in any order. So it waits for each lock for less than deadlock_timeout, then releases all and
     -- tries again: no transaction of others becomes the victim of a deadlock, or waits behind it for long.
@@ -125,8 +124,7 @@ BEGIN
             END IF;
         END;
         PERFORM workflow.cancel_vacuum();
-        PERFORM pg_sleep(random() * pause);
-        pause := least(2 * pause, 2);
+        PERFORM pg_sleep(random() * 0.1);
     END LOOP;
     PERFORM set_config('lock_timeout', timeout, true);
 END
