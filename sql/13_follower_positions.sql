@@ -251,7 +251,7 @@ BEGIN
     IF fault IS NULL THEN
         fault := workflow.position_fault(place);
     END IF;
-    IF fault IS NOT NULL OR pos.system_identifier <> workflow.system_identifier() THEN
+    IF fault IS NOT NULL OR pos.system_identifier <> workflow.system_identifier() OR workflow.origin() = 0 THEN
         -- Events before the position may still arrive.
         PERFORM workflow.refuse_copy('follow events');
     END IF;

@@ -263,8 +263,9 @@ fn position_is_checked_in_a_restored_dump() {
     let restored = Db::at(other.create_database("workflow").unwrap());
     other.psql("workflow", &dumped).unwrap();
     let copy = &mut restored.connect();
+    finish(copy, [&before, &after]);
     before.continue_in(copy);
-    after.fail_in(copy, "ahead of this database");
+    after.fail_in(copy, "of another history");
     create_tasks(copy, 40);
     before.continue_in(copy);
     after.fail_in(copy, "of another history");
@@ -272,10 +273,20 @@ fn position_is_checked_in_a_restored_dump() {
     let twin = Db::at(cluster.create_database("twin").unwrap());
     cluster.psql("twin", &dumped).unwrap();
     let copy = &mut twin.connect();
+    finish(copy, [&before, &after]);
     create_tasks(copy, 40);
     before.continue_in(copy);
     after.fail_in(copy, "of another history");
     after.continue_in(client);
+}
+
+/// Finishes a restore. Until then the feed is closed.
+fn finish(client: &mut Client, positions: [&Positions; 2]) {
+    for position in positions.into_iter().flat_map(|taken| [&taken.ended, &taken.partway]) {
+        let told = failure(client.query("SELECT FROM workflow.follow_events($1)", &[position]));
+        assert!(told.sqlstate == "55000" && told.hint.contains("finish_copy()"), "{told:?}");
+    }
+    client.batch_execute("SELECT workflow.finish_copy()").unwrap();
 }
 
 #[test]
