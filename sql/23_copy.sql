@@ -7,13 +7,16 @@
 
 CREATE FUNCTION workflow.is_subscriber()
 RETURNS boolean
-LANGUAGE sql STABLE PARALLEL SAFE
+-- Not sql: that would be parsed and planned at each read.
+LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT EXISTS (
+BEGIN
+    RETURN EXISTS (
         SELECT FROM pg_subscription_rel AS s
         JOIN pg_class AS c ON c.oid = s.srrelid
-        WHERE c.relnamespace = 'workflow'::regnamespace)
+        WHERE c.relnamespace = 'workflow'::regnamespace);
+END
 $$;
 COMMENT ON FUNCTION workflow.is_subscriber() IS
 'Internal: whether a subscription writes the tables of this database.';
