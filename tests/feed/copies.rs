@@ -136,35 +136,32 @@ fn first_id_is_known_after_a_downgrade() {
 
 #[test]
 fn finish_copy_never_sets_a_sequence_back() {
-    let db = with_events(2);
+    let (db, before) = with_reader_after_rolled_back_ids();
     let client = &mut db.connect();
-    client.batch_execute("SELECT workflow.finish_copy()").unwrap();
-    let mut undone = client.transaction().unwrap();
-    create_in(&mut undone, 5);
-    undone.rollback().unwrap();
-    let before = consume(client, 100);
-    assert!(read(client, 100).is_empty());
     client.batch_execute("SELECT workflow.finish_copy()").unwrap();
     create_tasks(client, 8);
     assert_eq!([before, read(client, 100)].concat(), history(client));
 }
 
-fn create_in(client: &mut impl GenericClient, runs: i32) {
-    let sql = "SELECT workflow.create_dag_run(workflow.create_dag('dag ' || n)) FROM generate_series(1, $1) AS n";
-    client.query(sql, &[&runs]).unwrap();
+/// The consumer has read to the end, after five ids of the new partition that no event has; and the events that it had.
+fn with_reader_after_rolled_back_ids() -> (Db, Vec<i64>) {
+    let db = with_events(2);
+    let client = &mut db.connect();
+    client.batch_execute("SELECT workflow.finish_copy()").unwrap();
+    let mut undone = client.transaction().unwrap();
+    let create = "SELECT workflow.create_dag_run(workflow.create_dag('dag ' || n)) FROM generate_series(1, 5) AS n";
+    undone.batch_execute(create).unwrap();
+    undone.rollback().unwrap();
+    let before = consume(client, 100);
+    assert!(read(client, 100).is_empty());
+    (db, before)
 }
 
 /// As after logical replication, which copies no sequence.
 #[test]
 fn finish_copy_finds_positions_after_ids_that_were_rolled_back() {
-    let db = with_events(2);
+    let (db, before) = with_reader_after_rolled_back_ids();
     let client = &mut db.connect();
-    client.batch_execute("SELECT workflow.finish_copy()").unwrap();
-    let mut undone = client.transaction().unwrap();
-    create_in(&mut undone, 5);
-    undone.rollback().unwrap();
-    let before = consume(client, 100);
-    assert!(read(client, 100).is_empty());
     client.batch_execute("SELECT workflow.save_checkpoint('a', '{1}')").unwrap();
     let copy = "SELECT setval('workflow.state_history_id_seq', 1, false); SELECT setval('workflow.task_logs_id_seq', 1, false)";
     client.batch_execute(&format!("{copy}; {FOREIGN}")).unwrap();

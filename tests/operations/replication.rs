@@ -153,6 +153,7 @@ fn switch_loses_and_doubles_no_event() {
         .batch_execute("DO $$ BEGIN FOR n IN 1..1000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$")
         .unwrap();
     let leader = relay(old, &redis, "");
+
     let (sender, stop) = channel();
     let position = std::thread::scope(|scope| {
         let writer = scope.spawn(move || write(old, &stop));
@@ -171,10 +172,14 @@ fn switch_loses_and_doubles_no_event() {
     let mut listener = new.connect();
     listener.batch_execute("LISTEN workflow_events").unwrap();
     let copy = &mut new.connect();
-    // As in a subscriber that is made from a copy of the files.
-    let own = "INSERT INTO workflow.consumers (name, floor_id, system_identifier) VALUES ('own', 0, 0);
+    // As in a subscriber that is made from a copy of the files: it has a mark, and its consumers bear it.
+    let own = "SELECT workflow.draw_mark();
+               INSERT INTO workflow.consumers (name, floor_id, system_identifier) VALUES ('own', 0, 0);
                UPDATE workflow.consumers SET system_identifier = workflow.origin() WHERE name = 'own'";
     copy.batch_execute(own).unwrap();
+    let is_foreign =
+        "SELECT workflow.is_foreign(workflow.position_of(c)) FROM workflow.consumers AS c WHERE name = 'own'";
+    assert!(!copy.query_one(is_foreign, &[]).unwrap().get::<_, bool>(0));
     for refused in [
         "SELECT workflow.create_consumer('local')",
         "SELECT workflow.current_position()",
