@@ -42,7 +42,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.current_position() IS
-'Returns the position after the latest committed event, for follow_events(): an opaque text without white space, quotes and commas. Errors: 25006 the server is a standby, 42501 row security applies to the role, 55000 a subscription writes this database.';
+'Returns the position after the latest committed event, for follow_events(): an opaque text without white space, quotes and commas. Errors: 25006 the server is a standby, 42501 row security applies to the role, 55000 a subscription writes this database, or finish_copy() was not called.';
 
 CREATE FUNCTION workflow.follow_events("position" text, max integer DEFAULT 1000, wait interval DEFAULT '0')
 RETURNS SETOF workflow.followed_event
@@ -96,7 +96,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.follow_events(text, integer, interval) IS
-'Returns the next events after a position, in order within each entity. The last row has the position to use next. Waits up to "wait" for new events, with a snapshot that holds back VACUUM; wait_for_events_after() waits without one. Only durable events are delivered. Writes and locks nothing. Errors: 22023 bad argument, or this database has lost or purged what the position needs, 25006 the server is a standby, 40001 purged or position taken since the transaction''s snapshot, 42501 row security applies to the role, 55000 a subscription writes this database.';
+'Returns the next events after a position, in order within each entity. The last row has the position to use next. Waits up to "wait" for new events, with a snapshot that holds back VACUUM; wait_for_events_after() waits without one. Only durable events are delivered. Writes and locks nothing. Errors: 22023 bad argument, or this database has lost or purged what the position needs, 25006 the server is a standby, 40001 purged or position taken since the transaction''s snapshot, 42501 row security applies to the role, 55000 a subscription writes this database, or finish_copy() was not called.';
 
 CREATE FUNCTION workflow.position_has_events("position" text)
 RETURNS boolean

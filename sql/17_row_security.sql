@@ -80,7 +80,6 @@ BEGIN
     JOIN pg_locks AS l ON l.pid = a.pid
     JOIN pg_class AS c ON c.oid = l.relation
     WHERE a.datname = current_database()
-        AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
         AND c.relnamespace = 'workflow'::regnamespace
         AND a.backend_type = 'autovacuum worker'
         AND a.query NOT LIKE '%(to prevent wraparound)';

@@ -62,7 +62,8 @@ ALTER TABLE workflow.state_history ADD COLUMN acted_as text;
 ALTER TABLE workflow.state_history ALTER COLUMN new_state DROP NOT NULL;
 -- take table workflow.copies
 SELECT pg_catalog.pg_extension_config_dump('workflow.copies', '');
--- Earlier partitions can have events of another database: finish_copy() of 0.2.0 noted nothing. No transaction is in progress in them.
+-- Earlier partitions can have events of another database: from a dump that was restored with 0.2.0, or before a downgrade. No
+-- transaction is in progress in them.
 INSERT INTO workflow.copies (first_id)
 SELECT s.last_value OPERATOR(pg_catalog.-) (s.last_value OPERATOR(pg_catalog.%) 1000000000000)
 FROM workflow.state_history_id_seq AS s
