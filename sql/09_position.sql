@@ -296,8 +296,10 @@ AS $$
 DECLARE
     window_end record;
 BEGIN
-    -- Its mark can be that of this database: see finish_copy().
-    PERFORM workflow.refuse_subscriber('read events');
+    -- Its mark can be that of this database: see finish_copy(). The first question spares the call at most reads.
+    IF EXISTS (SELECT FROM pg_subscription_rel) THEN
+        PERFORM workflow.refuse_subscriber('read events');
+    END IF;
     window_end := workflow.current_place();
     -- TRUNCATE moves the consumers; setval() does not. New events below the floor would not be found.
     IF pos.floor_id > window_end.ceiling_id THEN

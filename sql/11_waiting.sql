@@ -37,9 +37,17 @@ SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
 SET jit = off
 AS $$
+DECLARE
+    new_id bigint;
 BEGIN
     -- An error on a standby, also if the open window has events.
     PERFORM workflow.next_transaction_id();
+    -- The usual news, found without a search: above an open window nothing is acknowledged. In this order, which only the
+    -- primary key has: the BRIN index would read thousands of rows.
+    SELECT h.id INTO new_id FROM workflow.state_history AS h WHERE h.id > pos.window_ceiling_id ORDER BY h.id LIMIT 1;
+    IF FOUND THEN
+        RETURN true;
+    END IF;
     IF pos.window_snapshot IS NOT NULL THEN
         IF pos.acked_id < pos.window_ceiling_id AND EXISTS (SELECT FROM workflow.events_in_window(pos, 1)) THEN
             RETURN true;

@@ -384,6 +384,7 @@ SET search_path = pg_catalog, pg_temp
 -- A session keeps its plans while the tables grow.
 SET enable_seqscan = off
 SET jit = off
+SET enable_sort = off
 AS $$
 #variable_conflict use_column
 DECLARE

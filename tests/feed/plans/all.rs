@@ -16,7 +16,7 @@ use uuid::Uuid;
 const TABLES: &str = "(state_history|task_logs|task_instances|dag_runs|dags)";
 
 /// Beginnings of queries that may read many pages.
-const LONG: [&str; 6] = [
+const LONG: [&str; 7] = [
     // verify().
     "WITH bound AS",
     // The first counts.
@@ -25,13 +25,17 @@ const LONG: [&str; 6] = [
     "WITH in_progress AS",
     // purge() with dry_run counts all that it would remove.
     "WITH run AS",
-    // event_id_at(): no VACUUM has summarized these pages for the BRIN index.
+    // event_id_at() and event_id_before(): no VACUUM has summarized these pages for the BRIN index.
     "coalesce((SELECT min(h.id + 0)",
+    "coalesce((SELECT max(h.id + 0)",
     // The cascade of a plain DELETE: all tasks are of one run.
     "DELETE FROM ONLY",
 ];
 /// Those of them that are to read whole tables.
 const OF_WHOLE_TABLES: &[&str] = LONG.first_chunk::<2>().unwrap();
+
+/// A session that calls a function often goes on with plans for any argument.
+const PLANS: [&str; 2] = ["", "SET plan_cache_mode = force_generic_plan"];
 
 /// A plan that ran, with the text of its query.
 struct Ran {
@@ -268,17 +272,19 @@ fn has_parts(query: &str, parts: &[&str]) -> bool {
 }
 
 /// Waits for events in one session, and commits one in another.
-fn run_woken_read(db: &Db, client: &mut Client, task: Uuid) -> Vec<Ran> {
+fn run_woken_read(db: &Db, client: &mut Client, task: Uuid, settings: &str) -> Vec<Ran> {
     client.batch_execute("SELECT workflow.create_consumer('waiting')").unwrap();
-    std::thread::scope(|scope| {
-        let read = || run_all(db, &["SELECT * FROM workflow.read_events('waiting', 1, '60 s')".to_owned()], "");
+    let ran = std::thread::scope(|scope| {
+        let read = || run_all(db, &["SELECT * FROM workflow.read_events('waiting', 1, '60 s')".to_owned()], settings);
         let reader = scope.spawn(read);
         let waits = "SELECT FROM pg_stat_activity
                      WHERE datname = current_database() AND query LIKE '%read_events%' AND wait_event = 'Extension'";
         wait_until("the reader", || client.query(waits, &[]).unwrap().len() == 1);
         start_task(client, task);
         reader.join().unwrap()
-    })
+    });
+    client.batch_execute("SELECT workflow.drop_consumer('waiting')").unwrap();
+    ran
 }
 
 fn growing_tables() -> Regex {
@@ -325,15 +331,30 @@ fn every_planned_query_reads_few_pages() {
     statements.append(&mut rare_calls(client, calm[0]));
     let mut ran = Vec::new();
     for path in ["on", "off"] {
-        ran.append(&mut run_all(&db, &statements, &format!("SET pg_workflow.direct_path = {path}")));
+        for plans in PLANS {
+            ran.append(&mut run_all(&db, &statements, &format!("SET pg_workflow.direct_path = {path}; {plans}")));
+        }
     }
     holder.batch_execute("COMMIT").unwrap();
-    ran.append(&mut run_woken_read(&db, client, calm[1]));
+    for (plans, task) in PLANS.iter().zip(&calm[1..]) {
+        ran.append(&mut run_woken_read(&db, client, *task, plans));
+    }
     next_partition(client);
     ran.append(&mut run_all(&db, &[format!("{SPLIT}; SELECT * FROM workflow.consumer_lag")], ""));
     // As in a restored dump.
     client.batch_execute("UPDATE workflow.consumers SET system_identifier = 1 WHERE name = 'reader'").unwrap();
     ran.append(&mut run_all(&db, &WAITING.map(str::to_owned), ""));
+    // This partition has never been analyzed.
+    grow(client, others);
+    drain(client);
+    start_task(client, calm[3]);
+    let position = current_position(client);
+    let mut statements = calls(client, calm, &position);
+    statements.append(&mut rare_calls(client, calm[0]));
+    // The user's own settings plan a view, which can read such a partition as a whole.
+    statements.retain(|statement| !statement.contains("consumer_lag"));
+    ran.append(&mut run_all(&db, &statements, PLANS[1]));
+    ran.append(&mut run_woken_read(&db, client, calm[4], PLANS[1]));
 
     let mut queries = library_queries();
     assert!(queries.len() > 10, "{queries:#?}");
