@@ -44,7 +44,14 @@ BEGIN
     PERFORM workflow.next_transaction_id();
     -- The usual news, found without a search: above an open window nothing is acknowledged. In this order, which only the
     -- primary key has: the BRIN index would read thousands of rows.
-    SELECT h.id INTO new_id FROM workflow.state_history AS h WHERE h.id > pos.window_ceiling_id ORDER BY h.id LIMIT 1;
+    SELECT h.id INTO new_id
+    FROM workflow.state_history AS h
+    WHERE h.id > pos.window_ceiling_id
+        -- As in others_snapshot(): the transaction's own events are not among them.
+        AND h.transaction_id IS DISTINCT FROM pg_current_xact_id_if_assigned()
+        AND pg_visible_in_snapshot(h.transaction_id, pg_current_snapshot())
+    ORDER BY h.id
+    LIMIT 1;
     IF FOUND THEN
         RETURN true;
     END IF;

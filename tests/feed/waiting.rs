@@ -261,6 +261,26 @@ fn pending_notification_ends_no_wait() {
 }
 
 #[test]
+fn own_events_end_no_wait() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    create_reader(client);
+    create_task(client);
+    // The window stays open.
+    client.batch_execute("SELECT workflow.ack_events('reader', max(id)) FROM workflow.read_events('reader')").unwrap();
+    for isolation in ["READ COMMITTED", "REPEATABLE READ"] {
+        client.batch_execute(&format!("BEGIN ISOLATION LEVEL {isolation}")).unwrap();
+        create_task(client);
+        client.batch_execute("SAVEPOINT here").unwrap();
+        create_task(client);
+        let began = Instant::now();
+        assert!(client.query("SELECT FROM workflow.read_events('reader', 10, '0.5 s')", &[]).unwrap().is_empty());
+        assert!(began.elapsed() >= Duration::from_millis(500), "{isolation}: it waited {:?}", began.elapsed());
+        client.batch_execute("ROLLBACK").unwrap();
+    }
+}
+
+#[test]
 fn rolled_back_acknowledgement_is_read_without_a_wait() {
     let db = Db::new();
     let client = &mut db.connect();
