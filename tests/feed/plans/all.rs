@@ -34,7 +34,7 @@ const LONG: [&str; 7] = [
 /// Those of them that are to read whole tables.
 const OF_WHOLE_TABLES: &[&str] = LONG.first_chunk::<2>().unwrap();
 
-/// A session that calls a function often goes on with plans for any argument.
+/// A session that calls a function often continues with plans for any argument.
 const PLANS: [&str; 2] = ["", "SET plan_cache_mode = force_generic_plan"];
 
 /// A plan that ran, with the text of its query.
