@@ -113,7 +113,7 @@ impl Entities {
         let from = state.filter(|state| state.can_transition(to) && accepts(*state, current.version));
         let step = from.map_or(Step::Unexpected, |from| {
             let changed_at = now_after(&row, columns.updated_at);
-            let mut changes = current.changes(to, changed_at, columns, || error);
+            let mut changes = current.changes([from, to], changed_at, columns, || error);
             changes.push((columns.state, Some(text_datum(to.as_str()))));
             if !self.heap.update(&found, &changes) {
                 return Step::Concurrent;

@@ -85,8 +85,9 @@ fn guard_entity(kind: EntityType, trigger: Trigger, old: &Row, new: &Row) -> Cha
     let call = call::moving(id);
     let current = Managed::of(old, &columns);
     let changed_at = unrecorded::note(id, current.version + 1, [from, to], now, call);
-    current
-        .changes(to, changed_at, &columns, || call::request(call?, |request| error_of(to, request.metadata)).flatten())
+    current.changes([from, to], changed_at, &columns, || {
+        call::request(call?, |request| error_of(to, request.metadata)).flatten()
+    })
 }
 
 /// Rejects an UPDATE that sets a managed column to another value: ignoring the value would hide the mistake. Values as

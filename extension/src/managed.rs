@@ -33,34 +33,46 @@ impl Managed {
     }
 
     /// Returns the values after a transition.
-    pub fn after(self, to: State, now: i64) -> Managed {
+    pub fn after(self, [from, to]: [State; 2], now: i64) -> Managed {
         let mut after = Managed { version: self.version + 1, ..self };
-        if to == State::Running {
-            after.start_date = Some(now);
+        if matches!(to, State::Queued | State::Running) {
+            after.start_date = (to == State::Running).then_some(now);
             after.end_date = None;
-            after.try_number = self.try_number.map(|tries| tries + 1);
+            after.try_number = self.try_number.map(|tries| tries + i32::from(to == State::Running));
             after.duration = None;
-        } else if to.ends_attempt() {
+        } else if self.ends(from, to) {
             // The clock may have been set back since the start.
             let end = self.start_date.map_or(now, |start| start.max(now));
             after.end_date = Some(end);
             let seconds = self.start_date.map(|start| (end - start) as f64 / 1e6);
             after.duration = self.try_number.and(seconds).map(|seconds| seconds.to_bits() as i64);
+        } else if self.is_run() {
+            after.end_date = None;
         }
         after
+    }
+
+    /// Returns whether a transition ends a run, or a task's attempt. The time in `retrying` is no part of an attempt.
+    fn ends(self, from: State, to: State) -> bool {
+        let is_over = self.start_date.is_some() && self.end_date.is_some();
+        if self.is_run() { to.is_finished() } else { from == State::Running || (to.is_finished() && !is_over) }
+    }
+
+    fn is_run(self) -> bool {
+        self.try_number.is_none()
     }
 
     /// Returns all that a transition at a time writes beside the state.
     pub fn changes(
         self,
-        to: State,
+        states: [State; 2],
         now: i64,
         columns: &Columns,
         error: impl FnOnce() -> Option<Datum>,
     ) -> Vec<(usize, Option<Datum>)> {
-        let mut changes = self.after(to, now).as_changes(columns);
+        let mut changes = self.after(states, now).as_changes(columns);
         changes.push((columns.updated_at, Some(Datum::from(now))));
-        changes.extend(columns.task.and_then(|task| Some((task.error, error_after(to, error)?))));
+        changes.extend(columns.task.and_then(|task| Some((task.error, error_after(states[1], error)?))));
         changes
     }
 
@@ -94,7 +106,11 @@ impl Managed {
 
 /// Returns what a transition sets as the task's error; `None` if it leaves the error. `error` is that of its metadata.
 fn error_after(to: State, error: impl FnOnce() -> Option<Datum>) -> Option<Option<Datum>> {
-    if to == State::Running { Some(None) } else { error().map(Some) }
+    match to {
+        State::Running => Some(None),
+        State::Queued => Some(error()),
+        _ => error().map(Some),
+    }
 }
 
 /// Returns the error of a transition's metadata; `None` if the transition has none, or clears the error.

@@ -68,7 +68,7 @@ fn transition_between(kind: EntityType, columns: &Columns, old: &Row, new: &Row)
         return None;
     }
     let (Ok(from), Ok(to)) = (from.parse::<State>(), to.parse::<State>()) else { changed_after_guard() };
-    if !from.can_transition(to) || Managed::of(old, columns).after(to, changed_at) != written {
+    if !from.can_transition(to) || Managed::of(old, columns).after([from, to], changed_at) != written {
         changed_after_guard();
     }
     Some(Transition {

@@ -4,6 +4,7 @@ use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
 use postgres::Client;
 use serde_json::Value;
+use std::time::SystemTime;
 use uuid::Uuid;
 
 const ENTITY_TYPES: [&str; 2] = ["dag_run", "task_instance"];
@@ -209,14 +210,83 @@ fn transitions_set_dates_attempts_and_error() {
     check(client, State::Retrying, "1 t t t boom t");
     check(client, State::Running, "2 t f t");
     check(client, State::UpstreamFailed, "2 t t t boom t");
-    check(client, State::Queued, "2 t t t boom t");
-    check(client, State::Skipped, "2 t t t boom t");
+    check(client, State::Queued, "2 f f boom");
+    check(client, State::Skipped, "2 f t boom");
 
     // The task never ran, so it has no duration.
     let skipped = create_in_state(client, "task_instance", State::Skipped);
     let sql = "SELECT start_date IS NULL AND end_date IS NOT NULL AND duration IS NULL
                FROM workflow.task_instances WHERE id = $1";
     assert!(client.query_one(sql, &[&skipped]).unwrap().get::<_, bool>(0));
+}
+
+#[test]
+fn waiting_is_no_part_of_an_attempt() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let dates = |client: &mut Client, task: Uuid| -> (Option<SystemTime>, Option<f64>) {
+        let sql = "SELECT end_date, duration FROM workflow.task_instances WHERE id = $1";
+        let row = client.query_one(sql, &[&task]).unwrap();
+        (row.get(0), row.get(1))
+    };
+    let ways = [
+        [State::Retrying, State::Failed].as_slice(),
+        &[State::Retrying, State::Success],
+        &[State::Failed, State::Retrying, State::Failed, State::Retrying, State::Success],
+    ];
+    for way in ways {
+        let task = create_in_state(client, "task_instance", State::Running);
+        let mut from = State::Running;
+        let mut ended = None;
+        for to in way {
+            Transition::of(task).from(from).to(*to).run(client).unwrap();
+            from = *to;
+            let now = dates(client, task);
+            assert!(now.0.is_some() && now.1.is_some(), "{way:?}, {to}");
+            assert_eq!(*ended.get_or_insert(now), now, "{way:?}, {to}");
+        }
+    }
+    // One that never started has no attempt: it ends when it is given up.
+    let task = create_in_state(client, "task_instance", State::Failed);
+    let failed = dates(client, task);
+    assert_eq!(failed.1, None);
+    Transition::of(task).from(State::Failed).to(State::Retrying).run(client).unwrap();
+    Transition::of(task).from(State::Retrying).to(State::Failed).run(client).unwrap();
+    let given_up = dates(client, task);
+    assert!(given_up.0 > failed.0 && given_up.1.is_none(), "{failed:?}, {given_up:?}");
+}
+
+#[test]
+fn return_to_the_queue_clears_what_an_attempt_left() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    for kind in ["task_instance", "dag_run"] {
+        let id = create_in_state(client, kind, State::UpstreamFailed);
+        let error = if kind == "dag_run" { "NULL" } else { "error" };
+        let duration = if kind == "dag_run" { "NULL" } else { "duration" };
+        let sql = format!(
+            "SELECT num_nonnulls(start_date, end_date, {duration}, {error}) FROM workflow.{kind}s WHERE id = $1"
+        );
+        assert!(client.query_one(&sql, &[&id]).unwrap().get::<_, i32>(0) >= 2, "{kind}");
+        Transition::of_type(kind, id).from(State::UpstreamFailed).to(State::Queued).run(client).unwrap();
+        assert_eq!(client.query_one(&sql, &[&id]).unwrap().get::<_, i32>(0), 0, "{kind}");
+        // A task that is skipped then has no duration.
+        Transition::of_type(kind, id).from(State::Queued).to(State::Skipped).run(client).unwrap();
+        assert_eq!(client.query_one(&sql, &[&id]).unwrap().get::<_, i32>(0), 1, "{kind}");
+    }
+}
+
+#[test]
+fn run_that_waits_for_its_next_attempt_has_not_ended() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let run = create_in_state(client, "dag_run", State::Failed);
+    let has_ended = "SELECT end_date IS NOT NULL FROM workflow.dag_runs WHERE id = $1";
+    assert!(client.query_one(has_ended, &[&run]).unwrap().get::<_, bool>(0));
+    for (from, to, ended) in [(State::Failed, State::Retrying, false), (State::Retrying, State::Failed, true)] {
+        Transition::of_run(run).from(from).to(to).run(client).unwrap();
+        assert_eq!(client.query_one(has_ended, &[&run]).unwrap().get::<_, bool>(0), ended, "{to}");
+    }
 }
 
 /// A start in the future is what a clock set back by an hour leaves.

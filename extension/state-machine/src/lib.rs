@@ -68,10 +68,10 @@ impl State {
         self.next_states().is_empty()
     }
 
-    /// Returns whether the state is finished: entering it sets `end_date`.
+    /// Returns whether the state is finished.
     ///
     /// The entity can run again, unless the state is terminal.
-    pub const fn ends_attempt(self) -> bool {
+    pub const fn is_finished(self) -> bool {
         matches!(self, Success | Failed | Skipped | UpstreamFailed)
     }
 }

@@ -3,12 +3,15 @@
 /** Applies an event to a row, as the database does; false if the row has it already. */
 function applyEvent(row, event) {
   if (event.version <= row.version) return false;
+  const [at, error] = [event.changed_at, event.metadata?.error];
   Object.assign(row, { state: event.new_state, version: event.version });
   if (row.state === "running") {
-    Object.assign(row, { start_date: event.changed_at, end_date: null, error: null, try_number: row.try_number + 1 });
+    Object.assign(row, { start_date: at, end_date: null, error: null, try_number: row.try_number + 1 });
   } else {
-    if (ENDS.has(row.state)) row.end_date = event.changed_at;
-    if (event.metadata?.error !== undefined) row.error = String(event.metadata.error);
+    if (row.state === "queued") Object.assign(row, { start_date: null, end_date: null, error: null });
+    else if (event.entity_type === "dag_run") row.end_date = ENDS.has(row.state) ? at : null;
+    else if (event.old_state === "running" || (ENDS.has(row.state) && !(row.start_date && row.end_date))) row.end_date = at;
+    if (error !== undefined) row.error = String(error);
   }
   return true;
 }
