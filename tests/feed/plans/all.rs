@@ -180,7 +180,11 @@ impl Ran {
     fn reads_whole_table(&self, growing: &Regex) -> bool {
         let is_ours = !self.query.starts_with("BEGIN; ") && !self.query.contains(r#" FROM ONLY "workflow"."#);
         let reads_all = |node: &Value| {
-            node["Node Type"] == "Seq Scan" && growing.is_match(node["Relation Name"].as_str().unwrap_or_default())
+            let table = node["Relation Name"].as_str().unwrap_or_default();
+            // The policy of a tenant: PostgreSQL 18 compares a hashed subplan without enable_seqscan. It plans again when
+            // dags, which is small, is analyzed.
+            let is_policy = table == "dags" && node["Parent Relationship"] == "SubPlan";
+            node["Node Type"] == "Seq Scan" && growing.is_match(table) && !is_policy
         };
         is_ours && nodes(&self.plan).into_iter().any(reads_all)
     }
