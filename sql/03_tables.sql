@@ -117,10 +117,10 @@ COMMENT ON COLUMN workflow.task_instances.state IS 'current state; changes only 
 COMMENT ON COLUMN workflow.task_instances.version IS '1 at creation, + 1 at each transition; managed column';
 COMMENT ON COLUMN workflow.task_instances.try_number IS 'number of attempts so far: transitions to running; managed column';
 COMMENT ON COLUMN workflow.task_instances.max_tries IS 'number of attempts that the scheduler may start; stored, not enforced';
-COMMENT ON COLUMN workflow.task_instances.start_date IS 'start of the last attempt; null: none yet; managed column';
+COMMENT ON COLUMN workflow.task_instances.start_date IS 'start of the last attempt; null: none since it was queued; managed column';
 COMMENT ON COLUMN workflow.task_instances.end_date IS 'end of the last attempt, or of the task if it never started; null: not ended; managed column';
 COMMENT ON COLUMN workflow.task_instances.duration IS 'seconds of the last attempt, from start_date to end_date; null: not ended, or never started; managed column';
-COMMENT ON COLUMN workflow.task_instances.error IS 'error of the last attempt, from "error" in the transition''s metadata; null: none; cleared at the next transition to running';
+COMMENT ON COLUMN workflow.task_instances.error IS 'error of the last attempt, from "error" in the transition''s metadata; null: none; cleared at the next transition to running or queued';
 COMMENT ON COLUMN workflow.task_instances.created_at IS 'time of creation';
 COMMENT ON COLUMN workflow.task_instances.updated_at IS 'time of the last change; managed column';
 

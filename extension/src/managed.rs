@@ -35,19 +35,21 @@ impl Managed {
     /// Returns the values after a transition.
     pub fn after(self, [from, to]: [State; 2], now: i64) -> Managed {
         let mut after = Managed { version: self.version + 1, ..self };
-        if matches!(to, State::Queued | State::Running) {
-            after.start_date = (to == State::Running).then_some(now);
-            after.end_date = None;
-            after.try_number = self.try_number.map(|tries| tries + i32::from(to == State::Running));
-            after.duration = None;
-        } else if self.ends(from, to) {
-            // The clock may have been set back since the start.
-            let end = self.start_date.map_or(now, |start| start.max(now));
-            after.end_date = Some(end);
-            let seconds = self.start_date.map(|start| (end - start) as f64 / 1e6);
-            after.duration = self.try_number.and(seconds).map(|seconds| seconds.to_bits() as i64);
-        } else if self.is_run() {
-            after.end_date = None;
+        match to {
+            State::Running => {
+                (after.start_date, after.end_date, after.duration) = (Some(now), None, None);
+                after.try_number = self.try_number.map(|tries| tries + 1);
+            }
+            State::Queued => (after.start_date, after.end_date, after.duration) = (None, None, None),
+            _ if self.ends(from, to) => {
+                // The clock may have been set back since the start.
+                let end = self.start_date.map_or(now, |start| start.max(now));
+                after.end_date = Some(end);
+                let seconds = self.start_date.map(|start| (end - start) as f64 / 1e6);
+                after.duration = self.try_number.and(seconds).map(|seconds| seconds.to_bits() as i64);
+            }
+            _ if self.is_run() => after.end_date = None,
+            _ => {}
         }
         after
     }

@@ -260,13 +260,11 @@ fn waiting_is_no_part_of_an_attempt() {
 fn return_to_the_queue_clears_what_an_attempt_left() {
     let db = Db::new();
     let client = &mut db.connect();
-    for kind in ["task_instance", "dag_run"] {
+    for (kind, columns) in
+        [("task_instance", "start_date, end_date, duration, error"), ("dag_run", "start_date, end_date")]
+    {
         let id = create_in_state(client, kind, State::UpstreamFailed);
-        let error = if kind == "dag_run" { "NULL" } else { "error" };
-        let duration = if kind == "dag_run" { "NULL" } else { "duration" };
-        let sql = format!(
-            "SELECT num_nonnulls(start_date, end_date, {duration}, {error}) FROM workflow.{kind}s WHERE id = $1"
-        );
+        let sql = format!("SELECT num_nonnulls({columns}) FROM {} WHERE id = $1", table(kind));
         assert!(client.query_one(&sql, &[&id]).unwrap().get::<_, i32>(0) >= 2, "{kind}");
         Transition::of_type(kind, id).from(State::UpstreamFailed).to(State::Queued).run(client).unwrap();
         assert_eq!(client.query_one(&sql, &[&id]).unwrap().get::<_, i32>(0), 0, "{kind}");

@@ -153,7 +153,6 @@ fn switch_loses_and_doubles_no_event() {
         .batch_execute("DO $$ BEGIN FOR n IN 1..1000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$")
         .unwrap();
     let leader = relay(old, &redis, "");
-
     let (sender, stop) = channel();
     let position = std::thread::scope(|scope| {
         let writer = scope.spawn(move || write(old, &stop));

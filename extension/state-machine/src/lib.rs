@@ -68,7 +68,7 @@ impl State {
         self.next_states().is_empty()
     }
 
-    /// Returns whether the state is finished.
+    /// Returns whether an entity in this state neither waits nor runs.
     ///
     /// The entity can run again, unless the state is terminal.
     pub const fn is_finished(self) -> bool {
