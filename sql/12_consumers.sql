@@ -318,26 +318,15 @@ CREATE FUNCTION workflow.wait_in_function(consumer text, wait interval)
 RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
--- A session keeps its plans while the tables grow.
-SET enable_seqscan = off
-SET jit = off
 AS $$
 DECLARE
     seconds double precision := extract(epoch FROM wait);
     seen bigint;
-    last_id bigint;
 BEGIN
     WHILE seconds > 0 LOOP
         seen := workflow.commits();
         EXIT WHEN workflow.consumer_has_events(consumer);
-        -- Not earlier: an update of the extension locks the sequence after the consumers, too.
-        last_id := workflow.last_event_id();
         seconds := workflow.wait_for_commit(seen, seconds);
-        -- The usual news, which is cheap to see. In this order, which only the primary key has: the BRIN index would read
-        -- thousands of rows.
-        EXIT WHEN workflow.commits() <> seen AND (
-            SELECT h.id FROM workflow.state_history AS h WHERE h.id > last_id ORDER BY h.id LIMIT 1
-        ) IS NOT NULL;
     END LOOP;
 END
 $$;

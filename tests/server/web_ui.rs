@@ -2,6 +2,7 @@
 //!
 //! Its screenshots are left in `target/page/`.
 
+mod apply;
 mod browser;
 mod data;
 mod deletion;
