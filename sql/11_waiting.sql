@@ -42,21 +42,27 @@ DECLARE
 BEGIN
     -- An error on a standby, also if the open window has events.
     PERFORM workflow.next_transaction_id();
-    -- The usual news, found without a search: above an open window nothing is acknowledged. In this order, which only the
-    -- primary key has: the BRIN index would read thousands of rows.
-    SELECT h.id INTO new_id
-    FROM workflow.state_history AS h
-    WHERE h.id > pos.window_ceiling_id
-        -- As in others_snapshot(): the transaction's own events are not among them.
-        AND h.transaction_id IS DISTINCT FROM pg_current_xact_id_if_assigned()
-        AND pg_visible_in_snapshot(h.transaction_id, pg_current_snapshot())
-    ORDER BY h.id
-    LIMIT 1;
-    IF FOUND THEN
-        RETURN true;
-    END IF;
     IF pos.window_snapshot IS NOT NULL THEN
         IF pos.acked_id < pos.window_ceiling_id AND EXISTS (SELECT FROM workflow.events_in_window(pos, 1)) THEN
+            RETURN true;
+        END IF;
+        -- See open_window().
+        IF EXISTS (SELECT FROM pg_subscription_rel) THEN
+            PERFORM workflow.refuse_subscriber('read events');
+        END IF;
+        -- The usual news, found without a search: events that were not there when the window was opened. In this order,
+        -- which only the primary key has: the BRIN index would read thousands of rows.
+        SELECT h.id INTO new_id
+        FROM workflow.state_history AS h
+        -- The ceiling can be lower: it follows what was returned, and the events of late commits have low ids.
+        WHERE h.id > greatest(pos.window_ceiling_id, pos.window_floor_id)
+            -- As in others_snapshot(): the transaction's own events are not among them.
+            AND h.transaction_id IS DISTINCT FROM pg_current_xact_id_if_assigned()
+            AND pg_visible_in_snapshot(h.transaction_id, pg_current_snapshot())
+            AND NOT pg_visible_in_snapshot(h.transaction_id, pos.window_snapshot)
+        ORDER BY h.id
+        LIMIT 1;
+        IF FOUND THEN
             RETURN true;
         END IF;
         pos := workflow.close_window(pos);

@@ -34,24 +34,30 @@ impl Managed {
 
     /// Returns the values after a transition.
     pub fn after(self, [from, to]: [State; 2], now: i64) -> Managed {
-        let mut after = Managed { version: self.version + 1, ..self };
+        // A queued task has no attempt. In 0.2.0 it kept the dates of an earlier one.
+        let before = if from == State::Queued && !self.is_run() { self.without_attempt() } else { self };
+        let mut after = Managed { version: self.version + 1, ..before };
         match to {
             State::Running => {
                 (after.start_date, after.end_date, after.duration) = (Some(now), None, None);
                 after.try_number = self.try_number.map(|tries| tries + 1);
             }
-            State::Queued => (after.start_date, after.end_date, after.duration) = (None, None, None),
-            _ if self.ends(from, to) => {
+            State::Queued => after = after.without_attempt(),
+            _ if before.ends(from, to) => {
                 // The clock may have been set back since the start.
-                let end = self.start_date.map_or(now, |start| start.max(now));
+                let end = before.start_date.map_or(now, |start| start.max(now));
                 after.end_date = Some(end);
-                let seconds = self.start_date.map(|start| (end - start) as f64 / 1e6);
+                let seconds = before.start_date.map(|start| (end - start) as f64 / 1e6);
                 after.duration = self.try_number.and(seconds).map(|seconds| seconds.to_bits() as i64);
             }
             _ if self.is_run() => after.end_date = None,
             _ => {}
         }
         after
+    }
+
+    fn without_attempt(self) -> Managed {
+        Managed { start_date: None, end_date: None, duration: None, ..self }
     }
 
     /// Returns whether a transition ends a run, or a task's attempt. The time in `retrying` is no part of an attempt.

@@ -256,6 +256,27 @@ fn waiting_is_no_part_of_an_attempt() {
     assert!(given_up.0 > failed.0 && given_up.1.is_none(), "{failed:?}, {given_up:?}");
 }
 
+/// In 0.2.0 a task that came back into the queue kept the dates of its last attempt.
+#[test]
+fn queued_task_of_an_older_version_has_no_attempt() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    for to in [State::Failed, State::Skipped] {
+        let task = create_task(client);
+        let old = format!(
+            "SET session_replication_role = replica;
+             UPDATE workflow.task_instances SET start_date = now() - interval '2 h', end_date = now() - interval '1 h', duration = 3600
+             WHERE id = '{task}';
+             RESET session_replication_role"
+        );
+        client.batch_execute(&old).unwrap();
+        Transition::of(task).from(State::Queued).to(to).run(client).unwrap();
+        let sql = "SELECT start_date IS NULL AND duration IS NULL AND end_date = updated_at FROM workflow.task_instances
+                   WHERE id = $1";
+        assert!(client.query_one(sql, &[&task]).unwrap().get::<_, bool>(0), "{to}");
+    }
+}
+
 #[test]
 fn return_to_the_queue_clears_what_an_attempt_left() {
     let db = Db::new();

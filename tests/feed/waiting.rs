@@ -280,6 +280,53 @@ fn own_events_end_no_wait() {
     }
 }
 
+/// The events of a late commit have low ids: those above them can be acknowledged.
+#[test]
+fn acknowledged_events_above_a_late_one_end_no_wait() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    create_reader(client);
+    let mut late = db.connect();
+    let mut late = late.transaction().unwrap();
+    let task = "SELECT workflow.create_task_instances(workflow.create_dag_run(workflow.create_dag('late')), '{late}')";
+    late.query(task, &[]).unwrap();
+    create_tasks(client, 4);
+    let ack = "SELECT workflow.ack_events('reader', max(id)) FROM workflow.read_events('reader')";
+    client.batch_execute(ack).unwrap();
+    late.commit().unwrap();
+    client.batch_execute(ack).unwrap();
+    let wait = "CALL workflow.wait_for_events('reader', '0.3 s')";
+    for _ in 0..2 {
+        assert!(!client.query_one(wait, &[]).unwrap().get::<_, bool>(0), "all is acknowledged");
+    }
+    // A read without events would end the window.
+    let mut transaction = client.transaction().unwrap();
+    let began = Instant::now();
+    assert!(transaction.query("SELECT FROM workflow.read_events('reader', 10, '0.5 s')", &[]).unwrap().is_empty());
+    assert!(began.elapsed() >= Duration::from_millis(500), "it waited {:?}", began.elapsed());
+    transaction.rollback().unwrap();
+    create_task(client);
+    assert!(client.query_one(wait, &[]).unwrap().get::<_, bool>(0));
+}
+
+#[test]
+fn transaction_in_progress_makes_the_rest_of_a_window_no_dearer() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    create_reader(client);
+    create_tasks(client, 50);
+    client.query("SELECT FROM workflow.read_events('reader', 10)", &[]).unwrap();
+    let question = "SELECT workflow.consumer_has_events('reader')";
+    let before = buffers(client, question);
+    let mut other = db.connect();
+    let mut other = other.transaction().unwrap();
+    let tasks = "SELECT workflow.create_task_instances(workflow.create_dag_run(workflow.create_dag('other')), array_agg(n::text))
+                 FROM generate_series(1, 20000) AS n";
+    other.query(tasks, &[]).unwrap();
+    let beside = buffers(client, question);
+    assert!(beside <= before + 10, "{before} buffers, then {beside}");
+}
+
 #[test]
 fn rolled_back_acknowledgement_is_read_without_a_wait() {
     let db = Db::new();

@@ -174,7 +174,12 @@ fn switch_loses_and_doubles_no_event() {
     // As in a subscriber that is made from a copy of the files: it has a mark, and its consumers bear it.
     let own = "SELECT workflow.draw_mark();
                INSERT INTO workflow.consumers (name, floor_id, system_identifier) VALUES ('own', 0, 0);
-               UPDATE workflow.consumers SET system_identifier = workflow.origin() WHERE name = 'own'";
+               -- It has read its window.
+               INSERT INTO workflow.consumers
+                   (name, snapshot, next_transaction_id, floor_id,
+                    window_snapshot, window_next_transaction_id, window_floor_id, window_ceiling_id, system_identifier)
+               VALUES ('idle', '3:3:', '3', 0, '3:3:', '3', 0, 0, 0);
+               UPDATE workflow.consumers SET system_identifier = workflow.origin() WHERE name IN ('own', 'idle')";
     copy.batch_execute(own).unwrap();
     let is_foreign =
         "SELECT workflow.is_foreign(workflow.position_of(c)) FROM workflow.consumers AS c WHERE name = 'own'";
@@ -187,6 +192,7 @@ fn switch_loses_and_doubles_no_event() {
         &format!("SELECT * FROM workflow.follow_events('{position}')"),
         "SELECT * FROM workflow.read_events('own')",
         "CALL workflow.wait_for_events('own', interval '0')",
+        "CALL workflow.wait_for_events('idle', interval '0')",
         "CALL workflow.wait_for_events('half', interval '0')",
         &format!("CALL workflow.wait_for_events_after('{position}', interval '0')"),
         "SELECT workflow.finish_copy()",

@@ -4,14 +4,17 @@
 function applyEvent(row, event) {
   if (event.version <= row.version) return false;
   const [at, error] = [event.changed_at, event.metadata?.error];
+  const isTask = event.entity_type === "task_instance";
+  // A queued task has no attempt. In 0.2.0 it kept the dates of an earlier one.
+  if (isTask && row.state === "queued") Object.assign(row, { start_date: null, end_date: null });
   Object.assign(row, { state: event.new_state, version: event.version });
   if (row.state === "running") {
     Object.assign(row, { start_date: at, end_date: null, error: null, try_number: row.try_number + 1 });
   } else {
     if (row.state === "queued") Object.assign(row, { start_date: null, end_date: null, error: null });
-    else if (event.entity_type === "dag_run") row.end_date = ENDS.has(row.state) ? at : null;
+    else if (!isTask) row.end_date = ENDS.has(row.state) ? at : null;
     else if (event.old_state === "running" || (ENDS.has(row.state) && !(row.start_date && row.end_date))) row.end_date = at;
-    if (error !== undefined) row.error = String(error);
+    if (error != null) row.error = typeof error === "string" ? error : JSON.stringify(error);
   }
   return true;
 }
