@@ -271,7 +271,8 @@ fn queued_task_of_an_older_version_has_no_attempt() {
         );
         client.batch_execute(&old).unwrap();
         Transition::of(task).from(State::Queued).to(to).run(client).unwrap();
-        let sql = "SELECT start_date IS NULL AND duration IS NULL AND end_date = updated_at FROM workflow.task_instances
+        let sql =
+            "SELECT start_date IS NULL AND duration IS NULL AND end_date = updated_at FROM workflow.task_instances
                    WHERE id = $1";
         assert!(client.query_one(sql, &[&task]).unwrap().get::<_, bool>(0), "{to}");
     }
