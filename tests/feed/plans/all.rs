@@ -99,6 +99,13 @@ fn rare_calls(client: &mut Client, task: Uuid) -> Vec<String> {
              window_floor_id = NULL, window_ceiling_id = NULL, acked_id = 0;
          SELECT workflow.consumer_has_events('reader')"
             .to_owned(),
+        // All of the window is acknowledged.
+        "UPDATE workflow.consumers
+         SET snapshot = '3:3:', next_transaction_id = '100000', window_snapshot = pg_current_snapshot(),
+             window_next_transaction_id = '100000', window_floor_id = last.id, window_ceiling_id = last.id, acked_id = last.id
+         FROM (SELECT max(id) AS id FROM workflow.state_history) AS last WHERE name = 'reader';
+         SELECT workflow.consumer_has_events('reader')"
+            .to_owned(),
         "SELECT * FROM workflow.stuck()".to_owned(),
         "SELECT * FROM workflow.purge(now(), max_runs => 1)".to_owned(),
         "SELECT * FROM workflow.purge(now(), dry_run => true)".to_owned(),
