@@ -102,15 +102,19 @@ COMMENT ON FUNCTION workflow.create_dag_run(uuid, timestamptz, jsonb) IS
 CREATE FUNCTION workflow.create_task_instances(
     dag_run_id uuid,
     task_ids   text[],
-    max_tries  integer DEFAULT 1
+    max_tries  integer     DEFAULT 1,
+    queue      text        DEFAULT NULL,
+    priority   integer     DEFAULT 5,
+    not_before timestamptz DEFAULT NULL,
+    timeout    interval    DEFAULT NULL
 )
 RETURNS TABLE (id uuid, task_id text)
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 -- Without settings, which cost each call. The library makes them where it runs SQL as the owner.
 ROWS 100
 AS 'MODULE_PATHNAME', 'create_tasks_wrapper';
-COMMENT ON FUNCTION workflow.create_task_instances(uuid, text[], integer) IS
-'Creates tasks of a run in state queued, version 1, with their history, all or none. Returns their ids in the order of task_ids. Errors: P0002 no such run, 23505 (task_instances_dag_run_id_task_id_key) the run has a task of that name, 22023 bad argument.';
+COMMENT ON FUNCTION workflow.create_task_instances(uuid, text[], integer, text, integer, timestamptz, interval) IS
+'Creates tasks of a run in state queued, version 1, with their history, all or none. Returns their ids in the order of task_ids. queue: workers can claim them from it, at once or from not_before on; a new name creates the queue. priority: 0 (first) to 9. timeout: the longest time of an attempt. Errors: P0002 no such run, 23505 (task_instances_dag_run_id_task_id_key) the run has a task of that name, 22023 bad argument.';
 
 CREATE FUNCTION workflow.latest_dag_run(dag_id uuid)
 RETURNS SETOF workflow.dag_runs

@@ -83,6 +83,28 @@ AS $$
     FROM transition AS m
     WHERE m.changed_at < m.changed_before
     UNION ALL
+    SELECT 'task_instance', t.id, 'claim of a task that does not run',
+        jsonb_build_object('state', t.state, 'worker', t.worker, 'lease_expires_at', t.lease_expires_at)
+    FROM workflow.task_instances AS t
+    WHERE t.id >= (SELECT b.first FROM bound AS b) AND t.id <= (SELECT b.last FROM bound AS b)
+        AND CASE
+            WHEN t.state = 'running' THEN (t.worker IS NULL) <> (t.lease_expires_at IS NULL)
+            ELSE t.worker IS NOT NULL OR t.lease_expires_at IS NOT NULL
+        END
+    UNION ALL
+    SELECT 'task_instance', t.id, 'no claim finds it', jsonb_build_object('queue_id', t.queue_id, 'state', t.state, 'version', t.version)
+    FROM workflow.task_instances AS t
+    WHERE t.id >= (SELECT b.first FROM bound AS b) AND t.id <= (SELECT b.last FROM bound AS b)
+        AND t.queue_id IS NOT NULL AND t.state IN ('queued', 'retrying')
+        AND NOT EXISTS (
+            SELECT FROM workflow.ready AS r
+            WHERE r.task_instance_id = t.id AND r.version = t.version AND r.queue_id = t.queue_id
+                AND r.priority = coalesce(t.priority, 5) AND r.ready_at >= coalesce(t.not_before, '-infinity')
+                -- Parked only while its DAG is paused, or its run has ended.
+                AND (isfinite(r.ready_at) OR EXISTS (
+                    SELECT FROM workflow.dag_runs AS u JOIN workflow.dags AS d ON d.id = u.dag_id
+                    WHERE u.id = t.dag_run_id AND (d.is_paused OR u.state NOT IN ('queued', 'running', 'retrying')))))
+    UNION ALL
     SELECT c.entity_type, NULL, 'counts disagree', jsonb_build_object('state', c.state, 'state_counts', c.count, 'rows', coalesce(t.rows, 0))
     FROM workflow.state_counts AS c
     LEFT JOIN (

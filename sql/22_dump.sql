@@ -3,6 +3,9 @@
 SELECT pg_catalog.pg_extension_config_dump('workflow.dags', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.dag_runs', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.task_instances', '');
+SELECT pg_catalog.pg_extension_config_dump('workflow.queue_settings', '');
+SELECT pg_catalog.pg_extension_config_dump('workflow.queue_settings_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('workflow.ready', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.task_logs_0', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.task_logs_1', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.task_logs_id_seq', '');

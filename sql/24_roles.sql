@@ -33,7 +33,8 @@ GRANT USAGE ON SCHEMA workflow TO workflow_reader;
 GRANT SELECT ON
     workflow.dags, workflow.dag_runs, workflow.task_instances, workflow.task_logs, workflow.state_history,
     workflow.state_machine, workflow.state_counts, workflow.consumer_lag, workflow.notifier, workflow.partitions,
-    workflow.settings, workflow.row_security, workflow.purges
+    workflow.settings, workflow.row_security, workflow.purges, workflow.queue_settings, workflow.ready,
+    workflow.queues, workflow.claims
 TO workflow_reader;
 -- The last ids: for the view partitions.
 GRANT SELECT ON SEQUENCE workflow.state_history_id_seq, workflow.task_logs_id_seq TO workflow_reader;
@@ -51,8 +52,9 @@ GRANT UPDATE (
 ) ON workflow.dag_runs TO workflow_writer;
 GRANT UPDATE (
     id, dag_run_id, task_id, state, version, try_number, max_tries, start_date, end_date, duration, error, created_at,
-    updated_at
+    updated_at, queue_id, priority, not_before, timeout, worker, lease_expires_at, cancel_requested_at, uncounted_tries
 ) ON workflow.task_instances TO workflow_writer;
+GRANT INSERT (tenant, name, slots, paused_until), UPDATE (slots, paused_until) ON workflow.queue_settings TO workflow_writer;
 -- For tables of their own that belong to runs and tasks. 21_dependents.sql says which are safe.
 GRANT REFERENCES ON workflow.dags, workflow.dag_runs, workflow.task_instances TO workflow_writer;
 GRANT INSERT (task_instance_id, try_number, logged_at, level, message) ON workflow.task_logs TO workflow_writer;
@@ -67,7 +69,9 @@ GRANT DELETE ON workflow.dags, workflow.dag_runs, workflow.task_instances, workf
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA workflow TO PUBLIC, workflow_reader;
 REVOKE EXECUTE ON FUNCTION
     workflow.create_dag_run(uuid, timestamptz, jsonb),
-    workflow.create_task_instances(uuid, text[], integer),
+    workflow.create_task_instances(uuid, text[], integer, text, integer, timestamptz, interval),
+    workflow.queue_of_run(uuid, text),
+    workflow.claim_tasks(text, text[], integer, interval),
     workflow.create_consumer(text, boolean),
     workflow.read_events(text, integer, interval, bigint),
     workflow.current_position(),
@@ -87,6 +91,7 @@ REVOKE EXECUTE ON FUNCTION
     workflow.purge(timestamptz, boolean, integer),
     workflow.purge_runs(timestamptz, integer, boolean),
     workflow.purge_partitions(timestamptz, boolean),
+    workflow.recover_ready(),
     workflow.cancel_vacuum(),
     workflow.lock_in_attempts(text),
     workflow.enable_row_security(),
@@ -114,7 +119,9 @@ GRANT EXECUTE ON PROCEDURE workflow.wait_for_events_after(text, interval, boolea
 
 GRANT EXECUTE ON FUNCTION
     workflow.create_dag_run(uuid, timestamptz, jsonb),
-    workflow.create_task_instances(uuid, text[], integer),
+    workflow.create_task_instances(uuid, text[], integer, text, integer, timestamptz, interval),
+    workflow.queue_of_run(uuid, text),
+    workflow.claim_tasks(text, text[], integer, interval),
     workflow.create_consumer(text, boolean),
     workflow.read_events(text, integer, interval, bigint),
     workflow.ack_events(text, bigint, bigint),
@@ -128,13 +135,17 @@ GRANT EXECUTE ON FUNCTION
     workflow.wake_readers(),
     workflow.fold_state_counts()
 TO workflow_writer;
-GRANT EXECUTE ON PROCEDURE workflow.wait_for_events(text, interval, boolean) TO workflow_writer;
+GRANT EXECUTE ON PROCEDURE
+    workflow.wait_for_events(text, interval, boolean),
+    workflow.wait_for_tasks(text[], interval, boolean)
+TO workflow_writer;
 
 GRANT EXECUTE ON FUNCTION
     workflow.open_partitions(text),
     workflow.purge(timestamptz, boolean, integer),
     workflow.purge_runs(timestamptz, integer, boolean),
     workflow.purge_partitions(timestamptz, boolean),
+    workflow.recover_ready(),
     workflow.skip_event(text, bigint)
 TO workflow_admin;
 

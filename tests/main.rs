@@ -6,6 +6,7 @@ mod extension {
     mod acting;
     mod attack;
     mod bounds;
+    mod claims;
     mod consumers;
     mod counts;
     mod creation;

@@ -11,6 +11,7 @@ use crate::ffi::uuid::Uuid;
 use crate::history::{History, Origin};
 use crate::memory;
 use crate::notifications::Notifications;
+use crate::ready::Parked;
 use pg_workflow_state_machine::State;
 use pgrx::pg_sys::Oid;
 
@@ -77,6 +78,12 @@ pub fn append_transitions(kind: EntityType, transitions: &[Transition], maker: M
     append_transitions_by(maker.role, kind, transitions, metadata, request_id.as_deref());
 }
 
+/// Lets the tasks of runs be claimed again that had ended.
+fn unpark(kind: EntityType, transitions: &[Transition]) {
+    let is_revived = |made: &&Transition| kind == EntityType::DagRun && made.from.is_finished();
+    transitions.iter().filter(is_revived).for_each(|made| Parked::OfRun(made.id).unpark());
+}
+
 /// Appends transitions that a role made to the history.
 pub fn append_transitions_by(
     role: Oid,
@@ -85,6 +92,7 @@ pub fn append_transitions_by(
     metadata: Jsonb,
     request_id: Option<&str>,
 ) {
+    unpark(kind, transitions);
     let actor = session::session_user();
     // Before the history is open: this may run a query.
     let dags = memory::collect(transitions.iter().map(|transition| transition.dag(kind)));

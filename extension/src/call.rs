@@ -4,6 +4,7 @@ use crate::entity::EntityType;
 use crate::ffi::jsonb::Jsonb;
 use crate::ffi::trigger;
 use crate::ffi::uuid::Uuid;
+use crate::hold::{Given, Kept};
 use crate::memory;
 use pgrx::pg_sys::Oid;
 use std::cell::RefCell;
@@ -16,6 +17,8 @@ pub enum Call {
     Creation(Creation),
     /// `purge`, which records all that it deletes at once.
     Purge,
+    /// `renew_claims` or `request_cancel`, which set columns of a claim without a transition.
+    Hold,
 }
 
 /// The part of a transition that has no column in the entity's row.
@@ -26,12 +29,22 @@ pub struct Request {
     reached: Vec<bool>,
     pub metadata: Jsonb,
     pub request_id: Option<String>,
+    given: Kept,
 }
 
 impl Request {
     pub fn new(ids: Vec<Uuid>, metadata: Jsonb, request_id: Option<&str>) -> Request {
         let reached = memory::collect(ids.iter().map(|_| false));
-        Request { ids, reached, metadata, request_id: request_id.map(memory::copy) }
+        Request { ids, reached, metadata, request_id: request_id.map(memory::copy), given: Kept::default() }
+    }
+
+    pub fn giving(self, given: Given) -> Request {
+        Request { given: given.keep(), ..self }
+    }
+
+    /// The values that the call gives each task beside its state.
+    pub fn given(&self) -> Given<'_> {
+        self.given.given()
     }
 }
 
@@ -94,7 +107,7 @@ pub fn moving(id: Uuid) -> Option<u64> {
 pub fn request<R>(call: u64, read: impl FnOnce(&Request) -> R) -> Option<R> {
     CALLS.with_borrow(|calls| match &calls.iter().rfind(|one| one.number == call)?.call {
         Call::Transition(request) => Some(read(request)),
-        Call::Creation(_) | Call::Purge => None,
+        Call::Creation(_) | Call::Purge | Call::Hold => None,
     })
 }
 
@@ -106,6 +119,13 @@ pub fn is_none() -> bool {
 /// Whether the innermost call purges.
 pub fn is_purge() -> bool {
     CALLS.with_borrow(|calls| matches!(calls.last(), Some(InProgress { call: Call::Purge, .. })))
+}
+
+/// Whether the statement in progress is that of a call which sets columns of claims. Triggers and their statements ask.
+pub fn sets_holds() -> bool {
+    let is_own = |depth: i32| trigger::depth() == depth + 1;
+    CALLS
+        .with_borrow(|calls| matches!(calls.last(), Some(InProgress { call: Call::Hold, depth, .. }) if is_own(*depth)))
 }
 
 /// Whether the innermost call creates entities.

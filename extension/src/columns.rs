@@ -35,6 +35,22 @@ pub struct TaskColumns {
     pub try_number: usize,
     pub duration: usize,
     pub error: usize,
+    /// `None` in the tables of 0.1.0 and 0.2.0.
+    pub claim: Option<ClaimColumns>,
+}
+
+/// The columns of tasks for claims.
+#[derive(Clone, Copy)]
+pub struct ClaimColumns {
+    pub max_tries: usize,
+    pub queue_id: usize,
+    pub priority: usize,
+    pub not_before: usize,
+    pub timeout: usize,
+    pub worker: usize,
+    pub lease_expires_at: usize,
+    pub cancel_requested_at: usize,
+    pub uncounted_tries: usize,
 }
 
 pub const fn parent_name(kind: EntityType) -> &'static str {
@@ -47,7 +63,7 @@ pub const fn parent_name(kind: EntityType) -> &'static str {
 impl Columns {
     /// Finds the columns of a trigger's table.
     pub fn of(kind: EntityType, trigger: Trigger) -> Columns {
-        Columns::of_table(kind, trigger.table(), |name| Some(trigger.column(name)))
+        Columns::of_table(kind, trigger.table(), |name| trigger.find_column(name))
             .unwrap_or_else(|| panic!("table {} lacks a column", trigger.table_name()))
     }
 
@@ -77,6 +93,7 @@ impl Columns {
                     try_number: column("try_number")?,
                     duration: column("duration")?,
                     error: column("error")?,
+                    claim: ClaimColumns::look_up(&column),
                 }),
             },
             run: match kind {
@@ -85,6 +102,22 @@ impl Columns {
                 }
                 EntityType::TaskInstance => None,
             },
+        })
+    }
+}
+
+impl ClaimColumns {
+    fn look_up(column: impl Fn(&str) -> Option<usize>) -> Option<ClaimColumns> {
+        Some(ClaimColumns {
+            max_tries: column("max_tries")?,
+            queue_id: column("queue_id")?,
+            priority: column("priority")?,
+            not_before: column("not_before")?,
+            timeout: column("timeout")?,
+            worker: column("worker")?,
+            lease_expires_at: column("lease_expires_at")?,
+            cancel_requested_at: column("cancel_requested_at")?,
+            uncounted_tries: column("uncounted_tries")?,
         })
     }
 }

@@ -8,14 +8,17 @@ use crate::call;
 use crate::columns::Columns;
 use crate::entity::EntityType;
 use crate::ffi::definition::{Check, Default, Event};
-use crate::ffi::heap::{Heap, Lock};
+use crate::ffi::heap::{Heap, Lock, Wait};
 use crate::ffi::jsonb::Jsonb;
 use crate::ffi::table_cache::TableCache;
+use crate::ffi::trigger::Row;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::text_datum;
 use crate::ffi::{member, session, transaction};
+use crate::hold::Given;
 use crate::managed::{Fixed, Managed, now_after};
-use crate::{append, isolation, memory, settings, unrecorded};
+use crate::ready::{Ready, Waits};
+use crate::{append, isolation, memory, ready, settings, unrecorded};
 use pg_workflow_state_machine::State;
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::ffi::CStr;
@@ -47,9 +50,25 @@ pub struct Entities {
     facts: Facts,
 }
 
+/// A transition to make.
+#[derive(Clone, Copy)]
+pub struct Move<'a> {
+    pub to: State,
+    /// That of its metadata.
+    pub error: Option<Datum>,
+    pub given: Given<'a>,
+}
+
+impl Move<'_> {
+    pub fn by_hand(to: State, error: Option<Datum>) -> Move<'static> {
+        Move { to, error, given: Given::default() }
+    }
+}
+
 /// The result for one entity.
 pub enum Step {
-    Made(append::Transition),
+    /// With the row that says from when on the task can be claimed.
+    Made(append::Transition, Option<Ready>),
     /// Nothing was changed: the statement sees no such entity, or it is not as expected.
     Unexpected,
     /// Nothing was changed: a transaction has changed the entity, another one meanwhile, or this one before.
@@ -101,39 +120,52 @@ impl Entities {
         Some(Entities { kind, heap, columns, facts })
     }
 
-    /// Moves an entity whose state and version are accepted. Waits for a transaction that changes it.
-    /// `error` is that of its metadata.
-    pub fn transition(&self, id: Uuid, accepts: impl Fn(State, i64) -> bool, to: State, error: Option<Datum>) -> Step {
+    /// Makes the transition that `decide` chooses for an entity as it is; none if it chooses none.
+    pub fn transition<'a>(&self, id: Uuid, wait: Wait, decide: impl FnOnce(&Row, Current) -> Option<Move<'a>>) -> Step {
         let columns = &self.columns;
         pgrx::check_for_interrupts!();
         let Some(found) = self.heap.find(columns.id, id) else { return Step::Unexpected };
         let row = found.row();
-        let current = Managed::of(&row, columns);
+        let managed = Managed::of(&row, columns);
         let state = row.text(columns.state).and_then(|state| state.parse::<State>().ok());
-        let from = state.filter(|state| state.can_transition(to) && accepts(*state, current.version));
-        let step = from.map_or(Step::Unexpected, |from| {
+        let decided = state.and_then(|state| {
+            let current = Current { state, version: managed.version, start_date: managed.start_date };
+            decide(&row, current).filter(|step| state.can_transition(step.to)).map(|step| (state, step))
+        });
+        let step = decided.map_or(Step::Unexpected, |(from, Move { to, error, given })| {
             let changed_at = now_after(&row, columns.updated_at);
-            let mut changes = current.changes([from, to], changed_at, columns, || error);
+            let mut changes = managed.changes([from, to], changed_at, given, managed.hold, columns, || error);
             changes.push((columns.state, Some(text_datum(to.as_str()))));
-            if !self.heap.update(&found, &changes) {
+            if !self.heap.update(&found, &changes, wait) {
                 return Step::Concurrent;
             }
             let Fixed { parent, task_id, .. } = Fixed::of(&row, columns);
-            let (task_id, version) = (task_id.map(memory::copy), current.version + 1);
-            Step::Made(append::Transition { id, parent, task_id, from, to, version, changed_at })
+            let (task_id, version) = (task_id.map(memory::copy), managed.version + 1);
+            let waits = Waits { version, not_before: given.not_before };
+            let ready = Ready::of(&row, columns, to, waits, changed_at);
+            Step::Made(append::Transition { id, parent, task_id, from, to, version, changed_at }, ready)
         });
         found.release();
         step
     }
 
     /// Records the transitions, and closes the table.
-    pub fn record(self, made: &[append::Transition], metadata: Jsonb, request_id: Option<&str>) {
+    pub fn record(self, made: &[append::Transition], ready: &[Ready], metadata: Jsonb, request_id: Option<&str>) {
         if !made.is_empty() {
             append::append_transitions_by(session::user(), self.kind, made, metadata, request_id);
+            ready::add(ready);
             transaction::next_command();
         }
         self.heap.close();
     }
+}
+
+/// An entity before a transition.
+#[derive(Clone, Copy)]
+pub struct Current {
+    pub state: State,
+    pub version: i64,
+    pub start_date: Option<i64>,
 }
 
 /// Locks a run as a foreign key of its tasks does, and returns its DAG; `None` if an SQL statement must do it, or if there
@@ -185,6 +217,20 @@ fn has_our_columns(heap: &Heap, columns: &Columns) -> bool {
         types.extend([(task.task_id, pg_sys::TEXTOID), (task.try_number, pg_sys::INT4OID)]);
         types.extend([(task.duration, pg_sys::FLOAT8OID), (task.error, pg_sys::TEXTOID)]);
         nullable.extend([task.duration, task.error]);
+        if let Some(claim) = task.claim {
+            types.extend([
+                (claim.queue_id, pg_sys::INT4OID),
+                (claim.priority, pg_sys::INT2OID),
+                (claim.not_before, pg_sys::TIMESTAMPTZOID),
+                (claim.timeout, pg_sys::INTERVALOID),
+                (claim.worker, pg_sys::TEXTOID),
+                (claim.lease_expires_at, pg_sys::TIMESTAMPTZOID),
+                (claim.cancel_requested_at, pg_sys::TIMESTAMPTZOID),
+                (claim.uncounted_tries, pg_sys::INT2OID),
+            ]);
+            let set = [claim.not_before, claim.worker, claim.lease_expires_at, claim.cancel_requested_at];
+            nullable.extend(set.into_iter().chain([claim.uncounted_tries]));
+        }
     }
     types.into_iter().all(|(column, expected)| heap.has_type(column, expected))
         && !nullable.into_iter().any(|column| heap.is_not_null(column))
@@ -221,14 +267,27 @@ fn function(name: &CStr) -> Oid {
     member::function(name, &[]).unwrap_or(Oid::INVALID)
 }
 
-/// The columns of task_instances. The functions leave a column that an administrator has added to its default.
-const TASK_COLUMNS: usize = 13;
+/// The columns of task_instances, before claims and with them. The functions leave a column that an administrator has added
+/// to its default.
+const TASK_COLUMNS: [usize; 2] = [13, 21];
 
 /// Whether a new row of task_instances has the defaults of the extension in all columns that a creation does not write.
 fn has_our_defaults(heap: &Heap) -> bool {
     let default = |name| heap.find_column(name).map(|column| heap.default(column));
     let nulls = ["start_date", "end_date", "duration", "error"];
-    heap.width() == TASK_COLUMNS
+    let of_claims = [
+        "queue_id",
+        "priority",
+        "not_before",
+        "timeout",
+        "worker",
+        "lease_expires_at",
+        "cancel_requested_at",
+        "uncounted_tries",
+    ];
+    let has_claims = heap.find_column("queue_id").is_some();
+    heap.live_columns() == TASK_COLUMNS[usize::from(has_claims)]
+        && (!has_claims || of_claims.iter().all(|name| default(name) == Some(Default::Null)))
         && heap.find_column("max_tries").is_some_and(|column| heap.has_type(column, pg_sys::INT4OID))
         && default("id") == Some(Default::Function(function(c"uuid_v7")))
         && default("state") == Some(Default::Text(State::Queued.as_str().to_owned()))

@@ -8,6 +8,8 @@ use crate::ffi::uuid::Uuid;
 use pg_workflow_state_machine::State;
 use pgrx::PgSqlErrorCode as Code;
 use serde_json::{Value, json};
+use std::cell::RefCell;
+use std::collections::HashSet;
 
 /// The longest part of a caller's value that an error repeats, in characters.
 const MAX_SHOWN: usize = 250;
@@ -367,6 +369,65 @@ pub fn in_transaction_block(tried: &str) -> ! {
         &json!({ "is_transaction_block": true }),
         "Execute this statement alone, without BEGIN and without other statements in the same query.",
     )
+}
+
+/// 25001: in a transaction with a fixed snapshot, each task that another worker has taken since would be an error.
+pub fn fixed_snapshot(tried: &str) -> ! {
+    raise(
+        Code::ERRCODE_ACTIVE_SQL_TRANSACTION,
+        &format!("cannot {tried} at isolation level REPEATABLE READ or SERIALIZABLE"),
+        &json!({ "is_fixed_snapshot": true }),
+        "Use READ COMMITTED.",
+    )
+}
+
+/// 55000: a trigger claims tasks while another call moves tasks.
+pub fn nested_claim() -> ! {
+    raise(
+        Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "cannot claim tasks within a call that creates or moves runs or tasks",
+        &json!({ "is_nested": true }),
+        "Claim after the statement, not in a trigger of the extension's tables.",
+    )
+}
+
+/// 40001: the task is not held by this claim any more.
+pub fn lost_claim(claim: &str, task: Uuid, now: Option<(&str, i64)>) -> ! {
+    let is_now = match now {
+        Some((state, version)) => format!("it is {state} at version {version}"),
+        None => "it does not exist".to_owned(),
+    };
+    let (state, version) = now.unzip();
+    raise(
+        Code::ERRCODE_T_R_SERIALIZATION_FAILURE,
+        &format!("claim of task_instance {task} is lost: {is_now}"),
+        &json!({
+            "entity_type": "task_instance", "entity_id": task.to_string(), "claim": claim,
+            "current_state": state, "current_version": version,
+        }),
+        "Stop this work: its lease ran out and another worker can have the task, or a client moved it by hand.",
+    )
+}
+
+/// 55000: an index that the extension reads is missing.
+pub fn missing_index(name: &str) -> ! {
+    raise(
+        Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        &format!("index workflow.{name} is missing or not valid"),
+        &json!({ "index": name }),
+        "Create it again as CREATE EXTENSION does, or REINDEX it.",
+    )
+}
+
+/// A NOTICE: no tasks were ever added to a queue of this name. Once a session for each name.
+pub fn unknown_queue(name: &str) {
+    thread_local! {
+        static TOLD: RefCell<HashSet<String>> = RefCell::new(HashSet::new());
+    }
+    let is_new = TOLD.with_borrow_mut(|told| told.len() < 1000 && told.insert(name.to_owned()));
+    if is_new {
+        pgrx::notice!("queue \"{}\" does not exist: it has no tasks to claim", cut(name));
+    }
 }
 
 /// 25006: the event feed needs values that only a primary has.

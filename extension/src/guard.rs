@@ -10,6 +10,8 @@ use crate::ffi::trigger::{BEFORE_INSERT, BEFORE_UPDATE, Row, Trigger, Use};
 use crate::ffi::uuid::Uuid;
 use crate::fields::{self, Written};
 use crate::managed::{Fixed, Managed, error_of, now_after};
+use crate::queues;
+use crate::ready::Parked;
 use crate::restore;
 use crate::rights::export_trigger;
 use crate::unrecorded;
@@ -58,6 +60,10 @@ fn guard_dag(trigger: Trigger, old: &Row, new: &Row) -> Changes {
         errors::managed_column("dag", dag, "created_at");
     }
     fields::check_dag(trigger, Written { old: Some(old), new });
+    let is_paused = trigger.column("is_paused");
+    if old.bool(is_paused) == Some(true) && new.bool(is_paused) == Some(false) {
+        Parked::OfDag(dag).unpark();
+    }
     vec![(updated_at, Some(Datum::from(now_after(old, updated_at))))]
 }
 
@@ -67,6 +73,7 @@ fn guard_entity(kind: EntityType, trigger: Trigger, old: &Row, new: &Row) -> Cha
     let written = Written { old: Some(old), new };
     if let Some(task) = columns.task {
         written.check_text("error", task.error);
+        task.claim.into_iter().for_each(|claim| queues::check_written(&columns, &claim, old, new));
     }
     if let Some(run) = columns.run {
         written.check_date("execution_date", run.execution_date);
@@ -85,9 +92,15 @@ fn guard_entity(kind: EntityType, trigger: Trigger, old: &Row, new: &Row) -> Cha
     let call = call::moving(id);
     let current = Managed::of(old, &columns);
     let changed_at = unrecorded::note(id, current.version + 1, [from, to], now, call);
-    current.changes([from, to], changed_at, &columns, || {
-        call::request(call?, |request| error_of(to, request.metadata)).flatten()
-    })
+    let hold = Managed::of(new, &columns).hold;
+    let by_call = call.and_then(|call| {
+        call::request(call, |request| {
+            let error = || error_of(to, request.metadata);
+            current.changes([from, to], changed_at, request.given(), hold, &columns, error)
+        })
+    });
+    let by_hand = || current.changes([from, to], changed_at, hold.given_by_hand(current.hold), hold, &columns, || None);
+    by_call.unwrap_or_else(by_hand)
 }
 
 /// Rejects an UPDATE that sets a managed column to another value: ignoring the value would hide the mistake. Values as

@@ -39,7 +39,8 @@ pub fn notification() -> Notification {
 /// AFTER changes of row_security.
 fn replan(trigger: Trigger) -> Datum {
     rights::refuse_all_but_owner(trigger);
-    for table in [c"dags", c"dag_runs", c"task_instances", c"task_logs", c"state_history"] {
+    for table in [c"dags", c"dag_runs", c"task_instances", c"task_logs", c"state_history", c"queue_settings", c"ready"]
+    {
         flags::replan(table);
     }
     Datum::null()

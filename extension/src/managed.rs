@@ -1,42 +1,48 @@
 //! The managed columns of a run or a task: the values that a transition gives them.
 
+use crate::call;
 use crate::columns::{Columns, parent_name};
 use crate::entity::EntityType;
 use crate::ffi::jsonb::Jsonb;
 use crate::ffi::trigger::Row;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::clock;
+use crate::hold::{Given, Hold};
 use pg_workflow_state_machine::State;
 use pgrx::pg_sys::Datum;
 
 /// The columns that only a transition changes.
 #[derive(Clone, Copy, PartialEq)]
-pub struct Managed {
+pub struct Managed<'a> {
     pub version: i64,
-    start_date: Option<i64>,
+    pub start_date: Option<i64>,
     end_date: Option<i64>,
     /// Null for a run.
-    try_number: Option<i32>,
+    pub try_number: Option<i32>,
     /// Null for a run. The bits of a double precision.
     duration: Option<i64>,
+    /// All null for a run.
+    pub hold: Hold<'a>,
 }
 
-impl Managed {
-    pub fn of(row: &Row, columns: &Columns) -> Managed {
+impl<'a> Managed<'a> {
+    pub fn of(row: &'a Row, columns: &Columns) -> Managed<'a> {
+        let claim = columns.task.and_then(|task| task.claim);
         Managed {
             version: row.i64(columns.version).unwrap_or(0),
             start_date: row.i64(columns.start_date),
             end_date: row.i64(columns.end_date),
             try_number: columns.task.and_then(|task| row.i32(task.try_number)),
             duration: columns.task.and_then(|task| row.i64(task.duration)),
+            hold: claim.map_or_else(Hold::default, |claim| Hold::of(row, &claim)),
         }
     }
 
     /// Returns the values after a transition.
-    pub fn after(self, [from, to]: [State; 2], now: i64) -> Managed {
+    pub fn after(self, [from, to]: [State; 2], now: i64, given: Given<'a>) -> Managed<'a> {
         // A queued task has no attempt. In 0.2.0 it kept the dates of an earlier one.
         let before = if from == State::Queued && !self.is_run() { self.without_attempt() } else { self };
-        let mut after = Managed { version: self.version + 1, ..before };
+        let mut after = Managed { version: self.version + 1, hold: self.hold.after(to, given), ..before };
         match to {
             State::Running => {
                 (after.start_date, after.end_date, after.duration) = (Some(now), None, None);
@@ -56,7 +62,7 @@ impl Managed {
         after
     }
 
-    fn without_attempt(self) -> Managed {
+    fn without_attempt(self) -> Managed<'a> {
         Managed { start_date: None, end_date: None, duration: None, ..self }
     }
 
@@ -70,15 +76,21 @@ impl Managed {
         self.try_number.is_none()
     }
 
-    /// Returns all that a transition at a time writes beside the state.
+    /// Returns all that a transition at a time writes beside the state, in a row that has `written`.
     pub fn changes(
         self,
         states: [State; 2],
         now: i64,
+        given: Given<'a>,
+        written: Hold,
         columns: &Columns,
         error: impl FnOnce() -> Option<Datum>,
     ) -> Vec<(usize, Option<Datum>)> {
-        let mut changes = self.after(states, now).as_changes(columns);
+        let after = self.after(states, now, given);
+        let mut changes = after.as_changes(columns);
+        if let Some(claim) = columns.task.and_then(|task| task.claim) {
+            changes.extend(after.hold.changes(written, &claim));
+        }
         changes.push((columns.updated_at, Some(Datum::from(now))));
         changes.extend(columns.task.and_then(|task| Some((task.error, error_after(states[1], error)?))));
         changes
@@ -99,8 +111,13 @@ impl Managed {
         changes
     }
 
-    /// Returns the name of a column in which the two differ.
+    /// Returns the name of a column in which the two differ, and that the current statement may not set.
     pub fn difference(self, other: Managed) -> Option<&'static str> {
+        let of_hold = || if call::sets_holds() { None } else { self.hold.difference(other.hold) };
+        self.difference_of_move(other).or_else(of_hold)
+    }
+
+    fn difference_of_move(self, other: Managed) -> Option<&'static str> {
         let differ = [
             ("version", self.version != other.version),
             ("start_date", self.start_date != other.start_date),

@@ -15,6 +15,14 @@ pub fn collect<T>(items: impl IntoIterator<Item = T>) -> Vec<T> {
     all
 }
 
+/// Copies bytes. Raises an error if memory runs out.
+pub fn copy_bytes(bytes: &[u8]) -> Vec<u8> {
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(bytes.len()).unwrap_or_else(|_| errors::out_of_memory());
+    copy.extend_from_slice(bytes);
+    copy
+}
+
 /// Copies a text. Raises an error if memory runs out.
 pub fn copy(text: &str) -> String {
     let mut copy = String::new();

@@ -7,6 +7,7 @@ use crate::errors;
 use crate::ffi::trigger::{AFTER_UPDATE, Row, Trigger, Use};
 use crate::managed::{Fixed, Managed};
 use crate::memory;
+use crate::ready::{self, Ready};
 use crate::rights::export_trigger;
 use crate::unrecorded;
 use pg_workflow_state_machine::State;
@@ -25,7 +26,7 @@ export_trigger!(
 /// AFTER UPDATE FOR EACH STATEMENT.
 fn record(trigger: Trigger) -> Datum {
     if let Some(kind) = EntityType::parse(trigger.argument()) {
-        let mut transitions = transitions_of(kind, trigger);
+        let (mut transitions, ready) = transitions_of(kind, trigger);
         let mut maker = None;
         transitions.retain(|transition| {
             let (its_maker, is_recorded) = unrecorded::take(transition.id, transition.version, transition.changed_at)
@@ -36,19 +37,22 @@ fn record(trigger: Trigger) -> Datum {
         if let Some(maker) = maker.filter(|_| !transitions.is_empty()) {
             append_transitions(kind, &transitions, maker);
         }
+        ready::add(&ready);
     }
     Datum::null()
 }
 
-fn transitions_of(kind: EntityType, trigger: Trigger) -> Vec<Transition> {
+/// Returns the transitions of a statement, and where its tasks wait now.
+fn transitions_of(kind: EntityType, trigger: Trigger) -> (Vec<Transition>, Vec<Ready>) {
     let columns = Columns::of(kind, trigger);
-    let mut transitions = Vec::new();
+    let (mut transitions, mut ready) = (Vec::new(), Vec::new());
     trigger.for_each_update(|old, new| {
+        Ready::after(old, new, &columns).into_iter().for_each(|row| memory::push(&mut ready, row));
         if let Some(transition) = transition_between(kind, &columns, old, new) {
             memory::push(&mut transitions, transition);
         }
     });
-    transitions
+    (transitions, ready)
 }
 
 /// Returns the transition between two versions of a row, if its state changed. Compares the row with the values that
@@ -61,14 +65,16 @@ fn transition_between(kind: EntityType, columns: &Columns, old: &Row, new: &Row)
     if fixed != Fixed::of(new, columns) || changed_at < changed_before {
         changed_after_guard();
     }
+    let before = Managed::of(old, columns);
     if from == to {
-        if Managed::of(old, columns) != written {
+        if before.difference(written).is_some() {
             changed_after_guard();
         }
         return None;
     }
     let (Ok(from), Ok(to)) = (from.parse::<State>(), to.parse::<State>()) else { changed_after_guard() };
-    if !from.can_transition(to) || Managed::of(old, columns).after([from, to], changed_at) != written {
+    let given = written.hold.given(before.hold);
+    if !from.can_transition(to) || before.after([from, to], changed_at, given) != written {
         changed_after_guard();
     }
     Some(Transition {

@@ -2,11 +2,13 @@
 
 use crate::args;
 use crate::call::{self, Call, Request};
-use crate::direct::{Entities, Step};
+use crate::direct::{Current, Entities, Move, Step};
 use crate::entity::EntityType;
 use crate::errors::{self, Attempt};
+use crate::ffi::heap::Wait;
 use crate::ffi::jsonb::Jsonb;
 use crate::ffi::plan::Plan;
+use crate::ffi::trigger::Row;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::text_datum;
 use crate::managed::error_of;
@@ -82,6 +84,14 @@ fn transition_one(
             );
         }
         fields::check_text("request_id", request_id);
+        if ["claim ", "release "].iter().any(|kind| request_id.starts_with(kind)) {
+            errors::invalid_argument(
+                "request_id",
+                &json!(errors::cut(request_id)),
+                "must not begin like that of a claim's end",
+                "Use another text: the functions that end claims use \"claim N\" and \"release N\".",
+            );
+        }
     }
     update_directly(&attempt, metadata, request_id)
         .or_else(|| earlier_version(&attempt, request_id?))
@@ -95,19 +105,22 @@ fn transition_one(
 /// request ID is visible in the look-up, which needs no lock of the row.
 fn update_directly(attempt: &Attempt, metadata: Jsonb, request_id: Option<&str>) -> Option<i64> {
     let entities = Entities::open(attempt.kind)?;
-    let accepts =
-        |state, version| state == attempt.from && attempt.expected_version.is_none_or(|expected| expected == version);
+    let decide = |_: &Row, current: Current| {
+        let is_expected = attempt.expected_version.is_none_or(|expected| expected == current.version);
+        let accepts = current.state == attempt.from && is_expected;
+        accepts.then(|| Move::by_hand(attempt.to, error_of(attempt.to, metadata)))
+    };
     let is_repeated = request_id.is_some_and(|request_id| requests::find(attempt.id, request_id).is_some());
     let step = if is_repeated {
         Step::Unexpected
     } else {
         // A repeated request updates nothing.
         entities.heap.check_publications();
-        entities.transition(attempt.id, accepts, attempt.to, error_of(attempt.to, metadata))
+        entities.transition(attempt.id, Wait::Always, decide)
     };
-    let made = if let Step::Made(transition) = step { vec![transition] } else { Vec::new() };
-    entities.record(&made, metadata, request_id);
-    made.first().map(|transition| transition.version)
+    let (made, ready) = if let Step::Made(made, ready) = step { (Some(made), ready) } else { (None, None) };
+    entities.record(made.as_slice(), ready.as_slice(), metadata, request_id);
+    made.map(|transition| transition.version)
 }
 
 /// The statements for one entity type.

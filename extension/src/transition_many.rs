@@ -2,12 +2,14 @@
 
 use crate::args;
 use crate::call::{self, Call, Request};
-use crate::direct::{Entities, Step};
+use crate::direct::{Current, Entities, Move, Step};
 use crate::entity::EntityType;
 use crate::errors;
+use crate::ffi::heap::Wait;
 use crate::ffi::jsonb::Jsonb;
 use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::snapshot;
+use crate::ffi::trigger::Row;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::{text_array, text_datum, uuid_array};
 use crate::managed::error_of;
@@ -107,13 +109,17 @@ impl Batch {
         }
         let Some(entities) = Entities::open(self.kind) else { return ids };
         entities.heap.check_publications();
-        let accepts = |state, _| self.from.is_none_or(|from| from == state);
-        let error = error_of(self.to, metadata);
-        let mut made = Vec::new();
+        let step = Move::by_hand(self.to, error_of(self.to, metadata));
+        let decide = |_: &Row, current: Current| {
+            let accepts = self.from.is_none_or(|from| from == current.state);
+            accepts.then_some(step)
+        };
+        let (mut made, mut ready) = (Vec::new(), Vec::new());
         let done = snapshot::with_latest(|| {
-            ids.iter().position(|id| match entities.transition(*id, accepts, self.to, error) {
-                Step::Made(transition) => {
+            ids.iter().position(|id| match entities.transition(*id, Wait::Always, decide) {
+                Step::Made(transition, waits) => {
                     memory::push(&mut made, transition);
+                    waits.into_iter().for_each(|row| memory::push(&mut ready, row));
                     false
                 }
                 Step::Unexpected => false,
@@ -123,7 +129,7 @@ impl Batch {
         });
         reserve(outcomes, made.len());
         outcomes.extend(made.iter().map(|transition| (transition.id, self.applied(transition.version))));
-        entities.record(&made, metadata, None);
+        entities.record(&made, &ready, metadata, None);
         &ids[done.unwrap_or(ids.len())..]
     }
 

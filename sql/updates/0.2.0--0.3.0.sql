@@ -71,6 +71,44 @@ WHERE s.last_value OPERATOR(pg_catalog.>=) 1000000000000;
 -- take table workflow.purges
 SELECT pg_catalog.pg_extension_config_dump('workflow.purges', '');
 
+-- Claims. Nothing is rewritten, and no task can be claimed: their queue_id is null.
+ALTER TABLE workflow.task_instances
+    ADD COLUMN queue_id integer,
+    ADD COLUMN priority smallint,
+    ADD COLUMN not_before timestamptz,
+    ADD COLUMN timeout interval,
+    ADD COLUMN worker text,
+    ADD COLUMN lease_expires_at timestamptz,
+    ADD COLUMN cancel_requested_at timestamptz,
+    ADD COLUMN uncounted_tries smallint;
+-- take table workflow.queue_settings
+SELECT pg_catalog.pg_extension_config_dump('workflow.queue_settings', '');
+SELECT pg_catalog.pg_extension_config_dump('workflow.queue_settings_id_seq', '');
+-- take table workflow.ready
+-- take index ready_lane_idx
+ALTER TABLE workflow.ready REPLICA IDENTITY FULL;
+SELECT pg_catalog.pg_extension_config_dump('workflow.ready', '');
+-- take function workflow.queue_of_run
+-- take function workflow.enqueue_task_instances
+-- take function workflow.recover_ready
+-- take function workflow.set_queue
+-- take view workflow.queues
+-- take function workflow.claim_tasks
+-- take function workflow.complete_claim
+-- take function workflow.fail_claim
+-- take function workflow.finish_claim
+-- take function workflow.refuse_lost_claim
+-- take function workflow.finish_claims
+-- take function workflow.release_claims
+-- take function workflow.renew_claims
+-- take function workflow.reap_claim
+-- take function workflow.reap_claims
+-- take function workflow.note_cancel
+-- take function workflow.request_cancel
+-- take function workflow.seconds_to_task
+-- take procedure workflow.wait_for_tasks
+-- take view workflow.claims
+
 -- Times of the history; see create_partition(). This reads the history once.
 DO $$
 DECLARE
@@ -231,6 +269,7 @@ BEFORE INSERT ON workflow.task_logs
 FOR EACH ROW EXECUTE FUNCTION workflow.check_fields();
 -- take function workflow.create_dag
 -- take function workflow.create_dag_run
+DROP FUNCTION workflow.create_task_instances(uuid, text[], integer);
 -- take function workflow.create_task_instances
 -- take function workflow.is_subscriber
 -- take function workflow.refuse_subscriber
@@ -335,7 +374,7 @@ DECLARE
 BEGIN
     FOR guarded IN
         SELECT t.name AS table_name, c.relname AS relation
-        FROM pg_catalog.unnest('{dags,dag_runs,task_instances,task_logs,state_history}'::pg_catalog.text[]) AS t (name)
+        FROM pg_catalog.unnest('{dags,dag_runs,task_instances,task_logs,state_history,queue_settings,ready}'::pg_catalog.text[]) AS t (name)
         JOIN pg_catalog.pg_class AS c ON c.relname OPERATOR(pg_catalog.=) t.name
             -- Partitions, and those that purge() has dropped and not yet freed.
             OR (t.name OPERATOR(pg_catalog.=) ANY ('{task_logs,state_history}'::pg_catalog.text[])

@@ -13,6 +13,34 @@ BEGIN
 END
 $$;
 
+-- Claims end: a task that a worker holds runs on, moved by hand.
+DROP VIEW workflow.claims;
+DROP VIEW workflow.queues;
+DROP PROCEDURE workflow.wait_for_tasks(text[], interval, boolean);
+DROP FUNCTION workflow.seconds_to_task(text[]);
+DROP FUNCTION workflow.request_cancel(uuid);
+DROP FUNCTION workflow.note_cancel(uuid);
+DROP FUNCTION workflow.reap_claims(integer);
+DROP FUNCTION workflow.reap_claim(uuid);
+DROP FUNCTION workflow.renew_claims(text[], interval);
+DROP FUNCTION workflow.finish_claims(jsonb, boolean);
+DROP FUNCTION workflow.refuse_lost_claim(text);
+DROP FUNCTION workflow.finish_claim(text, text, jsonb, interval);
+DROP FUNCTION workflow.release_claims(text[], interval);
+DROP FUNCTION workflow.fail_claim(text, text, interval, jsonb);
+DROP FUNCTION workflow.complete_claim(text, jsonb);
+DROP FUNCTION workflow.claim_tasks(text, text[], integer, interval);
+DROP FUNCTION workflow.recover_ready();
+DROP FUNCTION workflow.set_queue(text, integer, timestamptz);
+DROP FUNCTION workflow.enqueue_task_instances(uuid[], text, integer, timestamptz);
+DROP FUNCTION workflow.queue_of_run(uuid, text);
+DROP FUNCTION workflow.create_task_instances(uuid, text[], integer, text, integer, timestamptz, interval);
+ALTER EXTENSION pg_workflow DROP TABLE workflow.ready;
+DROP TABLE workflow.ready;
+ALTER EXTENSION pg_workflow DROP SEQUENCE workflow.queue_settings_id_seq;
+ALTER EXTENSION pg_workflow DROP TABLE workflow.queue_settings;
+DROP TABLE workflow.queue_settings;
+
 -- Row security stays if tenants are isolated. 0.2.0 knows no setting: its policies are there only then. Partitions stay
 -- closed to tenants who name them.
 -- take function workflow.enable_row_security
@@ -151,6 +179,15 @@ END
 $$;
 
 REVOKE UPDATE ON workflow.dag_runs, workflow.task_instances FROM workflow_writer;
+ALTER TABLE workflow.task_instances
+    DROP COLUMN queue_id,
+    DROP COLUMN priority,
+    DROP COLUMN not_before,
+    DROP COLUMN timeout,
+    DROP COLUMN worker,
+    DROP COLUMN lease_expires_at,
+    DROP COLUMN cancel_requested_at,
+    DROP COLUMN uncounted_tries;
 ALTER EXTENSION pg_workflow DROP EVENT TRIGGER pg_workflow_load_library;
 DROP EVENT TRIGGER pg_workflow_load_library;
 DROP FUNCTION workflow.load_library();

@@ -1,8 +1,9 @@
 //! The worker that README.md shows runs every task exactly once, with others beside it.
 
 use crate::markdown::Page;
-use pg_workflow_tests::{Db, create_tasks};
+use pg_workflow_tests::{Db, create_run};
 use std::process::{Command, Stdio};
+use uuid::Uuid;
 use xtask::setup::pypi;
 use xtask::stack::roles;
 
@@ -17,7 +18,10 @@ pub fn workers_run_every_task_once() {
     let db = Db::new();
     let client = &mut db.connect();
     client.batch_execute(roles::SQL).expect("roles");
-    let tasks = create_tasks(client, 40);
+    let (_, run) = create_run(client);
+    let names: Vec<String> = (0..40).map(|n| format!("task_{n}")).collect();
+    let sql = "SELECT id FROM workflow.create_task_instances($1, $2, queue => 'default')";
+    let tasks: Vec<Uuid> = client.query(sql, &[&run, &names]).expect("tasks").iter().map(|row| row.get(0)).collect();
     let workers: Vec<_> = (0..3)
         .map(|_| {
             let mut worker = Command::new(&python);

@@ -123,6 +123,8 @@ fn verify_reports_every_kind_of_disagreement() {
         ("UPDATE workflow.task_instances SET state = 'success' WHERE id = $1", "row and history disagree"),
         ("UPDATE workflow.task_instances SET version = 9 WHERE id = $1", "row and history disagree"),
         ("UPDATE workflow.task_instances SET try_number = 5 WHERE id = $1", "row and history disagree"),
+        ("UPDATE workflow.task_instances SET worker = 'w' WHERE id = $1", "claim of a task that does not run"),
+        ("UPDATE workflow.task_instances SET queue_id = 1, state = 'queued' WHERE id = $1", "no claim finds it"),
         ("DELETE FROM workflow.state_history WHERE entity_id = $1", "no history"),
         ("DELETE FROM workflow.state_history WHERE entity_id = $1 AND version = 2", "version missing"),
         ("DELETE FROM workflow.state_history WHERE entity_id = $1 AND version = 1", "version missing"),

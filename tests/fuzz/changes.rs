@@ -275,7 +275,6 @@ pub const CHANGES: &[Change] = &[
     ),
     change!("ALTER TABLE workflow.task_instances ALTER max_tries TYPE smallint", Statement, Statement),
     change!("ALTER TABLE workflow.task_instances ALTER error TYPE varchar(4)", Statement, Statement),
-    change!("ALTER TABLE workflow.task_instances ALTER task_id TYPE varchar(5)", Statement, Statement),
     change!(
         "ALTER TABLE workflow.task_instances DROP CONSTRAINT task_instances_check; ALTER TABLE workflow.task_instances ADD CONSTRAINT task_instances_check CHECK (max_tries < 5) NOT VALID",
         Statement,

@@ -4,12 +4,13 @@ use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;
 
 #[test]
-fn every_table_has_a_primary_key() {
+fn every_table_has_a_replica_identity() {
     let db = Db::new();
     // Also the partitions that are created later; the partitioned tables have no rows of their own.
     next_partition(&mut db.connect());
     let sql = "SELECT c.relname::text FROM pg_class AS c
                WHERE c.relnamespace = 'workflow'::regnamespace AND c.relkind = 'r'
+                 AND c.relreplident <> 'f'
                  AND NOT EXISTS (SELECT FROM pg_constraint AS x WHERE x.conrelid = c.oid AND x.contype = 'p')";
     let without: Vec<String> = db.connect().query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect();
     assert_eq!(without, [""; 0]);
@@ -24,6 +25,13 @@ fn publication_for_all_tables_rejects_no_statement() {
         client.batch_execute(&sql).unwrap();
         let task = create_in_state(client, "task_instance", State::Running);
         client.execute("SELECT workflow.append_task_log($1, 'a line')", &[&task]).unwrap();
+        client
+            .batch_execute(
+                "SELECT workflow.create_task_instances(id, '{a,b}', queue => 'default') FROM workflow.dag_runs;
+                 SELECT workflow.release_claims(array_agg(claim)) FROM workflow.claim_tasks('w', max => 2);
+                 SELECT workflow.claim_tasks('w', max => 2)",
+            )
+            .unwrap();
         client
             .batch_execute(
                 "SELECT workflow.fold_state_counts();

@@ -5,6 +5,7 @@
 //! and the WAL of a life are absolute. Lists and the cost of history are compared with themselves, in a small and in a
 //! large database.
 
+mod claims;
 mod cpu;
 mod events;
 mod history;
@@ -55,8 +56,9 @@ impl Options {
 }
 
 /// Each measures the lines of its subject that the options select.
-const MEASUREMENTS: [fn(&Bench, &Options) -> Result<Report>; 8] = [
+const MEASUREMENTS: [fn(&Bench, &Options) -> Result<Report>; 9] = [
     lines::measure,
+    claims::measure,
     cpu::measure,
     wal::measure,
     events::measure,

@@ -4,6 +4,7 @@ use super::{insert, record_unrecorded};
 use crate::append::append_creations_in;
 use crate::args;
 use crate::call::Creation;
+use crate::columns::ClaimColumns;
 use crate::direct::{self, Entities};
 use crate::entity::EntityType;
 use crate::errors;
@@ -12,11 +13,13 @@ use crate::ffi::rows::Rows as NewRows;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::{clock, text_array, text_datum, uuid_array};
 use crate::ffi::{session, transaction};
-use crate::{memory, rights, tenant};
+use crate::ready::{self, Ready};
+use crate::{claims, fields, memory, queues, rights, tenant};
 use pg_workflow_state_machine::State;
+use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::iter::TableIterator;
 use pgrx::pg_sys::{self, Datum, Oid};
-use pgrx::{Array, name};
+use pgrx::{Array, IntoDatum, name};
 
 type NewTasks = TableIterator<'static, (name!(id, pgrx::Uuid), name!(task_id, String))>;
 
@@ -26,8 +29,21 @@ fn create_tasks(
     dag_run_id: Option<pgrx::Uuid>,
     task_ids: Option<Array<'_, &'_ str>>,
     max_tries: Option<i32>,
+    queue: Option<&str>,
+    priority: Option<i32>,
+    not_before: Option<TimestampWithTimeZone>,
+    timeout: Option<Interval>,
 ) -> TableIterator<'static, (name!(id, pgrx::Uuid), name!(task_id, String))> {
-    create_tasks_for(session::user(), dag_run_id, task_ids, max_tries)
+    let wanted = queue.is_some() || not_before.is_some() || timeout.is_some();
+    let wanted = wanted.then(|| {
+        let name = queues::check_name("queue", queue);
+        let priority = queues::check_priority(args::not_null("priority", priority));
+        let not_before = not_before.map(i64::from);
+        not_before.into_iter().for_each(|time| fields::check_date("not_before", time));
+        timeout.into_iter().for_each(|timeout| _ = claims::positive("timeout", Some(timeout)));
+        Wanted { name, priority, not_before, timeout }
+    });
+    create_tasks_for(session::user(), dag_run_id, task_ids, max_tries, wanted)
 }
 
 /// For the catalogs of 0.1.0 and 0.2.0: they declare it SECURITY DEFINER, so the current role is the owner.
@@ -37,7 +53,16 @@ fn create_task_instances(
     task_ids: Option<Array<'_, &'_ str>>,
     max_tries: Option<i32>,
 ) -> TableIterator<'static, (name!(id, pgrx::Uuid), name!(task_id, String))> {
-    create_tasks_for(session::outer_user(), dag_run_id, task_ids, max_tries)
+    create_tasks_for(session::outer_user(), dag_run_id, task_ids, max_tries, None)
+}
+
+/// Where new tasks wait.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    name: &'a str,
+    priority: i16,
+    not_before: Option<i64>,
+    timeout: Option<Interval>,
 }
 
 fn create_tasks_for(
@@ -45,6 +70,7 @@ fn create_tasks_for(
     dag_run_id: Option<pgrx::Uuid>,
     task_ids: Option<Array<'_, &'_ str>>,
     max_tries: Option<i32>,
+    wanted: Option<Wanted>,
 ) -> NewTasks {
     rights::refuse_restricted_operation();
     let run = Uuid(*args::not_null("dag_run_id", dag_run_id).as_bytes());
@@ -57,10 +83,18 @@ fn create_tasks_for(
     let max_tries = args::check_max_tries(args::not_null("max_tries", max_tries));
 
     let creation = Creation { kind: EntityType::TaskInstance, at: clock(), caller };
-    let tasks = Tasks { creation, run, names: &names, max_tries };
-    let created = if tenant::sees_run(caller, run) { tasks.create() } else { None };
-    let ids = created.unwrap_or_else(|| errors::missing("dag_run", &run.to_string(), "create tasks in it"));
+    if !tenant::sees_run(caller, run) {
+        refuse_missing_run(run);
+    }
+    let queue = |wanted: Wanted| queues::of_run(run, wanted.name).unwrap_or_else(|| refuse_missing_run(run));
+    let queued = wanted.map(|wanted| (queue(wanted), wanted));
+    let tasks = Tasks { creation, run, names: &names, max_tries, queued };
+    let ids = tasks.create().unwrap_or_else(|| refuse_missing_run(run));
     TableIterator::new(ids.into_iter().map(|task| pgrx::Uuid::from_bytes(task.0)).zip(names))
+}
+
+fn refuse_missing_run(run: Uuid) -> ! {
+    errors::missing("dag_run", &run.to_string(), "create tasks in it")
 }
 
 /// The tasks to create.
@@ -69,6 +103,8 @@ struct Tasks<'a> {
     run: Uuid,
     names: &'a [String],
     max_tries: i32,
+    /// The queue, if any.
+    queued: Option<(i32, Wanted<'a>)>,
 }
 
 impl Tasks<'_> {
@@ -83,6 +119,7 @@ impl Tasks<'_> {
         });
         if let Some((dag, ids)) = direct {
             append_creations_in(dag, self.creation, self.run, &self.with_names(&ids));
+            ready::add(&self.ready(&ids));
             transaction::next_command();
             return Some(ids);
         }
@@ -137,11 +174,40 @@ impl Tasks<'_> {
         let (max_tries, at) = (Datum::from(self.max_tries), Datum::from(self.creation.at));
         let values = [Some(self.run.as_datum()), Some(ids), Some(names), Some(max_tries), Some(at)];
         let mut inserted = INSERT.with(|plan| insert(self.creation, plan, &values));
+        self.queue_inserted(&inserted);
         if inserted.len() == order.len() {
             let by_name = memory::collect(inserted.iter().copied());
             order.iter().zip(by_name).for_each(|(n, id)| inserted[*n] = id);
         }
         inserted
+    }
+
+    /// Sets the columns of the queue, which the tables of 0.2.0 lack.
+    fn queue_inserted(&self, inserted: &[Uuid]) {
+        thread_local! {
+            static SET: Plan = Plan::new(
+                "UPDATE workflow.task_instances AS t \
+                 SET queue_id = $2, priority = $3::pg_catalog.int2, not_before = $4, timeout = $5 \
+                 WHERE t.id OPERATOR(pg_catalog.=) ANY ($1)"
+                    .to_owned(),
+                &[
+                    pg_sys::UUIDARRAYOID,
+                    pg_sys::INT4OID,
+                    pg_sys::INT4OID,
+                    pg_sys::TIMESTAMPTZOID,
+                    pg_sys::INTERVALOID,
+                ],
+            );
+        }
+        let Some((queue_id, wanted)) = self.queued else { return };
+        let values = [
+            Some(uuid_array(memory::collect(inserted.iter().map(Uuid::as_datum)))),
+            Some(Datum::from(queue_id)),
+            Some(Datum::from(i32::from(wanted.priority))),
+            wanted.not_before.map(Datum::from),
+            wanted.timeout.and_then(IntoDatum::into_datum),
+        ];
+        rights::as_owner_of(self.creation.kind.relation(), || SET.with(|plan| plan.run(&values, |_| ())));
     }
 
     fn new_ids(&self) -> Vec<Uuid> {
@@ -155,8 +221,10 @@ impl Tasks<'_> {
         let ids = self.new_ids();
         let (queued, at) = (text_datum(State::Queued.as_str()), Datum::from(self.creation.at));
         let mut rows = NewRows::new(heap.width(), ids.len());
+        let of_queue = self.queue_values(task.claim);
         for n in self.by_name() {
-            rows.push(&[
+            rows.push(&of_queue);
+            rows.set(&[
                 (columns.id, ids[n].as_datum()),
                 (columns.parent, self.run.as_datum()),
                 (task.task_id, text_datum(&self.names[n])),
@@ -172,6 +240,22 @@ impl Tasks<'_> {
         rows.free();
         heap.close();
         is_inserted.then_some(ids)
+    }
+
+    /// Returns the rows that say from when on the tasks can be claimed.
+    fn ready(&self, ids: &[Uuid]) -> Vec<Ready> {
+        let Some((queue_id, Wanted { priority, not_before, .. })) = self.queued else { return Vec::new() };
+        let ready_at = not_before.map_or(self.creation.at, |time| time.max(self.creation.at));
+        memory::collect(ids.iter().map(|task| Ready { queue_id, priority, ready_at, task: *task, version: 1 }))
+    }
+
+    /// Returns the values that the queue gives each row.
+    fn queue_values(&self, claim: Option<ClaimColumns>) -> Vec<(usize, Datum)> {
+        let Some((claim, (queue_id, wanted))) = claim.zip(self.queued) else { return Vec::new() };
+        let mut values = vec![(claim.queue_id, Datum::from(queue_id)), (claim.priority, Datum::from(wanted.priority))];
+        values.extend(wanted.not_before.map(|time| (claim.not_before, Datum::from(time))));
+        values.extend(wanted.timeout.and_then(IntoDatum::into_datum).map(|timeout| (claim.timeout, timeout)));
+        values
     }
 
     /// Returns the tasks' numbers in the order of their names, in which they are inserted. Of two calls that create tasks

@@ -163,6 +163,11 @@ impl Heap {
         self.attribute(column, |attribute| attribute.attnotnull)
     }
 
+    /// Returns the number of columns that are not dropped.
+    pub fn live_columns(&self) -> usize {
+        (1..=self.width()).filter(|column| self.attribute(*column, |attribute| !attribute.attisdropped)).count()
+    }
+
     fn attribute(&self, column: usize, read: impl FnOnce(&pg_sys::FormData_pg_attribute) -> bool) -> bool {
         // SAFETY: an open table has a descriptor.
         let columns = unsafe { PgTupleDesc::from_pg_unchecked(self.relation().rd_att) };

@@ -10,7 +10,7 @@ use super::rows::Rows;
 use super::trigger::Row;
 use super::uuid::Uuid;
 use pgrx::pg_sys::submodules::ffi::pg_guard_ffi_boundary;
-use pgrx::pg_sys::{self, Datum, Oid, Relation, TM_FailureData, TM_Result, TupleTableSlot};
+use pgrx::pg_sys::{self, Datum, ItemPointerData, Oid, Relation, TM_FailureData, TM_Result, TupleTableSlot};
 use std::ffi::CString;
 use std::ptr::null_mut;
 
@@ -27,6 +27,13 @@ pub enum Lock {
     Rows,
     /// As INSERT and UPDATE do.
     Write,
+}
+
+/// Whether to wait for a transaction that changes the same row.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Wait {
+    Always,
+    Never,
 }
 
 impl Heap {
@@ -127,23 +134,30 @@ impl Heap {
         unsafe { pg_guard_ffi_boundary(|| lock_key(self.0, found.0)) }
     }
 
-    /// Writes a new version of a row. Waits for a transaction that changes the row. Returns false, and changes nothing, if
-    /// the row is not the newest version, if this transaction has written it, or if an index needs more than an entry.
+    /// Writes a new version of a row. Returns false, and changes nothing, if the row is not the newest version, if a
+    /// transaction changes it that is not to be waited for, if this transaction has written it, or if an index needs more
+    /// than an entry.
     ///
     /// An UPDATE of a row of its own transaction checks the row's foreign keys again: the check of the INSERT, at the end
     /// of a statement or of the transaction, looks at the newest version only.
-    pub fn update(&self, found: &Found, changes: &Changes) -> bool {
+    pub fn update(&self, found: &Found, changes: &Changes, wait: Wait) -> bool {
         // SAFETY: the row is of this table, which is a heap; the values have their columns' types. The closure holds no
         // destructor.
         unsafe {
             pg_guard_ffi_boundary(|| {
                 let indexes = Indexes::open(self.0);
                 let is_simple = indexes.are_plain && !indexes.unique_key_has(changes);
-                let is_updated = is_simple && update(self.0, &indexes, found.0, changes);
+                let is_updated = is_simple && update(self.0, &indexes, found.0, changes, wait);
                 indexes.close();
                 is_updated
             })
         }
+    }
+
+    /// Deletes a row. Returns false, and deletes nothing, if another transaction has changed it, or changes it now.
+    pub fn delete(&self, place: ItemPointerData) -> bool {
+        // SAFETY: the place is one of this table, which is a heap. The closure holds no destructor.
+        unsafe { pg_guard_ffi_boundary(|| delete(self.0, place)) }
     }
 
     /// Inserts rows. Returns false, and inserts nothing, if an index needs more than an entry.
@@ -230,7 +244,7 @@ unsafe fn scan(table: Relation, index: Relation, id: Uuid) -> *mut TupleTableSlo
         let mut key = pg_sys::ScanKeyData::default();
         let (equal, function) = (pg_sys::BTEqualStrategyNumber as u16, Oid::from(pg_sys::F_UUID_EQ));
         raw::ScanKeyInit(&raw mut key, 1, equal, function, id.as_datum());
-        let scan = raw::begin_scan(table, index, raw::GetActiveSnapshot());
+        let scan = raw::begin_scan(table, index, raw::GetActiveSnapshot(), 1);
         raw::index_rescan(scan, &raw mut key, 1, null_mut(), 0);
         let is_found = raw::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot);
         raw::index_endscan(scan);
@@ -273,7 +287,7 @@ unsafe fn lock_key(table: Relation, row: *mut TupleTableSlot) -> bool {
 
 /// # Safety
 /// As of [`Heap::update`]. Called within a boundary.
-unsafe fn update(table: Relation, indexes: &Indexes, old: *mut TupleTableSlot, changes: &Changes) -> bool {
+unsafe fn update(table: Relation, indexes: &Indexes, old: *mut TupleTableSlot, changes: &Changes, wait: Wait) -> bool {
     // SAFETY: the caller's promise.
     unsafe {
         let Some(update) = (*(*table).rd_tableam).tuple_update else { return false };
@@ -291,7 +305,7 @@ unsafe fn update(table: Relation, indexes: &Indexes, old: *mut TupleTableSlot, c
             raw::GetCurrentCommandId(true),
             raw::GetActiveSnapshot(),
             null_mut(),
-            true,
+            wait == Wait::Always,
             &raw mut failure,
             &raw mut lock_mode,
             &raw mut new_entries,
@@ -302,6 +316,19 @@ unsafe fn update(table: Relation, indexes: &Indexes, old: *mut TupleTableSlot, c
         }
         raw::ExecDropSingleTupleTableSlot(new);
         is_updated
+    }
+}
+
+/// # Safety
+/// As of [`Heap::delete`]. Called within a boundary.
+unsafe fn delete(table: Relation, mut place: ItemPointerData) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let Some(delete) = (*(*table).rd_tableam).tuple_delete else { return false };
+        let mut failure = TM_FailureData::default();
+        let command = raw::GetCurrentCommandId(true);
+        let snapshot = raw::GetActiveSnapshot();
+        delete(table, &raw mut place, command, snapshot, null_mut(), false, &raw mut failure, false) == TM_Result::TM_Ok
     }
 }
 

@@ -1,10 +1,10 @@
 //! jsonb as an opaque value: passed on unparsed, read only as far as needed.
 
-use pgrx::callconv::{Arg, ArgAbi};
+use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
 use pgrx::nullable::Nullable;
 use pgrx::pg_sys::{self, Datum};
 use pgrx::{FromDatum, IntoDatum, PgMemoryContexts, impl_sql_translatable};
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
 /// A jsonb value in PostgreSQL's own, uncompressed form.
 #[derive(Clone, Copy)]
@@ -27,6 +27,36 @@ impl Jsonb {
                 Jsonb(datum.unwrap_or(Datum::null()).cast_mut_ptr())
             })
         }
+    }
+
+    /// Returns an object of one text, in the current memory context.
+    pub fn object_of(key: &str, value: &str) -> Jsonb {
+        Jsonb::of(&serde_json::json!({ key: value }))
+    }
+
+    /// Returns a JSON value, in the current memory context.
+    pub fn of(value: &serde_json::Value) -> Jsonb {
+        let text = CString::new(value.to_string()).unwrap_or_default();
+        // SAFETY: jsonb_in reads the NUL-terminated text and returns a new jsonb.
+        let datum =
+            unsafe { pgrx::direct_function_call_as_datum(pg_sys::jsonb_in, &[Some(Datum::from(text.as_ptr()))]) };
+        Jsonb(datum.unwrap_or(Datum::null()).cast_mut_ptr())
+    }
+
+    /// Returns the object with a key set to a text, in the current memory context.
+    pub fn with(self, key: &str, value: &str) -> Jsonb {
+        let other = Jsonb::object_of(key, value);
+        // SAFETY: jsonb_concat takes two jsonb and returns a new one.
+        let datum = unsafe {
+            pgrx::direct_function_call_as_datum(pg_sys::jsonb_concat, &[Some(self.datum()), Some(other.datum())])
+        };
+        Jsonb(datum.unwrap_or(Datum::null()).cast_mut_ptr())
+    }
+
+    /// Copies it to Rust's memory, by a function that copies bytes.
+    pub fn copy(self, copy: impl FnOnce(&[u8]) -> Vec<u8>) -> JsonbCopy {
+        // SAFETY: a Jsonb always points to a detoasted value, which has this size.
+        JsonbCopy(copy(unsafe { std::slice::from_raw_parts(self.0.cast::<u8>(), self.size()) }))
     }
 
     pub fn datum(self) -> Datum {
@@ -77,6 +107,35 @@ impl Jsonb {
     pub unsafe fn from_raw(datum: Datum) -> Jsonb {
         // SAFETY: the caller's promise; detoasting copies the value if needed.
         Jsonb(unsafe { pg_sys::pg_detoast_datum(datum.cast_mut_ptr()) }.cast())
+    }
+}
+
+/// A jsonb in Rust's memory.
+#[derive(Clone)]
+pub struct JsonbCopy(Vec<u8>);
+
+impl IntoDatum for JsonbCopy {
+    fn into_datum(self) -> Option<Datum> {
+        // SAFETY: the new memory has room for the bytes.
+        unsafe {
+            let copy = pg_sys::palloc(self.0.len());
+            std::ptr::copy_nonoverlapping(self.0.as_ptr(), copy.cast(), self.0.len());
+            Some(Datum::from(copy))
+        }
+    }
+
+    fn type_oid() -> pg_sys::Oid {
+        pg_sys::JSONBOID
+    }
+}
+
+impl_sql_translatable!(JsonbCopy, "jsonb");
+
+// SAFETY: into_datum returns a jsonb.
+unsafe impl BoxRet for JsonbCopy {
+    unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> pgrx::datum::Datum<'fcx> {
+        // SAFETY: as above.
+        unsafe { fcinfo.return_raw_datum(self.into_datum().unwrap_or(Datum::null())) }
     }
 }
 

@@ -17,6 +17,7 @@ mod indexes;
 pub mod insert;
 pub mod json_text;
 pub mod jsonb;
+pub mod lane;
 pub mod latch;
 pub mod levels;
 pub mod member;

@@ -4,6 +4,8 @@ use super::guc::{self, Settings};
 use super::jsonb::Jsonb;
 use super::uuid::Uuid;
 use super::values;
+use pgrx::FromDatum;
+use pgrx::datum::Interval;
 use pgrx::pg_sys::{self, CachedPlanSource, Datum, Oid};
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString};
@@ -31,6 +33,16 @@ const BY_INDEX: Settings =
     &[(c"enable_seqscan", c"off"), (c"enable_hashjoin", c"off"), (c"enable_mergejoin", c"off"), (c"jit", c"off")];
 const BY_SCAN: Settings = &[(c"enable_seqscan", c"on")];
 
+/// The snapshot of a statement.
+enum Sight {
+    /// That of the transaction's next statement.
+    Transaction,
+    /// That of the statement in progress.
+    Statement,
+    /// A new one, at any isolation level.
+    Latest,
+}
+
 impl Plan {
     /// Creates a statement that finds its rows by indexes. It is not planned yet.
     pub fn new(sql: String, types: &'static [Oid]) -> Plan {
@@ -44,15 +56,21 @@ impl Plan {
 
     /// Runs the statement and calls `read` with its rows, which live only during the call. `None` is SQL null.
     pub fn run<R>(&self, args: &[Option<Datum>], read: impl FnOnce(Rows) -> R) -> R {
-        self.execute(args, false, read)
+        self.execute(args, Sight::Transaction, read)
+    }
+
+    /// Runs the statement with all that has been committed, at any isolation level, as PostgreSQL runs the checks of foreign
+    /// keys.
+    pub fn run_with_latest<R>(&self, args: &[Option<Datum>], read: impl FnOnce(Rows) -> R) -> R {
+        self.execute(args, Sight::Latest, read)
     }
 
     /// Runs a query with the snapshot of the statement that calls this function, as a STABLE function does.
     pub fn run_in_snapshot<R>(&self, args: &[Option<Datum>], read: impl FnOnce(Rows) -> R) -> R {
-        self.execute(args, true, read)
+        self.execute(args, Sight::Statement, read)
     }
 
-    fn execute<R>(&self, args: &[Option<Datum>], is_read_only: bool, read: impl FnOnce(Rows) -> R) -> R {
+    fn execute<R>(&self, args: &[Option<Datum>], sight: Sight, read: impl FnOnce(Rows) -> R) -> R {
         assert_eq!(args.len(), self.types.len());
         let mut values: Vec<Datum> = args.iter().map(|arg| arg.unwrap_or(Datum::null())).collect();
         let nulls: Vec<u8> = args.iter().map(|arg| if arg.is_some() { b' ' } else { b'n' }).collect();
@@ -62,7 +80,17 @@ impl Plan {
             check(pg_sys::SPI_connect(), "SPI_connect");
             self.choose();
             let (values, nulls) = (values.as_mut_ptr(), nulls.as_ptr().cast());
-            check(pg_sys::SPI_execute_plan(self.plan.get(), values, nulls, is_read_only, 0), "SPI_execute_plan");
+            let (plan, none) = (self.plan.get(), std::ptr::null_mut());
+            let code = match sight {
+                Sight::Transaction => pg_sys::SPI_execute_plan(plan, values, nulls, false, 0),
+                Sight::Statement => pg_sys::SPI_execute_plan(plan, values, nulls, true, 0),
+                Sight::Latest => {
+                    pg_sys::CommandCounterIncrement();
+                    let snapshot = pg_sys::GetLatestSnapshot();
+                    pg_sys::SPI_execute_snapshot(plan, values, nulls, snapshot, none, false, true, 0)
+                }
+            };
+            check(code, "SPI_execute_plan");
             let result = read(Rows { table: pg_sys::SPI_tuptable, count: pg_sys::SPI_processed as usize });
             pg_sys::SPI_finish();
             result
@@ -185,6 +213,12 @@ impl Rows {
     pub fn jsonb(&self, row: usize, column: i32) -> Option<Jsonb> {
         // SAFETY: the value has the column's type.
         self.get_typed(row, column, pg_sys::JSONBOID).map(|value| unsafe { Jsonb::from_raw(value) })
+    }
+
+    /// Returns an interval. Panics if the column has another type.
+    pub fn interval(&self, row: usize, column: i32) -> Option<Interval> {
+        // SAFETY: the value has the column's type; the interval is copied.
+        self.get_typed(row, column, pg_sys::INTERVALOID).and_then(|value| unsafe { Interval::from_datum(value, false) })
     }
 
     fn get_typed(&self, row: usize, column: i32, expected: Oid) -> Option<Datum> {

@@ -1,6 +1,7 @@
 //! A procedure's call: it ends its caller's transaction, so that it can wait without a snapshot and without locks.
 
 use super::values;
+use pgrx::FromDatum;
 use pgrx::pg_sys::{self, Datum, NodeTag};
 use std::time::Duration;
 
@@ -63,6 +64,16 @@ impl Call {
     pub unsafe fn text(&self, n: usize) -> Option<&str> {
         // SAFETY: the caller's promise.
         self.argument(n).map(|value| unsafe { values::text(value) })
+    }
+
+    /// Copies an argument that is a text[]; `None` if it or an element is null.
+    ///
+    /// # Safety
+    /// The procedure must have a text[] there.
+    pub unsafe fn texts(&self, n: usize) -> Option<Vec<String>> {
+        // SAFETY: the caller's promise.
+        let texts = unsafe { <Vec<Option<String>>>::from_datum(self.argument(n)?, false) };
+        texts?.into_iter().collect()
     }
 
     /// Returns an argument that is an interval; `None` if it is null or negative.

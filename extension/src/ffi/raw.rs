@@ -100,20 +100,20 @@ unsafe extern "C-unwind" {
     ) -> IndexScanDesc;
 }
 
-/// Begins a scan with one key.
+/// Begins a scan with so many keys.
 ///
 /// # Safety
 /// As of index_beginscan().
-pub unsafe fn begin_scan(table: Relation, index: Relation, snapshot: Snapshot) -> IndexScanDesc {
+pub unsafe fn begin_scan(table: Relation, index: Relation, snapshot: Snapshot, keys: c_int) -> IndexScanDesc {
     // SAFETY: the caller's promise.
     #[cfg(not(feature = "pg18"))]
     unsafe {
-        index_beginscan(table, index, snapshot, 1, 0)
+        index_beginscan(table, index, snapshot, keys, 0)
     }
     // SAFETY: the caller's promise; without instrumentation.
     #[cfg(feature = "pg18")]
     unsafe {
-        index_beginscan(table, index, snapshot, std::ptr::null_mut(), 1, 0)
+        index_beginscan(table, index, snapshot, std::ptr::null_mut(), keys, 0)
     }
 }
 

@@ -27,11 +27,18 @@ impl Rows {
     /// Adds a row with these values (columns from 1), which must outlive its insert. All other columns are null.
     pub fn push(&mut self, values: &[(usize, Datum)]) {
         assert!(self.len < self.most);
-        let first = self.len * self.width;
+        // SAFETY: there is room for the row.
+        unsafe { std::slice::from_raw_parts_mut(self.nulls.add(self.len * self.width), self.width).fill(true) };
         self.len += 1;
-        // SAFETY: there is room for the row, and the columns are the table's.
+        self.set(values);
+    }
+
+    /// Sets more values of the row that was added last.
+    pub fn set(&mut self, values: &[(usize, Datum)]) {
+        assert!(self.len > 0);
+        let first = (self.len - 1) * self.width;
+        // SAFETY: there is such a row, and the columns are the table's.
         unsafe {
-            std::slice::from_raw_parts_mut(self.nulls.add(first), self.width).fill(true);
             for (column, value) in values {
                 *self.values.add(first + column - 1) = *value;
                 *self.nulls.add(first + column - 1) = false;

@@ -24,6 +24,17 @@ fn role_name(role: Oid) -> String {
     }
 }
 
+/// Returns the name of a role.
+pub fn name_of(role: Oid) -> String {
+    role_name(role)
+}
+
+/// Raises PostgreSQL's own error if the transaction is read-only.
+pub fn refuse_read_only(command: &CStr) {
+    // SAFETY: a NUL-terminated name.
+    unsafe { pg_sys::PreventCommandIfReadOnly(command.as_ptr()) };
+}
+
 /// Returns the current role.
 pub fn user() -> Oid {
     // SAFETY: a value of this process.

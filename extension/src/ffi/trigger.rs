@@ -3,6 +3,8 @@
 use super::jsonb::Jsonb;
 use super::uuid::Uuid;
 use super::{member, values};
+use pgrx::FromDatum;
+use pgrx::datum::Interval;
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::ffi::{CStr, CString};
 
@@ -146,11 +148,15 @@ impl<'a> Trigger<'a> {
 
     /// Returns the number of a column, from 1.
     pub fn column(self, name: &str) -> usize {
+        self.find_column(name).unwrap_or_else(|| panic!("table {} has no column {name}", self.table_name()))
+    }
+
+    /// Returns the number of a column, from 1; `None` if there is none of this name.
+    pub fn find_column(self, name: &str) -> Option<usize> {
         let c_name = CString::new(name).unwrap_or_default();
         // SAFETY: the descriptor lives while the trigger runs.
         let number = unsafe { pg_sys::SPI_fnumber(self.descriptor(), c_name.as_ptr()) };
-        assert!(number > 0, "table {} has no column {name}", self.table_name());
-        number as usize
+        usize::try_from(number).ok().filter(|number| *number > 0)
     }
 
     /// Returns OLD and NEW of a row trigger on UPDATE. They live during the call.
@@ -298,6 +304,19 @@ impl Row {
 
     pub fn i32(&self, column: usize) -> Option<i32> {
         self.get(column).map(|value| value.value() as i32)
+    }
+
+    pub fn i16(&self, column: usize) -> Option<i16> {
+        self.get(column).map(|value| value.value() as i16)
+    }
+
+    pub fn bool(&self, column: usize) -> Option<bool> {
+        self.get(column).map(|value| value.value() != 0)
+    }
+
+    pub fn interval(&self, column: usize) -> Option<Interval> {
+        // SAFETY: called only for interval columns.
+        self.get(column).and_then(|value| unsafe { Interval::from_datum(value, false) })
     }
 }
 

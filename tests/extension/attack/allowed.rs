@@ -10,6 +10,8 @@ pub const WRITES: &[Allowed] = &[
     ("task_instances", "+-", "a writer creates and moves tasks"),
     ("task_logs", "+", "a writer appends to logs"),
     ("state_history", "+", "each transition adds its event"),
+    ("queue_settings", "+-", "a writer creates and limits queues"),
+    ("ready", "+-", "and claims their tasks"),
     ("consumers", "+", "a writer creates consumers of its own"),
     ("consumer_checkpoints", "+", "and their checkpoints"),
     ("state_counts_at", "+-", "a writer refreshes the counts"),

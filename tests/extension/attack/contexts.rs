@@ -68,6 +68,7 @@ fn loot(world: &World, context: &str) -> Vec<String> {
 /// Changes that a tenant makes as itself, in a function of its own that another role runs. It moves nothing of the victim's.
 const OWN: &[Allowed] = &[
     ("dags", "+", "creates a DAG"),
+    ("queue_settings", "+-", "and a queue"),
     ("consumers", "+", "and a consumer"),
     ("state_counts_at", "+-", "refreshes the counts"),
     ("state_count_place", "+-", "and their position"),

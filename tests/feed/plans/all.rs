@@ -14,14 +14,16 @@ use std::sync::{Arc, LazyLock, Mutex};
 use uuid::Uuid;
 use xtask::setup;
 
-const TABLES: &str = "(state_history|task_logs|task_instances|dag_runs|dags)";
+const TABLES: &str = "(state_history|task_logs|task_instances|dag_runs|dags|ready)";
 
 /// Beginnings of queries that may read many pages.
-const LONG: [&str; 7] = [
+const LONG: [&str; 12] = [
     // verify().
     "WITH bound AS",
     // The first counts.
     "SELECT 'dag_run'::pg_catalog.text, r.state, pg_catalog.count(*)",
+    // recover_ready() looks at all tasks that wait.
+    "INSERT INTO workflow.ready (queue_id, priority, ready_at, task_instance_id, version) SELECT t.queue_id",
     // stuck(): here nearly all tasks are in progress.
     "WITH in_progress AS",
     // purge() with dry_run counts all that it would remove.
@@ -29,11 +31,17 @@ const LONG: [&str; 7] = [
     // event_id_at() and event_id_before(): no VACUUM has summarized these pages for the BRIN index.
     "coalesce((SELECT min(h.id + 0)",
     "coalesce((SELECT max(h.id + 0)",
+    // reap_claims(), and the count of a queue with slots: here nearly all tasks run.
+    "SELECT t.id FROM workflow.task_instances AS t WHERE t.state = 'running' AND t.worker IS NOT NULL",
+    "SELECT pg_catalog.count(*) FROM workflow.task_instances AS t",
+    // Views that list or count them.
+    "BEGIN; SELECT * FROM workflow.queues",
+    "BEGIN; SELECT * FROM workflow.claims",
     // The cascade of a plain DELETE: all tasks are of one run.
     "DELETE FROM ONLY",
 ];
 /// Those of them that are to read whole tables.
-const OF_WHOLE_TABLES: &[&str] = LONG.first_chunk::<2>().unwrap();
+const OF_WHOLE_TABLES: &[&str] = LONG.first_chunk::<3>().unwrap();
 
 /// A session that calls a function often continues with plans for any argument.
 const PLANS: [&str; 2] = ["", "SET plan_cache_mode = force_generic_plan"];
@@ -124,6 +132,14 @@ fn rare_calls(client: &mut Client, task: Uuid) -> Vec<String> {
              SELECT workflow.transition('task_instance', id, 'running', 'success') FROM started"
         ),
         format!("UPDATE workflow.dag_runs SET state = 'running' WHERE id = '{run}'"),
+        claim_calls(dag, task),
+        "SELECT * FROM workflow.queues".to_owned(),
+        "SELECT * FROM workflow.claims".to_owned(),
+        // An index that is no plain one.
+        format!(
+            "CREATE INDEX ON workflow.ready (version) WHERE version > 0;
+             SELECT workflow.enqueue_task_instances(ARRAY['{task}'::uuid])"
+        ),
         // A repeated request, and a conflict.
         format!(
             "SELECT workflow.transition('task_instance', '{task}', 'queued', 'running', request_id => 'r');
@@ -136,6 +152,48 @@ fn rare_calls(client: &mut Client, task: Uuid) -> Vec<String> {
              END $$"
         ),
     ]
+}
+
+/// Everything that claims do, with a task that waits.
+fn claim_calls(dag: Uuid, task: Uuid) -> String {
+    format!(
+        "DO $$
+         DECLARE
+             held text;
+             queue integer;
+             -- A task of the other run is locked.
+             fresh uuid := workflow.create_dag_run('{dag}', now() + '1 year');
+         BEGIN
+             PERFORM workflow.enqueue_task_instances(ARRAY['{task}'::uuid, gen_random_uuid()], 'plans');
+             PERFORM workflow.set_queue('plans', slots => 1000000);
+             PERFORM workflow.seconds_to_task('{{plans}}');
+             SELECT c.claim INTO held FROM workflow.claim_tasks('w', '{{plans}}') AS c;
+             PERFORM workflow.renew_claims(ARRAY[held]);
+             PERFORM workflow.request_cancel('{task}');
+             PERFORM workflow.fail_claim(held, 'cancelled');
+             PERFORM workflow.fail_claim(held, 'cancelled');
+             BEGIN
+                 PERFORM workflow.complete_claim(held);
+             EXCEPTION WHEN serialization_failure THEN
+             END;
+             -- Parked and brought back, then expired.
+             UPDATE workflow.task_instances SET state = 'retrying' WHERE id = '{task}';
+             PERFORM workflow.pause_dag('{dag}');
+             PERFORM workflow.claim_tasks('w', '{{plans}}');
+             PERFORM workflow.unpause_dag('{dag}');
+             PERFORM workflow.claim_tasks('w', '{{plans}}', lease => '1 us');
+             PERFORM workflow.reap_claims();
+             SELECT t.queue_id INTO queue FROM workflow.task_instances AS t WHERE t.id = '{task}';
+             UPDATE workflow.task_instances SET queue_id = NULL WHERE id = '{task}';
+             UPDATE workflow.task_instances SET queue_id = queue WHERE id = '{task}';
+             PERFORM workflow.create_task_instances(fresh, '{{in queue,waits}}', queue => 'plans');
+             PERFORM workflow.finish_claims(jsonb_agg(jsonb_build_object('claim', c.claim, 'state', 'success')))
+             FROM workflow.claim_tasks('w', '{{plans}}', 1) AS c;
+             PERFORM workflow.recover_ready();
+             PERFORM workflow.request_cancel(fresh);
+         END
+         $$"
+    )
 }
 
 /// Statements after the switch to another partition, and those that wait for transactions in progress.

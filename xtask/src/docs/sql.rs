@@ -1,12 +1,12 @@
 //! Functions, tables and views, as their COMMENTs describe them.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use serde::Deserialize;
 
 use super::marked;
 
 /// Which functions belong together, and in which order.
-const SUBJECTS: [(&str, &[&str]); 11] = [
+const SUBJECTS: [(&str, &[&str]); 12] = [
     (
         "Create and find",
         &[
@@ -20,6 +20,23 @@ const SUBJECTS: [(&str, &[&str]); 11] = [
         ],
     ),
     ("Transitions", &["transition", "transition_dag_run", "transition_task_instance", "transition_many"]),
+    (
+        "Claims",
+        &[
+            "enqueue_task_instances",
+            "claim_tasks",
+            "wait_for_tasks",
+            "complete_claim",
+            "fail_claim",
+            "finish_claims",
+            "release_claims",
+            "renew_claims",
+            "reap_claims",
+            "request_cancel",
+            "set_queue",
+            "recover_ready",
+        ],
+    ),
     ("State machine", &["states", "can_transition", "next_states", "is_terminal"]),
     ("History", &["history", "state_at", "event_id_at", "event_id_before", "verify"]),
     (
@@ -93,10 +110,9 @@ pub fn generate(query: impl Fn(&str) -> Result<String>) -> Result<String> {
     for (subject, names) in SUBJECTS {
         page += &format!("## {subject}\n\n");
         for name in names {
-            let Some(function) = functions.iter().find(|function| function.name == *name) else {
-                bail!("there is no function {name}: correct SUBJECTS in {}", file!());
-            };
-            page += &describe(function);
+            let mut overloads = functions.iter().filter(|function| function.name == *name).peekable();
+            ensure!(overloads.peek().is_some(), "there is no function {name}: correct SUBJECTS in {}", file!());
+            overloads.for_each(|function| page += &describe(function));
         }
     }
     let (triggers, others): (Vec<_>, Vec<_>) = functions.iter().partition(|function| function.is_trigger);

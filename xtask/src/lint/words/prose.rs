@@ -48,8 +48,9 @@ fn markdown(text: &str) -> String {
         if fenced || is_fence { "\n".to_owned() } else { format!("{line}\n") }
     });
     let text: String = lines.collect();
-    let text = blank(&text, "](", ")");
-    blank(&blank(&text, "<!--", "-->"), "`", "`")
+    // Code first: a backtick stands for each part that is blanked.
+    let text = blank(&text, "`", "`");
+    blank(&blank(&text, "<!--", "-->"), "](", ")")
 }
 
 /// Blanks each part from `open` to `close`, and both.

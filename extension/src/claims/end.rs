@@ -1,0 +1,349 @@
+//! Ending, renewing and expiring claims.
+
+use super::token::Claim;
+use crate::call::{self, Call, Request};
+use crate::columns::{ClaimColumns, TaskColumns};
+use crate::direct::{Current, Entities, Move, Step};
+use crate::entity::EntityType;
+use crate::errors;
+use crate::ffi::heap::Wait;
+use crate::ffi::jsonb::Jsonb;
+use crate::ffi::plan::{Plan, Rows};
+use crate::ffi::trigger::Row;
+use crate::ffi::uuid::Uuid;
+use crate::ffi::values::{clock, text_datum};
+use crate::hold::Given;
+use crate::managed::error_of;
+use crate::{memory, requests, rights};
+use pg_workflow_state_machine::State;
+use pgrx::pg_sys::{self, Datum};
+
+/// The part of a claimed task that decides what follows.
+#[derive(Clone, Copy)]
+pub struct Held {
+    /// Attempts that count against max_tries.
+    tries: i32,
+    max_tries: i32,
+    is_cancelled: bool,
+}
+
+impl Held {
+    fn of(row: &Row, task: &TaskColumns, claim: &ClaimColumns) -> Held {
+        let tries = row.i32(task.try_number).unwrap_or(0);
+        Held {
+            tries: tries.saturating_sub(row.i16(claim.uncounted_tries).unwrap_or(0).into()),
+            max_tries: row.i32(claim.max_tries).unwrap_or(0),
+            is_cancelled: row.i64(claim.cancel_requested_at).is_some(),
+        }
+    }
+
+    /// Returns where the task goes after a failure. A negative time: it is not retried.
+    pub fn after_failure(self, retry_after: Option<i64>) -> Verdict {
+        if self.is_cancelled || self.tries >= self.max_tries || retry_after.is_some_and(|time| time < 0) {
+            return Verdict::to(State::Failed);
+        }
+        let delay = retry_after.unwrap_or_else(|| self.backoff());
+        Verdict { not_before: Some(clock().saturating_add(delay)), ..Verdict::to(State::Retrying) }
+    }
+
+    /// Returns where the task goes if its holder gives it back.
+    pub fn released(self, delay: i64) -> Verdict {
+        if self.is_cancelled {
+            return Verdict::to(State::Failed);
+        }
+        let not_before = (delay > 0).then(|| clock().saturating_add(delay));
+        Verdict { to: State::Retrying, not_before, is_uncounted: true }
+    }
+
+    /// The time until the next try: 2 s, 4 s, 8 s … up to an hour, by a quarter more or less.
+    fn backoff(self) -> i64 {
+        const LONGEST: i64 = 3600;
+        let exponent = u32::try_from(self.tries.clamp(1, 12)).unwrap_or(1);
+        let seconds = 2i64.pow(exponent).min(LONGEST);
+        // The clock's microseconds are as good as random here.
+        seconds * (750_000 + clock().rem_euclid(500_001))
+    }
+}
+
+/// Where a task goes at the end of its claim.
+#[derive(Clone, Copy)]
+pub struct Verdict {
+    to: State,
+    not_before: Option<i64>,
+    is_uncounted: bool,
+}
+
+impl Verdict {
+    pub fn to(state: State) -> Verdict {
+        Verdict { to: state, not_before: None, is_uncounted: false }
+    }
+
+    fn given(self) -> Given<'static> {
+        Given { not_before: self.not_before, is_uncounted: self.is_uncounted, ..Given::default() }
+    }
+}
+
+/// The task's state and version.
+pub enum Ended {
+    Now(State, i64),
+    /// An earlier call has ended the claim.
+    Before(State, i64),
+    /// The claim ended otherwise. `None`: the task does not exist.
+    Lost(Option<(String, i64)>),
+}
+
+impl Ended {
+    /// Returns the state and version. Raises an error if the claim is lost.
+    pub fn or_raise(self, claim: Claim) -> (State, i64) {
+        match self {
+            Ended::Now(state, version) | Ended::Before(state, version) => (state, version),
+            Ended::Lost(now) => {
+                let now = now.as_ref().map(|(state, version)| (state.as_str(), *version));
+                errors::lost_claim(&claim.to_string(), claim.task, now)
+            }
+        }
+    }
+}
+
+/// How a holder ends a claim.
+#[derive(Clone, Copy)]
+pub enum End {
+    Success,
+    Failure,
+    Release,
+}
+
+impl End {
+    /// Whether a call of this kind can have led to a state. A failure and a release depend on the attempts that are left.
+    fn leads_to(self, state: State) -> bool {
+        match self {
+            End::Success => state == State::Success,
+            End::Failure | End::Release => matches!(state, State::Failed | State::Retrying),
+        }
+    }
+
+    /// The request_id of the transition. It is unique in the history of the task, which has the rest of the claim.
+    fn request_id(self, claim: Claim) -> String {
+        match self {
+            End::Success | End::Failure => format!("claim {}", claim.version),
+            End::Release => format!("release {}", claim.version),
+        }
+    }
+}
+
+/// Ends a claim as `decide` says.
+pub fn end(claim: Claim, end: End, metadata: Jsonb, decide: impl Fn(Held) -> Verdict) -> Ended {
+    let request_id = end.request_id(claim);
+    let ended = end_directly(claim, metadata, &request_id, &decide)
+        .or_else(|| end_by_statement(claim, metadata, Some(&request_id), &decide));
+    if let Some((state, version)) = ended {
+        return Ended::Now(state, version);
+    }
+    // An earlier call, whose answer was lost.
+    match ended_before(claim, &request_id).filter(|(state, _)| end.leads_to(*state)) {
+        Some((state, version)) => Ended::Before(state, version),
+        None => lost(claim),
+    }
+}
+
+pub fn lost(claim: Claim) -> Ended {
+    Ended::Lost(state_of(claim.task))
+}
+
+fn holds(claim: Claim, current: Current) -> bool {
+    current.state == State::Running && current.version == claim.version && current.start_date == Some(claim.start_date)
+}
+
+fn end_directly(
+    claim: Claim,
+    metadata: Jsonb,
+    request_id: &str,
+    decide: impl Fn(Held) -> Verdict,
+) -> Option<(State, i64)> {
+    let entities = Entities::open(EntityType::TaskInstance)?;
+    let columns = entities.columns.task.and_then(|task| Some((task, task.claim?)));
+    let choose = |row: &Row, current: Current| {
+        let (task, of_claim) = columns.filter(|_| holds(claim, current))?;
+        let verdict = decide(Held::of(row, &task, &of_claim));
+        let error = error_of(verdict.to, metadata);
+        Some(Move { to: verdict.to, error, given: verdict.given() })
+    };
+    entities.heap.check_publications();
+    let (made, ready) = match entities.transition(claim.task, Wait::Always, choose) {
+        Step::Made(made, ready) => (Some(made), ready),
+        Step::Unexpected | Step::Concurrent => (None, None),
+    };
+    entities.record(made.as_slice(), ready.as_slice(), metadata, Some(request_id));
+    made.map(|made| (made.to, made.version))
+}
+
+/// Locks the task, and moves it by an UPDATE.
+fn end_by_statement(
+    claim: Claim,
+    metadata: Jsonb,
+    request_id: Option<&str>,
+    decide: impl Fn(Held) -> Verdict,
+) -> Option<(State, i64)> {
+    thread_local! {
+        static LOCK: Plan = Plan::new(
+            "SELECT t.try_number, COALESCE(t.uncounted_tries::integer, 0), t.max_tries, t.cancel_requested_at IS NOT NULL \
+             FROM workflow.task_instances AS t \
+             WHERE t.id OPERATOR(pg_catalog.=) $1 AND t.version OPERATOR(pg_catalog.=) $2 \
+                 AND t.start_date OPERATOR(pg_catalog.=) $3 AND ARRAY[t.state] OPERATOR(pg_catalog.=) '{running}' \
+             FOR NO KEY UPDATE"
+                .to_owned(),
+            &[pg_sys::UUIDOID, pg_sys::INT8OID, pg_sys::TIMESTAMPTZOID],
+        );
+        static UPDATE: Plan = Plan::new(
+            "UPDATE workflow.task_instances AS t SET state = $2 WHERE t.id OPERATOR(pg_catalog.=) $1 RETURNING t.version"
+                .to_owned(),
+            &[pg_sys::UUIDOID, pg_sys::TEXTOID],
+        );
+    }
+    let id = Some(claim.task.as_datum());
+    let values = [id, Some(Datum::from(claim.version)), Some(Datum::from(claim.start_date))];
+    let read = |rows: Rows| {
+        let int = |column| rows.get(0, column).map_or(0, |value| value.value() as i32);
+        (rows.len() > 0).then(|| Held {
+            tries: int(1).saturating_sub(int(2)),
+            max_tries: int(3),
+            is_cancelled: rows.get(0, 4).is_some_and(|value| value.value() != 0),
+        })
+    };
+    let verdict = decide(LOCK.with(|plan| plan.run(&values, read))?);
+    let request = Request::new(vec![claim.task], metadata, request_id).giving(verdict.given());
+    let values = [id, Some(text_datum(verdict.to.as_str()))];
+    let version = call::during(Call::Transition(request), || {
+        UPDATE.with(|plan| plan.run(&values, |rows| (rows.len() > 0).then(|| rows.i64(0, 1))))
+    })?;
+    Some((verdict.to, version))
+}
+
+/// Returns the state and version to which an earlier call moved the task by this claim.
+///
+/// The request_id has the version of the claim, and the event of that version has its time.
+fn ended_before(claim: Claim, request_id: &str) -> Option<(State, i64)> {
+    thread_local! {
+        static LOOK_UP: Plan = Plan::new(
+            "SELECT h.new_state, h.version FROM workflow.state_history AS h \
+             WHERE h.entity_id OPERATOR(pg_catalog.=) $1 AND h.request_id OPERATOR(pg_catalog.=) $2 \
+                 AND h.id OPERATOR(pg_catalog.>=) $3 AND h.id OPERATOR(pg_catalog.<=) $4 \
+                 AND EXISTS ( \
+                     SELECT FROM workflow.state_history AS c \
+                     WHERE c.entity_id OPERATOR(pg_catalog.=) $1 AND c.version OPERATOR(pg_catalog.=) $5 \
+                         AND c.changed_at OPERATOR(pg_catalog.=) $6)"
+                .to_owned(),
+            &[
+                pg_sys::UUIDOID,
+                pg_sys::TEXTOID,
+                pg_sys::INT8OID,
+                pg_sys::INT8OID,
+                pg_sys::INT8OID,
+                pg_sys::TIMESTAMPTZOID,
+            ],
+        );
+    }
+    let [first, last] = requests::find(claim.task, request_id)?.map(|id| Some(Datum::from(id)));
+    let values = [
+        Some(claim.task.as_datum()),
+        Some(text_datum(request_id)),
+        first,
+        last,
+        Some(Datum::from(claim.version)),
+        Some(Datum::from(claim.start_date)),
+    ];
+    let read = |rows: Rows| (rows.len() > 0).then(|| Some((rows.text(0, 1)?.parse().ok()?, rows.i64(0, 2)))).flatten();
+    // The holder of the claim may know how it ended.
+    rights::as_owner_of(c"state_history", || LOOK_UP.with(|plan| plan.run(&values, read)))
+}
+
+fn state_of(task: Uuid) -> Option<(String, i64)> {
+    thread_local! {
+        static LOOK_UP: Plan = Plan::new(
+            "SELECT t.state, t.version FROM workflow.task_instances AS t WHERE t.id OPERATOR(pg_catalog.=) $1".to_owned(),
+            &[pg_sys::UUIDOID],
+        );
+    }
+    let read =
+        |rows: Rows| (rows.len() > 0).then(|| (memory::copy(rows.text(0, 1).unwrap_or_default()), rows.i64(0, 2)));
+    LOOK_UP.with(|plan| plan.run(&[Some(task.as_datum())], read))
+}
+
+/// Renews the lease of a claim; `None`: for as long as it was claimed.
+pub fn renew(claim: Claim, lease: Option<i64>) -> &'static str {
+    thread_local! {
+        static RENEW: Plan = Plan::new(
+            "UPDATE workflow.task_instances AS t \
+             SET lease_expires_at = pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs => $4) \
+             WHERE t.id OPERATOR(pg_catalog.=) $1 AND t.version OPERATOR(pg_catalog.=) $2 \
+                 AND t.start_date OPERATOR(pg_catalog.=) $3 AND ARRAY[t.state] OPERATOR(pg_catalog.=) '{running}' \
+                 AND t.worker IS NOT NULL \
+             RETURNING t.cancel_requested_at IS NOT NULL"
+                .to_owned(),
+            &[pg_sys::UUIDOID, pg_sys::INT8OID, pg_sys::TIMESTAMPTZOID, pg_sys::FLOAT8OID],
+        );
+    }
+    let seconds = Some(Datum::from((lease.unwrap_or(claim.lease) as f64 / 1e6).to_bits()));
+    let values =
+        [Some(claim.task.as_datum()), Some(Datum::from(claim.version)), Some(Datum::from(claim.start_date)), seconds];
+    let read = |rows: Rows| (rows.len() > 0).then(|| rows.get(0, 1).is_some_and(|value| value.value() != 0));
+    match call::during(Call::Hold, || RENEW.with(|plan| plan.run(&values, read))) {
+        Some(true) => "cancel",
+        Some(false) => "renewed",
+        None => "lost",
+    }
+}
+
+/// A claim whose time had run out.
+pub struct Expired {
+    pub worker: String,
+    pub reason: String,
+    pub state: State,
+}
+
+/// Ends a claim whose time has run out; `None` if it is renewed or ended meanwhile, or if another transaction changes the
+/// task.
+pub fn expire(task: Uuid) -> Option<Expired> {
+    thread_local! {
+        static LOCK: Plan = Plan::new(
+            "SELECT t.version, t.start_date, t.worker, \
+                 CASE WHEN t.lease_expires_at OPERATOR(pg_catalog.<) pg_catalog.clock_timestamp() \
+                     THEN 'lease expired' ELSE 'timeout' END \
+             FROM workflow.task_instances AS t \
+             WHERE t.id OPERATOR(pg_catalog.=) $1 AND ARRAY[t.state] OPERATOR(pg_catalog.=) '{running}' \
+                 AND t.worker IS NOT NULL \
+                 AND (t.lease_expires_at OPERATOR(pg_catalog.<) pg_catalog.clock_timestamp() \
+                     OR t.start_date OPERATOR(pg_catalog.+) t.timeout OPERATOR(pg_catalog.<) pg_catalog.clock_timestamp()) \
+             FOR NO KEY UPDATE SKIP LOCKED"
+                .to_owned(),
+            &[pg_sys::UUIDOID],
+        );
+    }
+    let read = |rows: Rows| {
+        (rows.len() > 0).then(|| {
+            let claim = Claim { task, version: rows.i64(0, 1), start_date: rows.i64(0, 2), lease: 1 };
+            let text = |column| memory::copy(rows.text(0, column).unwrap_or_default());
+            (claim, text(3), text(4))
+        })
+    };
+    let (claim, worker, reason) = LOCK.with(|plan| plan.run(&[Some(task.as_datum())], read))?;
+    let metadata = Jsonb::of(&serde_json::json!({ "error": reason, "reason": reason, "worker": worker }));
+    let verdict = |held: Held| held.after_failure(None);
+    // Without a request_id: no word of the holder is repeated.
+    let (state, _) = end_by_statement(claim, metadata, None, verdict)?;
+    Some(Expired { worker, reason, state })
+}
+
+/// Asks the holder of a running task to stop. Returns whether it runs.
+pub fn note_cancel(task: Uuid) -> bool {
+    thread_local! {
+        static NOTE: Plan = Plan::new(
+            "UPDATE workflow.task_instances AS t \
+             SET cancel_requested_at = COALESCE(t.cancel_requested_at, pg_catalog.clock_timestamp()) \
+             WHERE t.id OPERATOR(pg_catalog.=) $1 AND ARRAY[t.state] OPERATOR(pg_catalog.=) '{running}'"
+                .to_owned(),
+            &[pg_sys::UUIDOID],
+        );
+    }
+    call::during(Call::Hold, || NOTE.with(|plan| plan.run(&[Some(task.as_datum())], |rows| rows.len() > 0)))
+}

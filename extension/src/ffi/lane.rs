@@ -1,0 +1,140 @@
+//! The lanes of the table `ready`: its rows by queue, priority and time, read by its index.
+
+use super::heap::Heap;
+use super::indexes::key;
+use super::raw;
+use super::trigger::Row;
+use pgrx::pg_sys::submodules::ffi::pg_guard_ffi_boundary;
+use pgrx::pg_sys::{
+    self, Datum, IndexScanDesc, ItemPointerData, Oid, Relation, ScanKeyData, SnapshotData, SnapshotType, TupleTableSlot,
+};
+use std::ptr::null_mut;
+
+/// Where to begin: the columns of the table, and the values.
+pub struct Begin {
+    /// Of the queue, the priority and the time.
+    pub columns: [usize; 3],
+    pub queue_id: i32,
+    pub priority: i16,
+}
+
+/// Which rows a scan shows.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Sight {
+    /// Those that the active snapshot shows, which must stay active.
+    Snapshot,
+    /// Those that have been committed, and that no transaction in progress deletes.
+    Settled,
+}
+
+/// The rows of a queue from a priority on.
+pub struct Lanes {
+    index: Relation,
+    scan: IndexScanDesc,
+    slot: *mut TupleTableSlot,
+    /// Also shows what transactions in progress write, and tells which they are. In a place of its own, which the scan knows.
+    dirty: Option<Box<SnapshotData>>,
+}
+
+impl Lanes {
+    /// Begins a scan; `None` if the table has no index of its lanes.
+    pub fn begin(heap: &Heap, begin: &Begin, sight: Sight) -> Option<Lanes> {
+        let mut dirty = (sight == Sight::Settled)
+            .then(|| Box::new(SnapshotData { snapshot_type: SnapshotType::SNAPSHOT_DIRTY, ..SnapshotData::default() }));
+        let snapshot = dirty.as_mut().map_or(null_mut(), |snapshot| std::ptr::from_mut(snapshot.as_mut()));
+        // SAFETY: the table is open as long as its lanes. The closure holds no destructor.
+        let (index, scan, slot) = unsafe {
+            pg_guard_ffi_boundary(|| {
+                let table = std::ptr::from_ref(heap.relation()).cast_mut();
+                let index = open_index(table, &begin.columns);
+                if index.is_null() {
+                    return (index, null_mut(), null_mut());
+                }
+                let snapshot = if snapshot.is_null() { raw::GetActiveSnapshot() } else { snapshot };
+                let scan = raw::begin_scan(table, index, snapshot, 2);
+                rescan(scan, begin);
+                (index, scan, raw::table_slot_create(table, null_mut()))
+            })
+        };
+        (!index.is_null()).then_some(Lanes { index, scan, slot, dirty })
+    }
+
+    /// Begins again, from another priority on.
+    pub fn restart(&mut self, begin: &Begin) {
+        // SAFETY: the scan is open. The closure holds no destructor.
+        unsafe { pg_guard_ffi_boundary(|| rescan(self.scan, begin)) };
+    }
+
+    /// Steps to the next row. Returns it with its place; `None` at the end.
+    pub fn next(&mut self) -> Option<(Row, ItemPointerData)> {
+        loop {
+            // SAFETY: as above.
+            let is_found = unsafe {
+                pg_guard_ffi_boundary(|| {
+                    raw::index_getnext_slot(self.scan, pg_sys::ScanDirection::ForwardScanDirection, self.slot)
+                })
+            };
+            let none = pg_sys::InvalidTransactionId;
+            let is_settled = self.dirty.as_ref().is_none_or(|dirty| dirty.xmin == none && dirty.xmax == none);
+            if !is_found || is_settled {
+                // SAFETY: the slot has the row.
+                return is_found.then(|| (Row::of(self.slot), unsafe { (*self.slot).tts_tid }));
+            }
+        }
+    }
+
+    /// Ends the scan. After an error the end of the (sub)transaction does.
+    pub fn close(self) {
+        // SAFETY: all are open. The closure holds no destructor.
+        unsafe {
+            pg_guard_ffi_boundary(|| {
+                raw::index_endscan(self.scan);
+                raw::ExecDropSingleTupleTableSlot(self.slot);
+                raw::index_close(self.index, pg_sys::NoLock as i32);
+            });
+        }
+    }
+}
+
+/// # Safety
+/// The scan must be of an index of lanes. Called within a boundary.
+unsafe fn rescan(scan: IndexScanDesc, begin: &Begin) {
+    let mut keys = [ScanKeyData::default(); 2];
+    let keys = keys.as_mut_ptr();
+    let [equal, at_least] = [pg_sys::BTEqualStrategyNumber, pg_sys::BTGreaterEqualStrategyNumber].map(|n| n as u16);
+    // SAFETY: the caller's promise: an integer, then a smallint. The scan copies the keys.
+    unsafe {
+        raw::ScanKeyInit(keys, 1, equal, Oid::from(pg_sys::F_INT4EQ), Datum::from(begin.queue_id));
+        raw::ScanKeyInit(keys.add(1), 2, at_least, Oid::from(pg_sys::F_INT2GE), Datum::from(begin.priority));
+        raw::index_rescan(scan, keys, 2, null_mut(), 0);
+    }
+}
+
+/// Opens a valid B-tree of all rows on exactly these columns; null if there is none.
+///
+/// # Safety
+/// The table must be open. Called within a boundary.
+unsafe fn open_index(table: Relation, columns: &[usize; 3]) -> Relation {
+    // SAFETY: the caller's promise. An index that is listed can be opened.
+    unsafe {
+        let list = raw::RelationGetIndexList(table);
+        let count = if list.is_null() { 0 } else { (*list).length as usize };
+        let mut found = null_mut();
+        for n in 0..count {
+            let index = raw::index_open((*(*list).elements.add(n)).oid_value, pg_sys::AccessShareLock as i32);
+            let of = &*(*index).rd_index;
+            let suits = of.indisvalid
+                && (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
+                && of.indnkeyatts == 3
+                && columns.iter().enumerate().all(|(n, column)| key(of, n) == *column)
+                && raw::heap_attisnull((*index).rd_indextuple, pg_sys::Anum_pg_index_indpred as i32, null_mut());
+            if suits {
+                found = index;
+                break;
+            }
+            raw::index_close(index, pg_sys::NoLock as i32);
+        }
+        raw::list_free(list);
+        found
+    }
+}

@@ -1,0 +1,284 @@
+-- Claims: a worker takes tasks, and ends each by its claim. The fence is the claim itself: (task, version, start_date).
+
+CREATE FUNCTION workflow.claim_tasks(
+    worker text,
+    queues text[]   DEFAULT '{default}',
+    max    integer  DEFAULT 1,
+    lease  interval DEFAULT '30 s'
+)
+RETURNS TABLE (
+    claim            text,
+    id               uuid,
+    dag_id           uuid,
+    dag_run_id       uuid,
+    task_id          text,
+    try_number       integer,
+    conf             jsonb,
+    timeout          interval,
+    lease_expires_at timestamptz
+)
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+ROWS 10
+AS 'MODULE_PATHNAME', 'claim_tasks_wrapper';
+COMMENT ON FUNCTION workflow.claim_tasks(text, text[], integer, interval) IS
+'Takes up to max tasks from queues, in their order, by priority and then by the time since which they wait, and moves them to running. Waits for no lock and for no task: see wait_for_tasks(). claim is what ends the claim of each; conf is that of the run. If the lease runs out without renew_claims(), another worker gets the task. Errors: 22023 bad argument, 25001 REPEATABLE READ or SERIALIZABLE, 25006 read-only transaction.';
+
+CREATE FUNCTION workflow.complete_claim(claim text, result jsonb DEFAULT '{}')
+RETURNS bigint
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'complete_claim_wrapper';
+COMMENT ON FUNCTION workflow.complete_claim(text, jsonb) IS
+'Moves a claimed task to success, and returns its version. result becomes the metadata of the transition. Said again, it returns the same. Errors: 40001 the claim is lost, so that all that the transaction has written is undone; 22023 bad argument.';
+
+CREATE FUNCTION workflow.fail_claim(
+    claim       text,
+    error       text,
+    retry_after interval DEFAULT NULL,
+    metadata    jsonb    DEFAULT '{}'
+)
+RETURNS TABLE (state text, version bigint)
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+ROWS 1
+AS 'MODULE_PATHNAME', 'fail_claim_wrapper';
+COMMENT ON FUNCTION workflow.fail_claim(text, text, interval, jsonb) IS
+'Ends a claim with an error: the task is retrying if it has tries left (max_tries), else failed. retry_after: how long it then waits; null: 2 s, 4 s, 8 s and so on up to an hour, by a quarter more or less; negative: no retry. After request_cancel() it is failed. Said again, it returns the same. Errors: 40001 the claim is lost, 22023 bad argument.';
+
+CREATE FUNCTION workflow.finish_claim(claim text, state text, metadata jsonb, retry_after interval)
+RETURNS TABLE (outcome text, state text, version bigint)
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+ROWS 1
+AS 'MODULE_PATHNAME', 'finish_claim_wrapper';
+COMMENT ON FUNCTION workflow.finish_claim(text, text, jsonb, interval) IS
+'Internal: ends a claim of finish_claims(). Errors: 22023 bad argument.';
+
+CREATE FUNCTION workflow.refuse_lost_claim(claim text)
+RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'refuse_lost_claim_wrapper';
+COMMENT ON FUNCTION workflow.refuse_lost_claim(text) IS
+'Internal: raises 40001 for a claim that is lost.';
+
+CREATE FUNCTION workflow.finish_claims(outcomes jsonb, strict boolean DEFAULT false)
+RETURNS TABLE (claim text, outcome text, state text, version bigint)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+ROWS 100
+AS $$
+#variable_conflict use_column
+DECLARE
+    wrong record;
+    item record;
+    ended record;
+BEGIN
+    IF outcomes IS NULL OR jsonb_typeof(outcomes) <> 'array' OR strict IS NULL THEN
+        PERFORM workflow.refuse_argument(
+            'cannot finish claims: ' || CASE WHEN strict IS NULL THEN 'strict is null' ELSE 'outcomes is not an array' END,
+            jsonb_build_object('argument', CASE WHEN strict IS NULL THEN 'strict' ELSE 'outcomes' END, 'value', NULL),
+            'Give outcomes like ''[{"claim": "…", "state": "success", "result": {}}, {"claim": "…", "state": "failed", "error": "…"}]''.');
+    END IF;
+    SELECT o.number, o.value INTO wrong
+    FROM jsonb_array_elements(outcomes) WITH ORDINALITY AS o (value, number)
+    WHERE (
+        jsonb_typeof(o.value) = 'object'
+        AND jsonb_typeof(o.value -> 'claim') = 'string'
+        AND coalesce(o.value ->> 'state', '') IN ('success', 'failed')
+        AND coalesce(jsonb_typeof(o.value -> 'result'), 'null') IN ('object', 'null')
+        AND coalesce(jsonb_typeof(o.value -> 'error'), 'null') IN ('string', 'null')
+        AND coalesce(jsonb_typeof(o.value -> 'retry_after'), 'null') IN ('number', 'null')
+        AND NOT EXISTS (
+            SELECT FROM jsonb_object_keys(CASE jsonb_typeof(o.value) WHEN 'object' THEN o.value ELSE '{}' END) AS k (key)
+            WHERE k.key NOT IN ('claim', 'state', 'result', 'error', 'retry_after'))
+    ) IS NOT TRUE
+    ORDER BY o.number
+    LIMIT 1;
+    IF FOUND THEN
+        PERFORM workflow.refuse_argument(
+            format('cannot finish claims: outcome %s is not valid', wrong.number),
+            jsonb_build_object('argument', 'outcomes', 'value', wrong.value, 'number', wrong.number),
+            'An outcome has claim, state (success or failed), and perhaps result (an object), error (a text) and retry_after (seconds).');
+    END IF;
+    -- In the order of the tasks, so that two batches do not deadlock.
+    FOR item IN
+        SELECT o.value ->> 'claim' AS claim, o.value ->> 'state' AS state,
+            CASE WHEN jsonb_typeof(o.value -> 'result') = 'object' THEN o.value -> 'result' ELSE '{}' END
+                || CASE WHEN o.value ->> 'error' IS NULL THEN '{}' ELSE jsonb_build_object('error', o.value -> 'error') END AS metadata,
+            CASE WHEN jsonb_typeof(o.value -> 'retry_after') = 'number'
+                THEN make_interval(secs => (o.value ->> 'retry_after')::double precision) END AS retry_after
+        FROM jsonb_array_elements(outcomes) AS o (value)
+        ORDER BY o.value ->> 'claim' COLLATE "C"
+    LOOP
+        SELECT f.outcome, f.state, f.version INTO ended
+        FROM workflow.finish_claim(item.claim, item.state, item.metadata, item.retry_after) AS f;
+        IF ended.outcome = 'lost' AND strict THEN
+            PERFORM workflow.refuse_lost_claim(item.claim);
+        END IF;
+        claim := item.claim;
+        outcome := ended.outcome;
+        state := ended.state;
+        version := ended.version;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION workflow.finish_claims(jsonb, boolean) IS
+'Ends many claims: outcomes is an array of objects with claim, state (success or failed), and perhaps result (the metadata), error, and retry_after in seconds, as for fail_claim(). Returns an outcome for each, in the order of the claims: done, or lost, and the state and version of its task. strict: a lost claim is an error. Errors: 22023 bad argument, 40001 (strict) a claim is lost.';
+
+CREATE FUNCTION workflow.release_claims(claims text[], delay interval DEFAULT '0')
+RETURNS TABLE (claim text, outcome text)
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+ROWS 10
+AS 'MODULE_PATHNAME', 'release_claims_wrapper';
+COMMENT ON FUNCTION workflow.release_claims(text[], interval) IS
+'Gives tasks back unfinished: they are retrying, can be claimed after the delay, and this attempt does not count against max_tries. Returns an outcome for each claim: released, cancelled (request_cancel() was called: the task is failed) or lost. Errors: 22023 bad argument.';
+
+CREATE FUNCTION workflow.renew_claims(claims text[], lease interval DEFAULT NULL)
+RETURNS TABLE (claim text, outcome text)
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+ROWS 10
+AS 'MODULE_PATHNAME', 'renew_claims_wrapper';
+COMMENT ON FUNCTION workflow.renew_claims(text[], interval) IS
+'Renews leases from now on, for as long as each was claimed if lease is null. A lease that has run out is renewed, too, until reap_claims() ends it. Returns an outcome for each claim: renewed, cancel (renewed, but request_cancel() was called: stop, and call fail_claim()) or lost (stop: another worker can have the task). Errors: 22023 bad argument.';
+
+CREATE FUNCTION workflow.reap_claim(task_instance_id uuid)
+RETURNS TABLE (worker text, reason text, state text)
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+ROWS 1
+AS 'MODULE_PATHNAME', 'reap_claim_wrapper';
+COMMENT ON FUNCTION workflow.reap_claim(uuid) IS
+'Internal: ends a claim whose lease or timeout has run out. Returns no row if it has not, or if another transaction changes the task.';
+
+CREATE FUNCTION workflow.reap_claims(max integer DEFAULT 100)
+RETURNS TABLE (id uuid, worker text, reason text, state text)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+-- A session keeps its plans while the tables grow.
+SET enable_seqscan = off
+SET jit = off
+ROWS 10
+AS $$
+#variable_conflict use_column
+DECLARE
+    task_id uuid;
+    reaped integer := 0;
+BEGIN
+    IF max IS NULL OR max < 1 THEN
+        PERFORM workflow.refuse_argument(
+            format('cannot reap claims: max is %s', coalesce(max::text, 'null')),
+            jsonb_build_object('argument', 'max', 'value', max),
+            'Set max to 1 or more.');
+    END IF;
+    FOR task_id IN
+        SELECT t.id
+        FROM workflow.task_instances AS t
+        WHERE t.state = 'running' AND t.worker IS NOT NULL
+            AND (t.lease_expires_at < clock_timestamp() OR t.start_date + t.timeout < clock_timestamp())
+        ORDER BY t.id
+    LOOP
+        -- Without those that other transactions have locked.
+        RETURN QUERY SELECT task_id, c.worker, c.reason, c.state FROM workflow.reap_claim(task_id) AS c;
+        reaped := reaped + CASE WHEN FOUND THEN 1 ELSE 0 END;
+        EXIT WHEN reaped >= max;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION workflow.reap_claims(integer) IS
+'Ends up to max claims whose lease or timeout has run out: the tasks are retrying if they have tries left (max_tries), else failed. Returns them. Tasks that other transactions have locked are skipped. Errors: 22023 bad argument.';
+
+CREATE FUNCTION workflow.note_cancel(task_instance_id uuid)
+RETURNS boolean
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'note_cancel_wrapper';
+COMMENT ON FUNCTION workflow.note_cancel(uuid) IS
+'Internal: asks the holder of a running task to stop. Returns whether it runs.';
+
+CREATE FUNCTION workflow.request_cancel(id uuid)
+RETURNS text
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+-- A session keeps its plans while the tables grow.
+SET enable_seqscan = off
+SET jit = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    task record;
+    current_state text;
+BEGIN
+    IF id IS NULL THEN
+        PERFORM workflow.refuse_argument(
+            'cannot cancel a task or a run: id is null',
+            jsonb_build_object('argument', 'id', 'value', NULL),
+            'Give the id of a task instance or of a run.');
+    END IF;
+    IF EXISTS (SELECT FROM workflow.dag_runs AS r WHERE r.id = request_cancel.id) THEN
+        FOR task IN
+            SELECT t.id FROM workflow.task_instances AS t
+            WHERE t.dag_run_id = request_cancel.id AND '{queued,retrying,running}'::text[] @> ARRAY[t.state]
+            ORDER BY t.id
+        LOOP
+            PERFORM workflow.request_cancel(task.id);
+        END LOOP;
+        RETURN 'requested';
+    END IF;
+    SELECT t.state INTO current_state FROM workflow.task_instances AS t WHERE t.id = request_cancel.id FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        PERFORM workflow.refuse_missing('task_instance', id::text, 'cancel it');
+    END IF;
+    IF current_state = 'queued' THEN
+        PERFORM workflow.transition_task_instance(id, 'queued', 'skipped', '{"reason": "cancelled"}');
+        RETURN 'skipped';
+    ELSIF current_state = 'retrying' THEN
+        PERFORM workflow.transition_task_instance(id, 'retrying', 'failed', '{"reason": "cancelled", "error": "cancelled"}');
+        RETURN 'failed';
+    ELSIF current_state = 'running' THEN
+        PERFORM workflow.note_cancel(id);
+        RETURN 'requested';
+    END IF;
+    RETURN 'ended';
+END
+$$;
+COMMENT ON FUNCTION workflow.request_cancel(uuid) IS
+'Cancels a task, or all tasks of a run. A queued task is skipped, a retrying one fails. The holder of a running one learns it from renew_claims(), and it is not retried. Returns skipped, failed, requested or ended (it had ended before); for a run, requested. Errors: P0002 no such task or run, 22023 bad argument.';
+
+CREATE FUNCTION workflow.seconds_to_task(queues text[])
+RETURNS double precision
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'seconds_to_task_wrapper';
+COMMENT ON FUNCTION workflow.seconds_to_task(text[]) IS
+'Internal: returns in how many seconds a task of these queues can be claimed; null: none waits. Errors: 22023 bad argument.';
+
+CREATE PROCEDURE workflow.wait_for_tasks(
+    queues text[] DEFAULT '{default}', timeout interval DEFAULT '20 s', INOUT has_tasks boolean DEFAULT NULL
+)
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'wait_for_tasks_of_queues';
+COMMENT ON PROCEDURE workflow.wait_for_tasks(text[], interval, boolean) IS
+'Waits until a task of these queues can be claimed, at most "timeout"; has_tasks tells whether one can. Meanwhile the session holds no snapshot and no lock. CALL it outside a transaction block, then call claim_tasks(). Errors: 22023 bad argument, 25001 in a transaction block.';
+
+CREATE VIEW workflow.claims
+WITH (security_invoker = true) AS
+SELECT
+    t.id,
+    t.task_id,
+    t.dag_run_id,
+    q.name AS queue,
+    t.worker,
+    t.try_number,
+    t.start_date AS claimed_at,
+    t.lease_expires_at,
+    t.start_date OPERATOR(pg_catalog.+) t.timeout AS times_out_at,
+    t.cancel_requested_at
+FROM workflow.task_instances AS t
+LEFT JOIN workflow.queue_settings AS q ON q.id OPERATOR(pg_catalog.=) t.queue_id
+WHERE t.state OPERATOR(pg_catalog.=) 'running' AND t.worker IS NOT NULL;
+COMMENT ON VIEW workflow.claims IS 'Tasks that workers have claimed.';
+COMMENT ON COLUMN workflow.claims.id IS 'task instance';
+COMMENT ON COLUMN workflow.claims.task_id IS 'task name';
+COMMENT ON COLUMN workflow.claims.dag_run_id IS 'run';
+COMMENT ON COLUMN workflow.claims.queue IS 'name of the queue';
+COMMENT ON COLUMN workflow.claims.worker IS 'worker that has claimed it';
+COMMENT ON COLUMN workflow.claims.try_number IS 'number of this attempt';
+COMMENT ON COLUMN workflow.claims.claimed_at IS 'time of the claim';
+COMMENT ON COLUMN workflow.claims.lease_expires_at IS 'end of its lease';
+COMMENT ON COLUMN workflow.claims.times_out_at IS 'end of its longest time; null: none';
+COMMENT ON COLUMN workflow.claims.cancel_requested_at IS 'time of request_cancel(); null: none';

@@ -1,0 +1,152 @@
+-- Queues: where tasks wait until a worker claims them.
+
+CREATE FUNCTION workflow.queue_of_run(dag_run_id uuid, name text)
+RETURNS integer
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'queue_of_run_wrapper';
+COMMENT ON FUNCTION workflow.queue_of_run(uuid, text) IS
+'Internal: returns the queue of this name for the tasks of a run, and creates it if it is new; null: no such run. Errors: 22023 bad argument.';
+
+CREATE FUNCTION workflow.enqueue_task_instances(
+    ids        uuid[],
+    queue      text        DEFAULT 'default',
+    priority   integer     DEFAULT 5,
+    not_before timestamptz DEFAULT NULL
+)
+RETURNS TABLE (id uuid, outcome text)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+-- A session keeps its plans while the tables grow.
+SET enable_seqscan = off
+SET jit = off
+ROWS 100
+AS $$
+#variable_conflict use_column
+DECLARE
+    run_ids uuid[];
+    queue_ids integer[];
+BEGIN
+    IF ids IS NULL OR array_position(ids, NULL) IS NOT NULL OR priority IS NULL THEN
+        PERFORM workflow.refuse_argument(
+            'cannot enqueue tasks: ' || CASE WHEN priority IS NULL THEN 'priority' ELSE 'ids' END || ' is null',
+            jsonb_build_object('argument', CASE WHEN priority IS NULL THEN 'priority' ELSE 'ids' END, 'value', NULL),
+            'Give the ids of the tasks, and a priority from 0 to 9.');
+    END IF;
+    IF priority NOT BETWEEN 0 AND 9 THEN
+        PERFORM workflow.refuse_argument(
+            format('cannot enqueue tasks: priority is %s', priority),
+            jsonb_build_object('argument', 'priority', 'value', priority),
+            'Set priority to 0 (first) to 9 (last).');
+    END IF;
+    -- In the order of ids, as others do: so that two calls do not deadlock. An array of states: so that no index on the
+    -- state is searched.
+    PERFORM FROM workflow.task_instances AS t
+    WHERE t.id = ANY (enqueue_task_instances.ids) AND '{queued,retrying}'::text[] @> ARRAY[t.state]
+    ORDER BY t.id
+    FOR NO KEY UPDATE;
+    SELECT array_agg(r.id), array_agg(workflow.queue_of_run(r.id, enqueue_task_instances.queue))
+    INTO run_ids, queue_ids
+    FROM (SELECT DISTINCT t.dag_run_id AS id FROM workflow.task_instances AS t
+          WHERE t.id = ANY (enqueue_task_instances.ids)) AS r;
+    RETURN QUERY
+        WITH enqueued AS (
+            UPDATE workflow.task_instances AS t
+            SET queue_id = queue_ids[array_position(run_ids, t.dag_run_id)],
+                priority = enqueue_task_instances.priority,
+                not_before = enqueue_task_instances.not_before
+            WHERE t.id = ANY (enqueue_task_instances.ids) AND '{queued,retrying}'::text[] @> ARRAY[t.state]
+            RETURNING t.id
+        )
+        SELECT i.id, CASE WHEN e.id IS NOT NULL THEN 'enqueued' WHEN t.id IS NOT NULL THEN 'stale' ELSE 'missing' END
+        FROM unnest(enqueue_task_instances.ids) WITH ORDINALITY AS i (id, number)
+        LEFT JOIN enqueued AS e ON e.id = i.id
+        LEFT JOIN LATERAL (
+            SELECT x.id FROM workflow.task_instances AS x WHERE x.id = i.id LIMIT 1) AS t ON true
+        ORDER BY i.number;
+END
+$$;
+COMMENT ON FUNCTION workflow.enqueue_task_instances(uuid[], text, integer, timestamptz) IS
+'Makes tasks in state queued or retrying claimable from a queue, at once or from not_before on. A new name creates the queue. Returns an outcome for each id: enqueued, stale (in another state) or missing. Errors: 22023 bad argument.';
+
+CREATE FUNCTION workflow.recover_ready()
+RETURNS bigint
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'recover_ready_wrapper';
+COMMENT ON FUNCTION workflow.recover_ready() IS
+'Lets claims find tasks again that wait in a queue and have no row in ready, and returns how many: after a restore without this table, or changes in a session in replica mode. verify() names them. It reads all waiting tasks.';
+
+CREATE FUNCTION workflow.set_queue(name text, slots integer DEFAULT NULL, paused_until timestamptz DEFAULT NULL)
+RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    IF name IS NULL OR name !~ '[^[:space:]]' OR char_length(name) > 250 THEN
+        PERFORM workflow.refuse_argument(
+            'cannot set queue: its name is ' || CASE WHEN name IS NULL THEN 'null' WHEN name !~ '[^[:space:]]' THEN 'blank' ELSE 'too long' END,
+            jsonb_build_object('argument', 'name', 'value', left(name, 250)),
+            'A name has 1 to 250 characters, at least one of them visible.');
+    END IF;
+    IF slots < 0 THEN
+        PERFORM workflow.refuse_argument(
+            format('cannot set queue "%s": slots is %s', name, slots),
+            jsonb_build_object('argument', 'slots', 'value', slots),
+            'Set slots to 0 or more, or omit it to leave it as it is.');
+    END IF;
+    UPDATE workflow.queue_settings AS q
+    SET slots = coalesce(set_queue.slots, q.slots), paused_until = coalesce(set_queue.paused_until, q.paused_until)
+    WHERE q.name = set_queue.name;
+    IF NOT FOUND THEN
+        INSERT INTO workflow.queue_settings AS q (tenant, name, slots, paused_until)
+        VALUES (CASE WHEN workflow.shows_all_tenants() THEN '' ELSE current_user END,
+            set_queue.name, set_queue.slots, set_queue.paused_until)
+        ON CONFLICT ON CONSTRAINT queue_settings_tenant_name_key DO UPDATE
+        SET slots = coalesce(EXCLUDED.slots, q.slots), paused_until = coalesce(EXCLUDED.paused_until, q.paused_until);
+    END IF;
+    -- Sessions that wait for tasks ask again.
+    PERFORM workflow.wake_readers();
+END
+$$;
+COMMENT ON FUNCTION workflow.set_queue(text, integer, timestamptz) IS
+'Sets how many tasks of a queue can be claimed at a time (slots), and until when none is (paused_until: infinity pauses it, -infinity resumes it). Null leaves a setting as it is. A new name creates the queue. Errors: 22023 bad argument.';
+
+CREATE VIEW workflow.queues
+WITH (security_invoker = true) AS
+SELECT
+    q.id,
+    q.name,
+    q.tenant,
+    q.slots,
+    q.paused_until,
+    waiting.ready,
+    waiting.later,
+    waiting.parked,
+    waiting.oldest AS oldest_ready_at,
+    (
+        SELECT pg_catalog.count(*) FROM workflow.task_instances AS t
+        WHERE t.state OPERATOR(pg_catalog.=) 'running' AND t.queue_id OPERATOR(pg_catalog.=) q.id AND t.worker IS NOT NULL
+    ) AS running
+FROM workflow.queue_settings AS q
+CROSS JOIN LATERAL (
+    SELECT
+        pg_catalog.count(*) FILTER (WHERE r.ready_at OPERATOR(pg_catalog.<=) pg_catalog.now()) AS ready,
+        pg_catalog.count(*) FILTER (
+            WHERE r.ready_at OPERATOR(pg_catalog.>) pg_catalog.now() AND pg_catalog.isfinite(r.ready_at)) AS later,
+        pg_catalog.count(*) FILTER (WHERE NOT pg_catalog.isfinite(r.ready_at)) AS parked,
+        pg_catalog.min(r.ready_at) FILTER (WHERE r.ready_at OPERATOR(pg_catalog.<=) pg_catalog.now()) AS oldest
+    FROM workflow.ready AS r
+    WHERE r.queue_id OPERATOR(pg_catalog.=) q.id
+) AS waiting;
+COMMENT ON VIEW workflow.queues IS
+'Queues, with how many tasks wait and run in each. It counts them: the more wait, the longer this takes.';
+COMMENT ON COLUMN workflow.queues.id IS 'number of the queue';
+COMMENT ON COLUMN workflow.queues.name IS 'name';
+COMMENT ON COLUMN workflow.queues.tenant IS 'tenant; empty: shared';
+COMMENT ON COLUMN workflow.queues.slots IS 'how many of its tasks can be claimed at a time; null: any number';
+COMMENT ON COLUMN workflow.queues.paused_until IS 'no task is claimed before this time; null: not paused';
+COMMENT ON COLUMN workflow.queues.ready IS 'tasks that can be claimed now; a few of them can have been moved by hand since';
+COMMENT ON COLUMN workflow.queues.later IS 'tasks that can be claimed at a later time';
+COMMENT ON COLUMN workflow.queues.parked IS 'tasks that a claim has met while their DAG was paused or their run had ended';
+COMMENT ON COLUMN workflow.queues.oldest_ready_at IS 'since when the oldest of the ready tasks waits; null: none';
+COMMENT ON COLUMN workflow.queues.running IS 'tasks that workers have claimed';

@@ -1,0 +1,102 @@
+//! Queues: slots, pauses, tenants, and their view.
+
+use super::{claim, claim_one, enqueue, enqueue_in, outcomes};
+use pg_workflow_tests::*;
+use postgres::error::SqlState;
+use std::sync::Barrier;
+
+#[test]
+fn no_more_than_the_slots_are_claimed_at_a_time() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    enqueue(client, "default", 20);
+    client.query("SELECT workflow.set_queue('default', slots => 3)", &[]).unwrap();
+    let claimers = 8;
+    let barrier = Barrier::new(claimers);
+    let taken: usize = std::thread::scope(|scope| {
+        let claimed: Vec<_> = (0..claimers)
+            .map(|_| {
+                scope.spawn(|| {
+                    let client = &mut db.connect();
+                    barrier.wait();
+                    (0..20).map(|_| claim(client, "default", 1).len()).sum::<usize>()
+                })
+            })
+            .collect();
+        claimed.into_iter().map(|claimer| claimer.join().unwrap()).sum()
+    });
+    assert_eq!(taken, 3);
+    let call = "CALL workflow.wait_for_tasks('{default}', '0')";
+    assert!(!client.query_one(call, &[]).unwrap().get::<_, bool>(0), "no slot is free");
+    let held: String = client.query_one("SELECT id::text FROM workflow.claims LIMIT 1", &[]).unwrap().get(0);
+    client.query(&format!("SELECT workflow.transition_task_instance('{held}', 'running', 'success')"), &[]).unwrap();
+    assert_eq!(claim(client, "default", 5).len(), 1);
+    client.query("SELECT workflow.set_queue('default', slots => 0)", &[]).unwrap();
+    assert!(claim(client, "default", 5).is_empty());
+    client.query("SELECT workflow.set_queue('default', slots => 2147483647)", &[]).unwrap();
+    assert_eq!(claim(client, "default", 100).len(), 16);
+}
+
+#[test]
+fn view_of_queues_counts_what_waits_and_runs() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let (dag, run) = create_run(client);
+    enqueue_in(client, run, "default", 2);
+    client.query("SELECT workflow.pause_dag($1)", &[&dag]).unwrap();
+    claim(client, "default", 1);
+    enqueue(client, "default", 3);
+    let held = claim_one(client, "default");
+    let (_, later) = create_run(client);
+    let sql = "SELECT workflow.create_task_instances($1, '{t}', queue => 'default', not_before => now() + '1 h')";
+    client.query(sql, &[&later]).unwrap();
+    let sql =
+        "SELECT ready, later, parked, running, oldest_ready_at < now() FROM workflow.queues WHERE name = 'default'";
+    let row = client.query_one(sql, &[]).unwrap();
+    assert_eq!([0, 1, 2, 3].map(|column| row.get::<_, i64>(column)), [2, 1, 2, 1]);
+    assert!(row.get::<_, bool>(4));
+    let sql = "SELECT queue, worker, lease_expires_at > now() FROM workflow.claims WHERE id = $1";
+    let row = client.query_one(sql, &[&held.id]).unwrap();
+    assert_eq!((row.get::<_, String>(0), row.get::<_, String>(1)), ("default".to_owned(), "worker".to_owned()));
+}
+
+#[test]
+fn tenant_claims_only_its_own() {
+    let db = Db::new();
+    let admin = &mut db.connect();
+    admin.batch_execute("SELECT workflow.enable_row_security()").unwrap();
+    let roles = ["a", "b"].map(|name| {
+        let role = format!("{name}_{}", uuid::Uuid::new_v4().simple());
+        admin.batch_execute(&format!("CREATE ROLE {role} IN ROLE workflow_writer")).unwrap();
+        role
+    });
+    let [mut a, mut b] = roles.clone().map(|role| {
+        let mut client = db.connect();
+        client.batch_execute(&format!("SET ROLE {role}")).unwrap();
+        client
+    });
+    enqueue(&mut a, "default", 2);
+    enqueue(&mut b, "default", 1);
+    let held = claim(&mut b, "default", 10);
+    assert_eq!(held.len(), 1);
+    let queues = "SELECT count(*), min(running) FROM workflow.queues";
+    let row = b.query_one(queues, &[]).unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (1, 1));
+    assert_eq!(b.query("SELECT FROM workflow.ready", &[]).unwrap().len(), 0);
+    let of_a = claim(&mut a, "default", 10);
+    assert_eq!(of_a.len(), 2);
+    assert_eq!(outcomes(&mut b, "renew_claims", &[&of_a[0].claim]), ["lost"]);
+    let error = b.query("SELECT workflow.complete_claim($1)", &[&of_a[0].claim]).unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::T_R_SERIALIZATION_FAILURE), "{error:?}");
+    b.query("SELECT workflow.complete_claim($1)", &[&held[0].claim]).unwrap();
+    a.query("SELECT workflow.complete_claim($1)", &[&of_a[0].claim]).unwrap();
+    // A tenant's tasks cannot be put into another one's queue.
+    let queue_of_a: i32 = a.query_one("SELECT id FROM workflow.queues", &[]).unwrap().get(0);
+    enqueue(&mut b, "default", 1);
+    let error = b.execute("UPDATE workflow.task_instances SET queue_id = $1", &[&queue_of_a]).unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::INVALID_PARAMETER_VALUE), "{error:?}");
+    drop((a, b));
+    for role in roles {
+        admin.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).unwrap();
+    }
+}

@@ -1,0 +1,107 @@
+//! Waiting for tasks.
+
+use super::{claim, claim_one, enqueue};
+use pg_workflow_tests::*;
+use postgres::error::SqlState;
+use std::time::{Duration, Instant};
+
+/// Waits for tasks of the queue `default` in a session of its own, while `work` runs; returns what it was told, and after
+/// how long.
+fn wait_during(db: &Db, timeout: &str, work: impl FnOnce()) -> (bool, Duration) {
+    std::thread::scope(|scope| {
+        let call = format!("CALL workflow.wait_for_tasks('{{default}}', '{timeout}')");
+        let mut waiter = db.connect();
+        let waiting = scope.spawn(move || {
+            let began = Instant::now();
+            let told: bool = waiter.query_one(&call, &[]).unwrap().get(0);
+            (told, began.elapsed())
+        });
+        let waits = "SELECT FROM pg_stat_activity
+                     WHERE datname = current_database() AND query LIKE 'CALL%' AND wait_event = 'Extension'
+                         AND backend_xmin IS NULL AND backend_xid IS NULL";
+        let watcher = &mut db.connect();
+        wait_until("the waiter, without a snapshot", || watcher.query(waits, &[]).unwrap().len() == 1);
+        work();
+        waiting.join().unwrap()
+    })
+}
+
+#[test]
+fn waiter_is_told_of_a_new_task_at_once() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let mut told_at = Instant::now();
+    let (told, _) = wait_during(&db, "60 s", || {
+        enqueue(client, "other", 1);
+        told_at = Instant::now();
+        enqueue(client, "default", 1);
+    });
+    assert!(told && told_at.elapsed() < Duration::from_millis(900), "{:?}", told_at.elapsed());
+    let call = "CALL workflow.wait_for_tasks('{default}', '60 s')";
+    assert!(client.query_one(call, &[]).unwrap().get::<_, bool>(0), "it is still there");
+    claim_one(client, "default");
+    let call = "CALL workflow.wait_for_tasks('{default}', '0')";
+    assert!(!client.query_one(call, &[]).unwrap().get::<_, bool>(0));
+}
+
+#[test]
+fn waiter_is_told_when_a_task_is_due() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let (_, run) = create_run(client);
+    let sql = "SELECT workflow.create_task_instances($1, '{t}', queue => 'default', not_before => clock_timestamp() + '700 ms')";
+    client.query(sql, &[&run]).unwrap();
+    assert!(claim(client, "default", 1).is_empty());
+    let (told, waited) = wait_during(&db, "60 s", || ());
+    assert!(told && waited < Duration::from_millis(900), "{waited:?}");
+    claim_one(client, "default");
+}
+
+#[test]
+fn waiter_gives_up_after_its_time_and_is_refused_in_a_block() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let (told, waited) = wait_during(&db, "300 ms", || ());
+    assert!(!told && waited >= Duration::from_millis(300), "{waited:?}");
+    client.batch_execute("BEGIN").unwrap();
+    let error = client.query("CALL workflow.wait_for_tasks()", &[]).unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::ACTIVE_SQL_TRANSACTION));
+    client.batch_execute("ROLLBACK").unwrap();
+    for arguments in ["NULL", "ARRAY[NULL]", "'{default}', NULL", "'{default}', '-1 s'"] {
+        let error = client.query(&format!("CALL workflow.wait_for_tasks({arguments})"), &[]).unwrap_err();
+        assert_eq!(error.code(), Some(&SqlState::INVALID_PARAMETER_VALUE), "{arguments}: {error:?}");
+    }
+}
+
+#[test]
+fn waiter_is_told_when_a_pause_ends() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    enqueue(client, "default", 1);
+    client.query("SELECT workflow.set_queue('default', paused_until => 'infinity')", &[]).unwrap();
+    assert!(claim(client, "default", 1).is_empty());
+    let resume = "SELECT workflow.set_queue('default', paused_until => '-infinity')";
+    let (told, _) = wait_during(&db, "60 s", || _ = client.query(resume, &[]).unwrap());
+    assert!(told);
+    claim_one(client, "default");
+}
+
+/// A waiter that is told of a task which another transaction takes would claim nothing, and ask again without a pause.
+#[test]
+fn waiter_is_not_told_of_tasks_that_others_take_now() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    enqueue(client, "default", 2);
+    let mut other = db.connect();
+    let mut taking = other.transaction().unwrap();
+    assert_eq!(claim(&mut taking, "default", 2).len(), 2);
+    let call = "CALL workflow.wait_for_tasks('{default}', '0')";
+    assert!(!client.query_one(call, &[]).unwrap().get::<_, bool>(0));
+    taking.rollback().unwrap();
+    assert!(client.query_one(call, &[]).unwrap().get::<_, bool>(0));
+    let mut creating = other.transaction().unwrap();
+    claim(client, "default", 2);
+    let sql = "SELECT workflow.create_task_instances(workflow.create_dag_run(workflow.create_dag('new')), '{t}', queue => 'default')";
+    creating.query(sql, &[]).unwrap();
+    assert!(!client.query_one(call, &[]).unwrap().get::<_, bool>(0), "it is not committed");
+}
