@@ -191,7 +191,7 @@ COMMENT ON FUNCTION workflow.store_position(text, workflow.feed_position, bigint
 CREATE FUNCTION workflow.note_returned(id bigint)
 RETURNS bigint
 LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED
-AS 'MODULE_PATHNAME', 'note_returned_wrapper';
+AS 'MODULE_PATHNAME', 'note_returned_event';
 COMMENT ON FUNCTION workflow.note_returned(bigint) IS
 'Internal: returns this id, and notes it for last_returned().';
 
@@ -419,10 +419,16 @@ BEGIN
     END IF;
     IF was_open THEN
         UPDATE workflow.consumers AS c
-        SET returned_id = returned, window_ceiling_id = pos.window_ceiling_id
-        WHERE c.name = consumer AND c.returned_id < returned;
+        SET returned_id = greatest(c.returned_id, returned), window_ceiling_id = pos.window_ceiling_id
+        WHERE c.name = consumer AND (c.returned_id < returned OR c.window_ceiling_id > pos.window_ceiling_id);
     ELSE
-        PERFORM workflow.store_position(consumer, pos, returned);
+        -- As store_position() does, without the cost of its call.
+        UPDATE workflow.consumers AS c
+        SET (snapshot, next_transaction_id, floor_id,
+            window_snapshot, window_next_transaction_id, window_floor_id, window_ceiling_id,
+            acked_id, system_identifier, returned_id, updated_at)
+            = ROW (pos.*, returned, clock_timestamp())
+        WHERE c.name = consumer;
         -- Visible events need not be on disk (synchronous_commit = off), nor on the synchronous standby (a session
         -- that was terminated while it waited for that). Never deliver an event that a crash may undo.
         IF NOT workflow.is_durable() THEN

@@ -1,5 +1,6 @@
 //! Facts that the SQL functions of the event feed ask for.
 
+use crate::ffi::export::export_function;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::{pg_extern, pg_sys};
 use std::cell::Cell;
@@ -9,11 +10,13 @@ thread_local! {
     static RETURNED: Cell<i64> = const { Cell::new(0) };
 }
 
-#[pg_extern(sql = false)]
-fn note_returned(id: i64) -> i64 {
-    RETURNED.set(id);
+// Called for each event: by the interface of C, which costs a fifth of that of pg_extern.
+export_function!(note_returned_event, pg_finfo_note_returned_event, |call| {
+    // SAFETY: PostgreSQL calls the strict function with one bigint.
+    let id = unsafe { (*call).args.as_slice(1)[0].value };
+    RETURNED.set(id.value() as i64);
     id
-}
+});
 
 #[pg_extern(sql = false)]
 fn last_returned() -> i64 {
