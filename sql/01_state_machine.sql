@@ -29,6 +29,13 @@ AS 'MODULE_PATHNAME', 'is_terminal_wrapper';
 COMMENT ON FUNCTION workflow.is_terminal(text) IS
 'Returns whether no transition leaves a state. Errors: 22023 unknown state.';
 
+CREATE FUNCTION workflow.is_finished(state text)
+RETURNS boolean
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'is_finished_wrapper';
+COMMENT ON FUNCTION workflow.is_finished(text) IS
+'Returns whether a run or a task in this state has ended: success, failed, upstream_failed or skipped. Errors: 22023 unknown state.';
+
 CREATE VIEW workflow.state_machine AS
 SELECT
     s.state AS from_state,

@@ -149,6 +149,9 @@ CREATE TABLE workflow.queue_settings (
     created_at   timestamptz NOT NULL DEFAULT pg_catalog.now(),
     CONSTRAINT queue_settings_pkey PRIMARY KEY (id),
     CONSTRAINT queue_settings_tenant_name_key UNIQUE (tenant, name),
+    CONSTRAINT queue_settings_name_check CHECK (
+        name OPERATOR(pg_catalog.~) '[^[:space:]]' AND pg_catalog.char_length(name) OPERATOR(pg_catalog.<=) 250
+    ),
     CONSTRAINT queue_settings_slots_check CHECK (slots OPERATOR(pg_catalog.>=) 0)
 );
 
@@ -178,9 +181,21 @@ COMMENT ON TABLE workflow.ready IS
 'Tasks that can be claimed, and from when on. A row is a hint: a claim compares it with the task, and drops a row that does not hold any more.';
 COMMENT ON COLUMN workflow.ready.queue_id IS 'queue';
 COMMENT ON COLUMN workflow.ready.priority IS '0 (first) to 9';
-COMMENT ON COLUMN workflow.ready.ready_at IS 'time from which it can be claimed; infinity: not while its DAG is paused or its run has ended';
+COMMENT ON COLUMN workflow.ready.ready_at IS 'time from which it can be claimed';
 COMMENT ON COLUMN workflow.ready.task_instance_id IS 'task instance';
 COMMENT ON COLUMN workflow.ready.version IS 'version of the task for which the row holds';
+
+CREATE TABLE workflow.parked (
+    dag_run_id       uuid NOT NULL,
+    task_instance_id uuid NOT NULL,
+    CONSTRAINT parked_pkey PRIMARY KEY (dag_run_id, task_instance_id),
+    CONSTRAINT parked_dag_run_id_fkey FOREIGN KEY (dag_run_id) REFERENCES workflow.dag_runs (id) ON DELETE CASCADE
+);
+
+COMMENT ON TABLE workflow.parked IS
+'Tasks that a claim has met in ready while their DAG was paused or their run had ended. They are claimable again as soon as that changes.';
+COMMENT ON COLUMN workflow.parked.dag_run_id IS 'run';
+COMMENT ON COLUMN workflow.parked.task_instance_id IS 'task instance; it may have moved since';
 
 CREATE TABLE workflow.task_logs (
     id               bigint      NOT NULL GENERATED ALWAYS AS IDENTITY,

@@ -43,85 +43,13 @@ AS 'MODULE_PATHNAME', 'fail_claim_wrapper';
 COMMENT ON FUNCTION workflow.fail_claim(text, text, interval, jsonb) IS
 'Ends a claim with an error: the task is retrying if it has tries left (max_tries), else failed. retry_after: how long it then waits; null: 2 s, 4 s, 8 s and so on up to an hour, by a quarter more or less; negative: no retry. After request_cancel() it is failed. Said again, it returns the same. Errors: 40001 the claim is lost, 22023 bad argument.';
 
-CREATE FUNCTION workflow.finish_claim(claim text, state text, metadata jsonb, retry_after interval)
-RETURNS TABLE (outcome text, state text, version bigint)
-LANGUAGE c VOLATILE PARALLEL UNSAFE
-ROWS 1
-AS 'MODULE_PATHNAME', 'finish_claim_wrapper';
-COMMENT ON FUNCTION workflow.finish_claim(text, text, jsonb, interval) IS
-'Internal: ends a claim of finish_claims(). Errors: 22023 bad argument.';
-
-CREATE FUNCTION workflow.refuse_lost_claim(claim text)
-RETURNS void
-LANGUAGE c VOLATILE PARALLEL UNSAFE
-AS 'MODULE_PATHNAME', 'refuse_lost_claim_wrapper';
-COMMENT ON FUNCTION workflow.refuse_lost_claim(text) IS
-'Internal: raises 40001 for a claim that is lost.';
-
 CREATE FUNCTION workflow.finish_claims(outcomes jsonb, strict boolean DEFAULT false)
 RETURNS TABLE (claim text, outcome text, state text, version bigint)
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-SET search_path = pg_catalog, pg_temp
+LANGUAGE c VOLATILE PARALLEL UNSAFE
 ROWS 100
-AS $$
-#variable_conflict use_column
-DECLARE
-    wrong record;
-    item record;
-    ended record;
-BEGIN
-    IF outcomes IS NULL OR jsonb_typeof(outcomes) <> 'array' OR strict IS NULL THEN
-        PERFORM workflow.refuse_argument(
-            'cannot finish claims: ' || CASE WHEN strict IS NULL THEN 'strict is null' ELSE 'outcomes is not an array' END,
-            jsonb_build_object('argument', CASE WHEN strict IS NULL THEN 'strict' ELSE 'outcomes' END, 'value', NULL),
-            'Give outcomes like ''[{"claim": "…", "state": "success", "result": {}}, {"claim": "…", "state": "failed", "error": "…"}]''.');
-    END IF;
-    SELECT o.number, o.value INTO wrong
-    FROM jsonb_array_elements(outcomes) WITH ORDINALITY AS o (value, number)
-    WHERE (
-        jsonb_typeof(o.value) = 'object'
-        AND jsonb_typeof(o.value -> 'claim') = 'string'
-        AND coalesce(o.value ->> 'state', '') IN ('success', 'failed')
-        AND coalesce(jsonb_typeof(o.value -> 'result'), 'null') IN ('object', 'null')
-        AND coalesce(jsonb_typeof(o.value -> 'error'), 'null') IN ('string', 'null')
-        AND coalesce(jsonb_typeof(o.value -> 'retry_after'), 'null') IN ('number', 'null')
-        AND NOT EXISTS (
-            SELECT FROM jsonb_object_keys(CASE jsonb_typeof(o.value) WHEN 'object' THEN o.value ELSE '{}' END) AS k (key)
-            WHERE k.key NOT IN ('claim', 'state', 'result', 'error', 'retry_after'))
-    ) IS NOT TRUE
-    ORDER BY o.number
-    LIMIT 1;
-    IF FOUND THEN
-        PERFORM workflow.refuse_argument(
-            format('cannot finish claims: outcome %s is not valid', wrong.number),
-            jsonb_build_object('argument', 'outcomes', 'value', wrong.value, 'number', wrong.number),
-            'An outcome has claim, state (success or failed), and perhaps result (an object), error (a text) and retry_after (seconds).');
-    END IF;
-    -- In the order of the tasks, so that two batches do not deadlock.
-    FOR item IN
-        SELECT o.value ->> 'claim' AS claim, o.value ->> 'state' AS state,
-            CASE WHEN jsonb_typeof(o.value -> 'result') = 'object' THEN o.value -> 'result' ELSE '{}' END
-                || CASE WHEN o.value ->> 'error' IS NULL THEN '{}' ELSE jsonb_build_object('error', o.value -> 'error') END AS metadata,
-            CASE WHEN jsonb_typeof(o.value -> 'retry_after') = 'number'
-                THEN make_interval(secs => (o.value ->> 'retry_after')::double precision) END AS retry_after
-        FROM jsonb_array_elements(outcomes) AS o (value)
-        ORDER BY o.value ->> 'claim' COLLATE "C"
-    LOOP
-        SELECT f.outcome, f.state, f.version INTO ended
-        FROM workflow.finish_claim(item.claim, item.state, item.metadata, item.retry_after) AS f;
-        IF ended.outcome = 'lost' AND strict THEN
-            PERFORM workflow.refuse_lost_claim(item.claim);
-        END IF;
-        claim := item.claim;
-        outcome := ended.outcome;
-        state := ended.state;
-        version := ended.version;
-        RETURN NEXT;
-    END LOOP;
-END
-$$;
+AS 'MODULE_PATHNAME', 'finish_claims_wrapper';
 COMMENT ON FUNCTION workflow.finish_claims(jsonb, boolean) IS
-'Ends many claims: outcomes is an array of objects with claim, state (success or failed), and perhaps result (the metadata), error, and retry_after in seconds, as for fail_claim(). Returns an outcome for each, in the order of the claims: done, or lost, and the state and version of its task. strict: a lost claim is an error. Errors: 22023 bad argument, 40001 (strict) a claim is lost.';
+'Ends many claims: outcomes is an array of objects with claim, state (success or failed), and perhaps result (the metadata), error, and retry_after in seconds, as for fail_claim(). Returns an outcome for each, in their order: done, or lost, and the state and version of its task. strict: a lost claim is an error. Errors: 22023 bad argument, 40001 (strict) a claim is lost.';
 
 CREATE FUNCTION workflow.release_claims(claims text[], delay interval DEFAULT '0')
 RETURNS TABLE (claim text, outcome text)
@@ -138,6 +66,20 @@ ROWS 10
 AS 'MODULE_PATHNAME', 'renew_claims_wrapper';
 COMMENT ON FUNCTION workflow.renew_claims(text[], interval) IS
 'Renews leases from now on, for as long as each was claimed if lease is null. A lease that has run out is renewed, too, until reap_claims() ends it. Returns an outcome for each claim: renewed, cancel (renewed, but request_cancel() was called: stop, and call fail_claim()) or lost (stop: another worker can have the task). Errors: 22023 bad argument.';
+
+CREATE FUNCTION workflow.lease_end(id uuid, version bigint, start_date timestamptz, lease_expires_at timestamptz)
+RETURNS timestamptz
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'lease_end_wrapper';
+COMMENT ON FUNCTION workflow.lease_end(uuid, bigint, timestamptz, timestamptz) IS
+'Internal: returns the end of a claim''s lease. If the library is preloaded, renewals are in shared memory.';
+
+CREATE FUNCTION workflow.has_expired(id uuid, version bigint, start_date timestamptz, lease_expires_at timestamptz)
+RETURNS boolean
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'has_expired_wrapper';
+COMMENT ON FUNCTION workflow.has_expired(uuid, bigint, timestamptz, timestamptz) IS
+'Internal: returns whether a claim''s lease has run out.';
 
 CREATE FUNCTION workflow.reap_claim(task_instance_id uuid)
 RETURNS TABLE (worker text, reason text, state text)
@@ -171,7 +113,10 @@ BEGIN
         SELECT t.id
         FROM workflow.task_instances AS t
         WHERE t.state = 'running' AND t.worker IS NOT NULL
-            AND (t.lease_expires_at < clock_timestamp() OR t.start_date + t.timeout < clock_timestamp())
+            AND (
+                t.start_date + t.timeout < clock_timestamp()
+                OR workflow.has_expired(t.id, t.version, t.start_date, t.lease_expires_at)
+            )
         ORDER BY t.id
     LOOP
         -- Without those that other transactions have locked.
@@ -265,7 +210,7 @@ SELECT
     t.worker,
     t.try_number,
     t.start_date AS claimed_at,
-    t.lease_expires_at,
+    workflow.lease_end(t.id, t.version, t.start_date, t.lease_expires_at) AS lease_expires_at,
     t.start_date OPERATOR(pg_catalog.+) t.timeout AS times_out_at,
     t.cancel_requested_at
 FROM workflow.task_instances AS t

@@ -7,6 +7,12 @@ AS 'MODULE_PATHNAME', 'queue_of_run_wrapper';
 COMMENT ON FUNCTION workflow.queue_of_run(uuid, text) IS
 'Internal: returns the queue of this name for the tasks of a run, and creates it if it is new; null: no such run. Errors: 22023 bad argument.';
 
+CREATE FUNCTION workflow.check_queue_name(name text)
+RETURNS void
+LANGUAGE c STABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'check_queue_name_wrapper';
+COMMENT ON FUNCTION workflow.check_queue_name(text) IS 'Internal: checks the name of a queue. Errors: 22023 invalid name.';
+
 CREATE FUNCTION workflow.enqueue_task_instances(
     ids        uuid[],
     queue      text        DEFAULT 'default',
@@ -38,6 +44,7 @@ BEGIN
             jsonb_build_object('argument', 'priority', 'value', priority),
             'Set priority to 0 (first) to 9 (last).');
     END IF;
+    PERFORM workflow.check_queue_name(queue);
     -- In the order of ids, as others do: so that two calls do not deadlock. An array of states: so that no index on the
     -- state is searched.
     PERFORM FROM workflow.task_instances AS t
@@ -73,7 +80,7 @@ RETURNS bigint
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'recover_ready_wrapper';
 COMMENT ON FUNCTION workflow.recover_ready() IS
-'Lets claims find tasks again that wait in a queue and have no row in ready, and returns how many: after a restore without this table, or changes in a session in replica mode. verify() names them. It reads all waiting tasks.';
+'Lets claims find tasks again that verify() names, and returns how many: those that wait in a queue and have no row in ready (after a restore without this table, or changes in a session in replica mode), and those whose queue is of another tenant (after a change of dags.tenant, or enable_row_security()), which it moves to a queue of the same name. It reads all open tasks.';
 
 CREATE FUNCTION workflow.set_queue(name text, slots integer DEFAULT NULL, paused_until timestamptz DEFAULT NULL)
 RETURNS void
@@ -82,12 +89,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 BEGIN
-    IF name IS NULL OR name !~ '[^[:space:]]' OR char_length(name) > 250 THEN
-        PERFORM workflow.refuse_argument(
-            'cannot set queue: its name is ' || CASE WHEN name IS NULL THEN 'null' WHEN name !~ '[^[:space:]]' THEN 'blank' ELSE 'too long' END,
-            jsonb_build_object('argument', 'name', 'value', left(name, 250)),
-            'A name has 1 to 250 characters, at least one of them visible.');
-    END IF;
+    PERFORM workflow.check_queue_name(name);
     IF slots < 0 THEN
         PERFORM workflow.refuse_argument(
             format('cannot set queue "%s": slots is %s', name, slots),
@@ -121,7 +123,12 @@ SELECT
     q.paused_until,
     waiting.ready,
     waiting.later,
-    waiting.parked,
+    (
+        SELECT pg_catalog.count(*) FROM workflow.parked AS p
+        JOIN workflow.task_instances AS t ON t.id OPERATOR(pg_catalog.=) p.task_instance_id
+        WHERE t.queue_id OPERATOR(pg_catalog.=) q.id
+            AND '{queued,retrying}'::pg_catalog.text[] OPERATOR(pg_catalog.@>) ARRAY[t.state]
+    ) AS parked,
     waiting.oldest AS oldest_ready_at,
     (
         SELECT pg_catalog.count(*) FROM workflow.task_instances AS t
@@ -131,9 +138,7 @@ FROM workflow.queue_settings AS q
 CROSS JOIN LATERAL (
     SELECT
         pg_catalog.count(*) FILTER (WHERE r.ready_at OPERATOR(pg_catalog.<=) pg_catalog.now()) AS ready,
-        pg_catalog.count(*) FILTER (
-            WHERE r.ready_at OPERATOR(pg_catalog.>) pg_catalog.now() AND pg_catalog.isfinite(r.ready_at)) AS later,
-        pg_catalog.count(*) FILTER (WHERE NOT pg_catalog.isfinite(r.ready_at)) AS parked,
+        pg_catalog.count(*) FILTER (WHERE r.ready_at OPERATOR(pg_catalog.>) pg_catalog.now()) AS later,
         pg_catalog.min(r.ready_at) FILTER (WHERE r.ready_at OPERATOR(pg_catalog.<=) pg_catalog.now()) AS oldest
     FROM workflow.ready AS r
     WHERE r.queue_id OPERATOR(pg_catalog.=) q.id

@@ -1,5 +1,47 @@
 -- For operators: is the data sound, is anything stuck, does a consumer lag, which settings hold?
 
+CREATE FUNCTION workflow.tasks_of_foreign_queues()
+RETURNS TABLE (id uuid, dag_run_id uuid, tenant text, queue text)
+-- Without settings of its own, so that it becomes part of the query that calls it.
+LANGUAGE sql STABLE PARALLEL SAFE
+AS $$
+    SELECT t.id, t.dag_run_id, d.tenant, q.name
+    FROM workflow.task_instances AS t
+    JOIN workflow.dag_runs AS r ON r.id OPERATOR(pg_catalog.=) t.dag_run_id
+    JOIN workflow.dags AS d ON d.id OPERATOR(pg_catalog.=) r.dag_id
+    JOIN workflow.queue_settings AS q ON q.id OPERATOR(pg_catalog.=) t.queue_id
+    WHERE t.queue_id IS NOT NULL AND NOT workflow.is_finished(t.state)
+        AND q.tenant OPERATOR(pg_catalog.<>) d.tenant AND NOT workflow.shows_all_tenants()
+$$;
+COMMENT ON FUNCTION workflow.tasks_of_foreign_queues() IS
+'Internal: returns the open tasks whose queue is not one of their tenant, while tenants are isolated: the DAG had another tenant, or none was isolated.';
+
+CREATE FUNCTION workflow.unclaimable_tasks()
+RETURNS TABLE (
+    id uuid, dag_run_id uuid, state text, version bigint, queue_id integer, priority smallint, not_before timestamptz
+)
+-- Without settings of its own, so that it becomes part of the query that calls it.
+LANGUAGE sql STABLE PARALLEL SAFE
+AS $$
+    SELECT t.id, t.dag_run_id, t.state, t.version, t.queue_id, t.priority, t.not_before
+    FROM workflow.task_instances AS t
+    WHERE t.queue_id IS NOT NULL AND t.state OPERATOR(pg_catalog.=) ANY ('{queued,retrying}'::pg_catalog.text[])
+        AND NOT EXISTS (
+            SELECT FROM workflow.ready AS r
+            WHERE r.task_instance_id OPERATOR(pg_catalog.=) t.id AND r.version OPERATOR(pg_catalog.=) t.version
+                AND r.queue_id OPERATOR(pg_catalog.=) t.queue_id
+                AND r.priority::pg_catalog.int4 OPERATOR(pg_catalog.=) COALESCE(t.priority::pg_catalog.int4, 5)
+                AND r.ready_at OPERATOR(pg_catalog.>=) COALESCE(t.not_before, '-infinity'))
+        AND NOT EXISTS (
+            SELECT FROM workflow.parked AS p
+            JOIN workflow.dag_runs AS u ON u.id OPERATOR(pg_catalog.=) p.dag_run_id
+            JOIN workflow.dags AS d ON d.id OPERATOR(pg_catalog.=) u.dag_id
+            WHERE p.dag_run_id OPERATOR(pg_catalog.=) t.dag_run_id AND p.task_instance_id OPERATOR(pg_catalog.=) t.id
+                AND (d.is_paused OR workflow.is_finished(u.state)))
+$$;
+COMMENT ON FUNCTION workflow.unclaimable_tasks() IS
+'Internal: returns the tasks that wait in a queue and that no claim finds: they have no row in ready, and are not parked.';
+
 CREATE FUNCTION workflow.verify(created_from timestamptz DEFAULT '-infinity', created_to timestamptz DEFAULT 'infinity')
 RETURNS TABLE (entity_type text, entity_id uuid, problem text, detail jsonb)
 LANGUAGE sql STABLE PARALLEL SAFE
@@ -93,17 +135,12 @@ AS $$
         END
     UNION ALL
     SELECT 'task_instance', t.id, 'no claim finds it', jsonb_build_object('queue_id', t.queue_id, 'state', t.state, 'version', t.version)
-    FROM workflow.task_instances AS t
+    FROM workflow.unclaimable_tasks() AS t
     WHERE t.id >= (SELECT b.first FROM bound AS b) AND t.id <= (SELECT b.last FROM bound AS b)
-        AND t.queue_id IS NOT NULL AND t.state IN ('queued', 'retrying')
-        AND NOT EXISTS (
-            SELECT FROM workflow.ready AS r
-            WHERE r.task_instance_id = t.id AND r.version = t.version AND r.queue_id = t.queue_id
-                AND r.priority = coalesce(t.priority, 5) AND r.ready_at >= coalesce(t.not_before, '-infinity')
-                -- Parked only while its DAG is paused, or its run has ended.
-                AND (isfinite(r.ready_at) OR EXISTS (
-                    SELECT FROM workflow.dag_runs AS u JOIN workflow.dags AS d ON d.id = u.dag_id
-                    WHERE u.id = t.dag_run_id AND (d.is_paused OR u.state NOT IN ('queued', 'running', 'retrying')))))
+    UNION ALL
+    SELECT 'task_instance', t.id, 'queue of another tenant', jsonb_build_object('queue', t.queue, 'tenant', t.tenant)
+    FROM workflow.tasks_of_foreign_queues() AS t
+    WHERE t.id >= (SELECT b.first FROM bound AS b) AND t.id <= (SELECT b.last FROM bound AS b)
     UNION ALL
     SELECT c.entity_type, NULL, 'counts disagree', jsonb_build_object('state', c.state, 'state_counts', c.count, 'rows', coalesce(t.rows, 0))
     FROM workflow.state_counts AS c

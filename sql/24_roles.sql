@@ -34,7 +34,7 @@ GRANT SELECT ON
     workflow.dags, workflow.dag_runs, workflow.task_instances, workflow.task_logs, workflow.state_history,
     workflow.state_machine, workflow.state_counts, workflow.consumer_lag, workflow.notifier, workflow.partitions,
     workflow.settings, workflow.row_security, workflow.purges, workflow.queue_settings, workflow.ready,
-    workflow.queues, workflow.claims
+    workflow.parked, workflow.queues, workflow.claims
 TO workflow_reader;
 -- The last ids: for the view partitions.
 GRANT SELECT ON SEQUENCE workflow.state_history_id_seq, workflow.task_logs_id_seq TO workflow_reader;

@@ -9,9 +9,8 @@ use crate::ffi::jsonb::Jsonb;
 use crate::ffi::session;
 use crate::ffi::uuid::Uuid;
 use crate::history::{History, Origin};
-use crate::memory;
 use crate::notifications::Notifications;
-use crate::ready::Parked;
+use crate::{memory, parked};
 use pg_workflow_state_machine::State;
 use pgrx::pg_sys::Oid;
 
@@ -40,6 +39,13 @@ impl Maker {
     pub fn current(call: Option<u64>) -> Maker {
         Maker { role: session::user(), call }
     }
+}
+
+/// The words of a caller that a transition's event has.
+#[derive(Clone, Copy)]
+pub struct Words<'a> {
+    pub metadata: Jsonb,
+    pub request_id: Option<&'a str>,
 }
 
 /// Appends an event for each entity that a statement created, moved or deleted. `event` builds it from its new ID.
@@ -75,30 +81,30 @@ pub fn append_transitions(kind: EntityType, transitions: &[Transition], maker: M
         Some(call) => call::request(call, read).unwrap_or_else(|| errors::unrecorded(kind, transitions[0].id)),
         None => (Jsonb::empty_object(), None),
     };
-    append_transitions_by(maker.role, kind, transitions, metadata, request_id.as_deref());
+    let words = Words { metadata, request_id: request_id.as_deref() };
+    append_transitions_by(maker.role, kind, transitions, |_| words);
 }
 
 /// Lets the tasks of runs be claimed again that had ended.
-fn unpark(kind: EntityType, transitions: &[Transition]) {
+fn bring_back(kind: EntityType, transitions: &[Transition]) {
     let is_revived = |made: &&Transition| kind == EntityType::DagRun && made.from.is_finished();
-    transitions.iter().filter(is_revived).for_each(|made| Parked::OfRun(made.id).unpark());
+    parked::bring_back_runs(&memory::collect(transitions.iter().filter(is_revived).map(|made| made.id)));
 }
 
-/// Appends transitions that a role made to the history.
-pub fn append_transitions_by(
+/// Appends transitions that a role made to the history, each with its words.
+pub fn append_transitions_by<'a>(
     role: Oid,
     kind: EntityType,
-    transitions: &[Transition],
-    metadata: Jsonb,
-    request_id: Option<&str>,
+    transitions: &'a [Transition],
+    words: impl Fn(usize) -> Words<'a>,
 ) {
-    unpark(kind, transitions);
+    bring_back(kind, transitions);
     let actor = session::session_user();
     // Before the history is open: this may run a query.
     let dags = memory::collect(transitions.iter().map(|transition| transition.dag(kind)));
     let acted_as = session::acted_as(role);
-    let origin = Origin { request_id, acted_as: acted_as.as_deref() };
-    append(transitions.iter().zip(dags), origin, |id, (transition, dag_id)| Event {
+    let origin = Origin { acted_as: acted_as.as_deref() };
+    append(transitions.iter().zip(dags).enumerate(), origin, |id, (n, (transition, dag_id))| Event {
         id,
         entity_type: kind.as_str(),
         entity_id: transition.id,
@@ -110,7 +116,8 @@ pub fn append_transitions_by(
         version: transition.version,
         changed_at: transition.changed_at,
         actor: &actor,
-        metadata,
+        metadata: words(n).metadata,
+        request_id: words(n).request_id,
     });
 }
 
@@ -141,7 +148,7 @@ pub fn append_creations_in(dag_id: Uuid, creation: Creation, parent: Uuid, creat
     let actor = session::session_user();
     let metadata = Jsonb::empty_object();
     let acted_as = session::acted_as(caller);
-    let origin = Origin { acted_as: acted_as.as_deref(), ..Origin::default() };
+    let origin = Origin { acted_as: acted_as.as_deref() };
     append(created, origin, |id, (entity_id, task_id)| Event {
         id,
         entity_type: kind.as_str(),
@@ -155,5 +162,6 @@ pub fn append_creations_in(dag_id: Uuid, creation: Creation, parent: Uuid, creat
         changed_at: at,
         actor: &actor,
         metadata,
+        request_id: None,
     });
 }

@@ -33,6 +33,20 @@ pub fn json_object(argument: &str, value: Option<Jsonb>) -> Jsonb {
     object
 }
 
+/// Checks a name.
+pub fn name<'a>(argument: &str, name: Option<&'a str>) -> &'a str {
+    const MOST: usize = 250;
+    const HINT: &str = "Use 1 to 250 characters, at least one of them visible.";
+    let name = name.unwrap_or_else(|| errors::invalid_argument(argument, &json!(null), "must not be null", HINT));
+    if name.trim().is_empty() {
+        errors::invalid_argument(argument, &json!(errors::cut(name)), "must not be blank", HINT);
+    }
+    if name.chars().count() > MOST {
+        errors::invalid_argument(argument, &json!(errors::cut(name)), "must not be longer than 250 characters", HINT);
+    }
+    name
+}
+
 /// The longest array that a call may pass.
 const MAX_ITEMS: usize = 1_000_000;
 

@@ -2,15 +2,21 @@
 
 mod due;
 mod end;
+mod finish;
+pub mod leases;
+mod renew;
 mod runs;
-mod take;
+pub mod take;
 mod token;
+mod walk;
 
 use crate::errors;
 use crate::ffi::jsonb::{Jsonb, JsonbCopy};
 use crate::ffi::uuid::Uuid;
-use crate::{args, fields, memory, queues, rights};
-use end::{End, Ended, Verdict};
+use crate::ffi::values;
+use crate::{args, fields, memory, rights};
+use end::{End, Ended, Word};
+use leases::Held;
 use pg_workflow_state_machine::State;
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::iter::TableIterator;
@@ -24,18 +30,19 @@ const MOST: i32 = 10_000;
 
 /// Returns the microseconds of an argument.
 fn microseconds(argument: &str, value: Option<Interval>) -> i64 {
-    let value = args::not_null(argument, value);
-    let days = i128::from(value.months()) * 30 + i128::from(value.days());
-    let sum = days * 86_400_000_000 + i128::from(value.micros());
+    let sum = values::microseconds(&args::not_null(argument, value));
     i64::try_from(sum).unwrap_or(if sum > 0 { i64::MAX } else { i64::MIN })
 }
 
 /// A hundred years: the sum with the current time is a date.
-const LONGEST: i64 = 36_525 * 86_400_000_000;
+pub const LONGEST: i64 = 36_525 * 86_400_000_000;
 
 /// Returns the microseconds of an argument that must be positive.
 pub fn positive(argument: &str, value: Option<Interval>) -> i64 {
-    let microseconds = microseconds(argument, value);
+    let value = args::not_null(argument, value);
+    // A month less 30 days is negative in February.
+    let is_negative = value.months() < 0 || value.days() < 0 || value.micros() < 0;
+    let microseconds = if is_negative { 0 } else { microseconds(argument, Some(value)) };
     if microseconds <= 0 || microseconds > LONGEST {
         let rule = if microseconds <= 0 { "must be more than 0" } else { "must not be longer than 100 years" };
         let hint = format!("Set {argument} to a time such as '30 s'.");
@@ -63,22 +70,10 @@ fn delay(argument: &str, value: Option<Interval>) -> i64 {
     microseconds.min(LONGEST)
 }
 
-fn worker_name(worker: Option<&str>) -> &str {
-    const HINT: &str = "Use 1 to 250 characters, such as the name of the host and the process.";
-    let worker = worker.unwrap_or_else(|| errors::invalid_argument("worker", &json!(null), "must not be null", HINT));
-    if worker.trim().is_empty() {
-        errors::invalid_argument("worker", &json!(worker), "must not be blank", HINT);
-    }
-    if worker.chars().count() > 250 {
-        errors::invalid_argument("worker", &json!(errors::cut(worker)), "must not be longer than 250 characters", HINT);
-    }
-    worker
-}
-
 /// Returns the names of queues.
 fn queue_names(queues: Option<Array<'_, &'_ str>>) -> Vec<String> {
     let names = args::array("queues", queues);
-    memory::collect(names.iter().map(|name| memory::copy(queues::check_name("queues", name))))
+    memory::collect(names.iter().map(|name| memory::copy(args::name("queues", name))))
 }
 
 type Claimed = TableIterator<
@@ -104,7 +99,7 @@ fn claim_tasks(
     lease: Option<Interval>,
 ) -> Claimed {
     rights::refuse_restricted_operation();
-    let worker = worker_name(worker);
+    let worker = args::name("worker", worker);
     let names = queue_names(queues);
     let max = args::not_null("max", max);
     if !(1..=MOST).contains(&max) {
@@ -133,9 +128,8 @@ fn claim_tasks(
 fn complete_claim(claim: Option<&str>, result: Option<Jsonb>) -> i64 {
     rights::refuse_restricted_operation();
     let claim = Claim::parse("claim", claim);
-    let result = args::json_object("result", result);
-    let ended = end::end(claim, End::Success, result, |_| Verdict::to(State::Success));
-    ended.or_raise(claim).1
+    let metadata = args::json_object("result", result);
+    end::end(Word { claim, end: End::Success, metadata }).or_raise(claim).1
 }
 
 type Failed = TableIterator<'static, (name!(state, &'static str), name!(version, i64))>;
@@ -153,49 +147,9 @@ fn fail_claim(
     let error = args::not_null("error", error);
     fields::check_text("error", error);
     let metadata = args::json_object("metadata", metadata).with("error", error);
-    let retry_after = retry_time(retry_after);
-    let (state, version) =
-        end::end(claim, End::Failure, metadata, |held| held.after_failure(retry_after)).or_raise(claim);
+    let end = End::Failure(retry_time(retry_after));
+    let (state, version) = end::end(Word { claim, end, metadata }).or_raise(claim);
     TableIterator::once((state.as_str(), version))
-}
-
-type Finished =
-    TableIterator<'static, (name!(outcome, &'static str), name!(state, Option<String>), name!(version, Option<i64>))>;
-
-/// Ends a claim, or tells that it is lost. For finish_claims(), which has checked the state.
-#[pgrx::pg_extern(sql = false)]
-fn finish_claim(
-    claim: Option<&str>,
-    state: Option<&str>,
-    metadata: Option<Jsonb>,
-    retry_after: Option<Interval>,
-) -> Finished {
-    rights::refuse_restricted_operation();
-    let claim = Claim::parse("claim", claim);
-    let state = args::state("state", state);
-    let metadata = args::json_object("metadata", metadata);
-    let retry_after = retry_time(retry_after);
-    let ended = match state {
-        State::Success => end::end(claim, End::Success, metadata, |_| Verdict::to(State::Success)),
-        _ => end::end(claim, End::Failure, metadata, |held| held.after_failure(retry_after)),
-    };
-    let row = match ended {
-        Ended::Now(state, version) | Ended::Before(state, version) => {
-            ("done", Some(state.as_str().to_owned()), Some(version))
-        }
-        Ended::Lost(now) => {
-            let (state, version) = now.unzip();
-            ("lost", state, version)
-        }
-    };
-    TableIterator::once(row)
-}
-
-/// Raises the error of a claim that is lost.
-#[pgrx::pg_extern(sql = false)]
-fn refuse_lost_claim(claim: Option<&str>) {
-    let claim = Claim::parse("claim", claim);
-    end::lost(claim).or_raise(claim);
 }
 
 type Outcomes = TableIterator<'static, (name!(claim, String), name!(outcome, &'static str))>;
@@ -206,15 +160,8 @@ fn claims_of(claims: Option<Array<'_, &'_ str>>) -> Vec<Claim> {
     memory::collect(claims.iter().map(|claim| Claim::parse("claims", claim)))
 }
 
-/// Returns the outcome of each claim, in the order of the argument; the claims are ended in the order of the tasks, so that
-/// two batches do not deadlock.
-fn outcomes(claims: Vec<Claim>, mut end: impl FnMut(Claim) -> &'static str) -> Outcomes {
-    let mut order = memory::collect(0..claims.len());
-    order.sort_unstable_by_key(|n| claims[*n]);
-    let mut outcomes = memory::collect(claims.iter().map(|_| ""));
-    for n in order {
-        outcomes[n] = end(claims[n]);
-    }
+/// Returns the outcome of each claim, in the order of the argument.
+fn outcomes(claims: Vec<Claim>, outcomes: Vec<&'static str>) -> Outcomes {
     TableIterator::new(claims.into_iter().map(|claim| claim.to_string()).zip(outcomes))
 }
 
@@ -223,15 +170,15 @@ fn outcomes(claims: Vec<Claim>, mut end: impl FnMut(Claim) -> &'static str) -> O
 fn release_claims(claims: Option<Array<'_, &'_ str>>, delay: Option<Interval>) -> Outcomes {
     rights::refuse_restricted_operation();
     let claims = claims_of(claims);
-    let delay = self::delay("delay", delay);
-    outcomes(claims, |claim| {
-        let metadata = Jsonb::object_of("reason", "released");
-        match end::end(claim, End::Release, metadata, |held| held.released(delay)) {
-            Ended::Now(State::Retrying, _) | Ended::Before(State::Retrying, _) => "released",
-            Ended::Now(..) | Ended::Before(..) => "cancelled",
-            Ended::Lost(_) => "lost",
-        }
-    })
+    let end = End::Release(self::delay("delay", delay));
+    let metadata = Jsonb::object_of("reason", "released");
+    let words = memory::collect(claims.iter().map(|claim| Word { claim: *claim, end, metadata }));
+    let ended = end::end_all(&words).into_iter().map(|ended| match ended {
+        Ended::Now(State::Retrying, _) | Ended::Before(State::Retrying, _) => "released",
+        Ended::Now(..) | Ended::Before(..) => "cancelled",
+        Ended::Lost(_) => "lost",
+    });
+    outcomes(claims, memory::collect(ended))
 }
 
 /// Renews leases; null: as long as each was claimed for.
@@ -240,10 +187,11 @@ fn renew_claims(claims: Option<Array<'_, &'_ str>>, lease: Option<Interval>) -> 
     rights::refuse_restricted_operation();
     let claims = claims_of(claims);
     let lease = lease.map(|lease| positive("lease", Some(lease)));
-    outcomes(claims, |claim| end::renew(claim, lease))
+    let renewed = renew::renew(&claims, lease);
+    outcomes(claims, renewed)
 }
 
-type Reaped = TableIterator<'static, (name!(worker, String), name!(reason, String), name!(state, &'static str))>;
+type Reaped = TableIterator<'static, (name!(worker, String), name!(reason, &'static str), name!(state, &'static str))>;
 
 /// Ends a claim whose time has run out. Returns no row if it has not, or if another transaction changes the task. For
 /// reap_claims().
@@ -259,4 +207,32 @@ fn reap_claim(task_instance_id: pgrx::Uuid) -> Reaped {
 fn note_cancel(task_instance_id: pgrx::Uuid) -> bool {
     rights::refuse_restricted_operation();
     end::note_cancel(Uuid(*task_instance_id.as_bytes()))
+}
+
+fn held(id: pgrx::Uuid, version: i64, start_date: i64, lease_expires_at: i64) -> Held {
+    let claim = Claim { task: Uuid(*id.as_bytes()), version, start_date, lease: 1 };
+    Held { claim, lease_expires_at }
+}
+
+/// Returns the end of a claim's lease, which may be renewed in shared memory.
+#[pgrx::pg_extern(sql = false)]
+fn lease_end(
+    id: pgrx::Uuid,
+    version: i64,
+    start_date: TimestampWithTimeZone,
+    lease_expires_at: TimestampWithTimeZone,
+) -> TimestampWithTimeZone {
+    let end = held(id, version, start_date.into(), lease_expires_at.into()).ends_at();
+    TimestampWithTimeZone::try_from(end).unwrap_or(lease_expires_at)
+}
+
+/// Whether a claim's lease has run out.
+#[pgrx::pg_extern(sql = false)]
+fn has_expired(
+    id: pgrx::Uuid,
+    version: i64,
+    start_date: TimestampWithTimeZone,
+    lease_expires_at: TimestampWithTimeZone,
+) -> bool {
+    held(id, version, start_date.into(), lease_expires_at.into()).has_expired()
 }

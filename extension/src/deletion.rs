@@ -141,7 +141,7 @@ fn dags_of_existing(tasks: &[Deletion]) -> BTreeMap<Uuid, Uuid> {
 fn append_events(kind: EntityType, deletions: &[(Deletion, Uuid)]) {
     let (actor, metadata) = (session::session_user(), Jsonb::empty_object());
     let acted_as = session::acted_as(session::user());
-    let origin = Origin { acted_as: acted_as.as_deref(), ..Origin::default() };
+    let origin = Origin { acted_as: acted_as.as_deref() };
     append(deletions, origin, |id, (deletion, dag_id)| Event {
         id,
         entity_type: kind.as_str(),
@@ -155,5 +155,6 @@ fn append_events(kind: EntityType, deletions: &[(Deletion, Uuid)]) {
         changed_at: clock().max(deletion.updated_at),
         actor: &actor,
         metadata,
+        request_id: None,
     });
 }

@@ -4,12 +4,12 @@
 //! the guard. It decides success only. If anything is unusual, or an entity is not as expected, the SQL statement runs,
 //! with its own errors: so nothing here raises one that a user can cause.
 
+use crate::append::Words;
 use crate::call;
 use crate::columns::Columns;
 use crate::entity::EntityType;
 use crate::ffi::definition::{Check, Default, Event};
 use crate::ffi::heap::{Heap, Lock, Wait};
-use crate::ffi::jsonb::Jsonb;
 use crate::ffi::table_cache::TableCache;
 use crate::ffi::trigger::Row;
 use crate::ffi::uuid::Uuid;
@@ -17,7 +17,7 @@ use crate::ffi::values::text_datum;
 use crate::ffi::{member, session, transaction};
 use crate::hold::Given;
 use crate::managed::{Fixed, Managed, now_after};
-use crate::ready::{Ready, Waits};
+use crate::ready::Ready;
 use crate::{append, isolation, memory, ready, settings, unrecorded};
 use pg_workflow_state_machine::State;
 use pgrx::pg_sys::{self, Datum, Oid};
@@ -120,6 +120,16 @@ impl Entities {
         Some(Entities { kind, heap, columns, facts })
     }
 
+    /// Reads an entity; `None` if the statement sees no such entity, or `read` returns none.
+    pub fn read<R>(&self, id: Uuid, read: impl FnOnce(&Row, Current) -> Option<R>) -> Option<R> {
+        pgrx::check_for_interrupts!();
+        let found = self.heap.find(self.columns.id, id)?;
+        let row = found.row();
+        let result = Current::of(&row, &self.columns).and_then(|current| read(&row, current));
+        found.release();
+        result
+    }
+
     /// Makes the transition that `decide` chooses for an entity as it is; none if it chooses none.
     pub fn transition<'a>(&self, id: Uuid, wait: Wait, decide: impl FnOnce(&Row, Current) -> Option<Move<'a>>) -> Step {
         let columns = &self.columns;
@@ -127,9 +137,8 @@ impl Entities {
         let Some(found) = self.heap.find(columns.id, id) else { return Step::Unexpected };
         let row = found.row();
         let managed = Managed::of(&row, columns);
-        let state = row.text(columns.state).and_then(|state| state.parse::<State>().ok());
-        let decided = state.and_then(|state| {
-            let current = Current { state, version: managed.version, start_date: managed.start_date };
+        let decided = Current::of(&row, columns).and_then(|current| {
+            let state = current.state;
             decide(&row, current).filter(|step| state.can_transition(step.to)).map(|step| (state, step))
         });
         let step = decided.map_or(Step::Unexpected, |(from, Move { to, error, given })| {
@@ -141,18 +150,17 @@ impl Entities {
             }
             let Fixed { parent, task_id, .. } = Fixed::of(&row, columns);
             let (task_id, version) = (task_id.map(memory::copy), managed.version + 1);
-            let waits = Waits { version, not_before: given.not_before };
-            let ready = Ready::of(&row, columns, to, waits, changed_at);
+            let ready = Ready::of(&row, columns, to, version, given.not_before);
             Step::Made(append::Transition { id, parent, task_id, from, to, version, changed_at }, ready)
         });
         found.release();
         step
     }
 
-    /// Records the transitions, and closes the table.
-    pub fn record(self, made: &[append::Transition], ready: &[Ready], metadata: Jsonb, request_id: Option<&str>) {
+    /// Records the transitions with the words of each, and closes the table.
+    pub fn record<'a>(self, made: &'a [append::Transition], ready: &[Ready], words: impl Fn(usize) -> Words<'a>) {
         if !made.is_empty() {
-            append::append_transitions_by(session::user(), self.kind, made, metadata, request_id);
+            append::append_transitions_by(session::user(), self.kind, made, words);
             ready::add(ready);
             transaction::next_command();
         }
@@ -166,6 +174,13 @@ pub struct Current {
     pub state: State,
     pub version: i64,
     pub start_date: Option<i64>,
+}
+
+impl Current {
+    fn of(row: &Row, columns: &Columns) -> Option<Current> {
+        let state = row.text(columns.state)?.parse().ok()?;
+        Some(Current { state, version: row.i64(columns.version)?, start_date: row.i64(columns.start_date) })
+    }
 }
 
 /// Locks a run as a foreign key of its tasks does, and returns its DAG; `None` if an SQL statement must do it, or if there

@@ -28,6 +28,8 @@ pub struct Event<'a> {
     pub changed_at: i64,
     pub actor: &'a str,
     pub metadata: Jsonb,
+    /// Not in the JSON.
+    pub request_id: Option<&'a str>,
 }
 
 /// The JSON of an event, in the field order of the documentation.

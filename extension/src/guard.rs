@@ -10,8 +10,8 @@ use crate::ffi::trigger::{BEFORE_INSERT, BEFORE_UPDATE, Row, Trigger, Use};
 use crate::ffi::uuid::Uuid;
 use crate::fields::{self, Written};
 use crate::managed::{Fixed, Managed, error_of, now_after};
+use crate::parked;
 use crate::queues;
-use crate::ready::Parked;
 use crate::restore;
 use crate::rights::export_trigger;
 use crate::unrecorded;
@@ -62,7 +62,7 @@ fn guard_dag(trigger: Trigger, old: &Row, new: &Row) -> Changes {
     fields::check_dag(trigger, Written { old: Some(old), new });
     let is_paused = trigger.column("is_paused");
     if old.bool(is_paused) == Some(true) && new.bool(is_paused) == Some(false) {
-        Parked::OfDag(dag).unpark();
+        parked::bring_back_dag(dag);
     }
     vec![(updated_at, Some(Datum::from(now_after(old, updated_at))))]
 }

@@ -64,9 +64,8 @@ struct Columns {
 }
 
 /// The part of an event that is in its row but not in its JSON.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub struct Origin<'a> {
-    pub request_id: Option<&'a str>,
     /// The current role, if the login role acted as another one.
     pub acted_as: Option<&'a str>,
 }
@@ -214,7 +213,7 @@ impl Columns {
         ];
         let acted_as = self.acted_as.map(|column| (column, origin.acted_as));
         let states = [(self.old_state, event.old_state), (self.new_state, event.new_state)];
-        let texts = [(self.task_id, event.task_id), (self.request_id, origin.request_id)];
+        let texts = [(self.task_id, event.task_id), (self.request_id, event.request_id)];
         let texts = states.into_iter().chain(texts).chain(acted_as);
         values.extend(texts.filter_map(|(column, text)| Some((column, text_datum(text?)))));
         values

@@ -81,16 +81,6 @@ impl<'a> Hold<'a> {
         }
     }
 
-    /// Returns the values that a transition to this row's state can have been given.
-    pub fn given(self, before: Hold) -> Given<'a> {
-        Given {
-            worker: self.worker,
-            lease_expires_at: self.lease_expires_at,
-            not_before: self.not_before,
-            is_uncounted: self.uncounted_tries != before.uncounted_tries,
-        }
-    }
-
     /// Returns the values that a statement of the user's gives: it can set not_before.
     pub fn given_by_hand(self, before: Hold) -> Given<'a> {
         let not_before = self.not_before.filter(|_| self.not_before != before.not_before);

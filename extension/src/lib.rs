@@ -33,7 +33,9 @@ mod managed;
 mod memory;
 mod notifications;
 mod notifier;
+mod parked;
 mod partitions;
+mod places;
 mod position;
 mod purge;
 mod queues;
@@ -64,12 +66,30 @@ pub extern "C-unwind" fn _PG_init() {
     if ffi::shared::is_preloading() {
         ffi::shared::request();
         ffi::area::request();
-        ffi::transaction::register(signals::count);
+        ffi::leases::request(settings::max_claims);
+        ffi::places::request();
+        ffi::waiters::request();
+        ffi::transaction::register(at_end);
         ffi::utility::register(ffi::utility::Callbacks {
             before_statement: notifier::launch::before_statement,
             after_statement: notifier::launch::after_statement,
             after_channels: listening::after_statement,
-            after_commit_prepared: signals::count_prepared,
+            after_commit_prepared,
         });
     }
+}
+
+/// Called at the end of each marked transaction, where nothing may fail.
+fn at_end(mark: usize, end: ffi::transaction::End) {
+    if end == ffi::transaction::End::Committed {
+        claims::leases::begin();
+        places::report();
+    }
+    signals::count(mark, end);
+}
+
+/// Called after COMMIT PREPARED. PREPARE has ended the transaction's mark, and with it the list of what it has added.
+fn after_commit_prepared() {
+    places::forget();
+    signals::count_prepared();
 }

@@ -143,9 +143,12 @@ pub fn error_of(to: State, metadata: Jsonb) -> Option<Datum> {
     if to == State::Running { None } else { metadata.get_text("error") }
 }
 
-/// Returns the current time, but never one before the row's last change: time increases with the version.
+/// Returns the current time, but never one before the row's last change: time increases with the version. If the clock was
+/// set back, up to a second after that change, by chance: two claims of a task, the first of which a crash has undone, do not
+/// begin at the same time.
 pub fn now_after(row: &Row, updated_at: usize) -> i64 {
-    clock().max(row.i64(updated_at).unwrap_or(i64::MIN))
+    let (now, last) = (clock(), row.i64(updated_at).unwrap_or(i64::MIN));
+    if now >= last { now } else { last.saturating_add(Uuid::random_bits(20)) }
 }
 
 /// The columns that never change.

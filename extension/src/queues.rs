@@ -17,19 +17,6 @@ use std::ffi::CStr;
 
 pub const TABLE: &CStr = c"queue_settings";
 
-/// Checks the name of a queue.
-pub fn check_name<'a>(argument: &str, name: Option<&'a str>) -> &'a str {
-    const HINT: &str = "Use 1 to 250 characters, at least one of them visible.";
-    let name = name.unwrap_or_else(|| errors::invalid_argument(argument, &json!(null), "must not be null", HINT));
-    if name.trim().is_empty() {
-        errors::invalid_argument(argument, &json!(name), "must not be blank", HINT);
-    }
-    if name.chars().count() > 250 {
-        errors::invalid_argument(argument, &json!(errors::cut(name)), "must not be longer than 250 characters", HINT);
-    }
-    name
-}
-
 /// Checks a priority.
 pub fn check_priority(priority: i32) -> i16 {
     match i16::try_from(priority) {
@@ -76,12 +63,17 @@ pub fn of_run(run: Uuid, name: &str) -> Option<i32> {
     })
 }
 
+#[pgrx::pg_extern(sql = false)]
+fn check_queue_name(name: Option<&str>) {
+    args::name("queue", name);
+}
+
 /// The function queue_of_run() of SQL: for enqueue_task_instances().
 #[pgrx::pg_extern(sql = false)]
 fn queue_of_run(dag_run_id: Option<pgrx::Uuid>, name: Option<&str>) -> Option<i32> {
     rights::refuse_restricted_operation();
     let run = Uuid(*args::not_null("dag_run_id", dag_run_id).as_bytes());
-    let name = check_name("queue", name);
+    let name = args::name("queue", name);
     if tenant::sees_run(crate::ffi::session::user(), run) { of_run(run, name) } else { None }
 }
 
@@ -119,7 +111,7 @@ fn check_timeout(was: Option<pgrx::datum::Interval>, timeout: Option<pgrx::datum
 fn check_queue(run: Uuid, queue_id: i32) {
     thread_local! {
         /// The last one, because a statement moves many tasks of a run.
-        static KNOWN: Cell<Option<(Uuid, i32, u64)>> = const { Cell::new(None) };
+        static KNOWN: Cell<Option<(Uuid, i32, u64, u32)>> = const { Cell::new(None) };
         static LOOK_UP: Plan = Plan::new(
             "SELECT FROM workflow.queue_settings AS q \
              JOIN workflow.dags AS d ON workflow.shows_all_tenants() OR d.tenant OPERATOR(pg_catalog.=) q.tenant \
@@ -129,8 +121,8 @@ fn check_queue(run: Uuid, queue_id: i32) {
             &[pg_sys::INT4OID, pg_sys::UUIDOID],
         );
     }
-    // A queue that this transaction has created can vanish with a rollback; but so do the tasks that got it.
-    let known = (run, queue_id, transaction::number());
+    // A queue that this transaction has created can vanish by a rollback to a savepoint.
+    let known = (run, queue_id, transaction::number(), transaction::level());
     if KNOWN.get() == Some(known) {
         return;
     }

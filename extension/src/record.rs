@@ -1,10 +1,12 @@
 //! The record trigger: once per statement, appends all its transitions to the history.
 
 use crate::append::{Transition, append_transitions};
+use crate::call;
 use crate::columns::Columns;
 use crate::entity::EntityType;
 use crate::errors;
 use crate::ffi::trigger::{AFTER_UPDATE, Row, Trigger, Use};
+use crate::hold::Given;
 use crate::managed::{Fixed, Managed};
 use crate::memory;
 use crate::ready::{self, Ready};
@@ -73,8 +75,12 @@ fn transition_between(kind: EntityType, columns: &Columns, old: &Row, new: &Row)
         return None;
     }
     let (Ok(from), Ok(to)) = (from.parse::<State>(), to.parse::<State>()) else { changed_after_guard() };
-    let given = written.hold.given(before.hold);
-    if !from.can_transition(to) || before.after([from, to], changed_at, given) != written {
+    // A trigger that fires after the guard sets no worker.
+    let is_as_given = |given: Given| before.after([from, to], changed_at, given) == written;
+    let call = unrecorded::call_of(columns, new);
+    let by_call = call.and_then(|call| call::request(call, |request| is_as_given(request.given())));
+    let is_ours = by_call.unwrap_or_else(|| is_as_given(written.hold.given_by_hand(before.hold)));
+    if !from.can_transition(to) || !is_ours {
         changed_after_guard();
     }
     Some(Transition {

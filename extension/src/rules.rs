@@ -25,6 +25,11 @@ fn is_terminal(state: &str) -> bool {
 }
 
 #[pg_extern(sql = false)]
+fn is_finished(state: &str) -> bool {
+    args::state("state", Some(state)).is_finished()
+}
+
+#[pg_extern(sql = false)]
 fn check_entity_type(entity_type: Option<&str>) -> &'static str {
     args::entity_type(entity_type).as_str()
 }

@@ -1,5 +1,6 @@
 //! The settings `pg_workflow.*`.
 
+use crate::ffi::shared;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use std::ffi::CString;
 use std::time::Duration;
@@ -18,6 +19,7 @@ pub enum Notification {
     Events,
 }
 
+static MAX_CLAIMS: GucSetting<i32> = GucSetting::<i32>::new(16_384);
 static DIRECT_PATH: GucSetting<bool> = GucSetting::<bool>::new(true);
 static NOTIFICATION: GucSetting<Notification> = GucSetting::<Notification>::new(Notification::Events);
 static DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"*"));
@@ -99,6 +101,24 @@ pub fn define() {
         GucContext::Suset,
         GucFlags::default(),
     );
+    // Without preloading there is nothing that it sets.
+    if shared::is_preloading() {
+        GucRegistry::define_int_guc(
+            c"pg_workflow.max_claims",
+            c"Sets how many renewed claims shared memory has room for, of all databases of the server.",
+            c"The renewal of a further claim writes the task's row. The setting exists only while the library is preloaded.",
+            &MAX_CLAIMS,
+            64,
+            16 * 1024 * 1024,
+            GucContext::Postmaster,
+            GucFlags::default(),
+        );
+    }
+}
+
+/// How many renewed claims shared memory has room for.
+pub fn max_claims() -> usize {
+    usize::try_from(MAX_CLAIMS.get()).unwrap_or(0)
 }
 
 pub fn direct_path() -> bool {

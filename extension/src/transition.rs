@@ -1,5 +1,6 @@
 //! `transition`: one transition, from the state and version that the caller expects.
 
+use crate::append::Words;
 use crate::args;
 use crate::call::{self, Call, Request};
 use crate::direct::{Current, Entities, Move, Step};
@@ -119,7 +120,7 @@ fn update_directly(attempt: &Attempt, metadata: Jsonb, request_id: Option<&str>)
         entities.transition(attempt.id, Wait::Always, decide)
     };
     let (made, ready) = if let Step::Made(made, ready) = step { (Some(made), ready) } else { (None, None) };
-    entities.record(made.as_slice(), ready.as_slice(), metadata, request_id);
+    entities.record(made.as_slice(), ready.as_slice(), |_| Words { metadata, request_id });
     made.map(|transition| transition.version)
 }
 

@@ -1,5 +1,6 @@
 //! `transition_many`: thousands of transitions in one statement, with an outcome for each.
 
+use crate::append::Words;
 use crate::args;
 use crate::call::{self, Call, Request};
 use crate::direct::{Current, Entities, Move, Step};
@@ -129,7 +130,7 @@ impl Batch {
         });
         reserve(outcomes, made.len());
         outcomes.extend(made.iter().map(|transition| (transition.id, self.applied(transition.version))));
-        entities.record(&made, &ready, metadata, None);
+        entities.record(&made, &ready, |_| Words { metadata, request_id: None });
         &ids[done.unwrap_or(ids.len())..]
     }
 

@@ -104,6 +104,11 @@ fn transition_of(attempts: &Attempts, columns: &Columns, row: &Row) -> Option<Pe
     attempts.iter().find(|one| one.updated_at == updated_at).copied()
 }
 
+/// Returns the call that makes the transition to this version of a row; `None` if a statement of the user's does.
+pub fn call_of(columns: &Columns, row: &Row) -> Option<u64> {
+    with(|pending| transition_of(pending.get(&key(columns, row))?, columns, row)?.maker.call)
+}
+
 /// Forgets a transition, because its statement records it now. Returns its maker, and whether it is recorded already;
 /// `None` if the guard has not allowed it.
 pub fn take(id: Uuid, version: i64, changed_at: i64) -> Option<(Maker, bool)> {

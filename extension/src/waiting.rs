@@ -2,6 +2,7 @@
 
 mod procedures;
 mod released;
+mod tasks;
 
 use crate::ffi::shared::{self, READERS, Signals};
 use crate::ffi::{latch, transaction};

@@ -88,7 +88,11 @@ SELECT pg_catalog.pg_extension_config_dump('workflow.queue_settings_id_seq', '')
 -- take index ready_lane_idx
 ALTER TABLE workflow.ready REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('workflow.ready', '');
+-- take table workflow.parked
+SELECT pg_catalog.pg_extension_config_dump('workflow.parked', '');
+-- take function workflow.is_finished
 -- take function workflow.queue_of_run
+-- take function workflow.check_queue_name
 -- take function workflow.enqueue_task_instances
 -- take function workflow.recover_ready
 -- take function workflow.set_queue
@@ -96,11 +100,11 @@ SELECT pg_catalog.pg_extension_config_dump('workflow.ready', '');
 -- take function workflow.claim_tasks
 -- take function workflow.complete_claim
 -- take function workflow.fail_claim
--- take function workflow.finish_claim
--- take function workflow.refuse_lost_claim
 -- take function workflow.finish_claims
 -- take function workflow.release_claims
 -- take function workflow.renew_claims
+-- take function workflow.lease_end
+-- take function workflow.has_expired
 -- take function workflow.reap_claim
 -- take function workflow.reap_claims
 -- take function workflow.note_cancel
@@ -320,6 +324,8 @@ DROP FUNCTION workflow.purge_runs(timestamptz, integer, boolean);
 -- take function workflow.past_history
 -- take function workflow.purge_history
 -- take function workflow.purge
+-- take function workflow.tasks_of_foreign_queues
+-- take function workflow.unclaimable_tasks
 -- take function workflow.verify
 -- take function workflow.stuck
 -- take function workflow.show_settings
@@ -374,7 +380,7 @@ DECLARE
 BEGIN
     FOR guarded IN
         SELECT t.name AS table_name, c.relname AS relation
-        FROM pg_catalog.unnest('{dags,dag_runs,task_instances,task_logs,state_history,queue_settings,ready}'::pg_catalog.text[]) AS t (name)
+        FROM pg_catalog.unnest('{dags,dag_runs,task_instances,task_logs,state_history,queue_settings,ready,parked}'::pg_catalog.text[]) AS t (name)
         JOIN pg_catalog.pg_class AS c ON c.relname OPERATOR(pg_catalog.=) t.name
             -- Partitions, and those that purge() has dropped and not yet freed.
             OR (t.name OPERATOR(pg_catalog.=) ANY ('{task_logs,state_history}'::pg_catalog.text[])

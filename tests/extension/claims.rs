@@ -1,7 +1,10 @@
 //! Claims: workers take tasks from queues, and end each by its claim.
 
+mod corners;
 mod end;
+mod leases;
 mod order;
+mod places;
 mod queues;
 mod races;
 mod take;

@@ -16,6 +16,9 @@ const INLINED: &[&str] = &[
     "workflow.late_events(pos workflow.feed_position)",
     "workflow.events_in_window(pos workflow.feed_position,max integer,is_marked boolean)",
     "workflow.finished_runs(before timestamptz)",
+    "workflow.tasks_of_foreign_queues(id uuid,dag_run_id uuid,tenant text,queue text)",
+    "workflow.unclaimable_tasks(id uuid,dag_run_id uuid,state text,version bigint,queue_id integer,priority smallint,\
+     not_before timestamptz)",
     "workflow.position_of(consumer workflow.consumers)",
     "workflow.position_of(checkpoint workflow.consumer_checkpoints)",
     "workflow.position_of(stored workflow.state_count_place)",

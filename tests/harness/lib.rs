@@ -30,6 +30,7 @@ pub use entities::{
 };
 pub use failure::{Failure, failure};
 pub use partitions::{SPLIT, age, next_partition, open_partitions};
+pub use path::is_statement_path;
 pub use redis_subscriber::Subscriber;
 pub use server::{log_of, serve, server_binary};
 pub use trace::real_trace;

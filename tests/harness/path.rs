@@ -8,3 +8,8 @@ pub fn path_settings() -> &'static [(&'static str, &'static str)] {
         Err(_) => &[],
     }
 }
+
+/// Whether all functions run SQL statements.
+pub fn is_statement_path() -> bool {
+    !path_settings().is_empty()
+}

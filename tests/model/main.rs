@@ -5,12 +5,15 @@
 //! the rule, the checker must find a counterexample: the tests in `mutants.rs` show that no rule is superfluous.
 //!
 //! `docs/decisions/feed-model.md` tells the bounds, the results, and the command.
+//!
+//! `places.rs` is a model of its own: where claims begin.
 
 mod check;
 mod database;
 mod design;
 mod feed;
 mod mutants;
+mod places;
 mod position;
 mod reading;
 mod relay;

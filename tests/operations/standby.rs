@@ -80,6 +80,7 @@ fn reads_on_standby_equal_reads_on_primary() {
         "workflow.can_transition('queued', 'running')".to_owned(),
         "workflow.next_states('running')".to_owned(),
         "workflow.is_terminal('success')".to_owned(),
+        "workflow.is_finished('success')".to_owned(),
         "workflow.version()".to_owned(),
         "workflow.is_preloaded()".to_owned(),
         "workflow.state_counts".to_owned(),

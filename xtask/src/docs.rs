@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 
 use crate::build::{self, Profile};
 use crate::command::step;
+use crate::stack::postgres::PRELOADED;
 use crate::stack::{FAST, Postgres};
 use crate::{setup, workspace};
 
@@ -30,7 +31,7 @@ pub struct Page {
 pub fn run() -> Result<()> {
     let artifacts = build::build_and_install(setup::ensure()?, Profile::Quick)?;
     step("Writing docs/reference/{sql,settings,cli}.md", || {
-        let postgres = Postgres::start("docs", FAST)?;
+        let postgres = Postgres::start("docs", &[FAST, &[PRELOADED]].concat())?;
         postgres.create_database("workflow")?;
         postgres.psql("workflow", "CREATE EXTENSION pg_workflow")?;
         for page in pages(&postgres, "workflow", &artifacts.server)? {

@@ -1,8 +1,11 @@
 //! From when on a claim would find a task: for the sessions that wait.
 
-use crate::ffi::lane::{Begin, Sight};
-use crate::ffi::session;
+use super::walk::{Candidate, Walk};
+use crate::ffi::lane::Sight;
 use crate::ffi::values::clock;
+use crate::ffi::{session, waiters};
+use crate::memory;
+use crate::places::Start;
 use crate::queues::{self, Queue};
 use crate::ready::{self, ReadyColumns};
 use pgrx::Array;
@@ -11,8 +14,14 @@ use pgrx::Array;
 #[pgrx::pg_extern(sql = false)]
 fn seconds_to_task(queues: Option<Array<'_, &'_ str>>) -> Option<f64> {
     let names = super::queue_names(queues);
-    let due =
-        names.iter().flat_map(|name| queues::named(session::user(), name)).filter_map(|queue| due_in(&queue)).min()?;
+    let named = memory::collect(names.iter().map(|name| queues::named(session::user(), name)));
+    // The task that creates a queue wakes any session.
+    let all_exist = named.iter().all(|queues| !queues.is_empty());
+    let queues = memory::collect(named.into_iter().flatten());
+    let ids = memory::collect(queues.iter().map(|queue| queue.id));
+    // First: a commit from here on wakes the session, and what is committed before is found.
+    waiters::begin(all_exist.then_some(&ids[..]));
+    let due = queues.iter().filter_map(due_in).min()?;
     Some((due - clock()).max(0) as f64 / 1e6)
 }
 
@@ -30,21 +39,16 @@ fn due_in(queue: &Queue) -> Option<i64> {
 /// Returns the earliest time of the lanes. Rows that another transaction takes now do not count: the waiting session would
 /// claim nothing, and ask again without a pause.
 fn first_ready_at(queue_id: i32) -> Option<i64> {
+    let start = Start::read(queue_id);
     let heap = ready::open();
-    let columns = ReadyColumns::of(&heap);
-    let mut begin = Begin { columns: [columns.queue_id, columns.priority, columns.ready_at], queue_id, priority: 0 };
-    let mut lanes = ready::lanes(&heap, &begin, Sight::Settled);
+    let mut walk = Walk::begin(&heap, ReadyColumns::of(&heap), queue_id, &start, i64::MAX - 1, Sight::Settled);
     let mut first = None;
-    while let Some((row, _)) = lanes.next() {
-        let found = columns.read(&row);
+    while let Some(Candidate { found, .. }) = walk.next() {
         first = Some(first.map_or(found.ready_at, |time: i64| time.min(found.ready_at)));
-        if found.priority >= ready::LOWEST_PRIORITY {
-            break;
-        }
-        begin.priority = found.priority + 1;
-        lanes.restart(&begin);
+        walk.leave_lane();
     }
-    lanes.close();
+    start.lower(queue_id, &walk.seen);
+    walk.close();
     heap.close();
     first
 }

@@ -1,6 +1,8 @@
 //! Ending, renewing and expiring claims.
 
+use super::leases::Held;
 use super::token::Claim;
+use crate::append::Words;
 use crate::call::{self, Call, Request};
 use crate::columns::{ClaimColumns, TaskColumns};
 use crate::direct::{Current, Entities, Move, Step};
@@ -20,17 +22,17 @@ use pgrx::pg_sys::{self, Datum};
 
 /// The part of a claimed task that decides what follows.
 #[derive(Clone, Copy)]
-pub struct Held {
+struct Tried {
     /// Attempts that count against max_tries.
     tries: i32,
     max_tries: i32,
     is_cancelled: bool,
 }
 
-impl Held {
-    fn of(row: &Row, task: &TaskColumns, claim: &ClaimColumns) -> Held {
+impl Tried {
+    fn of(row: &Row, task: &TaskColumns, claim: &ClaimColumns) -> Tried {
         let tries = row.i32(task.try_number).unwrap_or(0);
-        Held {
+        Tried {
             tries: tries.saturating_sub(row.i16(claim.uncounted_tries).unwrap_or(0).into()),
             max_tries: row.i32(claim.max_tries).unwrap_or(0),
             is_cancelled: row.i64(claim.cancel_requested_at).is_some(),
@@ -38,7 +40,7 @@ impl Held {
     }
 
     /// Returns where the task goes after a failure. A negative time: it is not retried.
-    pub fn after_failure(self, retry_after: Option<i64>) -> Verdict {
+    fn after_failure(self, retry_after: Option<i64>) -> Verdict {
         if self.is_cancelled || self.tries >= self.max_tries || retry_after.is_some_and(|time| time < 0) {
             return Verdict::to(State::Failed);
         }
@@ -47,7 +49,7 @@ impl Held {
     }
 
     /// Returns where the task goes if its holder gives it back.
-    pub fn released(self, delay: i64) -> Verdict {
+    fn released(self, delay: i64) -> Verdict {
         if self.is_cancelled {
             return Verdict::to(State::Failed);
         }
@@ -67,14 +69,14 @@ impl Held {
 
 /// Where a task goes at the end of its claim.
 #[derive(Clone, Copy)]
-pub struct Verdict {
+struct Verdict {
     to: State,
     not_before: Option<i64>,
     is_uncounted: bool,
 }
 
 impl Verdict {
-    pub fn to(state: State) -> Verdict {
+    fn to(state: State) -> Verdict {
         Verdict { to: state, not_before: None, is_uncounted: false }
     }
 
@@ -109,72 +111,111 @@ impl Ended {
 #[derive(Clone, Copy)]
 pub enum End {
     Success,
-    Failure,
-    Release,
+    /// In how many microseconds it is tried again; `None`: as many as follow from the number of tries; negative: never.
+    Failure(Option<i64>),
+    /// In how many microseconds it can be claimed again.
+    Release(i64),
 }
 
 impl End {
+    fn verdict(self, tried: Tried) -> Verdict {
+        match self {
+            End::Success => Verdict::to(State::Success),
+            End::Failure(retry_after) => tried.after_failure(retry_after),
+            End::Release(delay) => tried.released(delay),
+        }
+    }
+
     /// Whether a call of this kind can have led to a state. A failure and a release depend on the attempts that are left.
     fn leads_to(self, state: State) -> bool {
         match self {
             End::Success => state == State::Success,
-            End::Failure | End::Release => matches!(state, State::Failed | State::Retrying),
+            End::Failure(_) | End::Release(_) => matches!(state, State::Failed | State::Retrying),
         }
     }
+}
 
+/// The word of a holder that ends its claim.
+pub struct Word {
+    pub claim: Claim,
+    pub end: End,
+    pub metadata: Jsonb,
+}
+
+impl Word {
     /// The request_id of the transition. It is unique in the history of the task, which has the rest of the claim.
-    fn request_id(self, claim: Claim) -> String {
-        match self {
-            End::Success | End::Failure => format!("claim {}", claim.version),
-            End::Release => format!("release {}", claim.version),
+    fn request_id(&self) -> String {
+        match self.end {
+            End::Success | End::Failure(_) => format!("claim {}", self.claim.version),
+            End::Release(_) => format!("release {}", self.claim.version),
+        }
+    }
+
+    fn end(&self) -> Ended {
+        let request_id = self.request_id();
+        let decide = |tried| self.end.verdict(tried);
+        if let Some((state, version)) = end_by_statement(self.claim, self.metadata, Some(&request_id), decide) {
+            return Ended::Now(state, version);
+        }
+        // Row security may hide the task from the caller.
+        let Some(now) = state_of(self.claim.task) else { return Ended::Lost(None) };
+        // An earlier call, whose answer was lost.
+        match ended_before(self.claim, &request_id).filter(|(state, _)| self.end.leads_to(*state)) {
+            Some((state, version)) => Ended::Before(state, version),
+            None => Ended::Lost(Some(now)),
         }
     }
 }
 
-/// Ends a claim as `decide` says.
-pub fn end(claim: Claim, end: End, metadata: Jsonb, decide: impl Fn(Held) -> Verdict) -> Ended {
-    let request_id = end.request_id(claim);
-    let ended = end_directly(claim, metadata, &request_id, &decide)
-        .or_else(|| end_by_statement(claim, metadata, Some(&request_id), &decide));
-    if let Some((state, version)) = ended {
-        return Ended::Now(state, version);
-    }
-    // An earlier call, whose answer was lost.
-    match ended_before(claim, &request_id).filter(|(state, _)| end.leads_to(*state)) {
-        Some((state, version)) => Ended::Before(state, version),
-        None => lost(claim),
-    }
+/// Ends one claim.
+pub fn end(word: Word) -> Ended {
+    end_all(&[word]).pop().unwrap_or(Ended::Lost(None))
 }
 
-pub fn lost(claim: Claim) -> Ended {
-    Ended::Lost(state_of(claim.task))
+/// Ends claims. In the order of their tasks, so that two batches do not deadlock.
+pub fn end_all(words: &[Word]) -> Vec<Ended> {
+    let mut order = memory::collect(0..words.len());
+    order.sort_unstable_by_key(|n| words[*n].claim);
+    let mut ended = memory::collect(words.iter().map(|_| Ended::Lost(None)));
+    let mut rest = &order[..];
+    while !rest.is_empty() {
+        let made = end_directly(words, rest, &mut ended);
+        rest = &rest[made..];
+        if let Some((n, others)) = rest.split_first() {
+            ended[*n] = words[*n].end();
+            rest = others;
+        }
+    }
+    ended
 }
 
-fn holds(claim: Claim, current: Current) -> bool {
+pub fn holds(claim: Claim, current: Current) -> bool {
     current.state == State::Running && current.version == claim.version && current.start_date == Some(claim.start_date)
 }
 
-fn end_directly(
-    claim: Claim,
-    metadata: Jsonb,
-    request_id: &str,
-    decide: impl Fn(Held) -> Verdict,
-) -> Option<(State, i64)> {
-    let entities = Entities::open(EntityType::TaskInstance)?;
+/// Ends claims in this order by the direct path, up to one that it cannot end. Returns how many.
+fn end_directly(words: &[Word], order: &[usize], ended: &mut [Ended]) -> usize {
+    let Some(entities) = Entities::open(EntityType::TaskInstance) else { return 0 };
     let columns = entities.columns.task.and_then(|task| Some((task, task.claim?)));
-    let choose = |row: &Row, current: Current| {
-        let (task, of_claim) = columns.filter(|_| holds(claim, current))?;
-        let verdict = decide(Held::of(row, &task, &of_claim));
-        let error = error_of(verdict.to, metadata);
-        Some(Move { to: verdict.to, error, given: verdict.given() })
-    };
     entities.heap.check_publications();
-    let (made, ready) = match entities.transition(claim.task, Wait::Always, choose) {
-        Step::Made(made, ready) => (Some(made), ready),
-        Step::Unexpected | Step::Concurrent => (None, None),
-    };
-    entities.record(made.as_slice(), ready.as_slice(), metadata, Some(request_id));
-    made.map(|made| (made.to, made.version))
+    let (mut made, mut ready, mut request_ids) = (Vec::new(), Vec::new(), Vec::new());
+    for n in order {
+        let Word { claim, end, metadata } = &words[*n];
+        let choose = |row: &Row, current: Current| {
+            let (task, of_claim) = columns.filter(|_| holds(*claim, current))?;
+            let verdict = end.verdict(Tried::of(row, &task, &of_claim));
+            let error = error_of(verdict.to, *metadata);
+            Some(Move { to: verdict.to, error, given: verdict.given() })
+        };
+        let Step::Made(step, waits) = entities.transition(claim.task, Wait::Always, choose) else { break };
+        ended[*n] = Ended::Now(step.to, step.version);
+        memory::push(&mut made, step);
+        waits.into_iter().for_each(|row| memory::push(&mut ready, row));
+        memory::push(&mut request_ids, words[*n].request_id());
+    }
+    let words = |n: usize| Words { metadata: words[order[n]].metadata, request_id: Some(&request_ids[n]) };
+    entities.record(&made, &ready, words);
+    made.len()
 }
 
 /// Locks the task, and moves it by an UPDATE.
@@ -182,7 +223,7 @@ fn end_by_statement(
     claim: Claim,
     metadata: Jsonb,
     request_id: Option<&str>,
-    decide: impl Fn(Held) -> Verdict,
+    decide: impl Fn(Tried) -> Verdict,
 ) -> Option<(State, i64)> {
     thread_local! {
         static LOCK: Plan = Plan::new(
@@ -204,7 +245,7 @@ fn end_by_statement(
     let values = [id, Some(Datum::from(claim.version)), Some(Datum::from(claim.start_date))];
     let read = |rows: Rows| {
         let int = |column| rows.get(0, column).map_or(0, |value| value.value() as i32);
-        (rows.len() > 0).then(|| Held {
+        (rows.len() > 0).then(|| Tried {
             tries: int(1).saturating_sub(int(2)),
             max_tries: int(3),
             is_cancelled: rows.get(0, 4).is_some_and(|value| value.value() != 0),
@@ -269,35 +310,10 @@ fn state_of(task: Uuid) -> Option<(String, i64)> {
     LOOK_UP.with(|plan| plan.run(&[Some(task.as_datum())], read))
 }
 
-/// Renews the lease of a claim; `None`: for as long as it was claimed.
-pub fn renew(claim: Claim, lease: Option<i64>) -> &'static str {
-    thread_local! {
-        static RENEW: Plan = Plan::new(
-            "UPDATE workflow.task_instances AS t \
-             SET lease_expires_at = pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs => $4) \
-             WHERE t.id OPERATOR(pg_catalog.=) $1 AND t.version OPERATOR(pg_catalog.=) $2 \
-                 AND t.start_date OPERATOR(pg_catalog.=) $3 AND ARRAY[t.state] OPERATOR(pg_catalog.=) '{running}' \
-                 AND t.worker IS NOT NULL \
-             RETURNING t.cancel_requested_at IS NOT NULL"
-                .to_owned(),
-            &[pg_sys::UUIDOID, pg_sys::INT8OID, pg_sys::TIMESTAMPTZOID, pg_sys::FLOAT8OID],
-        );
-    }
-    let seconds = Some(Datum::from((lease.unwrap_or(claim.lease) as f64 / 1e6).to_bits()));
-    let values =
-        [Some(claim.task.as_datum()), Some(Datum::from(claim.version)), Some(Datum::from(claim.start_date)), seconds];
-    let read = |rows: Rows| (rows.len() > 0).then(|| rows.get(0, 1).is_some_and(|value| value.value() != 0));
-    match call::during(Call::Hold, || RENEW.with(|plan| plan.run(&values, read))) {
-        Some(true) => "cancel",
-        Some(false) => "renewed",
-        None => "lost",
-    }
-}
-
 /// A claim whose time had run out.
 pub struct Expired {
     pub worker: String,
-    pub reason: String,
+    pub reason: &'static str,
     pub state: State,
 }
 
@@ -306,14 +322,11 @@ pub struct Expired {
 pub fn expire(task: Uuid) -> Option<Expired> {
     thread_local! {
         static LOCK: Plan = Plan::new(
-            "SELECT t.version, t.start_date, t.worker, \
-                 CASE WHEN t.lease_expires_at OPERATOR(pg_catalog.<) pg_catalog.clock_timestamp() \
-                     THEN 'lease expired' ELSE 'timeout' END \
+            "SELECT t.version, t.start_date, t.worker, t.lease_expires_at, \
+                 t.start_date OPERATOR(pg_catalog.+) t.timeout OPERATOR(pg_catalog.<) pg_catalog.clock_timestamp() \
              FROM workflow.task_instances AS t \
              WHERE t.id OPERATOR(pg_catalog.=) $1 AND ARRAY[t.state] OPERATOR(pg_catalog.=) '{running}' \
                  AND t.worker IS NOT NULL \
-                 AND (t.lease_expires_at OPERATOR(pg_catalog.<) pg_catalog.clock_timestamp() \
-                     OR t.start_date OPERATOR(pg_catalog.+) t.timeout OPERATOR(pg_catalog.<) pg_catalog.clock_timestamp()) \
              FOR NO KEY UPDATE SKIP LOCKED"
                 .to_owned(),
             &[pg_sys::UUIDOID],
@@ -322,15 +335,16 @@ pub fn expire(task: Uuid) -> Option<Expired> {
     let read = |rows: Rows| {
         (rows.len() > 0).then(|| {
             let claim = Claim { task, version: rows.i64(0, 1), start_date: rows.i64(0, 2), lease: 1 };
-            let text = |column| memory::copy(rows.text(0, column).unwrap_or_default());
-            (claim, text(3), text(4))
+            let held = Held { claim, lease_expires_at: rows.i64(0, 4) };
+            let is_too_long = rows.get(0, 5).is_some_and(|value| value.value() != 0);
+            (held, memory::copy(rows.text(0, 3).unwrap_or_default()), is_too_long)
         })
     };
-    let (claim, worker, reason) = LOCK.with(|plan| plan.run(&[Some(task.as_datum())], read))?;
+    let (held, worker, is_too_long) = LOCK.with(|plan| plan.run(&[Some(task.as_datum())], read))?;
+    let reason = if held.has_expired() { Some("lease expired") } else { is_too_long.then_some("timeout") }?;
     let metadata = Jsonb::of(&serde_json::json!({ "error": reason, "reason": reason, "worker": worker }));
-    let verdict = |held: Held| held.after_failure(None);
     // Without a request_id: no word of the holder is repeated.
-    let (state, _) = end_by_statement(claim, metadata, None, verdict)?;
+    let (state, _) = end_by_statement(held.claim, metadata, None, |tried| tried.after_failure(None))?;
     Some(Expired { worker, reason, state })
 }
 

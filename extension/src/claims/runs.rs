@@ -103,8 +103,7 @@ fn lock_blocked(run: Uuid) -> bool {
     thread_local! {
         static LOCK: Plan = Plan::new(
             "SELECT FROM workflow.dag_runs AS r JOIN workflow.dags AS d ON d.id OPERATOR(pg_catalog.=) r.dag_id \
-             WHERE r.id OPERATOR(pg_catalog.=) $1 AND (d.is_paused \
-                 OR NOT ('{queued,running,retrying}'::pg_catalog.text[] OPERATOR(pg_catalog.@>) ARRAY[r.state])) \
+             WHERE r.id OPERATOR(pg_catalog.=) $1 AND (d.is_paused OR workflow.is_finished(r.state)) \
              FOR SHARE SKIP LOCKED"
                 .to_owned(),
             &[pg_sys::UUIDOID],

@@ -1,26 +1,32 @@
 //! Taking tasks from queues.
 
+use super::leases;
 use super::runs::{Blocked, Runs};
 use super::token::Claim;
+use super::walk::{Candidate, Walk};
+use crate::append::Words;
 use crate::call::{self, Call, Request};
 use crate::direct::{Current, Entities, Move, Step};
 use crate::entity::EntityType;
 use crate::errors;
 use crate::ffi::heap::{Heap, Wait};
 use crate::ffi::jsonb::{Jsonb, JsonbCopy};
-use crate::ffi::lane::{Begin, Lanes, Sight};
+use crate::ffi::lane::Sight;
+use crate::ffi::places::LANES;
 use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::trigger::Row;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::clock;
 use crate::ffi::{session, snapshot, transaction};
 use crate::hold::Given;
+use crate::parked::{self, Parked};
+use crate::places::{self, Start};
 use crate::queues::{self, Queue};
 use crate::ready::{self, PRIORITY, Ready, ReadyColumns};
-use crate::{append, memory};
+use crate::{append, memory, rights};
 use pg_workflow_state_machine::State;
 use pgrx::datum::Interval;
-use pgrx::pg_sys::{self, Datum, ItemPointerData};
+use pgrx::pg_sys::{self, Datum};
 use std::cell::Cell;
 
 /// A task that was taken.
@@ -46,10 +52,8 @@ struct Task {
 /// Rows of `ready` that a call removes from the way: of tasks of a blocked run, and of tasks that do not wait any more.
 const MOST_PARKED: usize = 100;
 const MOST_DROPPED: usize = 1000;
-/// Rows that a call puts back because other transactions change their tasks.
-const MOST_BUSY: usize = 100;
-/// The time of rows that no claim reaches.
-const NEVER: i64 = i64::MAX;
+/// Tasks that a call passes by because other transactions change them.
+const MOST_BUSY: usize = 1000;
 
 /// A call that takes tasks.
 pub struct Taking<'a> {
@@ -64,9 +68,7 @@ pub struct Taking<'a> {
     columns: ReadyColumns,
     runs: Runs,
     made: Vec<append::Transition>,
-    /// Rows to put back, perhaps for another time.
-    put_back: Vec<Ready>,
-    parked: usize,
+    parked: Vec<Parked>,
     dropped: usize,
     busy: usize,
     taken: Vec<Taken>,
@@ -95,8 +97,7 @@ impl<'a> Taking<'a> {
             ready,
             runs: Runs::default(),
             made: Vec::new(),
-            put_back: Vec::new(),
-            parked: 0,
+            parked: Vec::new(),
             dropped: 0,
             busy: 0,
             taken: Vec::new(),
@@ -112,18 +113,22 @@ impl<'a> Taking<'a> {
             }
             queues.iter().for_each(|queue| self.take_from(queue));
         }
-        let Taking { entities, made, put_back, taken, ready, worker, .. } = self;
+        IN_VAIN.set(self.taken.is_empty() && self.busy > 0);
+        leases::note_sign();
+        leases::note_claims(self.taken.iter().map(|taken| &taken.claim));
+        let Taking { entities, made, parked, taken, ready, worker, .. } = self;
         if let Some(entities) = entities {
-            entities.record(&made, &[], Jsonb::object_of("worker", worker), None);
+            let words = Words { metadata: Jsonb::object_of("worker", worker), request_id: None };
+            entities.record(&made, &[], |_| words);
         }
         ready.close();
-        ready::put_back(&put_back);
+        parked::park(&parked);
         taken
     }
 
     fn is_done(&self, wanted: usize) -> bool {
         self.taken.len() >= wanted
-            || self.parked >= MOST_PARKED
+            || self.parked.len() >= MOST_PARKED
             || self.dropped >= MOST_DROPPED
             || self.busy >= MOST_BUSY
     }
@@ -133,100 +138,95 @@ impl<'a> Taking<'a> {
             return;
         }
         let room = self.max - self.taken.len();
-        let room =
-            if queue.slots.is_none() { Some(room) } else { queues::free_slots(queue.id).map(|free| free.min(room)) };
-        let Some(room) = room.filter(|room| *room > 0) else { return };
-        let wanted = self.taken.len() + room;
-        if is_turn_of_oldest() {
-            self.with_lanes(queue.id, |this, lanes, begin| this.take_oldest(lanes, begin));
+        let free = queue.slots.map(|_| queues::free_slots(queue.id));
+        if free == Some(None) {
+            // Another claim holds the lock of the slots.
+            self.busy += 1;
         }
-        self.with_lanes(queue.id, |this, lanes, begin| this.walk(lanes, begin, wanted));
+        let room = free.unwrap_or(Some(room)).map_or(0, |free| free.min(room));
+        if room == 0 {
+            return;
+        }
+        let wanted = self.taken.len() + room;
+        let start = Start::read(queue.id);
+        let seen = self.with_walk(queue.id, &start, |this, walk| {
+            if is_turn_of_oldest() {
+                this.take_oldest(walk);
+            }
+            walk.go_to(0);
+            this.take_in_order(walk, wanted);
+        });
+        start.finish(queue.id, &seen);
+        places::note_claim(queue.id);
     }
 
-    /// Reads the rows of a queue by a new snapshot, which does not show what this call has deleted.
-    fn with_lanes(&mut self, queue_id: i32, work: impl FnOnce(&mut Self, &mut Lanes, &mut Begin)) {
-        let ReadyColumns { queue_id: queue, priority, ready_at, .. } = self.columns;
-        let mut begin = Begin { columns: [queue, priority, ready_at], queue_id, priority: 0 };
+    /// Reads the rows of a queue by a new snapshot, which does not show what earlier calls have deleted.
+    fn with_walk(
+        &mut self,
+        queue: i32,
+        start: &Start,
+        work: impl FnOnce(&mut Self, &mut Walk),
+    ) -> [Option<i64>; LANES] {
         transaction::next_command();
         snapshot::with_latest(|| {
-            let mut lanes = ready::lanes(&self.ready, &begin, Sight::Snapshot);
-            work(self, &mut lanes, &mut begin);
-            lanes.close();
-        });
+            let mut walk = Walk::begin(&self.ready, self.columns, queue, start, self.now, Sight::Snapshot);
+            work(self, &mut walk);
+            let seen = walk.seen;
+            walk.close();
+            seen
+        })
     }
 
     /// Takes the tasks that are due, by priority.
-    fn walk(&mut self, lanes: &mut Lanes, begin: &mut Begin, wanted: usize) {
+    fn take_in_order(&mut self, walk: &mut Walk, wanted: usize) {
         while !self.is_done(wanted) {
-            let Some((row, place)) = lanes.next() else { break };
-            let found = self.columns.read(&row);
-            if found.ready_at <= self.now {
-                self.visit(found, place);
-            } else if found.priority < ready::LOWEST_PRIORITY {
-                // Nothing more is due in this lane.
-                begin.priority = found.priority + 1;
-                lanes.restart(begin);
+            let Some(step) = walk.next() else { break };
+            if step.found.ready_at > self.now {
+                walk.leave_lane();
             } else {
-                break;
+                self.visit(step);
             }
         }
     }
 
     /// Takes the task that waits for the longest time.
-    fn take_oldest(&mut self, lanes: &mut Lanes, begin: &mut Begin) {
+    fn take_oldest(&mut self, walk: &mut Walk) {
         let wanted = self.taken.len() + 1;
-        if let Some(oldest) = self.oldest_lane(lanes, begin) {
-            begin.priority = oldest;
-            lanes.restart(begin);
-            self.walk_lane(lanes, oldest, wanted);
-        }
-    }
-
-    /// Takes tasks of one priority.
-    fn walk_lane(&mut self, lanes: &mut Lanes, priority: i16, wanted: usize) {
-        while !self.is_done(wanted) {
-            let Some((row, place)) = lanes.next() else { return };
-            let found = self.columns.read(&row);
-            if found.priority != priority || found.ready_at > self.now {
-                return;
-            }
-            self.visit(found, place);
-        }
-    }
-
-    /// Returns the priority of the task that waits for the longest time.
-    fn oldest_lane(&self, lanes: &mut Lanes, begin: &mut Begin) -> Option<i16> {
         let mut oldest: Option<(i64, i16)> = None;
-        while let Some((row, _)) = lanes.next() {
-            let found = self.columns.read(&row);
+        while let Some(Candidate { found, .. }) = walk.next() {
             if found.ready_at <= self.now && oldest.is_none_or(|(time, _)| found.ready_at < time) {
                 oldest = Some((found.ready_at, found.priority));
             }
-            if found.priority >= ready::LOWEST_PRIORITY {
-                break;
-            }
-            begin.priority = found.priority + 1;
-            lanes.restart(begin);
+            walk.leave_lane();
         }
-        oldest.map(|(_, priority)| priority)
+        let Some((_, priority)) = oldest else { return };
+        walk.go_to(priority);
+        while !self.is_done(wanted) {
+            match walk.next() {
+                Some(step) if step.found.priority == priority && step.found.ready_at <= self.now => self.visit(step),
+                _ => break,
+            }
+        }
     }
 
-    /// Takes a task, or drops its row if it does not wait there any more.
-    fn visit(&mut self, found: Ready, place: ItemPointerData) {
-        // Another transaction that takes it now has deleted the row, too.
-        if !self.ready.delete(place) {
+    /// Takes a task, or removes its row if it cannot be claimed there any more. The row of a task that another transaction
+    /// changes stays, so that others find it as soon as that has ended.
+    fn visit(&mut self, Candidate { found, place, is_being_deleted }: Candidate) {
+        if is_being_deleted {
+            // Another claim takes it: no need to look at the task.
             return;
         }
         match self.take(&found) {
-            Outcome::Taken(taken) => memory::push(&mut self.taken, taken),
-            Outcome::Stale => self.dropped += 1,
-            Outcome::Busy => {
-                self.busy += 1;
-                memory::push(&mut self.put_back, found);
+            Outcome::Taken(taken) => {
+                self.ready.delete(place);
+                memory::push(&mut self.taken, taken);
             }
-            Outcome::Blocked => {
-                self.parked += 1;
-                memory::push(&mut self.put_back, Ready { ready_at: NEVER, ..found });
+            Outcome::Busy => self.busy += 1,
+            Outcome::Stale => self.dropped += usize::from(self.ready.delete(place)),
+            Outcome::Blocked(run) => {
+                if self.ready.delete(place) {
+                    memory::push(&mut self.parked, Parked { run, task: found.task });
+                }
             }
         }
     }
@@ -242,7 +242,7 @@ impl<'a> Taking<'a> {
         let (claim, task_columns) = (entities.columns.task?.claim?, entities.columns.task?);
         let given = Given { worker: Some(worker), lease_expires_at: Some(*lease_expires_at), ..Given::default() };
         let mut task = None;
-        let mut blocked = Blocked::No;
+        let mut blocked = None;
         let decide = |row: &Row, current: Current| {
             let place = (row.i32(claim.queue_id), row.i16(claim.priority).unwrap_or(PRIORITY), current.version);
             let is_later = row.i64(claim.not_before).is_some_and(|time| time > found.ready_at);
@@ -253,14 +253,15 @@ impl<'a> Taking<'a> {
                 return None;
             }
             let run = row.uuid(entities.columns.parent)?;
-            blocked = runs.get(run).map_or(Blocked::Perhaps, |run| run.blocked);
+            let state = runs.get(run).map_or(Blocked::Perhaps, |run| run.blocked);
+            blocked = Some((run, state));
             task = Some(Task {
                 run,
                 task_id: memory::copy(row.text(task_columns.task_id)?),
                 try_number: row.i32(task_columns.try_number)?.saturating_add(1),
                 timeout: row.interval(claim.timeout),
             });
-            (blocked == Blocked::No).then_some(Move { to: State::Running, error: None, given })
+            (state == Blocked::No).then_some(Move { to: State::Running, error: None, given })
         };
         Some(match entities.transition(found.task, Wait::Never, decide) {
             Step::Made(made, _) => {
@@ -272,9 +273,9 @@ impl<'a> Taking<'a> {
             // Also a task that this transaction has created.
             Step::Concurrent => return None,
             Step::Unexpected => match blocked {
-                Blocked::No => Outcome::Stale,
-                Blocked::Yes => Outcome::Blocked,
-                Blocked::Perhaps => Outcome::Busy,
+                None | Some((_, Blocked::No)) => Outcome::Stale,
+                Some((run, Blocked::Yes)) => Outcome::Blocked(run),
+                Some((_, Blocked::Perhaps)) => Outcome::Busy,
             },
         })
     }
@@ -325,10 +326,14 @@ impl<'a> Taking<'a> {
             Some(Datum::from(found.ready_at)),
         ];
         let run = |rows: Rows| if rows.len() > 0 { rows.uuid(0, 1) } else { None };
-        let Some(run) = LOOK_UP.with(|plan| plan.run(&values, run)) else { return Outcome::Stale };
+        // A task that only this role may not see is no stale one.
+        let look_up = || LOOK_UP.with(|plan| plan.run(&values, run));
+        let Some(run) = rights::as_owner_of(EntityType::TaskInstance.relation(), look_up) else {
+            return Outcome::Stale;
+        };
         match self.runs.get(run).map(|run| run.blocked) {
             Some(Blocked::No) => {}
-            Some(Blocked::Yes) => return Outcome::Blocked,
+            Some(Blocked::Yes) => return Outcome::Blocked(run),
             Some(Blocked::Perhaps) | None => return Outcome::Busy,
         }
         let given =
@@ -349,6 +354,7 @@ impl<'a> Taking<'a> {
             })
         };
         match call::during(Call::Transition(request), || UPDATE.with(|plan| plan.run(&values[..2], read))) {
+            Some((claim, _)) if claim.version != found.version + 1 => errors::unguarded_claim(claim.task),
             Some((claim, task)) => self.taken(claim, task),
             None => Outcome::Busy,
         }
@@ -362,7 +368,16 @@ enum Outcome {
     /// Another transaction changes the task.
     Busy,
     /// No task of its run may start.
-    Blocked,
+    Blocked(Uuid),
+}
+
+thread_local! {
+    static IN_VAIN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the session's last claim has found only tasks that other transactions change.
+pub fn was_in_vain() -> bool {
+    IN_VAIN.get()
 }
 
 /// Every 16th call of a session first takes the task that waits for the longest time, whatever its priority.

@@ -1,5 +1,6 @@
 //! A claim as text: what its holder shows to end it.
 
+use super::LONGEST;
 use crate::errors;
 use crate::ffi::uuid::Uuid;
 use serde_json::json;
@@ -36,7 +37,7 @@ impl Claim {
         let [version, start_date, lease] = [(); 3].map(|()| parts.next().and_then(|number| number.parse().ok()));
         let claim = Claim { task: Uuid(task.into_bytes()), version: version?, start_date: start_date?, lease: lease? };
         // One spelling for each claim.
-        (claim.lease > 0 && claim.to_string() == text).then_some(claim)
+        ((1..=LONGEST).contains(&claim.lease) && claim.to_string() == text).then_some(claim)
     }
 }
 

@@ -1,12 +1,11 @@
-//! Shared memory whose size depends on the server's settings: words for each database, and a place for each backend.
+//! Shared memory of the notifier: words for each database, and a place for each backend.
 
+use super::block::Block;
 use super::session;
 use super::shared::{DATABASES, Progress};
+use pgrx::pg_shmem_init;
 use pgrx::pg_sys;
-use pgrx::{PgSharedMemoryInitialization, pg_shmem_init};
-use std::ffi::CStr;
-use std::ptr::null_mut;
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Lists of transaction IDs that the words of a database have room for, and the numbers beside them.
 const LISTS: usize = 6;
@@ -21,32 +20,8 @@ pub struct Writer {
     notifies: AtomicU32,
 }
 
-struct Area(AtomicPtr<u64>);
-
-static AREA: Area = Area(AtomicPtr::new(null_mut()));
-const NAME: &CStr = c"pg_workflow transactions";
-
-impl PgSharedMemoryInitialization for Area {
-    type Value = ();
-
-    unsafe fn on_shmem_request(&'static self) {
-        // SAFETY: called from PostgreSQL's hook, after it has computed its maximum of backends.
-        unsafe { pg_sys::RequestAddinShmemSpace(size()) };
-    }
-
-    unsafe fn on_shmem_startup(&'static self, _: ()) {
-        let mut found = false;
-        // SAFETY: only the postmaster runs this, before it has started another process; the memory has this size, and
-        // zeros are values of all its types.
-        unsafe {
-            let start = pg_sys::ShmemInitStruct(NAME.as_ptr(), size(), &mut found);
-            if !found {
-                start.cast::<u8>().write_bytes(0, size());
-            }
-            self.0.store(start.cast(), Ordering::Release);
-        }
-    }
-}
+/// Zeros are values of all its types.
+static AREA: Block = Block::new(c"pg_workflow transactions", size);
 
 /// Requests the memory. Call this only while shared_preload_libraries are loaded.
 // The macro tests for PostgreSQL versions that this crate has no feature for.
@@ -61,13 +36,17 @@ fn transactions() -> usize {
     backends() + unsafe { pg_sys::max_prepared_xacts }.max(0) as usize
 }
 
-fn backends() -> usize {
+pub fn backends() -> usize {
     // SAFETY: as above.
     unsafe { pg_sys::MaxBackends }.max(0) as usize
 }
 
 fn words_of_database() -> usize {
     NUMBERS + LISTS * transactions()
+}
+
+fn start() -> *mut u64 {
+    AREA.start().cast()
 }
 
 fn size() -> usize {
@@ -79,7 +58,7 @@ pub fn read(_locked: &[Progress], entry: usize) -> Vec<u64> {
     let count = words_of_database();
     assert!(entry < DATABASES);
     // SAFETY: the area has this many words for each database, and others write them only while the progress is locked.
-    unsafe { std::slice::from_raw_parts(AREA.0.load(Ordering::Acquire).add(entry * count), count) }
+    unsafe { std::slice::from_raw_parts(start().add(entry * count), count) }
         .split_first()
         .map(|(used, words)| words[..(*used as usize).min(words.len())].to_vec())
         .unwrap_or_default()
@@ -90,7 +69,7 @@ pub fn write(_locked: &mut [Progress], entry: usize, words: &[u64]) {
     let count = words_of_database();
     assert!(entry < DATABASES && words.len() < count, "more transactions than the server allows");
     // SAFETY: as in read(); the progress is locked for writing.
-    let place = unsafe { std::slice::from_raw_parts_mut(AREA.0.load(Ordering::Acquire).add(entry * count), count) };
+    let place = unsafe { std::slice::from_raw_parts_mut(start().add(entry * count), count) };
     place[0] = words.len() as u64;
     place[1..=words.len()].copy_from_slice(words);
 }
@@ -98,10 +77,7 @@ pub fn write(_locked: &mut [Progress], entry: usize, words: &[u64]) {
 /// Returns the places of all backends.
 fn writers() -> &'static [Writer] {
     // SAFETY: they follow the words of all databases; atomics live as long as the server.
-    unsafe {
-        let start = AREA.0.load(Ordering::Acquire).add(DATABASES * words_of_database());
-        std::slice::from_raw_parts(start.cast(), backends())
-    }
+    unsafe { std::slice::from_raw_parts(start().add(DATABASES * words_of_database()).cast(), backends()) }
 }
 
 /// Returns the place of this process.

@@ -5,6 +5,7 @@ use pgrx::nullable::Nullable;
 use pgrx::pg_sys::{self, Datum};
 use pgrx::{FromDatum, IntoDatum, PgMemoryContexts, impl_sql_translatable};
 use std::ffi::{CStr, CString};
+use std::rc::Rc;
 
 /// A jsonb value in PostgreSQL's own, uncompressed form.
 #[derive(Clone, Copy)]
@@ -36,7 +37,12 @@ impl Jsonb {
 
     /// Returns a JSON value, in the current memory context.
     pub fn of(value: &serde_json::Value) -> Jsonb {
-        let text = CString::new(value.to_string()).unwrap_or_default();
+        Jsonb::parse(value.to_string())
+    }
+
+    /// Parses JSON, in the current memory context.
+    pub fn parse(json: impl Into<Vec<u8>>) -> Jsonb {
+        let text = CString::new(json).unwrap_or_default();
         // SAFETY: jsonb_in reads the NUL-terminated text and returns a new jsonb.
         let datum =
             unsafe { pgrx::direct_function_call_as_datum(pg_sys::jsonb_in, &[Some(Datum::from(text.as_ptr()))]) };
@@ -56,7 +62,7 @@ impl Jsonb {
     /// Copies it to Rust's memory, by a function that copies bytes.
     pub fn copy(self, copy: impl FnOnce(&[u8]) -> Vec<u8>) -> JsonbCopy {
         // SAFETY: a Jsonb always points to a detoasted value, which has this size.
-        JsonbCopy(copy(unsafe { std::slice::from_raw_parts(self.0.cast::<u8>(), self.size()) }))
+        JsonbCopy(Rc::new(copy(unsafe { std::slice::from_raw_parts(self.0.cast::<u8>(), self.size()) })))
     }
 
     pub fn datum(self) -> Datum {
@@ -110,9 +116,9 @@ impl Jsonb {
     }
 }
 
-/// A jsonb in Rust's memory.
+/// A jsonb in Rust's memory. Its clones share it.
 #[derive(Clone)]
-pub struct JsonbCopy(Vec<u8>);
+pub struct JsonbCopy(Rc<Vec<u8>>);
 
 impl IntoDatum for JsonbCopy {
     fn into_datum(self) -> Option<Datum> {

@@ -3,6 +3,7 @@
 //! Values from PostgreSQL stay `Datum`s: a datum from a row, a plan or an argument can be passed to a plan unparsed.
 
 pub mod area;
+mod block;
 pub mod catalog;
 pub mod cluster;
 pub mod ddl;
@@ -19,10 +20,12 @@ pub mod json_text;
 pub mod jsonb;
 pub mod lane;
 pub mod latch;
+pub mod leases;
 pub mod levels;
 pub mod member;
 pub mod notify;
 pub mod partition;
+pub mod places;
 pub mod plan;
 pub mod procedure;
 mod raw;
@@ -38,5 +41,6 @@ pub mod trigger;
 pub mod utility;
 pub mod uuid;
 pub mod values;
+pub mod waiters;
 pub mod wal;
 pub mod worker;

@@ -2,6 +2,7 @@
 
 use super::values;
 use pgrx::FromDatum;
+use pgrx::datum::Interval;
 use pgrx::pg_sys::{self, Datum, NodeTag};
 use std::time::Duration;
 
@@ -81,12 +82,9 @@ impl Call {
     /// # Safety
     /// The procedure must have an interval there.
     pub unsafe fn duration(&self, n: usize) -> Option<Duration> {
-        const MICROSECONDS_A_DAY: i128 = 86_400_000_000;
         // SAFETY: the caller's promise.
-        let interval = unsafe { *self.argument(n)?.cast_mut_ptr::<pg_sys::Interval>() };
-        let days = i128::from(interval.month) * 30 + i128::from(interval.day);
-        let microseconds = days * MICROSECONDS_A_DAY + i128::from(interval.time);
-        let microseconds = u128::try_from(microseconds).ok()?;
+        let interval = unsafe { Interval::from_datum(self.argument(n)?, false) }?;
+        let microseconds = u128::try_from(values::microseconds(&interval)).ok()?;
         Some(Duration::from_micros(microseconds.try_into().unwrap_or(u64::MAX)))
     }
 

@@ -48,6 +48,7 @@ unsafe extern "C-unwind" {
     pub fn GetActiveSnapshot() -> Snapshot;
     pub fn PopActiveSnapshot();
     pub fn TransactionIdIsCurrentTransactionId(id: TransactionId) -> bool;
+    pub fn TransactionIdIsInProgress(id: TransactionId) -> bool;
     pub fn ProcessInterrupts();
     pub fn MemoryContextReset(context: MemoryContext);
     pub fn MemoryContextDelete(context: MemoryContext);

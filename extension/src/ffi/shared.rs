@@ -38,6 +38,8 @@ pub struct Signals {
     pub notifier: AtomicPtr<Latch>,
     /// Whether the notifier needs the next commit to wake it. The commit that clears this sets the latch, and no other one.
     pub is_asleep: AtomicBool,
+    /// When a session that waits for tasks may next look for claims that have run out, by the host's clock.
+    pub next_reap: AtomicI64,
     /// The latches of sessions that wait for events.
     pub readers: [AtomicPtr<Latch>; READERS],
 }
@@ -56,6 +58,7 @@ impl Default for Signals {
             leave_until: AtomicI64::new(0),
             notifier: AtomicPtr::new(null_mut()),
             is_asleep: AtomicBool::new(false),
+            next_reap: AtomicI64::new(0),
             readers: [const { AtomicPtr::new(null_mut()) }; READERS],
         }
     }

@@ -58,6 +58,12 @@ pub fn assigned_id() -> Option<u64> {
     (id != 0).then_some(id)
 }
 
+/// Returns the current subtransaction: each savepoint begins one, and so does a rollback to it.
+pub fn level() -> pg_sys::SubTransactionId {
+    // SAFETY: called within a transaction.
+    unsafe { pg_sys::GetCurrentSubTransactionId() }
+}
+
 /// Lets the following commands of the current transaction see all that it has written.
 pub fn next_command() {
     // SAFETY: called within a transaction, not in parallel mode.

@@ -13,6 +13,12 @@ impl Uuid {
         Uuid(uuid::Uuid::now_v7().into_bytes())
     }
 
+    /// Returns a random number of this many bits, at most 32.
+    pub fn random_bits(bits: u32) -> i64 {
+        let random = uuid::Uuid::now_v7().as_u128() as u32;
+        i64::from(random >> (32 - bits))
+    }
+
     /// Copies the UUID of a datum.
     ///
     /// # Safety

@@ -1,5 +1,6 @@
-//! Datums of texts and arrays, and the clock.
+//! Datums of texts and arrays, the clocks, and intervals.
 
+use pgrx::datum::Interval;
 use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::{FromDatum, IntoDatum};
 
@@ -48,4 +49,18 @@ pub fn text_array(elements: Vec<Datum>) -> Datum {
 pub fn clock() -> i64 {
     // SAFETY: reads the system's clock.
     unsafe { pg_sys::GetCurrentTimestamp() }
+}
+
+/// Returns the host's clock that cannot be set, in microseconds.
+pub fn monotonic() -> i64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes the time to our variable.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
+    now.tv_sec * 1_000_000 + now.tv_nsec / 1000
+}
+
+/// Returns the microseconds of an interval, with months of 30 days.
+pub fn microseconds(value: &Interval) -> i128 {
+    let days = i128::from(value.months()) * 30 + i128::from(value.days());
+    days * 86_400_000_000 + i128::from(value.micros())
 }

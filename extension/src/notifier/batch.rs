@@ -136,5 +136,6 @@ fn event(rows: &Rows, row: usize) -> Event<'_> {
         changed_at: rows.i64(row, 11),
         actor: rows.text(row, 12).unwrap_or_default(),
         metadata: rows.jsonb(row, 13).unwrap_or_else(Jsonb::empty_object),
+        request_id: None,
     }
 }

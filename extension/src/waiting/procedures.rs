@@ -3,7 +3,7 @@
 use crate::ffi::export::export_function;
 use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::procedure::Call;
-use crate::ffi::values::{text_array, text_datum};
+use crate::ffi::values::text_datum;
 use crate::{errors, memory, signals};
 use pgrx::pg_sys::{self, Datum, FunctionCallInfo};
 use serde_json::Value;
@@ -17,11 +17,7 @@ export_function!(wait_for_events_of_position, pg_finfo_wait_for_events_of_positi
     wait_for_events(call, &POSITION_HAS_EVENTS)
 });
 
-export_function!(wait_for_tasks_of_queues, pg_finfo_wait_for_tasks_of_queues, wait_for_tasks);
-
 thread_local! {
-    static SECONDS_TO_TASK: Plan =
-        Plan::new("SELECT workflow.seconds_to_task($1)".to_owned(), &[pg_sys::TEXTARRAYOID]);
     static CONSUMER_HAS_EVENTS: Plan = question("workflow.consumer_has_events");
     static POSITION_HAS_EVENTS: Plan = question("workflow.position_has_events");
 }
@@ -31,39 +27,12 @@ fn question(function: &str) -> Plan {
 }
 
 /// The argument with the longest time.
-fn timeout(call: &Call) -> Duration {
+pub fn timeout(call: &Call) -> Duration {
     // SAFETY: each procedure here has an interval as its second argument.
     let timeout = unsafe { call.duration(1) };
     timeout.unwrap_or_else(|| {
         errors::invalid_argument("timeout", &Value::Null, "must be 0 or more", "Set timeout to how long to wait.")
     })
-}
-
-/// Waits until a task can be claimed, or the time has passed; returns whether one can. The arguments are the queues, and
-/// how long to wait.
-fn wait_for_tasks(call: FunctionCallInfo) -> Datum {
-    // SAFETY: PostgreSQL calls the procedure, with a text[] and an interval.
-    let Some(call) = (unsafe { Call::begin(call) }) else { errors::in_transaction_block("wait for tasks") };
-    // SAFETY: as above.
-    let queues = unsafe { call.texts(0) };
-    let mut left = timeout(&call);
-    call.commit();
-    loop {
-        let signals = signals::own();
-        let seen = super::counted(signals);
-        let queues = queues.as_ref().map(|queues| text_array(queues.iter().map(|name| text_datum(name)).collect()));
-        let seconds = |rows: Rows| rows.get(0, 1).map(|value| f64::from_bits(value.value() as u64));
-        let seconds = call.in_snapshot(|| SECONDS_TO_TASK.with(|plan| plan.run(&[queues], seconds)));
-        call.commit();
-        if seconds == Some(0.0) || left.is_zero() {
-            return call.finish(seconds == Some(0.0));
-        }
-        // The next task may be due before any commit.
-        let due =
-            seconds.map_or(Duration::MAX, |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
-        let waited = left.min(due);
-        left = left.saturating_sub(waited.saturating_sub(super::wait(signals, seen, waited)));
-    }
 }
 
 /// Waits until the reader has events, or the time has passed; returns whether it has any. The arguments are the reader,

@@ -215,7 +215,7 @@ fn cancelled_task_is_not_retried() {
 fn expired_claim_is_reaped_unless_it_is_renewed_before() {
     let db = Db::new();
     let client = &mut db.connect();
-    let expire = "SELECT pg_sleep_until(max(lease_expires_at)) FROM workflow.task_instances";
+    let expire = "SELECT pg_sleep_until(max(lease_expires_at)) FROM workflow.claims";
     let short = "SELECT claim FROM workflow.claim_tasks('gone', lease => '10 ms')";
     let reap = "SELECT worker, reason, state FROM workflow.reap_claims()";
     let task = enqueue_with_tries(client, 2);

@@ -105,3 +105,53 @@ fn waiter_is_not_told_of_tasks_that_others_take_now() {
     creating.query(sql, &[]).unwrap();
     assert!(!client.query_one(call, &[]).unwrap().get::<_, bool>(0), "it is not committed");
 }
+
+/// A commit wakes one waiter for each task that it adds; the others continue to wait.
+#[test]
+fn commit_wakes_one_of_many_waiters() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    enqueue(client, "default", 1);
+    claim_one(client, "default");
+    let taken = std::thread::scope(|scope| {
+        let waiters: Vec<_> = (0..8)
+            .map(|_| {
+                let mut waiter = db.connect();
+                scope.spawn(move || {
+                    let call = "CALL workflow.wait_for_tasks('{default}', '4 s')";
+                    let told: bool = waiter.query_one(call, &[]).unwrap().get(0);
+                    (told, claim(&mut waiter, "default", 1).len())
+                })
+            })
+            .collect();
+        let waits = "SELECT FROM pg_stat_activity
+                     WHERE datname = current_database() AND query LIKE 'CALL%' AND wait_event = 'Extension'";
+        let watcher = &mut db.connect();
+        wait_until("all wait", || watcher.query(waits, &[]).unwrap().len() == 8);
+        enqueue(client, "default", 1);
+        waiters.into_iter().map(|waiter| waiter.join().unwrap()).collect::<Vec<(bool, usize)>>()
+    });
+    assert_eq!(taken.iter().map(|(_, count)| count).sum::<usize>(), 1, "{taken:?}");
+    assert!(taken.iter().filter(|(told, _)| *told).count() <= 2, "{taken:?}");
+}
+
+/// A commit need not tell when a task that another transaction has locked is free: the session asks again, not at once.
+#[test]
+fn worker_that_finds_only_locked_tasks_waits() {
+    let db = Db::new();
+    let (client, other) = (&mut db.connect(), &mut db.connect());
+    let task = enqueue(client, "default", 1)[0];
+    let mut locking = other.transaction().unwrap();
+    locking.query("SELECT FROM workflow.task_instances WHERE id = $1 FOR UPDATE", &[&task]).unwrap();
+    let began = Instant::now();
+    for _ in 0..10 {
+        client.query("CALL workflow.wait_for_tasks('{default}', '10 s')", &[]).unwrap();
+        assert!(claim(client, "default", 1).is_empty());
+    }
+    assert!(began.elapsed() >= Duration::from_millis(450), "{:?}", began.elapsed());
+    // Others find it as soon as the lock is gone, also while the claimer's transaction is open.
+    let mut claiming = client.transaction().unwrap();
+    assert!(claim(&mut claiming, "default", 1).is_empty());
+    locking.rollback().unwrap();
+    assert_eq!(claim_one(other, "default").id, task);
+}

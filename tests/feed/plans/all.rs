@@ -17,12 +17,14 @@ use xtask::setup;
 const TABLES: &str = "(state_history|task_logs|task_instances|dag_runs|dags|ready)";
 
 /// Beginnings of queries that may read many pages.
-const LONG: [&str; 12] = [
+const LONG: [&str; 14] = [
     // verify().
     "WITH bound AS",
     // The first counts.
     "SELECT 'dag_run'::pg_catalog.text, r.state, pg_catalog.count(*)",
-    // recover_ready() looks at all tasks that wait.
+    // recover_ready() looks at all open tasks.
+    "INSERT INTO workflow.queue_settings (tenant, name) SELECT DISTINCT",
+    "UPDATE workflow.task_instances AS i SET queue_id",
     "INSERT INTO workflow.ready (queue_id, priority, ready_at, task_instance_id, version) SELECT t.queue_id",
     // stuck(): here nearly all tasks are in progress.
     "WITH in_progress AS",
@@ -41,7 +43,7 @@ const LONG: [&str; 12] = [
     "DELETE FROM ONLY",
 ];
 /// Those of them that are to read whole tables.
-const OF_WHOLE_TABLES: &[&str] = LONG.first_chunk::<3>().unwrap();
+const OF_WHOLE_TABLES: &[&str] = LONG.first_chunk::<5>().unwrap();
 
 /// A session that calls a function often continues with plans for any argument.
 const PLANS: [&str; 2] = ["", "SET plan_cache_mode = force_generic_plan"];
@@ -161,6 +163,7 @@ fn claim_calls(dag: Uuid, task: Uuid) -> String {
          DECLARE
              held text;
              queue integer;
+             path text := current_setting('pg_workflow.direct_path');
              -- A task of the other run is locked.
              fresh uuid := workflow.create_dag_run('{dag}', now() + '1 year');
          BEGIN
@@ -169,6 +172,9 @@ fn claim_calls(dag: Uuid, task: Uuid) -> String {
              PERFORM workflow.seconds_to_task('{{plans}}');
              SELECT c.claim INTO held FROM workflow.claim_tasks('w', '{{plans}}') AS c;
              PERFORM workflow.renew_claims(ARRAY[held]);
+             PERFORM set_config('pg_workflow.direct_path', 'off', true);
+             PERFORM workflow.renew_claims(ARRAY[held]);
+             PERFORM set_config('pg_workflow.direct_path', path, true);
              PERFORM workflow.request_cancel('{task}');
              PERFORM workflow.fail_claim(held, 'cancelled');
              PERFORM workflow.fail_claim(held, 'cancelled');
@@ -190,6 +196,11 @@ fn claim_calls(dag: Uuid, task: Uuid) -> String {
              PERFORM workflow.finish_claims(jsonb_agg(jsonb_build_object('claim', c.claim, 'state', 'success')))
              FROM workflow.claim_tasks('w', '{{plans}}', 1) AS c;
              PERFORM workflow.recover_ready();
+             -- A run that comes back.
+             PERFORM workflow.transition('dag_run', fresh, 'queued', 'running');
+             PERFORM workflow.transition('dag_run', fresh, 'running', 'failed');
+             PERFORM workflow.claim_tasks('w', '{{plans}}');
+             PERFORM workflow.transition('dag_run', fresh, 'failed', 'retrying');
              PERFORM workflow.request_cancel(fresh);
          END
          $$"

@@ -11,6 +11,7 @@ const SETTINGS: &str = "
         || format('Default: %s. ', boot_val || coalesce(' ' || unit, ''))
         || coalesce('Values: ' || array_to_string(enumvals, ', ') || '. ', 'Range: ' || min_val || ' to ' || max_val || '. ', '')
         || CASE context WHEN 'sighup' THEN 'Change it in postgresql.conf or with ALTER SYSTEM, then reload.'
+            WHEN 'postmaster' THEN 'Change it in postgresql.conf or with ALTER SYSTEM, then restart the server.'
             WHEN 'superuser' THEN 'A superuser changes it, also with SET or ALTER DATABASE.' ELSE context END || E'\\n'
     FROM pg_settings WHERE name LIKE 'pg_workflow.%' ORDER BY name";
 

@@ -37,7 +37,7 @@ const SUBJECTS: [(&str, &[&str]); 12] = [
             "recover_ready",
         ],
     ),
-    ("State machine", &["states", "can_transition", "next_states", "is_terminal"]),
+    ("State machine", &["states", "can_transition", "next_states", "is_terminal", "is_finished"]),
     ("History", &["history", "state_at", "event_id_at", "event_id_before", "verify"]),
     (
         "Event feed: consumers",

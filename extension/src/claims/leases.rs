@@ -1,0 +1,119 @@
+//! Leases of claims. The task's row has the lease with which it was claimed; renewals are in shared memory, so that they
+//! write nothing. Without preloading, or if there is no room, a renewal writes the row.
+//!
+//! Leases are measured by the host's clock that cannot be set. If the server starts, or the system's clock is set, each claim
+//! gets a lease from then on; and if no worker gave a sign for half a lease, as while the server or the network stood still, each claim whose lease ended meanwhile gets another.
+
+use super::token::Claim;
+use crate::ffi::leases::{self, Key};
+use crate::ffi::values::{clock, monotonic};
+use crate::ffi::{session, transaction};
+use crate::memory;
+use std::cell::RefCell;
+
+/// The lease in the row of a task that runs by a claim.
+#[derive(Clone, Copy)]
+pub struct Held {
+    pub claim: Claim,
+    /// In microseconds since 2000.
+    pub lease_expires_at: i64,
+}
+
+fn key(claim: &Claim) -> Key {
+    let Claim { task, version, start_date, .. } = *claim;
+    Key { database: session::database().to_u32(), task, version, start_date }
+}
+
+/// Notes that a worker lives.
+pub fn note_sign() {
+    if leases::exist() {
+        let (mut signs, now) = (leases::lock(), monotonic());
+        signs.note_offset(clock(), now);
+        signs.note(now);
+    }
+}
+
+/// Renews a lease in shared memory; returns false if the row must be written.
+pub fn renew(claim: &Claim, duration: i64) -> bool {
+    let now = monotonic();
+    leases::exist() && leases::set(&mut leases::lock(), key(claim), now.saturating_add(duration), duration, now)
+}
+
+impl Held {
+    /// Whether the lease has run out.
+    pub fn has_expired(&self) -> bool {
+        if !leases::exist() {
+            return self.lease_expires_at < clock();
+        }
+        let (mut signs, now, key) = (leases::lock(), monotonic(), key(&self.claim));
+        signs.note_offset(clock(), now);
+        signs.look(now);
+        let (expires_at, duration) = match leases::get(&mut signs, key) {
+            Some(lease) => lease,
+            None => {
+                let duration = self.lease_expires_at.saturating_sub(self.claim.start_date);
+                let left = self.lease_expires_at.saturating_sub(clock());
+                if left > duration {
+                    // The clock was set back.
+                    leases::set(&mut signs, key, now.saturating_add(duration), duration, now);
+                    return false;
+                }
+                (now.saturating_add(left).max(signs.stepped_at.saturating_add(duration)), duration)
+            }
+        };
+        let grace = signs.silence(duration / 2, expires_at).map_or(0, |ended| ended.saturating_add(duration));
+        expires_at.max(grace) < now
+    }
+
+    /// Returns the end of the lease, in microseconds since 2000.
+    pub fn ends_at(&self) -> i64 {
+        let lease = if leases::exist() { leases::get(&mut leases::lock(), key(&self.claim)) } else { None };
+        let in_memory = lease.map(|(expires_at, _)| clock().saturating_add(expires_at - monotonic()));
+        in_memory.map_or(self.lease_expires_at, |time| time.max(self.lease_expires_at))
+    }
+}
+
+/// The claims of a transaction, with the times at which they were made and their durations.
+#[derive(Default)]
+struct Made {
+    transaction: u64,
+    claims: Vec<(Key, i64, i64)>,
+}
+
+thread_local! {
+    static MADE: RefCell<Made> = RefCell::default();
+}
+
+/// Notes claims of this transaction: their leases begin when it commits.
+pub fn note_claims<'a>(claims: impl Iterator<Item = &'a Claim>) {
+    if !leases::exist() {
+        return;
+    }
+    let (transaction, now) = (transaction::number(), monotonic());
+    MADE.with_borrow_mut(|made| {
+        if made.transaction != transaction {
+            *made = Made { transaction, claims: Vec::new() };
+        }
+        claims.for_each(|claim| memory::push(&mut made.claims, (key(claim), now, claim.lease)));
+    });
+}
+
+/// Begins the leases of the transaction that has just committed, if it took long. Nothing here may fail.
+pub fn begin() {
+    /// The row's time is right enough.
+    const SHORT: i64 = 100_000;
+    let Some(own) = transaction::assigned_id() else { return };
+    MADE.with_borrow_mut(|made| {
+        if made.transaction != own {
+            return;
+        }
+        let Made { claims, .. } = std::mem::take(made);
+        let now = monotonic();
+        if claims.first().is_some_and(|(_, made_at, _)| now - made_at > SHORT) {
+            let mut signs = leases::lock();
+            for (key, _, duration) in claims {
+                leases::set(&mut signs, key, now.saturating_add(duration), duration, now);
+            }
+        }
+    });
+}

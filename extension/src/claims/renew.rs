@@ -1,0 +1,76 @@
+//! Renewing leases.
+
+use super::end::holds;
+use super::leases;
+use super::token::Claim;
+use crate::call::{self, Call};
+use crate::direct::Entities;
+use crate::entity::EntityType;
+use crate::ffi::plan::{Plan, Rows};
+use crate::ffi::snapshot;
+use crate::memory;
+use pgrx::pg_sys::{self, Datum};
+
+/// Renews claims; `None`: each for as long as it was claimed. Returns an outcome for each.
+pub fn renew(claims: &[Claim], lease: Option<i64>) -> Vec<&'static str> {
+    leases::note_sign();
+    // In the order of the tasks, so that two batches do not deadlock.
+    let mut order = memory::collect(0..claims.len());
+    order.sort_unstable_by_key(|n| claims[*n]);
+    let mut outcomes = memory::collect(claims.iter().map(|_| None));
+    if let Some(entities) = Entities::open(EntityType::TaskInstance) {
+        snapshot::with_latest(|| {
+            for n in &order {
+                outcomes[*n] = in_memory(&entities, &claims[*n], lease);
+            }
+        });
+        entities.heap.close();
+    }
+    for n in order {
+        let row = || in_row(&claims[n], lease);
+        outcomes[n] = outcomes[n].or_else(|| Some(row()));
+    }
+    memory::collect(outcomes.into_iter().map(|outcome| outcome.unwrap_or("lost")))
+}
+
+/// Renews a claim in shared memory; `None` if its row must be written. It writes nothing, and waits for no lock.
+fn in_memory(entities: &Entities, claim: &Claim, lease: Option<i64>) -> Option<&'static str> {
+    let of_claim = entities.columns.task?.claim?;
+    let held = entities.read(claim.task, |row, current| {
+        let is_held = holds(*claim, current) && row.text(of_claim.worker).is_some();
+        is_held.then(|| row.i64(of_claim.cancel_requested_at).is_some())
+    });
+    let Some(is_cancelled) = held else { return Some("lost") };
+    leases::renew(claim, lease.unwrap_or(claim.lease)).then_some(if is_cancelled { "cancel" } else { "renewed" })
+}
+
+/// Renews a claim in its row.
+fn in_row(claim: &Claim, lease: Option<i64>) -> &'static str {
+    thread_local! {
+        static RENEW: Plan = Plan::new(
+            "UPDATE workflow.task_instances AS t \
+             SET lease_expires_at = pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs => $4) \
+             WHERE t.id OPERATOR(pg_catalog.=) $1 AND t.version OPERATOR(pg_catalog.=) $2 \
+                 AND t.start_date OPERATOR(pg_catalog.=) $3 AND ARRAY[t.state] OPERATOR(pg_catalog.=) '{running}' \
+                 AND t.worker IS NOT NULL \
+             RETURNING t.cancel_requested_at IS NOT NULL"
+                .to_owned(),
+            &[pg_sys::UUIDOID, pg_sys::INT8OID, pg_sys::TIMESTAMPTZOID, pg_sys::FLOAT8OID],
+        );
+    }
+    let duration = lease.unwrap_or(claim.lease);
+    let seconds = Some(Datum::from((duration as f64 / 1e6).to_bits()));
+    let values =
+        [Some(claim.task.as_datum()), Some(Datum::from(claim.version)), Some(Datum::from(claim.start_date)), seconds];
+    let read = |rows: Rows| (rows.len() > 0).then(|| rows.get(0, 1).is_some_and(|value| value.value() != 0));
+    let renewed = call::during(Call::Hold, || RENEW.with(|plan| plan.run(&values, read)));
+    // An earlier renewal may be in memory: the newest one counts.
+    if renewed.is_some() {
+        leases::renew(claim, duration);
+    }
+    match renewed {
+        Some(true) => "cancel",
+        Some(false) => "renewed",
+        None => "lost",
+    }
+}

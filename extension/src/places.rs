@@ -1,0 +1,229 @@
+//! Where the first task of each lane is: a claim begins there, not at the rows that earlier claims have deleted and VACUUM
+//! has not removed yet.
+//!
+//! A place may rise only to the first row that is visible, also if another transaction takes it, and never above a row that
+//! a commit has reported since the place was read. `tests/claim_places.rs` tries every order of the steps. Rows that no
+//! commit reports are found by a sweep: from time to time a claim looks from the beginning.
+
+use crate::ffi::places::{self, LANES, Places, QUEUES, REPORTS};
+use crate::ffi::values::monotonic;
+use crate::ffi::waiters;
+use crate::ffi::{session, transaction};
+use crate::memory;
+use crate::signals;
+use std::cell::RefCell;
+use std::time::Duration;
+
+/// Entries in which a queue is looked for.
+const WAYS: usize = 8;
+/// A sweep comes at most so often, and takes at most 1 % of the time.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+const SWEEP_SHARE: i64 = 100;
+
+/// Where a claim begins, for each priority. In a lane without a task that can be claimed: at the end of time.
+#[derive(Clone, Copy)]
+pub struct Start {
+    /// `None`: at the beginning of all lanes.
+    pub places: Option<[i64; LANES]>,
+    mark: Option<Mark>,
+}
+
+/// The entry from which the places were read.
+#[derive(Clone, Copy)]
+struct Mark {
+    entry: usize,
+    generation: u64,
+    reports: u64,
+    began: i64,
+}
+
+impl Start {
+    pub const BEGINNING: Start = Start { places: None, mark: None };
+
+    /// Reads the places of a queue. Take the snapshot after this.
+    pub fn read(queue: i32) -> Start {
+        if signals::find().is_none() {
+            return Start::BEGINNING;
+        }
+        let began = monotonic();
+        let mut all = places::lock();
+        let entry = find(&all, queue).unwrap_or_else(|| claim(&mut all, queue));
+        let own = &mut all[entry];
+        own.used_at = began;
+        let is_sweep = own.next_sweep <= began;
+        if is_sweep {
+            own.next_sweep = began + SWEEP_INTERVAL.as_micros() as i64;
+        }
+        let mark = Mark { entry, generation: own.generation, reports: own.reports, began };
+        let places = own.places;
+        drop(all);
+        // Rows that this transaction has deleted come back if it rolls back: they are visible to others only.
+        let mark = (!has_claimed(queue)).then_some(mark);
+        Start { places: (!is_sweep).then(|| lower_to_own(queue, places)), mark }
+    }
+
+    /// Stores the first visible time of each lane in which the claim has looked.
+    pub fn finish(self, queue: i32, seen: &[Option<i64>; LANES]) {
+        let Some(Mark { entry, generation, reports, began }) = self.mark else { return };
+        let mut all = places::lock();
+        let own = &mut all[entry];
+        let missed = own.reports.wrapping_sub(reports);
+        if own.generation != generation || own.queue != queue || missed > REPORTS as u64 {
+            return;
+        }
+        for (lane, first) in seen.iter().enumerate() {
+            let Some(first) = first else { continue };
+            let since = (0..missed).map(|n| own.reported[(reports.wrapping_add(n) % REPORTS as u64) as usize]);
+            let lowest = since.filter(|(of, _)| usize::from(*of) == lane).map(|(_, time)| time).min();
+            own.places[lane] = lowest.map_or(*first, |lowest| lowest.min(*first));
+        }
+        if self.places.is_none() {
+            let now = monotonic();
+            let pause = SWEEP_SHARE * (now - began);
+            own.next_sweep = now + pause.max(SWEEP_INTERVAL.as_micros() as i64);
+        }
+    }
+}
+
+impl Start {
+    /// Lets the next claims find rows that no commit has reported, if this was a look from the beginning.
+    pub fn lower(self, queue: i32, seen: &[Option<i64>; LANES]) {
+        let Some(Mark { entry, generation, .. }) = self.mark.filter(|_| self.places.is_none()) else { return };
+        let mut all = places::lock();
+        let own = &mut all[entry];
+        if (own.generation, own.queue) == (generation, queue) {
+            for (place, first) in own.places.iter_mut().zip(seen) {
+                *place = first.map_or(*place, |first| first.min(*place));
+            }
+        }
+    }
+}
+
+/// The tasks that a transaction has made claimable: a row for each lane with the earliest time, and how many.
+#[derive(Default)]
+struct Pending {
+    transaction: u64,
+    lanes: Vec<(i32, i16, i64, usize)>,
+    /// Tasks that are not counted.
+    has_others: bool,
+    /// Queues from which it has deleted rows.
+    claimed: Vec<i32>,
+}
+
+thread_local! {
+    static PENDING: RefCell<Pending> = RefCell::default();
+}
+
+fn with_pending(work: impl FnOnce(&mut Pending)) {
+    let transaction = transaction::number();
+    PENDING.with_borrow_mut(|pending| {
+        if pending.transaction != transaction {
+            *pending = Pending { transaction, ..Pending::default() };
+        }
+        work(pending);
+    });
+}
+
+/// Notes rows that this transaction has added: queue, priority and time. Its commit reports them.
+pub fn note(rows: impl Iterator<Item = (i32, i16, i64)>) {
+    with_pending(|pending| {
+        for (queue, priority, ready_at) in rows {
+            let is_of = |lane: &&mut (i32, i16, i64, usize)| (lane.0, lane.1) == (queue, priority);
+            match pending.lanes.iter_mut().find(is_of) {
+                Some((_, _, time, count)) => (*time, *count) = ((*time).min(ready_at), *count + 1),
+                None => memory::push(&mut pending.lanes, (queue, priority, ready_at, 1)),
+            }
+        }
+    });
+}
+
+/// Notes that this transaction has added other rows. Its commit forgets all places of the database.
+pub fn note_others() {
+    with_pending(|pending| pending.has_others = true);
+}
+
+/// The rows of the transaction itself are visible to it.
+fn lower_to_own(queue: i32, mut places: [i64; LANES]) -> [i64; LANES] {
+    let own = transaction::assigned_id();
+    PENDING.with_borrow(|pending| {
+        if Some(pending.transaction) == own {
+            for (_, priority, time, _) in pending.lanes.iter().filter(|lane| lane.0 == queue) {
+                let place = &mut places[*priority as usize % LANES];
+                *place = (*place).min(*time);
+            }
+            if pending.has_others {
+                places = [i64::MIN; LANES];
+            }
+        }
+    });
+    places
+}
+
+/// Notes that this transaction deletes rows of a queue.
+pub fn note_claim(queue: i32) {
+    with_pending(|pending| {
+        if !pending.claimed.contains(&queue) {
+            memory::push(&mut pending.claimed, queue);
+        }
+    });
+}
+
+fn has_claimed(queue: i32) -> bool {
+    let own = transaction::assigned_id();
+    PENDING.with_borrow(|pending| Some(pending.transaction) == own && pending.claimed.contains(&queue))
+}
+
+/// Reports the rows of the transaction that has just committed, and wakes a waiting session for each. Nothing here may fail.
+pub fn report() {
+    let Some(own) = transaction::assigned_id() else { return };
+    PENDING.with_borrow_mut(|pending| {
+        if pending.transaction != own {
+            return;
+        }
+        let Pending { lanes, has_others, .. } = std::mem::take(pending);
+        if has_others {
+            forget();
+        } else if !lanes.is_empty() {
+            let mut all = places::lock();
+            for (queue, priority, time, _) in &lanes {
+                let Some(entry) = find(&all, *queue) else { continue };
+                all[entry].report(*priority, *time);
+            }
+        }
+        if has_others {
+            waiters::wake(None, usize::MAX);
+        }
+        lanes.iter().for_each(|(queue, _, _, count)| waiters::wake(Some(*queue), *count));
+    });
+}
+
+/// Forgets the places of this database, and wakes its waiting sessions: rows have come that were not reported.
+pub fn forget() {
+    let database = session::database().to_u32();
+    {
+        let mut all = places::lock();
+        for own in all.iter_mut().filter(|own| own.database == database) {
+            (own.database, own.generation) = (0, own.generation + 1);
+        }
+    }
+    waiters::wake(None, usize::MAX);
+}
+
+fn ways(queue: i32) -> impl Iterator<Item = usize> {
+    let mixed = (session::database().to_u32() ^ queue.cast_unsigned().wrapping_mul(0x9e37_79b9)) as usize;
+    (0..WAYS).map(move |n| (mixed + n) % QUEUES)
+}
+
+fn find(all: &[Places; QUEUES], queue: i32) -> Option<usize> {
+    let database = session::database().to_u32();
+    ways(queue).find(|entry| (all[*entry].database, all[*entry].queue) == (database, queue))
+}
+
+/// Takes an entry for a queue: a free one, or the one that was used least lately.
+fn claim(all: &mut [Places; QUEUES], queue: i32) -> usize {
+    let key = |entry: &usize| if all[*entry].database == 0 { i64::MIN } else { all[*entry].used_at };
+    let entry = ways(queue).min_by_key(key).unwrap_or(0);
+    let generation = all[entry].generation + 1;
+    all[entry] = Places { database: session::database().to_u32(), queue, generation, ..Places::default() };
+    entry
+}

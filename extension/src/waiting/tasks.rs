@@ -1,0 +1,107 @@
+//! The procedure that waits for tasks. A commit wakes one session for each task that it adds.
+
+use super::procedures::timeout;
+use super::{LONGEST, LONGEST_UNCOUNTED, counted, wait};
+use crate::claims::take::was_in_vain;
+use crate::ffi::export::export_function;
+use crate::ffi::plan::{Plan, Rows};
+use crate::ffi::procedure::Call;
+use crate::ffi::shared::Signals;
+use crate::ffi::values::{monotonic, text_array, text_datum};
+use crate::ffi::{latch, waiters};
+use crate::{errors, signals};
+use pgrx::pg_sys::{self, Datum, FunctionCallInfo};
+use std::sync::Once;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+export_function!(wait_for_tasks_of_queues, pg_finfo_wait_for_tasks_of_queues, wait_for_tasks);
+
+/// How often a database is searched for claims that have run out.
+const REAP_INTERVAL: i64 = 1_000_000;
+/// How long a session waits whose last claim has found only tasks that other transactions change: no commit may tell.
+const PAUSE: Duration = Duration::from_millis(50);
+
+thread_local! {
+    static SECONDS_TO_TASK: Plan =
+        Plan::new("SELECT workflow.seconds_to_task($1)".to_owned(), &[pg_sys::TEXTARRAYOID]);
+    static REAP: Plan = Plan::new("SELECT FROM workflow.reap_claims()".to_owned(), &[]);
+}
+
+/// Says that the session waits no more, also after an error.
+struct Waiting;
+
+impl Waiting {
+    fn begin() -> Waiting {
+        static AT_EXIT: Once = Once::new();
+        AT_EXIT.call_once(|| latch::at_exit(|_| waiters::end()));
+        Waiting
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        waiters::end();
+    }
+}
+
+/// Waits until a task can be claimed, or the time has passed; returns whether one can. The arguments are the queues, and
+/// how long to wait.
+fn wait_for_tasks(call: FunctionCallInfo) -> Datum {
+    // SAFETY: PostgreSQL calls the procedure, with a text[] and an interval.
+    let Some(call) = (unsafe { Call::begin(call) }) else { errors::in_transaction_block("wait for tasks") };
+    // SAFETY: as above.
+    let queues = unsafe { call.texts(0) };
+    let deadline = Instant::now().checked_add(timeout(&call));
+    let left = || deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+    call.commit();
+    let _waiting = Waiting::begin();
+    if was_in_vain() {
+        let signals = signals::own();
+        wait(signals, counted(signals), left().min(PAUSE));
+    }
+    loop {
+        let signals = signals::own();
+        if is_turn_to_reap(signals) {
+            call.in_snapshot(|| REAP.with(|plan| plan.run(&[], |_| ())));
+            call.commit();
+        }
+        let queues = queues.as_ref().map(|queues| text_array(queues.iter().map(|name| text_datum(name)).collect()));
+        let seconds = |rows: Rows| rows.get(0, 1).map(|value| f64::from_bits(value.value() as u64));
+        let seconds = call.in_snapshot(|| SECONDS_TO_TASK.with(|plan| plan.run(&[queues], seconds)));
+        call.commit();
+        if seconds == Some(0.0) || left().is_zero() {
+            return call.finish(seconds == Some(0.0));
+        }
+        // The next task may be due before any commit.
+        let due = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(Duration::MAX);
+        wait_to_be_woken(signals, left().min(due));
+    }
+}
+
+/// Waits until a commit wakes the session, or until it is time to ask again.
+fn wait_to_be_woken(signals: Option<&'static Signals>, limit: Duration) {
+    let can_be_woken = signals.is_some() && waiters::can_be_woken();
+    let longest = if can_be_woken { LONGEST } else { LONGEST_UNCOUNTED };
+    let deadline = Instant::now() + limit.min(longest);
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || waiters::is_woken() {
+            return;
+        }
+        latch::wait(left);
+        pgrx::check_for_interrupts!();
+        if !can_be_woken {
+            // A notification has set the latch.
+            return;
+        }
+    }
+}
+
+/// Whether this session is the one that looks for claims that have run out: one at a time.
+fn is_turn_to_reap(signals: Option<&'static Signals>) -> bool {
+    let Some(signals) = signals else { return true };
+    let (now, next) = (monotonic(), signals.next_reap.load(Ordering::Relaxed));
+    next <= now
+        && signals.next_reap.compare_exchange(next, now + REAP_INTERVAL, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+}

@@ -1,0 +1,127 @@
+//! Leases: renewals in shared memory, and who gets another lease after a silence.
+
+use super::{claim, enqueue, outcomes, state_of};
+use pg_workflow_tests::*;
+use postgres::Client;
+use std::time::Duration;
+use xtask::stack::postgres::{PRELOADED, Shutdown};
+
+const REAP: &str = "SELECT id FROM workflow.reap_claims()";
+
+fn claim_for(client: &mut Client, lease: &str) -> String {
+    let sql = "SELECT claim FROM workflow.claim_tasks('worker', lease => $1::text::interval)";
+    client.query_one(sql, &[&lease]).unwrap().get(0)
+}
+
+/// Waits until the leases of all claims have run out.
+fn expire(client: &mut Client) {
+    client.query("SELECT pg_sleep_until(max(lease_expires_at)) FROM workflow.claims", &[]).unwrap();
+}
+
+#[test]
+fn renewal_writes_nothing() {
+    if is_statement_path() {
+        // Then each renewal writes the row.
+        return;
+    }
+    let (_cluster, db) = own_cluster("renewals", &[PRELOADED, ("autovacuum", "off")]);
+    let client = &mut db.connect();
+    enqueue(client, "default", 500);
+    let held: Vec<String> = claim(client, "default", 500).into_iter().map(|task| task.claim).collect();
+    let place = "SELECT pg_current_wal_insert_lsn()::text";
+    let renew = "SELECT count(*) FROM workflow.renew_claims($1) WHERE outcome = 'renewed'";
+    client.query_one(renew, &[&held]).unwrap();
+    // A checkpoint or the background writer can add a record.
+    let wrote = (0..10).map(|_| {
+        let before: String = client.query_one(place, &[]).unwrap().get(0);
+        assert_eq!(client.query_one(renew, &[&held]).unwrap().get::<_, i64>(0), 500);
+        before != client.query_one(place, &[]).unwrap().get::<_, String>(0)
+    });
+    assert!(wrote.collect::<Vec<bool>>().contains(&false));
+    let shown = "SELECT count(*) FROM workflow.claims AS c JOIN workflow.task_instances AS t USING (id)
+                 WHERE c.lease_expires_at > t.lease_expires_at";
+    assert_eq!(client.query_one(shown, &[]).unwrap().get::<_, i64>(0), 500);
+}
+
+#[test]
+fn renewals_beyond_the_room_write_the_row() {
+    if is_statement_path() {
+        return;
+    }
+    let (_cluster, db) = own_cluster("few-leases", &[PRELOADED, ("pg_workflow.max_claims", "64")]);
+    let client = &mut db.connect();
+    enqueue(client, "default", 200);
+    let held: Vec<String> = claim(client, "default", 200).into_iter().map(|task| task.claim).collect();
+    let claims: Vec<&str> = held.iter().map(String::as_str).collect();
+    assert_eq!(outcomes(client, "renew_claims", &claims), ["renewed"; 200]);
+    let in_rows = "SELECT count(*) FROM workflow.task_instances WHERE lease_expires_at > start_date + '30 s'";
+    let in_rows: i64 = client.query_one(in_rows, &[]).unwrap().get(0);
+    assert!((136..200).contains(&in_rows), "{in_rows}");
+}
+
+#[test]
+fn lease_begins_at_the_commit_of_the_claim() {
+    let (_cluster, db) = own_cluster("late-commit", &[PRELOADED]);
+    let client = &mut db.connect();
+    enqueue(client, "default", 1);
+    client.batch_execute("BEGIN").unwrap();
+    claim_for(client, "1 s");
+    client.batch_execute("SELECT pg_sleep(0.6); COMMIT").unwrap();
+    let left = "SELECT extract(epoch FROM lease_expires_at - clock_timestamp())::float8 FROM workflow.claims";
+    let left: f64 = client.query_one(left, &[]).unwrap().get(0);
+    assert!((0.7..=1.0).contains(&left), "{left}");
+}
+
+/// A holder that could not renew while the server was down gets a lease to do so.
+#[test]
+fn claims_get_another_lease_after_a_restart() {
+    let (cluster, db) = own_cluster("lease-restart", &[PRELOADED]);
+    let client = &mut db.connect();
+    let task = enqueue(client, "default", 1)[0];
+    claim_for(client, "1 s");
+    expire(client);
+    cluster.stop(Shutdown::Fast).unwrap();
+    cluster.start_again().unwrap();
+    let client = &mut db.connect();
+    assert!(client.query(REAP, &[]).unwrap().is_empty());
+    assert_eq!(state_of(client, task), "running");
+    wait_until("the lease after the restart ends", || client.query(REAP, &[]).unwrap().len() == 1);
+}
+
+/// While no worker's renewals arrive, as with a frozen server or without a network, no claim is lost for that.
+#[test]
+fn claims_get_another_lease_after_a_silence() {
+    let (_cluster, db) = own_cluster("silence", &[PRELOADED]);
+    let client = &mut db.connect();
+    enqueue(client, "default", 2);
+    let [first, second] = [0, 1].map(|_| claim_for(client, "2500 ms"));
+    expire(client);
+    // The one that comes back first has not lived while the other was dead.
+    assert_eq!(outcomes(client, "renew_claims", &[&first]), ["renewed"]);
+    assert!(client.query(REAP, &[]).unwrap().is_empty());
+    assert_eq!(outcomes(client, "renew_claims", &[&second]), ["renewed"]);
+    // Now one of them continues, and the other is gone.
+    let reaped = std::cell::Cell::new(0);
+    wait_until("the claim that is not renewed ends", || {
+        assert_eq!(outcomes(client, "renew_claims", &[&first]), ["renewed"]);
+        reaped.set(reaped.get() + client.query(REAP, &[]).unwrap().len());
+        reaped.get() == 1
+    });
+    assert_eq!(outcomes(client, "renew_claims", &[&second]), ["lost"]);
+    // The last one dies, too: it is silent, and ends all the same.
+    wait_until("the last claim ends", || client.query(REAP, &[]).unwrap().len() == 1);
+}
+
+#[test]
+fn waiting_session_ends_claims_that_have_run_out() {
+    let (_cluster, db) = own_cluster("reaping", &[PRELOADED]);
+    let (client, waiter) = (&mut db.connect(), &mut db.connect());
+    let (_, run) = create_run(client);
+    let create = "SELECT workflow.create_task_instances($1, '{t}', 3, queue => 'default')";
+    client.query(create, &[&run]).unwrap();
+    claim_for(client, "300 ms");
+    let began = std::time::Instant::now();
+    let told: bool = waiter.query_one("CALL workflow.wait_for_tasks('{default}', '20 s')", &[]).unwrap().get(0);
+    assert!(told && began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert_eq!(claim(waiter, "default", 1)[0].try_number, 2);
+}
