@@ -6,9 +6,10 @@
 //! commit reports are found by a sweep: from time to time a claim looks from the beginning.
 
 use crate::ffi::places::{self, LANES, Places, QUEUES, REPORTS};
+use crate::ffi::session;
+use crate::ffi::transaction::{self, OfTransaction};
 use crate::ffi::values::monotonic;
 use crate::ffi::waiters;
-use crate::ffi::{session, transaction};
 use crate::memory;
 use crate::signals;
 use std::cell::RefCell;
@@ -99,39 +100,30 @@ impl Start {
     }
 }
 
-/// The tasks that a transaction has made claimable: a row for each lane with the earliest time, and how many.
+/// What a transaction has done to `ready`.
 #[derive(Default)]
 struct Pending {
-    transaction: u64,
+    /// The tasks that it has made claimable: for each lane the earliest time, and how many.
     lanes: Vec<(i32, i16, i64, usize)>,
-    /// Tasks that are not counted.
+    /// Whether it has made others claimable, which are not counted.
     has_others: bool,
     /// Queues from which it has deleted rows.
     claimed: Vec<i32>,
 }
 
 thread_local! {
-    static PENDING: RefCell<Pending> = RefCell::default();
-}
-
-fn with_pending(work: impl FnOnce(&mut Pending)) {
-    let transaction = transaction::number();
-    PENDING.with_borrow_mut(|pending| {
-        if pending.transaction != transaction {
-            *pending = Pending { transaction, ..Pending::default() };
-        }
-        work(pending);
-    });
+    static PENDING: RefCell<OfTransaction<Pending>> = RefCell::default();
 }
 
 /// Notes rows that this transaction has added: queue, priority and time. Its commit reports them.
 pub fn note(rows: impl Iterator<Item = (i32, i16, i64)>) {
-    with_pending(|pending| {
+    PENDING.with_borrow_mut(|pending| {
+        let lanes = &mut pending.get().lanes;
         for (queue, priority, ready_at) in rows {
             let is_of = |lane: &&mut (i32, i16, i64, usize)| (lane.0, lane.1) == (queue, priority);
-            match pending.lanes.iter_mut().find(is_of) {
+            match lanes.iter_mut().find(is_of) {
                 Some((_, _, time, count)) => (*time, *count) = ((*time).min(ready_at), *count + 1),
-                None => memory::push(&mut pending.lanes, (queue, priority, ready_at, 1)),
+                None => memory::push(lanes, (queue, priority, ready_at, 1)),
             }
         }
     });
@@ -139,62 +131,57 @@ pub fn note(rows: impl Iterator<Item = (i32, i16, i64)>) {
 
 /// Notes that this transaction has added other rows. Its commit forgets all places of the database.
 pub fn note_others() {
-    with_pending(|pending| pending.has_others = true);
+    PENDING.with_borrow_mut(|pending| pending.get().has_others = true);
 }
 
 /// The rows of the transaction itself are visible to it.
 fn lower_to_own(queue: i32, mut places: [i64; LANES]) -> [i64; LANES] {
-    let own = transaction::assigned_id();
-    PENDING.with_borrow(|pending| {
-        if Some(pending.transaction) == own {
-            for (_, priority, time, _) in pending.lanes.iter().filter(|lane| lane.0 == queue) {
-                let place = &mut places[*priority as usize % LANES];
-                *place = (*place).min(*time);
-            }
-            if pending.has_others {
-                places = [i64::MIN; LANES];
-            }
+    PENDING.with_borrow_mut(|pending| {
+        let Some(Pending { lanes, has_others, .. }) = pending.known() else { return places };
+        if *has_others {
+            return [i64::MIN; LANES];
         }
-    });
-    places
+        for (_, priority, time, _) in lanes.iter().filter(|lane| lane.0 == queue) {
+            let place = &mut places[*priority as usize % LANES];
+            *place = (*place).min(*time);
+        }
+        places
+    })
 }
 
-/// Notes that this transaction deletes rows of a queue.
+/// Notes that this transaction has deleted rows of a queue, if any: then it has an ID.
 pub fn note_claim(queue: i32) {
-    with_pending(|pending| {
-        if !pending.claimed.contains(&queue) {
-            memory::push(&mut pending.claimed, queue);
+    if transaction::assigned_id().is_none() {
+        return;
+    }
+    PENDING.with_borrow_mut(|pending| {
+        let claimed = &mut pending.get().claimed;
+        if !claimed.contains(&queue) {
+            memory::push(claimed, queue);
         }
     });
 }
 
 fn has_claimed(queue: i32) -> bool {
-    let own = transaction::assigned_id();
-    PENDING.with_borrow(|pending| Some(pending.transaction) == own && pending.claimed.contains(&queue))
+    PENDING.with_borrow_mut(|pending| pending.known().is_some_and(|pending| pending.claimed.contains(&queue)))
 }
 
 /// Reports the rows of the transaction that has just committed, and wakes a waiting session for each. Nothing here may fail.
 pub fn report() {
-    let Some(own) = transaction::assigned_id() else { return };
-    PENDING.with_borrow_mut(|pending| {
-        if pending.transaction != own {
-            return;
+    let pending = PENDING.with_borrow_mut(|pending| pending.known().map(std::mem::take));
+    let Some(Pending { lanes, has_others, .. }) = pending else { return };
+    if has_others {
+        forget();
+        return;
+    }
+    if !lanes.is_empty() {
+        let mut all = places::lock();
+        for (queue, priority, time, _) in &lanes {
+            let Some(entry) = find(&all, *queue) else { continue };
+            all[entry].report(*priority, *time);
         }
-        let Pending { lanes, has_others, .. } = std::mem::take(pending);
-        if has_others {
-            forget();
-        } else if !lanes.is_empty() {
-            let mut all = places::lock();
-            for (queue, priority, time, _) in &lanes {
-                let Some(entry) = find(&all, *queue) else { continue };
-                all[entry].report(*priority, *time);
-            }
-        }
-        if has_others {
-            waiters::wake(None, usize::MAX);
-        }
-        lanes.iter().for_each(|(queue, _, _, count)| waiters::wake(Some(*queue), *count));
-    });
+    }
+    lanes.iter().for_each(|(queue, _, _, count)| waiters::wake(Some(*queue), *count));
 }
 
 /// Forgets the places of this database, and wakes its waiting sessions: rows have come that were not reported.

@@ -13,7 +13,7 @@ use crate::columns::Columns;
 use crate::entity::EntityType;
 use crate::errors;
 use crate::ffi::plan::Plan;
-use crate::ffi::transaction;
+use crate::ffi::transaction::OfTransaction;
 use crate::ffi::trigger::Row;
 use crate::ffi::uuid::Uuid;
 use crate::managed::Fixed;
@@ -41,30 +41,18 @@ struct Pending {
 /// can only follow if that one is undone.
 type Attempts = Vec<Pending>;
 
-/// The pending transitions of one transaction, by entity and version.
-struct Transaction {
-    id: u64,
-    pending: HashMap<(Uuid, i64), Attempts>,
-}
-
 thread_local! {
-    static CURRENT: RefCell<Transaction> = RefCell::new(Transaction { id: 0, pending: HashMap::new() });
+    /// The pending transitions of a transaction, by entity and version.
+    static CURRENT: RefCell<OfTransaction<HashMap<(Uuid, i64), Attempts>>> = RefCell::default();
 }
 
 /// Whether the current transaction has none.
 pub fn is_none() -> bool {
-    let id = transaction::assigned_id();
-    CURRENT.with_borrow(|current| current.pending.is_empty() || id != Some(current.id))
+    CURRENT.with_borrow_mut(|current| current.known().is_none_or(|pending| pending.is_empty()))
 }
 
 fn with<R>(work: impl FnOnce(&mut HashMap<(Uuid, i64), Attempts>) -> R) -> R {
-    let id = transaction::number();
-    CURRENT.with_borrow_mut(|current| {
-        if current.id != id {
-            *current = Transaction { id, pending: HashMap::new() };
-        }
-        work(&mut current.pending)
-    })
+    CURRENT.with_borrow_mut(|current| work(current.get()))
 }
 
 /// Notes a transition that the guard has allowed. Returns the time of the change: `now`, or shortly after it.

@@ -1,4 +1,4 @@
-//! Ending, renewing and expiring claims.
+//! Ending claims: by their holders, and when their time has run out.
 
 use super::leases::Held;
 use super::token::Claim;
@@ -189,6 +189,7 @@ pub fn end_all(words: &[Word]) -> Vec<Ended> {
     ended
 }
 
+/// Whether a task is held by this claim.
 pub fn holds(claim: Claim, current: Current) -> bool {
     current.state == State::Running && current.version == claim.version && current.start_date == Some(claim.start_date)
 }

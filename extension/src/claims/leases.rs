@@ -2,12 +2,14 @@
 //! write nothing. Without preloading, or if there is no room, a renewal writes the row.
 //!
 //! Leases are measured by the host's clock that cannot be set. If the server starts, or the system's clock is set, each claim
-//! gets a lease from then on; and if no worker gave a sign for half a lease, as while the server or the network stood still, each claim whose lease ended meanwhile gets another.
+//! gets a lease from then on; and if no worker gave a sign for half a lease, as while the server or the network stood
+//! still, each claim whose lease ended meanwhile gets another.
 
 use super::token::Claim;
 use crate::ffi::leases::{self, Key};
+use crate::ffi::session;
+use crate::ffi::transaction::OfTransaction;
 use crate::ffi::values::{clock, monotonic};
-use crate::ffi::{session, transaction};
 use crate::memory;
 use std::cell::RefCell;
 
@@ -73,28 +75,20 @@ impl Held {
     }
 }
 
-/// The claims of a transaction, with the times at which they were made and their durations.
-#[derive(Default)]
-struct Made {
-    transaction: u64,
-    claims: Vec<(Key, i64, i64)>,
-}
-
 thread_local! {
-    static MADE: RefCell<Made> = RefCell::default();
+    /// The claims of a transaction, with the times at which they were made and their durations.
+    static MADE: RefCell<OfTransaction<Vec<(Key, i64, i64)>>> = RefCell::default();
 }
 
 /// Notes claims of this transaction: their leases begin when it commits.
-pub fn note_claims<'a>(claims: impl Iterator<Item = &'a Claim>) {
-    if !leases::exist() {
+pub fn note_claims<'a>(claims: impl ExactSizeIterator<Item = &'a Claim>) {
+    if claims.len() == 0 || !leases::exist() {
         return;
     }
-    let (transaction, now) = (transaction::number(), monotonic());
+    let now = monotonic();
     MADE.with_borrow_mut(|made| {
-        if made.transaction != transaction {
-            *made = Made { transaction, claims: Vec::new() };
-        }
-        claims.for_each(|claim| memory::push(&mut made.claims, (key(claim), now, claim.lease)));
+        let made = made.get();
+        claims.for_each(|claim| memory::push(made, (key(claim), now, claim.lease)));
     });
 }
 
@@ -102,18 +96,12 @@ pub fn note_claims<'a>(claims: impl Iterator<Item = &'a Claim>) {
 pub fn begin() {
     /// The row's time is right enough.
     const SHORT: i64 = 100_000;
-    let Some(own) = transaction::assigned_id() else { return };
-    MADE.with_borrow_mut(|made| {
-        if made.transaction != own {
-            return;
+    let Some(claims) = MADE.with_borrow_mut(|made| made.known().map(std::mem::take)) else { return };
+    let now = monotonic();
+    if claims.first().is_some_and(|(_, made_at, _)| now - made_at > SHORT) {
+        let mut signs = leases::lock();
+        for (key, _, duration) in claims {
+            leases::set(&mut signs, key, now.saturating_add(duration), duration, now);
         }
-        let Made { claims, .. } = std::mem::take(made);
-        let now = monotonic();
-        if claims.first().is_some_and(|(_, made_at, _)| now - made_at > SHORT) {
-            let mut signs = leases::lock();
-            for (key, _, duration) in claims {
-                leases::set(&mut signs, key, now.saturating_add(duration), duration, now);
-            }
-        }
-    });
+    }
 }

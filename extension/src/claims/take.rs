@@ -231,16 +231,21 @@ impl<'a> Taking<'a> {
         }
     }
 
+    /// Returns the values that a task gets with its claim.
+    fn given(&self) -> Given<'a> {
+        Given { worker: Some(self.worker), lease_expires_at: Some(self.lease_expires_at), ..Given::default() }
+    }
+
     fn take(&mut self, found: &Ready) -> Outcome {
         self.take_directly(found).unwrap_or_else(|| self.take_by_statement(found))
     }
 
     /// Takes a task by the direct path; `None` if that cannot.
     fn take_directly(&mut self, found: &Ready) -> Option<Outcome> {
-        let Taking { entities, runs, worker, lease_expires_at, .. } = self;
+        let given = self.given();
+        let Taking { entities, runs, .. } = self;
         let entities = entities.as_ref()?;
         let (claim, task_columns) = (entities.columns.task?.claim?, entities.columns.task?);
-        let given = Given { worker: Some(worker), lease_expires_at: Some(*lease_expires_at), ..Given::default() };
         let mut task = None;
         let mut blocked = None;
         let decide = |row: &Row, current: Current| {
@@ -336,10 +341,8 @@ impl<'a> Taking<'a> {
             Some(Blocked::Yes) => return Outcome::Blocked(run),
             Some(Blocked::Perhaps) | None => return Outcome::Busy,
         }
-        let given =
-            Given { worker: Some(self.worker), lease_expires_at: Some(self.lease_expires_at), ..Given::default() };
         let metadata = Jsonb::object_of("worker", self.worker);
-        let request = Request::new(vec![found.task], metadata, None).giving(given);
+        let request = Request::new(vec![found.task], metadata, None).giving(self.given());
         let read = |rows: Rows| {
             (rows.len() > 0).then(|| {
                 let (version, start_date) = (rows.i64(0, 1), rows.i64(0, 2));

@@ -84,19 +84,20 @@ pub fn lock() -> PgLwLockExclusiveGuard<'static, Signs> {
 impl Signs {
     /// Notes that a worker gave a sign.
     pub fn note(&mut self, now: i64) {
-        for (silence, _) in self.silences.iter_mut().zip(0..).filter(|(_, power)| now - self.last >= SHORTEST << power)
-        {
-            *silence = (self.last, now);
-        }
+        self.note_silences(now, true);
         self.last = now;
     }
 
     /// Notes silences that have lasted until now. Each length once: the next question is not the end of the same silence.
     pub fn look(&mut self, now: i64) {
-        for (silence, _) in self.silences.iter_mut().zip(0..).filter(|(_, power)| now - self.last >= SHORTEST << power)
-        {
-            if silence.0 != self.last {
-                *silence = (self.last, now);
+        self.note_silences(now, false);
+    }
+
+    fn note_silences(&mut self, now: i64, has_ended: bool) {
+        let last = self.last;
+        for (silence, shortest) in self.silences.iter_mut().zip((0..).map(|power| SHORTEST << power)) {
+            if now - last >= shortest && (has_ended || silence.0 != last) {
+                *silence = (last, now);
             }
         }
     }

@@ -64,6 +64,29 @@ pub fn level() -> pg_sys::SubTransactionId {
     unsafe { pg_sys::GetCurrentSubTransactionId() }
 }
 
+/// A value of the current top-level transaction. A later one begins with the default.
+#[derive(Default)]
+pub struct OfTransaction<T> {
+    transaction: u64,
+    value: T,
+}
+
+impl<T: Default> OfTransaction<T> {
+    /// Returns the value, and gives the transaction an ID if it has none.
+    pub fn get(&mut self) -> &mut T {
+        let own = number();
+        if self.transaction != own {
+            *self = OfTransaction { transaction: own, value: T::default() };
+        }
+        &mut self.value
+    }
+
+    /// Returns the value if this transaction has used it.
+    pub fn known(&mut self) -> Option<&mut T> {
+        (assigned_id() == Some(self.transaction)).then_some(&mut self.value)
+    }
+}
+
 /// Lets the following commands of the current transaction see all that it has written.
 pub fn next_command() {
     // SAFETY: called within a transaction, not in parallel mode.

@@ -12,7 +12,7 @@ use crate::ffi::{latch, waiters};
 use crate::{errors, signals};
 use pgrx::pg_sys::{self, Datum, FunctionCallInfo};
 use std::sync::Once;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 export_function!(wait_for_tasks_of_queues, pg_finfo_wait_for_tasks_of_queues, wait_for_tasks);
@@ -100,8 +100,13 @@ fn wait_to_be_woken(signals: Option<&'static Signals>, limit: Duration) {
 
 /// Whether this session is the one that looks for claims that have run out: one at a time.
 fn is_turn_to_reap(signals: Option<&'static Signals>) -> bool {
-    let Some(signals) = signals else { return true };
-    let (now, next) = (monotonic(), signals.next_reap.load(Ordering::Relaxed));
-    next <= now
-        && signals.next_reap.compare_exchange(next, now + REAP_INTERVAL, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    thread_local! {
+        /// Without an entry in shared memory, each session looks for itself.
+        static NEXT: AtomicI64 = const { AtomicI64::new(0) };
+    }
+    let is_turn = |turn: &AtomicI64| {
+        let (now, next) = (monotonic(), turn.load(Ordering::Relaxed));
+        next <= now && turn.compare_exchange(next, now + REAP_INTERVAL, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    };
+    signals.map_or_else(|| NEXT.with(is_turn), |signals| is_turn(&signals.next_reap))
 }
