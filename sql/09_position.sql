@@ -178,6 +178,23 @@ $$;
 COMMENT ON FUNCTION workflow.late_events(workflow.feed_position) IS
 'Internal: returns the events up to the higher one of a position''s floor_id and acked_id that are not acknowledged. Those above it are a range of ids.';
 
+CREATE FUNCTION workflow.events_above(pos workflow.feed_position, max integer, is_marked boolean DEFAULT false)
+RETURNS SETOF workflow.state_history
+-- Without settings of its own, so that it becomes part of the query that calls it.
+LANGUAGE sql STABLE PARALLEL SAFE
+AS $$
+    SELECT h.*
+    FROM workflow.state_history AS h
+    WHERE h.id OPERATOR(pg_catalog.>) GREATEST(($1).acked_id, ($1).floor_id)
+        AND h.id OPERATOR(pg_catalog.<=) ($1).window_ceiling_id
+        AND workflow.is_in_window($1, h.id, h.transaction_id)
+        AND ($3 OR NOT workflow.is_acknowledged($1, h.id, h.transaction_id))
+    ORDER BY h.id
+    LIMIT $2
+$$;
+COMMENT ON FUNCTION workflow.events_above(workflow.feed_position, integer, boolean) IS
+'Internal: returns the next events of a position''s open window above its floor_id, in the order of ids. is_marked: no event above floor_id was acknowledged before the window.';
+
 CREATE FUNCTION workflow.events_in_window(pos workflow.feed_position, max integer, is_marked boolean DEFAULT false)
 RETURNS SETOF workflow.state_history
 -- Without settings of its own, so that it becomes part of the query that calls it.
@@ -210,14 +227,7 @@ AS $$
         )
         UNION ALL
         (
-            SELECT h.*
-            FROM workflow.state_history AS h
-            WHERE h.id OPERATOR(pg_catalog.>) GREATEST(($1).acked_id, ($1).floor_id)
-                AND h.id OPERATOR(pg_catalog.<=) ($1).window_ceiling_id
-                AND workflow.is_in_window($1, h.id, h.transaction_id)
-                AND ($3 OR NOT workflow.is_acknowledged($1, h.id, h.transaction_id))
-            ORDER BY h.id
-            LIMIT $2
+            SELECT above.* FROM workflow.events_above($1, $2, $3) AS above
         )
     ) AS w
     ORDER BY w.id

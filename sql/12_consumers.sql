@@ -254,9 +254,9 @@ DECLARE
 BEGIN
     -- A position that is computed from a part of the history would skip the other events.
     PERFORM workflow.refuse_tenant();
-    PERFORM workflow.check_consumer_name(name);
     SELECT c.* INTO consumer FROM workflow.consumers AS c WHERE c.name = lock_consumer.name FOR NO KEY UPDATE;
     IF NOT FOUND THEN
+        PERFORM workflow.check_consumer_name(name);
         PERFORM workflow.refuse_consumer(name, 'read its events');
     END IF;
     IF consumer.given_up_at IS NOT NULL THEN
@@ -375,8 +375,9 @@ DECLARE
     count bigint;
     returned bigint;
 BEGIN
-    PERFORM workflow.refuse_tenant();
-    PERFORM workflow.check_reading(format('read events of consumer "%s"', consumer), max, wait);
+    IF (max > 0 AND wait >= '0') IS NOT TRUE THEN
+        PERFORM workflow.check_reading(format('read events of consumer "%s"', consumer), max, wait);
+    END IF;
     -- Before the consumer is locked: a session that waits blocks no other.
     IF wait > '0' THEN
         PERFORM workflow.wait_in_function(consumer, wait);
@@ -394,14 +395,31 @@ BEGIN
             pos := workflow.open_window(pos);
         END IF;
 
-        RETURN QUERY
-            SELECT workflow.note_returned(e.id), e.entity_type, e.entity_id, e.dag_id, e.dag_run_id, e.task_id,
-                e.old_state, e.new_state, e.version, e.changed_at, e.actor, e.metadata
-            -- By fields: the plan would take a row apart for each event.
-            FROM workflow.events_between(pos.snapshot, pos.next_transaction_id, pos.floor_id,
-                pos.window_snapshot, pos.window_next_transaction_id, pos.window_floor_id, pos.window_ceiling_id,
-                pos.acked_id, max) AS e;
-        GET DIAGNOSTICS count = ROW_COUNT;
+        -- Nearly always none is late. The shorter query costs a tenth less.
+        IF EXISTS (
+            SELECT FROM workflow.unfinished_transactions(
+                ROW(pos.snapshot, least(pos.next_transaction_id, pg_snapshot_xmax(pos.window_snapshot)), pos.floor_id,
+                    NULL, NULL, NULL, NULL, NULL, NULL)::workflow.feed_position)
+        ) THEN
+            RETURN QUERY
+                SELECT workflow.note_returned(e.id), e.entity_type, e.entity_id, e.dag_id, e.dag_run_id, e.task_id,
+                    e.old_state, e.new_state, e.version, e.changed_at, e.actor, e.metadata
+                -- By fields: the plan would take a row apart for each event.
+                FROM workflow.events_between(pos.snapshot, pos.next_transaction_id, pos.floor_id,
+                    pos.window_snapshot, pos.window_next_transaction_id, pos.window_floor_id, pos.window_ceiling_id,
+                    pos.acked_id, max) AS e;
+            GET DIAGNOSTICS count = ROW_COUNT;
+        ELSE
+            RETURN QUERY
+                SELECT workflow.note_returned(e.id), e.entity_type, e.entity_id, e.dag_id, e.dag_run_id, e.task_id,
+                    e.old_state, e.new_state, e.version, e.changed_at, e.actor, e.metadata
+                FROM workflow.events_above(
+                    ROW(pos.snapshot, pos.next_transaction_id, pos.floor_id,
+                        pos.window_snapshot, pos.window_next_transaction_id, pos.window_floor_id, pos.window_ceiling_id,
+                        pos.acked_id, NULL)::workflow.feed_position,
+                    max) AS e;
+            GET DIAGNOSTICS count = ROW_COUNT;
+        END IF;
         EXIT WHEN count > 0 OR NOT was_open;
         has_ended := true;
     END LOOP;
