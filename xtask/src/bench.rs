@@ -18,9 +18,9 @@ mod ratio;
 mod tenants;
 mod wal;
 
-use std::cell::Cell;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -56,9 +56,10 @@ impl Options {
 }
 
 /// Each measures the lines of its subject that the options select.
-const MEASUREMENTS: [fn(&Bench, &Options) -> Result<Report>; 9] = [
+const MEASUREMENTS: [fn(&Bench, &Options) -> Result<Report>; 10] = [
     lines::measure,
     claims::measure,
+    claims::measure_figures,
     cpu::measure,
     wal::measure,
     events::measure,
@@ -109,7 +110,7 @@ struct Bench {
     cluster: Postgres,
     server_binary: PathBuf,
     /// Whether a session has listened to events since the server's start.
-    was_heard: Cell<bool>,
+    was_heard: AtomicBool,
 }
 
 impl Bench {
@@ -126,7 +127,7 @@ impl Bench {
         for name in ["setup", "lean"] {
             cluster.psql("bench", &fs::read_to_string(script(name))?)?;
         }
-        Ok(Bench { redis: Redis::start("bench")?, cluster, server_binary, was_heard: Cell::new(false) })
+        Ok(Bench { redis: Redis::start("bench")?, cluster, server_binary, was_heard: AtomicBool::new(false) })
     }
 
     /// Makes every run begin alike.
@@ -138,13 +139,13 @@ impl Bench {
     fn restart_with(&self, settings: &[(&str, &str)]) -> Result<()> {
         self.cluster.configure(settings)?;
         self.cluster.stop(Shutdown::Fast)?;
-        self.was_heard.set(false);
+        self.was_heard.store(false, Ordering::Relaxed);
         self.cluster.start_again()
     }
 
     /// Restarts the server if a session has listened to events: it may have left something behind.
     fn forget_listeners(&self) -> Result<()> {
-        if self.was_heard.get() { self.restart_with(&[]) } else { Ok(()) }
+        if self.was_heard.load(Ordering::Relaxed) { self.restart_with(&[]) } else { Ok(()) }
     }
 
     /// Works without waiting for the disk and without images of full pages, which would hide the rest.

@@ -244,3 +244,23 @@ fn deleted_task_is_not_claimed() {
     assert_eq!(names(&claim(client, "default", 10)), ["default_1"]);
     assert_eq!(client.query("SELECT FROM workflow.ready", &[]).unwrap().len(), 0);
 }
+
+/// Idle workers ask often: an ID for each would use them up, and write WAL.
+#[test]
+fn claim_that_finds_nothing_gets_no_transaction_id() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    enqueue(client, "default", 1);
+    let mut id_after = |sql: &str| -> Option<String> {
+        let mut transaction = client.transaction().unwrap();
+        transaction.query(sql, &[]).unwrap();
+        let id = "SELECT pg_current_xact_id_if_assigned()::text";
+        let id = transaction.query_one(id, &[]).unwrap().get(0);
+        transaction.commit().unwrap();
+        id
+    };
+    assert!(id_after("SELECT workflow.claim_tasks('w1')").is_some());
+    for _ in 0..20 {
+        assert_eq!(id_after("SELECT workflow.claim_tasks('w1')"), None);
+    }
+}

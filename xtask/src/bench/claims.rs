@@ -1,5 +1,7 @@
 //! Claiming and finishing tasks, beside the same by hand with FOR UPDATE SKIP LOCKED.
 
+mod figures;
+
 use std::fmt::Write as _;
 use std::fs;
 
@@ -60,6 +62,8 @@ struct Figure {
     ours: f64,
     theirs: f64,
 }
+
+pub use figures::measure as measure_figures;
 
 pub fn measure(bench: &Bench, options: &Options) -> Result<Report> {
     let mut figures = Vec::new();

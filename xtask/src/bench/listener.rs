@@ -11,7 +11,7 @@ const NAME: &str = "bench listener";
 
 /// Works while a session listens to `workflow_events` and reads the notifications.
 pub fn while_listening<T>(bench: &Bench, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    bench.was_heard.set(true);
+    bench.was_heard.store(true, std::sync::atomic::Ordering::Relaxed);
     let mut psql = listen(bench)?;
     let result = work();
     if let Some(status) = psql.try_wait()? {

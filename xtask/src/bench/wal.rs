@@ -37,7 +37,7 @@ pub fn measure(bench: &Bench, options: &Options) -> Result<Report> {
 }
 
 /// Bytes of WAL records a life.
-fn bytes(bench: &Bench, life: &str) -> Result<f64> {
+pub fn bytes(bench: &Bench, life: &str) -> Result<f64> {
     bench.reset()?;
     let position = || bench.cluster.psql("bench", "SELECT pg_current_wal_flush_lsn()");
     let start = position()?;

@@ -1,0 +1,2 @@
+-- A task claimed.
+SELECT claim FROM workflow.claim_tasks('w1');
