@@ -67,6 +67,20 @@ AS 'MODULE_PATHNAME', 'renew_claims_wrapper';
 COMMENT ON FUNCTION workflow.renew_claims(text[], interval) IS
 'Renews leases from now on, for as long as each was claimed if lease is null. A lease that has run out is renewed, too, until reap_claims() ends it. Returns an outcome for each claim: renewed, cancel (renewed, but request_cancel() was called: stop, and call fail_claim()) or lost (stop: another worker can have the task). Errors: 22023 bad argument.';
 
+CREATE FUNCTION workflow.is_claim_of(claim text, id uuid, version bigint, start_date timestamptz)
+RETURNS boolean
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'is_claim_of_wrapper';
+COMMENT ON FUNCTION workflow.is_claim_of(text, uuid, bigint, timestamptz) IS
+'Internal: returns whether a task is still as a claim has left it. Errors: 22023 no claim.';
+
+CREATE FUNCTION workflow.refuse_lost_claim(claim text, task_instance_id uuid)
+RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'refuse_lost_claim_wrapper';
+COMMENT ON FUNCTION workflow.refuse_lost_claim(text, uuid) IS
+'Internal: raises the error of a lost claim. Errors: 40001 the claim is lost, 22023 no claim, or one of another task.';
+
 CREATE FUNCTION workflow.lease_end(id uuid, version bigint, start_date timestamptz, lease_expires_at timestamptz)
 RETURNS timestamptz
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE

@@ -134,7 +134,8 @@ CREATE FUNCTION workflow.append_task_log(
     task_instance_id uuid,
     message          text,
     level            text        DEFAULT 'INFO',
-    logged_at        timestamptz DEFAULT pg_catalog.clock_timestamp()
+    logged_at        timestamptz DEFAULT pg_catalog.clock_timestamp(),
+    claim            text        DEFAULT NULL
 )
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -166,12 +167,16 @@ BEGIN
     SELECT i.id, i.try_number, append_task_log.logged_at, append_task_log.level, append_task_log.message
     FROM workflow.task_instances AS i
     WHERE i.id = append_task_log.task_instance_id
+        AND (append_task_log.claim IS NULL OR workflow.is_claim_of(append_task_log.claim, i.id, i.version, i.start_date))
     RETURNING l.id INTO log_id;
     IF NOT FOUND THEN
+        IF claim IS NOT NULL THEN
+            PERFORM workflow.refuse_lost_claim(claim, task_instance_id);
+        END IF;
         PERFORM workflow.refuse_missing('task_instance', task_instance_id::text, 'append to its log');
     END IF;
     RETURN log_id;
 END
 $$;
-COMMENT ON FUNCTION workflow.append_task_log(uuid, text, text, timestamptz) IS
-'Adds a line to the log of the task''s current attempt and returns its id. Errors: P0002 no such task, 22023 bad argument.';
+COMMENT ON FUNCTION workflow.append_task_log(uuid, text, text, timestamptz, text) IS
+'Adds a line to the log of the task''s current attempt and returns its id. With a claim, only if its holder still has the task. Errors: P0002 no such task, 40001 the claim is lost, 22023 bad argument.';

@@ -113,6 +113,13 @@ $$;
 COMMENT ON FUNCTION workflow.set_queue(text, integer, timestamptz) IS
 'Sets how many tasks of a queue can be claimed at a time (slots), and until when none is (paused_until: infinity pauses it, -infinity resumes it). Null leaves a setting as it is. A new name creates the queue. Errors: 22023 bad argument.';
 
+CREATE FUNCTION workflow.refused_claims(queue_id integer)
+RETURNS bigint
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'refused_claims_wrapper';
+COMMENT ON FUNCTION workflow.refused_claims(integer) IS
+'Internal: returns how many claims found no free slot of a queue since the server started; null: not preloaded, or a queue that the caller does not see.';
+
 CREATE VIEW workflow.queues
 WITH (security_invoker = true) AS
 SELECT
@@ -121,28 +128,48 @@ SELECT
     q.tenant,
     q.slots,
     q.paused_until,
-    waiting.ready,
+    waiting.count OPERATOR(pg_catalog.-) waiting.later AS ready,
     waiting.later,
-    (
-        SELECT pg_catalog.count(*) FROM workflow.parked AS p
-        JOIN workflow.task_instances AS t ON t.id OPERATOR(pg_catalog.=) p.task_instance_id
-        WHERE t.queue_id OPERATOR(pg_catalog.=) q.id
-            AND '{queued,retrying}'::pg_catalog.text[] OPERATOR(pg_catalog.@>) ARRAY[t.state]
-    ) AS parked,
+    COALESCE(parked.tasks, 0) AS parked,
     waiting.oldest AS oldest_ready_at,
-    (
-        SELECT pg_catalog.count(*) FROM workflow.task_instances AS t
-        WHERE t.state OPERATOR(pg_catalog.=) 'running' AND t.queue_id OPERATOR(pg_catalog.=) q.id AND t.worker IS NOT NULL
-    ) AS running
+    COALESCE(running.tasks, 0) AS running,
+    workflow.refused_claims(q.id) AS refused
 FROM workflow.queue_settings AS q
 CROSS JOIN LATERAL (
+    -- All rows are counted once. Usually few are for later, and the oldest is the first one of its lane.
     SELECT
-        pg_catalog.count(*) FILTER (WHERE r.ready_at OPERATOR(pg_catalog.<=) pg_catalog.now()) AS ready,
-        pg_catalog.count(*) FILTER (WHERE r.ready_at OPERATOR(pg_catalog.>) pg_catalog.now()) AS later,
-        pg_catalog.min(r.ready_at) FILTER (WHERE r.ready_at OPERATOR(pg_catalog.<=) pg_catalog.now()) AS oldest
-    FROM workflow.ready AS r
-    WHERE r.queue_id OPERATOR(pg_catalog.=) q.id
-) AS waiting;
+        (SELECT pg_catalog.count(*) FROM workflow.ready AS r WHERE r.queue_id OPERATOR(pg_catalog.=) q.id) AS count,
+        pg_catalog.sum(lane.later)::pg_catalog.int8 AS later,
+        pg_catalog.min(lane.oldest) AS oldest
+    FROM pg_catalog.generate_series(0, 9) AS p (priority)
+    CROSS JOIN LATERAL (
+        SELECT
+            (
+                SELECT pg_catalog.count(*) FROM workflow.ready AS r
+                WHERE r.queue_id OPERATOR(pg_catalog.=) q.id AND r.priority OPERATOR(pg_catalog.=) p.priority
+                    AND r.ready_at OPERATOR(pg_catalog.>) pg_catalog.now()
+            ) AS later,
+            (
+                SELECT pg_catalog.min(r.ready_at) FROM workflow.ready AS r
+                WHERE r.queue_id OPERATOR(pg_catalog.=) q.id AND r.priority OPERATOR(pg_catalog.=) p.priority
+                    AND r.ready_at OPERATOR(pg_catalog.<=) pg_catalog.now()
+            ) AS oldest
+    ) AS lane
+) AS waiting
+-- These are counted once for all queues.
+LEFT JOIN (
+    SELECT t.queue_id, pg_catalog.count(*) AS tasks
+    FROM workflow.parked AS p
+    JOIN workflow.task_instances AS t ON t.id OPERATOR(pg_catalog.=) p.task_instance_id
+    WHERE '{queued,retrying}'::pg_catalog.text[] OPERATOR(pg_catalog.@>) ARRAY[t.state]
+    GROUP BY t.queue_id
+) AS parked ON parked.queue_id OPERATOR(pg_catalog.=) q.id
+LEFT JOIN (
+    SELECT t.queue_id, pg_catalog.count(*) AS tasks
+    FROM workflow.task_instances AS t
+    WHERE t.state OPERATOR(pg_catalog.=) 'running' AND t.worker IS NOT NULL
+    GROUP BY t.queue_id
+) AS running ON running.queue_id OPERATOR(pg_catalog.=) q.id;
 COMMENT ON VIEW workflow.queues IS
 'Queues, with how many tasks wait and run in each. It counts them: the more wait, the longer this takes.';
 COMMENT ON COLUMN workflow.queues.id IS 'number of the queue';
@@ -155,3 +182,4 @@ COMMENT ON COLUMN workflow.queues.later IS 'tasks that can be claimed at a later
 COMMENT ON COLUMN workflow.queues.parked IS 'tasks that a claim has met while their DAG was paused or their run had ended';
 COMMENT ON COLUMN workflow.queues.oldest_ready_at IS 'since when the oldest of the ready tasks waits; null: none';
 COMMENT ON COLUMN workflow.queues.running IS 'tasks that workers have claimed';
+COMMENT ON COLUMN workflow.queues.refused IS 'claims that found no free slot since the server started (of the 512 queues used last); null: not preloaded';

@@ -168,7 +168,7 @@ RETURNS TABLE (
     last_progress timestamptz,
     idle          interval
 )
-LANGUAGE plpgsql STABLE PARALLEL SAFE
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 -- A session keeps its plans while the tables grow.
 SET enable_seqscan = off
@@ -176,6 +176,9 @@ SET jit = off
 ROWS 10
 AS $$
 #variable_conflict use_column
+DECLARE
+    -- A standby does not know which leases were renewed: no claim is stuck there.
+    latest_lease timestamptz := CASE WHEN pg_is_in_recovery() THEN 'infinity' END;
 BEGIN
     IF longer_than IS NULL OR longer_than < '0' THEN
         PERFORM workflow.refuse_argument(
@@ -188,20 +191,62 @@ BEGIN
             SELECT 'dag_run' AS entity_type, r.id, r.dag_id, r.id AS dag_run_id, NULL AS task_id, r.state, r.version,
                 NULL::integer AS try_number,
                 greatest(r.updated_at, (
-                    SELECT max(t.updated_at) FROM workflow.task_instances AS t WHERE t.dag_run_id = r.id)) AS last_progress
+                    SELECT max(CASE
+                        WHEN t.worker IS NULL THEN t.updated_at
+                        ELSE greatest(workflow.lease_end(t.id, t.version, t.start_date, t.lease_expires_at), latest_lease)
+                    END)
+                    FROM workflow.task_instances AS t WHERE t.dag_run_id = r.id)) AS last_progress
             FROM workflow.dag_runs AS r
             WHERE r.state IN ('running', 'retrying')
             UNION ALL
+            -- Of each queue the task that waits for the longest time.
+            SELECT 'task_instance', w.id, w.dag_id, w.dag_run_id, w.task_id, w.state, w.version, w.try_number,
+                greatest(w.ready_at, q.paused_until)
+            FROM workflow.queue_settings AS q
+            CROSS JOIN LATERAL (
+                SELECT first.*
+                FROM generate_series(0, 9) AS lane
+                CROSS JOIN LATERAL (
+                    SELECT t.*, n.dag_id, r.ready_at
+                    FROM (
+                        SELECT * FROM workflow.ready AS r
+                        WHERE r.queue_id = q.id AND r.priority = lane AND r.ready_at <= now()
+                        ORDER BY r.ready_at OFFSET 0
+                    ) AS r
+                    -- One by one: most rows hold.
+                    CROSS JOIN LATERAL (
+                        SELECT i.id, i.dag_run_id, i.task_id, i.state, i.version, i.try_number
+                        FROM workflow.task_instances AS i
+                        WHERE i.id = r.task_instance_id AND i.version = r.version AND i.queue_id = q.id
+                        LIMIT 1
+                    ) AS t
+                    CROSS JOIN LATERAL (
+                        SELECT n.dag_id FROM workflow.dag_runs AS n
+                        WHERE n.id = t.dag_run_id AND NOT workflow.is_finished(n.state)
+                            AND NOT (SELECT d.is_paused FROM workflow.dags AS d WHERE d.id = n.dag_id)
+                        LIMIT 1
+                    ) AS n
+                    ORDER BY r.ready_at LIMIT 1
+                ) AS first
+                ORDER BY first.ready_at LIMIT 1
+            ) AS w
+            WHERE q.slots IS DISTINCT FROM 0
+            UNION ALL
             SELECT 'task_instance', t.id, r.dag_id, r.id, t.task_id, t.state, t.version, t.try_number,
-                -- By the index on the task, newest partition or not.
-                greatest(t.updated_at, (
-                    SELECT max(l.logged_at) FROM workflow.task_logs AS l
-                    WHERE l.task_instance_id = t.id AND l.try_number = t.try_number
-                        -- Lines from before dates had to be finite.
-                        AND l.logged_at < 'infinity'))
+                CASE
+                    WHEN t.worker IS NOT NULL THEN least(
+                        greatest(workflow.lease_end(t.id, t.version, t.start_date, t.lease_expires_at), latest_lease),
+                        t.start_date + t.timeout)
+                    -- By the index on the task, newest partition or not.
+                    ELSE greatest(t.updated_at, (
+                        SELECT max(l.logged_at) FROM workflow.task_logs AS l
+                        WHERE l.task_instance_id = t.id AND l.try_number = t.try_number
+                            -- Lines from before dates had to be finite.
+                            AND l.logged_at < 'infinity'))
+                END
             FROM workflow.task_instances AS t
             JOIN workflow.dag_runs AS r ON r.id = t.dag_run_id
-            WHERE t.state IN ('running', 'retrying')
+            WHERE t.state IN ('running', 'retrying') AND (t.state = 'running' OR t.queue_id IS NULL)
         )
         SELECT u.entity_type, u.id, d.name, u.dag_run_id, u.task_id, u.state, u.version, u.try_number,
             u.last_progress, now() - u.last_progress
@@ -212,7 +257,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.stuck(interval) IS
-'Returns runs and tasks in state running or retrying without progress for longer than an interval, longest first. Progress is a transition or a log line; for a run also a transition of one of its tasks. Errors: 22023 bad argument.';
+'Returns runs and tasks in progress without progress for longer than an interval, longest first. Progress is a transition or a log line; for a run also a transition of one of its tasks. A claimed task is stuck when its lease or its timeout has run out that long ago and reap_claims() has not ended it; on a standby, which knows no renewals, never because of its lease. Of each queue that is not paused it returns the task that could be claimed for the longest time. Errors: 22023 bad argument.';
 
 CREATE VIEW workflow.consumer_lag AS
 SELECT

@@ -132,6 +132,28 @@ fn complete_claim(claim: Option<&str>, result: Option<Jsonb>) -> i64 {
     end::end(Word { claim, end: End::Success, metadata }).or_raise(claim).1
 }
 
+/// Whether a task is still as a claim has left it. For append_task_log().
+#[pgrx::pg_extern(sql = false)]
+fn is_claim_of(claim: &str, id: pgrx::Uuid, version: i64, start_date: TimestampWithTimeZone) -> bool {
+    let claim = Claim::parse("claim", Some(claim));
+    (claim.task, claim.version, claim.start_date) == (Uuid(*id.as_bytes()), version, start_date.into())
+}
+
+/// Raises the error of a lost claim. For append_task_log().
+#[pgrx::pg_extern(sql = false)]
+fn refuse_lost_claim(claim: Option<&str>, task_instance_id: Option<pgrx::Uuid>) {
+    let claim = Claim::parse("claim", claim);
+    if task_instance_id.is_none_or(|id| *id.as_bytes() != claim.task.0) {
+        errors::invalid_argument(
+            "claim",
+            &json!(claim.to_string()),
+            "is of another task",
+            "Pass the id of the task with its claim, both as workflow.claim_tasks() returned them.",
+        );
+    }
+    end::refuse_lost(claim)
+}
+
 type Failed = TableIterator<'static, (name!(state, &'static str), name!(version, i64))>;
 
 /// Ends a claim as a failure: the task is retried if it has tries left.

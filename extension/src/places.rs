@@ -190,10 +190,27 @@ pub fn forget() {
     {
         let mut all = places::lock();
         for own in all.iter_mut().filter(|own| own.database == database) {
-            (own.database, own.generation) = (0, own.generation + 1);
+            let Places { queue, generation, used_at, refused, .. } = *own;
+            *own = Places { database, queue, generation: generation + 1, used_at, refused, ..Places::default() };
         }
     }
     waiters::wake(None, usize::MAX);
+}
+
+/// Counts a claim that found no free slot.
+pub fn note_refusal(queue: i32) {
+    if signals::find().is_some() {
+        let mut all = places::lock();
+        let entry = find(&all, queue).unwrap_or_else(|| claim(&mut all, queue));
+        all[entry].refused += 1;
+    }
+}
+
+/// Returns how many claims found no free slot since the server started; `None`: the library is not preloaded.
+pub fn refused(queue: i32) -> Option<u64> {
+    signals::find()?;
+    let all = places::lock();
+    Some(find(&all, queue).map_or(0, |entry| all[entry].refused))
 }
 
 fn ways(queue: i32) -> impl Iterator<Item = usize> {

@@ -185,6 +185,20 @@ pub fn running(queue: i32) -> i64 {
     rights::as_owner_of(c"task_instances", count)
 }
 
+/// The function refused_claims() of SQL: for the view queues.
+#[pgrx::pg_extern(sql = false)]
+fn refused_claims(queue_id: i32) -> Option<i64> {
+    thread_local! {
+        static LOOK_UP: Plan = Plan::new(
+            "SELECT FROM workflow.queue_settings AS q WHERE q.id OPERATOR(pg_catalog.=) $1".to_owned(),
+            &[pg_sys::INT4OID],
+        );
+    }
+    // With the caller's rights: row security hides the queues of other tenants.
+    let is_visible = LOOK_UP.with(|plan| plan.run(&[Some(Datum::from(queue_id))], |rows| rows.len() > 0));
+    if is_visible { crate::places::refused(queue_id).and_then(|count| i64::try_from(count).ok()) } else { None }
+}
+
 /// Returns how many tasks of a queue with slots may start now. Until the transaction ends, no other one starts one; `None`
 /// if another transaction starts one now.
 pub fn free_slots(queue: i32) -> Option<usize> {

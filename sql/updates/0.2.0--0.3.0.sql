@@ -96,6 +96,7 @@ SELECT pg_catalog.pg_extension_config_dump('workflow.parked', '');
 -- take function workflow.enqueue_task_instances
 -- take function workflow.recover_ready
 -- take function workflow.set_queue
+-- take function workflow.refused_claims
 -- take view workflow.queues
 -- take function workflow.claim_tasks
 -- take function workflow.complete_claim
@@ -103,6 +104,8 @@ SELECT pg_catalog.pg_extension_config_dump('workflow.parked', '');
 -- take function workflow.finish_claims
 -- take function workflow.release_claims
 -- take function workflow.renew_claims
+-- take function workflow.is_claim_of
+-- take function workflow.refuse_lost_claim
 -- take function workflow.lease_end
 -- take function workflow.has_expired
 -- take function workflow.reap_claim
@@ -300,6 +303,7 @@ GRANT REFERENCES ON workflow.dags, workflow.dag_runs, workflow.task_instances TO
 
 -- Reworded, or planned by indexes.
 -- take function workflow.set_dag_paused
+DROP FUNCTION workflow.append_task_log(uuid, text, text, timestamptz);
 -- take function workflow.append_task_log
 -- take function workflow.history
 -- take function workflow.state_at

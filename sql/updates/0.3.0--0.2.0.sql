@@ -16,6 +16,7 @@ $$;
 -- Claims end: a task that a worker holds runs on, moved by hand.
 DROP VIEW workflow.claims;
 DROP VIEW workflow.queues;
+DROP FUNCTION workflow.refused_claims(integer);
 DROP PROCEDURE workflow.wait_for_tasks(text[], interval, boolean);
 DROP FUNCTION workflow.seconds_to_task(text[]);
 DROP FUNCTION workflow.request_cancel(uuid);
@@ -25,6 +26,8 @@ DROP FUNCTION workflow.reap_claim(uuid);
 DROP FUNCTION workflow.has_expired(uuid, bigint, timestamptz, timestamptz);
 DROP FUNCTION workflow.lease_end(uuid, bigint, timestamptz, timestamptz);
 DROP FUNCTION workflow.renew_claims(text[], interval);
+DROP FUNCTION workflow.is_claim_of(text, uuid, bigint, timestamptz);
+DROP FUNCTION workflow.refuse_lost_claim(text, uuid);
 DROP FUNCTION workflow.finish_claims(jsonb, boolean);
 DROP FUNCTION workflow.release_claims(text[], interval);
 DROP FUNCTION workflow.fail_claim(text, text, interval, jsonb);
@@ -146,6 +149,7 @@ DROP FUNCTION workflow.who_needs_history(bigint, text[]);
 
 -- Reworded, or planned by indexes.
 -- take function workflow.set_dag_paused
+DROP FUNCTION workflow.append_task_log(uuid, text, text, timestamptz, text);
 -- take function workflow.append_task_log
 -- take function workflow.history
 -- take function workflow.state_at

@@ -3,10 +3,12 @@
 mod corners;
 mod end;
 mod leases;
+mod log;
 mod order;
 mod places;
 mod queues;
 mod races;
+mod stuck;
 mod take;
 mod wait;
 

@@ -107,6 +107,30 @@ fn updated_catalog_equals_installed_catalog_both_ways() {
     }
 }
 
+/// Tasks that an orchestrator holds back, and lists by their state, stay its own.
+#[test]
+fn updated_database_hands_out_no_task() {
+    let db = empty_database();
+    let client = &mut install(&db, PREVIOUS);
+    let held_back = create_task(client);
+    create_in_state(client, "task_instance", State::Retrying);
+    create_in_state(client, "task_instance", State::Running);
+    update(client, NEWEST);
+    let claim = "SELECT id FROM workflow.claim_tasks('worker')";
+    assert!(ids_of(client, claim).is_empty());
+    for table in ["ready", "parked", "queues", "claims"] {
+        assert!(client.query(&format!("SELECT FROM workflow.{table}"), &[]).unwrap().is_empty(), "{table}");
+    }
+    assert!(client.query("SELECT FROM workflow.reap_claims()", &[]).unwrap().is_empty());
+    assert_eq!(db.problems(), [""; 0]);
+    client.query("SELECT workflow.enqueue_task_instances(ARRAY[$1::uuid])", &[&held_back]).unwrap();
+    assert_eq!(ids_of(client, claim), [held_back]);
+}
+
+fn ids_of(client: &mut Client, sql: &str) -> Vec<Uuid> {
+    client.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect()
+}
+
 #[test]
 fn released_scripts_stay_unchanged() {
     let check = Command::new("sha256sum").args(["--check", "--strict", "SHA256SUMS"]).current_dir(releases()).output();

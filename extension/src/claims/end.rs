@@ -311,6 +311,13 @@ fn state_of(task: Uuid) -> Option<(String, i64)> {
     LOOK_UP.with(|plan| plan.run(&[Some(task.as_datum())], read))
 }
 
+/// Raises the error of a lost claim.
+pub fn refuse_lost(claim: Claim) -> ! {
+    let now = state_of(claim.task);
+    let now = now.as_ref().map(|(state, version)| (state.as_str(), *version));
+    errors::lost_claim(&claim.to_string(), claim.task, now)
+}
+
 /// A claim whose time had run out.
 pub struct Expired {
     pub worker: String,

@@ -143,6 +143,9 @@ impl<'a> Taking<'a> {
             // Another claim holds the lock of the slots.
             self.busy += 1;
         }
+        if free == Some(Some(0)) {
+            places::note_refusal(queue.id);
+        }
         let room = free.unwrap_or(Some(room)).map_or(0, |free| free.min(room));
         if room == 0 {
             return;

@@ -25,6 +25,8 @@ pub struct Places {
     /// When the next claim looks from the beginning, and when the last claim was: by the host's clock.
     pub next_sweep: i64,
     pub used_at: i64,
+    /// Claims that found no free slot.
+    pub refused: u64,
 }
 
 impl Default for Places {
@@ -38,6 +40,7 @@ impl Default for Places {
             reported: [(0, 0); REPORTS],
             next_sweep: 0,
             used_at: 0,
+            refused: 0,
         }
     }
 }

@@ -32,7 +32,10 @@ fn no_more_than_the_slots_are_claimed_at_a_time() {
     client.query(&format!("SELECT workflow.transition_task_instance('{held}', 'running', 'success')"), &[]).unwrap();
     assert_eq!(claim(client, "default", 5).len(), 1);
     client.query("SELECT workflow.set_queue('default', slots => 0)", &[]).unwrap();
+    let refused = "SELECT refused FROM workflow.queues";
+    let before: i64 = client.query_one(refused, &[]).unwrap().get(0);
     assert!(claim(client, "default", 5).is_empty());
+    assert_eq!(client.query_one(refused, &[]).unwrap().get::<_, i64>(0), before + 1);
     client.query("SELECT workflow.set_queue('default', slots => 2147483647)", &[]).unwrap();
     assert_eq!(claim(client, "default", 100).len(), 16);
 }
@@ -83,6 +86,8 @@ fn tenant_claims_only_its_own() {
     let row = b.query_one(queues, &[]).unwrap();
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (1, 1));
     assert_eq!(b.query("SELECT FROM workflow.ready", &[]).unwrap().len(), 0);
+    let refused = "SELECT count(workflow.refused_claims(n)) FROM generate_series(1, 9) AS n";
+    assert_eq!(b.query_one(refused, &[]).unwrap().get::<_, i64>(0), 1, "those of its own queue");
     let of_a = claim(&mut a, "default", 10);
     assert_eq!(of_a.len(), 2);
     assert_eq!(outcomes(&mut b, "renew_claims", &[&of_a[0].claim]), ["lost"]);
