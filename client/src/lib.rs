@@ -71,11 +71,11 @@ pub use tokio_postgres;
 
 pub use entity::{Entity, EntityType, UnknownEntityType};
 pub use error::Error;
-pub use model::{Dag, DagRun, LogLevel, StateCounts, TaskInstance, TaskLog};
+pub use model::{Dag, DagRun, LogLevel, Queue, StateCounts, TaskInstance, TaskLog};
 pub use pg_workflow_state_machine::{State, StateMachine, UnknownState};
 pub use repository::{
     DagChanges, DagRunChanges, DagRuns, Dags, Disagreement, History, NewDag, NewDagRun, NewTaskInstances, NewTaskLog,
-    Outcome, TaskInstanceChanges, TaskInstances, TaskLogs, Transition, TransitionMany, TransitionResult,
+    Outcome, Queues, TaskInstanceChanges, TaskInstances, TaskLogs, Transition, TransitionMany, TransitionResult,
 };
 
 /// The example of the README compiles.

@@ -4,6 +4,7 @@
 //! table as in a small one. A page begins after the last row of the previous page, whatever was added or deleted
 //! since: no remaining row is skipped or repeated.
 
+mod claims;
 mod cursor;
 mod order;
 pub(crate) mod query;
@@ -15,7 +16,8 @@ use uuid::Uuid;
 
 use crate::event::EntityType;
 
-pub use order::{DagRunSort, DagSort, HistorySort, OrderBy, Sort, TaskInstanceSort, TaskLogSort};
+pub use claims::{ClaimFilter, HeldClaim, HeldClaims};
+pub use order::{ClaimSort, DagRunSort, DagSort, HistorySort, OrderBy, QueueSort, Sort, TaskInstanceSort, TaskLogSort};
 
 /// Selects a page of a list, and its order.
 ///
@@ -102,6 +104,13 @@ pub struct HistoryFilter {
     pub changed_at_gte: Option<DateTime<Utc>>,
     /// Before this time.
     pub changed_at_lt: Option<DateTime<Utc>>,
+}
+
+/// Filters queues. `None` matches all.
+#[derive(Clone, Debug, Default)]
+pub struct QueueFilter {
+    /// With this name; one for each tenant that the role sees.
+    pub name: Option<String>,
 }
 
 /// Filters lines of a task's log. `None` matches all.

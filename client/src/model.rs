@@ -1,7 +1,8 @@
-//! Rows: DAGs, runs, tasks and log lines.
+//! Rows: DAGs, runs, tasks, log lines and queues.
 
 mod dag;
 mod dag_run;
+mod queue;
 mod state_counts;
 mod task_instance;
 mod task_log;
@@ -15,6 +16,7 @@ use crate::record::{Column, Record};
 
 pub use dag::Dag;
 pub use dag_run::DagRun;
+pub use queue::Queue;
 pub use state_counts::StateCounts;
 pub use task_instance::TaskInstance;
 pub use task_log::{LogLevel, TaskLog};

@@ -4,6 +4,7 @@
 mod dag_runs;
 mod dags;
 mod history;
+mod queues;
 mod task_instances;
 mod task_logs;
 mod transition;
@@ -18,6 +19,7 @@ use crate::session::{self, Session};
 pub use dag_runs::{DagRunChanges, DagRuns, NewDagRun};
 pub use dags::{DagChanges, Dags, NewDag};
 pub use history::{Disagreement, History};
+pub use queues::Queues;
 pub use task_instances::{NewTaskInstances, TaskInstanceChanges, TaskInstances};
 pub use task_logs::{NewTaskLog, TaskLogs};
 pub use transition::{Outcome, Transition, TransitionMany, TransitionResult};

@@ -4,7 +4,8 @@ use super::*;
 use pg_workflow_client::State;
 use pg_workflow_client::event::EntityType;
 use pg_workflow_client::list::{
-    DagRunFilter, DagRunSort, HistoryFilter, HistorySort, ListOptions, OrderBy, TaskInstanceFilter, TaskInstanceSort,
+    ClaimFilter, ClaimSort, DagRunFilter, DagRunSort, HeldClaims, HistoryFilter, HistorySort, ListOptions, OrderBy,
+    TaskInstanceFilter, TaskInstanceSort,
 };
 use pg_workflow_client::{Error, History};
 use pg_workflow_tests::Db;
@@ -87,6 +88,15 @@ fn lists_read_few_rows_of_a_large_table() {
     });
 }
 
+/// Lets workers claim 1,000 of 1,000 tasks; the planner has old statistics.
+async fn claim_many(client: &tokio_postgres::Client) -> Result<(), Error> {
+    let enqueue = "SELECT count(*) FROM workflow.enqueue_task_instances(
+        ARRAY(SELECT id FROM workflow.task_instances WHERE state = 'queued'), 'etl')";
+    client.query_one(enqueue, &[]).await?;
+    client.query("SELECT claim FROM workflow.claim_tasks('w-7', '{etl}', 1000)", &[]).await?;
+    Ok(())
+}
+
 async fn check(client: &mut tokio_postgres::Client, dag: Uuid, run: Uuid) -> Result<(), Error> {
     let task: Uuid =
         client.query_one("SELECT id FROM workflow.task_instances WHERE dag_run_id = $1 LIMIT 1", &[&run]).await?.get(0);
@@ -138,6 +148,19 @@ async fn check(client: &mut tokio_postgres::Client, dag: Uuid, run: Uuid) -> Res
         assert_cheap!(client, 20_000, History, filter.clone(), None);
         assert_cheap!(client, 20_000, History, filter, oldest);
     }
+    claim_many(client).await?;
+    let claim = client.query_one("SELECT id, dag_run_id FROM workflow.claims LIMIT 1", &[]).await?;
+    let (claimed_task, running): (Uuid, Uuid) = (claim.get(0), claim.get(1));
+    let claimed = OrderBy::<ClaimSort>::ascending(ClaimSort::Id);
+    for order in [None, Some(claimed)] {
+        // Each task is read twice, and its queue.
+        assert_cheap!(client, 160, HeldClaims, ClaimFilter::default(), order);
+        let of_queue = ClaimFilter { queue: Some("etl".to_owned()), ..Default::default() };
+        assert_cheap!(client, 165, HeldClaims, of_queue, order);
+        let of_run = ClaimFilter { dag_run_id: Some(running), ..Default::default() };
+        assert_cheap!(client, 1200, HeldClaims, of_run, order);
+    }
+    assert_cheap!(client, 5, HeldClaims, ClaimFilter { id: Some(claimed_task), ..Default::default() }, None);
     assert_cheap!(client, 5, History, HistoryFilter { entity_id: Some(task), ..Default::default() }, None);
     Ok(())
 }

@@ -109,6 +109,20 @@ sorts!(
     }
 );
 sorts!(
+    /// Orders of claims.
+    ClaimSort {
+        /// By creation time of the task.
+        Id = "id"
+    }
+);
+sorts!(
+    /// Orders of queues.
+    QueueSort {
+        /// By name.
+        Name = "name"
+    }
+);
+sorts!(
     /// Orders of events.
     HistorySort {
         /// By the time of the write.

@@ -26,6 +26,8 @@ pub enum Way {
     Few,
     /// One task of each run, found by its name.
     Runs,
+    /// Running tasks, along the index on (state, id); the filter has columns of tasks.
+    Running,
 }
 
 /// Conditions and their parameters.
@@ -125,12 +127,20 @@ fn sql<T: Record, S: Sort>(conditions: &[String], plan: &Plan<S>, places: &Place
             places.limit,
             runs_after = after.replace("t.dag_run_id", "r.run"),
         ),
+        (Way::Running, _) => format!(
+            "{select} FROM (SELECT t.id FROM workflow.task_instances AS t \
+             WHERE {in_running} AND t.worker IS NOT NULL AND {filter} \
+             ORDER BY t.state{direction}, t.id{direction} LIMIT ${}) AS running \
+             CROSS JOIN LATERAL (SELECT * FROM {table} AS t WHERE t.id = running.id OFFSET 0) AS t {limit}",
+            places.limit,
+            in_running = in_one_state(plan.order.descending, &numbers, "'running'"),
+        ),
         (Way::Order, Some(states)) if keys == ["t.id"] => format!(
             "{select} FROM unnest(${states}) AS wanted (name) \
              CROSS JOIN LATERAL (SELECT * FROM {table} AS t WHERE {in_state} AND {filter} \
              ORDER BY t.state{direction}, t.id{direction} LIMIT ${}) AS t {limit}",
             places.limit,
-            in_state = in_one_state(plan.order.descending, &numbers),
+            in_state = in_one_state(plan.order.descending, &numbers, "wanted.name"),
         ),
         (Way::Order, _) => format!("{select} FROM {table} AS t WHERE {filter} AND {in_states} AND {after} {limit}"),
     }
@@ -140,13 +150,13 @@ fn sql<T: Record, S: Sort>(conditions: &[String], plan: &Plan<S>, places: &Place
 /// (state, id), and the newest of those are the page. With "state = ANY" the planner walks back through every newer
 /// row, or sorts all rows of the states. With "state =" it may still walk along the ids, if it believes the state to
 /// be frequent. Only that index serves a range of states in their order.
-fn in_one_state(is_descending: bool, after: &[String]) -> String {
+fn in_one_state(is_descending: bool, after: &[String], state: &str) -> String {
     let (beyond, within) = if is_descending { ("<", ">=") } else { (">", "<=") };
     let begin = match after {
-        [] => format!("t.state {beyond}= wanted.name"),
-        keys => format!("(t.state, t.id) {beyond} (wanted.name, {})", keys.join(", ")),
+        [] => format!("t.state {beyond}= {state}"),
+        keys => format!("(t.state, t.id) {beyond} ({state}, {})", keys.join(", ")),
     };
-    format!("{begin} AND t.state {within} wanted.name")
+    format!("{begin} AND t.state {within} {state}")
 }
 
 fn all(conditions: &[String]) -> String {
