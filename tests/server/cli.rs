@@ -1,5 +1,6 @@
 //! The command line: output for people and for programs, and exit codes.
 
+mod claims;
 mod completions;
 mod exit_codes;
 mod lists;

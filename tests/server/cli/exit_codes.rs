@@ -19,6 +19,8 @@ fn exit_code_tells_the_kind_of_failure() {
         &["list", "tasks", "--run", &unknown],
         &["watch", "--dag", "no_such_dag"],
         &["watch", "--run", &unknown],
+        &["list", "claims", "--run", &unknown],
+        &["cancel", &unknown],
     ] {
         assert!(refused(&db, args, 3).contains(args.last().unwrap()), "{args:?}");
     }
@@ -35,6 +37,9 @@ fn exit_code_tells_the_kind_of_failure() {
         &["list", "runs", "--since", "yesterday"],
         &["list", "tasks", "--run", "etl"],
         &["history", "etl"],
+        &["cancel"],
+        &["cancel", "etl"],
+        &["list", "queues", "--order-by", "ready"],
         &["migrate"],
         &["migrate", "to"],
         &["completions", "ksh"],
@@ -53,7 +58,7 @@ fn exit_code_tells_the_kind_of_failure() {
         assert_eq!(message.matches("Connection refused").count(), 1, "{message}");
     }
     assert_eq!(ok(&db, &["--version"]).stdout, format!("workflow-server {}\n", env!("CARGO_PKG_VERSION")));
-    for command in ["list", "show", "history", "watch", "verify", "migrate"] {
+    for command in ["list", "show", "history", "watch", "cancel", "reap", "verify", "migrate"] {
         assert!(ok(&db, &[command, "--help"]).stdout.contains("workflow-server"), "{command}");
     }
     let help = ok(&db, &["--help"]).stdout;

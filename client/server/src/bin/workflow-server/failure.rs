@@ -87,8 +87,8 @@ fn hint(error: &anyhow::Error) -> Option<&'static str> {
     match error.downcast_ref::<Error>()? {
         Error::Cursor(_) => Some("Use the next --cursor that this list printed, or omit --cursor"),
         Error::Unknown(_) => None,
-        // No such schema, function or table.
-        error if matches!(error.code().map(SqlState::code), Some("3F000" | "42883" | "42P01")) => {
+        // No such schema, function, table or column.
+        error if matches!(error.code().map(SqlState::code), Some("3F000" | "42883" | "42P01" | "42703")) => {
             Some("Install or update the extension in that database: workflow-server migrate up")
         }
         error => Some(error.hint()),

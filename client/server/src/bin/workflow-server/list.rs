@@ -1,6 +1,8 @@
 //! `workflow-server list`.
 
+mod claims;
 mod dags;
+mod queues;
 mod runs;
 mod tasks;
 
@@ -20,7 +22,7 @@ pub use tasks::{columns as task_columns, row as task_row};
 /// Number of rows per query.
 const PAGE: u32 = 1000;
 
-/// List DAGs, runs or tasks
+/// List DAGs, runs, tasks, claims or queues
 #[derive(Args)]
 pub struct Arguments {
     #[command(subcommand)]
@@ -35,6 +37,10 @@ enum List {
     Runs(runs::Arguments),
     #[command(visible_alias = "task")]
     Tasks(tasks::Arguments),
+    #[command(visible_alias = "claim")]
+    Claims(claims::Arguments),
+    #[command(visible_alias = "queue")]
+    Queues(queues::Arguments),
 }
 
 pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
@@ -42,6 +48,8 @@ pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
         List::Dags(arguments) => dags::run(arguments, output).await,
         List::Runs(arguments) => runs::run(arguments, output).await,
         List::Tasks(arguments) => tasks::run(arguments, output).await,
+        List::Claims(arguments) => claims::run(arguments, output).await,
+        List::Queues(arguments) => queues::run(arguments, output).await,
     }
 }
 

@@ -4,6 +4,7 @@
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+mod cancel;
 mod completions;
 mod database;
 mod failure;
@@ -13,6 +14,7 @@ mod list;
 mod lookup;
 mod migrate;
 mod output;
+mod reap;
 mod redis;
 mod replay;
 mod serve;
@@ -95,6 +97,8 @@ enum Command {
     Show(show::Arguments),
     History(history::Arguments),
     Watch(watch::Arguments),
+    Cancel(cancel::Arguments),
+    Reap(reap::Arguments),
     Verify(verify::Arguments),
     Migrate(migrate::Arguments),
     Replay(replay::Arguments),
@@ -130,6 +134,8 @@ fn start(command: Command, mut output: Output) -> anyhow::Result<()> {
             Command::List(arguments) => list::run(arguments, output).await,
             Command::Show(arguments) => show::run(arguments, output).await,
             Command::History(arguments) => history::run(arguments, output).await,
+            Command::Cancel(arguments) => cancel::run(arguments, output).await,
+            Command::Reap(arguments) => reap::run(arguments, output).await,
             Command::Verify(arguments) => verify::run(arguments, output).await,
             Command::Migrate(arguments) => migrate::run(arguments, output).await,
             Command::Health(arguments) => health::run(&arguments).await,

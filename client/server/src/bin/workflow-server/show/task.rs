@@ -2,10 +2,12 @@ use std::io;
 
 use anyhow::Result;
 use pg_workflow_client::event::{EntityType, Event};
-use pg_workflow_client::list::{ListOptions, OrderBy, TaskLogFilter, TaskLogSort};
+use pg_workflow_client::list::{ClaimFilter, HeldClaim, HeldClaims, ListOptions, OrderBy, TaskLogFilter, TaskLogSort};
 use pg_workflow_client::tokio_postgres::Client;
-use pg_workflow_client::{History, TaskInstance, TaskLog, TaskLogs};
+use pg_workflow_client::tokio_postgres::error::SqlState;
+use pg_workflow_client::{Error, History, TaskInstance, TaskLog, TaskLogs};
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::{WithRelated, print_fields, print_text};
 use crate::history;
@@ -18,6 +20,8 @@ const TRANSITIONS: i32 = 10;
 
 #[derive(Serialize)]
 struct Related {
+    /// Null if no worker has claimed it.
+    claim: Option<HeldClaim>,
     latest_logs: Vec<TaskLog>,
     latest_history: Vec<Event>,
 }
@@ -29,11 +33,12 @@ pub async fn show(client: &Client, task: TaskInstance, output: &mut Output, is_j
     let (has_more, mut latest_logs) = (logs.next_cursor.is_some(), logs.items);
     latest_logs.reverse();
     let latest_history = History::new(client).history(EntityType::TaskInstance, task.id, TRANSITIONS).await?;
+    let claim = find_claim(client, task.id).await?;
     if is_json {
-        let related = Related { latest_logs, latest_history };
+        let related = Related { claim, latest_logs, latest_history };
         return Ok(output.json(&WithRelated { entity_type: "task_instance", row: task, related })?);
     }
-    print_row(&task, output)?;
+    print_row(&task, claim, output)?;
     if !latest_logs.is_empty() {
         output.heading(if has_more { "End of the log" } else { "Log" })?;
         latest_logs.iter().try_for_each(|line| print_log(line, output))?;
@@ -47,25 +52,42 @@ pub async fn show(client: &Client, task: TaskInstance, output: &mut Output, is_j
     Ok(())
 }
 
-fn print_row(task: &TaskInstance, output: &mut Output) -> io::Result<()> {
+/// Returns the claim of a task, if any. Databases before 0.3.0 have none.
+async fn find_claim(client: &Client, id: Uuid) -> Result<Option<HeldClaim>, Error> {
+    let of_task = ClaimFilter { id: Some(id), ..ClaimFilter::default() };
+    match HeldClaims::new(client).list(&of_task, &ListOptions::default()).await {
+        Ok(page) => Ok(page.items.into_iter().next()),
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn print_row(task: &TaskInstance, claim: Option<HeldClaim>, output: &mut Output) -> io::Result<()> {
     let duration =
         task.duration.map(format_duration).or_else(|| format_elapsed(task.state, task.start_date, task.end_date));
-    print_fields(
-        output,
-        vec![
-            ("task", Cell::from(task.task_id.as_str())),
-            ("id", Cell::from(task.id.to_string())),
-            ("run", Cell::from(task.dag_run_id.to_string())),
-            ("state", Cell::from(task.state)),
-            ("version", Cell::from(task.version.to_string())),
-            ("attempt", Cell::from(format!("{} of {}", task.try_number, task.max_tries))),
-            ("started", Cell::optional(format_optional_time(task.start_date))),
-            ("finished", Cell::optional(format_optional_time(task.end_date))),
-            ("duration", Cell::optional(duration)),
-            ("created", Cell::from(format_time(task.created_at))),
-            ("updated", Cell::from(format_time(task.updated_at))),
-        ],
-    )?;
+    let mut fields = vec![
+        ("task", Cell::from(task.task_id.as_str())),
+        ("id", Cell::from(task.id.to_string())),
+        ("run", Cell::from(task.dag_run_id.to_string())),
+        ("state", Cell::from(task.state)),
+        ("version", Cell::from(task.version.to_string())),
+        ("attempt", Cell::from(format!("{} of {}", task.try_number, task.max_tries))),
+        ("started", Cell::optional(format_optional_time(task.start_date))),
+        ("finished", Cell::optional(format_optional_time(task.end_date))),
+        ("duration", Cell::optional(duration)),
+        ("created", Cell::from(format_time(task.created_at))),
+        ("updated", Cell::from(format_time(task.updated_at))),
+    ];
+    if let Some(claim) = claim {
+        fields.extend([
+            ("queue", Cell::optional(claim.queue)),
+            ("worker", Cell::from(claim.worker)),
+            ("lease expires", Cell::from(format_time(claim.lease_expires_at))),
+            ("times out", Cell::optional(format_optional_time(claim.times_out_at))),
+            ("cancel requested", Cell::optional(format_optional_time(claim.cancel_requested_at))),
+        ]);
+    }
+    print_fields(output, fields)?;
     task.error.iter().try_for_each(|text| print_text(output, "Error", text))
 }
 
