@@ -155,6 +155,16 @@ fn writes_on_standby_fail_as_read_only() {
 #[test]
 fn read_only_server_works_on_standby_and_after_promotion() {
     let pair = Pair::start("standby-http");
+    // Lists of claims and queues have a row.
+    pair.primary
+        .psql(
+            "workflow",
+            "SELECT workflow.enqueue_task_instances(ARRAY(
+                 SELECT id FROM workflow.task_instances WHERE state = 'queued' LIMIT 1));
+             SELECT workflow.claim_tasks('w-7')",
+        )
+        .unwrap();
+    pair.catch_up();
     let redis = Redis::start("standby-http").unwrap();
     let url = pair.standby.url("workflow");
     let arguments = ["--read-only", "--database-url", &url, "--redis-url", &redis.url()];

@@ -1,6 +1,7 @@
 //! The HTTP API: health, lists, single entities, and errors for invalid requests.
 
 mod access;
+mod claims;
 mod events;
 mod fuzz;
 mod hosts;

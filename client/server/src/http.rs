@@ -4,6 +4,7 @@ mod access;
 mod addresses;
 mod answers;
 mod caching;
+mod claims;
 mod connections;
 mod error;
 mod events;
@@ -190,6 +191,8 @@ fn paths() -> OpenApiRouter<Arc<Server>> {
         .routes(routes!(rows::task_instance))
         .routes(routes!(lists::task_logs))
         .routes(routes!(lists::history))
+        .routes(routes!(claims::claims))
+        .routes(routes!(claims::queues))
 }
 
 fn app(paths: Router<Arc<Server>>, server: Arc<Server>, limits: &Limits) -> Router {

@@ -30,6 +30,14 @@ impl Described {
             .execute("UPDATE workflow.dags SET tags = '[\"t\"]', schedule = '@daily', start_date = now()", &[])
             .unwrap();
         client.execute("SELECT workflow.append_task_log($1, 'hello')", &[&task]).unwrap();
+        client
+            .batch_execute(
+                "SELECT workflow.enqueue_task_instances(ARRAY(SELECT id FROM workflow.task_instances WHERE task_id = 'b'));
+                 SELECT workflow.set_queue('default', slots => 2, paused_until => 'infinity');
+                 SELECT workflow.set_queue('default', paused_until => '-infinity');
+                 SELECT workflow.claim_tasks('w-7')",
+            )
+            .unwrap();
         let api = Api::without_relay(&db, &[]);
         let (status, description) = api.get("/openapi.json");
         assert_eq!(status, 200);
@@ -114,6 +122,8 @@ fn good_values(name: &str, schema: &Value, of: &Described) -> Vec<String> {
                 format!("-1.{nil}"),
                 format!("999999999999999999.{nil}"),
                 format!("{nil}.{nil}.x"),
+                nil.to_string(),
+                "7.x".to_owned(),
                 "7".to_owned(),
             ];
             let fits = of.validator(schema);

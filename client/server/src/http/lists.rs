@@ -22,7 +22,7 @@ use pg_workflow_client::list::{
 use pg_workflow_client::model::{Dag, DagRun, TaskInstance, TaskLog};
 use pg_workflow_client::{DagRuns, Dags, History, TaskInstances, TaskLogs};
 
-type ListResult<T> = Result<PageResponse<T>, ApiError>;
+pub type ListResult<T> = Result<PageResponse<T>, ApiError>;
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]

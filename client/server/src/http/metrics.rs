@@ -6,8 +6,11 @@ use std::sync::atomic::AtomicU64;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use chrono::Utc;
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
@@ -17,6 +20,7 @@ use super::parameters::Query;
 use super::probe::Standby;
 use super::rows::NoParameters;
 use super::{RelayInfo, Server};
+use pg_workflow_client::Queue;
 use pg_workflow_client::relay::Role;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -61,6 +65,9 @@ fn build_registry(server: &Server, report: &Report) -> Registry {
             add_gauge(&mut all, "relay_lag_age_seconds", "Time since the backlog of the relay was counted", age);
         }
     }
+    if let Some(queues) = server.probe.queues() {
+        add_queues(&mut all, &queues);
+    }
     if let Ok(Some(standby)) = &report.database {
         add_standby(&mut all, standby);
     }
@@ -92,6 +99,32 @@ fn add_relay(all: &mut Registry, relay: &RelayInfo) {
     add_counter(all, "relay_events_published", "Events published by this process", state.published);
     let help = "Comparisons of the stream with the database: at each start, and after a difference";
     add_counter(all, "relay_comparisons", help, state.comparisons);
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct QueueLabels {
+    queue: String,
+    tenant: String,
+}
+
+fn add_queues(all: &mut Registry, queues: &[Queue]) {
+    let family = || Family::<QueueLabels, Gauge<f64, AtomicU64>>::default();
+    let (ready, running, oldest) = (family(), family(), family());
+    let refused = Family::<QueueLabels, Counter<u64>>::default();
+    for queue in queues {
+        let labels = QueueLabels { queue: queue.name.clone(), tenant: queue.tenant.clone() };
+        ready.get_or_create(&labels).set(queue.ready as f64);
+        running.get_or_create(&labels).set(queue.running as f64);
+        let age = queue.oldest_ready_at.map_or(0.0, |time| (Utc::now() - time).as_seconds_f64().max(0.0));
+        oldest.get_or_create(&labels).set(age);
+        if let Some(count) = queue.refused {
+            refused.get_or_create(&labels).inc_by(u64::try_from(count).unwrap_or(0));
+        }
+    }
+    all.register("queue_ready_tasks", "Tasks of the queue that can be claimed", ready);
+    all.register("queue_running_tasks", "Tasks of the queue that workers have claimed", running);
+    all.register("queue_oldest_ready_seconds", "Time for which the oldest ready task waits; 0 if none", oldest);
+    all.register("queue_refused_claims", "Claims that found no free slot of the queue", refused);
 }
 
 fn add_gauge(all: &mut Registry, name: &str, help: &str, value: f64) {

@@ -1,27 +1,34 @@
-//! Background checks of PostgreSQL and Redis, for `/health` and `/metrics`: no request opens a connection.
+//! Background checks of PostgreSQL and Redis, and counts of backlogs, for `/health` and `/metrics`: no request opens a
+//! connection.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use pg_workflow_client::Error;
+use pg_workflow_client::list::{ListOptions, QueueFilter};
 use pg_workflow_client::outage::Outage;
 use pg_workflow_client::redis_server::RedisConnection;
 use pg_workflow_client::tokio_postgres::Client;
 use pg_workflow_client::tokio_postgres::error::SqlState;
+use pg_workflow_client::{Error, Queue, Queues};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
-use super::{Backends, RelayInfo};
+use super::Backends;
 
 /// Interval of the checks.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Time limit of a check: a server that hangs counts as unavailable.
 const LIMIT: Duration = Duration::from_millis(1500);
-/// Time limit of counting the backlog of the relay.
+/// Time limit of counting a backlog.
 const COUNT_LIMIT: Duration = Duration::from_secs(120);
+/// Interval of counting the tasks of queues.
+const QUEUE_INTERVAL: Duration = Duration::from_secs(10);
+/// Number of queues that are counted.
+const MOST_QUEUES: u32 = 1000;
 /// Counting takes at most this part of the time, because a backlog of millions takes seconds.
 const COUNT_PAUSE: u32 = 4;
 
@@ -29,6 +36,7 @@ const COUNT_PAUSE: u32 = 4;
 pub struct Probe {
     checks: watch::Receiver<Option<Arc<Checks>>>,
     lag: watch::Receiver<Option<Lag>>,
+    queues: watch::Receiver<Option<Arc<Vec<Queue>>>>,
 }
 
 /// The result of checking PostgreSQL and Redis.
@@ -71,17 +79,22 @@ impl Probe {
     pub fn start(backends: Arc<Backends>, shutdown: CancellationToken) -> Probe {
         let (checks, seen_checks) = watch::channel(None);
         let (lag, seen_lag) = watch::channel(None);
+        let (queues, seen_queues) = watch::channel(None);
         let checking = Checking::new(backends.clone());
         tokio::spawn(async move {
             let checking = checking.run(&checks);
             let counting = async {
                 if let Some(relay) = &backends.relay {
-                    count_again_and_again(&backends, relay, &lag).await;
+                    let consumer = relay.consumer.as_str();
+                    count_again_and_again(&backends, INTERVAL, &lag, |client| Box::pin(count_lag(client, consumer)))
+                        .await;
                 }
             };
-            shutdown.run_until_cancelled(async { tokio::join!(checking, counting) }).await;
+            let counting_queues =
+                count_again_and_again(&backends, QUEUE_INTERVAL, &queues, |client| Box::pin(count_queues(client)));
+            shutdown.run_until_cancelled(async { tokio::join!(checking, counting, counting_queues) }).await;
         });
-        Probe { checks: seen_checks, lag: seen_lag }
+        Probe { checks: seen_checks, lag: seen_lag, queues: seen_queues }
     }
 
     /// Returns the result of the last check, after the first one; `None` if there was none in time.
@@ -94,6 +107,11 @@ impl Probe {
     /// Returns the last counted lag; `None` before it was first counted, or if the role may not read it.
     pub fn lag(&self) -> Option<Lag> {
         *self.lag.borrow()
+    }
+
+    /// Returns the queues as they were last counted; `None` as for the lag, or if the database has none.
+    pub fn queues(&self) -> Option<Arc<Vec<Queue>>> {
+        self.queues.borrow().clone()
     }
 }
 
@@ -180,37 +198,64 @@ async fn check_redis(backends: &Backends, connection: &mut Option<RedisConnectio
     Ok(pg_workflow_client::redis::cmd("PING").query_async(connection).await?)
 }
 
-/// Counts the backlog. An outage keeps the last count: a gauge that vanishes raises no alert.
-async fn count_again_and_again(backends: &Backends, relay: &RelayInfo, lag: &watch::Sender<Option<Lag>>) {
-    let mut connection = None;
+/// The count of a backlog, in progress.
+type Counting<'a, T> = Pin<Box<dyn Future<Output = Result<Option<T>, Error>> + Send + 'a>>;
+
+/// Counts a backlog. An outage keeps the last count: a gauge that vanishes raises no alert.
+async fn count_again_and_again<'a, T>(
+    backends: &Backends,
+    interval: Duration,
+    counts: &watch::Sender<Option<T>>,
+    count: impl Fn(Arc<Client>) -> Counting<'a, T>,
+) {
+    let mut connection: Option<Arc<Client>> = None;
     loop {
         let began = Instant::now();
-        match tokio::time::timeout(COUNT_LIMIT, count(backends, relay, &mut connection)).await {
+        let counting = async {
+            let client = match &connection {
+                Some(client) => client,
+                None => {
+                    let client = backends.database.connect().await?;
+                    // PostgreSQL would compile the query, for longer than it runs.
+                    client.batch_execute("SET jit = off").await?;
+                    connection.insert(Arc::new(client))
+                }
+            };
+            count(client.clone()).await
+        };
+        match tokio::time::timeout(COUNT_LIMIT, counting).await {
             Ok(Ok(counted)) => {
-                lag.send_replace(counted);
+                counts.send_replace(counted);
             }
             Ok(Err(error)) => {
-                tracing::debug!("cannot count the backlog of the relay: {error}");
+                tracing::debug!("cannot count a backlog: {error}");
                 connection = None;
             }
             Err(_) => connection = None,
         }
-        tokio::time::sleep(INTERVAL.max(began.elapsed() * COUNT_PAUSE)).await;
+        tokio::time::sleep(interval.max(began.elapsed() * COUNT_PAUSE)).await;
     }
 }
 
-async fn count(backends: &Backends, relay: &RelayInfo, connection: &mut Option<Client>) -> Result<Option<Lag>, Error> {
-    let client = match connection {
-        Some(client) => client,
-        None => connection.insert(backends.database.connect().await?),
-    };
+async fn count_lag(client: Arc<Client>, consumer: &str) -> Result<Option<Lag>, Error> {
     let sql = "SELECT pending, coalesce(extract(epoch FROM lag), 0)::double precision \
                FROM workflow.consumer_lag WHERE consumer = $1";
     let at = Instant::now();
-    match client.query_opt(sql, &[&relay.consumer]).await {
+    match client.query_opt(sql, &[&consumer]).await {
         Ok(row) => Ok(row.map(|row| Lag { at, events: row.get(0), seconds: row.get(1) })),
         // The role of the relay might lack the right to see the lag.
         Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Ok(None),
         Err(error) => Err(error.into()),
+    }
+}
+
+async fn count_queues(client: Arc<Client>) -> Result<Option<Arc<Vec<Queue>>>, Error> {
+    let all = ListOptions { limit: MOST_QUEUES, ..ListOptions::default() };
+    match Queues::new(&*client).list(&QueueFilter::default(), &all).await {
+        Ok(page) => Ok(Some(Arc::new(page.items))),
+        // Databases before 0.3.0 have no queues.
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(None),
+        Err(Error::Denied { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }

@@ -9,7 +9,7 @@ use utoipa::openapi::{Object, RefOr};
 
 use pg_workflow_client::list::{OrderBy, Sort};
 
-pub use rows::{Dag, DagRun, EntityType, Event, List, StateCounts, TaskInstance, TaskLog};
+pub use rows::{Claim, Dag, DagRun, EntityType, Event, List, Queue, StateCounts, TaskInstance, TaskLog};
 
 /// Maximum length of a name, in characters.
 pub const MAX_TEXT: usize = 500;
@@ -93,7 +93,7 @@ pub fn field_names<T: PartialSchema>() -> Vec<String> {
     }
 }
 
-/// Cursors of lists of DAGs, runs, tasks and of numbered rows: see `list::cursor`.
+/// Cursors of lists of DAGs, runs, tasks, claims, queues and of numbered rows: see `list::cursor`.
 pub fn dag_cursor() -> Schema {
     matching(format!(r"^{UUID}\.[^\u0000]*$"))
 }
@@ -104,6 +104,14 @@ pub fn dag_run_cursor() -> Schema {
 
 pub fn task_instance_cursor() -> Schema {
     matching(format!(r"^{UUID}\.{UUID}\.[^\u0000]*$"))
+}
+
+pub fn claim_cursor() -> Schema {
+    matching(format!("^{UUID}$"))
+}
+
+pub fn queue_cursor() -> Schema {
+    matching(r"^-?[0-9]{1,18}\.[^\u0000]*$".to_owned())
 }
 
 pub fn number_cursor() -> Schema {

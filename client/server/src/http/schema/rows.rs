@@ -116,6 +116,59 @@ pub struct TaskLog {
     pub message: String,
 }
 
+/// A task that a worker has claimed.
+#[derive(Debug, ToSchema)]
+pub struct Claim {
+    /// Id of the task.
+    pub id: Uuid,
+    /// Task name.
+    pub task_id: String,
+    /// Id of the run.
+    pub dag_run_id: Uuid,
+    /// Name of the queue; null if the task has left it.
+    pub queue: Option<String>,
+    /// The worker.
+    pub worker: String,
+    /// Number of this attempt.
+    pub try_number: i32,
+    /// Time of the claim.
+    pub claimed_at: DateTime<Utc>,
+    /// End of the lease. A standby does not know renewals.
+    pub lease_expires_at: DateTime<Utc>,
+    /// End of the attempt, whatever is renewed; null if it has no timeout.
+    pub times_out_at: Option<DateTime<Utc>>,
+    /// Time at which the worker was asked to stop.
+    pub cancel_requested_at: Option<DateTime<Utc>>,
+}
+
+/// A queue from which workers claim tasks.
+#[derive(Debug, ToSchema)]
+pub struct Queue {
+    /// Number of the queue.
+    pub id: i64,
+    /// Name, unique within the tenant.
+    pub name: String,
+    /// Tenant of its tasks' DAGs; empty if it is shared.
+    pub tenant: String,
+    /// How many of its tasks can be claimed at a time; null for any number.
+    pub slots: Option<i32>,
+    /// No task is claimed before this time. Times outside the years 1 to 9999 are returned as the nearest limit: 9999 means
+    /// paused without end.
+    pub paused_until: Option<DateTime<Utc>>,
+    /// Tasks that can be claimed now.
+    pub ready: i64,
+    /// Tasks that can be claimed at a later time.
+    pub later: i64,
+    /// Tasks that a claim has met while their DAG was paused or their run had ended.
+    pub parked: i64,
+    /// Since when the oldest of the ready tasks waits.
+    pub oldest_ready_at: Option<DateTime<Utc>>,
+    /// Tasks that workers have claimed.
+    pub running: i64,
+    /// Claims that found no free slot since the server started; null if the library is not preloaded, and on a standby 0.
+    pub refused: Option<i64>,
+}
+
 /// The record of a creation, a transition or a deletion, identified by `(entity_id, version)`: versions of an entity count 1, 2, 3 …
 #[derive(Debug, ToSchema)]
 pub struct Event {
@@ -226,6 +279,12 @@ mod tests {
             "duration": null, "error": null, "created_at": TIME, "updated_at": TIME}));
         assert_fields::<TaskLog, client::TaskLog>(json!({"id": 1, "task_instance_id": ID, "try_number": 0,
             "logged_at": TIME, "level": "INFO", "message": "hello"}));
+        assert_fields::<Claim, client::list::HeldClaim>(json!({"id": ID, "task_id": "load", "dag_run_id": ID,
+            "queue": "default", "worker": "w-7", "try_number": 1, "claimed_at": TIME, "lease_expires_at": TIME,
+            "times_out_at": null, "cancel_requested_at": TIME}));
+        assert_fields::<Queue, client::Queue>(json!({"id": 1, "name": "default", "tenant": "", "slots": null,
+            "paused_until": null, "ready": 2, "later": 0, "parked": 0, "oldest_ready_at": TIME, "running": 1,
+            "refused": 0}));
         assert_fields::<Event, event::Event>(json!({"id": 1, "entity_type": "dag_run", "entity_id": ID, "dag_id": ID,
             "dag_run_id": ID, "task_id": null, "old_state": null, "new_state": "queued", "version": 1,
             "changed_at": TIME, "actor": "alice", "metadata": {}}));
