@@ -10,6 +10,7 @@ mod grid;
 mod headers;
 mod keyboard;
 mod layout;
+mod queues;
 mod recovery;
 mod speed;
 
@@ -74,7 +75,7 @@ impl Stage {
     }
 
     fn wait_live(&mut self) {
-        self.browser.wait("document.querySelector('#live').textContent === 'live'");
+        self.browser.wait("document.querySelector('#live')?.textContent === 'live'");
     }
 
     /// Waits until all cells show the states of the database.

@@ -36,6 +36,7 @@ const SCRIPT: &str = concat!(
     include_str!("web_ui/script/grid.js"),
     include_str!("web_ui/script/run.js"),
     include_str!("web_ui/script/history.js"),
+    include_str!("web_ui/script/queues.js"),
     include_str!("web_ui/script/main.js"),
 );
 

@@ -94,7 +94,8 @@ function dagsView(root, query) {
         add(first);
         if (box.isConnected) return;
         const list = table("DAGs", ["Name", "Schedule", "Tags", "Recent runs", "Last run"], body);
-        root.replaceChildren(heading("DAGs", box), h(".panel", list), none, h(".bar", more, legend()));
+        const toQueues = h("a", { href: "#/queues" }, "Queues");
+        root.replaceChildren(heading("DAGs", toQueues, box), h(".panel", list), none, h(".bar", more, legend()));
       };
     },
     apply(events, isLast) {

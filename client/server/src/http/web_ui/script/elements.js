@@ -25,6 +25,7 @@ const button = (text, onclick) => h("button", { type: "button", onclick, hidden:
 const heading = (text, ...beside) => h(".bar", h("h1", { tabindex: -1 }, text), ...beside);
 const legend = () => h(".legend", { role: "group", "aria-label": "Legend" }, STATES.map(stateOf));
 const at = (iso, text = stamp) => (iso ? h("time", { datetime: iso, title: local(iso) }, text(iso)) : MINUS);
+const fact = (name, ...value) => h("div", h("dt", name), h("dd", value));
 
 /** JSON for people: on one line if it fits. */
 function json(value) {

@@ -1,6 +1,8 @@
-// View: the history of a run or a task, and the log of a task.
+// View: the history of a run or a task, and the claim and the log of a task.
 
 const LINES = 200;
+/** Seconds between two looks at a claim: no event tells of renewals and of requests to stop. */
+const RENEWAL = 5;
 const TROUBLE = new Set(["failed", "retrying", "upstream_failed"]);
 
 function historyView(root, type, id) {
@@ -8,9 +10,10 @@ function historyView(root, type, id) {
   const entity = { entity_type: type, entity_id: id };
   let [events, cursor] = [[], null]; // the newest first
   let [newestLine, olderLines] = [0, null];
-  let isRunDeleted = false;
+  let [isRunDeleted, ticks] = [false, 0];
   const now = h("span");
   const failure = h(".problem", { hidden: "" });
+  const claim = h("dl.panel", { "aria-label": "Claim", hidden: "" });
   const body = h("tbody", { role: "rowgroup" });
   const moreEvents = button("Older events", () => page().catch(view.failed));
   const log = h(".log.panel", { role: "log", "aria-label": "Log", tabindex: 0 });
@@ -57,6 +60,29 @@ function historyView(root, type, id) {
     if (isAtEnd && !before) log.scrollTop = log.scrollHeight;
   }
 
+  /** Shows who holds the task. */
+  async function holder() {
+    const isRunning = events[0].new_state === "running";
+    const page = isRunning && (await get("claims", { id }, view.signal).catch(nullIfGone));
+    const held = page && page.items[0];
+    claim.hidden = !held;
+    if (!held) return;
+    claim.replaceChildren(
+      fact("Worker", held.worker),
+      fact("Queue", held.queue ?? MINUS),
+      fact("Claimed", at(held.claimed_at)),
+      fact("Lease expires", at(held.lease_expires_at)),
+      held.times_out_at ? fact("Times out", at(held.times_out_at)) : "",
+      held.cancel_requested_at ? fact("Cancel requested", at(held.cancel_requested_at)) : "",
+    );
+  }
+
+  /** Fetches all that has no event. */
+  function fetchRest() {
+    lines(null).catch(view.failed);
+    holder().catch(view.failed);
+  }
+
   const view = {
     // The history has the run of an entity even if the entity was deleted.
     async filter(signal) {
@@ -76,11 +102,11 @@ function historyView(root, type, id) {
         draw();
         const title = date ? minute(date) : "deleted run";
         crumbs([dag, `#/dags/${dag_id}`], [title, `#/runs/${dag_run_id}`], [isTask ? task_id : "history", location.hash]);
-        if (isTask) lines(null).catch(view.failed);
+        if (isTask) fetchRest();
         if (body.isConnected) return;
         const list = table("Transitions", ["Time", "Transition", "Version", "Actor", "Metadata"], body);
         const head = heading(isTask ? task_id : `Run of ${title}`, now);
-        root.replaceChildren(head, failure, h("h2", "Transitions"), h(".panel", list), moreEvents);
+        root.replaceChildren(head, failure, claim, h("h2", "Transitions"), h(".panel", list), moreEvents);
         if (isTask) root.append(h("h2", "Log"), noLog, log, moreLines);
       };
     },
@@ -92,10 +118,12 @@ function historyView(root, type, id) {
       isRunDeleted ||= received.some(isDeletion);
       if (!newer.length && !isRunDeleted) return;
       draw();
-      if (isTask) lines(null).catch(view.failed);
+      if (isTask) fetchRest();
     },
     tick() {
-      if (isTask && events[0]?.new_state === "running" && !view.signal.aborted) lines(null).catch(view.failed);
+      if (!isTask || events[0]?.new_state !== "running" || view.signal.aborted) return;
+      if (++ticks % RENEWAL === 0) fetchRest();
+      else lines(null).catch(view.failed);
     },
   };
   return view;

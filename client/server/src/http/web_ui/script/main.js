@@ -7,6 +7,7 @@ const ROUTES = [
   [/^#\/dags(?:\?(.*))?$/, dagsView],
   [/^#\/dags\/([^/]+)$/, gridView],
   [/^#\/runs\/([^/]+)$/, runView],
+  [/^#\/queues$/, queuesView],
   [/^#\/history\/(dag_run|task_instance)\/([^/]+)$/, historyView],
 ];
 

@@ -24,7 +24,6 @@ function runView(root, runId) {
   }
 
   function describe() {
-    const fact = (name, ...value) => h("div", h("dt", name), h("dd", value));
     const time = elapsed(run);
     facts.replaceChildren(
       fact("State", stateOf(run.state)),
