@@ -67,6 +67,7 @@ mod operations {
 mod server {
     mod cli;
     pub mod http;
+    mod reaping;
     mod replay;
     mod web_ui;
 }

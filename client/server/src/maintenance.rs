@@ -1,24 +1,31 @@
-//! Periodic maintenance: refreshes the stored counts and creates partitions.
+//! Periodic maintenance: refreshes the stored counts, ends claims that have run out, and creates partitions.
 
 use std::time::Duration;
 
 use pg_workflow_client::tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use pg_workflow_client::Error;
 use pg_workflow_client::connect::{PostgresServer, within};
 use pg_workflow_client::outage::Outage;
 
-/// Interval of refreshing the stored counts. Readers of the counts add up all later transitions themselves.
+/// Interval of refreshing the stored counts, and of ending claims. Readers of the counts add up all later transitions
+/// themselves, and waiting workers end claims each second.
 const INTERVAL: Duration = Duration::from_secs(10);
 /// Number of refreshes between two checks of the partitions. A change of the month needs several checks.
 const REFRESHES_PER_CHECK: u32 = 6;
 /// The first refresh counts all rows.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// Calls `workflow.fold_state_counts()` every 10 s and `workflow.open_partitions()` every minute, until `shutdown`.
+/// Whose lock a process holds while it ends claims: one at a time, because each looks at all running tasks.
+const REAPER: &str =
+    "SELECT pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended('pg_workflow reap_claims', 0))";
+
+/// Calls `workflow.fold_state_counts()` and `workflow.reap_claims()` every 10 s, and `workflow.open_partitions()` every
+/// minute, until `shutdown`.
 ///
-/// Several processes can do so at the same time: the functions lock.
+/// Several processes can do so at the same time: they lock.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), pg_workflow_client::Error> {
@@ -33,9 +40,9 @@ const LIMIT: Duration = Duration::from_secs(600);
 pub async fn run(server: &PostgresServer, shutdown: CancellationToken) {
     let maintaining = async {
         let mut outage = Outage::of("the database for maintenance");
-        let mut lacks_right = false;
+        let mut lacking = Lacking::default();
         loop {
-            if let Err(error) = maintain(server, &mut outage, &mut lacks_right).await {
+            if let Err(error) = maintain(server, &mut outage, &mut lacking).await {
                 outage.began(&error);
             }
             tokio::time::sleep(INTERVAL).await;
@@ -44,19 +51,63 @@ pub async fn run(server: &PostgresServer, shutdown: CancellationToken) {
     shutdown.run_until_cancelled(maintaining).await;
 }
 
-async fn maintain(server: &PostgresServer, outage: &mut Outage, lacks_right: &mut bool) -> Result<(), Error> {
-    let client = server.connect().await?;
+/// Rights that the role lacks, each logged once.
+#[derive(Default)]
+struct Lacking {
+    partitions: bool,
+    claims: bool,
+}
+
+async fn maintain(server: &PostgresServer, outage: &mut Outage, lacking: &mut Lacking) -> Result<(), Error> {
+    let mut client = server.connect().await?;
     // A crash can lose the work: it is repeated.
     within(LIMIT, client.batch_execute("SET synchronous_commit = off")).await?;
     for refresh in 0.. {
         within(LIMIT, client.batch_execute("SELECT workflow.fold_state_counts()")).await?;
+        reap_claims(&mut client, &mut lacking.claims).await?;
         if refresh % REFRESHES_PER_CHECK == 0 {
-            open_partitions(&client, lacks_right).await?;
+            open_partitions(&client, &mut lacking.partitions).await?;
         }
         outage.ended();
         tokio::time::sleep(INTERVAL).await;
     }
     Ok(())
+}
+
+/// Ends claims whose lease or timeout has run out, until none is left. Does nothing if the extension has no claims (before
+/// version 0.3.0) or the role may not change tasks, which is logged once.
+async fn reap_claims(client: &mut Client, lacks_right: &mut bool) -> Result<(), Error> {
+    let has_right = "SELECT pg_catalog.to_regprocedure('workflow.reap_claims(integer)') IS NOT NULL,
+                   pg_catalog.has_column_privilege('workflow.task_instances', 'state', 'UPDATE'), current_user::text";
+    let row = within(LIMIT, client.query_one(has_right, &[])).await?;
+    let (exists, has_right): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
+    let known = std::mem::replace(lacks_right, exists && !has_right);
+    if *lacks_right && !known {
+        tracing::warn!(
+            "role \"{}\" may not end claims: no UPDATE on workflow.task_instances. Grant it workflow_writer, or let workers \
+             end them.",
+            row.try_get::<_, &str>(2)?
+        );
+    }
+    while exists && has_right && reap_some(client).await? {}
+    Ok(())
+}
+
+/// Ends some claims; returns false if none is left, or if another process does so.
+async fn reap_some(client: &mut Client) -> Result<bool, Error> {
+    let transaction = within(LIMIT, client.transaction()).await?;
+    if !within(LIMIT, transaction.query_one(REAPER, &[])).await?.try_get(0)? {
+        return Ok(false);
+    }
+    let sql = "SELECT id, worker, reason, state FROM workflow.reap_claims()";
+    let reaped = within(LIMIT, transaction.query(sql, &[])).await?;
+    within(LIMIT, transaction.commit()).await?;
+    for row in &reaped {
+        let (id, worker): (Uuid, &str) = (row.try_get(0)?, row.try_get(1)?);
+        let (reason, state): (&str, &str) = (row.try_get(2)?, row.try_get(3)?);
+        tracing::info!("{reason}: task {id} of worker \"{worker}\" is {state}");
+    }
+    Ok(!reaped.is_empty())
 }
 
 /// Creates partitions. Does nothing if the extension has none (version 0.1.0) or the role lacks the right, which is logged
