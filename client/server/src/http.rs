@@ -146,6 +146,11 @@ impl Server {
     async fn read(&self) -> Result<Connection, Error> {
         self.database.read().await
     }
+
+    /// Acquires a connection to the primary, whose memory has what a standby does not know: renewals of leases.
+    async fn read_from_primary(&self) -> Result<Connection, Error> {
+        self.database.write().await
+    }
 }
 
 /// Serves `listener` until `shutdown`, then waits for open requests.

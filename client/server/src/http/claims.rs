@@ -70,7 +70,7 @@ pub async fn claims(State(server): State<Arc<Server>>, Query(given): Query<Claim
         worker: given.worker.map(|name| name.0),
     };
     let options = list_options(given.limit, given.cursor, given.order_by);
-    let page = HeldClaims::new(&server.read().await?).list(&filter, &options).await;
+    let page = HeldClaims::new(&server.read_from_primary().await?).list(&filter, &options).await;
     Ok(PageResponse::new(if_known(page)?, given.fields))
 }
 
@@ -100,6 +100,6 @@ pub struct QueueParameters {
 pub async fn queues(State(server): State<Arc<Server>>, Query(given): Query<QueueParameters>) -> ListResult<Queue> {
     let filter = QueueFilter { name: given.name.map(|name| name.0) };
     let options = list_options(given.limit, given.cursor, given.order_by);
-    let page = Queues::new(&server.read().await?).list(&filter, &options).await;
+    let page = Queues::new(&server.read_from_primary().await?).list(&filter, &options).await;
     Ok(PageResponse::new(if_known(page)?, given.fields))
 }
