@@ -98,6 +98,7 @@ pub fn events_have_the_fields_of_the_page() {
 
 pub fn paths_take_the_parameters_of_the_page() {
     let db = Db::new();
+    db.connect().query("SELECT workflow.set_queue('default')", &[]).unwrap();
     let redis = Redis::start("docs-http").unwrap();
     let (_server, url) = serve(db.url(), &redis.url());
     let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
@@ -106,7 +107,7 @@ pub fn paths_take_the_parameters_of_the_page() {
         (response.status().as_u16(), response.body_mut().read_json().expect("JSON"))
     };
     let listed = table(PATHS);
-    assert_eq!(listed.len(), 15);
+    assert_eq!(listed.len(), 17);
     for row in listed {
         let path = &code(&row[0])[0];
         if path == "/" {
@@ -116,8 +117,9 @@ pub fn paths_take_the_parameters_of_the_page() {
         if path == "/metrics" {
             let scrape = || agent.get(format!("{url}{path}")).call().unwrap().body_mut().read_to_string().unwrap();
             wait_until("the relay has a consumer", || scrape().contains("workflow_relay_lag_events"));
+            wait_until("the queue is counted", || scrape().contains("workflow_queue_ready_tasks{"));
             let text = scrape();
-            let names = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split(' ').next());
+            let names = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split([' ', '{']).next());
             let listed = table(METRICS).into_iter().filter(|row| !row[4].contains("--read-only"));
             let listed: BTreeSet<String> = listed.map(|row| code(&row[0])[0].clone()).collect();
             assert_eq!(names.map(str::to_owned).collect::<BTreeSet<_>>(), listed);
