@@ -119,7 +119,8 @@ pub fn paths_take_the_parameters_of_the_page() {
             wait_until("the relay has a consumer", || scrape().contains("workflow_relay_lag_events"));
             wait_until("the queue is counted", || scrape().contains("workflow_queue_ready_tasks{"));
             let text = scrape();
-            let names = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split([' ', '{']).next());
+            let names =
+                text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split([' ', '{']).next());
             let listed = table(METRICS).into_iter().filter(|row| !row[4].contains("--read-only"));
             let listed: BTreeSet<String> = listed.map(|row| code(&row[0])[0].clone()).collect();
             assert_eq!(names.map(str::to_owned).collect::<BTreeSet<_>>(), listed);
