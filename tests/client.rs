@@ -1,5 +1,6 @@
 //! The client library, against real servers.
 
+mod claims;
 mod errors;
 mod examples;
 mod hosts;

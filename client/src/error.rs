@@ -1,6 +1,6 @@
 //! Errors of this crate, and of the servers that it calls.
 
-mod postgres;
+pub(crate) mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
 
@@ -9,6 +9,7 @@ use std::time::Duration;
 use pg_workflow_state_machine::State;
 use serde_json::Value;
 use tokio_postgres::error::SqlState;
+use uuid::Uuid;
 
 use crate::entity::{Entity, UnknownEntityType};
 
@@ -39,6 +40,20 @@ pub enum Error {
         current_state: State,
         /// Its current version.
         current_version: i64,
+        /// The error of the server.
+        source: tokio_postgres::Error,
+    },
+    /// The claim is lost: its lease ran out and another worker can have the task, or a client moved the task by hand.
+    #[error("{}", postgres::message(source))]
+    ClaimLost {
+        /// The claim.
+        claim: String,
+        /// The task.
+        task_instance_id: Uuid,
+        /// Its current state; `None` if it does not exist.
+        current_state: Option<State>,
+        /// Its current version; `None` if it does not exist.
+        current_version: Option<i64>,
         /// The error of the server.
         source: tokio_postgres::Error,
     },
@@ -222,6 +237,7 @@ impl Error {
     fn postgres(&self) -> Option<&tokio_postgres::Error> {
         match self {
             Error::Stale { source, .. }
+            | Error::ClaimLost { source, .. }
             | Error::NotAllowed { source, .. }
             | Error::NotFound { source: Some(source), .. }
             | Error::Invalid { source, .. }
@@ -277,6 +293,9 @@ impl Error {
     pub fn hint(&self) -> &'static str {
         match self {
             Error::Stale { .. } => "Another client changed it first. Re-read it and decide again",
+            Error::ClaimLost { .. } => {
+                "Stop this work. Renew claims more often, or claim with a longer lease, if no client moved the task by hand"
+            }
             Error::NotAllowed { .. } => "Re-read it, and choose a state that it can enter from its current one",
             Error::NotFound { .. } => "Check the id or the name. The row may have been deleted",
             Error::Invalid { .. } => "Correct the argument",

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`connect`], [`pool`], [`database`] | connect to a server, share connections, read from a replica |
 //! | [`Dags`], [`DagRuns`], [`TaskInstances`], [`TaskLogs`] | create, read, change and list rows, on a connection or in a transaction |
+//! | [`Claims`] | claim tasks from queues, and end claims |
 //! | [`History`] | reads the audit trail |
 //! | [`StateMachine`], [`State`] | the transitions that the database allows, without a database |
 //! | [`model`], [`list`], [`session`] | rows; filters, orders and pages; connections that run statements |
@@ -71,11 +72,12 @@ pub use tokio_postgres;
 
 pub use entity::{Entity, EntityType, UnknownEntityType};
 pub use error::Error;
-pub use model::{Dag, DagRun, LogLevel, Queue, StateCounts, TaskInstance, TaskLog};
+pub use model::{ClaimedTask, Dag, DagRun, LogLevel, Queue, StateCounts, TaskInstance, TaskLog};
 pub use pg_workflow_state_machine::{State, StateMachine, UnknownState};
 pub use repository::{
-    DagChanges, DagRunChanges, DagRuns, Dags, Disagreement, History, NewDag, NewDagRun, NewTaskInstances, NewTaskLog,
-    Outcome, Queues, TaskInstanceChanges, TaskInstances, TaskLogs, Transition, TransitionMany, TransitionResult,
+    ClaimTasks, Claims, DagChanges, DagRunChanges, DagRuns, Dags, Disagreement, Enqueue, FailedClaim, Failure, Finish,
+    History, NewDag, NewDagRun, NewTaskInstances, NewTaskLog, Outcome, Queues, Retry, TaskInstanceChanges,
+    TaskInstances, TaskLogs, Transition, TransitionMany, TransitionResult,
 };
 
 /// The example of the README compiles.

@@ -1,5 +1,6 @@
-//! Rows: DAGs, runs, tasks, log lines and queues.
+//! Rows: DAGs, runs, tasks, log lines, queues and claims.
 
+pub(crate) mod claim;
 mod dag;
 mod dag_run;
 mod queue;
@@ -14,6 +15,10 @@ use crate::Error;
 use crate::event::Event;
 use crate::record::{Column, Record};
 
+pub use claim::{
+    CancelOutcome, ClaimResult, ClaimedTask, EnqueueOutcome, EnqueueResult, FinishOutcome, FinishResult, ReapedClaim,
+    ReleaseOutcome, RenewOutcome,
+};
 pub use dag::Dag;
 pub use dag_run::DagRun;
 pub use queue::Queue;

@@ -1,6 +1,7 @@
-//! Repositories: create, read and change DAGs, runs, tasks, logs and history. Each works on a
+//! Repositories: create, read and change DAGs, runs, tasks, logs, claims and history. Each works on a
 //! [`Session`](crate::session::Session): a pooled connection, a client, or the caller's own transaction.
 
+mod claims;
 mod dag_runs;
 mod dags;
 mod history;
@@ -16,6 +17,7 @@ use crate::Error;
 use crate::record::Record;
 use crate::session::{self, Session};
 
+pub use claims::{ClaimTasks, Claims, Enqueue, FailedClaim, Failure, Finish, Retry};
 pub use dag_runs::{DagRunChanges, DagRuns, NewDagRun};
 pub use dags::{DagChanges, Dags, NewDag};
 pub use history::{Disagreement, History};

@@ -20,6 +20,21 @@ struct Stale {
 }
 
 #[derive(Deserialize)]
+#[serde(untagged)]
+enum Conflict {
+    ClaimLost(ClaimLost),
+    Stale(Stale),
+}
+
+#[derive(Deserialize)]
+struct ClaimLost {
+    claim: String,
+    entity_id: Uuid,
+    current_state: Option<State>,
+    current_version: Option<i64>,
+}
+
+#[derive(Deserialize)]
 struct NotAllowed {
     entity_type: EntityType,
     entity_id: Uuid,
@@ -50,8 +65,14 @@ struct Leased {
 /// stay [`Postgres`](crate::Error::Postgres).
 pub fn classify(source: tokio_postgres::Error) -> crate::Error {
     match source.code().map_or("", |code| code.code()) {
-        "40001" => match detail::<Stale>(&source) {
-            Some(Stale { entity_type, entity_id: id, current_state, current_version }) => {
+        "40001" => match detail::<Conflict>(&source) {
+            Some(Conflict::ClaimLost(ClaimLost {
+                claim,
+                entity_id: task_instance_id,
+                current_state,
+                current_version,
+            })) => crate::Error::ClaimLost { claim, task_instance_id, current_state, current_version, source },
+            Some(Conflict::Stale(Stale { entity_type, entity_id: id, current_state, current_version })) => {
                 crate::Error::Stale { entity: Entity { entity_type, id }, current_state, current_version, source }
             }
             None => crate::Error::Postgres(source),

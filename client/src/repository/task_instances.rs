@@ -1,3 +1,6 @@
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
 use pg_workflow_state_machine::State;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
@@ -16,7 +19,11 @@ use crate::session::{self, Session};
 /// use pg_workflow_client::NewTaskInstances;
 ///
 /// # let run = uuid::Uuid::nil();
-/// let tasks = NewTaskInstances { max_tries: 3, ..NewTaskInstances::of(run, ["extract", "load"]) };
+/// let tasks = NewTaskInstances {
+///     max_tries: 3,
+///     queue: Some("etl".to_owned()),
+///     ..NewTaskInstances::of(run, ["extract", "load"])
+/// };
 /// ```
 #[derive(Clone, Debug)]
 pub struct NewTaskInstances {
@@ -24,21 +31,36 @@ pub struct NewTaskInstances {
     pub dag_run_id: Uuid,
     /// Their names, all different; 1 to 500 characters, not blank.
     pub task_ids: Vec<String>,
-    /// Number of attempts that the scheduler may make for each; stored, not enforced.
+    /// Number of attempts; claims do not exceed it, transitions by hand do not look at it.
     pub max_tries: i32,
+    /// The queue from which workers claim them; a new name creates it. `None`: they are moved by hand, or put into a
+    /// queue later.
+    pub queue: Option<String>,
+    /// 0 (claimed first) to 9.
+    pub priority: i32,
+    /// Time before which no worker gets them.
+    pub not_before: Option<DateTime<Utc>>,
+    /// Longest time of an attempt by a claim.
+    pub timeout: Option<Duration>,
 }
 
 impl NewTaskInstances {
-    /// Creates tasks with these names and one attempt.
+    /// Creates tasks with these names and one attempt, in no queue, at priority 5.
     pub fn of(dag_run_id: Uuid, task_ids: impl IntoIterator<Item = impl Into<String>>) -> NewTaskInstances {
-        NewTaskInstances { dag_run_id, task_ids: task_ids.into_iter().map(Into::into).collect(), max_tries: 1 }
+        let task_ids = task_ids.into_iter().map(Into::into).collect();
+        let (queue, not_before, timeout) = (None, None, None);
+        NewTaskInstances { dag_run_id, task_ids, max_tries: 1, queue, priority: 5, not_before, timeout }
+    }
+
+    fn is_for_claims(&self) -> bool {
+        self.queue.is_some() || self.priority != 5 || self.not_before.is_some() || self.timeout.is_some()
     }
 }
 
 /// Changes of a task. `None` keeps a field. To change the state, make a transition.
 #[derive(Clone, Debug, Default)]
 pub struct TaskInstanceChanges {
-    /// Number of attempts that the scheduler may make.
+    /// Number of attempts.
     pub max_tries: Option<i32>,
     /// Error message; `Some(None)` removes it.
     pub error: Option<Option<String>>,
@@ -84,10 +106,29 @@ impl<'a, S: Session> TaskInstances<'a, S> {
     /// # Errors
     /// See [`create`](TaskInstances::create).
     pub async fn create_many(&self, tasks: &NewTaskInstances) -> Result<Vec<Uuid>, Error> {
-        let sql = "SELECT id FROM workflow.create_task_instances($1, $2, $3)";
-        let parameters: [session::Parameter<'_>; 3] =
-            [(&tasks.dag_run_id, Type::UUID), (&tasks.task_ids, Type::TEXT_ARRAY), (&tasks.max_tries, Type::INT4)];
-        ids(&session::fixed(self.0, sql, &parameters).await?)
+        let seconds = tasks.timeout.map(|timeout| timeout.as_secs_f64());
+        let parameters: [session::Parameter<'_>; 7] = [
+            (&tasks.dag_run_id, Type::UUID),
+            (&tasks.task_ids, Type::TEXT_ARRAY),
+            (&tasks.max_tries, Type::INT4),
+            (&tasks.queue, Type::TEXT),
+            (&tasks.priority, Type::INT4),
+            (&tasks.not_before, Type::TIMESTAMPTZ),
+            (&seconds, Type::FLOAT8),
+        ];
+        let rows = match tasks.is_for_claims() {
+            true => {
+                let sql =
+                    "SELECT id FROM workflow.create_task_instances($1, $2, $3, $4, $5, $6, make_interval(secs => $7))";
+                session::fixed(self.0, sql, &parameters).await?
+            }
+            // As before 0.3.0.
+            false => {
+                let sql = "SELECT id FROM workflow.create_task_instances($1, $2, $3)";
+                session::fixed(self.0, sql, &parameters[..3]).await?
+            }
+        };
+        ids(&rows)
     }
 
     /// Returns the task with this id; `None` if it does not exist.
