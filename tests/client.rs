@@ -10,6 +10,7 @@ mod pool;
 mod replica;
 mod repositories;
 mod tls;
+mod worker;
 
 use pg_workflow_client::connect::PostgresServer;
 use pg_workflow_client::pool::{Connection, Options, Pool};

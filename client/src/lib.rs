@@ -17,6 +17,7 @@
 //! | [`subscriber`] | delivers each event to your handler, from the feed or from Redis, and reconnects |
 //! | [`relay`], [`publisher`] | write every event to Redis or to a destination of your own (feature `relay`) |
 //! | [`redis_server`] | connects to Redis (feature `redis`) |
+//! | [`worker`] | claims tasks, calls your handler for each, renews its leases and reports how it ended |
 //! | [`outage`] | waits for an unavailable server, and logs the outage once |
 //!
 //! ```no_run
@@ -63,6 +64,7 @@ pub mod relay;
 mod repository;
 pub mod session;
 pub mod subscriber;
+pub mod worker;
 
 /// The Redis driver, whose types this crate's errors and connections expose.
 #[cfg(feature = "redis")]

@@ -15,9 +15,13 @@ fn example(name: &str, db: &Db) -> Command {
 
 /// Runs an example to its end, and returns its output.
 fn output(name: &str, db: &Db) -> String {
-    let done = example(name, db).output().expect("it starts");
+    output_of(&mut example(name, db))
+}
+
+fn output_of(command: &mut Command) -> String {
+    let done = command.output().expect("it starts");
     let printed = String::from_utf8_lossy(&done.stdout).into_owned();
-    assert!(done.status.success(), "{name}: {printed}{}", String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success(), "{command:?}: {printed}{}", String::from_utf8_lossy(&done.stderr));
     printed
 }
 
@@ -65,4 +69,20 @@ fn examples_create_follow_and_query_a_run() {
     assert_eq!(history.matches("skipped: ").count(), 3, "{history}");
     assert!(history.contains("1 of its runs succeeded"), "{history}");
     assert!(history.ends_with("disagree in 0 places\n"), "{history}");
+}
+
+#[test]
+fn worker_runs_commands() {
+    let db = Db::new();
+    let printed = output_of(example("worker", &db).arg("3"));
+    for line in [
+        "multiply, attempt 1: {\"printed\":\"42\"}",
+        "count, attempt 1: {\"printed\":\"100\"}",
+        "fail, attempt 1: exit status: 2: ls",
+    ] {
+        assert!(printed.contains(line), "{line}: {printed}");
+    }
+    let sql = "SELECT string_agg(task_id || ' ' || state, ', ' ORDER BY task_id) FROM workflow.task_instances";
+    let states: String = db.connect().query_one(sql, &[]).unwrap().get(0);
+    assert_eq!(states, "count success, fail failed, multiply success");
 }

@@ -83,6 +83,8 @@ pub struct FailedClaim {
 
 /// The claims of a database.
 ///
+/// [`worker::run`](crate::worker::run) does all of this for you.
+///
 /// A claim that ends in a transaction of yours guards what the transaction writes: if the claim is lost, the error
 /// undoes it. After a lost connection, the same call can be repeated: it returns the same.
 ///

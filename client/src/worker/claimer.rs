@@ -1,0 +1,110 @@
+//! Claims tasks, and waits for them.
+
+use std::time::Duration;
+
+use futures_util::future;
+use tokio_util::sync::CancellationToken;
+
+use super::held::Held;
+use super::link::{Link, limited};
+use crate::Error;
+use crate::connect::PostgresServer;
+use crate::model::{ClaimedTask, RenewOutcome};
+use crate::repository::{ClaimTasks, Claims};
+
+/// How long the database waits for tasks. After that, the server is checked.
+const WAIT: Duration = Duration::from_secs(5);
+
+pub struct Claimer {
+    link: Link,
+    held: Held,
+    /// After an outage, the leases of what the worker holds can have run out. They are renewed before a session of this
+    /// worker waits: such a session ends claims that have run out.
+    must_renew: bool,
+    /// Claims whose commit was not answered: they may be ours.
+    unsure: Vec<ClaimedTask>,
+}
+
+impl Claimer {
+    pub fn new(server: PostgresServer, held: Held) -> Claimer {
+        Claimer { link: Link::new(server), held, must_renew: false, unsure: Vec::new() }
+    }
+
+    /// Claims tasks. If there are none, waits for some, up to `shutdown`, and returns none; so also after an outage.
+    ///
+    /// # Errors
+    /// Returns [`Error::Invalid`] if the database refuses the options.
+    pub async fn next(&mut self, wanted: &ClaimTasks, shutdown: &CancellationToken) -> Result<Vec<ClaimedTask>, Error> {
+        match self.claim_or_wait(wanted, shutdown).await {
+            Ok(tasks) => Ok(tasks),
+            Err(error @ Error::Invalid { .. }) => Err(error),
+            Err(error) => {
+                self.must_renew = true;
+                let _ = shutdown.run_until_cancelled(self.link.failed(&error)).await;
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    async fn claim_or_wait(
+        &mut self,
+        wanted: &ClaimTasks,
+        shutdown: &CancellationToken,
+    ) -> Result<Vec<ClaimedTask>, Error> {
+        let tasks = limited(self.claim(wanted)).await?;
+        self.link.succeeded();
+        if tasks.is_empty() {
+            match shutdown.run_until_cancelled(limited(self.wait(wanted))).await {
+                Some(waited) => waited?,
+                None => self.stop_waiting().await,
+            }
+        }
+        Ok(tasks)
+    }
+
+    /// Claims tasks in two steps, so that none is lost with a connection: if the answer to the first does not arrive,
+    /// nothing is committed, and if the answer to COMMIT does not, a renewal tells which claims are ours.
+    async fn claim(&mut self, wanted: &ClaimTasks) -> Result<Vec<ClaimedTask>, Error> {
+        let client = self.link.open().await?;
+        let claims = Claims::new(client);
+        if self.must_renew {
+            let held = self.held.claims();
+            if !held.is_empty() {
+                claims.renew(&held, None).await?;
+            }
+            self.must_renew = false;
+        }
+        if !self.unsure.is_empty() {
+            let names: Vec<&str> = self.unsure.iter().map(|task| task.claim.as_str()).collect();
+            let renewed = claims.renew(&names, None).await?;
+            let mut ours = renewed.into_iter().map(|result| result.outcome != RenewOutcome::Lost);
+            self.unsure.retain(|_| ours.next() == Some(true));
+            return Ok(std::mem::take(&mut self.unsure));
+        }
+        // The driver sends both, and the server runs them in this order.
+        let begin = client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED");
+        let (begun, tasks) = future::join(begin, claims.claim(wanted)).await;
+        begun?;
+        self.unsure = tasks?;
+        client.batch_execute("COMMIT").await?;
+        Ok(std::mem::take(&mut self.unsure))
+    }
+
+    /// Returns the claims of which it does not know whether they are ours.
+    pub fn into_unsure(self) -> Vec<ClaimedTask> {
+        self.unsure
+    }
+
+    async fn wait(&mut self, wanted: &ClaimTasks) -> Result<(), Error> {
+        Claims::new(self.link.open().await?).wait(&wanted.queues, WAIT).await.map(drop)
+    }
+
+    /// Ends a wait. Otherwise the session would remain for a while.
+    async fn stop_waiting(&mut self) {
+        if let Ok(client) = self.link.open().await {
+            let cancel = client.cancel_token();
+            self.link.server.cancel(&cancel).await;
+        }
+        self.link.close();
+    }
+}

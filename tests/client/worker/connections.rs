@@ -1,0 +1,116 @@
+//! Outages: no task is lost, and none runs twice.
+
+use super::*;
+use xtask::stack::postgres::Shutdown;
+
+/// Whenever a connection is killed, also between a claim and its answer: no task waits for a lease to run out.
+#[test]
+fn killed_connections_lose_no_task_and_repeat_none() {
+    let db = Db::new();
+    run(async {
+        let client = server(db.url()).connect().await.unwrap();
+        let calls = Calls::default();
+        let workers = [(); 2].map(|()| {
+            let calls = calls.clone();
+            Running::start(&db, Worker { concurrency: 5, ..Worker::default() }, move |task, _| {
+                calls.note(&task);
+                async {
+                    tokio::time::sleep(Duration::from_millis(3)).await;
+                    Ok(())
+                }
+            })
+        });
+        enqueue_many(&client, 600).await;
+        let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                    WHERE application_name = 'worker' AND datname = current_database() ORDER BY random() LIMIT 1";
+        let mut killed = 0;
+        wait_for("all tasks", async || {
+            // Not without end: then nothing but reconnecting happens.
+            if killed < 40 {
+                killed += client.query(kill, &[]).await.unwrap().len();
+            }
+            count(&client, "state = 'success'").await == 600
+        })
+        .await;
+        for worker in workers {
+            worker.stop().await;
+        }
+        calls.assert_each_once();
+        assert_eq!(count(&client, "version = 3").await, 600);
+        assert!(killed >= 20, "{killed}");
+    });
+}
+
+#[test]
+fn worker_survives_a_restart_of_the_server() {
+    let (cluster, db) = own_cluster("worker-restart", &[]);
+    run(async {
+        let client = server(db.url()).connect().await.unwrap();
+        let calls = Calls::default();
+        let end = CancellationToken::new();
+        let worker = Running::start(&db, short(), {
+            let (calls, end) = (calls.clone(), end.clone());
+            move |task, _| {
+                calls.note(&task);
+                let end = end.clone();
+                async move {
+                    end.cancelled().await;
+                    Ok(())
+                }
+            }
+        });
+        let ids = enqueue(&client, &["a", "b"], 1).await;
+        wait_for("both run", async || calls.len() == 2).await;
+        cluster.stop(Shutdown::Immediate).unwrap();
+        // They end while the server is unavailable.
+        end.cancel();
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        cluster.start_again().unwrap();
+        let client = server(db.url()).connect().await.unwrap();
+        for id in ids {
+            assert_eq!(wait_for_state(&client, id, State::Success).await.try_number, 1);
+        }
+        let later = enqueue(&client, &["c"], 1).await;
+        wait_for_state(&client, later[0], State::Success).await;
+        worker.stop().await;
+        calls.assert_each_once();
+    });
+}
+
+/// A claim is committed, but its answer is lost: the worker learns that it holds the task, and no lease must run out.
+#[test]
+fn claim_whose_answer_is_lost_is_found_again() {
+    let (_cluster, db) = own_cluster("worker-commit", &[]);
+    run(async {
+        let client = server(db.url()).connect().await.unwrap();
+        client.batch_execute("SET synchronous_commit = local").await.unwrap();
+        let ids = enqueue(&client, &["a"], 1).await;
+        // A commit waits for a standby that does not exist. If its session ends meanwhile, it is a commit all the same.
+        let set_standby = async |name: &str| {
+            let sql = format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'");
+            client.batch_execute(&sql).await.unwrap();
+            client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+            let shown =
+                async || client.query_one("SHOW synchronous_standby_names", &[]).await.unwrap().get::<_, String>(0);
+            wait_for("the setting", async || shown().await == name).await;
+        };
+        set_standby("nobody").await;
+        let calls = Calls::default();
+        let worker = Running::start(&db, Worker::default(), {
+            let calls = calls.clone();
+            move |task, _| {
+                calls.note(&task);
+                async { Ok(()) }
+            }
+        });
+        let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                    WHERE application_name = 'worker' AND wait_event = 'SyncRep'";
+        wait_for("the commit of a claim waits", async || !client.query(kill, &[]).await.unwrap().is_empty()).await;
+        set_standby("").await;
+        let began = Instant::now();
+        assert_eq!(wait_for_state(&client, ids[0], State::Success).await.try_number, 1);
+        assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+        worker.stop().await;
+        calls.assert_each_once();
+    });
+}

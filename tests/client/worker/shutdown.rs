@@ -1,0 +1,73 @@
+//! Stopping a worker.
+
+use super::*;
+use pg_workflow_client::worker::CancelReason;
+
+#[test]
+fn worker_that_stops_waits_for_its_handlers_and_claims_no_more() {
+    let db = Db::new();
+    run(async {
+        let client = server(db.url()).connect().await.unwrap();
+        let ids = enqueue(&client, &["a"], 1).await;
+        let end = CancellationToken::new();
+        let worker = Running::start(&db, Worker::default(), {
+            let end = end.clone();
+            move |_, _| {
+                let end = end.clone();
+                async move {
+                    end.cancelled().await;
+                    Ok(())
+                }
+            }
+        });
+        wait_for_state(&client, ids[0], State::Running).await;
+        worker.shutdown.cancel();
+        let later = enqueue(&client, &["b"], 1).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(!worker.task.is_finished());
+        end.cancel();
+        worker.stop().await;
+        assert_eq!(get(&client, ids[0]).await.state, State::Success);
+        assert_eq!(get(&client, later[0]).await.state, State::Queued);
+        let sessions =
+            "SELECT FROM pg_stat_activity WHERE application_name = 'worker' AND datname = current_database()";
+        wait_for("no session remains", async || client.query(sessions, &[]).await.unwrap().is_empty()).await;
+    });
+}
+
+/// After the limit handlers are told to stop. Those that do not succeed then give their tasks back, uncounted.
+#[test]
+fn worker_that_stops_releases_tasks_after_its_limit() {
+    let db = Db::new();
+    run(async {
+        let client = server(db.url()).connect().await.unwrap();
+        let names = ["deaf", "fails", "succeeds"];
+        let ids = enqueue(&client, &names, 1).await;
+        let options = Worker { shutdown_limit: Duration::from_millis(100), ..Worker::default() };
+        let worker = Running::start(&db, options, |task, cancellation| async move {
+            if task.task_id == "deaf" {
+                std::future::pending::<()>().await;
+            }
+            let reason = cancellation.cancelled().await;
+            assert_eq!(reason, CancelReason::Shutdown);
+            if task.task_id == "fails" { Err(Failure::new("interrupted")) } else { Ok(()) }
+        });
+        for id in &ids {
+            wait_for_state(&client, *id, State::Running).await;
+        }
+        let began = Instant::now();
+        worker.stop().await;
+        assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+        for (id, name) in ids.iter().zip(names) {
+            let state = if name == "succeeds" { State::Success } else { State::Retrying };
+            assert_eq!(get(&client, *id).await.state, state, "{name}");
+        }
+        assert_eq!(count(&client, "uncounted_tries = 1 AND state = 'retrying'").await, 2);
+
+        let worker = Running::start(&db, Worker::default(), |task, _| async move { Ok(task.try_number) });
+        for id in &ids[..2] {
+            assert_eq!(wait_for_state(&client, *id, State::Success).await.try_number, 2);
+        }
+        worker.stop().await;
+    });
+}
