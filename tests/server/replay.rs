@@ -1,9 +1,12 @@
 //! Replaying recorded workflows through all parts: functions, history, feed, relay, Redis.
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use pg_workflow_tests::*;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use uuid::Uuid;
 use xtask::stack::redis::Redis;
 use xtask::stack::server::Server;
 
@@ -91,6 +94,41 @@ fn tasks_start_after_their_parents_finish() {
         }
     }
     assert!(edges > 20);
+}
+
+/// Its tasks go to the other processes, and none of them ends before the replay.
+#[test]
+fn tasks_of_a_killed_worker_process_run_again() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let replaying = Command::new(server_binary())
+        .arg("replay")
+        .arg(own_example())
+        .args(["--within", "2", "--processes", "3"])
+        .env("DATABASE_URL", db.url())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let holder = "SELECT id, substring(worker FROM '[0-9]+$')::int FROM workflow.claims LIMIT 1";
+    let mut killed = None;
+    wait_until("a worker holds a task", || {
+        killed = client.query_opt(holder, &[]).unwrap().map(|row| (row.get::<_, Uuid>(0), row.get::<_, i32>(1)));
+        killed.is_some()
+    });
+    let (task, process) = killed.unwrap();
+    kill(Pid::from_raw(process), Signal::SIGKILL).unwrap();
+    let replayed = replaying.wait_with_output().unwrap();
+    assert!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stderr));
+    let unfinished = "SELECT count(*) FROM workflow.task_instances WHERE state <> 'success'";
+    assert_eq!(client.query_one(unfinished, &[]).unwrap().get::<_, i64>(0), 0);
+    let tries = "SELECT try_number FROM workflow.task_instances WHERE id = $1";
+    assert_eq!(client.query_one(tries, &[&task]).unwrap().get::<_, i32>(0), 2);
+    wait_until("the worker processes have ended", || {
+        let sessions =
+            "SELECT FROM pg_stat_activity WHERE application_name = 'workflow-server' AND datname = current_database()";
+        client.query(sessions, &[]).unwrap().is_empty()
+    });
 }
 
 #[test]

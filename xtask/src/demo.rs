@@ -1,4 +1,7 @@
-//! `cargo xtask demo`: a recorded workflow runs through the whole, from a function in SQL to a subscriber of Redis.
+//! `cargo xtask demo`: a recorded workflow runs through the whole, from workers that claim its tasks, and are killed, to a
+//! subscriber of Redis.
+
+mod faults;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,12 +13,13 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
 
 use crate::build::{self, Profile};
-use crate::command::{run as run_command, step};
+use crate::command::step;
 use crate::stack::postgres::{PRELOADED, Postgres};
 use crate::stack::redis::Redis;
 use crate::stack::roles;
 use crate::stack::server::Server;
 use crate::{setup, workspace};
+use faults::Faults;
 
 const DATABASE: &str = "workflow";
 
@@ -48,15 +52,17 @@ pub fn run(options: &Options) -> Result<()> {
 
     let artifacts = build::build_and_install(setup::ensure()?, Profile::Quick)?;
     let stack = step("Starting a private PostgreSQL, Redis and workflow-server", || Stack::start(&artifacts.server))?;
+    let mut faults = Faults::default();
     for file in &files {
-        let seconds = options.seconds.to_string();
-        step(&format!("Replaying {} within {seconds} s", file.display()), || {
+        let (seconds, workers) = (options.seconds.to_string(), faults::WORKERS.to_string());
+        step(&format!("Replaying {} within {seconds} s, and the time that lost workers cost", file.display()), || {
             let mut replay = Command::new(&artifacts.server);
-            replay.arg("replay").arg(file).args(["--within", &seconds, "--connections", "8"]);
-            run_command(replay.env("DATABASE_URL", stack.postgres.url_as(roles::SCHEDULER, DATABASE)))
+            replay.arg("replay").arg(file).args(["--within", &seconds, "--processes", &workers]);
+            replay.env("DATABASE_URL", stack.postgres.url_as(roles::SCHEDULER, DATABASE));
+            faults.replay(&mut replay, &stack.postgres)
         })?;
     }
-    let lost = print_result(&stack)?;
+    let lost = print_result(&stack, &faults)?;
     if options.keep {
         stack.invite();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -161,7 +167,7 @@ fn subscribe(url: &str) -> Result<Arc<Mutex<Vec<Received>>>> {
 }
 
 /// Waits for the last events and prints the table; returns how many were lost.
-fn print_result(stack: &Stack) -> Result<usize> {
+fn print_result(stack: &Stack, faults: &Faults) -> Result<usize> {
     let written = stack.count("SELECT count(*) FROM workflow.state_history;")?;
     let deadline = Instant::now() + PATIENCE;
     while stack.received().len() < written && Instant::now() < deadline {
@@ -175,8 +181,15 @@ fn print_result(stack: &Stack) -> Result<usize> {
     let transitions = stack.count("SELECT count(*) FROM workflow.state_history WHERE old_state IS NOT NULL;")?;
     let lost = written.saturating_sub(delays.len());
     let verified = if problems == 0 { "clean".to_owned() } else { format!("{problems} disagreements") };
+    let claims = count_claims(stack)?;
     let rows = [
         ("tasks", tasks.to_string()),
+        ("workers killed; frozen for longer than a lease", format!("{}; {}", faults.killed, faults.frozen)),
+        ("claims", claims.made.to_string()),
+        ("claims expired", claims.expired.to_string()),
+        ("refused words of the dead", faults.refused.to_string()),
+        ("tasks run twice at once", claims.twice.to_string()),
+        ("tasks lost", claims.lost.to_string()),
         ("transitions", transitions.to_string()),
         ("events written (creations and transitions)", written.to_string()),
         ("events relayed", (written - pending).to_string()),
@@ -188,12 +201,42 @@ fn print_result(stack: &Stack) -> Result<usize> {
     ];
     println!();
     for (name, value) in rows {
-        println!("  {name:42} {value:>12}");
+        println!("  {name:46} {value:>12}");
+    }
+    if claims.twice + claims.lost > 0 {
+        bail!("{} tasks ran twice at once, {} are lost", claims.twice, claims.lost);
     }
     if problems > 0 {
         bail!("verify() found {problems} disagreements between history and rows");
     }
     Ok(lost)
+}
+
+/// The claims of all tasks, from their history.
+struct Claims {
+    made: usize,
+    expired: usize,
+    /// Tasks that began while they ran.
+    twice: usize,
+    /// Tasks that have not succeeded.
+    lost: usize,
+}
+
+fn count_claims(stack: &Stack) -> Result<Claims> {
+    let events = |condition: &str| {
+        stack.count(&format!("SELECT count(*) FROM workflow.state_history WHERE task_id IS NOT NULL AND {condition};"))
+    };
+    Ok(Claims {
+        made: events("new_state = 'running' AND metadata ? 'worker'")?,
+        expired: events("metadata->>'reason' = 'lease expired'")?,
+        twice: stack.count(
+            "SELECT count(DISTINCT entity_id) FROM (
+                 SELECT entity_id, new_state, lag(new_state) OVER (PARTITION BY entity_id ORDER BY version) AS last_state
+                 FROM workflow.state_history
+             ) AS h WHERE new_state = 'running' AND last_state = 'running';",
+        )?,
+        lost: stack.count("SELECT count(*) FROM workflow.task_instances WHERE state <> 'success';")?,
+    })
 }
 
 fn milliseconds(sorted: &[TimeDelta], percent: usize) -> String {

@@ -8,17 +8,20 @@ use anyhow::bail;
 use clap::Args;
 use clap::builder::FalseyValueParser;
 use indicatif::{ProgressBar, ProgressStyle};
-use pg_workflow_server::replay::{self, Options, Pace, Progress};
+use pg_workflow_server::replay::{self, Pace, Processes, Progress};
 use pg_workflow_server::wfformat::Trace;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::Database;
 
+/// Tells a process that it is a worker.
+const PLACES: &str = "WORKFLOW_REPLAY_PLACES";
+
 /// Replay a recorded workflow, as a fleet of workers
 ///
-/// Creates a run and its tasks, and the DAG if it does not exist. Runs each task after its parents for its recorded
-/// duration. FILE is a trace in WfFormat 1.5: wfcommons.org/format
+/// Creates a run and its tasks, and the DAG if it does not exist. Puts each task into a queue after its parents, where
+/// workers claim it and run it for its recorded duration. FILE is a trace in WfFormat 1.5: wfcommons.org/format
 #[derive(Args)]
 pub struct Arguments {
     /// Trace
@@ -35,9 +38,19 @@ pub struct Arguments {
     #[arg(long, env = "WORKFLOW_WITHIN", value_name = "SECONDS", value_parser = parse_positive, conflicts_with = "speed")]
     within: Option<f64>,
 
-    /// Number of database connections that the workers share
-    #[arg(long, env = "WORKFLOW_REPLAY_CONNECTIONS", default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    connections: u32,
+    /// Number of worker processes; 0: this process works, too
+    ///
+    /// If one is killed, the others get its tasks.
+    #[arg(long, env = "WORKFLOW_REPLAY_PROCESSES", default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=100))]
+    processes: u16,
+
+    /// Has no effect since 0.3.0: a worker has three connections
+    #[arg(long, env = "WORKFLOW_REPLAY_CONNECTIONS", value_name = "N", hide = true)]
+    connections: Option<u32>,
+
+    /// In a worker process: how many tasks it runs at a time
+    #[arg(long, env = PLACES, value_name = "N", hide = true)]
+    places: Option<usize>,
 
     /// Omit the progress, print only the summary
     #[arg(long, short, env = "WORKFLOW_QUIET", value_parser = FalseyValueParser::new())]
@@ -56,14 +69,29 @@ pub async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::R
     for warning in &trace.warnings {
         tracing::warn!("{}: {warning}", arguments.file.display());
     }
+    let server = arguments.database.database_url;
+    if let Some(places) = arguments.places {
+        let working = replay::work(server, &trace, places, shutdown.clone());
+        tokio::spawn(async move {
+            replay::parent_ended().await;
+            shutdown.cancel();
+        });
+        return Ok(working.await?);
+    }
     let pace = match arguments.within {
         Some(seconds) => Pace::Within(Duration::try_from_secs_f64(seconds)?),
         None => Pace::Speed(arguments.speed),
     };
-    let options = Options { pace, connections: arguments.connections };
+    if arguments.connections.is_some() {
+        tracing::warn!("--connections has no effect: a worker has three connections");
+    }
     let (progress, seen) = watch::channel(Progress::default());
+    let processes = match arguments.processes {
+        0 => None,
+        count => Some(start_processes(count.into(), trace.tasks.len())?),
+    };
     let finished = tokio::select! {
-        report = replay::run(&arguments.database.database_url, &trace, &options, &progress) => Some(report),
+        report = replay::run(&server, &trace, pace, processes, &progress) => Some(report),
         () = shutdown.cancelled() => None,
         () = show(seen.clone(), trace.tasks.len(), arguments.quiet) => None,
     };
@@ -80,6 +108,16 @@ pub async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::R
         (None, Some(run)) => bail!("stopped; dag_run {run} remains unfinished"),
         (None, None) => bail!("stopped before the run was created"),
     }
+}
+
+/// Starts this program again, with the same arguments. All processes together have a place for each task.
+fn start_processes(count: usize, tasks: usize) -> Result<Processes, replay::Error> {
+    let places = tasks.div_ceil(count).to_string();
+    Processes::start(count, || {
+        let mut command = tokio::process::Command::new(std::env::current_exe()?);
+        command.args(std::env::args_os().skip(1)).env(PLACES, &places);
+        Ok(command)
+    })
 }
 
 /// Shows the progress while it is polled.
