@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
 
+use super::claims;
 use super::event::Event;
 use super::evidence::{Entry, Evidence};
 use super::receivers::Received;
@@ -25,6 +26,7 @@ pub struct Report {
     pub receivers: Vec<Verdict>,
     /// History, compared with each witness: its name, and the verdict.
     pub witnesses: Vec<(String, Verdict)>,
+    pub claims: claims::checker::Report,
     pub problems: Findings,
     pub complaints: Findings,
 }
@@ -32,7 +34,7 @@ pub struct Report {
 impl Report {
     pub fn is_clean(&self) -> bool {
         let is_clean = self.verdicts().iter().all(|(_, verdict)| verdict.is_clean());
-        is_clean && self.problems.count == 0 && self.complaints.count == 0
+        is_clean && self.claims.is_clean() && self.problems.count == 0 && self.complaints.count == 0
     }
 
     /// All verdicts, each with the name of its place.
@@ -59,6 +61,7 @@ pub fn check(evidence: &Evidence) -> Report {
         acknowledged: check_acknowledged(&evidence.acknowledged, &history),
         stream: check_stream(&evidence.stream, &history),
         receivers: evidence.receivers.iter().map(|one| check_receiver(one, &history, evidence, &written_at)).collect(),
+        claims: claims::checker::check(&evidence.claims),
         problems: Findings::all(&evidence.problems),
         complaints: Findings::all(&evidence.complaints),
     }

@@ -9,6 +9,7 @@ use serde_json::Value;
 use std::collections::HashMap;
 use uuid::Uuid;
 
+use super::claims;
 use super::event::Event;
 use super::receivers::Received;
 use super::witness::Record;
@@ -36,6 +37,7 @@ pub struct Evidence {
     pub stream: Vec<Entry>,
     pub receivers: Vec<Received>,
     pub witnesses: Vec<Record>,
+    pub claims: claims::evidence::Evidence,
     /// The time at which the run began, if its clock was set by whole hours. Milliseconds since 1970.
     pub began_at: Option<i64>,
 }
@@ -74,6 +76,7 @@ impl Evidence {
             stream: stream(&mut redis)?,
             receivers,
             witnesses: Vec::new(),
+            claims: claims::evidence::Evidence::default(),
             began_at: None,
         })
     }

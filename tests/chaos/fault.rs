@@ -119,6 +119,8 @@ pub enum Contents {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whose {
     Writers,
+    /// Those that claim tasks.
+    Workers,
     Relays,
     Notifier,
     /// The witnesses.
@@ -145,8 +147,10 @@ pub const KINDS: &[fn(&mut Rng) -> Fault] = &[
     |random| blackhole(random, Peer::Redis),
     |random| Fault::RefuseRelay { which: which(random), peer: peer(random), time: millis(random, 500..4000) },
     |random| Fault::CutClients { whose: Whose::Writers, how: cut(random) },
+    |random| Fault::CutClients { whose: Whose::Workers, how: cut(random) },
     |random| Fault::CutClients { whose: Whose::Readers, how: cut(random) },
     |random| blackhole_clients(random, Whose::Writers),
+    |random| blackhole_clients(random, Whose::Workers),
     |random| blackhole_clients(random, Whose::Readers),
     |random| Fault::RestartRedis { with: Contents::All, down: millis(random, 0..3000) },
     |random| Fault::RestartRedis { with: Contents::Nothing, down: millis(random, 0..3000) },
@@ -156,9 +160,11 @@ pub const KINDS: &[fn(&mut Rng) -> Fault] = &[
     |_| Fault::FlushRedis,
     |random| Fault::DropConsumer { down: millis(random, 0..4000) },
     |random| Fault::KillBackend { whose: Whose::Writers, nth: nth(random) },
+    |random| Fault::KillBackend { whose: Whose::Workers, nth: nth(random) },
     |random| Fault::KillBackend { whose: Whose::Relays, nth: nth(random) },
     |_| Fault::KillBackend { whose: Whose::Notifier, nth: 0 },
     |random| stop_backend(random, Whose::Writers),
+    |random| stop_backend(random, Whose::Workers),
     |random| stop_backend(random, Whose::Relays),
     |random| stop_backend(random, Whose::Notifier),
     |random| stop_backend(random, Whose::Readers),
@@ -314,6 +320,7 @@ impl fmt::Display for Whose {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Whose::Writers => "writers",
+            Whose::Workers => "workers",
             Whose::Relays => "relays",
             Whose::Notifier => "notifier",
             Whose::Readers => "readers",

@@ -89,7 +89,11 @@ impl World {
     }
 
     fn clients(&self, whose: Whose) -> &Link {
-        if whose == Whose::Readers { &self.readers } else { &self.writers }
+        match whose {
+            Whose::Readers => &self.readers,
+            Whose::Workers => &self.workers,
+            _ => &self.writers,
+        }
     }
 
     fn links_of(&self, which: Which) -> Vec<&Link> {
@@ -181,6 +185,7 @@ fn drop_consumer(world: &World, down: Duration) -> Result<()> {
 fn sessions(whose: Whose) -> &'static str {
     match whose {
         Whose::Writers => "application_name LIKE 'chaos writer%'",
+        Whose::Workers => "application_name LIKE 'chaos worker%'",
         Whose::Relays => {
             "backend_type = 'client backend' AND application_name NOT LIKE 'chaos%' AND pid <> pg_backend_pid()"
         }

@@ -1,9 +1,10 @@
-//! The proof that no event is lost: writers that record all confirmed transitions, faults from a seed, and a comparison of
-//! confirmations, history, stream and received events.
+//! The proof that no event is lost, and that only the holder of a claim ends it: writers and workers that record all answers,
+//! faults from a seed, and a comparison of answers, history, stream and received events.
 //!
 //! [`run::run`] runs all of it. Each part works alone, so that the checker can be tested.
 
 pub mod checker;
+pub mod claims;
 pub mod cluster;
 pub mod consumer;
 pub mod event;

@@ -1,4 +1,4 @@
-//! `cargo xtask chaos` runs this. Exit code 1: an event was lost, duplicated or out of order, or a check failed.
+//! `cargo xtask chaos` runs this. Exit code 1: an event was lost, duplicated or out of order, a task ran twice, or a check failed.
 
 use clap::Parser;
 use pg_workflow_tests::chaos::cluster::Crowd;
@@ -8,7 +8,7 @@ use pg_workflow_tests::chaos::writers::Load;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Injects faults while writers write, and checks that no event is lost.
+/// Injects faults while writers write and workers claim tasks, and checks that no event is lost and that no task runs twice.
 #[derive(Parser)]
 struct Arguments {
     /// Seed of all faults

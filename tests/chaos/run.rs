@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use xtask::workspace;
 
 use super::checker::{Report, check};
+use super::claims::{Claims, Crew};
 use super::cluster::Crowd;
 use super::evidence::{Evidence, STREAM};
 use super::fault::Fault;
@@ -28,6 +29,9 @@ use crate::create_run;
 const SETTLED: Duration = Duration::from_secs(3);
 /// The time without new entries after which the missing entries of an incomplete stream count as lost.
 const STALLED: Duration = Duration::from_secs(30);
+
+/// As many workers as writers.
+const CREW: Crew = Crew { workers: 8, pause: Duration::from_millis(30) };
 
 /// The parameters of a run.
 #[derive(Debug, Clone)]
@@ -101,6 +105,7 @@ fn run_in(world: &World, options: &Options) -> Result<(Report, Vec<Injection>, S
     let mut witnesses = Witnesses::start(&world.readers.database_url(), &world.pooled_url())?;
     witnesses.follow_over_http([world.relays[0].address, world.relays[1].address])?;
     let writers = Writers::start(&world.writers.database_url(), options.seed, options.load)?;
+    let workers = Claims::start(&world.workers.database_url(), options.seed, CREW)?;
     // After the triggers, which need the tables for themselves.
     let holder = Holder::start(&url)?;
     let neighbors = Neighbors::start(&url, options.crowd.databases)?;
@@ -114,6 +119,8 @@ fn run_in(world: &World, options: &Options) -> Result<(Report, Vec<Injection>, S
     let counts = written.counts;
     written.add(held.written);
     let faults = faults?;
+    let claims = workers.finish(&url)?;
+    written.complaints.extend(claims.complaints());
     let last = create_run(&mut Client::connect(&world.database_url()?, NoTls)?).1;
     written.acknowledged.push((last, 1));
     let catching_up = catch_up(world)?;
@@ -121,6 +128,7 @@ fn run_in(world: &World, options: &Options) -> Result<(Report, Vec<Injection>, S
     let received = receivers.into_iter().map(|one| one.finish(&redis_url)).collect::<Result<_>>()?;
     let mut evidence = Evidence::gather(&world.database_url()?, &redis_url, written, received)?;
     evidence.witnesses = witnessed;
+    evidence.claims = claims;
     evidence.began_at = Some(began_at);
     let transitions_per_second = transitions as f64 / elapsed.as_secs_f64();
     let statistics = Statistics { transitions_per_second, writers: counts, held: held.open, catching_up };

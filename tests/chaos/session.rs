@@ -67,7 +67,8 @@ impl Session {
 
     /// Sets a setting of each connection.
     pub fn with_setting(mut self, name: &str, value: &str) -> Session {
-        self.config.options(&format!("-c {name}={value}"));
+        let others = self.config.get_options().unwrap_or_default().to_owned();
+        self.config.options(&format!("{others} -c {name}={value}"));
         self
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::checker::Report;
+use super::claims;
 use super::cluster::Crowd;
 use super::inject::Injected;
 use super::run::{Options, Outcome};
@@ -12,6 +13,7 @@ pub fn print(options: &Options, outcome: &Outcome) {
     print_faults(outcome);
     print_statistics(outcome);
     print_verdicts(&outcome.report);
+    claims::table::print(&outcome.report.claims);
     print_findings(&outcome.report);
     if !outcome.report.is_clean() {
         let (seed, seconds, rate) = (options.seed, options.time.as_secs(), options.load.rate);
@@ -69,7 +71,7 @@ fn print_verdicts(report: &Report) {
     }
     println!("verify() on the database: {}", if report.problems.count == 0 { "clean" } else { "PROBLEMS" });
     if report.complaints.count > 0 {
-        println!("complaints of the writers: {}", report.complaints.count);
+        println!("complaints of the writers and workers: {}", report.complaints.count);
     }
 }
 
@@ -93,8 +95,9 @@ fn print_findings(report: &Report) {
     for (place, verdict) in report.verdicts() {
         verdict.findings().iter().for_each(|(kind, findings)| print_some(&place, kind, findings));
     }
+    claims::table::print_findings(&report.claims);
     print_some("verify()", "problems", &report.problems);
-    print_some("the writers", "complaints", &report.complaints);
+    print_some("the writers and workers", "complaints", &report.complaints);
 }
 
 /// Prints findings of one kind, if there are any.

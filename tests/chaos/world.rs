@@ -18,6 +18,8 @@ pub struct World {
     pub relays: [Relay; 2],
     /// The link of the writers.
     pub writers: Link,
+    /// The link of the workers that claim tasks.
+    pub workers: Link,
     /// The link of clients that no fault cuts off.
     pub undisturbed: Link,
     /// The link of the witnesses.
@@ -39,6 +41,7 @@ impl World {
         Ok(World {
             relays: [relay(0)?, relay(1)?],
             writers: link()?,
+            workers: link()?,
             undisturbed: link()?,
             readers: link()?,
             pooler,
@@ -48,8 +51,9 @@ impl World {
         })
     }
 
-    pub fn links(&self) -> [&Link; 5] {
-        [&self.relays[0].link, &self.relays[1].link, &self.writers, &self.undisturbed, &self.readers]
+    pub fn links(&self) -> [&Link; 6] {
+        let [first, second] = &self.relays;
+        [&first.link, &second.link, &self.writers, &self.workers, &self.undisturbed, &self.readers]
     }
 
     /// The URL of the primary's database, without a proxy.

@@ -1,4 +1,4 @@
-//! `cargo xtask chaos`: faults of every kind while writers write, and nothing may be lost.
+//! `cargo xtask chaos`: faults of every kind while writers write and workers claim, and nothing may be lost.
 
 use std::hash::{BuildHasher, RandomState};
 

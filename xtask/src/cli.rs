@@ -29,7 +29,7 @@ pub enum Command {
         #[arg(last = true)]
         args: Vec<String>,
     },
-    /// Kill and cut off servers while writers write, and compare all answers with the data
+    /// Kill and cut off servers while writers write and workers claim, and compare all answers with the data
     Chaos(crate::chaos::Options),
     /// Send random statements as a reader and as a writer, and check that nothing is harmed
     Sqlsmith(crate::sqlsmith::Options),

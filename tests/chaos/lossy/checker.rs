@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::evidence::{Confirmed, Evidence, Loss, Mark};
 use super::reader::{Reading, Segment};
+use crate::chaos::claims;
 use crate::chaos::event::Event;
 use crate::chaos::tally::shown;
 use crate::chaos::verdict::{Findings, Verdict};
@@ -21,6 +22,7 @@ pub struct Report {
     /// The consumer in the database.
     pub consumer: Compared,
     pub readers: Vec<(String, Compared)>,
+    pub claims: claims::checker::Report,
     pub problems: Findings,
     pub complaints: Findings,
 }
@@ -47,7 +49,10 @@ impl Report {
     pub fn is_clean(&self) -> bool {
         let verdicts = self.verdicts();
         let mut verdicts = verdicts.iter().map(|(_, one)| &one.verdict).chain([&self.confirmed]);
-        verdicts.all(Verdict::is_clean) && self.problems.count == 0 && self.complaints.count == 0
+        verdicts.all(Verdict::is_clean)
+            && self.claims.is_clean()
+            && self.problems.count == 0
+            && self.complaints.count == 0
     }
 }
 
@@ -69,6 +74,7 @@ pub fn check(evidence: &Evidence) -> Report {
         receivers: receivers.collect(),
         consumer: check_copy(evidence.consumed.iter(), &timelines, Allowed { again: redelivers, lost: false }),
         readers: evidence.readings.iter().map(|one| (one.name.clone(), check_reading(one, &timelines))).collect(),
+        claims: claims::checker::check(&evidence.claims),
         problems: Findings::all(&evidence.problems),
         complaints: Findings::all(&evidence.complaints),
     }

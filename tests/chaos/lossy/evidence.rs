@@ -8,6 +8,7 @@ use super::consumer::seen;
 use super::reader::Reading;
 use super::world::World;
 use super::writer::Written;
+use crate::chaos::claims;
 use crate::chaos::event::Event;
 use crate::chaos::evidence::{Entry, history, problems, stream};
 use crate::chaos::receivers::Received;
@@ -66,6 +67,7 @@ pub struct Evidence {
     /// The events that the consumer in the database has processed, in order.
     pub consumed: Vec<Event>,
     pub readings: Vec<Reading>,
+    pub claims: claims::evidence::Evidence,
     /// The problems that `verify()` reports.
     pub problems: Vec<String>,
     /// Errors of writers, consumer and injector that they must never get.
@@ -77,6 +79,7 @@ pub struct Records {
     pub written: Written,
     pub receivers: Vec<Received>,
     pub readings: Vec<Reading>,
+    pub claims: claims::evidence::Evidence,
     pub complaints: Vec<String>,
 }
 
@@ -85,7 +88,9 @@ impl Evidence {
     pub fn gather(world: &World, records: Records) -> Result<Evidence> {
         let mut database = world.connect()?;
         let mut redis = redis::Client::open(world.redis.url())?.get_connection()?;
-        let Records { written, receivers, readings, mut complaints } = records;
+        let Records { written, receivers, readings, mut claims, mut complaints } = records;
+        claims.losses = world.truth.losses.iter().map(|loss| (loss.from, loss.to)).collect();
+        complaints.extend(claims.complaints());
         complaints.extend(world.complaints.iter().cloned());
         complaints.extend(written.complaints.iter().cloned());
         let mut histories = world.truth.histories.clone();
@@ -99,6 +104,7 @@ impl Evidence {
             receivers,
             consumed: seen(&mut database)?,
             readings,
+            claims,
             problems: problems(&mut database)?,
             complaints,
         })

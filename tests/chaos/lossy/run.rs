@@ -21,6 +21,7 @@ use super::sse;
 use super::table;
 use super::world::World;
 use super::writer::Writers;
+use crate::chaos::claims::{Claims, Crew};
 use crate::chaos::event::Event;
 use crate::chaos::evidence::STREAM;
 use crate::chaos::receivers::Receiver;
@@ -29,6 +30,9 @@ use crate::{PATIENCE, create_task};
 
 /// The time without new entries after which the stream is compared: duplicates can be late.
 const SETTLED: Duration = Duration::from_secs(3);
+
+/// Fewer and slower workers than in other runs, because of the dumps.
+const CREW: Crew = Crew { workers: 8, pause: Duration::from_millis(100) };
 
 /// The result of a run.
 #[derive(Debug)]
@@ -71,11 +75,13 @@ fn run_in(world: &mut World, options: &Options) -> Result<(Evidence, Vec<Fault>)
         sse::start(world.http_address.clone(), url.clone(), end.clone()),
     ];
     let writers = Writers::start(&url, options.seed, options.load)?;
+    let workers = Claims::start(&url, options.seed, CREW)?;
     let begin = Instant::now();
     let faults = inject_all(world, options, begin);
     println!("{}  everything runs again: finishing, and waiting for the readers", clock(begin));
     let written = writers.finish()?;
     let faults = faults?;
+    let claims = workers.finish(&url)?;
     let last = create_task(&mut world.connect()?);
     end.set(last);
     catch_up(world, last)?;
@@ -84,7 +90,7 @@ fn run_in(world: &mut World, options: &Options) -> Result<(Evidence, Vec<Fault>)
         readers.into_iter().map(|one| one.join().ok().context("a reader panicked")?).collect::<Result<_>>()?;
     wait_healthy(world)?;
     let receivers = vec![receiver.finish(&redis_url)?];
-    let evidence = Evidence::gather(world, Records { written, receivers, readings, complaints })?;
+    let evidence = Evidence::gather(world, Records { written, receivers, readings, claims, complaints })?;
     Ok((evidence, faults))
 }
 

@@ -2,6 +2,7 @@
 
 use super::checker::{Compared, Report};
 use super::run::Outcome;
+use crate::chaos::claims;
 use crate::chaos::run::Options;
 use crate::chaos::table::{print_some, print_titles, print_verdict};
 use crate::chaos::verdict::Verdict;
@@ -21,6 +22,7 @@ pub fn print(options: &Options, outcome: &Outcome) {
         print_verdict(&format!("history, at {name}"), verdict);
         println!("    told to begin again {told}, received again {}, of lost timelines {of_lost}", verdict.repeated);
     }
+    claims::table::print(&report.claims);
     println!("verify() on the database: {}", if report.problems.count == 0 { "clean" } else { "PROBLEMS" });
     print_findings(report);
     if !report.is_clean() {
@@ -41,6 +43,7 @@ fn print_findings(report: &Report) {
     };
     print("history", &report.confirmed);
     report.verdicts().iter().for_each(|(name, one)| print(name, &one.verdict));
+    claims::table::print_findings(&report.claims);
     print_some("verify()", "problems", &report.problems);
     print_some("all", "complaints", &report.complaints);
 }

@@ -1,241 +1,178 @@
-//! Sixteen sessions claim, end, release, renew, reap, cancel, move by hand, pause and delete at the same time. Afterwards the
-//! history tells whose words counted.
+//! Sixteen sessions claim, end, release, renew, reap, cancel, move by hand, pause and delete at the same time, without faults.
+//! Then the checker of `cargo xtask chaos` compares the history with what the sessions were told; and the checker is tested.
 
-use super::{Claim, enqueue_in};
-use fastrand::Rng;
+use pg_workflow_state_machine::State;
+use pg_workflow_tests::chaos::claims::checker::{Report, check};
+use pg_workflow_tests::chaos::claims::evidence::{Answer, Claim, Event, Evidence, Record, Told};
+use pg_workflow_tests::chaos::claims::{Claims, Crew};
 use pg_workflow_tests::*;
-use postgres::Client;
-use postgres::error::SqlState;
-use std::collections::{HashMap, HashSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use uuid::Uuid;
 
-const SESSIONS: u64 = 16;
-const LASTS: Duration = Duration::from_secs(8);
-/// Errors that a caller of these functions must expect: lost claims and moves, and tasks that are deleted.
-const EXPECTED: [SqlState; 3] =
-    [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::NO_DATA_FOUND, SqlState::CHECK_VIOLATION];
-
-/// What a session was told: the claims that it got, and those that it ended, with the version of the task.
-#[derive(Default)]
-struct Told {
-    claimed: Vec<String>,
-    ended: Vec<(String, i64)>,
-}
-
-struct Session<'a> {
-    client: Client,
-    rng: Rng,
-    world: &'a World,
-    /// Claims that may have been lost meanwhile.
-    held: Vec<Claim>,
-    told: Told,
-}
-
-struct World {
-    dags: Vec<Uuid>,
-    runs: Vec<Uuid>,
-    tasks: Vec<Uuid>,
-}
-
-impl World {
-    fn create(client: &mut Client) -> World {
-        let mut world = World { dags: Vec::new(), runs: Vec::new(), tasks: Vec::new() };
-        for _ in 0..6 {
-            let (dag, run) = create_run(client);
-            let sql = "SELECT id FROM workflow.create_task_instances($1, ARRAY(SELECT 't' || n FROM generate_series(1, 40) AS n),
-                           queue => 'default', priority => 3, max_tries => 4)";
-            world.tasks.extend(client.query(sql, &[&run]).unwrap().iter().map(|row| row.get::<_, Uuid>(0)));
-            world.dags.push(dag);
-            world.runs.push(run);
-        }
-        world
-    }
-}
-
-impl Session<'_> {
-    fn run(mut self, until: Instant) -> Told {
-        while Instant::now() < until {
-            let result = self.step();
-            if let Err(error) = result {
-                let code = error.code().unwrap_or_else(|| panic!("{error:?}"));
-                assert!(EXPECTED.contains(code), "{error:?}");
-            }
-        }
-        self.told
-    }
-
-    fn step(&mut self) -> Result<(), postgres::Error> {
-        match self.rng.u8(0..100) {
-            0..35 => self.claim(),
-            35..65 => self.end(),
-            65..73 => self.release_or_renew(),
-            73..78 => self.client.query("SELECT workflow.reap_claims(5)", &[]).map(drop),
-            78..86 => self.move_by_hand(),
-            86..89 => self.cancel(),
-            89..93 => self.pause(),
-            93..95 => self
-                .client
-                .query("SELECT workflow.set_queue('default', slots => $1)", &[&self.rng.i32(5..30)])
-                .map(drop),
-            95..97 => self.delete(),
-            _ => self.enqueue(),
-        }
-    }
-
-    /// With a lease that often runs out; sometimes in a transaction that is rolled back.
-    fn claim(&mut self) -> Result<(), postgres::Error> {
-        let lease = ["1 ms", "20 ms", "1 min"][self.rng.usize(0..3)];
-        let sql = format!("SELECT * FROM workflow.claim_tasks('w', max => $1, lease => '{lease}')");
-        let mut transaction = self.client.transaction()?;
-        let claims: Vec<Claim> = transaction.query(&sql, &[&self.rng.i32(1..4)])?.iter().map(Claim::of).collect();
-        if self.rng.u8(0..10) == 0 {
-            return transaction.rollback();
-        }
-        transaction.commit()?;
-        self.told.claimed.extend(claims.iter().map(|claim| claim.claim.clone()));
-        self.held.extend(claims);
-        Ok(())
-    }
-
-    fn pick(&mut self) -> Option<String> {
-        if self.held.is_empty() {
-            return None;
-        }
-        let n = self.rng.usize(0..self.held.len());
-        // Sometimes it is kept, and ended again.
-        Some(if self.rng.bool() { self.held[n].claim.clone() } else { self.held.swap_remove(n).claim })
-    }
-
-    fn end(&mut self) -> Result<(), postgres::Error> {
-        let Some(claim) = self.pick() else { return Ok(()) };
-        let version: i64 = if self.rng.bool() {
-            self.client.query_one("SELECT workflow.complete_claim($1)", &[&claim])?.get(0)
-        } else {
-            let sql = "SELECT version FROM workflow.fail_claim($1, 'boom', '1 ms')";
-            self.client.query_one(sql, &[&claim])?.get(0)
-        };
-        self.told.ended.push((claim, version));
-        Ok(())
-    }
-
-    fn release_or_renew(&mut self) -> Result<(), postgres::Error> {
-        let claims: Vec<String> = (0..self.rng.usize(1..4)).filter_map(|_| self.pick()).collect();
-        let function = if self.rng.bool() { "release_claims($1)" } else { "renew_claims($1, '1 min')" };
-        self.client.query(&format!("SELECT * FROM workflow.{function}"), &[&claims]).map(drop)
-    }
-
-    fn move_by_hand(&mut self) -> Result<(), postgres::Error> {
-        let task = self.rng.choice(&self.world.tasks).unwrap();
-        let to = *self
-            .rng
-            .choice(["failed", "retrying", "running", "success", "upstream_failed", "queued"])
-            .as_ref()
-            .unwrap();
-        if self.rng.bool() {
-            let sql = "UPDATE workflow.task_instances SET state = $1 WHERE id = $2";
-            return self.client.execute(sql, &[&to, task]).map(drop);
-        }
-        let sql = "SELECT workflow.transition_many('task_instance', ARRAY[$1::uuid], NULL, $2)";
-        self.client.query(sql, &[task, &to]).map(drop)
-    }
-
-    fn cancel(&mut self) -> Result<(), postgres::Error> {
-        let task = self.rng.choice(&self.world.tasks).unwrap();
-        self.client.query("SELECT workflow.request_cancel($1)", &[task]).map(drop)
-    }
-
-    fn pause(&mut self) -> Result<(), postgres::Error> {
-        let dag = self.rng.choice(&self.world.dags).unwrap();
-        let function = if self.rng.u8(0..3) == 0 { "pause_dag" } else { "unpause_dag" };
-        self.client.query(&format!("SELECT workflow.{function}($1)"), &[dag]).map(drop)
-    }
-
-    fn delete(&mut self) -> Result<(), postgres::Error> {
-        let task = self.rng.choice(&self.world.tasks).unwrap();
-        self.client.execute("DELETE FROM workflow.task_instances WHERE id = $1", &[task]).map(drop)
-    }
-
-    fn enqueue(&mut self) -> Result<(), postgres::Error> {
-        let tasks: Vec<Uuid> = (0..5).map(|_| *self.rng.choice(&self.world.tasks).unwrap()).collect();
-        let sql = "SELECT workflow.enqueue_task_instances($1, 'default', $2)";
-        self.client.query(sql, &[&tasks, &self.rng.i32(0..10)]).map(drop)
-    }
-}
-
-/// Each end that a session was told of is one event, of the version after its claim, and no two claims have the same.
-fn check_words(client: &mut Client, told: &[Told]) {
-    let claimed: Vec<&String> = told.iter().flat_map(|told| &told.claimed).collect();
-    let distinct: HashSet<&String> = claimed.iter().copied().collect();
-    assert_eq!(distinct.len(), claimed.len(), "a claim was given out twice");
-    let events: HashMap<(Uuid, i64), (String, Option<String>)> = client
-        .query(
-            "SELECT entity_id, version, new_state, request_id FROM workflow.state_history WHERE new_state IS NOT NULL",
-            &[],
-        )
-        .unwrap()
-        .iter()
-        .map(|row| ((row.get(0), row.get(1)), (row.get(2), row.get(3))))
-        .collect();
-    let mut ends: HashMap<(Uuid, i64), &str> = HashMap::new();
-    for (claim, version) in told.iter().flat_map(|told| &told.ended) {
-        let mut parts = claim.split('.');
-        let task: Uuid = parts.next().unwrap().parse().unwrap();
-        let claimed: i64 = parts.next().unwrap().parse().unwrap();
-        assert_eq!(*version, claimed + 1, "{claim}");
-        assert_eq!(*ends.entry((task, *version)).or_insert(claim), claim, "two claims ended one attempt");
-        let (_, request_id) = &events[&(task, *version)];
-        assert_eq!(request_id.as_deref(), Some(&*format!("claim {claimed}")), "{claim}");
-        assert_eq!(events[&(task, claimed)].0, "running", "{claim}");
-    }
-    assert!(ends.len() > 100, "only {} ends", ends.len());
-}
-
+/// Set `CHAOS_SEED` for other choices.
 #[test]
 fn words_of_one_holder_count_whatever_happens_at_the_same_time() {
     let db = Db::new();
-    let client = &mut db.connect();
-    let world = &World::create(client);
     let seed = std::env::var("CHAOS_SEED").map_or(1, |seed| seed.parse().expect("CHAOS_SEED is a number"));
-    let until = Instant::now() + LASTS;
-    let told: Vec<Told> = std::thread::scope(|scope| {
-        let sessions: Vec<_> = (0..SESSIONS)
-            .map(|n| {
-                let client = db.connect();
-                let rng = Rng::with_seed(seed * 1000 + n);
-                let session = Session { client, rng, world, held: Vec::new(), told: Told::default() };
-                scope.spawn(move || session.run(until))
-            })
-            .collect();
-        sessions.into_iter().map(|session| session.join().unwrap()).collect()
-    });
-    check_words(client, &told);
-    let wrong = "SELECT count(*) FROM workflow.task_instances
-                 WHERE (worker IS NULL) <> (lease_expires_at IS NULL) OR (state <> 'running' AND worker IS NOT NULL)";
-    assert_eq!(client.query_one(wrong, &[]).unwrap().get::<_, i64>(0), 0);
+    let claims = Claims::start(db.url(), seed, Crew { workers: 16, pause: Duration::ZERO }).unwrap();
+    std::thread::sleep(Duration::from_secs(8));
+    let evidence = claims.finish(db.url()).unwrap();
+    let report = check(&evidence);
+    eprintln!("{report:?}");
+    assert!(report.is_clean(), "{report:#?}");
+    assert_eq!(evidence.complaints().collect::<Vec<_>>(), Vec::<String>::new());
+    assert!(report.claims > 500 && report.expired > 10 && report.refused > 10, "{report:?}");
+    assert_eq!(report.undone, 0, "nothing was lost");
+}
 
-    // Nothing is lost: every task that waits in the queue can be claimed, and ends.
-    client.batch_execute("SELECT workflow.set_queue('default', slots => 2147483647)").unwrap();
-    client.batch_execute("SELECT workflow.unpause_dag(id) FROM workflow.dags").unwrap();
-    client.batch_execute("UPDATE workflow.task_instances SET not_before = NULL WHERE not_before IS NOT NULL").unwrap();
-    client.batch_execute("SELECT workflow.release_claims(ARRAY(SELECT NULL::text WHERE false))").unwrap();
-    let by_hand = "SELECT workflow.transition_task_instance(id, 'running', 'failed') FROM workflow.task_instances WHERE state = 'running'";
-    client.batch_execute(by_hand).unwrap();
-    let (_, run) = create_run(client);
-    enqueue_in(client, run, "default", 1);
-    let waits =
-        "SELECT count(*) FROM workflow.task_instances WHERE state IN ('queued', 'retrying') AND queue_id IS NOT NULL";
-    let mut before = i64::MAX;
-    loop {
-        let left: i64 = client.query_one(waits, &[]).unwrap().get(0);
-        if left == 0 {
-            break;
-        }
-        assert!(left < before, "{left} tasks wait, and no claim finds them");
-        before = left;
-        for claim in super::claim(client, "default", 100) {
-            client.query("SELECT workflow.complete_claim($1)", &[&claim.claim]).unwrap();
-        }
-    }
-    assert_eq!(client.query("SELECT FROM workflow.claim_tasks('w', max => 1000)", &[]).unwrap().len(), 0);
+/// The claim of a version. Times are hundreds of this version.
+fn claim(version: i64) -> Claim {
+    Claim { task: Uuid::from_u128(1), version, start: version * 100 }
+}
+
+fn answer(version: i64, told: Told, at: i64) -> Answer {
+    Answer { claim: claim(version), told, sent: at - 10, at }
+}
+
+/// An event of the task, or of the change to one slot if the version is 0.
+fn event(version: i64, old: Option<State>, new: State) -> Event {
+    let name = if version == 0 { "slots 1 x" } else { "limited 1" };
+    let (name, entity, changed_at) = (name.to_owned(), claim(version).task, claim(version).start);
+    Event { id: version, entity, name, version, changed_at, old, new: Some(new), ..Event::default() }
+}
+
+/// A claim of worker `one` runs out and is lost, and worker `two` ends the task.
+fn sound() -> Evidence {
+    use State::{Queued, Retrying, Running, Success};
+    let worker = |name: &str| Some(name.to_owned());
+    let expiry = Some("lease expired".to_owned());
+    let history = vec![
+        event(0, None, Queued),
+        event(1, None, Queued),
+        Event { worker: worker("one"), ..event(2, Some(Queued), Running) },
+        Event { worker: worker("one"), reason: expiry, ..event(3, Some(Running), Retrying) },
+        Event { worker: worker("two"), ..event(4, Some(Retrying), Running) },
+        Event { request_id: Some("claim 4".to_owned()), claim: Some(claim(4)), ..event(5, Some(Running), Success) },
+    ];
+    let record = |name: &str, answers: &[Answer]| Record {
+        worker: name.to_owned(),
+        is_durable: true,
+        answers: answers.to_vec(),
+        ..Record::default()
+    };
+    let one = record("one", &[answer(2, Told::Claimed, 210), answer(2, Told::Refused, 600)]);
+    let two = [answer(4, Told::Claimed, 410), answer(4, Told::Renewed, 450), answer(4, Told::Ended, 510)];
+    Evidence { records: vec![one, record("two", &two)], history, losses: Vec::new() }
+}
+
+/// Falsifies the evidence, and returns the numbers of findings: twice, lost, not told, beyond.
+fn falsified(change: impl FnOnce(&mut Evidence)) -> [usize; 4] {
+    let mut evidence = sound();
+    change(&mut evidence);
+    check(&evidence).findings().map(|(_, findings)| findings.count)
+}
+
+const TWICE: [usize; 4] = [1, 0, 0, 0];
+const LOST: [usize; 4] = [0, 1, 0, 0];
+const UNTOLD: [usize; 4] = [0, 0, 1, 0];
+const BEYOND: [usize; 4] = [0, 0, 0, 1];
+
+#[test]
+fn claims_checker_accepts_correct_evidence() {
+    let Report { claims, expired, refused, undone, .. } = check(&sound());
+    assert_eq!((falsified(|_| ()), claims, expired, refused, undone), ([0; 4], 2, 1, 1, 0));
+}
+
+#[test]
+fn claims_checker_detects_two_holders() {
+    // The claim of the same version that a crash has lost.
+    let other = Claim { start: 399, ..claim(4) };
+    let lost = |evidence: &mut Evidence| {
+        evidence.records[1].answers.pop();
+        evidence.history[5].claim = Some(other);
+    };
+    assert_eq!(falsified(lost), TWICE);
+    let dead = |evidence: &mut Evidence| {
+        evidence.records[1].answers.pop();
+        (evidence.history[5].request_id, evidence.history[5].claim) = (Some("claim 2".to_owned()), Some(claim(2)));
+    };
+    assert_eq!(falsified(dead), TWICE);
+    assert_eq!(falsified(|evidence| evidence.history[5].request_id = Some("release 2".to_owned())), TWICE);
+    // After the other worker was told that it has the task.
+    let renewed = |at| falsified(|evidence| evidence.records[0].answers.push(answer(2, Told::Renewed, at)));
+    assert_eq!((renewed(415), renewed(425)), ([0; 4], TWICE));
+    assert_eq!(falsified(|evidence| evidence.records[0].answers.push(answer(4, Told::Claimed, 410))), [1, 0, 1, 0]);
+    let by_hand = |evidence: &mut Evidence| {
+        evidence.history[2].worker = None;
+        evidence.records[0].answers.clear();
+    };
+    assert_eq!(falsified(by_hand), TWICE, "a task without a claim cannot run out");
+}
+
+#[test]
+fn claims_checker_detects_lost_answers_and_tasks() {
+    let unfinished = |evidence: &mut Evidence| {
+        evidence.records[1].answers.pop();
+        evidence.history.pop();
+    };
+    assert_eq!(falsified(unfinished), LOST);
+    let ended = |evidence: &mut Evidence| evidence.records[0].answers.push(answer(2, Told::Ended, 290));
+    assert_eq!(falsified(ended), LOST);
+    let claimed = |evidence: &mut Evidence| evidence.records[0].answers.push(answer(9, Told::Claimed, 290));
+    assert_eq!(falsified(claimed), LOST);
+
+    // A crash may lose a commit that did not wait, or the database all of that time.
+    let mut evidence = sound();
+    claimed(&mut evidence);
+    evidence.records[0].is_durable = false;
+    let report = check(&evidence);
+    assert_eq!((report.is_clean(), report.undone), (true, 1));
+    let with_loss = |loss| {
+        falsified(|evidence| {
+            claimed(evidence);
+            evidence.losses.push(loss);
+        })
+    };
+    assert_eq!((with_loss((280, 300)), with_loss((300, 400)), with_loss((100, 200))), ([0; 4], LOST, LOST));
+}
+
+#[test]
+fn claims_checker_detects_what_the_history_does_not_tell() {
+    let nobody = || Some("nobody".to_owned());
+    assert_eq!(falsified(|evidence| evidence.history[4].worker = nobody()), UNTOLD);
+    assert_eq!(falsified(|evidence| evidence.history[3].worker = nobody()), UNTOLD);
+    assert_eq!(falsified(|evidence| evidence.history[3].reason = nobody()), UNTOLD);
+    let without_claim = |evidence: &mut Evidence| {
+        evidence.records[1].answers.pop();
+        evidence.history[5].claim = None;
+    };
+    assert_eq!(falsified(without_claim), UNTOLD);
+    // Said again, another answer.
+    let refused = |at| falsified(|evidence| evidence.records[1].answers.push(answer(4, Told::Refused, at)));
+    assert_eq!((refused(505), refused(520)), ([0; 4], UNTOLD));
+}
+
+#[test]
+fn claims_checker_detects_too_many_tries_and_tasks() {
+    // Two more attempts, and then it is deleted.
+    let again = |is_released: bool| {
+        falsified(|evidence| {
+            let [run, expiry] = [2, 3].map(|index| evidence.history[index].clone());
+            for version in [6, 8] {
+                let request_id = Some(format!("release {version}"));
+                let release = Event { request_id, ..event(version + 1, expiry.old, State::Retrying) };
+                let end = if is_released { release } else { expiry.clone() };
+                evidence.history.extend([Event { version, ..run.clone() }, Event { version: version + 1, ..end }]);
+            }
+            evidence.history.push(Event { new: None, ..event(10, None, State::Failed) });
+        })
+    };
+    assert_eq!(again(false), BEYOND);
+    assert_eq!(again(true), [0; 4], "released attempts do not count");
+    let two_run = |evidence: &mut Evidence| {
+        let second = Event { id: 6, entity: Uuid::from_u128(2), ..evidence.history[4].clone() };
+        let deleted = Event { new: None, ..second.clone() };
+        evidence.history.splice(5..5, [second, deleted]);
+    };
+    assert_eq!(falsified(two_run), BEYOND);
 }
