@@ -39,11 +39,15 @@ pub struct Ground {
     slots: Uuid,
 }
 
-/// The number of workers, and the time between two steps of each.
 #[derive(Debug, Clone, Copy)]
 pub struct Crew {
     pub workers: u64,
+    /// The time between two steps of a worker.
     pub pause: Duration,
+    /// Each so many workers, one sets `synchronous_commit = off`.
+    pub asynchronous: u64,
+    /// Whether they delete runs and tasks.
+    pub deletes: bool,
 }
 
 /// Running workers, each in its own thread.
@@ -60,7 +64,7 @@ impl Claims {
         let ground = Arc::new(Ground::create(Session::new(url, "chaos setup")?.client()?)?);
         let done = Arc::new(AtomicBool::new(false));
         let start = |number: u64| {
-            let worker = Worker::new(url, number, seed, ground.clone())?;
+            let worker = Worker::new(url, number, seed, crew, ground.clone())?;
             let done = done.clone();
             Ok(std::thread::spawn(move || work(worker, crew.pause, &done)))
         };

@@ -31,7 +31,7 @@ const SETTLED: Duration = Duration::from_secs(3);
 const STALLED: Duration = Duration::from_secs(30);
 
 /// As many workers as writers.
-const CREW: Crew = Crew { workers: 8, pause: Duration::from_millis(30) };
+const CREW: Crew = Crew { workers: 8, pause: Duration::from_millis(30), asynchronous: 4, deletes: true };
 
 /// The parameters of a run.
 #[derive(Debug, Clone)]

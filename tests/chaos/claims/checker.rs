@@ -180,14 +180,19 @@ impl<'a> Surviving<'a> {
         let deleted = evidence.history.iter().filter(|event| event.new.is_none()).map(|event| event.entity).collect();
         let mut surviving = Surviving { evidence, by_version, deleted, left: HashMap::new() };
         let mut left: HashMap<Uuid, Vec<(i64, i64)>> = HashMap::new();
-        for answer in evidence.records.iter().flat_map(|record| &record.answers) {
-            let Claim { task, version, .. } = answer.claim;
-            let later = match answer.told {
-                Told::Claimed if surviving.has(answer.claim) => version,
-                Told::Ended if surviving.has_ended(answer.claim) => version + 1,
-                _ => continue,
-            };
-            left.entry(task).or_default().push((later, answer.at));
+        for record in &evidence.records {
+            for answer in &record.answers {
+                let Claim { task, version, .. } = answer.claim;
+                let later = match answer.told {
+                    Told::Claimed if surviving.has(answer.claim) => version,
+                    // An end can be lost, and said again later.
+                    Told::Ended if surviving.has_ended(answer.claim) && !surviving.may_be_lost(answer, record) => {
+                        version + 1
+                    }
+                    _ => continue,
+                };
+                left.entry(task).or_default().push((later, answer.at));
+            }
         }
         surviving.left = left;
         surviving
@@ -214,6 +219,12 @@ impl<'a> Surviving<'a> {
         self.counts(claim) || self.has(claim) && next.is_some_and(|event| is_release(event))
     }
 
+    /// Whether the database may have lost the commit.
+    fn may_be_lost(&self, answer: &Answer, record: &Record) -> bool {
+        let is_within = |(from, to): &(i64, i64)| answer.at >= *from && answer.sent <= *to;
+        !record.is_durable || self.evidence.losses.iter().any(is_within)
+    }
+
     fn is_deleted(&self, claim: Claim) -> bool {
         let run = self.find(claim).map(|event| event.run);
         self.deleted.contains(&claim.task) || run.is_some_and(|run| self.deleted.contains(&run))
@@ -228,7 +239,7 @@ impl<'a> Surviving<'a> {
     }
 
     fn check(&self, answer: &Answer, record: &Record, report: &mut Report) {
-        let Answer { claim, told, sent, at } = *answer;
+        let Answer { claim, told, sent, .. } = *answer;
         match told {
             Told::Claimed if self.has(claim) => {
                 if self.find(claim).is_some_and(|event| event.worker.as_ref() != Some(&record.worker)) {
@@ -237,8 +248,7 @@ impl<'a> Surviving<'a> {
             }
             Told::Ended if self.has_ended(claim) => (),
             Told::Claimed | Told::Ended => {
-                let is_within = |(from, to): &(i64, i64)| at >= *from && sent <= *to;
-                if !record.is_durable || self.evidence.losses.iter().any(is_within) {
+                if self.may_be_lost(answer, record) {
                     report.undone += 1;
                 } else {
                     report.lost.add(|| format!("{} was told: {answer:?}", record.worker));

@@ -39,8 +39,8 @@ impl Worker {
                     dag,
                 )
             }
-            16 => self.execute("DELETE FROM workflow.dag_runs WHERE id = $1", run.id),
-            17 => self.execute("DELETE FROM workflow.task_instances WHERE id = $1", task),
+            16 if self.deletes => self.execute("DELETE FROM workflow.dag_runs WHERE id = $1", run.id),
+            17 if self.deletes => self.execute("DELETE FROM workflow.task_instances WHERE id = $1", task),
             18 => self.pause_queue(),
             19 => {
                 let slots = self.random.i32(1..6);

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::evidence::{Answer, Claim, Record, Told};
 use super::operator::Run;
-use super::{Ground, LIMITED, OPEN};
+use super::{Crew, Ground, LIMITED, OPEN};
 use crate::chaos::session::{Session, Verdict, verdict};
 
 /// See [`super::Claims`].
@@ -22,6 +22,7 @@ pub struct Worker {
     pub(super) ground: Arc<Ground>,
     /// The latest runs that it has created.
     pub(super) runs: Vec<Run>,
+    pub(super) deletes: bool,
     /// Claims that it has, that it has lost, and a few that it has ended and will end again.
     held: Vec<Held>,
     pub record: Record,
@@ -35,15 +36,15 @@ struct Held {
 }
 
 impl Worker {
-    pub fn new(url: &str, number: u64, seed: u64, ground: Arc<Ground>) -> Result<Worker> {
+    pub fn new(url: &str, number: u64, seed: u64, crew: Crew, ground: Arc<Ground>) -> Result<Worker> {
         let name = format!("chaos worker {number}");
-        let is_durable = !number.is_multiple_of(4);
+        let is_durable = !number.is_multiple_of(crew.asynchronous);
         let session = Session::new(url, &name)?
             .with_setting("pg_workflow.direct_path", if number.is_multiple_of(2) { "on" } else { "off" })
             .with_setting("synchronous_commit", if is_durable { "on" } else { "off" });
         let random = Rng::with_seed(seed ^ (number + 1).wrapping_mul(0xD1B5_4A32_D192_ED03));
         let record = Record { worker: name, is_durable, ..Record::default() };
-        Ok(Worker { session, random, ground, runs: Vec::new(), held: Vec::new(), record })
+        Ok(Worker { session, random, ground, runs: Vec::new(), deletes: crew.deletes, held: Vec::new(), record })
     }
 
     /// Does one random thing, and judges its error; fails if the database stays unavailable.

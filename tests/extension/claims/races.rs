@@ -1,6 +1,8 @@
 //! Sixteen sessions claim, end, release, renew, reap, cancel, move by hand, pause and delete at the same time, without faults.
 //! Then the checker of `cargo xtask chaos` compares the history with what the sessions were told; and the checker is tested.
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::chaos::claims::checker::{Report, check};
 use pg_workflow_tests::chaos::claims::evidence::{Answer, Claim, Event, Evidence, Record, Told};
@@ -10,19 +12,44 @@ use std::time::Duration;
 use uuid::Uuid;
 
 /// Set `CHAOS_SEED` for other choices.
+fn start(db: &Db, asynchronous: u64) -> Claims {
+    let seed = std::env::var("CHAOS_SEED").map_or(1, |seed| seed.parse().expect("CHAOS_SEED is a number"));
+    Claims::start(db.url(), seed, Crew { workers: 16, pause: Duration::ZERO, asynchronous, deletes: true }).unwrap()
+}
+
+fn finish(db: &Db, claims: Claims) -> Report {
+    let evidence = claims.finish(db.url()).unwrap();
+    let report = check(&evidence);
+    assert!(report.is_clean(), "{report:#?}");
+    assert_eq!(evidence.complaints().collect::<Vec<_>>(), Vec::<String>::new());
+    assert!(report.claims > 100 && report.expired > 10 && report.refused > 10, "{report:?}");
+    report
+}
+
 #[test]
 fn words_of_one_holder_count_whatever_happens_at_the_same_time() {
     let db = Db::new();
-    let seed = std::env::var("CHAOS_SEED").map_or(1, |seed| seed.parse().expect("CHAOS_SEED is a number"));
-    let claims = Claims::start(db.url(), seed, Crew { workers: 16, pause: Duration::ZERO }).unwrap();
+    let claims = start(&db, 4);
     std::thread::sleep(Duration::from_secs(8));
-    let evidence = claims.finish(db.url()).unwrap();
-    let report = check(&evidence);
-    eprintln!("{report:?}");
-    assert!(report.is_clean(), "{report:#?}");
-    assert_eq!(evidence.complaints().collect::<Vec<_>>(), Vec::<String>::new());
-    assert!(report.claims > 500 && report.expired > 10 && report.refused > 10, "{report:?}");
-    assert_eq!(report.undone, 0, "nothing was lost");
+    assert_eq!(finish(&db, claims).undone, 0);
+}
+
+/// The process that writes the log is stopped, and then killed. No notifier and no reader waits until commits are durable.
+#[test]
+fn words_of_one_holder_count_if_crashes_lose_commits() {
+    let (cluster, db) = own_cluster("claims-crashes", &[]);
+    let claims = start(&db, 1);
+    for _ in 0..4 {
+        std::thread::sleep(Duration::from_secs(1));
+        let writer = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'";
+        let writer = Pid::from_raw(db.connect().query_one(writer, &[]).unwrap().get(0));
+        kill(writer, Signal::SIGSTOP).unwrap();
+        std::thread::sleep(Duration::from_secs(2));
+        kill(writer, Signal::SIGKILL).unwrap();
+        cluster.wait_recovered().unwrap();
+    }
+    let report = finish(&db, claims);
+    assert!(report.undone > 10, "{report:?}");
 }
 
 /// The claim of a version. Times are hundreds of this version.
