@@ -73,7 +73,7 @@ struct Task<'a> {
     is_limited: bool,
     /// The attempts that count.
     tries: i32,
-    /// Somebody has moved it by hand, so that the number of tries is not limited.
+    /// It was moved by hand, so that the number of tries is not limited.
     is_by_hand: bool,
 }
 
