@@ -101,10 +101,8 @@ impl Claimer {
 
     /// Ends a wait. Otherwise the session would remain for a while.
     async fn stop_waiting(&mut self) {
-        if let Ok(client) = self.link.open().await {
-            let cancel = client.cancel_token();
-            self.link.server.cancel(&cancel).await;
+        if let Some(client) = self.link.take() {
+            self.link.server.cancel(&client.cancel_token()).await;
         }
-        self.link.close();
     }
 }

@@ -28,8 +28,9 @@ impl Link {
         self.client.as_ref().ok_or_else(|| Error::Unknown("no connection".to_owned()))
     }
 
-    pub fn close(&mut self) {
-        self.client = None;
+    /// Returns the connection if it is open, and forgets it.
+    pub fn take(&mut self) -> Option<Client> {
+        self.client.take()
     }
 
     pub fn succeeded(&mut self) {
@@ -39,7 +40,7 @@ impl Link {
 
     /// Logs an error and closes the connection. Then waits for a little while.
     pub async fn failed(&mut self, error: &Error) {
-        self.close();
+        self.client = None;
         self.outage.began(error);
         self.backoff.wait().await;
     }
