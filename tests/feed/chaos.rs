@@ -5,6 +5,7 @@ mod witnesses;
 
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::chaos::checker::{Report, check};
+use pg_workflow_tests::chaos::claims;
 use pg_workflow_tests::chaos::cluster::Crowd;
 use pg_workflow_tests::chaos::event::Event;
 use pg_workflow_tests::chaos::evidence::{Entry, Evidence};
@@ -41,6 +42,8 @@ fn a_minute_of_faults_loses_no_event() {
         run(&Options { seed, time, load: LOAD, crowd: CROWD, only: String::new(), keep_logs: false }).unwrap();
     assert!(outcome.report.is_clean(), "seed {seed}: see the report above and the logs in {:?}", outcome.logs);
     assert!(outcome.faults.len() >= 8, "only {} faults", outcome.faults.len());
+    let claims = &outcome.report.claims;
+    assert!(claims.claims > 200 && claims.expired > 10 && claims.refused > 10, "{claims:?}");
 }
 
 /// A commit that waits for the standby becomes visible if its session ends, and is lost with the primary. If the relay had
@@ -231,6 +234,15 @@ fn checker_detects_lost_and_doubled_confirmations() {
     complaining.problems.push("a problem".to_owned());
     let report = check(&complaining);
     assert_eq!((report.complaints.count, report.problems.count, report.is_clean()), (1, 1, false));
+
+    let mut waiting = sound();
+    waiting.claims.history.push(claims::evidence::Event {
+        name: "open 1".to_owned(),
+        new: Some(State::Queued),
+        ..claims::evidence::Event::default()
+    });
+    let report = check(&waiting);
+    assert_eq!((report.claims.lost.count, report.is_clean()), (1, false));
 }
 
 #[test]

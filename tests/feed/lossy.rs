@@ -36,6 +36,7 @@ fn readers_continue_or_are_told_of_losses_of_the_database() {
     assert!(evidence.losses.len() >= 2, "only {} losses", evidence.losses.len());
     assert!(report.lost.iter().all(|lost| *lost > 0), "a loss without lost transitions: {:?}", report.lost);
     assert!(report.stream.of_lost > 0);
+    assert!(report.claims.claims > 100 && report.claims.undone > 10, "{:?}", report.claims);
     assert!(report.readers.iter().all(|(_, reader)| reader.told > 0), "{:?}", report.readers);
 }
 

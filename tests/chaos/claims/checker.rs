@@ -97,8 +97,8 @@ fn check_history(history: &[Event], report: &mut Report) {
         }
     }
     for (id, task) in tasks {
-        if matches!(task.state, Some(State::Queued | State::Retrying | State::Running)) {
-            report.lost.add(|| format!("task {id} is {:?} at the end", task.state));
+        if let Some(state @ (State::Queued | State::Retrying | State::Running)) = task.state {
+            report.lost.add(|| format!("task {id} is {} at the end", state.as_str()));
         }
     }
 }
