@@ -44,7 +44,7 @@ pub struct Crew {
     pub workers: u64,
     /// The time between two steps of a worker.
     pub pause: Duration,
-    /// Each so many workers, one sets `synchronous_commit = off`.
+    /// One of so many workers sets `synchronous_commit = off`; 0: none does.
     pub asynchronous: u64,
     /// Whether they delete runs and tasks.
     pub deletes: bool,

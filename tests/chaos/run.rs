@@ -30,8 +30,8 @@ const SETTLED: Duration = Duration::from_secs(3);
 /// The time without new entries after which the missing entries of an incomplete stream count as lost.
 const STALLED: Duration = Duration::from_secs(30);
 
-/// As many workers as writers.
-const CREW: Crew = Crew { workers: 8, pause: Duration::from_millis(30), asynchronous: 4, deletes: true };
+/// As many workers as writers. All of them wait for their commits: a listener can hear of a commit that a crash then loses.
+const CREW: Crew = Crew { workers: 8, pause: Duration::from_millis(30), asynchronous: 0, deletes: true };
 
 /// The parameters of a run.
 #[derive(Debug, Clone)]

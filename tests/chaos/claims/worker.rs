@@ -38,7 +38,7 @@ struct Held {
 impl Worker {
     pub fn new(url: &str, number: u64, seed: u64, crew: Crew, ground: Arc<Ground>) -> Result<Worker> {
         let name = format!("chaos worker {number}");
-        let is_durable = !number.is_multiple_of(crew.asynchronous);
+        let is_durable = !(number + 1).is_multiple_of(crew.asynchronous);
         let session = Session::new(url, &name)?
             .with_setting("pg_workflow.direct_path", if number.is_multiple_of(2) { "on" } else { "off" })
             .with_setting("synchronous_commit", if is_durable { "on" } else { "off" });
