@@ -39,6 +39,7 @@ pub struct Ground {
     slots: Uuid,
 }
 
+/// The workers of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Crew {
     pub workers: u64,

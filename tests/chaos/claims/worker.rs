@@ -156,11 +156,12 @@ impl Worker {
         texts: &[String],
         mut say: impl FnMut(&mut Client) -> Result<Vec<Row>, postgres::Error>,
     ) -> Result<()> {
-        let mut sent = 0;
+        let (mut sent, mut said) = (0, 0);
         let answer = self.session.insist(|client| {
-            sent = now();
+            (sent, said) = (now(), said + 1);
             say(client)
         });
+        self.record.unanswered += said - 1;
         match answer {
             Ok(rows) => rows.iter().try_for_each(|row| {
                 let told = if is_lost(row) { Told::Refused } else { Told::Ended };
