@@ -62,13 +62,16 @@ BEGIN
                 priority = enqueue_task_instances.priority,
                 not_before = enqueue_task_instances.not_before
             WHERE t.id = ANY (enqueue_task_instances.ids) AND '{queued,retrying}'::text[] @> ARRAY[t.state]
+                -- This statement can see tasks that were created since the last one.
+                AND t.dag_run_id = ANY (run_ids)
             RETURNING t.id
         )
         SELECT i.id, CASE WHEN e.id IS NOT NULL THEN 'enqueued' WHEN t.id IS NOT NULL THEN 'stale' ELSE 'missing' END
         FROM unnest(enqueue_task_instances.ids) WITH ORDINALITY AS i (id, number)
         LEFT JOIN enqueued AS e ON e.id = i.id
         LEFT JOIN LATERAL (
-            SELECT x.id FROM workflow.task_instances AS x WHERE x.id = i.id LIMIT 1) AS t ON true
+            SELECT x.id FROM workflow.task_instances AS x
+            WHERE x.id = i.id AND x.dag_run_id = ANY (run_ids) LIMIT 1) AS t ON true
         ORDER BY i.number;
 END
 $$;

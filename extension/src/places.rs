@@ -181,7 +181,7 @@ pub fn report() {
             all[entry].report(*priority, *time);
         }
     }
-    lanes.iter().for_each(|(queue, _, _, count)| waiters::wake(Some(*queue), *count));
+    lanes.iter().for_each(|(queue, _, _, count)| waiters::wake(*queue, *count));
 }
 
 /// Forgets the places of this database, and wakes its waiting sessions: rows have come that were not reported.
@@ -194,7 +194,7 @@ pub fn forget() {
             *own = Places { database, queue, generation: generation + 1, used_at, refused, ..Places::default() };
         }
     }
-    waiters::wake(None, usize::MAX);
+    waiters::wake_all();
 }
 
 /// Counts a claim that found no free slot.

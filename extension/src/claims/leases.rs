@@ -55,12 +55,11 @@ impl Held {
             None => {
                 let duration = self.lease_expires_at.saturating_sub(self.claim.start_date);
                 let left = self.lease_expires_at.saturating_sub(clock());
-                if left > duration {
-                    // The clock was set back.
-                    leases::set(&mut signs, key, now.saturating_add(duration), duration, now);
-                    return false;
-                }
-                (now.saturating_add(left).max(signs.stepped_at.saturating_add(duration)), duration)
+                let from_step = signs.stepped_at.saturating_add(duration);
+                // More is left than was given: the clock was set back since. A start after the end is that of a task
+                // whose last change was in the future.
+                let was_set_back = left > duration && duration > 0;
+                (if was_set_back { from_step } else { now.saturating_add(left).max(from_step) }, duration)
             }
         };
         let grace = signs.silence(duration / 2, expires_at).map_or(0, |ended| ended.saturating_add(duration));
@@ -70,8 +69,7 @@ impl Held {
     /// Returns the end of the lease, in microseconds since 2000.
     pub fn ends_at(&self) -> i64 {
         let lease = if leases::exist() { leases::get(&mut leases::lock(), key(&self.claim)) } else { None };
-        let in_memory = lease.map(|(expires_at, _)| clock().saturating_add(expires_at - monotonic()));
-        in_memory.map_or(self.lease_expires_at, |time| time.max(self.lease_expires_at))
+        lease.map_or(self.lease_expires_at, |(expires_at, _)| clock().saturating_add(expires_at - monotonic()))
     }
 }
 

@@ -67,6 +67,8 @@ pub struct Taking<'a> {
     ready: Heap,
     columns: ReadyColumns,
     runs: Runs,
+    /// Whether this call first takes the oldest task of each queue.
+    is_turn_of_oldest: bool,
     made: Vec<append::Transition>,
     parked: Vec<Parked>,
     dropped: usize,
@@ -96,6 +98,7 @@ impl<'a> Taking<'a> {
             columns: ReadyColumns::of(&ready),
             ready,
             runs: Runs::default(),
+            is_turn_of_oldest: is_turn_of_oldest(),
             made: Vec::new(),
             parked: Vec::new(),
             dropped: 0,
@@ -153,7 +156,7 @@ impl<'a> Taking<'a> {
         let wanted = self.taken.len() + room;
         let start = Start::read(queue.id);
         let seen = self.with_walk(queue.id, &start, |this, walk| {
-            if is_turn_of_oldest() {
+            if this.is_turn_of_oldest {
                 this.take_oldest(walk);
             }
             walk.go_to(0);

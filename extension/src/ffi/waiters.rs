@@ -75,13 +75,24 @@ pub fn can_be_woken() -> bool {
     !all().is_empty()
 }
 
-/// Wakes at most so many sessions that wait for tasks of a queue of this database; `None`: of any queue.
-pub fn wake(queue: Option<i32>, most: usize) {
+/// Wakes at most so many sessions that wait for tasks of a queue of this database, and as many that wait for more queues
+/// than their places show: those may find none.
+pub fn wake(queue: i32, most: usize) {
+    wake_some(|waiter| waiter.is_for(queue), most);
+    wake_some(Waiter::is_for_any, most);
+}
+
+/// Wakes all sessions that wait for tasks of this database.
+pub fn wake_all() {
+    wake_some(|_| true, usize::MAX);
+}
+
+fn wake_some(is_for: impl Fn(&Waiter) -> bool, most: usize) {
     let database = session::database().to_u32();
     let waits = |waiter: &&Waiter| {
         waiter.state.load(Ordering::SeqCst) == WAITS
             && waiter.database.load(Ordering::Relaxed) == database
-            && queue.is_none_or(|queue| waiter.is_for(queue))
+            && is_for(waiter)
             && waiter.state.compare_exchange(WAITS, WOKEN, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     };
     for waiter in all().iter().filter(waits).take(most) {
@@ -92,6 +103,10 @@ pub fn wake(queue: Option<i32>, most: usize) {
 impl Waiter {
     fn is_for(&self, queue: i32) -> bool {
         let count = self.count.load(Ordering::Relaxed) as usize;
-        count > QUEUES || self.queues[..count].iter().any(|one| one.load(Ordering::Relaxed) == queue)
+        count <= QUEUES && self.queues[..count].iter().any(|one| one.load(Ordering::Relaxed) == queue)
+    }
+
+    fn is_for_any(&self) -> bool {
+        self.count.load(Ordering::Relaxed) as usize > QUEUES
     }
 }

@@ -3,13 +3,14 @@
 use super::procedures::timeout;
 use super::{LONGEST, LONGEST_UNCOUNTED, counted, wait};
 use crate::claims::take::was_in_vain;
+use crate::entity::EntityType;
 use crate::ffi::export::export_function;
 use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::procedure::Call;
 use crate::ffi::shared::Signals;
 use crate::ffi::values::{monotonic, text_array, text_datum};
-use crate::ffi::{latch, waiters};
-use crate::{errors, signals};
+use crate::ffi::{latch, session, waiters};
+use crate::{errors, signals, tenant};
 use pgrx::pg_sys::{self, Datum, FunctionCallInfo};
 use std::sync::Once;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -98,15 +99,16 @@ fn wait_to_be_woken(signals: Option<&'static Signals>, limit: Duration) {
     }
 }
 
-/// Whether this session is the one that looks for claims that have run out: one at a time.
+/// Whether this session is the one that looks for claims that have run out: one at a time of those that see all tasks.
 fn is_turn_to_reap(signals: Option<&'static Signals>) -> bool {
     thread_local! {
-        /// Without an entry in shared memory, each session looks for itself.
+        /// Without an entry in shared memory, or if row security hides tasks from it, each session looks for itself.
         static NEXT: AtomicI64 = const { AtomicI64::new(0) };
     }
     let is_turn = |turn: &AtomicI64| {
         let (now, next) = (monotonic(), turn.load(Ordering::Relaxed));
         next <= now && turn.compare_exchange(next, now + REAP_INTERVAL, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     };
-    signals.map_or_else(|| NEXT.with(is_turn), |signals| is_turn(&signals.next_reap))
+    let shared = signals.filter(|_| !tenant::is_restricted(session::user(), EntityType::TaskInstance.relation()));
+    shared.map_or_else(|| NEXT.with(is_turn), |signals| is_turn(&signals.next_reap))
 }

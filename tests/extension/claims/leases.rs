@@ -125,3 +125,35 @@ fn waiting_session_ends_claims_that_have_run_out() {
     assert!(told && began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     assert_eq!(claim(waiter, "default", 1)[0].try_number, 2);
 }
+
+#[test]
+fn view_shows_the_end_of_a_shorter_renewal() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    enqueue(client, "default", 1);
+    let claim = claim_for(client, "1 hour");
+    client.query("SELECT workflow.renew_claims(ARRAY[$1], '1 min')", &[&claim]).unwrap();
+    let sql = "SELECT lease_expires_at - clock_timestamp() <= '1 min' FROM workflow.claims";
+    assert!(client.query_one(sql, &[]).unwrap().get::<_, bool>(0));
+}
+
+/// The functions of the views and of the reaper change nothing, so that no reader fills the table of leases.
+#[test]
+fn questions_about_leases_take_no_room() {
+    if is_statement_path() {
+        return;
+    }
+    let settings = [PRELOADED, ("pg_workflow.max_claims", "64")];
+    let (_cluster, db) = own_cluster("leases-room", &settings);
+    let client = &mut db.connect();
+    let sql = "SELECT count(workflow.has_expired(gen_random_uuid(), 1, now() + interval '1 day', 'infinity')),
+                   count(workflow.lease_end(gen_random_uuid(), 1, now() + interval '1 day', 'infinity'))
+               FROM generate_series(1, 10000)";
+    client.query_one(sql, &[]).unwrap();
+    enqueue(client, "default", 1);
+    let claim = claim_for(client, "30 s");
+    client.query("SELECT workflow.renew_claims(ARRAY[$1], '1 hour')", &[&claim]).unwrap();
+    let in_row = "SELECT lease_expires_at - start_date FROM workflow.task_instances WHERE worker IS NOT NULL";
+    let sql = format!("SELECT ({in_row}) < '1 min'");
+    assert!(client.query_one(&sql, &[]).unwrap().get::<_, bool>(0), "the renewal wrote the row");
+}

@@ -61,3 +61,25 @@ fn queues_are_claimed_in_the_order_of_the_argument() {
     let taken: Vec<String> = client.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect();
     assert_eq!(taken, ["c_0", "c_1", "a_0"]);
 }
+
+/// Also of a queue that is not the last one of the call.
+#[test]
+fn every_16th_claim_from_several_queues_takes_the_oldest_of_all() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    for n in 0..40 {
+        enqueue_at(client, &format!("high {n}"), 1, 50);
+    }
+    enqueue_at(client, "low", 9, 100);
+    client.batch_execute("SELECT workflow.set_queue('default', slots => 1)").unwrap();
+    enqueue(client, "other", 40);
+    let sql = "SELECT claim, task_id FROM workflow.claim_tasks('worker', '{default,other}', 2)";
+    let mut taken = Vec::new();
+    for _ in 0..16 {
+        for row in client.query(sql, &[]).unwrap() {
+            taken.push(row.get::<_, String>(1));
+            client.query("SELECT workflow.complete_claim($1)", &[&row.get::<_, String>(0)]).unwrap();
+        }
+    }
+    assert!(taken.contains(&"low".to_owned()), "{taken:?}");
+}

@@ -105,3 +105,58 @@ fn tenant_claims_only_its_own() {
         admin.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).unwrap();
     }
 }
+
+/// The call sees the first task when it begins, and the second one when that is committed.
+#[test]
+fn task_that_is_created_meanwhile_is_not_taken_from_its_queue() {
+    let db = Db::new();
+    let (client, creator) = (&mut db.connect(), &mut db.connect());
+    let (_, run) = create_run(client);
+    let sql = "SELECT id FROM workflow.create_task_instances($1, '{first}')";
+    let first: uuid::Uuid = client.query_one(sql, &[&run]).unwrap().get(0);
+    creator.batch_execute("BEGIN").unwrap();
+    let second = enqueue(creator, "new", 1)[0];
+    let outcomes: Vec<String> = std::thread::scope(|scope| {
+        let mut caller = db.connect();
+        let sql = "SELECT outcome FROM workflow.enqueue_task_instances($1, 'new')";
+        let calling = scope.spawn(move || caller.query(sql, &[&vec![first, second]]).unwrap());
+        // It waits for the other one, which creates the queue.
+        let waits = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        wait_until("the call waits", || client.query(waits, &[]).unwrap().len() == 1);
+        creator.batch_execute("COMMIT").unwrap();
+        calling.join().unwrap().iter().map(|row| row.get(0)).collect()
+    });
+    assert_eq!(outcomes, ["enqueued", "missing"]);
+    assert_eq!(claim(client, "new", 10).len(), 2, "no task is lost");
+}
+
+/// A session that waits reaps, but only what its role sees.
+#[test]
+fn waiting_session_of_one_tenant_keeps_no_other_from_reaping() {
+    let db = Db::new();
+    let admin = &mut db.connect();
+    admin.batch_execute("SELECT workflow.enable_row_security()").unwrap();
+    let [a, b] = ["a", "b"].map(|name| {
+        let role = format!("{name}_{}", uuid::Uuid::new_v4().simple());
+        admin.batch_execute(&format!("CREATE ROLE {role} IN ROLE workflow_writer")).unwrap();
+        role
+    });
+    let connect_as = |role: &str| {
+        let mut client = db.connect();
+        client.batch_execute(&format!("SET ROLE {role}")).unwrap();
+        client
+    };
+    let b_session = &mut connect_as(&b);
+    enqueue(b_session, "default", 1);
+    let sql = "SELECT claim FROM workflow.claim_tasks('gone', lease => '100 ms')";
+    b_session.query_one(sql, &[]).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            let mut waiter = connect_as(&a);
+            scope.spawn(move || waiter.execute("CALL workflow.wait_for_tasks('{none}', '6 s')", &[]).unwrap());
+        }
+        let mut waiter = connect_as(&b);
+        scope.spawn(move || waiter.execute("CALL workflow.wait_for_tasks('{none}', '6 s')", &[]).unwrap());
+    });
+    assert_eq!(b_session.query("SELECT FROM workflow.claims", &[]).unwrap().len(), 0, "the claim has not been ended");
+}

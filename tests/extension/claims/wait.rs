@@ -155,3 +155,41 @@ fn worker_that_finds_only_locked_tasks_waits() {
     locking.rollback().unwrap();
     assert_eq!(claim_one(other, "default").id, task);
 }
+
+/// A session that waits for a queue that does not exist may be woken for any. It takes no wake-up from others.
+#[test]
+fn waiter_of_an_unknown_queue_takes_no_wake_up() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let task = enqueue(client, "default", 1);
+    assert_eq!(claim(client, "default", 1)[0].id, task[0]);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            let mut other = db.connect();
+            scope.spawn(move || other.execute("CALL workflow.wait_for_tasks('{nowhere}', '4 s')", &[]).unwrap());
+        }
+        let waits = "SELECT FROM pg_stat_activity
+                     WHERE datname = current_database() AND query LIKE '%nowhere%' AND query LIKE 'CALL%'
+                         AND wait_event = 'Extension'";
+        wait_until("the others", || client.query(waits, &[]).unwrap().len() == 3);
+        let mut waiter = db.connect();
+        let mut slowest = Duration::ZERO;
+        for _ in 0..3 {
+            let waiting = scope.spawn(move || {
+                waiter.execute("CALL workflow.wait_for_tasks('{default}', '10 s')", &[]).unwrap();
+                (waiter, Instant::now())
+            });
+            let waits = "SELECT FROM pg_stat_activity
+                         WHERE datname = current_database() AND query LIKE '%{default}%' AND query LIKE 'CALL%'
+                             AND wait_event = 'Extension'";
+            wait_until("the waiter", || client.query(waits, &[]).unwrap().len() == 1);
+            enqueue(client, "default", 1);
+            let created = Instant::now();
+            let (back, told) = waiting.join().unwrap();
+            waiter = back;
+            slowest = slowest.max(told.saturating_duration_since(created));
+            claim_one(client, "default");
+        }
+        assert!(slowest < Duration::from_millis(400), "{slowest:?}: it looked by itself");
+    });
+}
