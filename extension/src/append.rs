@@ -104,20 +104,23 @@ pub fn append_transitions_by<'a>(
     let dags = memory::collect(transitions.iter().map(|transition| transition.dag(kind)));
     let acted_as = session::acted_as(role);
     let origin = Origin { acted_as: acted_as.as_deref() };
-    append(transitions.iter().zip(dags).enumerate(), origin, |id, (n, (transition, dag_id))| Event {
-        id,
-        entity_type: kind.as_str(),
-        entity_id: transition.id,
-        dag_id,
-        dag_run_id: if kind == EntityType::DagRun { transition.id } else { transition.parent },
-        task_id: transition.task_id.as_deref(),
-        old_state: Some(transition.from.as_str()),
-        new_state: Some(transition.to.as_str()),
-        version: transition.version,
-        changed_at: transition.changed_at,
-        actor: &actor,
-        metadata: words(n).metadata,
-        request_id: words(n).request_id,
+    append(transitions.iter().zip(dags).enumerate(), origin, |id, (n, (transition, dag_id))| {
+        let Words { metadata, request_id } = words(n);
+        Event {
+            id,
+            entity_type: kind.as_str(),
+            entity_id: transition.id,
+            dag_id,
+            dag_run_id: if kind == EntityType::DagRun { transition.id } else { transition.parent },
+            task_id: transition.task_id.as_deref(),
+            old_state: Some(transition.from.as_str()),
+            new_state: Some(transition.to.as_str()),
+            version: transition.version,
+            changed_at: transition.changed_at,
+            actor: &actor,
+            metadata,
+            request_id,
+        }
     });
 }
 

@@ -2,7 +2,7 @@
 //! has not removed yet.
 //!
 //! A place may rise only to the first row that is visible, also if another transaction takes it, and never above a row that
-//! a commit has reported since the place was read. `tests/claim_places.rs` tries every order of the steps. Rows that no
+//! a commit has reported since the place was read. `tests/model/places.rs` tries every order of the steps. Rows that no
 //! commit reports are found by a sweep: from time to time a claim looks from the beginning.
 
 use crate::ffi::places::{self, LANES, Places, QUEUES, REPORTS};
@@ -65,11 +65,11 @@ impl Start {
 
     /// Stores the first visible time of each lane in which the claim has looked.
     pub fn finish(self, queue: i32, seen: &[Option<i64>; LANES]) {
-        let Some(Mark { entry, generation, reports, began }) = self.mark else { return };
+        let Some(Mark { reports, began, .. }) = self.mark else { return };
         let mut all = places::lock();
-        let own = &mut all[entry];
+        let Some(own) = self.entry(&mut all, queue) else { return };
         let missed = own.reports.wrapping_sub(reports);
-        if own.generation != generation || own.queue != queue || missed > REPORTS as u64 {
+        if missed > REPORTS as u64 {
             return;
         }
         for (lane, first) in seen.iter().enumerate() {
@@ -84,19 +84,24 @@ impl Start {
             own.next_sweep = now + pause.max(SWEEP_INTERVAL.as_micros() as i64);
         }
     }
-}
 
-impl Start {
     /// Lets the next claims find rows that no commit has reported, if this was a look from the beginning.
     pub fn lower(self, queue: i32, seen: &[Option<i64>; LANES]) {
-        let Some(Mark { entry, generation, .. }) = self.mark.filter(|_| self.places.is_none()) else { return };
-        let mut all = places::lock();
-        let own = &mut all[entry];
-        if (own.generation, own.queue) == (generation, queue) {
-            for (place, first) in own.places.iter_mut().zip(seen) {
-                *place = first.map_or(*place, |first| first.min(*place));
-            }
+        if self.mark.is_none() || self.places.is_some() {
+            return;
         }
+        let mut all = places::lock();
+        let Some(own) = self.entry(&mut all, queue) else { return };
+        for (place, first) in own.places.iter_mut().zip(seen) {
+            *place = first.map_or(*place, |first| first.min(*place));
+        }
+    }
+
+    /// Returns the entry from which the places were read; `None` if they were forgotten, or if another queue has it now.
+    fn entry<'a>(&self, all: &'a mut [Places; QUEUES], queue: i32) -> Option<&'a mut Places> {
+        let mark = self.mark?;
+        let own = &mut all[mark.entry];
+        (own.generation == mark.generation && own.queue == queue).then_some(own)
     }
 }
 

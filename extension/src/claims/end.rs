@@ -99,12 +99,15 @@ impl Ended {
     pub fn or_raise(self, claim: Claim) -> (State, i64) {
         match self {
             Ended::Now(state, version) | Ended::Before(state, version) => (state, version),
-            Ended::Lost(now) => {
-                let now = now.as_ref().map(|(state, version)| (state.as_str(), *version));
-                errors::lost_claim(&claim.to_string(), claim.task, now)
-            }
+            Ended::Lost(now) => raise_lost(claim, now),
         }
     }
+}
+
+/// Raises the error of a lost claim, with the task's state and version.
+pub fn raise_lost(claim: Claim, now: Option<(String, i64)>) -> ! {
+    let now = now.as_ref().map(|(state, version)| (state.as_str(), *version));
+    errors::lost_claim(&claim.to_string(), claim.task, now)
 }
 
 /// How a holder ends a claim.
@@ -313,9 +316,7 @@ fn state_of(task: Uuid) -> Option<(String, i64)> {
 
 /// Raises the error of a lost claim.
 pub fn refuse_lost(claim: Claim) -> ! {
-    let now = state_of(claim.task);
-    let now = now.as_ref().map(|(state, version)| (state.as_str(), *version));
-    errors::lost_claim(&claim.to_string(), claim.task, now)
+    raise_lost(claim, state_of(claim.task))
 }
 
 /// A claim whose time had run out.

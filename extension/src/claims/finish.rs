@@ -43,10 +43,7 @@ fn finish_claims(outcomes: Option<Jsonb>, strict: Option<bool>) -> Finished {
     let words = words(args::not_null("outcomes", outcomes));
     let ended = end::end_all(&words);
     let rows = words.into_iter().zip(ended).map(|(Word { claim, .. }, ended)| match ended {
-        Ended::Lost(_) if strict => {
-            _ = ended.or_raise(claim);
-            unreachable!("a lost claim is an error")
-        }
+        Ended::Lost(now) if strict => end::raise_lost(claim, now),
         Ended::Now(state, version) | Ended::Before(state, version) => {
             (claim.to_string(), "done", Some(state.as_str().to_owned()), Some(version))
         }
