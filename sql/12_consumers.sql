@@ -297,9 +297,9 @@ DECLARE
     consumer workflow.consumers;
 BEGIN
     PERFORM workflow.refuse_tenant();
-    PERFORM workflow.check_consumer_name(name);
     SELECT c.* INTO consumer FROM workflow.consumers AS c WHERE c.name = consumer_has_events.name;
     IF NOT FOUND THEN
+        PERFORM workflow.check_consumer_name(name);
         PERFORM workflow.refuse_consumer(name, 'wait for its events');
     END IF;
     IF consumer.given_up_at IS NOT NULL THEN
@@ -408,7 +408,6 @@ BEGIN
                 FROM workflow.events_between(pos.snapshot, pos.next_transaction_id, pos.floor_id,
                     pos.window_snapshot, pos.window_next_transaction_id, pos.window_floor_id, pos.window_ceiling_id,
                     pos.acked_id, max) AS e;
-            GET DIAGNOSTICS count = ROW_COUNT;
         ELSE
             RETURN QUERY
                 SELECT workflow.note_returned(e.id), e.entity_type, e.entity_id, e.dag_id, e.dag_run_id, e.task_id,
@@ -418,8 +417,8 @@ BEGIN
                         pos.window_snapshot, pos.window_next_transaction_id, pos.window_floor_id, pos.window_ceiling_id,
                         pos.acked_id, NULL)::workflow.feed_position,
                     max) AS e;
-            GET DIAGNOSTICS count = ROW_COUNT;
         END IF;
+        GET DIAGNOSTICS count = ROW_COUNT;
         EXIT WHEN count > 0 OR NOT was_open;
         has_ended := true;
     END LOOP;
