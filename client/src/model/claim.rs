@@ -144,7 +144,7 @@ pub enum FinishOutcome {
 }
 
 /// A claim that ended because its time had run out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ReapedClaim {
     /// The task.

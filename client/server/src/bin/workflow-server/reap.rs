@@ -2,10 +2,8 @@
 
 use anyhow::Result;
 use clap::Args;
-use pg_workflow_client::Error;
-use pg_workflow_client::tokio_postgres::Row;
-use serde::Serialize;
-use uuid::Uuid;
+use pg_workflow_client::Claims;
+use pg_workflow_client::model::ReapedClaim;
 
 use crate::Database;
 use crate::output::{Format, Output};
@@ -27,22 +25,17 @@ pub struct Arguments {
     format: Format,
 }
 
-#[derive(Serialize)]
-struct Reaped {
-    id: Uuid,
-    worker: String,
-    reason: String,
-    state: String,
-}
+/// Claims that are ended by a statement.
+const MOST: i32 = 100;
 
-impl Reaped {
-    fn of(row: &Row) -> Result<Reaped, Error> {
-        Ok(Reaped { id: row.try_get(0)?, worker: row.try_get(1)?, reason: row.try_get(2)?, state: row.try_get(3)? })
-    }
-
-    fn cells(&self) -> Vec<Cell> {
-        [self.id.to_string().as_str(), &self.worker, &self.reason, &self.state].map(Cell::from).into()
-    }
+fn row(claim: &ReapedClaim) -> Vec<Cell> {
+    let ReapedClaim { id, worker, reason, state, .. } = claim;
+    vec![
+        Cell::from(id.to_string()),
+        Cell::from(worker.as_str()),
+        Cell::from(reason.as_str()),
+        Cell::from(state.as_str()),
+    ]
 }
 
 pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
@@ -50,16 +43,14 @@ pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
     let mut table = Table::new(vec![whole("ID"), elastic("WORKER"), whole("REASON"), whole("STATE")]);
     let mut count = 0;
     loop {
-        let sql = "SELECT id, worker, reason, state FROM workflow.reap_claims()";
-        let rows = client.query(sql, &[]).await.map_err(Error::from)?;
-        let reaped: Vec<Reaped> = rows.iter().map(Reaped::of).collect::<Result<_, _>>()?;
+        let reaped = Claims::new(&client).reap(MOST).await?;
         if reaped.is_empty() {
             break;
         }
         if arguments.format.json {
             reaped.iter().try_for_each(|claim| output.json(claim))?;
         } else {
-            table.print(output, &reaped.iter().map(Reaped::cells).collect::<Vec<_>>())?;
+            table.print(output, &reaped.iter().map(row).collect::<Vec<_>>())?;
         }
         output.flush()?;
         count += reaped.len();
