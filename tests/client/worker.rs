@@ -10,7 +10,6 @@ use pg_workflow_client::worker::{self, Cancellation, Options as Worker};
 use pg_workflow_client::{ClaimedTask, Claims, Error, Failure, State, TaskInstance};
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::task::JoinHandle;
@@ -100,34 +99,14 @@ impl Calls {
     }
 }
 
-/// The log of this thread.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(text)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    fn has(&self, text: &str) -> bool {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).contains(text)
-    }
-
-    /// Runs a future in this thread, and notes what it logs.
-    fn of(work: impl Future<Output = ()>) -> Log {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        let _log = subscriber.set_default();
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work);
-        log
-    }
+/// Runs a future in this thread, and notes what it logs.
+fn log_during(work: impl Future<Output = ()>) -> Log {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _log = subscriber.set_default();
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work);
+    log
 }
 
 #[test]

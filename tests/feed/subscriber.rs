@@ -13,7 +13,6 @@ use pg_workflow_client::subscriber::Subscriber as Source;
 use pg_workflow_tests::chaos::proxy::Proxy;
 use pg_workflow_tests::*;
 use std::collections::{HashMap, HashSet};
-use std::io;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -33,26 +32,6 @@ struct Running {
     positions: watch::Receiver<Option<String>>,
     shutdown: CancellationToken,
     thread: JoinHandle<()>,
-}
-
-/// The log of a subscriber's thread.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(text)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    fn count(&self, text: &str) -> usize {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).matches(text).count()
-    }
 }
 
 impl Running {

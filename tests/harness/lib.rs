@@ -13,6 +13,7 @@ mod cluster;
 mod database;
 mod entities;
 mod failure;
+mod log;
 mod partitions;
 mod path;
 mod redis_subscriber;
@@ -29,6 +30,7 @@ pub use entities::{
     create_finished_tasks, create_in_state, create_run, create_task, create_tasks, history_len, state_of, table,
 };
 pub use failure::{Failure, failure};
+pub use log::Log;
 pub use partitions::{SPLIT, age, next_partition, open_partitions};
 pub use path::is_statement_path;
 pub use redis_subscriber::Subscriber;

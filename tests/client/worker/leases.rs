@@ -26,7 +26,7 @@ impl Told {
 #[test]
 fn handler_of_a_lost_claim_is_told_and_its_result_does_not_count() {
     let db = Db::new();
-    let log = Log::of(async {
+    let log = log_during(async {
         let client = server(db.url()).connect().await.unwrap();
         let ids = enqueue(&client, &["a"], 1).await;
         let told = Told::default();
@@ -45,11 +45,7 @@ fn handler_of_a_lost_claim_is_told_and_its_result_does_not_count() {
         let task = get(&client, ids[0]).await;
         assert_eq!((task.state, task.version), (State::Failed, 3));
     });
-    assert!(
-        log.has("is lost: its success does not count, the task is failed"),
-        "{}",
-        String::from_utf8_lossy(&log.0.lock().unwrap())
-    );
+    assert!(log.has("is lost: its success does not count, the task is failed"), "{}", log.text());
     assert!(log.has("to stop: the claim is lost"));
 }
 
@@ -92,7 +88,7 @@ fn heartbeats_keep_the_claim_of_a_handler_that_blocks() {
         reaped
     });
     let guard = done.drop_guard();
-    Log::of(async {
+    log_during(async {
         let client = server(db.url()).connect().await.unwrap();
         let ids = enqueue(&client, &["a"], 1).await;
         let worker = Running::start(&db, short(), |_, _| async {
