@@ -5,6 +5,7 @@
 //! and the WAL of a life are absolute. Lists and the cost of history are compared with themselves, in a small and in a
 //! large database.
 
+mod absolute;
 mod claims;
 mod cpu;
 mod events;

@@ -18,6 +18,8 @@ const WARM_UP: u32 = 200;
 /// Phases of each side for each round of the options: a phase is short.
 const PHASES_A_ROUND: u32 = 5;
 const GOAL: f64 = 1.0;
+/// An SQL expression: the time that the backend has been on a processor.
+pub const PROCESSOR_NANOSECONDS: &str = "split_part(pg_read_file('/proc/self/schedstat'), ' ', 1)::float8";
 
 /// A result of the measurement.
 #[derive(Serialize)]
@@ -71,8 +73,7 @@ fn phase(bench: &Bench, life: &str, k: u32) -> Result<f64> {
 
 /// The script, whose backend writes down its own processor time between the warm-up and the last life.
 fn metered(life: &str, k: u32) -> String {
-    // The first number is the time on a processor, in nanoseconds.
-    let cpu = "split_part(pg_read_file('/proc/self/schedstat'), ' ', 1)::float8 / 1000";
+    let cpu = format!("{PROCESSOR_NANOSECONDS} / 1000");
     let (first, last) = (k + WARM_UP, k + WARM_UP + LIVES);
     format!(
         "\\if :k = {first}\nSELECT {cpu} AS began \\gset\n\\endif\n{life}\n\

@@ -1,6 +1,5 @@
 //! How soon and how fast events arrive.
 
-use std::fmt::Write;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -8,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
+use super::absolute::{Absolute, at_least, at_most, table};
 use super::pgbench::Pgbench;
 use super::{Bench, Options, Report};
 use crate::command::step;
@@ -77,20 +77,6 @@ impl Relay {
         let kibibytes: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
         Ok(kibibytes / 1024.0)
     }
-}
-
-/// A figure that is not a ratio.
-#[derive(Serialize)]
-struct Absolute {
-    name: &'static str,
-    value: f64,
-    unit: &'static str,
-    goal: f64,
-    reached: bool,
-}
-
-fn at_most(name: &'static str, value: f64, unit: &'static str, goal: f64) -> Absolute {
-    Absolute { name, value, unit, goal, reached: value <= goal }
 }
 
 pub fn measure(bench: &Bench, options: &Options) -> Result<Report> {
@@ -174,22 +160,7 @@ fn backlog(bench: &Bench) -> Result<[Absolute; 2]> {
     relay.wait_for_length(written)?;
     let rate = written as f64 / began.elapsed().as_secs_f64();
     Ok([
-        Absolute {
-            name: "backlog of 1,000,000, relayed",
-            value: rate,
-            unit: "/s",
-            goal: 50_000.0,
-            reached: rate >= 50_000.0,
-        },
+        at_least("backlog of 1,000,000, relayed", rate, "/s", 50_000.0),
         at_most("backlog of 1,000,000, the relay's peak memory", relay.peak_memory()?, "MiB", 32.0),
     ])
-}
-
-fn table(figures: &[Absolute]) -> String {
-    let mut table = String::new();
-    for Absolute { name, value, unit, goal, reached } in figures {
-        let verdict = if *reached { "" } else { "  below target" };
-        let _ = writeln!(table, "{name:66} {value:>15.2} {unit:<4} goal {goal:>8}{verdict}");
-    }
-    table
 }

@@ -1,12 +1,12 @@
 //! Claims in a large database, beside an open transaction, their renewal, waiting for them, and their WAL.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
-use serde::Serialize;
 
+use super::super::absolute::{Absolute, at_least, at_most, table};
+use super::super::cpu::PROCESSOR_NANOSECONDS;
 use super::super::pgbench::{Length, Pgbench};
 use super::super::ratio::{median, pairs};
 use super::super::{Bench, Options, Report, script, wal};
@@ -25,33 +25,7 @@ const ARRIVALS: u32 = 100;
 const LARGE: &str = "claims_large";
 const SMALL: &str = "claims_small";
 
-#[derive(Serialize)]
-struct Figure {
-    name: &'static str,
-    value: f64,
-    unit: &'static str,
-    /// More is better, or less.
-    goal: Goal,
-    reached: bool,
-}
-
-#[derive(Clone, Copy, Serialize)]
-enum Goal {
-    AtLeast(f64),
-    AtMost(f64),
-}
-
-impl Goal {
-    fn figure(self, name: &'static str, value: f64, unit: &'static str) -> Figure {
-        let reached = match self {
-            Goal::AtLeast(goal) => value >= goal,
-            Goal::AtMost(goal) => value <= goal,
-        };
-        Figure { name, value, unit, goal: self, reached }
-    }
-}
-
-type Measurement = fn(&Bench, &Options) -> Result<Vec<Figure>>;
+type Measurement = fn(&Bench, &Options) -> Result<Vec<Absolute>>;
 const MEASUREMENTS: [(&str, Measurement); 5] = [
     ("claims: beside an open transaction", beside_open_transaction),
     ("claims: large database", in_large_database),
@@ -71,7 +45,7 @@ pub fn measure(bench: &Bench, options: &Options) -> Result<Report> {
 }
 
 /// Two percent of the tasks are tried again after a minute; four priorities.
-fn beside_open_transaction(bench: &Bench, _: &Options) -> Result<Vec<Figure>> {
+fn beside_open_transaction(bench: &Bench, _: &Options) -> Result<Vec<Absolute>> {
     let run = |is_open: bool| -> Result<(f64, f64, f64)> {
         fill(bench, LIVES + LIVES / 10)?;
         let mut other = is_open.then(|| open_transaction(bench)).transpose()?;
@@ -89,8 +63,8 @@ fn beside_open_transaction(bench: &Bench, _: &Options) -> Result<Vec<Figure>> {
     let (without, ..) = run(false)?;
     let (with, first, last) = run(true)?;
     Ok(vec![
-        Goal::AtLeast(0.9).figure("claims: 300,000 lives beside an open transaction / without", with / without, ""),
-        Goal::AtMost(1.2).figure("claims: buffers of a claim then / at the beginning", last / first, ""),
+        at_least("claims: 300,000 lives beside an open transaction / without", with / without, "", 0.9),
+        at_most("claims: buffers of a claim then / at the beginning", last / first, "", 1.2),
     ])
 }
 
@@ -128,7 +102,7 @@ fn buffers_of_a_claim(bench: &Bench) -> Result<f64> {
     Ok(median(counts))
 }
 
-fn in_large_database(bench: &Bench, options: &Options) -> Result<Vec<Figure>> {
+fn in_large_database(bench: &Bench, options: &Options) -> Result<Vec<Absolute>> {
     for (database, finished, others, queued) in [(SMALL, 0, 0, 1000), (LARGE, 10_000_000, 1_000_000, 1_000_000)] {
         bench.cluster.create_database(database)?;
         bench.cluster.psql(database, "CREATE EXTENSION pg_workflow")?;
@@ -157,18 +131,17 @@ fn in_large_database(bench: &Bench, options: &Options) -> Result<Vec<Figure>> {
     let pairs = pairs(options.rounds, claim(SMALL), claim(LARGE))?;
     let ratio = median(pairs.iter().map(|(small, large)| small / large).collect());
     let name = "claims: time beside 10,000,000 ended and 4,000,000 tasks / 1,000";
-    Ok(vec![Goal::AtMost(1.2).figure(name, ratio, "")])
+    Ok(vec![at_most(name, ratio, "", 1.2)])
 }
 
-fn renewal(bench: &Bench, _: &Options) -> Result<Vec<Figure>> {
+fn renewal(bench: &Bench, _: &Options) -> Result<Vec<Absolute>> {
     fill(bench, HELD + 1280)?;
-    // The first number is the time on a processor, in nanoseconds.
-    let cpu = "split_part(pg_read_file('/proc/self/schedstat'), ' ', 1)::float8 / 1e9";
+    let cpu = format!("{PROCESSOR_NANOSECONDS} / 1e9");
     let sql = format!(
         "CREATE TEMPORARY TABLE held AS SELECT claim FROM workflow.claim_tasks('w1', max => {HELD}, lease => '1 hour');
          SELECT count(*) FROM workflow.renew_claims(ARRAY(SELECT claim FROM held));
          CHECKPOINT;
-         SELECT {cpu} AS began, pg_current_wal_insert_lsn() AS lsn, sum(n) AS records FROM (SELECT 1 AS n) AS one \\gset
+         SELECT {cpu} AS began, pg_current_wal_insert_lsn() AS lsn \\gset
          SELECT count(*) FROM workflow.renew_claims(ARRAY(SELECT claim FROM held)) WHERE outcome = 'renewed';
          SELECT {cpu} - :began, pg_current_wal_insert_lsn() - :'lsn'"
     );
@@ -178,13 +151,13 @@ fn renewal(bench: &Bench, _: &Options) -> Result<Vec<Figure>> {
     anyhow::ensure!(lines.next() == Some(&HELD.to_string()), "not every claim was renewed:\n{printed}");
     let share = seconds.parse::<f64>()? / RENEWED_EVERY * 100.0;
     Ok(vec![
-        Goal::AtMost(0.0).figure("claims: WAL of a renewal of 10,000", bytes.parse()?, "B"),
-        Goal::AtMost(1.0).figure("claims: 10,000 renewed every 10 s, share of a core", share, "%"),
+        at_most("claims: WAL of a renewal of 10,000", bytes.parse()?, "B", 0.0),
+        at_most("claims: 10,000 renewed every 10 s, share of a core", share, "%", 1.0),
     ])
 }
 
 /// From the beginning of the transaction that creates a task to the end of its claim.
-fn arrival(bench: &Bench, options: &Options) -> Result<Vec<Figure>> {
+fn arrival(bench: &Bench, options: &Options) -> Result<Vec<Absolute>> {
     bench
         .cluster
         .psql("bench", "CREATE UNLOGGED TABLE IF NOT EXISTS arrivals (milliseconds float8); TRUNCATE arrivals")?;
@@ -204,27 +177,14 @@ fn arrival(bench: &Bench, options: &Options) -> Result<Vec<Figure>> {
     let (p50, p99, arrived) = (next()?, next()?, next()?);
     println!("{arrived} tasks arrived, {ARRIVALS} a second, at {WAITERS} waiting sessions");
     Ok(vec![
-        Goal::AtMost(2.0).figure("claims: new task to a waiting worker, p50", p50, "ms"),
-        Goal::AtMost(5.0).figure("claims: new task to a waiting worker, p99", p99, "ms"),
+        at_most("claims: new task to a waiting worker, p50", p50, "ms", 2.0),
+        at_most("claims: new task to a waiting worker, p99", p99, "ms", 5.0),
     ])
 }
 
-fn wal_of_a_life(bench: &Bench, _: &Options) -> Result<Vec<Figure>> {
+fn wal_of_a_life(bench: &Bench, _: &Options) -> Result<Vec<Absolute>> {
     let by_hand = wal::bytes(bench, "life")?;
     let by_claims = wal::bytes(bench, "life_claims")?;
     println!("WAL of a life: {by_claims:.0} bytes by claims, {by_hand:.0} by hand-made moves");
-    Ok(vec![Goal::AtMost(1.13).figure("claims: WAL of a life / by hand-made moves", by_claims / by_hand, "")])
-}
-
-fn table(figures: &[Figure]) -> String {
-    let mut table = String::new();
-    for Figure { name, value, unit, goal, reached } in figures {
-        let (kind, goal) = match goal {
-            Goal::AtLeast(goal) => ("at least", goal),
-            Goal::AtMost(goal) => ("at most", goal),
-        };
-        let verdict = if *reached { "" } else { "  missed" };
-        let _ = writeln!(table, "{name:66} {value:>15.2} {unit:<2} goal {kind} {goal}{verdict}");
-    }
-    table
+    Ok(vec![at_most("claims: WAL of a life / by hand-made moves", by_claims / by_hand, "", 1.13)])
 }
