@@ -30,6 +30,30 @@ fn notifier_restarts_after_kill_of_any_process() {
     }
 }
 
+/// As with NOTIFY itself. The process that writes the log is stopped, and then killed.
+#[test]
+fn listener_can_hear_of_an_asynchronous_commit_that_a_crash_undoes() {
+    let (cluster, db) = own_cluster("notifier-undone", &[PRELOADED]);
+    // Another process can write the log just then: the commit is not lost, and the next crash is tried.
+    loop {
+        let client = &mut db.connect();
+        let task = create_task(client);
+        let mut listener = Listener::start(&db);
+        let writer = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'";
+        let writer = Pid::from_raw(client.query_one(writer, &[]).unwrap().get(0));
+        kill(writer, Signal::SIGSTOP).unwrap();
+        client.batch_execute("SET synchronous_commit = off").unwrap();
+        start_task(client, task);
+        assert_eq!(listener.hear(1), version_2(task));
+        kill(writer, Signal::SIGKILL).unwrap();
+        cluster.wait_recovered().unwrap();
+        let state = "SELECT state FROM workflow.task_instances WHERE id = $1";
+        if db.connect().query_one(state, &[&task]).unwrap().get::<_, &str>(0) == "queued" {
+            return;
+        }
+    }
+}
+
 #[test]
 fn terminated_notifier_restarts_and_repeats_nothing() {
     let db = Db::new();
