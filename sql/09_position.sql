@@ -195,6 +195,28 @@ $$;
 COMMENT ON FUNCTION workflow.events_above(workflow.feed_position, integer, boolean) IS
 'Internal: returns the next events of a position''s open window above its floor_id, in the order of ids. is_marked: no event above floor_id was acknowledged before the window.';
 
+CREATE FUNCTION workflow.late_ids_in_window(pos workflow.feed_position, max integer)
+RETURNS SETOF bigint
+-- Without settings of its own, so that it becomes part of the query that calls it.
+LANGUAGE sql STABLE PARALLEL SAFE
+AS $$
+    SELECT w.id
+    FROM workflow.unfinished_transactions(
+        -- The window shows no transaction from its snapshot's end on. After an old snapshot those are many.
+        ROW(
+            ($1).snapshot,
+            LEAST(($1).next_transaction_id, pg_catalog.pg_snapshot_xmax(($1).window_snapshot)),
+            ($1).floor_id, NULL, NULL, NULL, NULL, NULL, NULL
+        )::workflow.feed_position
+    ) AS x (transaction_id)
+    CROSS JOIN LATERAL workflow.written_ids(
+        x.transaction_id, ($1).acked_id, ($1).floor_id, workflow.partition_start(($1).floor_id), $2
+    ) AS w (id)
+    WHERE pg_catalog.pg_visible_in_snapshot(x.transaction_id, ($1).window_snapshot)
+$$;
+COMMENT ON FUNCTION workflow.late_ids_in_window(workflow.feed_position, integer) IS
+'Internal: returns the ids up to floor_id that a position''s open window has, at most "max" of each transaction.';
+
 CREATE FUNCTION workflow.events_in_window(pos workflow.feed_position, max integer, is_marked boolean DEFAULT false)
 RETURNS SETOF workflow.state_history
 -- Without settings of its own, so that it becomes part of the query that calls it.
@@ -204,26 +226,11 @@ AS $$
     FROM (
         (
             SELECT late.*
-            FROM workflow.unfinished_transactions(
-                -- The window shows no transaction from its snapshot's end on. After an old snapshot those are many.
-                ROW(
-                    ($1).snapshot,
-                    LEAST(($1).next_transaction_id, pg_catalog.pg_snapshot_xmax(($1).window_snapshot)),
-                    ($1).floor_id, NULL, NULL, NULL, NULL, NULL, NULL
-                )::workflow.feed_position
-            ) AS x (transaction_id)
-            CROSS JOIN LATERAL workflow.written_ids(
-                x.transaction_id,
-                ($1).acked_id,
-                ($1).floor_id,
-                workflow.partition_start(($1).floor_id),
-                $2
-            ) AS w (id)
+            FROM workflow.late_ids_in_window($1, $2) AS w (id)
             -- One by one: a plan from when the table was small would read all of it for a join.
             CROSS JOIN LATERAL (
                 SELECT * FROM workflow.state_history AS e WHERE e.id OPERATOR(pg_catalog.=) w.id LIMIT 1
             ) AS late
-            WHERE pg_catalog.pg_visible_in_snapshot(x.transaction_id, ($1).window_snapshot)
         )
         UNION ALL
         (
@@ -330,8 +337,8 @@ BEGIN
             (SELECT max(c.first_id) FROM workflow.copies AS c));
     END IF;
     -- A window that ended with an old snapshot knows no better than the ID of that time. Each read would step through
-    -- all transactions since the snapshot; there are never as many in progress.
-    IF pos.next_transaction_id::text::bigint - pg_snapshot_xmax(pos.snapshot)::text::bigint > 1000 THEN
+    -- all transactions since the snapshot; seldom are as many in progress.
+    IF pos.next_transaction_id::text::bigint - pg_snapshot_xmax(pos.snapshot)::text::bigint > 32 THEN
         pos.next_transaction_id := workflow.after_unfinished(pos);
     END IF;
     pos.window_snapshot := window_end.snapshot;

@@ -197,6 +197,7 @@ WHERE p.system_identifier OPERATOR(pg_catalog.=) workflow.system_identifier();
 -- take function workflow.late_ids
 -- take function workflow.late_events
 -- take function workflow.events_above
+-- take function workflow.late_ids_in_window
 -- take function workflow.events_in_window
 -- take function workflow.events_between
 -- take function workflow.first_position

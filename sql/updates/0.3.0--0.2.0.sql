@@ -267,6 +267,7 @@ DROP FUNCTION workflow.written_ids(xid8, bigint, bigint, bigint, integer);
 DROP FUNCTION workflow.late_events(workflow.feed_position);
 DROP FUNCTION workflow.late_ids(workflow.feed_position);
 DROP FUNCTION workflow.after_unfinished(workflow.feed_position);
+DROP FUNCTION workflow.late_ids_in_window(workflow.feed_position, integer);
 DROP FUNCTION workflow.events_above(workflow.feed_position, integer, boolean);
 DROP FUNCTION workflow.events_in_window(workflow.feed_position, integer, boolean);
 DROP FUNCTION workflow.first_position();

@@ -14,6 +14,7 @@ const INLINED: &[&str] = &[
     "workflow.is_acknowledged(pos workflow.feed_position,id bigint,transaction_id xid8)",
     "workflow.is_in_window(pos workflow.feed_position,id bigint,transaction_id xid8)",
     "workflow.late_events(pos workflow.feed_position)",
+    "workflow.late_ids_in_window(pos workflow.feed_position,max integer)",
     "workflow.events_above(pos workflow.feed_position,max integer,is_marked boolean)",
     "workflow.events_in_window(pos workflow.feed_position,max integer,is_marked boolean)",
     "workflow.finished_runs(before timestamptz)",

@@ -231,3 +231,20 @@ fn kept_plans_of_empty_tables_suit_grown_ones() {
 fn kept_plans_of_small_analyzed_tables_suit_grown_ones() {
     compare_kept_plans(true);
 }
+
+/// Before its first ANALYZE a partition has no statistics, and the planner takes its rows for few.
+#[test]
+fn batch_of_a_partition_without_statistics_reads_few_pages() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    client.batch_execute("ALTER TABLE workflow.state_history_0 SET (autovacuum_enabled = false)").unwrap();
+    client.batch_execute("SELECT workflow.create_consumer('reader', true)").unwrap();
+    let tasks = create_tasks(client, TASKS);
+    let position: String = client.query_one("SELECT workflow.current_position()", &[]).unwrap().get(0);
+    grow(client, &tasks);
+    let read = format!("SELECT * FROM workflow.follow_events('{position}', 1000)");
+    for read in ["SELECT * FROM workflow.read_events('reader', 1000)", &read] {
+        let read = buffers(client, read);
+        assert!(read < 500, "{read} buffers");
+    }
+}
