@@ -156,22 +156,30 @@ fn renewal(bench: &Bench, _: &Options) -> Result<Vec<Absolute>> {
     ])
 }
 
-/// From the beginning of the transaction that creates a task to the end of its claim.
+/// Seconds in which the sessions of workers plan and load everything for the first time.
+const WARM_UP: u32 = 3;
+
+/// From the beginning of the transaction that creates a task to the end of its claim, in sessions that have claimed before.
 fn arrival(bench: &Bench, options: &Options) -> Result<Vec<Absolute>> {
-    bench
-        .cluster
-        .psql("bench", "CREATE UNLOGGED TABLE IF NOT EXISTS arrivals (milliseconds float8); TRUNCATE arrivals")?;
+    bench.cluster.psql(
+        "bench",
+        "CREATE UNLOGGED TABLE IF NOT EXISTS arrivals (
+                            milliseconds float8, at timestamptz DEFAULT clock_timestamp()); TRUNCATE arrivals",
+    )?;
     fill(bench, 0)?;
-    let seconds = options.seconds * options.rounds.min(5);
+    let seconds = WARM_UP + options.seconds * options.rounds.min(5);
     std::thread::scope(|scope| -> Result<()> {
         let workers = scope.spawn(|| Pgbench::of("claim_wait", WAITERS, seconds + 2).run(bench, "off"));
         Pgbench { rate: Some(ARRIVALS), ..Pgbench::of("claim_create", 1, seconds) }.run(bench, "off")?;
         workers.join().expect("the thread that runs pgbench does not panic")?;
         Ok(())
     })?;
-    let sql = "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY milliseconds),
-                   percentile_cont(0.99) WITHIN GROUP (ORDER BY milliseconds), count(*) FROM arrivals";
-    let printed = bench.cluster.psql("bench", sql)?;
+    let sql = format!(
+        "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY milliseconds),
+             percentile_cont(0.99) WITHIN GROUP (ORDER BY milliseconds), count(*)
+         FROM arrivals WHERE at > (SELECT min(at) FROM arrivals) + '{WARM_UP} s'"
+    );
+    let printed = bench.cluster.psql("bench", &sql)?;
     let mut fields = printed.trim().split('|').map(str::parse::<f64>);
     let mut next = || fields.next().context("no task has arrived")?.context("no task has arrived");
     let (p50, p99, arrived) = (next()?, next()?, next()?);
