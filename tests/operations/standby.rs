@@ -222,6 +222,35 @@ fn read_only_server_works_on_standby_and_after_promotion() {
     assert_eq!(redis.command::<i64>(&["XLEN", "workflow:stream"]).unwrap(), 0);
 }
 
+/// A holder whose renewals the primary had in memory gets a lease from the promotion on, whoever has asked the standby before.
+#[test]
+fn claims_get_another_lease_after_a_promotion() {
+    let mut pair = Pair::start("standby-leases");
+    let client = &mut pair.writer;
+    let run = pair.run;
+    client.query("SELECT workflow.create_task_instances($1, '{a,b,c}', queue => 'default')", &[&run]).unwrap();
+    let claims = "SELECT array_agg(claim) FROM workflow.claim_tasks('w', max => 3, lease => '1 s')";
+    let claims: Vec<String> = client.query_one(claims, &[]).unwrap().get(0);
+    let renew = "SELECT array_agg(outcome) FROM workflow.renew_claims($1)";
+    assert_eq!(client.query_one(renew, &[&claims]).unwrap().get::<_, Vec<String>>(0), ["renewed"; 3]);
+    pair.catch_up();
+
+    let mut standby = Db::at(pair.standby.url("workflow")).without_verification().connect();
+    let expired = "SELECT count(*) FROM workflow.task_instances AS t
+                   WHERE worker IS NOT NULL AND workflow.has_expired(t.id, t.version, t.start_date, t.lease_expires_at)";
+    let expired = |standby: &mut Client| standby.query_one(expired, &[]).unwrap().get::<_, i64>(0);
+    assert_eq!(expired(&mut standby), 0);
+    standby.query("SELECT pg_sleep_until(clock_timestamp() + '1100 ms')", &[]).unwrap();
+    assert_eq!(expired(&mut standby), 0, "a standby knows no renewals");
+    assert!(standby.query("SELECT * FROM workflow.reap_claims()", &[]).unwrap().is_empty());
+    assert_eq!(failure(standby.query(renew, &[&claims])).sqlstate, "25006");
+
+    pair.primary.kill().unwrap();
+    pair.standby.promote().unwrap();
+    assert!(standby.query("SELECT * FROM workflow.reap_claims()", &[]).unwrap().is_empty());
+    assert_eq!(standby.query_one(renew, &[&claims]).unwrap().get::<_, Vec<String>>(0), ["renewed"; 3]);
+}
+
 #[test]
 fn reads_use_first_reachable_host() {
     let pair = Pair::start("standby-hosts");

@@ -1,15 +1,15 @@
 //! Leases of claims. The task's row has the lease with which it was claimed; renewals are in shared memory, so that they
 //! write nothing. Without preloading, or if there is no room, a renewal writes the row.
 //!
-//! Leases are measured by the host's clock that cannot be set. If the server starts, or the system's clock is set, each claim
-//! gets a lease from then on; and if no worker gave a sign for half a lease, as while the server or the network stood
+//! Leases are measured by the host's clock that cannot be set. If the server starts or is promoted, or the system's clock is set, each
+//! claim gets a lease from then on; and if no worker gave a sign for half a lease, as while the server or the network stood
 //! still, each claim whose lease ended meanwhile gets another.
 
 use super::token::Claim;
 use crate::ffi::leases::{self, Key};
-use crate::ffi::session;
 use crate::ffi::transaction::OfTransaction;
 use crate::ffi::values::{clock, monotonic};
+use crate::ffi::{cluster, session};
 use crate::memory;
 use std::cell::RefCell;
 
@@ -26,9 +26,15 @@ fn key(claim: &Claim) -> Key {
     Key { database: session::database().to_u32(), task, version, start_date }
 }
 
+/// Whether leases are in shared memory. A standby leaves it as it is, so that the first look after a promotion is as that
+/// after a start.
+fn exist() -> bool {
+    leases::exist() && !cluster::is_standby()
+}
+
 /// Notes that a worker lives.
 pub fn note_sign() {
-    if leases::exist() {
+    if exist() {
         let (mut signs, now) = (leases::lock(), monotonic());
         signs.note_offset(clock(), now);
         signs.note(now);
@@ -38,13 +44,16 @@ pub fn note_sign() {
 /// Renews a lease in shared memory; returns false if the row must be written.
 pub fn renew(claim: &Claim, duration: i64) -> bool {
     let now = monotonic();
-    leases::exist() && leases::set(&mut leases::lock(), key(claim), now.saturating_add(duration), duration, now)
+    exist() && leases::set(&mut leases::lock(), key(claim), now.saturating_add(duration), duration, now)
 }
 
 impl Held {
-    /// Whether the lease has run out.
+    /// Whether the lease has run out. Not on a standby, which does not know renewals.
     pub fn has_expired(&self) -> bool {
-        if !leases::exist() {
+        if cluster::is_standby() {
+            return false;
+        }
+        if !exist() {
             return self.lease_expires_at < clock();
         }
         let (mut signs, now, key) = (leases::lock(), monotonic(), key(&self.claim));
@@ -68,7 +77,7 @@ impl Held {
 
     /// Returns the end of the lease, in microseconds since 2000.
     pub fn ends_at(&self) -> i64 {
-        let lease = if leases::exist() { leases::get(&mut leases::lock(), key(&self.claim)) } else { None };
+        let lease = if exist() { leases::get(&mut leases::lock(), key(&self.claim)) } else { None };
         lease.map_or(self.lease_expires_at, |(expires_at, _)| clock().saturating_add(expires_at - monotonic()))
     }
 }
@@ -80,7 +89,7 @@ thread_local! {
 
 /// Notes claims of this transaction: their leases begin when it commits.
 pub fn note_claims<'a>(claims: impl ExactSizeIterator<Item = &'a Claim>) {
-    if claims.len() == 0 || !leases::exist() {
+    if claims.len() == 0 || !exist() {
         return;
     }
     let now = monotonic();
