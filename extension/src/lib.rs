@@ -82,7 +82,7 @@ pub extern "C-unwind" fn _PG_init() {
 /// Called at the end of each marked transaction, where nothing may fail.
 fn at_end(mark: usize, end: ffi::transaction::End) {
     if end == ffi::transaction::End::Committed {
-        claims::leases::begin();
+        claims::leases::commit();
         places::report();
     }
     signals::count(mark, end);

@@ -222,7 +222,7 @@ fn read_only_server_works_on_standby_and_after_promotion() {
     assert_eq!(redis.command::<i64>(&["XLEN", "workflow:stream"]).unwrap(), 0);
 }
 
-/// A holder whose renewals the primary had in memory gets a lease from the promotion on, whoever has asked the standby before.
+/// A holder whose renewals the primary had in memory gets a lease from the promotion on, whatever a session asked the standby before.
 #[test]
 fn claims_get_another_lease_after_a_promotion() {
     let mut pair = Pair::start("standby-leases");

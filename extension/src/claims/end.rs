@@ -1,6 +1,6 @@
 //! Ending claims: by their holders, and when their time has run out.
 
-use super::leases::Held;
+use super::leases::{self, Held};
 use super::token::Claim;
 use crate::append::Words;
 use crate::call::{self, Call, Request};
@@ -189,6 +189,9 @@ pub fn end_all(words: &[Word]) -> Vec<Ended> {
             rest = others;
         }
     }
+    for (word, _) in words.iter().zip(&ended).filter(|(_, ended)| matches!(ended, Ended::Now(..))) {
+        leases::note_end(&word.claim);
+    }
     ended
 }
 
@@ -354,6 +357,7 @@ pub fn expire(task: Uuid) -> Option<Expired> {
     let metadata = Jsonb::of(&serde_json::json!({ "error": reason, "reason": reason, "worker": worker }));
     // Without a request_id: no word of the holder is repeated.
     let (state, _) = end_by_statement(held.claim, metadata, None, |tried| tried.after_failure(None))?;
+    leases::note_end(&held.claim);
     Some(Expired { worker, reason, state })
 }
 

@@ -13,7 +13,6 @@ use pgrx::pg_sys::{self, Datum};
 
 /// Renews claims; `None`: each for as long as it was claimed. Returns an outcome for each.
 pub fn renew(claims: &[Claim], lease: Option<i64>) -> Vec<&'static str> {
-    leases::note_sign();
     // In the order of the tasks, so that two batches do not deadlock.
     let mut order = memory::collect(0..claims.len());
     order.sort_unstable_by_key(|n| claims[*n]);

@@ -117,7 +117,6 @@ impl<'a> Taking<'a> {
             queues.iter().for_each(|queue| self.take_from(queue));
         }
         IN_VAIN.set(self.taken.is_empty() && self.busy > 0);
-        leases::note_sign();
         leases::note_claims(self.taken.iter().map(|taken| &taken.claim));
         let Taking { entities, made, parked, taken, ready, worker, .. } = self;
         if let Some(entities) = entities {

@@ -1,15 +1,17 @@
-//! Shared memory of leases: of the claims that were renewed, and of the signs of life of all workers.
+//! Shared memory of leases: of the claims that were renewed, and of the signs of life of the workers of each database.
 
 use super::block::Block;
+use super::shared::DATABASES;
+use super::signs::Signs;
 use super::uuid::Uuid;
+use super::values::{clock, monotonic};
 use pgrx::{PGRXSharedMemory, PgLwLock, PgLwLockExclusiveGuard, pg_shmem_init};
 use std::sync::OnceLock;
 
 /// Entries in which a claim is looked for.
 const WAYS: usize = 32;
-/// Lengths of silences that are told apart: 1 s, 2 s, 4 s and so on.
-const SILENCES: usize = 30;
-const SHORTEST: i64 = 1_000_000;
+/// Databases without an entry in shared memory have the last signs.
+const SIGNS_OF_OTHERS: usize = DATABASES;
 
 /// A claim of a database.
 #[derive(Clone, Copy, PartialEq)]
@@ -24,36 +26,23 @@ pub struct Key {
 #[derive(Clone, Copy)]
 struct Lease {
     key: Key,
+    /// The signs of its database.
+    signs: usize,
     expires_at: i64,
     duration: i64,
 }
 
-/// The workers' signs of life, in microseconds of the host's clock.
-#[derive(Clone, Copy)]
-pub struct Signs {
-    last: i64,
-    /// For each length, the last time for which no worker gave a sign: when it began, and when a sign or a question ended it.
-    silences: [(i64, i64); SILENCES],
-    /// The time of the system less the host's clock; and when that last changed: it was set, or the server has started.
-    offset: i64,
-    pub stepped_at: i64,
-}
-
-impl Default for Signs {
-    fn default() -> Signs {
-        Signs { last: 0, silences: [(0, 0); SILENCES], offset: 0, stepped_at: 0 }
-    }
-}
+type All = [Signs; DATABASES + 1];
 
 // SAFETY: plain values, the same in every process.
 unsafe impl PGRXSharedMemory for Signs {}
 // SAFETY: this name is used only here.
-static SIGNS: PgLwLock<Signs> = unsafe { PgLwLock::new(c"pg_workflow leases") };
+static SIGNS: PgLwLock<All> = unsafe { PgLwLock::new(c"pg_workflow leases") };
 static LEASES: Block = Block::new(c"pg_workflow leases table", size);
 
-/// Returns how many entries there are.
 static COUNT: OnceLock<fn() -> usize> = OnceLock::new();
 
+/// Returns how many entries there are.
 fn count() -> usize {
     COUNT.get().map_or(0, |count| count())
 }
@@ -67,7 +56,7 @@ fn size() -> usize {
 #[allow(unexpected_cfgs)]
 pub fn request(count: fn() -> usize) {
     COUNT.get_or_init(|| count);
-    pg_shmem_init!(SIGNS = Signs::default());
+    pg_shmem_init!(SIGNS = [Signs::default(); DATABASES + 1]);
     pg_shmem_init!(LEASES = ());
 }
 
@@ -76,51 +65,80 @@ pub fn exist() -> bool {
     !LEASES.start().is_null()
 }
 
-/// Locks the leases. Only if they exist.
-pub fn lock() -> PgLwLockExclusiveGuard<'static, Signs> {
-    SIGNS.exclusive()
+/// The leases, while no other process uses them.
+pub struct Leases {
+    all: PgLwLockExclusiveGuard<'static, All>,
+    /// The signs of this database.
+    own: usize,
+    /// In microseconds of the host's clock.
+    pub now: i64,
 }
 
-impl Signs {
-    /// Notes that a worker gave a sign.
-    pub fn note(&mut self, now: i64) {
-        self.note_silences(now, true);
-        self.last = now;
+/// Locks the leases. Only if they exist. `database`: its entry in shared memory.
+pub fn lock(database: Option<usize>) -> Leases {
+    let (all, own) = (SIGNS.exclusive(), database.unwrap_or(SIGNS_OF_OTHERS));
+    let mut leases = Leases { all, own, now: monotonic() };
+    let now = leases.now;
+    leases.signs().note_offset(clock(), now);
+    leases
+}
+
+impl Leases {
+    /// Returns the signs of this database.
+    pub fn signs(&mut self) -> &mut Signs {
+        &mut self.all[self.own]
     }
 
-    /// Notes silences that have lasted until now. Each length once: the next question is not the end of the same silence.
-    pub fn look(&mut self, now: i64) {
-        self.note_silences(now, false);
+    /// Notes that a worker of this database gave a sign.
+    pub fn note_sign(&mut self) {
+        let now = self.now;
+        self.signs().note(now);
     }
 
-    fn note_silences(&mut self, now: i64, has_ended: bool) {
-        let last = self.last;
-        for (silence, shortest) in self.silences.iter_mut().zip((0..).map(|power| SHORTEST << power)) {
-            if now - last >= shortest && (has_ended || silence.0 != last) {
-                *silence = (last, now);
-            }
+    /// Sets the lease of a claim from now on: a sign of its worker. Returns false if there is no room.
+    pub fn set(&mut self, key: Key, duration: i64) -> bool {
+        self.note_sign();
+        let Leases { own, now, .. } = *self;
+        let all = &self.all;
+        // An empty one first, then the one that ended first.
+        let rank = |lease: &Lease| {
+            let is_free = lease.expires_at == 0 || is_over(&all[lease.signs], lease, now);
+            (lease.key == key || is_free).then_some((lease.key != key, lease.expires_at))
+        };
+        let Some((_, lease)) = ways(&key).filter_map(|lease| Some((rank(lease)?, lease))).min_by_key(|(rank, _)| *rank)
+        else {
+            return false;
+        };
+        *lease = Lease { key, signs: own, expires_at: now.saturating_add(duration), duration };
+        true
+    }
+
+    /// Returns the end of a claim's lease, and its duration.
+    pub fn get(&mut self, key: Key) -> Option<(i64, i64)> {
+        find(&key).map(|lease| (lease.expires_at, lease.duration))
+    }
+
+    /// Frees the room of a claim that has ended.
+    pub fn free(&mut self, key: Key) {
+        if let Some(lease) = find(&key) {
+            // SAFETY: zeros are a value of it.
+            *lease = unsafe { std::mem::zeroed() };
         }
-    }
-
-    /// Notes the time of the system.
-    pub fn note_offset(&mut self, system: i64, now: i64) {
-        const MOST: i64 = 1_000_000;
-        if (system - now - self.offset).abs() > MOST {
-            self.stepped_at = now;
-        }
-        self.offset = system - now;
-    }
-
-    /// Returns when the last silence of at least this length ended which had begun by a time; `None`: there was none.
-    pub fn silence(&self, length: i64, began_by: i64) -> Option<i64> {
-        let power = (length / SHORTEST).max(0).checked_ilog2().unwrap_or(0) as usize;
-        let (began, ended) = self.silences[power.min(SILENCES - 1)];
-        (ended != 0 && began <= began_by).then_some(ended)
     }
 }
 
-/// Returns the entries in which a claim can be. `_locked`: no other process uses them meanwhile.
-fn ways(_locked: &mut Signs, key: &Key) -> impl Iterator<Item = &'static mut Lease> {
+/// Whether no holder can need a lease: when its database was last seen, it had been over for as long again, silences included.
+fn is_over(signs: &Signs, lease: &Lease, now: i64) -> bool {
+    const DAY: i64 = 86_400_000_000;
+    let ends_at = |end: i64| end.saturating_add(lease.duration);
+    let is_over =
+        ends_at(lease.expires_at) < signs.seen && ends_at(signs.end(lease.expires_at, lease.duration)) < signs.seen;
+    // The database can be gone.
+    is_over || ends_at(lease.expires_at).saturating_add(DAY) < now
+}
+
+/// Returns the entries in which a claim can be. Only while the leases are locked, and once at a time.
+fn ways(key: &Key) -> impl Iterator<Item = &'static mut Lease> {
     let (low, high) = (u64::from_ne_bytes(half(key, 0)), u64::from_ne_bytes(half(key, 8)));
     let mixed = (low ^ high ^ u64::from(key.database)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
     let (start, count) = (LEASES.start().cast::<Lease>(), count());
@@ -128,32 +146,10 @@ fn ways(_locked: &mut Signs, key: &Key) -> impl Iterator<Item = &'static mut Lea
     (0..WAYS.min(count)).map(move |n| unsafe { &mut *start.add((mixed as usize + n) % count) })
 }
 
+fn find(key: &Key) -> Option<&'static mut Lease> {
+    ways(key).find(|lease| lease.expires_at != 0 && lease.key == *key)
+}
+
 fn half(key: &Key, begin: usize) -> [u8; 8] {
     std::array::from_fn(|n| key.task.0[begin + n])
-}
-
-/// Sets the lease of a claim. Returns false if there is no room.
-pub fn set(locked: &mut Signs, key: Key, expires_at: i64, duration: i64, now: i64) -> bool {
-    let mut free = None;
-    for entry in ways(locked, &key) {
-        if entry.key == key {
-            free = Some(entry);
-            break;
-        }
-        // Of an ended claim, or one of a database that is gone.
-        let is_over = entry.expires_at.saturating_add(entry.duration) < now;
-        if free.is_none() && (entry.expires_at == 0 || is_over) {
-            free = Some(entry);
-        }
-    }
-    let Some(entry) = free else { return false };
-    *entry = Lease { key, expires_at, duration };
-    true
-}
-
-/// Returns the end of a claim's lease, and its duration.
-pub fn get(locked: &mut Signs, key: Key) -> Option<(i64, i64)> {
-    ways(locked, &key)
-        .find(|entry| entry.expires_at != 0 && entry.key == key)
-        .map(|entry| (entry.expires_at, entry.duration))
 }

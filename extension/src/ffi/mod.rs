@@ -34,6 +34,7 @@ pub mod scan;
 pub mod sequence;
 pub mod session;
 pub mod shared;
+mod signs;
 pub mod snapshot;
 pub mod table_cache;
 pub mod transaction;

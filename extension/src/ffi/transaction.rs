@@ -64,6 +64,12 @@ pub fn level() -> pg_sys::SubTransactionId {
     unsafe { pg_sys::GetCurrentSubTransactionId() }
 }
 
+/// Whether a savepoint can undo the current work.
+pub fn is_nested() -> bool {
+    // SAFETY: a value of this process.
+    unsafe { pg_sys::GetCurrentTransactionNestLevel() > 1 }
+}
+
 /// A value of the current top-level transaction. A later one begins with the default.
 #[derive(Default)]
 pub struct OfTransaction<T> {

@@ -112,6 +112,104 @@ fn claims_get_another_lease_after_a_silence() {
     wait_until("the last claim ends", || client.query(REAP, &[]).unwrap().len() == 1);
 }
 
+fn sleep(client: &mut Client, seconds: f64) {
+    client.query("SELECT pg_sleep($1)", &[&seconds]).unwrap();
+}
+
+/// A claim has its lease from the end of a silence, whatever silences follow.
+#[test]
+fn later_silence_does_not_end_a_lease_early() {
+    let (_cluster, db) = own_cluster("two-silences", &[PRELOADED]);
+    let client = &mut db.connect();
+    enqueue(client, "default", 2);
+    let (quiet, live) = (claim_for(client, "3 s"), claim_for(client, "1 hour"));
+    sleep(client, 3.1);
+    assert_eq!(outcomes(client, "renew_claims", &[&live]), ["renewed"]);
+    sleep(client, 1.7);
+    assert_eq!(outcomes(client, "renew_claims", &[&live]), ["renewed"]);
+    assert!(client.query(REAP, &[]).unwrap().is_empty());
+    assert_eq!(outcomes(client, "renew_claims", &[&quiet]), ["renewed"]);
+}
+
+/// Signs come only from workers of the same database, that hold a claim.
+#[test]
+fn others_do_not_end_a_silence() {
+    let (cluster, db) = own_cluster("foreign-signs", &[PRELOADED]);
+    cluster.psql("postgres", "CREATE EXTENSION pg_workflow").unwrap();
+    let other = Db::at(cluster.url("postgres"));
+    let (client, foreign) = (&mut db.connect(), &mut other.connect());
+    enqueue(client, "default", 2);
+    enqueue(foreign, "default", 1);
+    let (quiet, ended) = (claim_for(client, "3 s"), claim_for(client, "1 hour"));
+    let foreign_claim = claim_for(foreign, "1 hour");
+    client.query("SELECT workflow.complete_claim($1)", &[&ended]).unwrap();
+    for _ in 0..8 {
+        sleep(client, 0.4);
+        assert_eq!(outcomes(foreign, "renew_claims", &[&foreign_claim]), ["renewed"]);
+        assert!(claim(client, "default", 1).is_empty());
+        assert_eq!(outcomes(client, "renew_claims", &[&ended]), ["lost"]);
+        outcomes(client, "renew_claims", &[]);
+    }
+    assert!(client.query(REAP, &[]).unwrap().is_empty());
+    assert_eq!(outcomes(client, "renew_claims", &[&quiet]), ["renewed"]);
+}
+
+/// After a silence, renewals take no room from claims that have another lease.
+#[test]
+fn renewals_after_a_silence_leave_the_leases_of_others() {
+    let settings = [PRELOADED, ("pg_workflow.max_claims", "64")];
+    let (_cluster, db) = own_cluster("silence-room", &settings);
+    let client = &mut db.connect();
+    enqueue(client, "default", 220);
+    let mut take = |lease: &str, max: i32| -> Vec<String> {
+        let sql = "SELECT claim FROM workflow.claim_tasks('worker', max => $2, lease => $1::text::interval)";
+        client.query(sql, &[&lease, &max]).unwrap().iter().map(|row| row.get(0)).collect()
+    };
+    let (long, short) = (take("1 hour", 200), take("1 s", 20));
+    let [long, short] = [&long, &short].map(|claims| claims.iter().map(String::as_str).collect::<Vec<_>>());
+    for _ in 0..2 {
+        sleep(client, 0.6);
+        assert_eq!(outcomes(client, "renew_claims", &short), ["renewed"; 20]);
+    }
+    sleep(client, 2.2);
+    assert_eq!(outcomes(client, "renew_claims", &long), ["renewed"; 200]);
+    assert!(client.query(REAP, &[]).unwrap().is_empty());
+    assert_eq!(outcomes(client, "renew_claims", &short), ["renewed"; 20]);
+}
+
+#[test]
+fn ended_claim_leaves_its_room() {
+    if is_statement_path() {
+        return;
+    }
+    let settings = [PRELOADED, ("pg_workflow.max_claims", "64")];
+    let (_cluster, db) = own_cluster("room-of-ended", &settings);
+    let client = &mut db.connect();
+    enqueue(client, "default", 220);
+    let in_rows = "SELECT count(*) FROM workflow.task_instances
+                   WHERE worker IS NOT NULL AND lease_expires_at > start_date + '30 s'";
+    let renew = |client: &mut Client, count| {
+        let held: Vec<String> = claim(client, "default", count).into_iter().map(|task| task.claim).collect();
+        let claims: Vec<&str> = held.iter().map(String::as_str).collect();
+        assert!(outcomes(client, "renew_claims", &claims).iter().all(|outcome| outcome == "renewed"));
+        (held, client.query_one(in_rows, &[]).unwrap().get::<_, i64>(0))
+    };
+    let (held, count) = renew(client, 200);
+    assert!(count >= 136, "the room is full");
+    // Undone ends leave the leases.
+    let end = "SELECT workflow.complete_claim(c) FROM unnest($1::text[]) AS c";
+    let left = "SELECT count(*) FROM workflow.claims WHERE lease_expires_at > claimed_at + '30 s'";
+    for undo in ["BEGIN; ROLLBACK", "BEGIN; SAVEPOINT s; ROLLBACK TO s; COMMIT"] {
+        let (before, after) = undo.rsplit_once("ROLLBACK").unwrap();
+        client.batch_execute(before).unwrap();
+        client.query(end, &[&held]).unwrap();
+        client.batch_execute(&format!("ROLLBACK{after}")).unwrap();
+        assert_eq!(client.query_one(left, &[]).unwrap().get::<_, i64>(0), 200, "{undo}");
+    }
+    client.query(end, &[&held]).unwrap();
+    assert_eq!(renew(client, 20).1, 0);
+}
+
 #[test]
 fn waiting_session_ends_claims_that_have_run_out() {
     let (_cluster, db) = own_cluster("reaping", &[PRELOADED]);
