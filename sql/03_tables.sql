@@ -105,7 +105,7 @@ CREATE TABLE workflow.task_instances (
     worker              text,
     lease_expires_at    timestamptz,
     cancel_requested_at timestamptz,
-    uncounted_tries     smallint,
+    uncounted_tries     integer,
     CONSTRAINT task_instances_pkey PRIMARY KEY (id),
     -- also "the tasks of this run", in any state
     CONSTRAINT task_instances_dag_run_id_task_id_key UNIQUE (dag_run_id, task_id),

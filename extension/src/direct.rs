@@ -241,7 +241,7 @@ fn has_our_columns(heap: &Heap, columns: &Columns) -> bool {
                 (claim.worker, pg_sys::TEXTOID),
                 (claim.lease_expires_at, pg_sys::TIMESTAMPTZOID),
                 (claim.cancel_requested_at, pg_sys::TIMESTAMPTZOID),
-                (claim.uncounted_tries, pg_sys::INT2OID),
+                (claim.uncounted_tries, pg_sys::INT4OID),
             ]);
             let set = [claim.not_before, claim.worker, claim.lease_expires_at, claim.cancel_requested_at];
             nullable.extend(set.into_iter().chain([claim.uncounted_tries]));

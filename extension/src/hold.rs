@@ -46,7 +46,7 @@ pub struct Hold<'a> {
     worker: Option<&'a str>,
     lease_expires_at: Option<i64>,
     cancel_requested_at: Option<i64>,
-    uncounted_tries: Option<i16>,
+    uncounted_tries: Option<i32>,
     not_before: Option<i64>,
 }
 
@@ -56,7 +56,7 @@ impl<'a> Hold<'a> {
             worker: row.text(columns.worker),
             lease_expires_at: row.i64(columns.lease_expires_at),
             cancel_requested_at: row.i64(columns.cancel_requested_at),
-            uncounted_tries: row.i16(columns.uncounted_tries),
+            uncounted_tries: row.i32(columns.uncounted_tries),
             not_before: row.i64(columns.not_before),
         }
     }

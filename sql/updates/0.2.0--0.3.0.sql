@@ -80,7 +80,7 @@ ALTER TABLE workflow.task_instances
     ADD COLUMN worker text,
     ADD COLUMN lease_expires_at timestamptz,
     ADD COLUMN cancel_requested_at timestamptz,
-    ADD COLUMN uncounted_tries smallint;
+    ADD COLUMN uncounted_tries integer;
 -- take table workflow.queue_settings
 SELECT pg_catalog.pg_extension_config_dump('workflow.queue_settings', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.queue_settings_id_seq', '');

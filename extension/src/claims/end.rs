@@ -33,7 +33,7 @@ impl Tried {
     fn of(row: &Row, task: &TaskColumns, claim: &ClaimColumns) -> Tried {
         let tries = row.i32(task.try_number).unwrap_or(0);
         Tried {
-            tries: tries.saturating_sub(row.i16(claim.uncounted_tries).unwrap_or(0).into()),
+            tries: tries.saturating_sub(row.i32(claim.uncounted_tries).unwrap_or(0)),
             max_tries: row.i32(claim.max_tries).unwrap_or(0),
             is_cancelled: row.i64(claim.cancel_requested_at).is_some(),
         }
@@ -234,7 +234,7 @@ fn end_by_statement(
 ) -> Option<(State, i64)> {
     thread_local! {
         static LOCK: Plan = Plan::new(
-            "SELECT t.try_number, COALESCE(t.uncounted_tries::integer, 0), t.max_tries, t.cancel_requested_at IS NOT NULL \
+            "SELECT t.try_number, COALESCE(t.uncounted_tries, 0), t.max_tries, t.cancel_requested_at IS NOT NULL \
              FROM workflow.task_instances AS t \
              WHERE t.id OPERATOR(pg_catalog.=) $1 AND t.version OPERATOR(pg_catalog.=) $2 \
                  AND t.start_date OPERATOR(pg_catalog.=) $3 AND ARRAY[t.state] OPERATOR(pg_catalog.=) '{running}' \

@@ -171,10 +171,31 @@ fn released_attempts_do_not_count() {
         assert_eq!(outcomes(client, "release_claims", &[&held.claim]), ["released"], "said again");
     }
     let uncounted = "SELECT uncounted_tries FROM workflow.task_instances";
-    assert_eq!(client.query_one(uncounted, &[]).unwrap().get::<_, i16>(0), 3);
+    assert_eq!(client.query_one(uncounted, &[]).unwrap().get::<_, i32>(0), 3);
     let last = claim_one(client, "default");
     assert_eq!(fail(client, &last.claim, "NULL").unwrap().0, "failed");
     assert_eq!(state_of(client, task), "failed");
+}
+
+/// A task can be released for years.
+#[test]
+fn released_attempts_have_no_limit() {
+    let db = Db::new().without_verification();
+    let client = &mut db.connect();
+    let task = enqueue_with_tries(client, 2);
+    let held = claim_one(client, "default");
+    client
+        .batch_execute(
+            "SET session_replication_role = replica;
+             UPDATE workflow.task_instances SET try_number = 32768, uncounted_tries = 32767;
+             RESET session_replication_role",
+        )
+        .unwrap();
+    assert_eq!(outcomes(client, "release_claims", &[&held.claim]), ["released"]);
+    let last = claim_one(client, "default");
+    assert_eq!(last.try_number, 32769);
+    assert_eq!(fail(client, &last.claim, "NULL").unwrap().0, "retrying");
+    assert_eq!(state_of(client, task), "retrying");
 }
 
 #[test]
