@@ -57,7 +57,7 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE
 ROWS 10
 AS 'MODULE_PATHNAME', 'release_claims_wrapper';
 COMMENT ON FUNCTION workflow.release_claims(text[], interval) IS
-'Gives tasks back unfinished: they are retrying, can be claimed after the delay, and this attempt does not count against max_tries. Returns an outcome for each claim: released, cancelled (request_cancel() was called: the task is failed) or lost. Errors: 22023 bad argument.';
+'Gives tasks back unfinished: they are retrying, can be claimed after the delay, and this attempt does not count against max_tries. Returns an outcome for each claim: released, cancelled (request_cancel() was called: the task is failed) or lost. Errors: 22023 bad argument, 40001 another transaction has changed a task since the snapshot (REPEATABLE READ or SERIALIZABLE).';
 
 CREATE FUNCTION workflow.renew_claims(claims text[], lease interval DEFAULT NULL)
 RETURNS TABLE (claim text, outcome text)
@@ -65,7 +65,7 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE
 ROWS 10
 AS 'MODULE_PATHNAME', 'renew_claims_wrapper';
 COMMENT ON FUNCTION workflow.renew_claims(text[], interval) IS
-'Renews leases from now on, for as long as each was claimed if lease is null. A lease that has run out is renewed, too, until reap_claims() ends it. Returns an outcome for each claim: renewed, cancel (renewed, but request_cancel() was called: stop, and call fail_claim()) or lost (stop: another worker can have the task). Errors: 22023 bad argument.';
+'Renews leases from now on, for as long as each was claimed if lease is null. A lease that has run out is renewed, too, until reap_claims() ends it. Returns an outcome for each claim: renewed, cancel (renewed, but request_cancel() was called: stop, and call fail_claim()) or lost (stop: another worker can have the task). Errors: 22023 bad argument, 40001 another transaction has changed a task since the snapshot (REPEATABLE READ or SERIALIZABLE).';
 
 CREATE FUNCTION workflow.is_claim_of(claim text, id uuid, version bigint, start_date timestamptz)
 RETURNS boolean

@@ -163,6 +163,11 @@ BEGIN
     -- An assignment, which is faster than PERFORM.
     is_valid := workflow.check_size('message'::text, message) AND workflow.check_finite('logged_at'::text, logged_at);
 
+    IF claim IS NOT NULL AND current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        -- The snapshot does not show whether the claim is lost since. The lock fails (40001) if the task has changed.
+        PERFORM FROM workflow.task_instances AS i WHERE i.id = append_task_log.task_instance_id FOR NO KEY UPDATE;
+    END IF;
+
     INSERT INTO workflow.task_logs AS l (task_instance_id, try_number, logged_at, level, message)
     SELECT i.id, i.try_number, append_task_log.logged_at, append_task_log.level, append_task_log.message
     FROM workflow.task_instances AS i

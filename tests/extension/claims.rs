@@ -2,6 +2,7 @@
 
 mod corners;
 mod end;
+mod isolation;
 mod leases;
 mod log;
 mod order;

@@ -215,7 +215,11 @@ const WAITING: [&str; 8] = [
      SELECT workflow.create_task_instances(workflow.create_dag_run(workflow.create_dag('mine')), '{one}')",
     "SELECT workflow.position_has_events(workflow.current_position())",
     "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ;
-     SELECT workflow.create_consumer('beginner', from_beginning => true), workflow.read_events('beginner', 1)",
+     SELECT workflow.create_consumer('beginner', from_beginning => true), workflow.read_events('beginner', 1);
+     DO $$ BEGIN
+         PERFORM workflow.append_task_log(gen_random_uuid(), 'a line', claim => 'none');
+     EXCEPTION WHEN invalid_parameter_value THEN
+     END $$",
     "DELETE FROM workflow.dag_runs",
     "SELECT * FROM workflow.purge(now())",
     "SELECT * FROM workflow.purge(now(), dry_run => true)",
