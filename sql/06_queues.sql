@@ -83,7 +83,7 @@ RETURNS bigint
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'recover_ready_wrapper';
 COMMENT ON FUNCTION workflow.recover_ready() IS
-'Lets claims find tasks again that verify() names, and returns how many: those that wait in a queue and have no row in ready (after a restore without this table, or changes in a session in replica mode), and those whose queue is of another tenant (after a change of dags.tenant, or enable_row_security()), which it moves to a queue of the same name. It reads all open tasks.';
+'Lets claims find tasks again that verify() names, and returns how many: those that wait in a queue and have no row in ready (after a restore without this table, or changes in a session in replica mode) or one of a time to come (the clock was set back), and those whose queue is of another tenant (after a change of dags.tenant, or enable_row_security()), which it moves to a queue of the same name. It reads all open tasks.';
 
 CREATE FUNCTION workflow.set_queue(name text, slots integer DEFAULT NULL, paused_until timestamptz DEFAULT NULL)
 RETURNS void

@@ -31,7 +31,10 @@ AS $$
             WHERE r.task_instance_id OPERATOR(pg_catalog.=) t.id AND r.version OPERATOR(pg_catalog.=) t.version
                 AND r.queue_id OPERATOR(pg_catalog.=) t.queue_id
                 AND r.priority::pg_catalog.int4 OPERATOR(pg_catalog.=) COALESCE(t.priority::pg_catalog.int4, 5)
-                AND r.ready_at OPERATOR(pg_catalog.>=) COALESCE(t.not_before, '-infinity'))
+                AND r.ready_at OPERATOR(pg_catalog.>=) COALESCE(t.not_before, '-infinity')
+                -- A row of a later time: the clock was set back. A minute is waited for.
+                AND r.ready_at OPERATOR(pg_catalog.<=) (GREATEST(t.not_before, pg_catalog.statement_timestamp())
+                    OPERATOR(pg_catalog.+) '1 min'::pg_catalog.interval))
         AND NOT EXISTS (
             SELECT FROM workflow.parked AS p
             JOIN workflow.dag_runs AS u ON u.id OPERATOR(pg_catalog.=) p.dag_run_id
@@ -40,7 +43,7 @@ AS $$
                 AND (d.is_paused OR workflow.is_finished(u.state)))
 $$;
 COMMENT ON FUNCTION workflow.unclaimable_tasks() IS
-'Internal: returns the tasks that wait in a queue and that no claim finds: they have no row in ready, and are not parked.';
+'Internal: returns the tasks that wait in a queue and that no claim finds: they have no row in ready, or a later one than they should have, and are not parked.';
 
 CREATE FUNCTION workflow.verify(created_from timestamptz DEFAULT '-infinity', created_to timestamptz DEFAULT 'infinity')
 RETURNS TABLE (entity_type text, entity_id uuid, problem text, detail jsonb)

@@ -3,6 +3,7 @@
 use super::{claim, claim_one, enqueue, names};
 use pg_workflow_tests::*;
 use postgres::Client;
+use uuid::Uuid;
 
 /// Creates a task that waits since so many seconds.
 fn enqueue_at(client: &mut Client, name: &str, priority: i32, seconds_ago: i32) {
@@ -82,4 +83,27 @@ fn every_16th_claim_from_several_queues_takes_the_oldest_of_all() {
         }
     }
     assert!(taken.contains(&"low".to_owned()), "{taken:?}");
+}
+
+/// A clock that was set back leaves tasks ready later than they should be.
+#[test]
+fn tasks_that_a_clock_has_hidden_are_recovered() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let tasks = enqueue(client, "default", 3);
+    let later = "SELECT workflow.enqueue_task_instances(ARRAY[$1::uuid], not_before => now() + '1 hour')";
+    client.query(later, &[&tasks[2]]).unwrap();
+    // Not before a time that is past now.
+    let past = "SELECT workflow.enqueue_task_instances(ARRAY[$1::uuid], not_before => now() - interval '1 hour')";
+    client.query(past, &[&tasks[1]]).unwrap();
+    client.batch_execute("UPDATE workflow.ready SET ready_at = greatest(ready_at, now() + interval '30 min')").unwrap();
+    assert!(claim(client, "default", 3).is_empty());
+    let hidden = "SELECT entity_id FROM workflow.verify() WHERE problem = 'no claim finds it' ORDER BY 1";
+    let hidden: Vec<Uuid> = client.query(hidden, &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!(hidden, tasks[..2]);
+    let recover = "SELECT workflow.recover_ready()";
+    assert_eq!(client.query_one(recover, &[]).unwrap().get::<_, i64>(0), 2);
+    assert_eq!(client.query_one(recover, &[]).unwrap().get::<_, i64>(0), 0);
+    let claimed: Vec<Uuid> = claim(client, "default", 3).into_iter().map(|task| task.id).collect();
+    assert_eq!(claimed, tasks[..2]);
 }
