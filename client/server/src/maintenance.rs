@@ -18,14 +18,10 @@ const REFRESHES_PER_CHECK: u32 = 6;
 /// The first refresh counts all rows.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// Whose lock a process holds while it ends claims: one at a time, because each looks at all running tasks.
-const REAPER: &str =
-    "SELECT pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended('pg_workflow reap_claims', 0))";
-
 /// Calls `workflow.fold_state_counts()` and `workflow.reap_claims()` every 10 s, and `workflow.open_partitions()` every
 /// minute, until `shutdown`.
 ///
-/// Several processes can do so at the same time: they lock.
+/// Several processes can do so at the same time: each leaves what another one has locked.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), pg_workflow_client::Error> {
@@ -59,12 +55,12 @@ struct Lacking {
 }
 
 async fn maintain(server: &PostgresServer, outage: &mut Outage, lacking: &mut Lacking) -> Result<(), Error> {
-    let mut client = server.connect().await?;
+    let client = server.connect().await?;
     // A crash can lose the work: it is repeated.
     within(LIMIT, client.batch_execute("SET synchronous_commit = off")).await?;
     for refresh in 0.. {
         within(LIMIT, client.batch_execute("SELECT workflow.fold_state_counts()")).await?;
-        reap_claims(&mut client, &mut lacking.claims).await?;
+        reap_claims(&client, &mut lacking.claims).await?;
         if refresh % REFRESHES_PER_CHECK == 0 {
             open_partitions(&client, &mut lacking.partitions).await?;
         }
@@ -76,7 +72,7 @@ async fn maintain(server: &PostgresServer, outage: &mut Outage, lacking: &mut La
 
 /// Ends claims whose lease or timeout has run out, until none is left. Does nothing if the extension has no claims (before
 /// version 0.3.0) or the role may not change tasks, which is logged once.
-async fn reap_claims(client: &mut Client, lacks_right: &mut bool) -> Result<(), Error> {
+async fn reap_claims(client: &Client, lacks_right: &mut bool) -> Result<(), Error> {
     let has_right = "SELECT pg_catalog.to_regprocedure('workflow.reap_claims(integer)') IS NOT NULL,
                    pg_catalog.has_column_privilege('workflow.task_instances', 'state', 'UPDATE'), current_user::text";
     let row = within(LIMIT, client.query_one(has_right, &[])).await?;
@@ -93,15 +89,10 @@ async fn reap_claims(client: &mut Client, lacks_right: &mut bool) -> Result<(), 
     Ok(())
 }
 
-/// Ends some claims; returns false if none is left, or if another process does so.
-async fn reap_some(client: &mut Client) -> Result<bool, Error> {
-    let transaction = within(LIMIT, client.transaction()).await?;
-    if !within(LIMIT, transaction.query_one(REAPER, &[])).await?.try_get(0)? {
-        return Ok(false);
-    }
+/// Ends some claims; returns false if none is left.
+async fn reap_some(client: &Client) -> Result<bool, Error> {
     let sql = "SELECT id, worker, reason, state FROM workflow.reap_claims()";
-    let reaped = within(LIMIT, transaction.query(sql, &[])).await?;
-    within(LIMIT, transaction.commit()).await?;
+    let reaped = within(LIMIT, client.query(sql, &[])).await?;
     for row in &reaped {
         let (id, worker): (Uuid, &str) = (row.try_get(0)?, row.try_get(1)?);
         let (reason, state): (&str, &str) = (row.try_get(2)?, row.try_get(3)?);
