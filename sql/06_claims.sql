@@ -123,6 +123,8 @@ BEGIN
             jsonb_build_object('argument', 'max', 'value', max),
             'Set max to 1 or more.');
     END IF;
+    -- Whoever may end no claim gets an error, not a warning for each.
+    PERFORM FROM workflow.task_instances WHERE false FOR NO KEY UPDATE;
     FOR task_id IN
         SELECT t.id
         FROM workflow.task_instances AS t
@@ -133,15 +135,22 @@ BEGIN
             )
         ORDER BY t.id
     LOOP
-        -- Without those that other transactions have locked.
-        RETURN QUERY SELECT task_id, c.worker, c.reason, c.state FROM workflow.reap_claim(task_id) AS c;
-        reaped := reaped + CASE WHEN FOUND THEN 1 ELSE 0 END;
+        -- A claim that cannot be ended, for example because a trigger refuses it, keeps none of the others.
+        BEGIN
+            -- Without those that other transactions have locked.
+            RETURN QUERY SELECT task_id, c.worker, c.reason, c.state FROM workflow.reap_claim(task_id) AS c;
+            reaped := reaped + CASE WHEN FOUND THEN 1 ELSE 0 END;
+        EXCEPTION WHEN OTHERS THEN
+            RAISE WARNING 'cannot end the claim of task_instance %: %', task_id, SQLERRM USING
+                ERRCODE = SQLSTATE,
+                HINT = 'End it with workflow.transition(), or remove the cause.';
+        END;
         EXIT WHEN reaped >= max;
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION workflow.reap_claims(integer) IS
-'Ends up to max claims whose lease or timeout has run out: the tasks are retrying if they have tries left (max_tries), else failed. Returns them. Tasks that other transactions have locked are skipped. Errors: 22023 bad argument.';
+'Ends up to max claims whose lease or timeout has run out: the tasks are retrying if they have tries left (max_tries), else failed. Returns them. Tasks that other transactions have locked are skipped; a claim whose end fails, for example in a trigger, is a warning. Errors: 22023 bad argument.';
 
 CREATE FUNCTION workflow.note_cancel(task_instance_id uuid)
 RETURNS boolean

@@ -9,6 +9,7 @@ mod order;
 mod places;
 mod queues;
 mod races;
+mod reaping;
 mod stuck;
 mod take;
 mod wait;

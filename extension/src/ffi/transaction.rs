@@ -111,6 +111,12 @@ pub fn has_fixed_snapshot() -> bool {
     unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
 }
 
+/// Whether the current transaction may write nothing: on a standby none may.
+pub fn is_read_only() -> bool {
+    // SAFETY: a value of this process.
+    unsafe { pg_sys::XactReadOnly }
+}
+
 /// Marks the current transaction.
 pub fn mark(mark: usize) {
     MARK.store(mark, Ordering::Relaxed);

@@ -9,7 +9,7 @@ use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::procedure::Call;
 use crate::ffi::shared::Signals;
 use crate::ffi::values::{monotonic, text_array, text_datum};
-use crate::ffi::{latch, session, waiters};
+use crate::ffi::{latch, session, transaction, waiters};
 use crate::{errors, signals, tenant};
 use pgrx::pg_sys::{self, Datum, FunctionCallInfo};
 use std::sync::Once;
@@ -53,6 +53,8 @@ fn wait_for_tasks(call: FunctionCallInfo) -> Datum {
     let Some(call) = (unsafe { Call::begin(call) }) else { errors::in_transaction_block("wait for tasks") };
     // SAFETY: as above.
     let queues = unsafe { call.texts(0) };
+    // Once: it lives as long as the call.
+    let queues = queues.map(|queues| text_array(queues.iter().map(|name| text_datum(name)).collect()));
     let deadline = Instant::now().checked_add(timeout(&call));
     let left = || deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
     call.commit();
@@ -67,7 +69,6 @@ fn wait_for_tasks(call: FunctionCallInfo) -> Datum {
             call.in_snapshot(|| REAP.with(|plan| plan.run(&[], |_| ())));
             call.commit();
         }
-        let queues = queues.as_ref().map(|queues| text_array(queues.iter().map(|name| text_datum(name)).collect()));
         let seconds = |rows: Rows| rows.get(0, 1).map(|value| f64::from_bits(value.value() as u64));
         let seconds = call.in_snapshot(|| SECONDS_TO_TASK.with(|plan| plan.run(&[queues], seconds)));
         call.commit();
@@ -101,6 +102,9 @@ fn wait_to_be_woken(signals: Option<&'static Signals>, limit: Duration) {
 
 /// Whether this session is the one that looks for claims that have run out: one at a time of those that see all tasks.
 fn is_turn_to_reap(signals: Option<&'static Signals>) -> bool {
+    if transaction::is_read_only() {
+        return false;
+    }
     thread_local! {
         /// Without an entry in shared memory, or if row security hides tasks from it, each session looks for itself.
         static NEXT: AtomicI64 = const { AtomicI64::new(0) };

@@ -193,3 +193,39 @@ fn waiter_of_an_unknown_queue_takes_no_wake_up() {
         assert!(slowest < Duration::from_millis(400), "{slowest:?}: it looked by itself");
     });
 }
+
+/// Each look of a waiting session asks for its queues by name.
+#[test]
+fn session_that_is_woken_often_does_not_grow() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let (_, run) = create_run(client);
+    let mut waiter = db.connect();
+    let pid: i32 = waiter.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0);
+    let memory = || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<i64>().unwrap()
+    };
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(move || {
+            let names = "SELECT array_agg(repeat('q', 200) || n) FROM generate_series(1, 200) AS n";
+            let names: Vec<String> = waiter.query_one(names, &[]).unwrap().get(0);
+            // To an unknown queue all tasks are news.
+            waiter.execute("CALL workflow.wait_for_tasks($1, '4 s')", &[&names]).unwrap();
+        });
+        let mut number = 0;
+        let mut create = |count| {
+            for _ in 0..count {
+                number += 1;
+                let sql = "SELECT FROM workflow.create_task_instances($1, ARRAY[$2], queue => 'default')";
+                client.query(sql, &[&run, &format!("t{number}")]).unwrap();
+            }
+        };
+        create(200);
+        let before = memory();
+        create(600);
+        let grown = memory() - before;
+        assert!(!waiting.is_finished() && grown < 4_000, "{grown} kB");
+    });
+}

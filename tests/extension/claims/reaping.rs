@@ -1,0 +1,89 @@
+//! Ending claims whose time has run out, and what must not keep sessions from it.
+
+use super::enqueue;
+use pg_workflow_tests::*;
+use postgres::Client;
+use postgres::error::SqlState;
+use std::sync::{Arc, Mutex};
+
+const WAIT: &str = "CALL workflow.wait_for_tasks('{nowhere}', '0')";
+
+/// Lets a worker claim tasks, one of each call, and vanish.
+fn lose_claims(client: &mut Client, count: usize) {
+    enqueue(client, "default", count);
+    let claim = "SELECT claim FROM workflow.claim_tasks('gone', lease => '1 us')";
+    (0..count).for_each(|_| _ = client.query_one(claim, &[]).unwrap());
+}
+
+fn held(client: &mut Client) -> Vec<String> {
+    let sql = "SELECT task_id FROM workflow.claims ORDER BY task_id";
+    client.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+/// A session, and the warnings that it gets.
+fn connect_with_warnings(db: &Db) -> (Client, Arc<Mutex<Vec<String>>>) {
+    let warnings = Arc::new(Mutex::new(Vec::new()));
+    let of_session = warnings.clone();
+    let mut config: postgres::Config = db.url().parse().unwrap();
+    config.notice_callback(move |notice| {
+        if notice.severity() == "WARNING" {
+            of_session.lock().unwrap().push(notice.message().to_owned());
+        }
+    });
+    (config.connect(postgres::NoTls).unwrap(), warnings)
+}
+
+/// A trigger of the user's refuses the end of one claim of three.
+#[test]
+fn claim_that_cannot_be_ended_keeps_none_of_the_others() {
+    let db = Db::new();
+    let (mut client, warnings) = connect_with_warnings(&db);
+    let client = &mut client;
+    client
+        .batch_execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN
+                 IF NEW.task_id = 'default_1' AND NEW.state <> 'running' THEN RAISE 'no budget'; END IF;
+                 RETURN NEW;
+             END $$;
+             CREATE TRIGGER refuse AFTER UPDATE ON workflow.task_instances FOR EACH ROW EXECUTE FUNCTION refuse()",
+        )
+        .unwrap();
+    lose_claims(client, 3);
+    let reaped = client.query("SELECT FROM workflow.reap_claims()", &[]).unwrap();
+    assert_eq!((reaped.len(), held(client)), (2, vec!["default_1".to_owned()]));
+    let task: uuid::Uuid = client.query_one("SELECT id FROM workflow.claims", &[]).unwrap().get(0);
+    let warning = format!("cannot end the claim of task_instance {task}: no budget");
+    assert_eq!(std::mem::take(&mut *warnings.lock().unwrap()), [warning.clone()]);
+    client.query_one(WAIT, &[]).unwrap();
+    assert_eq!(*warnings.lock().unwrap(), [warning]);
+}
+
+/// Who may end no claim gets the error of that, also if no claim has run out.
+#[test]
+fn reaper_without_the_right_gets_an_error() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let reap = "SELECT FROM workflow.reap_claims()";
+    for (begin, code) in [
+        ("BEGIN READ ONLY", SqlState::READ_ONLY_SQL_TRANSACTION),
+        ("BEGIN; SET LOCAL ROLE workflow_reader", SqlState::INSUFFICIENT_PRIVILEGE),
+    ] {
+        client.batch_execute(begin).unwrap();
+        assert_eq!(client.query(reap, &[]).unwrap_err().code(), Some(&code), "{begin}");
+        client.batch_execute("ROLLBACK").unwrap();
+    }
+}
+
+/// A read-only session waits, and leaves claims that have run out to others.
+#[test]
+fn read_only_session_waits_and_reaps_nothing() {
+    let db = Db::new();
+    let (client, reader) = (&mut db.connect(), &mut db.connect());
+    lose_claims(client, 1);
+    reader.batch_execute("SET default_transaction_read_only = on").unwrap();
+    reader.query_one(WAIT, &[]).unwrap();
+    assert_eq!(held(client).len(), 1);
+    client.query_one(WAIT, &[]).unwrap();
+    assert_eq!(held(client).len(), 0, "it has taken no turn of the others");
+}
