@@ -32,6 +32,12 @@ DECLARE
     run_ids uuid[];
     queue_ids integer[];
 BEGIN
+    IF array_ndims(ids) > 1 THEN
+        PERFORM workflow.refuse_argument(
+            'cannot enqueue tasks: ids is a nested array',
+            jsonb_build_object('argument', 'ids', 'value', NULL),
+            'Give the ids of the tasks as one list.');
+    END IF;
     IF ids IS NULL OR array_position(ids, NULL) IS NOT NULL OR priority IS NULL THEN
         PERFORM workflow.refuse_argument(
             'cannot enqueue tasks: ' || CASE WHEN priority IS NULL THEN 'priority' ELSE 'ids' END || ' is null',

@@ -392,10 +392,10 @@ pub fn nested_claim() -> ! {
 }
 
 /// 55000: a session in replica mode claims tasks, or the guard trigger is disabled.
-pub fn unguarded_claim(task: Uuid) -> ! {
+pub fn unguarded_claim(action: &str, task: Uuid) -> ! {
     raise(
         Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        &format!("cannot claim task_instance {task}: the trigger guard does not fire"),
+        &format!("cannot {action} task_instance {task}: the trigger guard does not fire"),
         &json!({ "entity_type": "task_instance", "entity_id": task.to_string() }),
         "Set session_replication_role to origin, and enable the triggers of workflow.task_instances.",
     )

@@ -178,7 +178,8 @@ pub fn end(word: Word) -> Ended {
 /// Ends claims. In the order of their tasks, so that two batches do not deadlock.
 pub fn end_all(words: &[Word]) -> Vec<Ended> {
     let mut order = memory::collect(0..words.len());
-    order.sort_unstable_by_key(|n| words[*n].claim);
+    // Of two words for one claim the first one counts.
+    order.sort_by_key(|n| words[*n].claim);
     let mut ended = memory::collect(words.iter().map(|_| Ended::Lost(None)));
     let mut rest = &order[..];
     while !rest.is_empty() {
@@ -264,6 +265,9 @@ fn end_by_statement(
     let version = call::during(Call::Transition(request), || {
         UPDATE.with(|plan| plan.run(&values, |rows| (rows.len() > 0).then(|| rows.i64(0, 1))))
     })?;
+    if version != claim.version + 1 {
+        errors::unguarded_claim("end the claim of", claim.task);
+    }
     Some((verdict.to, version))
 }
 

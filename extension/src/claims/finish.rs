@@ -72,6 +72,7 @@ fn words(outcomes: Jsonb) -> Vec<Word> {
 fn word(number: usize, outcome: &str) -> Word {
     let parsed = serde_json::from_str::<Outcome>(outcome);
     let Ok(Outcome { claim, state, result, error, retry_after }) = parsed else { invalid(number, outcome) };
+    let Some(claim) = Claim::from_text(&claim) else { invalid(number, outcome) };
     let mut metadata = match result.map(RawValue::get) {
         None | Some("{}") => Jsonb::empty_object(),
         Some(result) if result.starts_with('{') => args::json_object("result", Some(Jsonb::parse(result))),
@@ -83,17 +84,17 @@ fn word(number: usize, outcome: &str) -> Word {
     }
     let end = match state {
         Finish::Success => End::Success,
-        // The cast ends at the limits of the type.
-        Finish::Failed => End::Failure(retry_after.map(|seconds| ((seconds * 1e6) as i64).min(LONGEST))),
+        // Any negative time is below 0. The cast ends at the limits of the type.
+        Finish::Failed => End::Failure(retry_after.map(|seconds| ((seconds * 1e6).floor() as i64).min(LONGEST))),
     };
-    Word { claim: Claim::parse("outcomes", Some(&claim)), end, metadata }
+    Word { claim, end, metadata }
 }
 
 fn invalid(number: usize, outcome: &str) -> ! {
     errors::invalid(
         &format!("cannot finish claims: outcome {number} is not valid"),
         &json!({ "argument": "outcomes", "value": errors::cut(outcome), "number": number }),
-        "An outcome has claim, state (success or failed), and perhaps result (an object), error (a text) and retry_after \
+        "An outcome has claim (as workflow.claim_tasks() returned it), state (success or failed), and perhaps result (an object), error (a text) and retry_after \
          (seconds).",
     )
 }

@@ -362,7 +362,7 @@ impl<'a> Taking<'a> {
             })
         };
         match call::during(Call::Transition(request), || UPDATE.with(|plan| plan.run(&values[..2], read))) {
-            Some((claim, _)) if claim.version != found.version + 1 => errors::unguarded_claim(claim.task),
+            Some((claim, _)) if claim.version != found.version + 1 => errors::unguarded_claim("claim", claim.task),
             Some((claim, task)) => self.taken(claim, task),
             None => Outcome::Busy,
         }

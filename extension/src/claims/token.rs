@@ -31,7 +31,8 @@ impl Claim {
         })
     }
 
-    fn from_text(text: &str) -> Option<Claim> {
+    /// Parses a claim; `None` if it is none.
+    pub fn from_text(text: &str) -> Option<Claim> {
         let mut parts = text.split('.');
         let task = uuid::Uuid::try_parse(parts.next()?).ok()?;
         let [version, start_date, lease] = [(); 3].map(|()| parts.next().and_then(|number| number.parse().ok()));

@@ -70,6 +70,29 @@ fn claim_without_guard_is_refused() {
     assert_eq!(claim_one(client, "default").id, task);
 }
 
+/// In a session in replica mode no trigger counts the version or records the transition.
+#[test]
+fn end_of_a_claim_without_guard_is_refused() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let task = enqueue(client, "default", 1)[0];
+    let held = claim_one(client, "default").claim;
+    client.batch_execute("SET session_replication_role = replica").unwrap();
+    for call in [
+        "complete_claim($1)",
+        "fail_claim($1, 'boom')",
+        "release_claims(ARRAY[$1])",
+        "finish_claims(jsonb_build_array(jsonb_build_object('claim', $1::text, 'state', 'success')))",
+    ] {
+        let error = client.query(&format!("SELECT workflow.{call}"), &[&held]).unwrap_err();
+        assert_eq!(error.code(), Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE), "{call}: {error:?}");
+    }
+    client.batch_execute("RESET session_replication_role").unwrap();
+    assert_eq!(state_of(client, task), "running");
+    client.query_one("SELECT workflow.complete_claim($1)", &[&held]).unwrap();
+    assert!(client.query("SELECT FROM workflow.verify()", &[]).unwrap().is_empty());
+}
+
 /// Tasks that a policy hides from one role stay for the others.
 #[test]
 fn claim_drops_no_task_that_its_role_may_not_see() {

@@ -159,6 +159,43 @@ fn many_claims_end_at_once_with_an_outcome_each() {
     }
 }
 
+/// Of two words for one claim the first counts.
+#[test]
+fn first_of_two_words_for_a_claim_counts() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    enqueue(client, "default", 50);
+    let held = claim(client, "default", 50);
+    let words = |state| held.iter().map(move |held| serde_json::json!({"claim": held.claim, "state": state}));
+    let given: Vec<_> = words("success").chain(words("failed")).collect();
+    let sql = "SELECT outcome, state FROM workflow.finish_claims($1::text::jsonb)";
+    let rows = client.query(sql, &[&serde_json::json!(given).to_string()]).unwrap();
+    let told: Vec<(&str, &str)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    assert_eq!(told, [vec![("done", "success"); 50], vec![("lost", "success"); 50]].concat());
+}
+
+#[test]
+fn negative_time_of_any_size_is_no_retry() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    for seconds in ["-0.0000001", "-1", "-1e300"] {
+        enqueue_with_tries(client, 3);
+        let held = claim_one(client, "default").claim;
+        let given = format!(r#"[{{"claim": "{held}", "state": "failed", "retry_after": {seconds}}}]"#);
+        let sql = "SELECT state FROM workflow.finish_claims($1::text::jsonb)";
+        assert_eq!(client.query_one(sql, &[&given]).unwrap().get::<_, String>(0), "failed", "{seconds}");
+    }
+}
+
+#[test]
+fn wrong_outcome_is_named_by_its_number() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let wrong = r#"SELECT workflow.finish_claims('[{"claim": "x", "state": "success"}]')"#;
+    let error = client.query(wrong, &[]).unwrap_err();
+    assert_eq!(error.as_db_error().unwrap().message(), "cannot finish claims: outcome 1 is not valid");
+}
+
 #[test]
 fn released_attempts_do_not_count() {
     let db = Db::new();

@@ -56,6 +56,9 @@ fn tasks_without_a_queue_are_not_claimed() {
     assert_eq!(claim_one(client, "default").id, task);
     assert_eq!(client.query_one(sql, &[&task]).unwrap().get::<_, String>(0), "stale");
     assert_eq!(client.query_one(sql, &[&Uuid::new_v4()]).unwrap().get::<_, String>(0), "missing");
+    let nested = "SELECT workflow.enqueue_task_instances(ARRAY[ARRAY[$1::uuid]])";
+    let error = client.query(nested, &[&task]).unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::INVALID_PARAMETER_VALUE), "{error:?}");
 }
 
 #[test]
