@@ -1,6 +1,7 @@
 //! The table `parked`: tasks that claims have met in `ready` while their DAG was paused or their run had ended. The
 //! transaction that changes that brings them back.
 
+use crate::entity::EntityType;
 use crate::ffi::member;
 use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::uuid::Uuid;
@@ -18,7 +19,20 @@ pub struct Parked {
     pub task: Uuid,
 }
 
-/// Parks tasks. The rows of their runs and DAGs are locked.
+/// Locks a task to park it. Returns false if another transaction changes or parks it.
+pub fn lock(task: Uuid) -> bool {
+    thread_local! {
+        static LOCK: Plan = Plan::new(
+            "SELECT FROM workflow.task_instances AS t WHERE t.id OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE SKIP LOCKED"
+                .to_owned(),
+            &[pg_sys::UUIDOID],
+        );
+    }
+    let lock = || LOCK.with(|plan| plan.run(&[Some(task.as_datum())], |rows| rows.len() > 0));
+    rights::as_owner_of(EntityType::TaskInstance.relation(), lock)
+}
+
+/// Parks tasks. Their rows are locked, and those of their runs and DAGs.
 pub fn park(tasks: &[Parked]) {
     thread_local! {
         static INSERT: Plan = Plan::new(

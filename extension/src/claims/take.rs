@@ -262,6 +262,8 @@ impl<'a> Taking<'a> {
             {
                 return None;
             }
+            // It can have two rows, and another claim parks it by the other one.
+            Outcome::Blocked(_) if !parked::lock(found.task) => self.busy += 1,
             let run = row.uuid(entities.columns.parent)?;
             let state = runs.get(run).map_or(Blocked::Perhaps, |run| run.blocked);
             blocked = Some((run, state));

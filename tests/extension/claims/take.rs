@@ -162,6 +162,31 @@ fn whoever_unpauses_finds_what_a_claim_parks_meanwhile() {
     assert_eq!(claim(other, "default", 1).len(), 1);
 }
 
+/// A task that went to another priority and back has two rows in its lane. Two claims can meet one each.
+#[test]
+fn two_claims_park_one_task_without_waiting() {
+    let db = Db::new();
+    let (client, other) = (&mut db.connect(), &mut db.connect());
+    let (dag, run) = create_run(client);
+    let task = enqueue_in(client, run, "default", 1)[0];
+    let names: Vec<String> = (0..100).map(|n| format!("between {n}")).collect();
+    let sql = "SELECT FROM workflow.create_task_instances($1, $2, queue => 'default')";
+    client.query(sql, &[&run, &names]).unwrap();
+    for priority in [6, 5] {
+        let sql = "SELECT FROM workflow.enqueue_task_instances(ARRAY[$1::uuid], priority => $2)";
+        client.query(sql, &[&task, &priority]).unwrap();
+    }
+    client.query("SELECT workflow.pause_dag($1)", &[&dag]).unwrap();
+    other.batch_execute("SET lock_timeout = '1 s'").unwrap();
+    let mut parking = client.transaction().unwrap();
+    assert!(claim(&mut parking, "default", 1).is_empty());
+    assert!(claim(other, "default", 1).is_empty());
+    parking.commit().unwrap();
+    assert!(claim(other, "default", 1).is_empty());
+    other.query("SELECT workflow.unpause_dag($1)", &[&dag]).unwrap();
+    assert_eq!(claim(other, "default", 1000).len(), 101);
+}
+
 #[test]
 fn parked_tasks_come_back_at_every_isolation_level() {
     let db = Db::new();
