@@ -91,6 +91,13 @@ AS 'MODULE_PATHNAME', 'recover_ready_wrapper';
 COMMENT ON FUNCTION workflow.recover_ready() IS
 'Lets claims find tasks again that verify() names, and returns how many: those that wait in a queue and have no row in ready (after a restore without this table, or changes in a session in replica mode) or one of a time to come (the clock was set back), and those whose queue is of another tenant (after a change of dags.tenant, or enable_row_security()), which it moves to a queue of the same name. It reads all open tasks.';
 
+CREATE FUNCTION workflow.wake_waiters()
+RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'wake_waiters_wrapper';
+COMMENT ON FUNCTION workflow.wake_waiters() IS
+'Internal: has the commit of this transaction wake the sessions in wait_for_tasks(), which then ask again.';
+
 CREATE FUNCTION workflow.set_queue(name text, slots integer DEFAULT NULL, paused_until timestamptz DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -115,8 +122,7 @@ BEGIN
         ON CONFLICT ON CONSTRAINT queue_settings_tenant_name_key DO UPDATE
         SET slots = coalesce(EXCLUDED.slots, q.slots), paused_until = coalesce(EXCLUDED.paused_until, q.paused_until);
     END IF;
-    -- Sessions that wait for tasks ask again.
-    PERFORM workflow.wake_readers();
+    PERFORM workflow.wake_waiters();
 END
 $$;
 COMMENT ON FUNCTION workflow.set_queue(text, integer, timestamptz) IS
@@ -191,4 +197,4 @@ COMMENT ON COLUMN workflow.queues.later IS 'tasks that can be claimed at a later
 COMMENT ON COLUMN workflow.queues.parked IS 'tasks that a claim has met while their DAG was paused or their run had ended';
 COMMENT ON COLUMN workflow.queues.oldest_ready_at IS 'since when the oldest of the ready tasks waits; null: none';
 COMMENT ON COLUMN workflow.queues.running IS 'tasks that workers have claimed';
-COMMENT ON COLUMN workflow.queues.refused IS 'claims that found no free slot since the server started (of the 512 queues used last); null: not preloaded';
+COMMENT ON COLUMN workflow.queues.refused IS 'claims that found no free slot since the server started (of about 500 queues used last); null: not preloaded';

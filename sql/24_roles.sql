@@ -86,6 +86,7 @@ REVOKE EXECUTE ON FUNCTION
     workflow.rewind_consumer(text, bigint[], bigint),
     workflow.drop_consumer(text),
     workflow.wake_readers(),
+    workflow.wake_waiters(),
     workflow.fold_state_counts(),
     workflow.open_partitions(text),
     workflow.purge(timestamptz, boolean, integer),
@@ -133,6 +134,7 @@ GRANT EXECUTE ON FUNCTION
     workflow.rewind_consumer(text, bigint[], bigint),
     workflow.drop_consumer(text),
     workflow.wake_readers(),
+    workflow.wake_waiters(),
     workflow.fold_state_counts()
 TO workflow_writer;
 GRANT EXECUTE ON PROCEDURE

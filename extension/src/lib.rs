@@ -69,6 +69,7 @@ pub extern "C-unwind" fn _PG_init() {
         ffi::leases::request(settings::max_claims);
         ffi::places::request();
         ffi::waiters::request();
+        ffi::prepared::request();
         ffi::transaction::register(at_end);
         ffi::utility::register(ffi::utility::Callbacks {
             before_statement: notifier::launch::before_statement,
@@ -79,17 +80,23 @@ pub extern "C-unwind" fn _PG_init() {
     }
 }
 
-/// Called at the end of each marked transaction, where nothing may fail.
+/// Called at the end of each marked transaction, and of each that is prepared. Nothing here may fail.
 fn at_end(mark: usize, end: ffi::transaction::End) {
-    if end == ffi::transaction::End::Committed {
-        claims::leases::commit();
-        places::report();
+    match end {
+        ffi::transaction::End::Committed => {
+            claims::leases::commit();
+            places::report();
+        }
+        ffi::transaction::End::Prepared => ffi::prepared::end(!places::has_news()),
+        _ => (),
     }
     signals::count(mark, end);
 }
 
 /// Called after COMMIT PREPARED. PREPARE has ended the transaction's mark, and with it the list of what it has added.
-fn after_commit_prepared() {
-    places::forget();
+fn after_commit_prepared(has_no_news: bool) {
+    if !has_no_news {
+        places::forget();
+    }
     signals::count_prepared();
 }

@@ -10,8 +10,7 @@ use crate::ffi::session;
 use crate::ffi::transaction::{self, OfTransaction};
 use crate::ffi::values::monotonic;
 use crate::ffi::waiters;
-use crate::memory;
-use crate::signals;
+use crate::{memory, signals};
 use std::cell::RefCell;
 use std::time::Duration;
 
@@ -112,6 +111,8 @@ struct Pending {
     lanes: Vec<(i32, i16, i64, usize)>,
     /// Whether it has made others claimable, which are not counted.
     has_others: bool,
+    /// Whether it has set a queue, so that tasks that wait can be claimable now.
+    sets_queue: bool,
     /// Queues from which it has deleted rows.
     claimed: Vec<i32>,
 }
@@ -137,6 +138,18 @@ pub fn note(rows: impl Iterator<Item = (i32, i16, i64)>) {
 /// Notes that this transaction has added other rows. Its commit forgets all places of the database.
 pub fn note_others() {
     PENDING.with_borrow_mut(|pending| pending.get().has_others = true);
+}
+
+/// Notes that this transaction has set a queue. Its commit wakes all sessions that wait for tasks.
+pub fn note_set_queue() {
+    PENDING.with_borrow_mut(|pending| pending.get().sets_queue = true);
+}
+
+/// Whether this transaction has something to report.
+pub fn has_news() -> bool {
+    let has_news =
+        |Pending { lanes, has_others, sets_queue, .. }: &mut Pending| *has_others || *sets_queue || !lanes.is_empty();
+    PENDING.with_borrow_mut(|pending| pending.known().is_some_and(has_news))
 }
 
 /// The rows of the transaction itself are visible to it.
@@ -174,10 +187,13 @@ fn has_claimed(queue: i32) -> bool {
 /// Reports the rows of the transaction that has just committed, and wakes a waiting session for each. Nothing here may fail.
 pub fn report() {
     let pending = PENDING.with_borrow_mut(|pending| pending.known().map(std::mem::take));
-    let Some(Pending { lanes, has_others, .. }) = pending else { return };
+    let Some(Pending { lanes, has_others, sets_queue, .. }) = pending else { return };
     if has_others {
         forget();
         return;
+    }
+    if sets_queue {
+        waiters::wake_all();
     }
     if !lanes.is_empty() {
         let mut all = places::lock();

@@ -199,6 +199,13 @@ fn refused_claims(queue_id: i32) -> Option<i64> {
     if is_visible { crate::places::refused(queue_id).and_then(|count| i64::try_from(count).ok()) } else { None }
 }
 
+/// Has the commit of this transaction wake all sessions that wait for tasks: for set_queue().
+#[pgrx::pg_extern(sql = false)]
+fn wake_waiters() {
+    ready::wake_waiters();
+    crate::places::note_set_queue();
+}
+
 /// Returns how many tasks of a queue with slots may start now. Until the transaction ends, no other one starts one; `None`
 /// if another transaction starts one now.
 pub fn free_slots(queue: i32) -> Option<usize> {

@@ -91,6 +91,7 @@ pub fn count(entry: usize, end: End) {
     match end {
         End::CommitsUnflushed => drop(signals.unflushed_begun.fetch_add(1, Ordering::AcqRel)),
         End::UnflushedEnded => drop(signals.unflushed_ended.fetch_add(1, Ordering::AcqRel)),
+        End::Prepared => (),
         End::Committed => {
             let notifies = transaction::assigned_id().and_then(area::registered);
             if notifies == Some(false) {

@@ -95,6 +95,7 @@ SELECT pg_catalog.pg_extension_config_dump('workflow.parked', '');
 -- take function workflow.check_queue_name
 -- take function workflow.enqueue_task_instances
 -- take function workflow.recover_ready
+-- take function workflow.wake_waiters
 -- take function workflow.set_queue
 -- take function workflow.refused_claims
 -- take view workflow.queues

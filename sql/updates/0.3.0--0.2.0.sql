@@ -37,6 +37,7 @@ DROP FUNCTION workflow.recover_ready();
 DROP FUNCTION workflow.unclaimable_tasks();
 DROP FUNCTION workflow.tasks_of_foreign_queues();
 DROP FUNCTION workflow.set_queue(text, integer, timestamptz);
+DROP FUNCTION workflow.wake_waiters();
 DROP FUNCTION workflow.enqueue_task_instances(uuid[], text, integer, timestamptz);
 DROP FUNCTION workflow.queue_of_run(uuid, text);
 DROP FUNCTION workflow.check_queue_name(text);

@@ -27,6 +27,7 @@ pub mod notify;
 pub mod partition;
 pub mod places;
 pub mod plan;
+pub mod prepared;
 pub mod procedure;
 mod raw;
 pub mod rows;

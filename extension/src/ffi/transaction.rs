@@ -17,6 +17,8 @@ pub enum End {
     Committed,
     /// A transaction that was about to commit unflushed has committed or rolled back.
     UnflushedEnded,
+    /// It is prepared. Any transaction comes to this step, also without a mark.
+    Prepared,
 }
 
 /// The callback. It must not fail: at most of these steps an error would abort the backend.
@@ -129,7 +131,13 @@ fn commits_unflushed() -> bool {
 
 extern "C-unwind" fn at_end(event: XactEvent::Type, _argument: *mut c_void) {
     let mark = MARK.load(Ordering::Relaxed);
-    let Some(on_end) = ON_END.get().filter(|_| mark != NONE) else { return };
+    let Some(on_end) = ON_END.get() else { return };
+    if event == XactEvent::XACT_EVENT_PREPARE {
+        on_end(mark, End::Prepared);
+    }
+    if mark == NONE {
+        return;
+    }
     match event {
         XactEvent::XACT_EVENT_PRE_COMMIT if commits_unflushed() => {
             UNFLUSHED.store(true, Ordering::Relaxed);

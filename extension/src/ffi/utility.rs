@@ -1,6 +1,7 @@
-//! Callbacks around three kinds of statement: LISTEN and UNLISTEN, COMMIT PREPARED, and statements that need a database
-//! without sessions.
+//! Callbacks around three kinds of statement: LISTEN and UNLISTEN, COMMIT PREPARED and the like, and statements that need a
+//! database without sessions.
 
+use super::prepared;
 use pgrx::pg_sys::{self, NodeTag, Oid};
 use pgrx::prelude::PgTryBuilder;
 use std::ffi::{CStr, c_char};
@@ -37,8 +38,9 @@ pub struct Callbacks {
     pub after_statement: fn(Oid, Option<Action>),
     /// After a LISTEN, UNLISTEN or DISCARD ALL that succeeded.
     pub after_channels: fn(&Channels),
-    /// After a COMMIT PREPARED that succeeded. It must not fail: the transaction has committed.
-    pub after_commit_prepared: fn(),
+    /// After a COMMIT PREPARED that succeeded. It must not fail: the transaction has committed. The argument: whether the
+    /// transaction is known to have no news for sessions that wait for tasks.
+    pub after_commit_prepared: fn(bool),
 }
 
 static CALLBACKS: OnceLock<Callbacks> = OnceLock::new();
@@ -71,7 +73,7 @@ unsafe extern "C-unwind" fn on_utility(
     unsafe {
         let node = (*statement).utilityStmt;
         let channels = channels(node);
-        let commits_prepared = is_commit_prepared(node);
+        let commits_prepared = before_prepared(node);
         let run = || match NEXT.get().copied().flatten() {
             Some(next) => pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
                 next(statement, text, read_only, context, parameters, environment, destination, completion)
@@ -94,8 +96,8 @@ unsafe extern "C-unwind" fn on_utility(
         if let (Some(callbacks), Some(channels)) = (CALLBACKS.get(), channels) {
             (callbacks.after_channels)(&channels);
         }
-        if let Some(callbacks) = CALLBACKS.get().filter(|_| commits_prepared) {
-            (callbacks.after_commit_prepared)();
+        if let (Some(callbacks), Some(has_no_news)) = (CALLBACKS.get(), commits_prepared) {
+            (callbacks.after_commit_prepared)(has_no_news);
         }
     }
 }
@@ -135,14 +137,28 @@ unsafe fn channels(node: *mut pg_sys::Node) -> Option<Channels> {
     }
 }
 
+/// Notes the name of a transaction that is prepared now, or that was. If the statement commits it, returns whether it is
+/// known to have no news. After an error of the statement this is not known any more.
+///
 /// # Safety
 /// `node` must be a utility statement.
-unsafe fn is_commit_prepared(node: *mut pg_sys::Node) -> bool {
+unsafe fn before_prepared(node: *mut pg_sys::Node) -> Option<bool> {
+    use pg_sys::TransactionStmtKind::{TRANS_STMT_COMMIT_PREPARED, TRANS_STMT_PREPARE, TRANS_STMT_ROLLBACK_PREPARED};
     // SAFETY: the tag identifies the struct.
-    unsafe {
-        (*node).type_ == NodeTag::T_TransactionStmt
-            && (*node.cast::<pg_sys::TransactionStmt>()).kind == pg_sys::TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED
+    let (kind, name) = unsafe {
+        if (*node).type_ != NodeTag::T_TransactionStmt {
+            return None;
+        }
+        let statement = &*node.cast::<pg_sys::TransactionStmt>();
+        (statement.kind, if statement.gid.is_null() { c"" } else { CStr::from_ptr(statement.gid) })
+    };
+    match kind {
+        TRANS_STMT_PREPARE => prepared::begin(name),
+        TRANS_STMT_ROLLBACK_PREPARED => _ = prepared::take(name),
+        TRANS_STMT_COMMIT_PREPARED => return Some(prepared::take(name)),
+        _ => (),
     }
+    None
 }
 
 /// # Safety

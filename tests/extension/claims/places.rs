@@ -3,7 +3,7 @@
 use super::{Claim, claim, claim_one, enqueue, outcomes};
 use pg_workflow_tests::*;
 use postgres::Client;
-use xtask::stack::postgres::PRELOADED;
+use xtask::stack::postgres::{PRELOADED, Shutdown};
 
 const PREPARED: [(&str, &str); 2] = [PRELOADED, ("max_prepared_transactions", "4")];
 
@@ -103,6 +103,62 @@ fn claim_finds_at_once_what_a_slow_transaction_adds() {
         end.split("; ").for_each(|step| client.batch_execute(step).unwrap());
         assert_eq!(claim_one(other, "default").id, slow, "{end}");
     }
+}
+
+/// The looks of a session that waits for tasks, while another one commits a hundred prepared transactions.
+fn looks_during_commits(db: &Db, work: &str) -> i64 {
+    let (mut waiter, other) = (db.connect(), &mut db.connect());
+    waiter.batch_execute("SET track_functions = 'all'").unwrap();
+    let pid: i32 = waiter.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0);
+    let calls = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_user_functions WHERE funcname = 'seconds_to_task'";
+    let before: i64 = other.query_one(calls, &[]).unwrap().get(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| waiter.execute("CALL workflow.wait_for_tasks('{nowhere}', '60 s')", &[]).unwrap_err());
+        for n in 0..100 {
+            other.batch_execute("BEGIN").unwrap();
+            other.batch_execute(&work.replace('#', &n.to_string())).unwrap();
+            other.batch_execute("PREPARE TRANSACTION 'work'").unwrap();
+            other.batch_execute("COMMIT PREPARED 'work'").unwrap();
+        }
+        // At its end a session reports its counts.
+        other.query("SELECT pg_terminate_backend($1)", &[&pid]).unwrap();
+    });
+    let lives = "SELECT FROM pg_stat_activity WHERE pid = $1";
+    wait_until("the end of the session", || other.query(lives, &[&pid]).unwrap().is_empty());
+    other.query_one(calls, &[]).unwrap().get::<_, i64>(0) - before
+}
+
+#[test]
+fn prepared_transactions_of_others_wake_no_waiter() {
+    let (_cluster, db) = own_cluster("others-prepared", &PREPARED);
+    let client = &mut db.connect();
+    let (_, run) = create_run(client);
+    client.batch_execute("CREATE TABLE other (n int)").unwrap();
+    let others = looks_during_commits(&db, "INSERT INTO other VALUES (1)");
+    assert!(others < 30, "{others} looks");
+    let create = format!("SELECT workflow.create_task_instances('{run}', '{{t#}}', queue => 'default')");
+    let own = looks_during_commits(&db, &create);
+    assert!(own > others + 30, "{own} looks");
+}
+
+/// It is not known what a transaction has written that was prepared before the start of the server.
+#[test]
+fn transaction_that_was_prepared_before_a_restart_is_found() {
+    let (cluster, db) = own_cluster("prepared-before", &PREPARED);
+    let client = &mut db.connect();
+    enqueue(client, "default", 1);
+    claim_one(client, "default");
+    client.batch_execute("BEGIN").unwrap();
+    let slow = enqueue(client, "default", 1)[0];
+    client.batch_execute("PREPARE TRANSACTION 'slow'").unwrap();
+    cluster.stop(Shutdown::Fast).unwrap();
+    cluster.start_again().unwrap();
+    let client = &mut db.connect();
+    enqueue(client, "default", 1);
+    claim_one(client, "default");
+    assert!(claim(client, "default", 1).is_empty());
+    client.batch_execute("COMMIT PREPARED 'slow'").unwrap();
+    assert_eq!(claim_one(client, "default").id, slow);
 }
 
 #[test]

@@ -86,6 +86,23 @@ fn waiter_is_told_when_a_pause_ends() {
     claim_one(client, "default");
 }
 
+/// Long before its next look by itself.
+#[test]
+fn waiter_is_told_at_once_of_a_queue_that_is_set() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    enqueue(client, "default", 1);
+    for (close, open) in [("paused_until => 'infinity'", "paused_until => '-infinity'"), ("slots => 0", "slots => 5")] {
+        client.query(&format!("SELECT workflow.set_queue('default', {close})"), &[]).unwrap();
+        let mut opened = Instant::now();
+        let (told, _) = wait_during(&db, "60 s", || {
+            opened = Instant::now();
+            client.query(&format!("SELECT workflow.set_queue('default', {open})"), &[]).unwrap();
+        });
+        assert!(told && opened.elapsed() < Duration::from_millis(500), "{open}: {:?}", opened.elapsed());
+    }
+}
+
 /// A waiter that is told of a task which another transaction takes would claim nothing, and ask again without a pause.
 #[test]
 fn waiter_is_not_told_of_tasks_that_others_take_now() {
