@@ -1,5 +1,6 @@
 //! Claims: a worker takes tasks from queues, and ends each by its claim.
 
+pub mod busy;
 mod due;
 mod end;
 mod finish;

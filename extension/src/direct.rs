@@ -9,7 +9,7 @@ use crate::call;
 use crate::columns::Columns;
 use crate::entity::EntityType;
 use crate::ffi::definition::{Check, Default, Event};
-use crate::ffi::heap::{Heap, Lock, Wait};
+use crate::ffi::heap::{Heap, Lock, Updated, Wait};
 use crate::ffi::table_cache::TableCache;
 use crate::ffi::trigger::Row;
 use crate::ffi::uuid::Uuid;
@@ -71,6 +71,8 @@ pub enum Step {
     Made(append::Transition, Option<Ready>),
     /// Nothing was changed: the statement sees no such entity, or it is not as expected.
     Unexpected,
+    /// Nothing was changed: another transaction has locked the entity.
+    Locked,
     /// Nothing was changed: a transaction has changed the entity, another one meanwhile, or this one before.
     Concurrent,
 }
@@ -145,8 +147,10 @@ impl Entities {
             let changed_at = now_after(&row, columns.updated_at);
             let mut changes = managed.changes([from, to], changed_at, given, managed.hold, columns, || error);
             changes.push((columns.state, Some(text_datum(to.as_str()))));
-            if !self.heap.update(&found, &changes, wait) {
-                return Step::Concurrent;
+            match self.heap.update(&found, &changes, wait) {
+                Updated::Made => {}
+                Updated::Locked => return Step::Locked,
+                Updated::Refused => return Step::Concurrent,
             }
             let Fixed { parent, task_id, .. } = Fixed::of(&row, columns);
             let (task_id, version) = (task_id.map(memory::copy), managed.version + 1);

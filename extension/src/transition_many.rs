@@ -125,7 +125,7 @@ impl Batch {
                 }
                 Step::Unexpected => false,
                 // The statement locks it and the rest, and looks at it again.
-                Step::Concurrent => true,
+                Step::Locked | Step::Concurrent => true,
             })
         });
         reserve(outcomes, made.len());

@@ -1,5 +1,6 @@
 //! Taking tasks from queues.
 
+use super::busy::{self, Passed};
 use super::leases;
 use super::runs::{Blocked, Runs};
 use super::token::Claim;
@@ -16,7 +17,7 @@ use crate::ffi::places::LANES;
 use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::trigger::Row;
 use crate::ffi::uuid::Uuid;
-use crate::ffi::values::clock;
+use crate::ffi::values::{clock, monotonic};
 use crate::ffi::{session, snapshot, transaction};
 use crate::hold::Given;
 use crate::parked::{self, Parked};
@@ -28,6 +29,7 @@ use pg_workflow_state_machine::State;
 use pgrx::datum::Interval;
 use pgrx::pg_sys::{self, Datum};
 use std::cell::Cell;
+use std::time::Duration;
 
 /// A task that was taken.
 pub struct Taken {
@@ -52,8 +54,6 @@ struct Task {
 /// Rows of `ready` that a call removes from the way: of tasks of a blocked run, and of tasks that do not wait any more.
 const MOST_PARKED: usize = 100;
 const MOST_DROPPED: usize = 1000;
-/// Tasks that a call passes by because other transactions change them.
-const MOST_BUSY: usize = 1000;
 
 /// A call that takes tasks.
 pub struct Taking<'a> {
@@ -67,12 +67,15 @@ pub struct Taking<'a> {
     ready: Heap,
     columns: ReadyColumns,
     runs: Runs,
-    /// Whether this call first takes the oldest task of each queue.
-    is_turn_of_oldest: bool,
+    /// The number of the call in its session.
+    number: usize,
+    began: i64,
     made: Vec<append::Transition>,
     parked: Vec<Parked>,
     dropped: usize,
+    /// Tasks that other transactions change, and those that an earlier call has met so.
     busy: usize,
+    passed: usize,
     taken: Vec<Taken>,
 }
 
@@ -98,11 +101,13 @@ impl<'a> Taking<'a> {
             columns: ReadyColumns::of(&ready),
             ready,
             runs: Runs::default(),
-            is_turn_of_oldest: is_turn_of_oldest(),
+            number: next_number(),
+            began: monotonic(),
             made: Vec::new(),
             parked: Vec::new(),
             dropped: 0,
             busy: 0,
+            passed: 0,
             taken: Vec::new(),
         }
     }
@@ -110,13 +115,16 @@ impl<'a> Taking<'a> {
     /// Takes tasks from the queues with these names, in their order.
     pub fn take_from_all(mut self, names: &[String]) -> Vec<Taken> {
         for name in names {
-            let queues = queues::named(session::user(), name);
+            let mut queues = queues::named(session::user(), name);
             if queues.is_empty() {
                 errors::unknown_queue(name);
             }
+            // Each tenant's comes first in turn, also when it is the turn of the oldest.
+            let first = (self.number + self.number / TURN_OF_OLDEST) % queues.len().max(1);
+            queues.rotate_left(first);
             queues.iter().for_each(|queue| self.take_from(queue));
         }
-        IN_VAIN.set(self.taken.is_empty() && self.busy > 0);
+        self.note_busy();
         leases::note_claims(self.taken.iter().map(|taken| &taken.claim));
         let Taking { entities, made, parked, taken, ready, worker, .. } = self;
         if let Some(entities) = entities {
@@ -132,7 +140,17 @@ impl<'a> Taking<'a> {
         self.taken.len() >= wanted
             || self.parked.len() >= MOST_PARKED
             || self.dropped >= MOST_DROPPED
-            || self.busy >= MOST_BUSY
+            || self.busy >= busy::MOST
+    }
+
+    fn is_turn_of_oldest(&self) -> bool {
+        self.number.is_multiple_of(TURN_OF_OLDEST)
+    }
+
+    fn note_busy(&self) {
+        let is_in_vain = self.taken.is_empty() && self.busy + self.passed > 0;
+        let took = Duration::from_micros(u64::try_from(monotonic() - self.began).unwrap_or(0));
+        busy::note_call(is_in_vain.then_some(took), self.busy >= busy::MOST);
     }
 
     fn take_from(&mut self, queue: &Queue) {
@@ -155,12 +173,15 @@ impl<'a> Taking<'a> {
         let wanted = self.taken.len() + room;
         let start = Start::read(queue.id);
         let seen = self.with_walk(queue.id, &start, |this, walk| {
-            if this.is_turn_of_oldest {
+            if this.is_turn_of_oldest() {
                 this.take_oldest(walk);
             }
             walk.go_to(0);
-            this.take_in_order(walk, wanted);
+            this.take_in_order(walk, wanted, queue.id);
         });
+        if self.is_turn_of_oldest() && self.busy < busy::MOST {
+            busy::forget_passed(queue.id);
+        }
         start.finish(queue.id, &seen);
         places::note_claim(queue.id);
     }
@@ -182,14 +203,27 @@ impl<'a> Taking<'a> {
         })
     }
 
-    /// Takes the tasks that are due, by priority.
-    fn take_in_order(&mut self, walk: &mut Walk, wanted: usize) {
+    /// Takes the tasks that are due, by priority. Steps over those that earlier calls have met locked, but for the turn of the
+    /// oldest.
+    fn take_in_order(&mut self, walk: &mut Walk, wanted: usize, queue: i32) {
+        let mut passed = if self.is_turn_of_oldest() { Passed::default() } else { busy::passed(queue) };
+        let mut met = Passed::default();
         while !self.is_done(wanted) {
             let Some(step) = walk.next() else { break };
+            let lane = step.found.priority as usize % LANES;
             if step.found.ready_at > self.now {
                 walk.leave_lane();
+            } else if met[lane] < passed[lane] {
+                met[lane] += 1;
+                self.passed += 1;
             } else {
+                let before = self.busy;
                 self.visit(step);
+                met[lane] += self.busy - before;
+                if self.busy >= busy::MOST {
+                    passed[..=lane].copy_from_slice(&met[..=lane]);
+                    busy::note_passed(queue, passed);
+                }
             }
         }
     }
@@ -228,6 +262,8 @@ impl<'a> Taking<'a> {
             }
             Outcome::Busy => self.busy += 1,
             Outcome::Stale => self.dropped += usize::from(self.ready.delete(place)),
+            // It can have two rows, and another claim parks it by the other one.
+            Outcome::Blocked(_) if !parked::lock(found.task) => self.busy += 1,
             Outcome::Blocked(run) => {
                 if self.ready.delete(place) {
                     memory::push(&mut self.parked, Parked { run, task: found.task });
@@ -262,8 +298,6 @@ impl<'a> Taking<'a> {
             {
                 return None;
             }
-            // It can have two rows, and another claim parks it by the other one.
-            Outcome::Blocked(_) if !parked::lock(found.task) => self.busy += 1,
             let run = row.uuid(entities.columns.parent)?;
             let state = runs.get(run).map_or(Blocked::Perhaps, |run| run.blocked);
             blocked = Some((run, state));
@@ -282,6 +316,7 @@ impl<'a> Taking<'a> {
                 memory::push(&mut self.made, made);
                 self.taken(claim, task?)
             }
+            Step::Locked => Outcome::Busy,
             // Also a task that this transaction has created.
             Step::Concurrent => return None,
             Step::Unexpected => match blocked {
@@ -381,21 +416,13 @@ enum Outcome {
     Blocked(Uuid),
 }
 
-thread_local! {
-    static IN_VAIN: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether the session's last claim has found only tasks that other transactions change.
-pub fn was_in_vain() -> bool {
-    IN_VAIN.get()
-}
-
 /// Every 16th call of a session first takes the task that waits for the longest time, whatever its priority.
-fn is_turn_of_oldest() -> bool {
+const TURN_OF_OLDEST: usize = 16;
+
+fn next_number() -> usize {
     thread_local! {
-        static CALLS: Cell<u32> = const { Cell::new(0) };
+        static CALLS: Cell<usize> = const { Cell::new(0) };
     }
-    let calls = CALLS.get().wrapping_add(1);
-    CALLS.set(calls);
-    calls.is_multiple_of(16)
+    CALLS.set(CALLS.get() + 1);
+    CALLS.get()
 }

@@ -36,6 +36,16 @@ pub enum Wait {
     Never,
 }
 
+/// The result of an update.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Updated {
+    Made,
+    /// Nothing was changed: another transaction has locked the row, or changes it.
+    Locked,
+    /// Nothing was changed: an SQL statement must do it, or find that it cannot.
+    Refused,
+}
+
 impl Heap {
     /// Opens a table; `None` if it has been dropped, or has no rows of its own.
     pub fn open(table: Oid, lock: Lock) -> Option<Heap> {
@@ -140,16 +150,17 @@ impl Heap {
     ///
     /// An UPDATE of a row of its own transaction checks the row's foreign keys again: the check of the INSERT, at the end
     /// of a statement or of the transaction, looks at the newest version only.
-    pub fn update(&self, found: &Found, changes: &Changes, wait: Wait) -> bool {
+    pub fn update(&self, found: &Found, changes: &Changes, wait: Wait) -> Updated {
         // SAFETY: the row is of this table, which is a heap; the values have their columns' types. The closure holds no
         // destructor.
         unsafe {
             pg_guard_ffi_boundary(|| {
                 let indexes = Indexes::open(self.0);
                 let is_simple = indexes.are_plain && !indexes.unique_key_has(changes);
-                let is_updated = is_simple && update(self.0, &indexes, found.0, changes, wait);
+                let updated =
+                    if is_simple { update(self.0, &indexes, found.0, changes, wait) } else { Updated::Refused };
                 indexes.close();
-                is_updated
+                updated
             })
         }
     }
@@ -287,12 +298,18 @@ unsafe fn lock_key(table: Relation, row: *mut TupleTableSlot) -> bool {
 
 /// # Safety
 /// As of [`Heap::update`]. Called within a boundary.
-unsafe fn update(table: Relation, indexes: &Indexes, old: *mut TupleTableSlot, changes: &Changes, wait: Wait) -> bool {
+unsafe fn update(
+    table: Relation,
+    indexes: &Indexes,
+    old: *mut TupleTableSlot,
+    changes: &Changes,
+    wait: Wait,
+) -> Updated {
     // SAFETY: the caller's promise.
     unsafe {
-        let Some(update) = (*(*table).rd_tableam).tuple_update else { return false };
+        let Some(update) = (*(*table).rd_tableam).tuple_update else { return Updated::Refused };
         if is_own(old) {
-            return false;
+            return Updated::Refused;
         }
         let new = version_with(table, old, changes);
         let mut failure = TM_FailureData::default();
@@ -310,13 +327,33 @@ unsafe fn update(table: Relation, indexes: &Indexes, old: *mut TupleTableSlot, c
             &raw mut lock_mode,
             &raw mut new_entries,
         );
-        let is_updated = result == TM_Result::TM_Ok;
-        if is_updated {
+        let updated = match result {
+            TM_Result::TM_Ok => Updated::Made,
+            TM_Result::TM_BeingModified if !has_shared_locks(old) => Updated::Locked,
+            _ => Updated::Refused,
+        };
+        if updated == Updated::Made {
             indexes.insert_version(table, new, changes, new_entries);
         }
         raw::ExecDropSingleTupleTableSlot(new);
-        is_updated
+        updated
     }
+}
+
+/// Whether transactions may have locked a row only so that an UPDATE need not wait for them: for the check of a foreign key.
+///
+/// # Safety
+/// The row must be a stored one, of a heap. Called within a boundary.
+unsafe fn has_shared_locks(row: *mut TupleTableSlot) -> bool {
+    let [several, modes] = [pg_sys::HEAP_XMAX_IS_MULTI, pg_sys::HEAP_LOCK_MASK];
+    // SAFETY: the caller's promise. The row is in a buffer that is pinned.
+    let mask = unsafe {
+        if !std::ptr::eq((*row).tts_ops, &raw const pg_sys::TTSOpsBufferHeapTuple) {
+            return true;
+        }
+        u32::from((*(*(*row.cast::<pg_sys::HeapTupleTableSlot>()).tuple).t_data).t_infomask)
+    };
+    mask & several != 0 || mask & modes == pg_sys::HEAP_XMAX_KEYSHR_LOCK
 }
 
 /// # Safety

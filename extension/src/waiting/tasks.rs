@@ -2,7 +2,7 @@
 
 use super::procedures::timeout;
 use super::{LONGEST, LONGEST_UNCOUNTED, counted, wait};
-use crate::claims::take::was_in_vain;
+use crate::claims::busy::in_vain;
 use crate::entity::EntityType;
 use crate::ffi::export::export_function;
 use crate::ffi::plan::{Plan, Rows};
@@ -20,8 +20,10 @@ export_function!(wait_for_tasks_of_queues, pg_finfo_wait_for_tasks_of_queues, wa
 
 /// How often a database is searched for claims that have run out.
 const REAP_INTERVAL: i64 = 1_000_000;
-/// How long a session waits whose last claim has found only tasks that other transactions change: no commit may tell.
+/// How long a session waits whose last claim has found only tasks that other transactions change: no commit may tell. If the
+/// claim took long, it waits for longer, whatever commits, so that such claims take no more than a tenth of the time.
 const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE_SHARE: u32 = 10;
 
 thread_local! {
     static SECONDS_TO_TASK: Plan =
@@ -59,7 +61,8 @@ fn wait_for_tasks(call: FunctionCallInfo) -> Datum {
     let left = || deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
     call.commit();
     let _waiting = Waiting::begin();
-    if was_in_vain() {
+    let mut pause = in_vain().map(|took| took * PAUSE_SHARE);
+    if pause.take_if(|pause| *pause <= PAUSE).is_some() {
         let signals = signals::own();
         wait(signals, counted(signals), left().min(PAUSE));
     }
@@ -72,6 +75,11 @@ fn wait_for_tasks(call: FunctionCallInfo) -> Datum {
         let seconds = |rows: Rows| rows.get(0, 1).map(|value| f64::from_bits(value.value() as u64));
         let seconds = call.in_snapshot(|| SECONDS_TO_TASK.with(|plan| plan.run(&[queues], seconds)));
         call.commit();
+        if let Some(pause) = pause.take() {
+            // New tasks end the pause.
+            wait_to_be_woken(signals, left().min(pause));
+            continue;
+        }
         if seconds == Some(0.0) || left().is_zero() {
             return call.finish(seconds == Some(0.0));
         }

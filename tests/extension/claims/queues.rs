@@ -106,6 +106,32 @@ fn tenant_claims_only_its_own() {
     }
 }
 
+/// A worker that sees the queues of all tenants begins with another one at each call.
+#[test]
+fn worker_of_all_tenants_serves_each() {
+    let db = Db::new();
+    let admin = &mut db.connect();
+    admin.batch_execute("SELECT workflow.enable_row_security()").unwrap();
+    let roles = ["a", "b"].map(|name| {
+        let role = format!("{name}_{}", uuid::Uuid::new_v4().simple());
+        admin.batch_execute(&format!("CREATE ROLE {role} IN ROLE workflow_writer")).unwrap();
+        role
+    });
+    for (role, count) in roles.iter().zip([60, 20]) {
+        let mut tenant = db.connect();
+        tenant.batch_execute(&format!("SET ROLE {role}")).unwrap();
+        enqueue(&mut tenant, "default", count);
+    }
+    (0..40).for_each(|_| _ = claim_one(admin, "default"));
+    let sql = "SELECT count(*) FROM workflow.task_instances AS t JOIN workflow.queue_settings AS q ON q.id = t.queue_id
+               WHERE t.state = 'running' AND q.tenant = $1";
+    let taken = roles.each_ref().map(|role| admin.query_one(sql, &[role]).unwrap().get::<_, i64>(0));
+    assert_eq!(taken, [20, 20]);
+    for role in roles {
+        admin.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).unwrap();
+    }
+}
+
 /// The call sees the first task when it begins, and the second one when that is committed.
 #[test]
 fn task_that_is_created_meanwhile_is_not_taken_from_its_queue() {
