@@ -21,7 +21,7 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE
 ROWS 10
 AS 'MODULE_PATHNAME', 'claim_tasks_wrapper';
 COMMENT ON FUNCTION workflow.claim_tasks(text, text[], integer, interval) IS
-'Takes up to max tasks from queues, in their order, by priority and then by the time since which they wait, and moves them to running. Waits for no lock and for no task: see wait_for_tasks(). claim is what ends the claim of each; conf is that of the run. If the lease runs out without renew_claims(), another worker gets the task. Errors: 22023 bad argument, 25001 REPEATABLE READ or SERIALIZABLE, 25006 read-only transaction.';
+'Takes up to max tasks from queues, in their order, by priority and then by the time since which they wait, and moves them to running. Waits for no lock and for no task: see wait_for_tasks(). claim is what ends the claim of each; conf is that of the run. If the lease runs out without renew_claims(), reap_claims() ends the claim: the task is retrying if it has tries left (max_tries), else failed. Errors: 22023 bad argument, 25001 REPEATABLE READ or SERIALIZABLE, 25006 read-only transaction.';
 
 CREATE FUNCTION workflow.complete_claim(claim text, result jsonb DEFAULT '{}')
 RETURNS bigint
@@ -123,7 +123,7 @@ BEGIN
             jsonb_build_object('argument', 'max', 'value', max),
             'Set max to 1 or more.');
     END IF;
-    -- Whoever may end no claim gets an error, not a warning for each.
+    -- A role that may end no claim gets an error, not a warning for each.
     PERFORM FROM workflow.task_instances WHERE false FOR NO KEY UPDATE;
     FOR task_id IN
         SELECT t.id

@@ -1,4 +1,4 @@
-//! A model of the place at which claims begin (`extension/src/claims/places.rs`): every order of the steps of transactions
+//! A model of the place at which claims begin (`extension/src/places.rs`): every order of the steps of transactions
 //! that add tasks, and of claims that take them, commit and roll back.
 //!
 //! Without any one of its rules, a task is lost: it can be claimed, and no claim looks there.

@@ -15,7 +15,7 @@ use pgrx::Array;
 fn seconds_to_task(queues: Option<Array<'_, &'_ str>>) -> Option<f64> {
     let names = super::queue_names(queues);
     let named = memory::collect(names.iter().map(|name| queues::named(session::user(), name)));
-    // The task that creates a queue wakes any session.
+    // A commit that creates a queue wakes sessions that wait for any.
     let all_exist = named.iter().all(|queues| !queues.is_empty());
     let queues = memory::collect(named.into_iter().flatten());
     let ids = memory::collect(queues.iter().map(|queue| queue.id));
