@@ -54,9 +54,11 @@ fn claim_that_cannot_be_ended_keeps_none_of_the_others() {
     assert_eq!((reaped.len(), held(client)), (2, vec!["default_1".to_owned()]));
     let task: uuid::Uuid = client.query_one("SELECT id FROM workflow.claims", &[]).unwrap().get(0);
     let warning = format!("cannot end the claim of task_instance {task}: no budget");
-    assert_eq!(std::mem::take(&mut *warnings.lock().unwrap()), [warning.clone()]);
-    client.query_one(WAIT, &[]).unwrap();
-    assert_eq!(*warnings.lock().unwrap(), [warning]);
+    assert_eq!(*warnings.lock().unwrap(), [warning.as_str()]);
+    wait_until("the turn of a waiting session", || {
+        client.query_one(WAIT, &[]).unwrap();
+        *warnings.lock().unwrap() == [warning.as_str(); 2]
+    });
 }
 
 /// Who may end no claim gets the error of that, also if no claim has run out.
