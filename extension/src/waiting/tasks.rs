@@ -8,6 +8,7 @@ use crate::ffi::export::export_function;
 use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::procedure::Call;
 use crate::ffi::shared::Signals;
+use crate::ffi::uuid::Uuid;
 use crate::ffi::values::{monotonic, text_array, text_datum};
 use crate::ffi::{latch, session, transaction, waiters};
 use crate::{errors, signals, tenant};
@@ -24,6 +25,8 @@ const REAP_INTERVAL: i64 = 1_000_000;
 /// claim took long, it waits for longer, whatever commits, so that such claims take no more than a tenth of the time.
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_SHARE: u32 = 10;
+/// By how many of these, up to 255, a session lengthens the time after which it looks unasked.
+const SPREAD: Duration = Duration::from_millis(1);
 
 thread_local! {
     static SECONDS_TO_TASK: Plan =
@@ -92,7 +95,8 @@ fn wait_for_tasks(call: FunctionCallInfo) -> Datum {
 /// Waits until a commit wakes the session, or until it is time to ask again.
 fn wait_to_be_woken(signals: Option<&'static Signals>, limit: Duration) {
     let can_be_woken = signals.is_some() && waiters::can_be_woken();
-    let longest = if can_be_woken { LONGEST } else { LONGEST_UNCOUNTED };
+    // Sessions that begin together do not look together for long.
+    let longest = if can_be_woken { LONGEST + SPREAD * Uuid::random_bits(8) as u32 } else { LONGEST_UNCOUNTED };
     let deadline = Instant::now() + limit.min(longest);
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
