@@ -168,8 +168,6 @@ fn is_released(event: &Event) -> bool {
 struct Surviving<'a> {
     evidence: &'a Evidence,
     by_version: HashMap<(Uuid, i64), &'a Event>,
-    /// Runs and tasks.
-    deleted: HashSet<Uuid>,
     /// For each task, when workers were told that it had left an earlier claim: the version, and the time.
     left: HashMap<Uuid, Vec<(i64, i64)>>,
 }
@@ -177,8 +175,7 @@ struct Surviving<'a> {
 impl<'a> Surviving<'a> {
     fn of(evidence: &'a Evidence) -> Surviving<'a> {
         let by_version = evidence.history.iter().map(|event| ((event.entity, event.version), event)).collect();
-        let deleted = evidence.history.iter().filter(|event| event.new.is_none()).map(|event| event.entity).collect();
-        let mut surviving = Surviving { evidence, by_version, deleted, left: HashMap::new() };
+        let mut surviving = Surviving { evidence, by_version, left: HashMap::new() };
         let mut left: HashMap<Uuid, Vec<(i64, i64)>> = HashMap::new();
         for record in &evidence.records {
             for answer in &record.answers {
@@ -225,9 +222,11 @@ impl<'a> Surviving<'a> {
         !record.is_durable || self.evidence.losses.iter().any(is_within)
     }
 
-    fn is_deleted(&self, claim: Claim) -> bool {
+    /// Whether its task, or the run of it, may have been deleted then. The history does not have a deletion that a crash has undone.
+    fn is_deleted_before(&self, Answer { claim, at, .. }: Answer) -> bool {
         let run = self.find(claim).map(|event| event.run);
-        self.deleted.contains(&claim.task) || run.is_some_and(|run| self.deleted.contains(&run))
+        let mut deletions = self.evidence.records.iter().flat_map(|record| &record.deletions);
+        deletions.any(|(id, sent)| *sent < at && (*id == claim.task || Some(*id) == run))
     }
 
     /// Whether the worker was told later that its word counts: a commit that had ended the claim was lost.
@@ -236,6 +235,19 @@ impl<'a> Surviving<'a> {
         answers
             .filter(|other| other.claim == answer.claim && other.told == Told::Ended)
             .any(|other| other.at > answer.at)
+    }
+
+    /// All that is known of a task.
+    fn story(&self, task: Uuid) -> String {
+        let events = self.evidence.history.iter().filter(|event| event.entity == task);
+        let events = events.map(|event| (event.changed_at, format!("{event:?}")));
+        let answers = self.evidence.records.iter().flat_map(|record| {
+            let own = record.answers.iter().filter(|answer| answer.claim.task == task);
+            own.map(|answer| (answer.at, format!("{} {answer:?}", record.worker)))
+        });
+        let mut lines: Vec<_> = events.chain(answers).collect();
+        lines.sort();
+        lines.into_iter().map(|(_, line)| line + "\n").collect()
     }
 
     fn check(&self, answer: &Answer, record: &Record, report: &mut Report) {
@@ -263,8 +275,10 @@ impl<'a> Surviving<'a> {
             Told::Refused => {
                 report.refused += 1;
                 // Of a deleted task, the database knows no claim.
-                if self.counts(claim) && !self.is_deleted(claim) && !self.is_ended_after(answer) {
-                    report.untold.add(|| format!("it counts, and {} was told: {answer:?}", record.worker));
+                if self.counts(claim) && !self.is_deleted_before(*answer) && !self.is_ended_after(answer) {
+                    report.untold.add(|| {
+                        format!("it counts, and {} was told: {answer:?}\n{}", record.worker, self.story(claim.task))
+                    });
                 }
             }
         }

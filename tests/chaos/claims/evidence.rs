@@ -32,6 +32,8 @@ pub struct Record {
     /// Whether its commits wait until a crash cannot lose them.
     pub is_durable: bool,
     pub answers: Vec<Answer>,
+    /// The runs and tasks that it has deleted, perhaps, and when it said so: microseconds since 1970. A crash can undo that.
+    pub deletions: Vec<(Uuid, i64)>,
     /// Errors that a worker must never get.
     pub complaints: Vec<String>,
     /// Statements and commits without an answer.

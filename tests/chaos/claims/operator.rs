@@ -5,7 +5,7 @@ use pg_workflow_state_machine::State;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::worker::Worker;
+use super::worker::{Worker, now};
 use super::{LIMITED, MAX_TRIES, OPEN};
 
 /// A worker forgets older runs.
@@ -39,8 +39,8 @@ impl Worker {
                     dag,
                 )
             }
-            16 if self.deletes => self.execute("DELETE FROM workflow.dag_runs WHERE id = $1", run.id),
-            17 if self.deletes => self.execute("DELETE FROM workflow.task_instances WHERE id = $1", task),
+            16 if self.deletes => self.delete("DELETE FROM workflow.dag_runs WHERE id = $1", run.id),
+            17 if self.deletes => self.delete("DELETE FROM workflow.task_instances WHERE id = $1", task),
             18 => self.pause_queue(),
             19 => {
                 let slots = self.random.i32(1..6);
@@ -49,6 +49,11 @@ impl Worker {
             20..23 => self.enqueue(&run),
             _ => self.create(),
         }
+    }
+
+    fn delete(&mut self, sql: &str, id: Uuid) -> Result<()> {
+        self.record.deletions.push((id, now()));
+        self.execute(sql, id)
     }
 
     fn execute(&mut self, sql: &str, id: Uuid) -> Result<()> {

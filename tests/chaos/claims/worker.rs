@@ -213,6 +213,6 @@ fn code(error: &anyhow::Error) -> Option<SqlState> {
     error.downcast_ref::<postgres::Error>()?.code().cloned()
 }
 
-fn now() -> i64 {
+pub(super) fn now() -> i64 {
     Utc::now().timestamp_micros()
 }

@@ -177,6 +177,14 @@ fn claims_checker_detects_what_the_history_does_not_tell() {
     // Said again, another answer.
     let refused = |at| falsified(|evidence| evidence.records[1].answers.push(answer(4, Told::Refused, at)));
     assert_eq!((refused(505), refused(520)), ([0; 4], UNTOLD));
+    // A crash has undone the deletion of the task.
+    let refused_after_deletion = |sent| {
+        falsified(|evidence| {
+            evidence.records[1].answers.push(answer(4, Told::Refused, 520));
+            evidence.records[0].deletions.push((claim(4).task, sent));
+        })
+    };
+    assert_eq!((refused_after_deletion(515), refused_after_deletion(525)), ([0; 4], UNTOLD));
 }
 
 #[test]
