@@ -47,6 +47,17 @@ fn ids(client: &mut Client, consumer: &str) -> Vec<i64> {
     client.query(sql, &[&consumer]).unwrap().iter().map(|row| row.get(0)).collect()
 }
 
+/// Reads and acknowledges all events. A window that was open stays so in a cluster that was upgraded: the news come after it.
+fn ids_of_all_windows(client: &mut Client, consumer: &str) -> Vec<i64> {
+    let mut all = Vec::new();
+    loop {
+        let window = ids(client, consumer);
+        let Some(last) = window.last() else { return all };
+        client.query_one("SELECT workflow.ack_events($1, $2)", &[&consumer, last]).unwrap();
+        all.extend(window);
+    }
+}
+
 /// Fills a database as months of work do: tasks in every state, logs, past, future and purged partitions, and consumers at
 /// different positions.
 fn fill(db: &Db) {
@@ -129,7 +140,7 @@ fn resume(from: &Db, to: &Db) {
     skip_restored_transaction_ids(new);
     for consumer in ["has read all", "has read half", "has read nothing", "begins now"] {
         let expected = [ids(old, consumer), news.clone()].concat();
-        assert_eq!(ids(new, consumer), expected, "{consumer}: unread and new events, exactly once");
+        assert_eq!(ids_of_all_windows(new, consumer), expected, "{consumer}: unread and new events, exactly once");
     }
     assert!(to.problems().is_empty());
 }
