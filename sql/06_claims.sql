@@ -150,7 +150,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.reap_claims(integer) IS
-'Ends up to max claims whose lease or timeout has run out: the tasks are retrying if they have tries left (max_tries), else failed. Returns them. Tasks that other transactions have locked are skipped; a claim whose end fails, for example in a trigger, is a warning. Errors: 22023 bad argument.';
+'Ends up to max claims whose lease or timeout has run out: the tasks are retrying if they have tries left (max_tries), else failed. Returns them. Tasks that other transactions have locked are skipped; a claim whose end fails, for example in a trigger, is a warning. Errors: 22023 bad argument, 25006 read-only transaction.';
 
 CREATE FUNCTION workflow.note_cancel(task_instance_id uuid)
 RETURNS boolean
