@@ -94,7 +94,7 @@ fn invalid(number: usize, outcome: &str) -> ! {
     errors::invalid(
         &format!("cannot finish claims: outcome {number} is not valid"),
         &json!({ "argument": "outcomes", "value": errors::cut(outcome), "number": number }),
-        "An outcome has claim (as workflow.claim_tasks() returned it), state (success or failed), and perhaps result (an object), error (a text) and retry_after \
-         (seconds).",
+        "An outcome has claim (as workflow.claim_tasks() returned it), state (success or failed), and perhaps result (an \
+         object), error (a text) and retry_after (seconds).",
     )
 }

@@ -47,7 +47,7 @@ impl Held {
         if cluster::is_standby() {
             return false;
         }
-        if !exist() {
+        if !leases::exist() {
             return self.lease_expires_at < clock();
         }
         let mut leases = lock();

@@ -25,8 +25,6 @@ const REAP_INTERVAL: i64 = 1_000_000;
 /// claim took long, it waits for longer, whatever commits, so that such claims take no more than a tenth of the time.
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_SHARE: u32 = 10;
-/// By how many of these, up to 255, a session lengthens the time after which it looks unasked.
-const SPREAD: Duration = Duration::from_millis(1);
 
 thread_local! {
     static SECONDS_TO_TASK: Plan =
@@ -95,8 +93,9 @@ fn wait_for_tasks(call: FunctionCallInfo) -> Datum {
 /// Waits until a commit wakes the session, or until it is time to ask again.
 fn wait_to_be_woken(signals: Option<&'static Signals>, limit: Duration) {
     let can_be_woken = signals.is_some() && waiters::can_be_woken();
-    // Sessions that begin together do not look together for long.
-    let longest = if can_be_woken { LONGEST + SPREAD * Uuid::random_bits(8) as u32 } else { LONGEST_UNCOUNTED };
+    // Up to a quarter of a second more: sessions that begin together do not look together for long.
+    let spread = Duration::from_millis(Uuid::random_bits(8) as u64);
+    let longest = if can_be_woken { LONGEST + spread } else { LONGEST_UNCOUNTED };
     let deadline = Instant::now() + limit.min(longest);
     loop {
         let left = deadline.saturating_duration_since(Instant::now());

@@ -2,6 +2,7 @@
 
 use super::{claim, claim_one, enqueue, enqueue_in, outcomes};
 use pg_workflow_tests::*;
+use postgres::Client;
 use postgres::error::SqlState;
 use std::sync::Barrier;
 
@@ -63,16 +64,26 @@ fn view_of_queues_counts_what_waits_and_runs() {
     assert_eq!((row.get::<_, String>(0), row.get::<_, String>(1)), ("default".to_owned(), "worker".to_owned()));
 }
 
+fn create_tenants(admin: &mut Client) -> [String; 2] {
+    ["a", "b"].map(|name| {
+        let role = format!("{name}_{}", uuid::Uuid::new_v4().simple());
+        admin.batch_execute(&format!("CREATE ROLE {role} IN ROLE workflow_writer")).unwrap();
+        role
+    })
+}
+
+fn drop_tenants(admin: &mut Client, roles: &[String]) {
+    for role in roles {
+        admin.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).unwrap();
+    }
+}
+
 #[test]
 fn tenant_claims_only_its_own() {
     let db = Db::new();
     let admin = &mut db.connect();
     admin.batch_execute("SELECT workflow.enable_row_security()").unwrap();
-    let roles = ["a", "b"].map(|name| {
-        let role = format!("{name}_{}", uuid::Uuid::new_v4().simple());
-        admin.batch_execute(&format!("CREATE ROLE {role} IN ROLE workflow_writer")).unwrap();
-        role
-    });
+    let roles = create_tenants(admin);
     let [mut a, mut b] = roles.clone().map(|role| {
         let mut client = db.connect();
         client.batch_execute(&format!("SET ROLE {role}")).unwrap();
@@ -101,9 +112,7 @@ fn tenant_claims_only_its_own() {
     let error = b.execute("UPDATE workflow.task_instances SET queue_id = $1", &[&queue_of_a]).unwrap_err();
     assert_eq!(error.code(), Some(&SqlState::INVALID_PARAMETER_VALUE), "{error:?}");
     drop((a, b));
-    for role in roles {
-        admin.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).unwrap();
-    }
+    drop_tenants(admin, &roles);
 }
 
 /// A worker that sees the queues of all tenants begins with another one at each call.
@@ -112,11 +121,7 @@ fn worker_of_all_tenants_serves_each() {
     let db = Db::new();
     let admin = &mut db.connect();
     admin.batch_execute("SELECT workflow.enable_row_security()").unwrap();
-    let roles = ["a", "b"].map(|name| {
-        let role = format!("{name}_{}", uuid::Uuid::new_v4().simple());
-        admin.batch_execute(&format!("CREATE ROLE {role} IN ROLE workflow_writer")).unwrap();
-        role
-    });
+    let roles = create_tenants(admin);
     for (role, count) in roles.iter().zip([60, 20]) {
         let mut tenant = db.connect();
         tenant.batch_execute(&format!("SET ROLE {role}")).unwrap();
@@ -127,9 +132,7 @@ fn worker_of_all_tenants_serves_each() {
                WHERE t.state = 'running' AND q.tenant = $1";
     let taken = roles.each_ref().map(|role| admin.query_one(sql, &[role]).unwrap().get::<_, i64>(0));
     assert_eq!(taken, [20, 20]);
-    for role in roles {
-        admin.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).unwrap();
-    }
+    drop_tenants(admin, &roles);
 }
 
 /// The call sees the first task when it begins, and the second one when that is committed.
@@ -162,11 +165,7 @@ fn waiting_session_of_one_tenant_keeps_no_other_from_reaping() {
     let db = Db::new();
     let admin = &mut db.connect();
     admin.batch_execute("SELECT workflow.enable_row_security()").unwrap();
-    let [a, b] = ["a", "b"].map(|name| {
-        let role = format!("{name}_{}", uuid::Uuid::new_v4().simple());
-        admin.batch_execute(&format!("CREATE ROLE {role} IN ROLE workflow_writer")).unwrap();
-        role
-    });
+    let [a, b] = create_tenants(admin);
     let connect_as = |role: &str| {
         let mut client = db.connect();
         client.batch_execute(&format!("SET ROLE {role}")).unwrap();
