@@ -6,12 +6,13 @@
 //!
 //! `docs/decisions/feed-model.md` tells the bounds, the results, and the command.
 //!
-//! `places.rs` is a model of its own: where claims begin.
+//! `places.rs` and `joins.rs` are models of their own: where claims begin, and how a group of tasks waits for its parents.
 
 mod check;
 mod database;
 mod design;
 mod feed;
+mod joins;
 mod mutants;
 mod places;
 mod position;
