@@ -10,6 +10,8 @@ mod task_instances;
 mod task_logs;
 mod transition;
 
+use std::time::Duration;
+
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
@@ -61,4 +63,9 @@ async fn delete<T: Record>(session: &impl Session, id: Uuid) -> Result<(), Error
 /// Returns the ids in the first column.
 fn ids(rows: &[tokio_postgres::Row]) -> Result<Vec<Uuid>, Error> {
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}
+
+/// Returns at most 100 years: PostgreSQL makes a negative interval of more than 292,000 years.
+fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64().min(100.0 * 365.25 * 86_400.0)
 }

@@ -3,7 +3,8 @@
 //! A worker claims no more tasks than it has free places, so a task waits in the database and not in a worker. It renews
 //! its leases while handlers run, and reports ends in batches that gather while the last one is reported. A handler that
 //! fails or panics fails its task, with the message; the database retries it if attempts are left, after 2 s, 4 s, 8 s
-//! and so on, unless the [`Failure`] names another time.
+//! and so on, unless the [`Failure`] names another time. A result that the database refuses, because it is too long or a
+//! trigger on the task fails, fails its task, too; if that is refused as well, its lease runs out.
 //!
 //! A worker waits for an unavailable server, and logs the outage once; meanwhile handlers run. A connection that breaks
 //! loses no task and no result.
@@ -70,7 +71,7 @@ const MOST: usize = 10_000;
 /// How long a handler that was told to stop may run, before it is dropped.
 const CANCEL_LIMIT: Duration = Duration::from_secs(1);
 /// How long a worker that stops tries to report ends, and then to release tasks.
-const REPORT_LIMIT: Duration = Duration::from_secs(10);
+const REPORT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Options of a worker.
 ///
@@ -120,7 +121,7 @@ impl Default for Options {
 /// The worker has three connections. The role needs EXECUTE on the functions of claims, as `workflow_writer` has it.
 ///
 /// # Errors
-/// Returns [`Error::Invalid`] if the database refuses the options. All other errors of the server are waited out.
+/// Returns [`Error::Invalid`], or another error of the class 22, if the database refuses the options. All other errors of the server are waited out.
 pub async fn run<H, F, T>(
     server: PostgresServer,
     options: Options,
@@ -139,7 +140,7 @@ where
     let (ends, ended) = mpsc::unbounded_channel();
     // A set ends its tasks when it is dropped.
     let mut completing = JoinSet::new();
-    completing.spawn(Completer::new(server.clone(), held.clone()).run(ended));
+    completing.spawn(Completer::new(server.clone(), held.clone(), options.lease).run(ended));
 
     let mut fleet = Fleet { handler: Arc::new(handler), handlers: JoinSet::new(), held: held.clone(), ends };
     let outcome = fleet.work(&server, &options, &shutdown).await;
@@ -147,7 +148,6 @@ where
     drop(fleet);
     if timeout(REPORT_LIMIT, completing.join_next()).await.is_err() {
         tracing::warn!("cannot report how tasks ended: the leases of their claims will run out");
-        return outcome;
     }
     if timeout(REPORT_LIMIT, completer::release(server, &held)).await.is_err() {
         tracing::warn!("cannot release unfinished tasks: the leases of their claims will run out");
@@ -201,16 +201,17 @@ where
     }
 
     fn start(&mut self, task: ClaimedTask, cancellation: Cancellation, place: OwnedSemaphorePermit) {
-        let (handler, ends) = (self.handler.clone(), self.ends.clone());
+        // A handler that blocks its thread can outlast the worker, whose reports must not wait for it.
+        let (handler, ends) = (self.handler.clone(), self.ends.downgrade());
         let running = self.held.run(&task.claim);
         let ClaimedTask { id, task_id, try_number, dag_run_id, .. } = &task;
         let span = tracing::info_span!("task", %id, task_id, try_number, %dag_run_id);
         let handling = async move {
             let end = handling::handle(&*handler, task, cancellation).await;
-            drop(running);
-            if let Some(end) = end {
+            if let (Some(end), Some(ends)) = (end, ends.upgrade()) {
+                running.ended();
                 // It fails only if the worker is dropped.
-                let _ = ends.send(Ended { end, _place: place });
+                let _ = ends.send(Ended::new(end, place));
             }
         };
         self.handlers.spawn(handling.instrument(span));

@@ -3,6 +3,7 @@
 mod connections;
 mod ends;
 mod leases;
+mod refusals;
 mod shutdown;
 
 use super::*;

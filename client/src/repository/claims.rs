@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokio_postgres::types::{Json, Type};
 use uuid::Uuid;
 
+use super::seconds;
 use crate::Error;
 use crate::event::state;
 use crate::model::claim::{self, ClaimResult, ClaimedTask, FinishResult, ReapedClaim};
@@ -120,7 +121,7 @@ impl<'a, S: Session> Claims<'a, S> {
     /// Returns [`Error::Postgres`] (25001) in a transaction; see also [`claim`](Claims::claim).
     pub async fn wait(&self, queues: &[impl AsRef<str>], timeout: Duration) -> Result<bool, Error> {
         let sql = "CALL workflow.wait_for_tasks($1, make_interval(secs => $2))";
-        let (queues, seconds) = (texts(queues), timeout.as_secs_f64());
+        let (queues, seconds) = (texts(queues), seconds(timeout));
         let parameters: [session::Parameter<'_>; 2] = [(&queues, Type::TEXT_ARRAY), (&seconds, Type::FLOAT8)];
         Ok(session::one(self.0, sql, &parameters).await?.try_get(0)?)
     }
@@ -135,7 +136,7 @@ impl<'a, S: Session> Claims<'a, S> {
             "SELECT claim, id, dag_id, dag_run_id, task_id, try_number, conf, extract(epoch FROM timeout)::float8,
                        lease_expires_at
                    FROM workflow.claim_tasks($1, $2, $3, make_interval(secs => $4))";
-        let seconds = tasks.lease.as_secs_f64();
+        let seconds = seconds(tasks.lease);
         let parameters: [session::Parameter<'_>; 4] = [
             (&tasks.worker, Type::TEXT),
             (&tasks.queues, Type::TEXT_ARRAY),
@@ -208,7 +209,7 @@ impl<'a, S: Session> Claims<'a, S> {
     ) -> Result<Vec<ClaimResult<ReleaseOutcome>>, Error> {
         let sql = "SELECT claim, outcome FROM workflow.release_claims($1, make_interval(secs => $2))";
         let parameters: [session::Parameter<'_>; 2] =
-            [(&texts(claims), Type::TEXT_ARRAY), (&delay.as_secs_f64(), Type::FLOAT8)];
+            [(&texts(claims), Type::TEXT_ARRAY), (&seconds(delay), Type::FLOAT8)];
         session::fixed(self.0, sql, &parameters).await?.iter().map(ClaimResult::from_row).collect()
     }
 
@@ -224,7 +225,7 @@ impl<'a, S: Session> Claims<'a, S> {
         lease: Option<Duration>,
     ) -> Result<Vec<ClaimResult<RenewOutcome>>, Error> {
         let sql = "SELECT claim, outcome FROM workflow.renew_claims($1, make_interval(secs => $2))";
-        let seconds = lease.map(|lease| lease.as_secs_f64());
+        let seconds = lease.map(seconds);
         let parameters: [session::Parameter<'_>; 2] = [(&texts(claims), Type::TEXT_ARRAY), (&seconds, Type::FLOAT8)];
         session::fixed(self.0, sql, &parameters).await?.iter().map(ClaimResult::from_row).collect()
     }

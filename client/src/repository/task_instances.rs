@@ -5,7 +5,7 @@ use pg_workflow_state_machine::State;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::{Transition, TransitionMany, TransitionResult, change, delete, find, ids};
+use super::{Transition, TransitionMany, TransitionResult, change, delete, find, ids, seconds};
 use crate::Error;
 use crate::event::EntityType;
 use crate::list::query::{Plan, Query, Way};
@@ -106,7 +106,7 @@ impl<'a, S: Session> TaskInstances<'a, S> {
     /// # Errors
     /// See [`create`](TaskInstances::create).
     pub async fn create_many(&self, tasks: &NewTaskInstances) -> Result<Vec<Uuid>, Error> {
-        let seconds = tasks.timeout.map(|timeout| timeout.as_secs_f64());
+        let seconds = tasks.timeout.map(seconds);
         let parameters: [session::Parameter<'_>; 7] = [
             (&tasks.dag_run_id, Type::UUID),
             (&tasks.task_ids, Type::TEXT_ARRAY),

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use futures_util::future;
+use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 
 use super::held::Held;
-use super::link::{Link, limited};
+use super::link::{BEGIN, Link, limited};
 use crate::Error;
 use crate::connect::PostgresServer;
 use crate::model::{ClaimedTask, RenewOutcome};
@@ -33,11 +34,11 @@ impl Claimer {
     /// Claims tasks. If there are none, waits for some, up to `shutdown`, and returns none; so also after an outage.
     ///
     /// # Errors
-    /// Returns [`Error::Invalid`] if the database refuses the options.
+    /// Returns an error if the database refuses the options.
     pub async fn next(&mut self, wanted: &ClaimTasks, shutdown: &CancellationToken) -> Result<Vec<ClaimedTask>, Error> {
         match self.claim_or_wait(wanted, shutdown).await {
             Ok(tasks) => Ok(tasks),
-            Err(error @ Error::Invalid { .. }) => Err(error),
+            Err(error) if is_about_options(&error) => Err(error),
             Err(error) => {
                 self.must_renew = true;
                 let _ = shutdown.run_until_cancelled(self.link.failed(&error)).await;
@@ -56,7 +57,8 @@ impl Claimer {
         if tasks.is_empty() {
             match shutdown.run_until_cancelled(limited(self.wait(wanted))).await {
                 Some(waited) => waited?,
-                None => self.stop_waiting().await,
+                // Otherwise the session would wait on for a while.
+                None => self.link.abandon().await,
             }
         }
         Ok(tasks)
@@ -82,8 +84,7 @@ impl Claimer {
             return Ok(std::mem::take(&mut self.unsure));
         }
         // The driver sends both, and the server runs them in this order.
-        let begin = client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED");
-        let (begun, tasks) = future::join(begin, claims.claim(wanted)).await;
+        let (begun, tasks) = future::join(client.batch_execute(BEGIN), claims.claim(wanted)).await;
         begun?;
         self.unsure = tasks?;
         client.batch_execute("COMMIT").await?;
@@ -96,13 +97,15 @@ impl Claimer {
     }
 
     async fn wait(&mut self, wanted: &ClaimTasks) -> Result<(), Error> {
-        Claims::new(self.link.open().await?).wait(&wanted.queues, WAIT).await.map(drop)
-    }
-
-    /// Ends a wait. Otherwise the session would remain for a while.
-    async fn stop_waiting(&mut self) {
-        if let Some(client) = self.link.take() {
-            self.link.server.cancel(&client.cancel_token()).await;
+        match Claims::new(self.link.open().await?).wait(&wanted.queues, WAIT).await {
+            // The role's statement_timeout is shorter.
+            Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => Ok(()),
+            waited => waited.map(drop),
         }
     }
+}
+
+/// A name can also have a character that the database does not store.
+fn is_about_options(error: &Error) -> bool {
+    matches!(error, Error::Invalid { .. }) || error.code().is_some_and(|code| code.code().starts_with("22"))
 }

@@ -1,11 +1,14 @@
 //! Reports the ends of claims, in batches.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
+use futures_util::future;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::held::Held;
-use super::link::{Link, limited};
+use super::link::{BEGIN, Link, limited};
 use crate::Error;
 use crate::connect::PostgresServer;
 use crate::model::{FinishOutcome, FinishResult};
@@ -13,42 +16,70 @@ use crate::repository::{Claims, Failure, Finish};
 
 /// Ends reported at once.
 const BATCH: usize = 500;
+/// Pause between attempts to report an end that cannot be reported with others.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// The end of a handler. Its place is free after the database has acknowledged it.
 pub struct Ended {
-    pub end: Finish,
-    pub _place: OwnedSemaphorePermit,
+    end: Finish,
+    refused_since: Option<Instant>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Ended {
+    pub fn new(end: Finish, place: OwnedSemaphorePermit) -> Ended {
+        Ended { end, refused_since: None, _place: place }
+    }
 }
 
 pub struct Completer {
     link: Link,
     held: Held,
+    lease: Duration,
+    /// Ends of a batch of which the database has refused one, or one waits for a lock: they are reported one by one.
+    alone: VecDeque<Ended>,
+    /// When the next of them is due.
+    due: Instant,
 }
 
 impl Completer {
-    pub fn new(server: PostgresServer, held: Held) -> Completer {
-        Completer { link: Link::new(server), held }
+    pub fn new(server: PostgresServer, held: Held, lease: Duration) -> Completer {
+        Completer { link: Link::new(server), held, lease, alone: VecDeque::new(), due: Instant::now() }
     }
 
     /// Reports all ends. While it reports some, the next ones gather.
     pub async fn run(mut self, mut ended: mpsc::UnboundedReceiver<Ended>) {
-        let mut batch = Vec::new();
-        while ended.recv_many(&mut batch, BATCH).await > 0 {
+        while let Some(batch) = self.next(&mut ended).await {
             let ends: Vec<Finish> = batch.iter().map(|ended| ended.end.clone()).collect();
-            if let Err(error) = self.report(&ends).await {
+            if !ends.is_empty()
+                && let Err(error) = self.report(&ends).await
+            {
                 tracing::debug!("reporting {} ends one by one: {error}", ends.len());
-                for end in ends {
-                    self.report_alone(end).await;
-                }
+                self.alone.extend(batch);
             }
-            batch.clear();
+            if self.due <= Instant::now() {
+                self.report_alone().await;
+            }
         }
     }
 
-    /// Reports ends, and repeats that until the database answers: it answers a repetition as it did before.
+    /// Returns what has ended: nothing if an end is to be reported alone before. `None` after the last.
+    async fn next(&mut self, ended: &mut mpsc::UnboundedReceiver<Ended>) -> Option<Vec<Ended>> {
+        let mut batch = Vec::new();
+        let receiving = ended.recv_many(&mut batch, BATCH);
+        if self.alone.is_empty() {
+            return (receiving.await > 0).then_some(batch);
+        }
+        if timeout_at(self.due, receiving).await == Ok(0) {
+            sleep_until(self.due).await;
+        }
+        Some(batch)
+    }
+
+    /// Reports ends until the database answers: it answers a repetition as it did before.
     ///
     /// # Errors
-    /// Returns an error if the database rejects the content of one.
+    /// Returns an error if the database refuses one, or does not answer in time: perhaps because of one of them.
     async fn report(&mut self, ends: &[Finish]) -> Result<(), Error> {
         loop {
             match limited(self.attempt(ends)).await {
@@ -57,14 +88,23 @@ impl Completer {
                     results.iter().zip(ends).for_each(|(result, end)| self.acknowledged(result, end));
                     return Ok(());
                 }
-                Err(error) if is_about_content(&error) => return Err(error),
-                Err(error) => self.link.failed(&error).await,
+                Err(error) if is_outage(&error) => self.link.failed(&error).await,
+                Err(error) => {
+                    self.link.abandon().await;
+                    return Err(error);
+                }
             }
         }
     }
 
     async fn attempt(&mut self, ends: &[Finish]) -> Result<Vec<FinishResult>, Error> {
-        Claims::new(self.link.open().await?).finish(ends).await
+        let client = self.link.open().await?;
+        let claims = Claims::new(client);
+        let (begun, results) = future::join(client.batch_execute(BEGIN), claims.finish(ends)).await;
+        begun?;
+        let results = results?;
+        client.batch_execute("COMMIT").await?;
+        Ok(results)
     }
 
     fn acknowledged(&self, result: &FinishResult, end: &Finish) {
@@ -76,22 +116,57 @@ impl Completer {
         }
     }
 
-    /// Reports an end; if its content is rejected, a failure that says so.
-    async fn report_alone(&mut self, end: Finish) {
-        let Err(error) = self.report(std::slice::from_ref(&end)).await else { return };
-        tracing::warn!("the database rejects the result of claim {}: {error}", end.claim());
-        let failure = Failure::new(format!("the database rejects the result: {error}"));
-        let failure = [Finish::failure(end.claim(), failure)];
-        if let Err(error) = self.report(&failure).await {
-            tracing::error!("cannot end claim {}, its lease will run out: {error}", end.claim());
-            self.held.remove(end.claim());
+    /// Reports ends one by one, up to the first that fails: it is tried again after the others.
+    async fn report_alone(&mut self) {
+        while let Some(mut ended) = self.alone.pop_front() {
+            let Err(error) = self.report_or_fail(&ended.end, ended.refused_since.is_none()).await else { continue };
+            let now = Instant::now();
+            self.due = now + PAUSE;
+            if is_lock(&error) {
+                tracing::debug!("claim {} ends later: {error}", ended.end.claim());
+            } else if now - *ended.refused_since.get_or_insert(now) > self.lease {
+                tracing::error!("cannot end claim {}, its lease will run out: {error}", ended.end.claim());
+                self.held.remove(ended.end.claim());
+                continue;
+            }
+            self.alone.push_back(ended);
+            return;
         }
+    }
+
+    /// Reports an end; if the database refuses it, a failure that says so.
+    async fn report_or_fail(&mut self, end: &Finish, is_first: bool) -> Result<(), Error> {
+        let Err(error) = self.report(std::slice::from_ref(end)).await else { return Ok(()) };
+        if !can_be_its_own(&error) {
+            return Err(error);
+        }
+        if is_first {
+            tracing::warn!("the database rejects the result of claim {}: {error}", end.claim());
+        }
+        let failure = Failure::new(format!("the database rejects the result: {error}"));
+        self.report(&[Finish::failure(end.claim(), failure)]).await
     }
 }
 
-/// A result can be too long, or have characters that the database does not store.
-fn is_about_content(error: &Error) -> bool {
-    matches!(error, Error::Invalid { .. }) || error.code().is_some_and(|code| ["22", "54"].contains(&&code.code()[..2]))
+/// Whether the server did not run the statement.
+fn is_outage(error: &Error) -> bool {
+    match error.code() {
+        Some(code) => ["08", "53", "57P"].iter().any(|class| code.code().starts_with(class)),
+        None => !matches!(error, Error::Timeout(_) | Error::Invalid { .. }),
+    }
+}
+
+/// Whether the end itself can be the reason: it is too long, or a trigger on the task's row fails. The other errors pass,
+/// or an administrator has to mend something.
+fn can_be_its_own(error: &Error) -> bool {
+    let others = ["25", "28", "3D", "3F", "40", "42501", "55P03", "57", "58"];
+    !is_outage(error)
+        && !matches!(error, Error::Timeout(_))
+        && !error.code().is_some_and(|code| others.iter().any(|other| code.code().starts_with(other)))
+}
+
+fn is_lock(error: &Error) -> bool {
+    error.code() == Some(&tokio_postgres::error::SqlState::LOCK_NOT_AVAILABLE)
 }
 
 /// Releases the claims of handlers that have stopped.

@@ -25,19 +25,19 @@ where
     let claim = task.claim.clone();
     let (id, name, try_number) = (task.id, task.task_id.clone(), task.try_number);
     tracing::debug!("task {id} ({name}) begins, attempt {try_number}");
-    // The call is in the block, because it can panic, too.
-    let handling = AssertUnwindSafe(async { handler(task, cancellation.clone()).await });
+    // The call is in the block, and the result's way to JSON: they can panic, too.
+    let handling = AssertUnwindSafe(async {
+        let result = handler(task, cancellation.clone()).await?;
+        as_object(&result).map_err(|error| Failure::new(format!("the result is not JSON: {error}")))
+    });
     let failure = match handling.catch_unwind().await {
-        Ok(Ok(result)) => match as_object(&result) {
-            Ok(result) => {
-                tracing::debug!("task {id} ({name}) succeeded");
-                return Some(Finish::success(claim, result));
-            }
-            Err(error) => Failure::new(format!("the result is not JSON: {error}")),
-        },
+        Ok(Ok(result)) => {
+            tracing::debug!("task {id} ({name}) succeeded");
+            return Some(Finish::success(claim, result));
+        }
         Ok(Err(_)) if cancellation.reason() == Some(CancelReason::Shutdown) => return None,
         Ok(Err(failure)) => failure,
-        Err(panic) => Failure::new(format!("the handler panicked: {}", message(&*panic))),
+        Err(panic) => Failure::new(format!("the handler panicked: {}", message(panic))),
     };
     let error = clean(&failure.error);
     tracing::warn!("task {id} ({name}) failed at attempt {try_number}: {error}");
@@ -52,9 +52,14 @@ fn as_object(result: &impl Serialize) -> serde_json::Result<Value> {
     })
 }
 
-fn message(panic: &(dyn Any + Send)) -> &str {
+fn message(panic: Box<dyn Any + Send>) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned();
+    // What a handler panicked with can be of any type, whose end can panic again.
+    if let Err(again) = std::panic::catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+        std::mem::forget(again);
+    }
+    text
 }
 
 /// Makes an error a text that the database can store.

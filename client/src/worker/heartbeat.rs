@@ -32,28 +32,33 @@ pub fn start(server: PostgresServer, lease: Duration, held: Held) -> io::Result<
 async fn beat(mut link: Link, interval: Duration, held: &Held) {
     loop {
         tokio::time::sleep(interval).await;
-        loop {
-            match limited(renew(&mut link, held)).await {
-                Ok(renewed) => {
-                    link.succeeded();
-                    renewed.iter().for_each(|result| tell(result, held));
-                    break;
-                }
-                Err(error) => link.failed(&error).await,
-            }
+        while let Err(error) = limited(renew(&mut link, held)).await {
+            link.failed(&error).await;
+        }
+        link.succeeded();
+        if let Err(error) = limited(reap(&mut link)).await {
+            tracing::warn!("cannot end claims that have run out: {error}");
+            link.abandon().await;
         }
     }
 }
 
-/// Also ends claims of other workers: while all workers are busy, no session that waits does so.
-async fn renew(link: &mut Link, held: &Held) -> Result<Vec<ClaimResult<RenewOutcome>>, Error> {
-    let claims = Claims::new(link.open().await?);
-    let held = held.claims();
-    let renewed = if held.is_empty() { Vec::new() } else { claims.renew(&held, None).await? };
-    for reaped in claims.reap(MOST_REAPED).await? {
+async fn renew(link: &mut Link, held: &Held) -> Result<(), Error> {
+    let client = link.open().await?;
+    let held_claims = held.claims();
+    if !held_claims.is_empty() {
+        let renewed = Claims::new(client).renew(&held_claims, None).await?;
+        renewed.iter().for_each(|result| tell(result, held));
+    }
+    Ok(())
+}
+
+/// Ends claims of other workers: while all workers are busy, no session that waits does so.
+async fn reap(link: &mut Link) -> Result<(), Error> {
+    for reaped in Claims::new(link.open().await?).reap(MOST_REAPED).await? {
         tracing::info!("task {} of worker \"{}\" is {}: {}", reaped.id, reaped.worker, reaped.state, reaped.reason);
     }
-    Ok(renewed)
+    Ok(())
 }
 
 fn tell(result: &ClaimResult<RenewOutcome>, held: &Held) {

@@ -12,19 +12,40 @@ pub struct Held(Arc<Mutex<HashMap<String, Entry>>>);
 
 struct Entry {
     cancellation: Cancellation,
-    is_running: bool,
+    stage: Stage,
 }
 
-/// Marks the end of a handler, also if it panics or is dropped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// No handler runs, and none has ended the task: it can be released.
+    Idle,
+    Running,
+    /// The end is known here, and not yet in the database.
+    Ended,
+}
+
+/// A handler that runs.
 pub struct Running {
     held: Held,
     claim: String,
 }
 
+impl Running {
+    /// Notes that the handler has ended the task, so that it is not released.
+    pub fn ended(self) {
+        self.held.set_stage(&self.claim, Stage::Ended);
+    }
+}
+
+/// The handler has ended, or was dropped.
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Some(entry) = self.held.lock().get_mut(&self.claim) {
-            entry.is_running = false;
+        let mut held = self.held.lock();
+        if std::thread::panicking() {
+            // No end will be reported. Without renewals the lease runs out.
+            held.remove(&self.claim);
+        } else if let Some(entry) = held.get_mut(&self.claim).filter(|entry| entry.stage == Stage::Running) {
+            entry.stage = Stage::Idle;
         }
     }
 }
@@ -37,17 +58,21 @@ impl Held {
     /// Adds a claim whose handler does not run.
     pub fn add(&self, task: &ClaimedTask) -> Cancellation {
         let cancellation = Cancellation::default();
-        let entry = Entry { cancellation: cancellation.clone(), is_running: false };
+        let entry = Entry { cancellation: cancellation.clone(), stage: Stage::Idle };
         self.lock().insert(task.claim.clone(), entry);
         cancellation
     }
 
     /// Notes that the handler of a claim runs, until the result is dropped.
     pub fn run(&self, claim: &str) -> Running {
-        if let Some(entry) = self.lock().get_mut(claim) {
-            entry.is_running = true;
-        }
+        self.set_stage(claim, Stage::Running);
         Running { held: self.clone(), claim: claim.to_owned() }
+    }
+
+    fn set_stage(&self, claim: &str, stage: Stage) {
+        if let Some(entry) = self.lock().get_mut(claim) {
+            entry.stage = stage;
+        }
     }
 
     pub fn remove(&self, claim: &str) {
@@ -59,18 +84,16 @@ impl Held {
         self.lock().keys().cloned().collect()
     }
 
-    /// Returns the claims whose handlers do not run, and the number of the others.
+    /// Returns the claims that can be released, and the number of handlers that run.
     pub fn idle(&self) -> (Vec<String>, usize) {
         let held = self.lock();
-        let idle: Vec<String> =
-            held.iter().filter(|(_, entry)| !entry.is_running).map(|(claim, _)| claim.clone()).collect();
-        let running = held.len() - idle.len();
-        (idle, running)
+        let of = |stage| held.iter().filter(move |(_, entry)| entry.stage == stage);
+        (of(Stage::Idle).map(|(claim, _)| claim.clone()).collect(), of(Stage::Running).count())
     }
 
     /// Tells the handler of a claim to stop; returns true if it runs, and was not told before.
     pub fn cancel(&self, claim: &str, reason: CancelReason) -> bool {
-        self.lock().get(claim).is_some_and(|entry| entry.is_running && entry.cancellation.cancel(reason))
+        self.lock().get(claim).is_some_and(|entry| entry.stage == Stage::Running && entry.cancellation.cancel(reason))
     }
 
     /// Tells all handlers to stop.

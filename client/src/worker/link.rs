@@ -8,6 +8,10 @@ use crate::Error;
 use crate::connect::{PostgresServer, STATEMENT_TIMEOUT};
 use crate::outage::{Backoff, Outage};
 
+/// Begins a transaction that the server ends if this process is suspended. A task whose row it has locked would be
+/// without a lease, and a queue with slots closed to the others.
+pub const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = '5s'; SET LOCAL lock_timeout = '1s'";
+
 pub struct Link {
     pub server: PostgresServer,
     client: Option<Client>,
@@ -28,9 +32,11 @@ impl Link {
         self.client.as_ref().ok_or_else(|| Error::Unknown("no connection".to_owned()))
     }
 
-    /// Returns the connection if it is open, and forgets it.
-    pub fn take(&mut self) -> Option<Client> {
-        self.client.take()
+    /// Closes the connection and cancels its statement, which would otherwise continue in the server.
+    pub async fn abandon(&mut self) {
+        if let Some(client) = self.client.take() {
+            self.server.cancel(&client.cancel_token()).await;
+        }
     }
 
     pub fn succeeded(&mut self) {
@@ -40,7 +46,7 @@ impl Link {
 
     /// Logs an error and closes the connection. Then waits for a little while.
     pub async fn failed(&mut self, error: &Error) {
-        self.client = None;
+        self.abandon().await;
         self.outage.began(error);
         self.backoff.wait().await;
     }

@@ -1,6 +1,8 @@
 //! Outages: no task is lost, and none runs twice.
 
 use super::*;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use xtask::stack::postgres::Shutdown;
 
 /// Whenever a connection is killed, also between a claim and its answer: no task waits for a lease to run out.
@@ -112,5 +114,53 @@ fn claim_whose_answer_is_lost_is_found_again() {
         assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
         worker.stop().await;
         calls.assert_each_once();
+    });
+}
+
+/// Passes all bytes on to a server, except those of a client from its first COMMIT on. Returns the port.
+fn withhold_commits(url: &str) -> u16 {
+    let host = url.split('@').nth(1).unwrap().split('/').next().unwrap().to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, mut server) = (client.unwrap(), TcpStream::connect(&host).unwrap());
+            let (mut answers, mut back) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut answers, &mut back));
+            std::thread::spawn(move || {
+                let mut bytes = [0; 65_536];
+                while let Ok(count @ 1..) = client.read(&mut bytes) {
+                    if bytes[..count].windows(7).any(|window| window == b"COMMIT\0") {
+                        // Both connections remain.
+                        loop {
+                            std::thread::park();
+                        }
+                    }
+                    server.write_all(&bytes[..count]).unwrap();
+                }
+            });
+        }
+    });
+    port
+}
+
+/// A worker is suspended, or its network is cut, between a claim and its commit: the server ends the transaction.
+#[test]
+fn suspended_worker_holds_no_task_without_a_lease() {
+    let db = Db::new();
+    run(async {
+        let client = server(db.url()).connect().await.unwrap();
+        let ids = enqueue(&client, &["a"], 1).await;
+        let port = withhold_commits(db.url()).to_string();
+        let host = db.url().split('@').nth(1).unwrap().split('/').next().unwrap();
+        let frozen = server(&db.url().replace(host, &format!("127.0.0.1:{port}"))).with_application_name("frozen");
+        let frozen = tokio::spawn(worker::run(frozen, short(), |_, _| async { Ok(()) }, CancellationToken::new()));
+        let claimed =
+            "SELECT FROM pg_stat_activity WHERE application_name = 'frozen' AND state = 'idle in transaction'";
+        wait_for("a claim without a commit", async || !client.query(claimed, &[]).await.unwrap().is_empty()).await;
+        frozen.abort();
+        let worker = Running::start(&db, short(), |_, _| async { Ok(()) });
+        assert_eq!(wait_for_state(&client, ids[0], State::Success).await.version, 3);
+        worker.stop().await;
     });
 }

@@ -112,3 +112,40 @@ fn handler_can_end_its_claim_in_a_transaction() {
         assert_eq!(get(&client, ids[0]).await.version, 3);
     });
 }
+
+/// A result that cannot be written as JSON without a panic.
+struct Unwritable;
+
+impl serde::Serialize for Unwritable {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        panic!("no JSON")
+    }
+}
+
+/// A panic that cannot be dropped without another one.
+struct Undroppable;
+
+impl Drop for Undroppable {
+    fn drop(&mut self) {
+        panic!("again")
+    }
+}
+
+#[test]
+fn panics_after_the_handler_fail_the_task() {
+    let db = Db::new();
+    run(async {
+        let client = server(db.url()).connect().await.unwrap();
+        let ids = enqueue(&client, &["result", "panic"], 1).await;
+        let worker = Running::start(&db, Worker::default(), |task, _| async move {
+            if task.task_id == "panic" {
+                std::panic::panic_any(Undroppable);
+            }
+            Ok(Unwritable)
+        });
+        for (id, error) in ids.iter().zip(["the handler panicked: no JSON", "the handler panicked: no message"]) {
+            assert_eq!(wait_for_state(&client, *id, State::Failed).await.error.as_deref(), Some(error));
+        }
+        worker.stop().await;
+    });
+}

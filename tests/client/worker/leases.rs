@@ -119,3 +119,21 @@ fn worker_takes_over_from_one_that_is_gone() {
         worker.stop().await;
     });
 }
+
+/// Renewals tell of requests to cancel, whatever else the heartbeat cannot do.
+#[test]
+fn request_to_cancel_arrives_if_reaping_fails() {
+    let db = Db::new();
+    run(async {
+        let client = server(db.url()).connect().await.unwrap();
+        let ids = enqueue(&client, &["a"], 1).await;
+        let worker = Running::start(&db, short(), |_, cancellation| async move {
+            Err::<(), _>(Failure::new(cancellation.cancelled().await.to_string()))
+        });
+        wait_for_state(&client, ids[0], State::Running).await;
+        client.batch_execute("ALTER FUNCTION workflow.reap_claims(integer) RENAME TO renamed").await.unwrap();
+        Claims::new(&client).request_cancel(ids[0]).await.unwrap();
+        wait_for_state(&client, ids[0], State::Failed).await;
+        worker.stop().await;
+    });
+}

@@ -21,6 +21,9 @@ fn worker_that_stops_waits_for_its_handlers_and_claims_no_more() {
             }
         });
         wait_for_state(&client, ids[0], State::Running).await;
+        let waiting = "SELECT FROM pg_stat_activity WHERE application_name = 'worker' AND datname = current_database()
+                       AND state = 'active' AND query LIKE 'CALL workflow.wait_for_tasks%'";
+        wait_for("it waits for more", async || !client.query(waiting, &[]).await.unwrap().is_empty()).await;
         worker.shutdown.cancel();
         let later = enqueue(&client, &["b"], 1).await;
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -69,5 +72,37 @@ fn worker_that_stops_releases_tasks_after_its_limit() {
             assert_eq!(wait_for_state(&client, *id, State::Success).await.try_number, 2);
         }
         worker.stop().await;
+    });
+}
+
+/// A handler that blocks its thread cannot be dropped. The others give their tasks back all the same.
+#[test]
+fn worker_that_stops_releases_tasks_beside_a_blocked_handler() {
+    let db = Db::new();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = server(db.url()).connect().await.unwrap();
+        let ids = enqueue(&client, &["blocked", "deaf"], 2).await;
+        let (unblock, blocked) = std::sync::mpsc::channel::<()>();
+        let blocked = Arc::new(Mutex::new(blocked));
+        let options = Worker { shutdown_limit: Duration::from_millis(100), ..Worker::default() };
+        let worker = Running::start(&db, options, move |task, _| {
+            let blocked = blocked.clone();
+            async move {
+                if task.task_id == "deaf" {
+                    std::future::pending::<()>().await;
+                }
+                let _ = blocked.lock().unwrap().recv();
+                Ok(())
+            }
+        });
+        for id in &ids {
+            wait_for_state(&client, *id, State::Running).await;
+        }
+        worker.stop().await;
+        let task = get(&client, ids[1]).await;
+        assert_eq!((task.state, get(&client, ids[0]).await.state), (State::Retrying, State::Running));
+        assert_eq!(count(&client, "uncounted_tries = 1").await, 1);
+        drop(unblock);
     });
 }

@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use crate::error::postgres;
+use crate::repository::seconds;
 
 /// The reason why a task failed, and when it is tried again.
 ///
@@ -47,7 +48,7 @@ impl Retry {
     pub(crate) fn seconds(self) -> Option<f64> {
         match self {
             Retry::Backoff => None,
-            Retry::After(time) => Some(time.as_secs_f64()),
+            Retry::After(time) => Some(seconds(time)),
             Retry::Never => Some(-1.0),
         }
     }
