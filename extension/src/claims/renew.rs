@@ -43,18 +43,28 @@ fn in_memory(entities: &Entities, claim: &Claim, lease: Option<i64>) -> Option<&
     leases::renew(claim, lease.unwrap_or(claim.lease)).then_some(if is_cancelled { "cancel" } else { "renewed" })
 }
 
-/// Renews a claim in its row.
+const HELD: &str = "FROM workflow.task_instances AS t \
+    WHERE t.id OPERATOR(pg_catalog.=) $1 AND t.version OPERATOR(pg_catalog.=) $2 \
+        AND t.start_date OPERATOR(pg_catalog.=) $3 AND ARRAY[t.state] OPERATOR(pg_catalog.=) '{running}' \
+        AND t.worker IS NOT NULL";
+
+/// Renews a claim in its row. If another transaction has locked the row, the claim has its lease for as long: it cannot
+/// be reaped. To wait would let the leases of the other claims run out.
 fn in_row(claim: &Claim, lease: Option<i64>) -> &'static str {
     thread_local! {
         static RENEW: Plan = Plan::new(
-            "UPDATE workflow.task_instances AS t \
-             SET lease_expires_at = pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs => $4) \
-             WHERE t.id OPERATOR(pg_catalog.=) $1 AND t.version OPERATOR(pg_catalog.=) $2 \
-                 AND t.start_date OPERATOR(pg_catalog.=) $3 AND ARRAY[t.state] OPERATOR(pg_catalog.=) '{running}' \
-                 AND t.worker IS NOT NULL \
-             RETURNING t.cancel_requested_at IS NOT NULL"
-                .to_owned(),
+            format!(
+                "UPDATE workflow.task_instances AS u \
+                 SET lease_expires_at = pg_catalog.clock_timestamp() \
+                     OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs => $4) \
+                 WHERE u.id OPERATOR(pg_catalog.=) (SELECT t.id {HELD} FOR NO KEY UPDATE SKIP LOCKED) \
+                 RETURNING u.cancel_requested_at IS NOT NULL"
+            ),
             &[pg_sys::UUIDOID, pg_sys::INT8OID, pg_sys::TIMESTAMPTZOID, pg_sys::FLOAT8OID],
+        );
+        static IS_HELD: Plan = Plan::new(
+            format!("SELECT t.cancel_requested_at IS NOT NULL {HELD}"),
+            &[pg_sys::UUIDOID, pg_sys::INT8OID, pg_sys::TIMESTAMPTZOID],
         );
     }
     let duration = lease.unwrap_or(claim.lease);
@@ -67,7 +77,8 @@ fn in_row(claim: &Claim, lease: Option<i64>) -> &'static str {
     if renewed.is_some() {
         leases::renew(claim, duration);
     }
-    match renewed {
+    let is_held = || IS_HELD.with(|plan| plan.run_with_latest(&values[..3], read));
+    match renewed.or_else(is_held) {
         Some(true) => "cancel",
         Some(false) => "renewed",
         None => "lost",

@@ -59,6 +59,26 @@ fn renewals_beyond_the_room_write_the_row() {
     assert!((136..200).contains(&in_rows), "{in_rows}");
 }
 
+/// Without preloading, renewals write the rows. A row that another transaction has locked keeps none of the others from it.
+#[test]
+fn locked_task_delays_no_renewal() {
+    let (_cluster, db) = own_cluster("locked-renewal", &[]);
+    let (client, other) = (&mut db.connect(), &mut db.connect());
+    enqueue(client, "default", 3);
+    let held: Vec<String> = claim(client, "default", 3).into_iter().map(|task| task.claim).collect();
+    let claims: Vec<&str> = held.iter().map(String::as_str).collect();
+    let lock = "BEGIN; SELECT FROM workflow.task_instances WHERE task_id = 'default_1' FOR UPDATE";
+    other.batch_execute(lock).unwrap();
+    client.batch_execute("SET lock_timeout = '1ms'").unwrap();
+    assert_eq!(outcomes(client, "renew_claims", &claims), ["renewed"; 3]);
+    let renewed = "SELECT count(*) FROM workflow.task_instances WHERE lease_expires_at > start_date + '30 s'";
+    assert_eq!(client.query_one(renewed, &[]).unwrap().get::<_, i64>(0), 2);
+    other.batch_execute("ROLLBACK").unwrap();
+    client.query("SELECT workflow.complete_claim($1)", &[&claims[0]]).unwrap();
+    assert_eq!(outcomes(client, "renew_claims", &claims), ["lost", "renewed", "renewed"]);
+    assert_eq!(client.query_one(renewed, &[]).unwrap().get::<_, i64>(0), 2);
+}
+
 #[test]
 fn lease_begins_at_the_commit_of_the_claim() {
     let (_cluster, db) = own_cluster("late-commit", &[PRELOADED]);
