@@ -32,6 +32,10 @@ AS 'MODULE_PATHNAME', 'prepare_load_wrapper';
 COMMENT ON FUNCTION workflow.prepare_load() IS
 'BEFORE INSERT FOR EACH STATEMENT: lets pg_restore load tables in any order, without checks of foreign keys. A dump is consistent; verify() checks it. (refuse_insert() does the same.)';
 
+CREATE TRIGGER prepare_load
+BEFORE INSERT ON workflow.parked
+FOR EACH STATEMENT EXECUTE FUNCTION workflow.prepare_load();
+
 CREATE FUNCTION workflow.check_fields()
 RETURNS trigger
 LANGUAGE c

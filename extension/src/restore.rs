@@ -11,7 +11,11 @@ export_trigger!(
     prepare_load_wrapper,
     pg_finfo_prepare_load_wrapper,
     prepare_load,
-    [Use::new(BEFORE_INSERT, "task_logs"), Use::new(BEFORE_INSERT, "consumer_checkpoints"),]
+    [
+        Use::new(BEFORE_INSERT, "task_logs"),
+        Use::new(BEFORE_INSERT, "consumer_checkpoints"),
+        Use::new(BEFORE_INSERT, "parked"),
+    ]
 );
 
 /// BEFORE INSERT FOR EACH STATEMENT, on tables that need nothing else.

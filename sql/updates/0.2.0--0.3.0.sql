@@ -89,6 +89,9 @@ SELECT pg_catalog.pg_extension_config_dump('workflow.queue_settings_id_seq', '')
 ALTER TABLE workflow.ready REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('workflow.ready', '');
 -- take table workflow.parked
+CREATE TRIGGER prepare_load
+BEFORE INSERT ON workflow.parked
+FOR EACH STATEMENT EXECUTE FUNCTION workflow.prepare_load();
 SELECT pg_catalog.pg_extension_config_dump('workflow.parked', '');
 -- take function workflow.is_finished
 -- take function workflow.queue_of_run

@@ -23,6 +23,30 @@ fn fill(client: &mut Client) {
     }
     let sql = "SELECT workflow.create_consumer('relay', true); SELECT workflow.save_checkpoint('relay', '{1}')";
     client.batch_execute(sql).unwrap();
+    park_tasks(client);
+    let dependent = "SELECT DISTINCT c.conrelid::regclass::text FROM pg_constraint AS c
+                     WHERE c.contype = 'f' AND c.connamespace = 'workflow'::regnamespace
+                       AND c.conrelid::regclass::text NOT LIKE 'workflow.task\\_logs%'";
+    for row in client.query(dependent, &[]).unwrap() {
+        let table: String = row.get(0);
+        let rows = client.query(&format!("SELECT FROM {table} LIMIT 1"), &[]).unwrap();
+        assert!(!rows.is_empty(), "{table} has no rows to restore");
+    }
+}
+
+/// Creates tasks that claims have met while their DAG was paused, and one that can be claimed.
+fn park_tasks(client: &mut Client) {
+    let sql = "SELECT workflow.create_dag('parked') AS dag, workflow.create_dag('claimable') AS other";
+    let dags = client.query_one(sql, &[]).unwrap();
+    let (dag, other): (uuid::Uuid, uuid::Uuid) = (dags.get(0), dags.get(1));
+    let create =
+        "SELECT count(*) FROM workflow.create_task_instances(workflow.create_dag_run($1), '{a,b,c}', queue => $2)";
+    for (dag, queue) in [(dag, "parked"), (other, "claimable")] {
+        client.query_one(create, &[&dag, &queue]).unwrap();
+    }
+    client.execute("UPDATE workflow.dags SET is_paused = true WHERE id = $1", &[&dag]).unwrap();
+    let claimed = client.query("SELECT FROM workflow.claim_tasks('w', '{parked}', max => 3)", &[]).unwrap();
+    assert!(claimed.is_empty());
 }
 
 /// The number of rows of each table, with a digest of them, and all sequences.
@@ -151,6 +175,10 @@ fn consumer_that_reads_during_a_restore_loses_nothing() {
     };
     assert!(status.success());
     assert!(refusals > 0, "the consumer was never there before the history");
+    // Its processes end before their sessions do.
+    let sessions =
+        "SELECT FROM pg_stat_activity WHERE application_name = 'pg_restore' AND datname = current_database()";
+    wait_until("its sessions have ended", || reader.query(sessions, &[]).unwrap().is_empty());
     reader.batch_execute("SELECT workflow.finish_copy()").unwrap();
     let expected = ids_of(client, "SELECT id FROM workflow.state_history ORDER BY id").split_off(1000);
     assert_eq!(ids_of(reader, "SELECT id FROM workflow.read_events('reader', 1000000)"), expected);
