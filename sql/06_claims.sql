@@ -140,7 +140,7 @@ BEGIN
             -- Without those that other transactions have locked.
             RETURN QUERY SELECT task_id, c.worker, c.reason, c.state FROM workflow.reap_claim(task_id) AS c;
             reaped := reaped + CASE WHEN FOUND THEN 1 ELSE 0 END;
-        EXCEPTION WHEN OTHERS THEN
+        EXCEPTION WHEN assert_failure OR OTHERS THEN
             RAISE WARNING 'cannot end the claim of task_instance %: %', task_id, SQLERRM USING
                 ERRCODE = SQLSTATE,
                 HINT = 'End it with workflow.transition(), or remove the cause.';

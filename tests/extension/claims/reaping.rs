@@ -33,21 +33,26 @@ fn connect_with_warnings(db: &Db) -> (Client, Arc<Mutex<Vec<String>>>) {
     (config.connect(postgres::NoTls).unwrap(), warnings)
 }
 
-/// A trigger of the user's refuses the end of one claim of three.
 #[test]
 fn claim_that_cannot_be_ended_keeps_none_of_the_others() {
+    assert_refusal_keeps_no_others("RAISE 'no budget'");
+    assert_refusal_keeps_no_others("ASSERT false, 'no budget'");
+}
+
+/// A trigger of the user's refuses the end of one claim of three.
+fn assert_refusal_keeps_no_others(refusal: &str) {
     let db = Db::new();
     let (mut client, warnings) = connect_with_warnings(&db);
     let client = &mut client;
     client
-        .batch_execute(
+        .batch_execute(&format!(
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
              BEGIN
-                 IF NEW.task_id = 'default_1' AND NEW.state = 'failed' THEN RAISE 'no budget'; END IF;
+                 IF NEW.task_id = 'default_1' AND NEW.state = 'failed' THEN {refusal}; END IF;
                  RETURN NEW;
              END $$;
-             CREATE TRIGGER refuse AFTER UPDATE ON workflow.task_instances FOR EACH ROW EXECUTE FUNCTION refuse()",
-        )
+             CREATE TRIGGER refuse AFTER UPDATE ON workflow.task_instances FOR EACH ROW EXECUTE FUNCTION refuse()"
+        ))
         .unwrap();
     lose_claims(client, 3);
     let reaped = client.query("SELECT FROM workflow.reap_claims()", &[]).unwrap();
