@@ -154,3 +154,18 @@ fn metrics_have_the_depth_of_queues() {
     }
     assert!(text.contains("\nworkflow_queue_oldest_ready_seconds{queue=\"etl\",tenant=\"\"} "), "{text}");
 }
+
+/// A name from a user ends no label, and adds no metric.
+#[test]
+fn metrics_escape_the_names_of_queues() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    client.query("SELECT workflow.set_queue($1, slots => 1)", &[&"a\"} 0\nworkflow_up 0\n\\"]).unwrap();
+    let api = Api::without_relay(&db, &[]);
+    let metrics = || api.agent.get(format!("{}/metrics", api.url)).call().unwrap().body_mut().read_to_string().unwrap();
+    wait_until("the queues are counted", || metrics().contains("workflow_queue_ready_tasks{"));
+    let text = metrics();
+    let label = r#"workflow_queue_ready_tasks{queue="a\"} 0\nworkflow_up 0\n\\",tenant=""}"#;
+    assert!(text.lines().any(|line| line.starts_with(label)), "{text}");
+    assert!(!text.lines().any(|line| line.starts_with("workflow_up 0")), "{text}");
+}

@@ -112,7 +112,7 @@ fn add_queues(all: &mut Registry, queues: &[Queue]) {
     let (ready, running, oldest) = (family(), family(), family());
     let refused = Family::<QueueLabels, Counter<u64>>::default();
     for queue in queues {
-        let labels = QueueLabels { queue: queue.name.clone(), tenant: queue.tenant.clone() };
+        let labels = QueueLabels { queue: escape(&queue.name), tenant: escape(&queue.tenant) };
         ready.get_or_create(&labels).set(queue.ready as f64);
         running.get_or_create(&labels).set(queue.running as f64);
         let age = queue.oldest_ready_at.map_or(0.0, |time| (Utc::now() - time).as_seconds_f64().max(0.0));
@@ -125,6 +125,11 @@ fn add_queues(all: &mut Registry, queues: &[Queue]) {
     all.register("queue_running_tasks", "Tasks of the queue that workers have claimed", running);
     all.register("queue_oldest_ready_seconds", "Time for which the oldest ready task waits; 0 if none", oldest);
     all.register("queue_refused_claims", "Claims that found no free slot of the queue", refused);
+}
+
+/// Escapes a name from a user, as the text format asks for; the crate writes the values of labels as they are.
+fn escape(label: &str) -> String {
+    label.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n")
 }
 
 fn add_gauge(all: &mut Registry, name: &str, help: &str, value: f64) {

@@ -118,10 +118,18 @@ impl Part {
 /// Prints to standard error whether the list is empty or has more rows.
 fn print_note(name: &str, count: u32, next_cursor: Option<&str>) {
     match next_cursor {
-        Some(cursor) => eprintln!("{count} {name}, more with --all, --limit N or --cursor {cursor}"),
+        Some(cursor) if is_plain(cursor) => {
+            eprintln!("{count} {name}, more with --all, --limit N or --cursor {cursor}")
+        }
+        Some(_) => eprintln!("{count} {name}, more with --all or --limit N"),
         None if count == 0 => eprintln!("no {name}"),
         None => (),
     }
+}
+
+/// Returns whether a terminal prints it and a shell takes it as it is: a cursor can contain a name from a user.
+fn is_plain(cursor: &str) -> bool {
+    cursor.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._:+,-".contains(&byte))
 }
 
 /// Parses an order; the help lists the possible ones.
