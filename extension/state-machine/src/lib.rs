@@ -2,6 +2,10 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod trigger_rule;
+
+pub use trigger_rule::{Fate, Parents, TriggerRule, UnknownRule};
+
 use std::fmt;
 use std::str::FromStr;
 
