@@ -123,6 +123,7 @@ BEGIN
             jsonb_build_object('argument', 'max', 'value', max),
             'Set max to 1 or more.');
     END IF;
+    PERFORM workflow.look_at_joins();
     -- A role that may end no claim gets an error, not a warning for each.
     PERFORM FROM workflow.task_instances WHERE false FOR NO KEY UPDATE;
     FOR task_id IN

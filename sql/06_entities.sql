@@ -106,15 +106,17 @@ CREATE FUNCTION workflow.create_task_instances(
     queue      text        DEFAULT NULL,
     priority   integer     DEFAULT 5,
     not_before timestamptz DEFAULT NULL,
-    timeout    interval    DEFAULT NULL
+    timeout    interval    DEFAULT NULL,
+    depends_on    jsonb    DEFAULT NULL,
+    trigger_rules jsonb    DEFAULT NULL
 )
-RETURNS TABLE (id uuid, task_id text)
+RETURNS TABLE (id uuid, task_id text, is_ready boolean)
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 -- Without settings, which cost each call. The library makes them where it runs SQL as the owner.
 ROWS 100
 AS 'MODULE_PATHNAME', 'create_tasks_wrapper';
-COMMENT ON FUNCTION workflow.create_task_instances(uuid, text[], integer, text, integer, timestamptz, interval) IS
-'Creates tasks of a run in state queued, version 1, with their history, all or none. Returns their ids in the order of task_ids. queue: workers can claim them from it, at once or from not_before on; a new name creates the queue. priority: 0 (first) to 9. timeout: the longest time of an attempt. Errors: P0002 no such run, 23505 (task_instances_dag_run_id_task_id_key) the run has a task of that name, 22023 bad argument.';
+COMMENT ON FUNCTION workflow.create_task_instances(uuid, text[], integer, text, integer, timestamptz, interval, jsonb, jsonb) IS
+'Creates tasks of a run in state queued, version 1, with their history, all or none. Returns their ids in the order of task_ids. queue: workers can claim them from it, at once or from not_before on; a new name creates the queue. priority: 0 (first) to 9. timeout: the longest time of an attempt. depends_on: the tasks, of this call or of the run, that each waits for, such as {"load": ["extract"]}; is_ready is false for these. trigger_rules: how they must have ended, such as {"load": "all_done"}; all_success for others. The run of such tasks ends itself. Errors: P0002 no such run, 23505 (task_instances_dag_run_id_task_id_key) the run has a task of that name, 22023 bad argument, a cycle or an unknown task, 55000 the run has ended, 54000 more tasks than pg_workflow.max_tasks_per_run.';
 
 CREATE FUNCTION workflow.latest_dag_run(dag_id uuid)
 RETURNS SETOF workflow.dag_runs

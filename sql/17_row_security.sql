@@ -55,6 +55,8 @@ BEGIN
             WHEN 'queue_settings' THEN 'tenant = CURRENT_USER'
             WHEN 'ready' THEN 'EXISTS (SELECT FROM workflow.queue_settings AS q WHERE q.id = %1$I.queue_id)'
             WHEN 'parked' THEN 'EXISTS (SELECT FROM workflow.dag_runs AS r WHERE r.id = %1$I.dag_run_id)'
+            WHEN 'joins' THEN 'EXISTS (SELECT FROM workflow.dag_runs AS r WHERE r.id = %1$I.dag_run_id)'
+            WHEN 'waits' THEN 'EXISTS (SELECT FROM workflow.joins AS j WHERE j.id = %1$I.join_id)'
             WHEN 'dag_runs' THEN 'EXISTS (SELECT FROM workflow.dags AS d WHERE d.id = %1$I.dag_id)'
             WHEN 'task_instances' THEN 'EXISTS (SELECT FROM workflow.dag_runs AS r WHERE r.id = %1$I.dag_run_id)'
             WHEN 'task_logs' THEN 'EXISTS (SELECT FROM workflow.task_instances AS t WHERE t.id = %1$I.task_instance_id)'
@@ -70,7 +72,7 @@ COMMENT ON FUNCTION workflow.create_policy(text, text) IS
 SELECT workflow.create_policy(t.name, t.name)
 FROM (VALUES
     ('dags'::pg_catalog.text), ('dag_runs'), ('task_instances'), ('task_logs'), ('state_history'), ('queue_settings'), ('ready'),
-    ('parked')
+    ('parked'), ('joins'), ('waits')
 ) AS t (name);
 
 CREATE FUNCTION workflow.cancel_vacuum()

@@ -41,9 +41,12 @@ AS $$
             JOIN workflow.dags AS d ON d.id OPERATOR(pg_catalog.=) u.dag_id
             WHERE p.dag_run_id OPERATOR(pg_catalog.=) t.dag_run_id AND p.task_instance_id OPERATOR(pg_catalog.=) t.id
                 AND (d.is_paused OR workflow.is_finished(u.state)))
+        -- It waits for others. One look-up for each task: a join could be planned as a loop over all.
+        AND (t.join_id IS NULL OR t.state OPERATOR(pg_catalog.<>) 'queued'
+            OR NOT EXISTS (SELECT FROM workflow.waits AS w WHERE w.join_id OPERATOR(pg_catalog.=) t.join_id OFFSET 0))
 $$;
 COMMENT ON FUNCTION workflow.unclaimable_tasks() IS
-'Internal: returns the tasks that wait in a queue and that no claim finds: they have no row in ready, or a later one than they should have, and are not parked.';
+'Internal: returns the tasks that wait in a queue and that no claim finds: they have no row in ready, or a later one than they should have, are not parked, and wait for no other task.';
 
 CREATE FUNCTION workflow.verify(created_from timestamptz DEFAULT '-infinity', created_to timestamptz DEFAULT 'infinity')
 RETURNS TABLE (entity_type text, entity_id uuid, problem text, detail jsonb)
@@ -140,6 +143,11 @@ AS $$
     SELECT 'task_instance', t.id, 'no claim finds it', jsonb_build_object('queue_id', t.queue_id, 'state', t.state, 'version', t.version)
     FROM workflow.unclaimable_tasks() AS t
     WHERE t.id >= (SELECT b.first FROM bound AS b) AND t.id <= (SELECT b.last FROM bound AS b)
+    UNION ALL
+    -- A look that was lost, and that reap_claims() repeats every 10 s.
+    SELECT 'task_instance', w.watched, 'nobody has looked at what waits for it', jsonb_build_object('join_id', w.join_id)
+    FROM workflow.overdue_waits() AS w
+    WHERE w.watched >= (SELECT b.first FROM bound AS b) AND w.watched <= (SELECT b.last FROM bound AS b)
     UNION ALL
     SELECT 'task_instance', t.id, 'queue of another tenant', jsonb_build_object('queue', t.queue, 'tenant', t.tenant)
     FROM workflow.tasks_of_foreign_queues() AS t

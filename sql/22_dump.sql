@@ -7,6 +7,8 @@ SELECT pg_catalog.pg_extension_config_dump('workflow.queue_settings', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.queue_settings_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.ready', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.parked', '');
+SELECT pg_catalog.pg_extension_config_dump('workflow.joins', '');
+SELECT pg_catalog.pg_extension_config_dump('workflow.waits', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.task_logs_0', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.task_logs_1', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.task_logs_id_seq', '');

@@ -34,7 +34,8 @@ GRANT SELECT ON
     workflow.dags, workflow.dag_runs, workflow.task_instances, workflow.task_logs, workflow.state_history,
     workflow.state_machine, workflow.state_counts, workflow.consumer_lag, workflow.notifier, workflow.partitions,
     workflow.settings, workflow.row_security, workflow.purges, workflow.queue_settings, workflow.ready,
-    workflow.parked, workflow.queues, workflow.claims
+    workflow.parked, workflow.queues, workflow.claims, workflow.joins, workflow.waits,
+    workflow.waiting
 TO workflow_reader;
 -- The last ids: for the view partitions.
 GRANT SELECT ON SEQUENCE workflow.state_history_id_seq, workflow.task_logs_id_seq TO workflow_reader;
@@ -52,7 +53,8 @@ GRANT UPDATE (
 ) ON workflow.dag_runs TO workflow_writer;
 GRANT UPDATE (
     id, dag_run_id, task_id, state, version, try_number, max_tries, start_date, end_date, duration, error, created_at,
-    updated_at, queue_id, priority, not_before, timeout, worker, lease_expires_at, cancel_requested_at, uncounted_tries
+    updated_at, queue_id, priority, not_before, timeout, worker, lease_expires_at, cancel_requested_at, uncounted_tries,
+    join_id
 ) ON workflow.task_instances TO workflow_writer;
 GRANT INSERT (tenant, name, slots, paused_until), UPDATE (slots, paused_until) ON workflow.queue_settings TO workflow_writer;
 -- For tables of their own that belong to runs and tasks. 21_dependents.sql says which are safe.
@@ -69,9 +71,10 @@ GRANT DELETE ON workflow.dags, workflow.dag_runs, workflow.task_instances, workf
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA workflow TO PUBLIC, workflow_reader;
 REVOKE EXECUTE ON FUNCTION
     workflow.create_dag_run(uuid, timestamptz, jsonb),
-    workflow.create_task_instances(uuid, text[], integer, text, integer, timestamptz, interval),
+    workflow.create_task_instances(uuid, text[], integer, text, integer, timestamptz, interval, jsonb, jsonb),
     workflow.queue_of_run(uuid, text),
     workflow.claim_tasks(text, text[], integer, interval),
+    workflow.look_at_joins(),
     workflow.create_consumer(text, boolean),
     workflow.read_events(text, integer, interval, bigint),
     workflow.current_position(),
@@ -120,9 +123,10 @@ GRANT EXECUTE ON PROCEDURE workflow.wait_for_events_after(text, interval, boolea
 
 GRANT EXECUTE ON FUNCTION
     workflow.create_dag_run(uuid, timestamptz, jsonb),
-    workflow.create_task_instances(uuid, text[], integer, text, integer, timestamptz, interval),
+    workflow.create_task_instances(uuid, text[], integer, text, integer, timestamptz, interval, jsonb, jsonb),
     workflow.queue_of_run(uuid, text),
     workflow.claim_tasks(text, text[], integer, interval),
+    workflow.look_at_joins(),
     workflow.create_consumer(text, boolean),
     workflow.read_events(text, integer, interval, bigint),
     workflow.ack_events(text, bigint, bigint),

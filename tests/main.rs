@@ -11,6 +11,7 @@ mod extension {
     mod counts;
     mod creation;
     mod deletions;
+    mod dependencies;
     mod dependents;
     mod direct;
     mod errors;

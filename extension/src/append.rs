@@ -10,7 +10,7 @@ use crate::ffi::session;
 use crate::ffi::uuid::Uuid;
 use crate::history::{History, Origin};
 use crate::notifications::Notifications;
-use crate::{memory, parked};
+use crate::{dependencies, memory, parked};
 use pg_workflow_state_machine::State;
 use pgrx::pg_sys::Oid;
 
@@ -37,7 +37,8 @@ pub struct Maker {
 impl Maker {
     /// A statement of the current role.
     pub fn current(call: Option<u64>) -> Maker {
-        Maker { role: session::user(), call }
+        let given = call.and_then(|call| call::request(call, |request| request.role)).flatten();
+        Maker { role: given.unwrap_or_else(session::user), call }
     }
 }
 
@@ -99,6 +100,9 @@ pub fn append_transitions_by<'a>(
     words: impl Fn(usize) -> Words<'a>,
 ) {
     bring_back(kind, transitions);
+    if kind == EntityType::TaskInstance {
+        dependencies::note_ended(transitions.iter().filter(|made| made.to.is_finished()).map(|made| made.id));
+    }
     let actor = session::session_user();
     // Before the history is open: this may run a query.
     let dags = memory::collect(transitions.iter().map(|transition| transition.dag(kind)));

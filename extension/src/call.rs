@@ -30,16 +30,22 @@ pub struct Request {
     pub metadata: Jsonb,
     pub request_id: Option<String>,
     given: Kept,
+    /// The role that acts, if it is not the one that runs the statement.
+    pub role: Option<Oid>,
 }
 
 impl Request {
     pub fn new(ids: Vec<Uuid>, metadata: Jsonb, request_id: Option<&str>) -> Request {
         let reached = memory::collect(ids.iter().map(|_| false));
-        Request { ids, reached, metadata, request_id: request_id.map(memory::copy), given: Kept::default() }
+        Request { ids, reached, metadata, request_id: request_id.map(memory::copy), given: Kept::default(), role: None }
     }
 
     pub fn giving(self, given: Given) -> Request {
         Request { given: given.keep(), ..self }
+    }
+
+    pub fn by(self, role: Oid) -> Request {
+        Request { role: Some(role), ..self }
     }
 
     /// The values that the call gives each task beside its state.

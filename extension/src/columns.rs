@@ -37,6 +37,8 @@ pub struct TaskColumns {
     pub error: usize,
     /// `None` in the tables of 0.1.0 and 0.2.0.
     pub claim: Option<ClaimColumns>,
+    /// As above.
+    pub join_id: Option<usize>,
 }
 
 /// The columns of tasks for claims.
@@ -94,6 +96,7 @@ impl Columns {
                     duration: column("duration")?,
                     error: column("error")?,
                     claim: ClaimColumns::look_up(&column),
+                    join_id: column("join_id"),
                 }),
             },
             run: match kind {

@@ -163,8 +163,19 @@ impl Entities {
 
     /// Records the transitions with the words of each, and closes the table.
     pub fn record<'a>(self, made: &'a [append::Transition], ready: &[Ready], words: impl Fn(usize) -> Words<'a>) {
+        self.record_by(session::user(), made, ready, words);
+    }
+
+    /// As above, for another role.
+    pub fn record_by<'a>(
+        self,
+        role: Oid,
+        made: &'a [append::Transition],
+        ready: &[Ready],
+        words: impl Fn(usize) -> Words<'a>,
+    ) {
         if !made.is_empty() {
-            append::append_transitions_by(session::user(), self.kind, made, words);
+            append::append_transitions_by(role, self.kind, made, words);
             ready::add(ready);
             transaction::next_command();
         }
@@ -247,6 +258,7 @@ fn has_our_columns(heap: &Heap, columns: &Columns) -> bool {
                 (claim.cancel_requested_at, pg_sys::TIMESTAMPTZOID),
                 (claim.uncounted_tries, pg_sys::INT4OID),
             ]);
+            types.extend(task.join_id.map(|column| (column, pg_sys::UUIDOID)));
             let set = [claim.not_before, claim.worker, claim.lease_expires_at, claim.cancel_requested_at];
             nullable.extend(set.into_iter().chain([claim.uncounted_tries]));
         }
@@ -286,9 +298,9 @@ fn function(name: &CStr) -> Oid {
     member::function(name, &[]).unwrap_or(Oid::INVALID)
 }
 
-/// The columns of task_instances, before claims and with them. The functions leave a column that an administrator has added
+/// The columns of task_instances, before claims, and with them and with dependencies. The functions leave a column that an administrator has added
 /// to its default.
-const TASK_COLUMNS: [usize; 2] = [13, 21];
+const TASK_COLUMNS: [usize; 2] = [13, 22];
 
 /// Whether a new row of task_instances has the defaults of the extension in all columns that a creation does not write.
 fn has_our_defaults(heap: &Heap) -> bool {
@@ -303,6 +315,7 @@ fn has_our_defaults(heap: &Heap) -> bool {
         "lease_expires_at",
         "cancel_requested_at",
         "uncounted_tries",
+        "join_id",
     ];
     let has_claims = heap.find_column("queue_id").is_some();
     heap.live_columns() == TASK_COLUMNS[usize::from(has_claims)]

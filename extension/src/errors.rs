@@ -135,6 +135,29 @@ pub fn too_many(argument: &str, count: usize, limit: usize) -> ! {
     )
 }
 
+/// 54000: the run would have too many tasks.
+pub fn too_many_tasks(run: Uuid, count: usize, limit: usize) -> ! {
+    raise(
+        Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        &format!("dag_run {run} must not have more than {limit} tasks"),
+        &json!({
+            "entity_type": "dag_run", "entity_id": run.to_string(), "count": count, "max_count": limit,
+            "setting": "pg_workflow.max_tasks_per_run",
+        }),
+        "Spread the tasks over several runs. A superuser can raise pg_workflow.max_tasks_per_run.",
+    )
+}
+
+/// 55000: the run has ended, so that no task can be added that depends on others.
+pub fn run_has_ended(run: Uuid, state: State) -> ! {
+    raise(
+        Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        &format!("dag_run {run} has ended: it is {state}"),
+        &json!({ "entity_type": "dag_run", "entity_id": run.to_string(), "state": state.as_str() }),
+        "Create the tasks in a run that has not ended.",
+    )
+}
+
 /// 22023: a date is infinite.
 pub fn infinite(argument: &str) -> ! {
     let argument = cut(argument);

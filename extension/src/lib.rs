@@ -14,6 +14,7 @@ mod counts;
 mod creation;
 mod dag_of;
 mod deletion;
+mod dependencies;
 mod dependents;
 mod direct;
 mod drop_guard;
@@ -78,6 +79,7 @@ pub extern "C-unwind" fn _PG_init() {
             after_commit_prepared,
         });
     }
+    ffi::transaction::register_before_end(dependencies::before_end);
 }
 
 /// Called at the end of each marked transaction, and of each that is prepared. Nothing here may fail.
@@ -86,6 +88,7 @@ fn at_end(mark: usize, end: ffi::transaction::End) {
         ffi::transaction::End::Committed => {
             claims::leases::commit();
             places::report();
+            dependencies::report();
         }
         ffi::transaction::End::Prepared => ffi::prepared::end(!places::has_news()),
         _ => (),
@@ -98,5 +101,6 @@ fn after_commit_prepared(has_no_news: bool) {
     if !has_no_news {
         places::forget();
     }
+    dependencies::note_commit_of_prepared();
     signals::count_prepared();
 }

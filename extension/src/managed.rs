@@ -158,6 +158,7 @@ pub struct Fixed<'a> {
     /// The DAG of a run, the run of a task.
     pub parent: Uuid,
     pub task_id: Option<&'a str>,
+    join_id: Option<Uuid>,
     created_at: Option<i64>,
 }
 
@@ -169,6 +170,7 @@ impl<'a> Fixed<'a> {
             id: uuid(columns.id),
             parent: uuid(columns.parent),
             task_id: columns.task.and_then(|task| row.text(task.task_id)),
+            join_id: columns.task.and_then(|task| row.uuid(task.join_id?)),
             created_at: row.i64(columns.created_at),
         }
     }
@@ -179,6 +181,7 @@ impl<'a> Fixed<'a> {
             ("id", self.id != other.id),
             (parent_name(kind), self.parent != other.parent),
             ("task_id", self.task_id != other.task_id),
+            ("join_id", self.join_id != other.join_id),
             ("created_at", self.created_at != other.created_at),
         ];
         differ.iter().find(|(_, differs)| *differs).map(|(name, _)| *name)

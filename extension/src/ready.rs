@@ -11,7 +11,7 @@ use crate::ffi::trigger::Row;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::clock;
 use crate::ffi::{member, transaction};
-use crate::{errors, places, rights, signals};
+use crate::{dependencies, errors, places, rights, signals};
 use pg_workflow_state_machine::State;
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::CStr;
@@ -76,12 +76,29 @@ impl ReadyColumns {
 }
 
 impl Ready {
-    /// Returns the row of a task at a version, from now on; `None` if no queue has it, or if it does not wait.
+    /// Returns the row of a task at a version, from now on; `None` if no queue has it, or if it does not wait for a worker.
     pub fn of(row: &Row, columns: &Columns, state: State, version: i64, not_before: Option<i64>) -> Option<Ready> {
+        row.i32(columns.task?.claim?.queue_id).filter(|_| waits(state))?;
+        let join = columns.task?.join_id.and_then(|column| row.uuid(column));
+        // A retry was allowed to run before, or was made by hand.
+        if state == State::Queued && join.is_some_and(dependencies::is_waiting) {
+            return None;
+        }
+        Ready::of_allowed(row, columns, version, not_before)
+    }
+
+    /// Returns the row of a task that is queued and may run, whatever it depends on.
+    pub fn of_queued(row: &Row, columns: &Columns) -> Option<Ready> {
         let claim = columns.task?.claim?;
-        let queue_id = row.i32(claim.queue_id).filter(|_| waits(state))?;
+        let state: State = row.text(columns.state)?.parse().ok()?;
+        (state == State::Queued).then_some(())?;
+        Ready::of_allowed(row, columns, row.i64(columns.version)?, row.i64(claim.not_before))
+    }
+
+    fn of_allowed(row: &Row, columns: &Columns, version: i64, not_before: Option<i64>) -> Option<Ready> {
+        let claim = columns.task?.claim?;
         Some(Ready {
-            queue_id,
+            queue_id: row.i32(claim.queue_id)?,
             priority: row.i16(claim.priority).unwrap_or(PRIORITY),
             // Not the time of the transition: that is ahead if the clock was set back.
             ready_at: ready_at(not_before, clock()),

@@ -28,6 +28,7 @@ static BATCH_DELAY: GucSetting<i32> = GucSetting::<i32>::new(2);
 static POLL_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(1000);
 /// Read by purge(), in SQL.
 static MAX_CONSUMER_LAG: GucSetting<i32> = GucSetting::<i32>::new(30 * 24 * 60);
+static MAX_TASKS_PER_RUN: GucSetting<i32> = GucSetting::<i32>::new(100_000);
 static MAX_FIELD_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1024 * 1024);
 
 /// Defines the settings.
@@ -82,6 +83,16 @@ pub fn define() {
         64 * 1024 * 1024,
         GucContext::Suset,
         GucFlags::UNIT_BYTE,
+    );
+    GucRegistry::define_int_guc(
+        c"pg_workflow.max_tasks_per_run",
+        c"Sets how many tasks a run with dependencies can have.",
+        c"Creating more of them with depends_on is rejected (54000).",
+        &MAX_TASKS_PER_RUN,
+        1,
+        10_000_000,
+        GucContext::Suset,
+        GucFlags::default(),
     );
     GucRegistry::define_int_guc(
         c"pg_workflow.max_consumer_lag",
@@ -142,6 +153,10 @@ pub fn notification() -> Notification {
 /// The largest metadata, conf, tags or text that a client may write, in bytes of text.
 pub fn max_field_size() -> usize {
     usize::try_from(MAX_FIELD_SIZE.get()).unwrap_or(0)
+}
+
+pub fn max_tasks_per_run() -> usize {
+    usize::try_from(MAX_TASKS_PER_RUN.get()).unwrap_or(0)
 }
 
 pub fn batch_size() -> i32 {

@@ -81,6 +81,9 @@ fn claim_free(own: u32, free: usize, found: u32) -> Option<usize> {
     signals.history.store(0, Ordering::Relaxed);
     signals.last_id.store(0, Ordering::Relaxed);
     signals.leave_until.store(0, Ordering::Relaxed);
+    // Of another database before.
+    signals.again_left.fetch_add(1, Ordering::SeqCst);
+    signals.again_pause.store(0, Ordering::Relaxed);
     signals.database.store(own, Ordering::SeqCst);
     Some(free)
 }

@@ -80,7 +80,8 @@ ALTER TABLE workflow.task_instances
     ADD COLUMN worker text,
     ADD COLUMN lease_expires_at timestamptz,
     ADD COLUMN cancel_requested_at timestamptz,
-    ADD COLUMN uncounted_tries integer;
+    ADD COLUMN uncounted_tries integer,
+    ADD COLUMN join_id uuid;
 -- take table workflow.queue_settings
 SELECT pg_catalog.pg_extension_config_dump('workflow.queue_settings', '');
 SELECT pg_catalog.pg_extension_config_dump('workflow.queue_settings_id_seq', '');
@@ -93,6 +94,12 @@ CREATE TRIGGER prepare_load
 BEFORE INSERT ON workflow.parked
 FOR EACH STATEMENT EXECUTE FUNCTION workflow.prepare_load();
 SELECT pg_catalog.pg_extension_config_dump('workflow.parked', '');
+-- take table workflow.joins
+-- take index joins_dag_run_id_idx
+SELECT pg_catalog.pg_extension_config_dump('workflow.joins', '');
+-- take table workflow.waits
+-- take index waits_join_id_idx
+SELECT pg_catalog.pg_extension_config_dump('workflow.waits', '');
 -- take function workflow.is_finished
 -- take function workflow.queue_of_run
 -- take function workflow.check_queue_name
@@ -116,6 +123,11 @@ SELECT pg_catalog.pg_extension_config_dump('workflow.parked', '');
 -- take function workflow.reap_claims
 -- take function workflow.note_cancel
 -- take function workflow.request_cancel
+-- take function workflow.overdue_waits
+-- take function workflow.look_at_joins
+-- take function workflow.dag_run_graph
+-- take function workflow.why_waiting
+-- take view workflow.waiting
 -- take function workflow.seconds_to_task
 -- take procedure workflow.wait_for_tasks
 -- take view workflow.claims
@@ -390,7 +402,7 @@ DECLARE
 BEGIN
     FOR guarded IN
         SELECT t.name AS table_name, c.relname AS relation
-        FROM pg_catalog.unnest('{dags,dag_runs,task_instances,task_logs,state_history,queue_settings,ready,parked}'::pg_catalog.text[]) AS t (name)
+        FROM pg_catalog.unnest('{dags,dag_runs,task_instances,task_logs,state_history,queue_settings,ready,parked,joins,waits}'::pg_catalog.text[]) AS t (name)
         JOIN pg_catalog.pg_class AS c ON c.relname OPERATOR(pg_catalog.=) t.name
             -- Partitions, and those that purge() has dropped and not yet freed.
             OR (t.name OPERATOR(pg_catalog.=) ANY ('{task_logs,state_history}'::pg_catalog.text[])

@@ -13,8 +13,26 @@ BEGIN
 END
 $$;
 
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM workflow.waits) THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = 'cannot update pg_workflow to 0.2.0: tasks wait for others',
+            DETAIL = (
+                SELECT pg_catalog.jsonb_build_object('dag_runs', pg_catalog.jsonb_agg(DISTINCT j.dag_run_id))::pg_catalog.text
+                FROM (SELECT DISTINCT w.join_id FROM workflow.waits AS w LIMIT 100) AS w
+                JOIN workflow.joins AS j ON j.id OPERATOR(pg_catalog.=) w.join_id),
+            HINT = '0.2.0 knows no dependencies: these tasks could start at once. Let the runs end, or cancel them with workflow.request_cancel().';
+    END IF;
+END
+$$;
+
 -- Claims end: a task that a worker holds runs on, moved by hand.
 DROP VIEW workflow.claims;
+DROP VIEW workflow.waiting;
+DROP FUNCTION workflow.why_waiting(uuid);
+DROP FUNCTION workflow.dag_run_graph(uuid);
+DROP FUNCTION workflow.look_at_joins();
 DROP VIEW workflow.queues;
 DROP FUNCTION workflow.refused_claims(integer);
 DROP PROCEDURE workflow.wait_for_tasks(text[], interval, boolean);
@@ -41,7 +59,12 @@ DROP FUNCTION workflow.wake_waiters();
 DROP FUNCTION workflow.enqueue_task_instances(uuid[], text, integer, timestamptz);
 DROP FUNCTION workflow.queue_of_run(uuid, text);
 DROP FUNCTION workflow.check_queue_name(text);
-DROP FUNCTION workflow.create_task_instances(uuid, text[], integer, text, integer, timestamptz, interval);
+DROP FUNCTION workflow.create_task_instances(uuid, text[], integer, text, integer, timestamptz, interval, jsonb, jsonb);
+DROP FUNCTION workflow.overdue_waits();
+ALTER EXTENSION pg_workflow DROP TABLE workflow.waits;
+DROP TABLE workflow.waits;
+ALTER EXTENSION pg_workflow DROP TABLE workflow.joins;
+DROP TABLE workflow.joins;
 ALTER EXTENSION pg_workflow DROP TABLE workflow.parked;
 DROP TABLE workflow.parked;
 DROP FUNCTION workflow.is_finished(text);
@@ -198,7 +221,8 @@ ALTER TABLE workflow.task_instances
     DROP COLUMN worker,
     DROP COLUMN lease_expires_at,
     DROP COLUMN cancel_requested_at,
-    DROP COLUMN uncounted_tries;
+    DROP COLUMN uncounted_tries,
+    DROP COLUMN join_id;
 ALTER EXTENSION pg_workflow DROP EVENT TRIGGER pg_workflow_load_library;
 DROP EVENT TRIGGER pg_workflow_load_library;
 DROP FUNCTION workflow.load_library();

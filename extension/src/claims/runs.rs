@@ -17,6 +17,9 @@ pub struct Run {
     pub dag: Uuid,
     pub conf: JsonbCopy,
     pub blocked: Blocked,
+    /// Whether it is queued, and whether the call has claimed a task of it.
+    is_queued: bool,
+    is_claimed: bool,
 }
 
 /// Whether no task of a run may start: it has ended, or its DAG is paused.
@@ -38,6 +41,21 @@ impl Runs {
         self.0.entry(run).or_insert_with(|| look_up(run)).as_ref()
     }
 
+    /// Notes that the call has claimed a task of a run.
+    pub fn note_claim(&mut self, run: Uuid) {
+        if let Some(Some(run)) = self.0.get_mut(&run) {
+            run.is_claimed = true;
+        }
+    }
+
+    /// Returns the queued runs of which the call has claimed tasks.
+    pub fn queued(&mut self) -> impl Iterator<Item = Uuid> {
+        let is_started = |run: &Option<Run>| run.as_ref().is_some_and(|run| run.is_queued && run.is_claimed);
+        let mut ids = memory::collect(self.0.iter().filter(|(_, run)| is_started(run)).map(|(id, _)| *id));
+        ids.sort_unstable();
+        ids.into_iter()
+    }
+
     /// Returns a run that the call has met.
     pub fn known(&self, run: Uuid) -> Option<&Run> {
         self.0.get(&run)?.as_ref()
@@ -55,8 +73,10 @@ fn look_up(run: Uuid) -> Option<Run> {
 
 impl Run {
     fn new(dag: Uuid, conf: JsonbCopy, state: &str, is_paused: bool) -> Run {
-        let has_ended = state.parse().is_ok_and(State::is_finished);
-        Run { dag, conf, blocked: if has_ended || is_paused { Blocked::Perhaps } else { Blocked::No } }
+        let state = state.parse();
+        let has_ended = state.as_ref().is_ok_and(|state: &State| state.is_finished());
+        let blocked = if has_ended || is_paused { Blocked::Perhaps } else { Blocked::No };
+        Run { dag, conf, blocked, is_queued: state == Ok(State::Queued), is_claimed: false }
     }
 }
 

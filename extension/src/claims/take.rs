@@ -24,7 +24,7 @@ use crate::parked::{self, Parked};
 use crate::places::{self, Start};
 use crate::queues::{self, Queue};
 use crate::ready::{self, PRIORITY, Ready, ReadyColumns};
-use crate::{append, memory, rights};
+use crate::{append, dependencies, memory, rights};
 use pg_workflow_state_machine::State;
 use pgrx::datum::Interval;
 use pgrx::pg_sys::{self, Datum};
@@ -88,6 +88,7 @@ impl<'a> Taking<'a> {
             errors::nested_claim();
         }
         session::refuse_read_only(c"claim_tasks()");
+        dependencies::look_again();
         let (ready, now) = (ready::open(), clock());
         let entities = Entities::open(EntityType::TaskInstance);
         entities.iter().for_each(|entities| entities.heap.check_publications());
@@ -126,13 +127,14 @@ impl<'a> Taking<'a> {
         }
         self.note_busy();
         leases::note_claims(self.taken.iter().map(|taken| &taken.claim));
-        let Taking { entities, made, parked, taken, ready, worker, .. } = self;
+        let Taking { entities, made, parked, taken, ready, worker, mut runs, .. } = self;
         if let Some(entities) = entities {
             let words = Words { metadata: Jsonb::object_of("worker", worker), request_id: None };
             entities.record(&made, &[], |_| words);
         }
         ready.close();
         parked::park(&parked);
+        runs.queued().for_each(|run| dependencies::start(run, session::user()));
         taken
     }
 
@@ -298,6 +300,9 @@ impl<'a> Taking<'a> {
             {
                 return None;
             }
+            if current.state == State::Queued && task_columns.join_id.is_some_and(|join| waits(row.uuid(join))) {
+                return None;
+            }
             let run = row.uuid(entities.columns.parent)?;
             let state = runs.get(run).map_or(Blocked::Perhaps, |run| run.blocked);
             blocked = Some((run, state));
@@ -311,6 +316,7 @@ impl<'a> Taking<'a> {
         };
         Some(match entities.transition(found.task, Wait::Never, decide) {
             Step::Made(made, _) => {
+                runs.note_claim(made.parent);
                 let (version, start_date) = (made.version, made.changed_at);
                 let claim = Claim { task: found.task, version, start_date, lease: self.lease };
                 memory::push(&mut self.made, made);
@@ -378,6 +384,9 @@ impl<'a> Taking<'a> {
         let Some(run) = rights::as_owner_of(EntityType::TaskInstance.relation(), look_up) else {
             return Outcome::Stale;
         };
+        if waits_by_statement(found.task) {
+            return Outcome::Stale;
+        }
         match self.runs.get(run).map(|run| run.blocked) {
             Some(Blocked::No) => {}
             Some(Blocked::Yes) => return Outcome::Blocked(run),
@@ -400,10 +409,33 @@ impl<'a> Taking<'a> {
         };
         match call::during(Call::Transition(request), || UPDATE.with(|plan| plan.run(&values[..2], read))) {
             Some((claim, _)) if claim.version != found.version + 1 => errors::unguarded_claim("claim", claim.task),
-            Some((claim, task)) => self.taken(claim, task),
+            Some((claim, task)) => {
+                self.runs.note_claim(run);
+                self.taken(claim, task)
+            }
             None => Outcome::Busy,
         }
     }
+}
+
+/// Whether the join of a task is undecided.
+fn waits(join: Option<Uuid>) -> bool {
+    join.is_some_and(dependencies::waits)
+}
+
+/// Whether a queued task waits for others.
+fn waits_by_statement(task: Uuid) -> bool {
+    thread_local! {
+        static LOOK_UP: Plan = Plan::new(
+            "SELECT FROM workflow.task_instances AS t \
+             JOIN workflow.waits AS w ON w.join_id OPERATOR(pg_catalog.=) t.join_id \
+             WHERE t.id OPERATOR(pg_catalog.=) $1 AND ARRAY[t.state] OPERATOR(pg_catalog.=) '{queued}' LIMIT 1"
+                .to_owned(),
+            &[pg_sys::UUIDOID],
+        );
+    }
+    let look_up = || LOOK_UP.with(|plan| plan.run(&[Some(task.as_datum())], |rows| rows.len() > 0));
+    rights::as_owner_of(EntityType::TaskInstance.relation(), look_up)
 }
 
 enum Outcome {

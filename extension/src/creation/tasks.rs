@@ -5,9 +5,11 @@ use crate::append::append_creations_in;
 use crate::args;
 use crate::call::Creation;
 use crate::columns::ClaimColumns;
+use crate::dependencies::{self, Edges};
 use crate::direct::{self, Entities};
 use crate::entity::EntityType;
 use crate::errors;
+use crate::ffi::jsonb::Jsonb;
 use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::rows::Rows as NewRows;
 use crate::ffi::uuid::Uuid;
@@ -25,8 +27,6 @@ use pgrx::{Array, IntoDatum, name};
 /// at a time, and steps through the entries of this time that earlier claims have deleted.
 const ALIKE: usize = 32;
 
-type NewTasks = TableIterator<'static, (name!(id, pgrx::Uuid), name!(task_id, String))>;
-
 /// The function create_task_instances() of SQL.
 #[pgrx::pg_extern(sql = false)]
 fn create_tasks(
@@ -37,7 +37,9 @@ fn create_tasks(
     priority: Option<i32>,
     not_before: Option<TimestampWithTimeZone>,
     timeout: Option<Interval>,
-) -> TableIterator<'static, (name!(id, pgrx::Uuid), name!(task_id, String))> {
+    depends_on: Option<Jsonb>,
+    trigger_rules: Option<Jsonb>,
+) -> TableIterator<'static, (name!(id, pgrx::Uuid), name!(task_id, String), name!(is_ready, bool))> {
     let wanted = queue.is_some() || not_before.is_some() || timeout.is_some();
     let wanted = wanted.then(|| {
         let name = args::name("queue", queue);
@@ -47,7 +49,9 @@ fn create_tasks(
         timeout.into_iter().for_each(|timeout| _ = claims::positive("timeout", Some(timeout)));
         Wanted { name, priority, not_before, timeout }
     });
-    create_tasks_for(session::user(), dag_run_id, task_ids, max_tries, wanted)
+    let dependencies = (depends_on, trigger_rules);
+    let created = create_tasks_for(session::user(), dag_run_id, task_ids, max_tries, wanted, dependencies);
+    TableIterator::new(created)
 }
 
 /// For the catalogs of 0.1.0 and 0.2.0: they declare it SECURITY DEFINER, so the current role is the owner.
@@ -57,7 +61,8 @@ fn create_task_instances(
     task_ids: Option<Array<'_, &'_ str>>,
     max_tries: Option<i32>,
 ) -> TableIterator<'static, (name!(id, pgrx::Uuid), name!(task_id, String))> {
-    create_tasks_for(session::outer_user(), dag_run_id, task_ids, max_tries, None)
+    let created = create_tasks_for(session::outer_user(), dag_run_id, task_ids, max_tries, None, (None, None));
+    TableIterator::new(created.map(|(id, name, _)| (id, name)))
 }
 
 /// Where new tasks wait.
@@ -75,7 +80,8 @@ fn create_tasks_for(
     task_ids: Option<Array<'_, &'_ str>>,
     max_tries: Option<i32>,
     wanted: Option<Wanted>,
-) -> NewTasks {
+    (depends_on, trigger_rules): (Option<Jsonb>, Option<Jsonb>),
+) -> impl Iterator<Item = (pgrx::Uuid, String, bool)> + 'static {
     rights::refuse_restricted_operation();
     let run = Uuid(*args::not_null("dag_run_id", dag_run_id).as_bytes());
     let task_ids = args::array("task_ids", task_ids);
@@ -85,6 +91,7 @@ fn create_tasks_for(
         memory::copy(name)
     }));
     let max_tries = args::check_max_tries(args::not_null("max_tries", max_tries));
+    let edges = Edges::read(&names, depends_on, trigger_rules);
 
     let creation = Creation { kind: EntityType::TaskInstance, at: clock(), caller };
     if !tenant::sees_run(caller, run) {
@@ -92,9 +99,14 @@ fn create_tasks_for(
     }
     let queue = |wanted: Wanted| queues::of_run(run, wanted.name).unwrap_or_else(|| refuse_missing_run(run));
     let queued = wanted.map(|wanted| (queue(wanted), wanted));
-    let tasks = Tasks { creation, run, names: &names, max_tries, queued };
-    let ids = tasks.create().unwrap_or_else(|| refuse_missing_run(run));
-    TableIterator::new(ids.into_iter().map(|task| pgrx::Uuid::from_bytes(task.0)).zip(names))
+    let new = memory::collect(names.iter().map(|_| Uuid::new()));
+    let mut tasks = Tasks { creation, run, names: &names, new, joins: Vec::new(), max_tries, queued };
+    let ids = tasks.create(edges.as_ref()).unwrap_or_else(|| refuse_missing_run(run));
+    let joins = tasks.joins;
+    ids.into_iter().zip(names).enumerate().map(move |(n, (task, name))| {
+        let has_dependencies = joins.get(n).is_some_and(Option::is_some);
+        (pgrx::Uuid::from_bytes(task.0), name, !has_dependencies)
+    })
 }
 
 fn refuse_missing_run(run: Uuid) -> ! {
@@ -106,6 +118,10 @@ struct Tasks<'a> {
     creation: Creation,
     run: Uuid,
     names: &'a [String],
+    /// Their IDs.
+    new: Vec<Uuid>,
+    /// The joins of those that depend on others; empty if none does.
+    joins: Vec<Option<Uuid>>,
     max_tries: i32,
     /// The queue, if any.
     queued: Option<(i32, Wanted<'a>)>,
@@ -116,24 +132,35 @@ impl Tasks<'_> {
     ///
     /// Locks the run first: it stays until the transaction has ended, and a run that is being deleted is missed here
     /// rather than by the foreign key.
-    fn create(&self) -> Option<Vec<Uuid>> {
-        let direct = rights::as_owner_of(self.creation.kind.relation(), || {
-            let dag = direct::lock_run(self.run)?;
-            Some((dag, self.insert_directly()?))
-        });
-        if let Some((dag, ids)) = direct {
-            append_creations_in(dag, self.creation, self.run, &self.with_names(&ids));
-            ready::add(&self.ready(&ids));
-            transaction::next_command();
-            return Some(ids);
+    fn create(&mut self, edges: Option<&Edges>) -> Option<Vec<Uuid>> {
+        let owned = self.creation.kind.relation();
+        let dag = rights::as_owner_of(owned, || direct::lock_run(self.run)).or_else(|| self.lock_run())?;
+        if self.names.is_empty() {
+            return Some(Vec::new());
         }
-        let dag = self.lock_run()?;
-        let ids = self.insert();
-        // Fewer if another extension's trigger has skipped any.
-        if ids.len() != self.names.len() {
-            return None;
+        if let Some(edges) = edges {
+            self.joins = rights::as_owner_of(owned, || edges.write(self.run, &self.new));
         }
-        record_unrecorded(dag, self.creation, self.run, self.with_names(&ids));
+        let ids = match rights::as_owner_of(owned, || self.insert_directly()) {
+            Some(ids) => {
+                append_creations_in(dag, self.creation, self.run, &self.with_names(&ids));
+                ready::add(&self.ready(&ids));
+                transaction::next_command();
+                ids
+            }
+            None => {
+                let ids = self.insert();
+                // Fewer if another extension's trigger has skipped any.
+                if ids.len() != self.names.len() {
+                    return None;
+                }
+                record_unrecorded(dag, self.creation, self.run, self.with_names(&ids));
+                ids
+            }
+        };
+        if edges.is_none() {
+            dependencies::add_leaves(self.run, &ids);
+        }
         Some(ids)
     }
 
@@ -171,13 +198,39 @@ impl Tasks<'_> {
                     pg_sys::TIMESTAMPTZOID,
                 ],
             );
+            /// The tables of 0.2.0 lack the column.
+            static INSERT_JOINED: Plan = Plan::new(
+                "INSERT INTO workflow.task_instances (id, dag_run_id, task_id, max_tries, created_at, updated_at, join_id) \
+                 SELECT t.id, $1, t.task_id, $4, $5, $5, NULLIF(t.join_id, '00000000-0000-0000-0000-000000000000') \
+                 FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($6)) WITH ORDINALITY \
+                     AS t (id, task_id, join_id, ordinal) \
+                 ORDER BY t.ordinal \
+                 RETURNING id"
+                    .to_owned(),
+                &[
+                    pg_sys::UUIDOID,
+                    pg_sys::UUIDARRAYOID,
+                    pg_sys::TEXTARRAYOID,
+                    pg_sys::INT4OID,
+                    pg_sys::TIMESTAMPTZOID,
+                    pg_sys::UUIDARRAYOID,
+                ],
+            );
         }
-        let (order, new) = (self.by_name(), self.new_ids());
-        let ids = uuid_array(memory::collect(order.iter().map(|n| new[*n].as_datum())));
+        let order = self.by_name();
+        let ids = uuid_array(memory::collect(order.iter().map(|n| self.new[*n].as_datum())));
         let names = text_array(memory::collect(order.iter().map(|n| text_datum(&self.names[*n]))));
         let (max_tries, at) = (Datum::from(self.max_tries), Datum::from(self.creation.at));
         let values = [Some(self.run.as_datum()), Some(ids), Some(names), Some(max_tries), Some(at)];
-        let mut inserted = INSERT.with(|plan| insert(self.creation, plan, &values));
+        let mut inserted = if self.joins.is_empty() {
+            INSERT.with(|plan| insert(self.creation, plan, &values))
+        } else {
+            let none = Uuid([0; 16]);
+            let joins = order.iter().map(|n| self.joins[*n].as_ref().unwrap_or(&none).as_datum());
+            let joins = uuid_array(memory::collect(joins));
+            let values = [&values[..], &[Some(joins)]].concat();
+            INSERT_JOINED.with(|plan| insert(self.creation, plan, &values))
+        };
         self.queue_inserted(&inserted);
         if inserted.len() == order.len() {
             let by_name = memory::collect(inserted.iter().copied());
@@ -214,20 +267,19 @@ impl Tasks<'_> {
         rights::as_owner_of(self.creation.kind.relation(), || SET.with(|plan| plan.run(&values, |_| ())));
     }
 
-    fn new_ids(&self) -> Vec<Uuid> {
-        memory::collect(self.names.iter().map(|_| Uuid::new()))
-    }
-
     /// Inserts them by the direct path, and returns their IDs; `None` if that cannot.
     fn insert_directly(&self) -> Option<Vec<Uuid>> {
         let Entities { heap, columns, .. } = Entities::open_for_creation(self.creation.kind)?;
         let (task, max_tries) = (columns.task?, heap.column("max_tries"));
-        let ids = self.new_ids();
+        let ids = memory::collect(self.new.iter().copied());
         let (queued, at) = (text_datum(State::Queued.as_str()), Datum::from(self.creation.at));
         let mut rows = NewRows::new(heap.width(), ids.len());
         let of_queue = self.queue_values(task.claim);
         for n in self.by_name() {
             rows.push(&of_queue);
+            if let Some(Some(join)) = self.joins.get(n) {
+                rows.set(&[(task.join_id?, join.as_datum())]);
+            }
             rows.set(&[
                 (columns.id, ids[n].as_datum()),
                 (columns.parent, self.run.as_datum()),
@@ -250,9 +302,11 @@ impl Tasks<'_> {
     fn ready(&self, ids: &[Uuid]) -> Vec<Ready> {
         let Some((queue_id, Wanted { priority, not_before, .. })) = self.queued else { return Vec::new() };
         let ready_at = ready::ready_at(not_before, self.creation.at);
-        memory::collect(ids.iter().enumerate().map(|(n, task)| {
+        let is_ready = |n: &usize| self.joins.get(*n).is_none_or(Option::is_none);
+        let tasks = (0..ids.len()).filter(is_ready).map(|n| ids[n]);
+        memory::collect(tasks.enumerate().map(|(n, task)| {
             let ready_at = ready_at.saturating_add((n / ALIKE) as i64);
-            Ready { queue_id, priority, ready_at, task: *task, version: 1 }
+            Ready { queue_id, priority, ready_at, task, version: 1 }
         }))
     }
 

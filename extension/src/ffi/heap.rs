@@ -36,6 +36,25 @@ pub enum Wait {
     Never,
 }
 
+/// How to lock a row that is not to be waited for.
+#[derive(Clone, Copy)]
+pub enum Strength {
+    /// So that no other transaction changes it.
+    Share,
+    /// As an UPDATE does.
+    Update,
+}
+
+/// The result of an attempt to lock a row.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Attempted {
+    Locked,
+    /// Another transaction has locked it, or changes it.
+    Busy,
+    /// It has changed since the snapshot.
+    Changed,
+}
+
 /// The result of an update.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Updated {
@@ -142,6 +161,21 @@ impl Heap {
     pub fn lock_key(&self, found: &Found) -> bool {
         // SAFETY: the row is of this table, which is a heap. The closure holds no destructor.
         unsafe { pg_guard_ffi_boundary(|| lock_key(self.0, found.0)) }
+    }
+
+    /// Locks a row until the transaction ends, if no other transaction has locked it otherwise.
+    pub fn try_lock(&self, found: &Found, strength: Strength) -> Attempted {
+        let mode = match strength {
+            Strength::Share => pg_sys::LockTupleMode::LockTupleShare,
+            Strength::Update => pg_sys::LockTupleMode::LockTupleNoKeyExclusive,
+        };
+        let policy = pg_sys::LockWaitPolicy::LockWaitSkip;
+        // SAFETY: the row is of this table, which is a heap. The closure holds no destructor.
+        match unsafe { pg_guard_ffi_boundary(|| lock(self.0, found.0, mode, policy, 0)) } {
+            TM_Result::TM_Ok => Attempted::Locked,
+            TM_Result::TM_WouldBlock => Attempted::Busy,
+            _ => Attempted::Changed,
+        }
     }
 
     /// Writes a new version of a row. Returns false, and changes nothing, if the row is not the newest version, if a
@@ -276,23 +310,36 @@ unsafe fn scan(table: Relation, index: Relation, id: Uuid) -> *mut TupleTableSlo
 unsafe fn lock_key(table: Relation, row: *mut TupleTableSlot) -> bool {
     /// Also the version that a transaction in progress is writing; and the newest one.
     const FLAGS: u32 = pg_sys::TUPLE_LOCK_FLAG_LOCK_UPDATE_IN_PROGRESS | pg_sys::TUPLE_LOCK_FLAG_FIND_LAST_VERSION;
+    let (mode, policy) = (pg_sys::LockTupleMode::LockTupleKeyShare, pg_sys::LockWaitPolicy::LockWaitBlock);
+    // SAFETY: the caller's promise.
+    unsafe { lock(table, row, mode, policy, FLAGS) == TM_Result::TM_Ok }
+}
+
+/// # Safety
+/// The row must be of the table, a heap. Called within a boundary.
+unsafe fn lock(
+    table: Relation,
+    row: *mut TupleTableSlot,
+    mode: pg_sys::LockTupleMode::Type,
+    policy: pg_sys::LockWaitPolicy::Type,
+    flags: u32,
+) -> TM_Result::Type {
     // SAFETY: the caller's promise.
     unsafe {
-        let Some(lock) = (*(*table).rd_tableam).tuple_lock else { return false };
+        let Some(lock) = (*(*table).rd_tableam).tuple_lock else { return TM_Result::TM_Invisible };
         let mut place = (*row).tts_tid;
         let mut failure = TM_FailureData::default();
-        let result = lock(
+        lock(
             table,
             &raw mut place,
             raw::GetActiveSnapshot(),
             row,
             raw::GetCurrentCommandId(true),
-            pg_sys::LockTupleMode::LockTupleKeyShare,
-            pg_sys::LockWaitPolicy::LockWaitBlock,
-            FLAGS as u8,
+            mode,
+            policy,
+            flags as u8,
             &raw mut failure,
-        );
-        result == TM_Result::TM_Ok
+        )
     }
 }
 

@@ -22,6 +22,7 @@ pub mod lane;
 pub mod latch;
 pub mod leases;
 pub mod levels;
+pub mod matches;
 pub mod member;
 pub mod notify;
 pub mod partition;

@@ -37,6 +37,45 @@ pub fn register(on_end: OnEnd) {
     unsafe { pg_sys::RegisterXactCallback(Some(at_end), std::ptr::null_mut()) };
 }
 
+/// The callback before the end.
+static BEFORE_END: OnceLock<fn()> = OnceLock::new();
+
+/// Registers a callback that runs before each commit and each PREPARE TRANSACTION, where the transaction can still write
+/// and fail. After `register`: the last one that was registered is called first.
+pub fn register_before_end(before_end: fn()) {
+    BEFORE_END.get_or_init(|| before_end);
+    // SAFETY: the function is never unloaded.
+    unsafe { pg_sys::RegisterXactCallback(Some(before_end_of_transaction), std::ptr::null_mut()) };
+}
+
+#[pgrx::pg_guard]
+extern "C-unwind" fn before_end_of_transaction(event: XactEvent::Type, _argument: *mut c_void) {
+    if event == XactEvent::XACT_EVENT_PRE_COMMIT || event == XactEvent::XACT_EVENT_PRE_PREPARE {
+        BEFORE_END.get().into_iter().for_each(|before_end| before_end());
+    }
+}
+
+/// Runs `work` as in a transaction that may write and in which each statement has a snapshot of its own, whatever its
+/// isolation level is. After an error the next transaction begins with its own.
+pub fn with_latest_snapshots<R>(work: impl FnOnce() -> R) -> R {
+    // SAFETY: values of this process, restored below. The memory of the transaction is that of its end.
+    unsafe {
+        let kept = (pg_sys::XactIsoLevel, pg_sys::XactReadOnly);
+        let context = pg_sys::MemoryContextSwitchTo(pg_sys::TopTransactionContext);
+        (pg_sys::XactIsoLevel, pg_sys::XactReadOnly) = (pg_sys::XACT_READ_COMMITTED as i32, false);
+        let result = work();
+        (pg_sys::XactIsoLevel, pg_sys::XactReadOnly) = kept;
+        pg_sys::MemoryContextSwitchTo(context);
+        result
+    }
+}
+
+/// Fires deferred triggers, as the end of a transaction does.
+pub fn fire_deferred_triggers() {
+    // SAFETY: called before the end of a transaction, while no statement runs.
+    unsafe { pg_sys::AfterTriggerFireDeferred() };
+}
+
 /// Whether a callback is registered.
 pub fn is_registered() -> bool {
     ON_END.get().is_some()

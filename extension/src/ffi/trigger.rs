@@ -261,6 +261,12 @@ impl Row {
         self.get(column).map(|value| unsafe { Uuid::from_datum(value) })
     }
 
+    /// Returns the elements of a uuid[]; none if it is null.
+    pub fn uuids(&self, column: usize) -> Vec<Uuid> {
+        // SAFETY: called only for uuid[] columns.
+        self.get(column).map_or_else(Vec::new, |value| unsafe { values::uuids(value) })
+    }
+
     pub fn text(&self, column: usize) -> Option<&str> {
         // SAFETY: called only for text columns; the slot holds the row until the next one.
         self.get(column).map(|value| unsafe { values::text(value) })

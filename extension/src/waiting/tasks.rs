@@ -3,6 +3,7 @@
 use super::procedures::timeout;
 use super::{LONGEST, LONGEST_UNCOUNTED, counted, wait};
 use crate::claims::busy::in_vain;
+use crate::dependencies;
 use crate::entity::EntityType;
 use crate::ffi::export::export_function;
 use crate::ffi::plan::{Plan, Rows};
@@ -25,11 +26,14 @@ const REAP_INTERVAL: i64 = 1_000_000;
 /// claim took long, it waits for longer, whatever commits, so that such claims take no more than a tenth of the time.
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_SHARE: u32 = 10;
+/// How often a session looks again at dependencies that other transactions were about to decide.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 thread_local! {
     static SECONDS_TO_TASK: Plan =
         Plan::new("SELECT workflow.seconds_to_task($1)".to_owned(), &[pg_sys::TEXTARRAYOID]);
     static REAP: Plan = Plan::new("SELECT FROM workflow.reap_claims()".to_owned(), &[]);
+    static LOOK: Plan = Plan::new("SELECT workflow.look_at_joins()".to_owned(), &[]);
 }
 
 /// Says that the session waits no more, also after an error.
@@ -73,6 +77,10 @@ fn wait_for_tasks(call: FunctionCallInfo) -> Datum {
             call.in_snapshot(|| REAP.with(|plan| plan.run(&[], |_| ())));
             call.commit();
         }
+        if dependencies::may_be_left() {
+            call.in_snapshot(|| LOOK.with(|plan| plan.run(&[], |_| ())));
+            call.commit();
+        }
         let seconds = |rows: Rows| rows.get(0, 1).map(|value| f64::from_bits(value.value() as u64));
         let seconds = call.in_snapshot(|| SECONDS_TO_TASK.with(|plan| plan.run(&[queues], seconds)));
         call.commit();
@@ -86,7 +94,9 @@ fn wait_for_tasks(call: FunctionCallInfo) -> Datum {
         }
         // The next task may be due before any commit.
         let due = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(Duration::MAX);
-        wait_to_be_woken(signals, left().min(due));
+        // Nobody tells that a transaction has rolled back that was in the way of a look.
+        let next_look = if dependencies::may_be_left() { LOOK_INTERVAL } else { Duration::MAX };
+        wait_to_be_woken(signals, left().min(due).min(next_look));
     }
 }
 

@@ -217,7 +217,15 @@ mod tests {
 
     /// The table of the documentation, written once more.
     const TABLE: [Expected; 11] = [
-        (AllSuccess, |_, f, k| if f > 0 { Fate::Fail } else if k > 0 { Fate::Skip } else { Fate::Run }),
+        (AllSuccess, |_, f, k| {
+            if f > 0 {
+                Fate::Fail
+            } else if k > 0 {
+                Fate::Skip
+            } else {
+                Fate::Run
+            }
+        }),
         (AllDone, |_, _, _| Fate::Run),
         (NoneFailed, |_, f, _| if f > 0 { Fate::Fail } else { Fate::Run }),
         (NoneFailedMinOneSuccess, |s, f, _| match (s, f) {

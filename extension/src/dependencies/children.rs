@@ -1,0 +1,166 @@
+//! What a decision does to the children of a join: they can be claimed, or they end without an attempt.
+
+use super::joins::Join;
+use super::tasks::Tasks;
+use crate::append::{Transition, Words};
+use crate::call::{self, Call, Request};
+use crate::creation;
+use crate::direct::{Current, Entities, Move, Step};
+use crate::entity::EntityType;
+use crate::ffi::guc;
+use crate::ffi::heap::Wait;
+use crate::ffi::jsonb::Jsonb;
+use crate::ffi::plan::{Plan, Rows};
+use crate::ffi::transaction;
+use crate::ffi::trigger::Row;
+use crate::ffi::uuid::Uuid;
+use crate::ffi::values::{text_array, text_datum, uuids_datum};
+use crate::managed::error_of;
+use crate::memory;
+use crate::ready::{self, Ready};
+use pg_workflow_state_machine::State;
+use pgrx::pg_sys::{self, Oid};
+use serde_json::json;
+
+/// What a look has decided, and is yet to write.
+pub struct Decided {
+    /// The role that acts.
+    pub role: Oid,
+    ready: Vec<Ready>,
+    /// `None`: not opened yet; within: SQL statements must move the tasks.
+    entities: Option<Option<Entities>>,
+    made: Vec<Transition>,
+    /// That of each transition.
+    metadata: Vec<Jsonb>,
+}
+
+/// The parents because of which children end: some names, and how many there are.
+pub struct Why {
+    pub names: Vec<String>,
+    pub count: usize,
+}
+
+impl Why {
+    fn metadata(&self, join: &Join, to: State) -> Jsonb {
+        let rule = join.rule.as_str();
+        let more = self.count - self.names.len().min(self.count);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        Jsonb::of(&match (to, self.count) {
+            (State::Failed, _) => json!({
+                "reason": "upstream_failed", "upstream": self.names, "rule": rule,
+                "error": format!("upstream failed: {}{more}", self.names.join(", ")),
+            }),
+            (_, 0) => json!({ "reason": "rule_not_met", "rule": rule }),
+            _ => json!({ "reason": "upstream_skipped", "upstream": self.names, "rule": rule }),
+        })
+    }
+}
+
+impl Decided {
+    pub fn new(role: Oid) -> Decided {
+        Decided { role, ready: Vec::new(), entities: None, made: Vec::new(), metadata: Vec::new() }
+    }
+
+    /// Lets the children be claimed that are queued and have a queue. Returns true: nobody must look again.
+    pub fn run(&mut self, join: &Join, tasks: &Tasks) -> bool {
+        for child in &join.children {
+            tasks.ready(*child).into_iter().for_each(|row| memory::push(&mut self.ready, row));
+        }
+        true
+    }
+
+    /// Moves the children that are queued to a state in which they end. Returns whether all are moved: another transaction
+    /// can have locked some.
+    pub fn end(&mut self, join: &Join, to: State, why: &Why, tasks: &Tasks) -> bool {
+        let metadata = why.metadata(join, to);
+        let mut rest = self.end_directly(join, to, metadata);
+        rest.retain(|child| tasks.state(*child) == Some(State::Queued));
+        if rest.is_empty() {
+            return true;
+        }
+        rest.sort_unstable();
+        let moved = move_by_statement(EntityType::TaskInstance, &rest, State::Queued, to, metadata, self.role);
+        rest.retain(|child| !moved.contains(child) && tasks.state(*child) == Some(State::Queued));
+        rest.is_empty()
+    }
+
+    /// Moves children by the direct path. Returns those that it cannot move.
+    fn end_directly(&mut self, join: &Join, to: State, metadata: Jsonb) -> Vec<Uuid> {
+        let entities = self.entities.get_or_insert_with(|| {
+            let entities = Entities::open(EntityType::TaskInstance)?;
+            entities.heap.check_publications();
+            Some(entities)
+        });
+        let Some(entities) = entities else { return memory::collect(join.children.iter().copied()) };
+        let step = Move::by_hand(to, error_of(to, metadata));
+        let decide = |_: &Row, current: Current| (current.state == State::Queued).then_some(step);
+        let mut rest = Vec::new();
+        for child in &join.children {
+            match entities.transition(*child, Wait::Never, decide) {
+                Step::Made(made, _) => {
+                    memory::push(&mut self.made, made);
+                    memory::push(&mut self.metadata, metadata);
+                }
+                Step::Unexpected => {}
+                Step::Locked | Step::Concurrent => memory::push(&mut rest, *child),
+            }
+        }
+        // What is moved here can be watched by others.
+        transaction::next_command();
+        rest
+    }
+
+    /// Writes what is decided.
+    pub fn write(self) {
+        /// As new tasks.
+        const ALIKE: usize = 32;
+        let Decided { role, mut ready, entities, made, metadata } = self;
+        if let Some(entities) = entities.flatten() {
+            entities.record_by(role, &made, &[], |n| Words { metadata: metadata[n], request_id: None });
+        }
+        for (n, row) in ready.iter_mut().enumerate() {
+            row.ready_at = row.ready_at.saturating_add((n / ALIKE) as i64);
+        }
+        ready::add(&ready);
+    }
+}
+
+/// Moves entities from a state by an UPDATE, which fires the triggers of others. Those that other transactions have locked
+/// stay. The IDs must be sorted. Returns those that it has moved.
+pub fn move_by_statement(
+    kind: EntityType,
+    ids: &[Uuid],
+    from: State,
+    to: State,
+    metadata: Jsonb,
+    role: Oid,
+) -> Vec<Uuid> {
+    thread_local! {
+        static UPDATE: [Plan; 2] = [EntityType::DagRun, EntityType::TaskInstance].map(update);
+    }
+    let values =
+        [Some(uuids_datum(ids)), Some(text_array(vec![text_datum(from.as_str())])), Some(text_datum(to.as_str()))];
+    let request = Request::new(memory::collect(ids.iter().copied()), metadata, None).by(role);
+    let moved = |rows: Rows| memory::collect((0..rows.len()).filter_map(|row| rows.uuid(row, 1)));
+    call::during(Call::Transition(request), || {
+        guc::with_settings(creation::SETTINGS, || UPDATE.with(|plans| plans[kind as usize].run(&values, moved)))
+    })
+}
+
+fn update(kind: EntityType) -> Plan {
+    let table = kind.table();
+    Plan::new(
+        format!(
+            "WITH locked AS ( \
+                 SELECT e.id FROM {table} AS e \
+                 WHERE e.id OPERATOR(pg_catalog.=) ANY ($1) AND $2 OPERATOR(pg_catalog.@>) ARRAY[e.state] \
+                 ORDER BY e.id FOR NO KEY UPDATE SKIP LOCKED \
+             ) \
+             UPDATE {table} AS e SET state = $3 \
+             WHERE e.id OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT l.id FROM locked AS l)) \
+                 AND $2 OPERATOR(pg_catalog.@>) ARRAY[e.state] \
+             RETURNING e.id"
+        ),
+        &[pg_sys::UUIDARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTOID],
+    )
+}

@@ -1,0 +1,256 @@
+//! The look: what the end of tasks means for those that wait for them.
+//!
+//! For each join that watches an ended task it locks the row of the join, unless another transaction has; reads by a
+//! snapshot taken after that; and finds a parent that has not ended and that no transaction is about to change. It holds
+//! the lock of this parent until it commits: whoever ends it then sees that it is watched. If there is no such parent, it
+//! decides.
+
+use super::children::Decided;
+use super::joins::{Join, Joins, Tried};
+use super::tasks::Tasks;
+use super::waits::{self, Stored, Wait, Waits};
+use super::{again, children, run_end};
+use crate::ffi::uuid::Uuid;
+use crate::ffi::{snapshot, transaction};
+use crate::memory;
+use pg_workflow_state_machine::{Fate, Parents, State};
+use pgrx::pg_sys::Oid;
+use std::collections::BTreeMap;
+
+/// How many parents that other transactions change are tried to be locked.
+const MOST_TRIED: usize = 16;
+/// How many names of parents an event has.
+const MOST_NAMES: usize = 10;
+
+/// Looks at the joins that watch these tasks, at these joins, and, if `again`, at those that watch nobody. Returns whether
+/// it has changed anything. The role must be the owner of the tables; `role` is the one that acts.
+pub fn look(ended: &[Uuid], joins: Vec<Uuid>, again: bool, role: Oid) -> bool {
+    transaction::next_command();
+    let found = snapshot::with_latest(|| find(ended, joins, again));
+    if found.is_empty() {
+        return false;
+    }
+    let table = Joins::open();
+    let mut locked = Vec::new();
+    for (join, is_known) in found {
+        match table.try_lock(join) {
+            Tried::Locked(join) => memory::push(&mut locked, (join, is_known)),
+            // Whoever has locked it may not see what this transaction has ended.
+            Tried::Busy if is_known => {
+                again::note(true);
+                waits::insert_unlocked(&Wait::again(join, i32::MAX));
+            }
+            // It watches nobody, or the next sweep finds it.
+            Tried::Busy => again::note(false),
+            Tried::Gone => {}
+        }
+    }
+    table.close();
+    transaction::next_command();
+    // Those that decide: their children, and what becomes of them.
+    let mut decided = Decided::new(role);
+    snapshot::with_latest(|| {
+        let (tasks, waits) = (Tasks::open(), Waits::open());
+        let mut look = Look { tasks, waits, new: Vec::new() };
+        for (join, is_known) in &locked {
+            look.at(join, is_known.then_some(ended), &mut decided);
+        }
+        let Look { tasks, waits, new, .. } = look;
+        waits.insert(&new);
+        waits.close();
+        tasks.close();
+    });
+    decided.write();
+    true
+}
+
+/// Returns the joins to look at, each once, and whether it watches the ended tasks, and nothing else is known of it.
+fn find(ended: &[Uuid], joins: Vec<Uuid>, again: bool) -> BTreeMap<Uuid, bool> {
+    let mut found = BTreeMap::new();
+    let waits = Waits::open();
+    let mut matches = waits.by_watched();
+    for task in ended {
+        matches.find(*task, *task);
+        while let Some((row, _)) = matches.next() {
+            found.insert(waits.read(&row).join, true);
+        }
+    }
+    if again {
+        waits.each_again(&mut matches, |wait| _ = found.insert(wait.join, false));
+    }
+    matches.close();
+    waits.close();
+    found.extend(joins.into_iter().map(|join| (join, false)));
+    found
+}
+
+/// How the parents of a join have ended.
+struct Ends {
+    counts: Parents,
+    /// The last place of a parent that has not ended.
+    last_unended: Option<usize>,
+    /// Some of those that failed, and of those that were skipped.
+    failed: Vec<Uuid>,
+    skipped: Vec<Uuid>,
+}
+
+struct Look {
+    tasks: Tasks,
+    waits: Waits,
+    new: Vec<Wait>,
+}
+
+impl Look {
+    /// Looks at a join. `ended`: the only tasks that can have ended since it was looked at; `None`: any can have.
+    fn at(&mut self, join: &Join, ended: Option<&[Uuid]>, decided: &mut Decided) {
+        pgrx::check_for_interrupts!();
+        let mut matches = self.waits.by_join();
+        let rows = self.waits.of_join(&mut matches, join.id);
+        matches.close();
+        // None: it is decided.
+        if rows.is_empty() {
+            return;
+        }
+        if join.rule.is_early() {
+            self.at_early(join, rows, ended, decided);
+        } else {
+            self.at_all(join, rows, decided);
+        }
+    }
+
+    /// Looks at a join that watches one parent.
+    fn at_all(&mut self, join: &Join, rows: Vec<Stored>, decided: &mut Decided) {
+        let bound = rows.iter().map(|row| row.wait.bound).min().unwrap_or(i32::MAX);
+        let from = bound.min(join.last_place());
+        let next = self.next_to_watch(join, from, &rows).or_else(|| {
+            let ends = self.ends(&join.parents);
+            // A parent that had ended runs again.
+            match ends.last_unended {
+                Some(_) => self.next_to_watch(join, join.last_place(), &rows),
+                None => self.decide(join, &ends, decided),
+            }
+        });
+        match next {
+            Some(wait) => self.replace(rows, wait),
+            None => self.waits.delete(&rows),
+        }
+    }
+
+    /// Returns the row for the parent to watch next, at this place or before it; `None` if all have ended.
+    fn next_to_watch(&self, join: &Join, from: i32, rows: &[Stored]) -> Option<Wait> {
+        let mut bound = None;
+        let mut tried = 0;
+        for place in (0..=from).rev() {
+            let task = join.parents[place as usize];
+            if self.tasks.has_ended(task) {
+                continue;
+            }
+            let bound = *bound.get_or_insert(place);
+            let is_watched = rows.iter().any(|row| row.wait.watched == task);
+            if is_watched || self.tasks.hold(task) {
+                return Some(Wait { watched: task, join: join.id, bound });
+            }
+            tried += 1;
+            if tried == MOST_TRIED {
+                break;
+            }
+        }
+        bound.map(|bound| Wait::again(join.id, bound))
+    }
+
+    /// Looks at a join that watches each parent, because one of them can decide.
+    fn at_early(&mut self, join: &Join, rows: Vec<Stored>, ended: Option<&[Uuid]>, decided: &mut Decided) {
+        let ended = ended.filter(|_| !rows.iter().any(|row| row.wait.is_again()));
+        let can_have_ended = |task: Uuid| ended.is_none_or(|ended| ended.binary_search(&task).is_ok());
+        let (past, left): (Vec<Stored>, Vec<Stored>) = rows.iter().copied().partition(|Stored { wait, .. }| {
+            wait.is_again() || (can_have_ended(wait.watched) && self.tasks.has_ended(wait.watched))
+        });
+        if ended.is_some() && !left.is_empty() {
+            let mut counts = Parents { total: join.parents.len(), ..Parents::default() };
+            for state in past.iter().filter_map(|row| self.tasks.state(row.wait.watched)) {
+                counts.add(state);
+            }
+            if join.rule.fate(counts) == Fate::Undecided {
+                self.waits.delete(&past);
+                return;
+            }
+        }
+        let ends = self.ends(&join.parents);
+        if join.rule.fate(ends.counts) != Fate::Undecided {
+            match self.decide(join, &ends, decided) {
+                Some(wait) => self.replace(rows, wait),
+                None => self.waits.delete(&rows),
+            }
+            return;
+        }
+        self.waits.delete(&past);
+        let is_watched = |task: &Uuid| left.iter().any(|row| row.wait.watched == *task);
+        let unwatched = join.parents.iter().filter(|task| !self.tasks.has_ended(**task) && !is_watched(task));
+        let mut new = Vec::new();
+        for task in unwatched {
+            let wait = Wait { watched: *task, join: join.id, bound: join.last_place() };
+            let is_held = self.tasks.hold(*task);
+            memory::push(&mut new, if is_held { wait } else { Wait::again(join.id, join.last_place()) });
+        }
+        let mut has_again = false;
+        new.retain(|wait| !wait.is_again() || !std::mem::replace(&mut has_again, true));
+        if has_again {
+            again::note(!past.iter().any(|row| row.wait.is_again()));
+        }
+        new.into_iter().for_each(|wait| memory::push(&mut self.new, wait));
+    }
+
+    fn ends(&self, parents: &[Uuid]) -> Ends {
+        let mut ends = Ends { counts: Parents::default(), last_unended: None, failed: Vec::new(), skipped: Vec::new() };
+        for (place, task) in parents.iter().enumerate() {
+            // A parent that was deleted counts no more.
+            let Some(state) = self.tasks.state(*task) else { continue };
+            ends.counts.add(state);
+            match state {
+                State::Failed | State::UpstreamFailed => memory::push(&mut ends.failed, *task),
+                State::Skipped => memory::push(&mut ends.skipped, *task),
+                State::Success => {}
+                State::Queued | State::Running | State::Retrying => ends.last_unended = Some(place),
+            }
+        }
+        ends
+    }
+
+    /// Decides what becomes of the children. Returns a row if somebody must look again.
+    fn decide(&mut self, join: &Join, ends: &Ends, decided: &mut Decided) -> Option<Wait> {
+        if join.is_of_run() {
+            return run_end::end(join, &self.tasks, decided.role);
+        }
+        let names =
+            |tasks: &[Uuid]| memory::collect(tasks.iter().take(MOST_NAMES).filter_map(|task| self.tasks.name(*task)));
+        let is_settled = match join.rule.fate(ends.counts) {
+            Fate::Undecided => return Some(Wait::again(join.id, join.last_place())),
+            Fate::Run => decided.run(join, &self.tasks),
+            Fate::Fail => {
+                let why = children::Why { names: names(&ends.failed), count: ends.failed.len() };
+                decided.end(join, State::Failed, &why, &self.tasks)
+            }
+            Fate::Skip => {
+                let why = children::Why { names: names(&ends.skipped), count: ends.skipped.len() };
+                decided.end(join, State::Skipped, &why, &self.tasks)
+            }
+        };
+        (!is_settled).then(|| Wait::again(join.id, join.last_place()))
+    }
+
+    /// Replaces the rows of a join by one.
+    fn replace(&mut self, rows: Vec<Stored>, wait: Wait) {
+        if wait.is_again() {
+            again::note(!rows.iter().any(|row| row.wait.is_again()));
+        }
+        let is_same = |row: &Wait| row.watched == wait.watched || (row.is_again() && wait.is_again());
+        if let [row] = &rows[..]
+            && row.wait.bound == wait.bound
+            && is_same(&row.wait)
+        {
+            return;
+        }
+        self.waits.delete(&rows);
+        memory::push(&mut self.new, wait);
+    }
+}
