@@ -11,6 +11,7 @@
 --   06_entities       creating and finding DAGs, runs and tasks
 --   06_queues         queues, where tasks wait for workers
 --   06_claims         claiming tasks, and ending claims
+--   06_dependencies   tasks that wait for others
 --   07_history        the history of an entity, and states in the past
 --
 -- The event feed. Each row of the history is an event. A position in the feed is a snapshot, because events become

@@ -3,6 +3,7 @@
 mod creation;
 mod fates;
 mod looks;
+mod property;
 mod runs;
 
 use pg_workflow_tests::*;

@@ -6,6 +6,7 @@ use xtask::setup::pypi::SQL_LINTER;
 /// SQL functions without their own search_path, so that PostgreSQL can inline them. All their names and operators are
 /// qualified.
 const INLINED: &[&str] = &[
+    "workflow.overdue_waits()",
     "workflow.pause_dag(id uuid)",
     "workflow.unpause_dag(id uuid)",
     "workflow.latest_dag_run(dag_id uuid)",

@@ -127,7 +127,7 @@ fn look_at_joins() -> i64 {
 /// Returns the joins that watch a task which has ended, or was deleted.
 fn overdue() -> Vec<Uuid> {
     thread_local! {
-        static FIND: Plan = Plan::of_whole_tables(
+        static FIND: Plan = Plan::new(
             "SELECT DISTINCT w.join_id FROM workflow.overdue_waits() AS w".to_owned(),
             &[],
         );

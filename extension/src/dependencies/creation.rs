@@ -6,9 +6,9 @@ use super::waits::{Wait, Waits};
 use crate::errors;
 use crate::ffi::jsonb::Jsonb;
 use crate::ffi::plan::{Plan, Rows};
+use crate::ffi::transaction;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::{text_array, text_datum};
-use crate::ffi::{snapshot, transaction};
 use crate::{memory, rights, settings};
 use pg_workflow_state_machine::{State, TriggerRule};
 use pgrx::pg_sys::{self, Datum};
@@ -167,7 +167,7 @@ pub fn add_leaves(run: Uuid, new: &[Uuid]) {
         return;
     }
     let joins = Joins::open();
-    let has_join = transaction::with_latest_snapshots(|| snapshot::with_latest(|| joins.has(run)));
+    let has_join = transaction::with_latest_snapshots(|| joins.has(run));
     joins.close();
     if !has_join {
         return;
@@ -185,14 +185,12 @@ pub fn add_leaves(run: Uuid, new: &[Uuid]) {
 /// Deletes what the run watches. Its join is locked.
 fn forget_waits(run: Uuid) {
     transaction::with_latest_snapshots(|| {
-        snapshot::with_latest(|| {
-            let waits = Waits::open();
-            let mut matches = waits.by_join();
-            let rows = waits.of_join(&mut matches, run);
-            matches.close();
-            waits.delete(&rows);
-            waits.close();
-        });
+        let waits = Waits::open();
+        let mut matches = waits.by_join();
+        let rows = waits.of_join(&mut matches, run);
+        matches.close();
+        waits.delete(&rows);
+        waits.close();
     });
     transaction::next_command();
 }

@@ -10,7 +10,7 @@ use crate::ffi::rows::Rows;
 use crate::ffi::table_cache::TableCache;
 use crate::ffi::trigger::Row;
 use crate::ffi::uuid::Uuid;
-use crate::ffi::{member, snapshot, transaction};
+use crate::ffi::{member, transaction};
 use crate::memory;
 use pgrx::pg_sys::{self, Datum, ItemPointerData};
 use std::ffi::CStr;
@@ -180,10 +180,10 @@ pub fn is_waiting(join: Uuid) -> bool {
     if member::relation(TABLE).is_none() {
         return false;
     }
-    if !transaction::with_latest_snapshots(|| snapshot::with_latest(|| waits(join))) {
+    if !transaction::with_latest_snapshots(|| waits(join)) {
         return false;
     }
     // A transaction that decides now has locked the row, and waits for nobody.
     joins::lock_shared(join);
-    transaction::with_latest_snapshots(|| snapshot::with_latest(|| waits(join)))
+    transaction::with_latest_snapshots(|| waits(join))
 }

@@ -55,15 +55,17 @@ extern "C-unwind" fn before_end_of_transaction(event: XactEvent::Type, _argument
     }
 }
 
-/// Runs `work` as in a transaction that may write and in which each statement has a snapshot of its own, whatever its
-/// isolation level is. After an error the next transaction begins with its own.
+/// Runs `work` with a snapshot of now, as in a transaction that may write and in which each statement has a snapshot of its
+/// own, whatever its isolation level is. After an error the next transaction begins with its own.
 pub fn with_latest_snapshots<R>(work: impl FnOnce() -> R) -> R {
     // SAFETY: values of this process, restored below. The memory of the transaction is that of its end.
     unsafe {
         let kept = (pg_sys::XactIsoLevel, pg_sys::XactReadOnly);
         let context = pg_sys::MemoryContextSwitchTo(pg_sys::TopTransactionContext);
         (pg_sys::XactIsoLevel, pg_sys::XactReadOnly) = (pg_sys::XACT_READ_COMMITTED as i32, false);
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
         let result = work();
+        pg_sys::PopActiveSnapshot();
         (pg_sys::XactIsoLevel, pg_sys::XactReadOnly) = kept;
         pg_sys::MemoryContextSwitchTo(context);
         result

@@ -17,7 +17,7 @@ use xtask::setup;
 const TABLES: &str = "(state_history|task_logs|task_instances|dag_runs|dags|ready)";
 
 /// Beginnings of queries that may read many pages.
-const LONG: [&str; 14] = [
+const LONG: [&str; 15] = [
     // verify().
     "WITH bound AS",
     // The first counts.
@@ -39,6 +39,7 @@ const LONG: [&str; 14] = [
     // Views that list or count them.
     "BEGIN; SELECT * FROM workflow.queues",
     "BEGIN; SELECT * FROM workflow.claims",
+    "BEGIN; SELECT * FROM workflow.waiting",
     // The cascade of a plain DELETE: all tasks are of one run.
     "DELETE FROM ONLY",
 ];
@@ -135,6 +136,8 @@ fn rare_calls(client: &mut Client, task: Uuid) -> Vec<String> {
         ),
         format!("UPDATE workflow.dag_runs SET state = 'running' WHERE id = '{run}'"),
         claim_calls(dag, task),
+        dependency_calls(dag),
+        "SELECT * FROM workflow.waiting".to_owned(),
         "SELECT * FROM workflow.queues".to_owned(),
         "SELECT * FROM workflow.claims".to_owned(),
         // An index that is no plain one.
@@ -207,6 +210,27 @@ fn claim_calls(dag: Uuid, task: Uuid) -> String {
     )
 }
 
+/// Everything that dependencies do. Its commit looks at what has ended.
+fn dependency_calls(dag: Uuid) -> String {
+    format!(
+        "DO $$
+         DECLARE
+             fresh uuid := workflow.create_dag_run('{dag}', clock_timestamp() + '2 years');
+         BEGIN
+             PERFORM workflow.create_task_instances(fresh, '{{a,b}}', queue => 'depends', depends_on => '{{\"b\": [\"a\"]}}');
+             PERFORM workflow.create_task_instances(fresh, '{{c,d}}', depends_on => '{{\"c\": [\"b\"], \"d\": [\"c\"]}}');
+             PERFORM workflow.create_task_instances(fresh, '{{e}}');
+             PERFORM workflow.why_waiting(t.id) FROM workflow.task_instances AS t WHERE t.dag_run_id = fresh;
+             PERFORM workflow.dag_run_graph(fresh);
+             PERFORM workflow.look_at_joins();
+             PERFORM workflow.claim_tasks('w', '{{depends}}');
+             UPDATE workflow.task_instances AS t SET state = 'skipped' WHERE t.dag_run_id = fresh AND t.task_id = 'e';
+             UPDATE workflow.task_instances AS t SET state = 'failed' WHERE t.dag_run_id = fresh AND t.task_id = 'a';
+         END
+         $$"
+    )
+}
+
 /// Statements after the switch to another partition, and those that wait for transactions in progress.
 const WAITING: [&str; 8] = [
     "SELECT workflow.enable_row_security();
@@ -233,8 +257,8 @@ fn run_all(db: &Db, statements: &[String], settings: &str) -> Vec<Ran> {
     for statement in statements {
         let Session { mut client, ran } = Session::new(db, settings);
         let undone = format!("BEGIN; {statement}; ROLLBACK");
-        // It takes part in no other transaction.
-        let is_own = ["open_partitions", "finish_copy"].iter().any(|name| statement.contains(name));
+        // It takes part in no other transaction, or is about its end.
+        let is_own = ["open_partitions", "finish_copy", "look_at_joins"].iter().any(|name| statement.contains(name));
         let result = client.batch_execute(if is_own { statement } else { &undone });
         result.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
         all.append(&mut ran.lock().unwrap());
