@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::marked;
 
 /// Which functions belong together, and in which order.
-const SUBJECTS: [(&str, &[&str]); 12] = [
+const SUBJECTS: [(&str, &[&str]); 13] = [
     (
         "Create and find",
         &[
@@ -37,6 +37,7 @@ const SUBJECTS: [(&str, &[&str]); 12] = [
             "recover_ready",
         ],
     ),
+    ("Dependencies", &["dag_run_graph", "why_waiting"]),
     ("State machine", &["states", "can_transition", "next_states", "is_terminal", "is_finished"]),
     ("History", &["history", "state_at", "event_id_at", "event_id_before", "verify"]),
     (
