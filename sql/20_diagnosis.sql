@@ -141,8 +141,14 @@ AS $$
         END
     UNION ALL
     SELECT 'task_instance', t.id, 'no claim finds it', jsonb_build_object('queue_id', t.queue_id, 'state', t.state, 'version', t.version)
+    -- All of them: the planner would take any range for a short one, and search ready for each task.
+    FROM (SELECT * FROM workflow.unclaimable_tasks() OFFSET 0) AS t
+    WHERE coalesce(created_from, '-infinity') = '-infinity' AND coalesce(created_to, 'infinity') = 'infinity'
+    UNION ALL
+    SELECT 'task_instance', t.id, 'no claim finds it', jsonb_build_object('queue_id', t.queue_id, 'state', t.state, 'version', t.version)
     FROM workflow.unclaimable_tasks() AS t
     WHERE t.id >= (SELECT b.first FROM bound AS b) AND t.id <= (SELECT b.last FROM bound AS b)
+        AND (coalesce(created_from, '-infinity') > '-infinity' OR coalesce(created_to, 'infinity') < 'infinity')
     UNION ALL
     -- A look that was lost, and that reap_claims() repeats every 10 s.
     SELECT 'task_instance', w.watched, 'nobody has looked at what waits for it', jsonb_build_object('join_id', w.join_id)

@@ -79,9 +79,9 @@ impl Decided {
             return true;
         }
         rest.sort_unstable();
-        let moved = move_by_statement(EntityType::TaskInstance, &rest, State::Queued, to, metadata, self.role);
-        rest.retain(|child| !moved.contains(child) && tasks.state(*child) == Some(State::Queued));
-        rest.is_empty()
+        let mut moved = move_by_statement(EntityType::TaskInstance, &rest, State::Queued, to, metadata, self.role);
+        moved.sort_unstable();
+        rest == moved
     }
 
     /// Moves children by the direct path. Returns those that it cannot move.

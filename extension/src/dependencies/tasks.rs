@@ -4,16 +4,21 @@ use crate::columns::Columns;
 use crate::entity::EntityType;
 use crate::errors;
 use crate::ffi::heap::{Attempted, Heap, Lock, Strength};
+use crate::ffi::matches::Matches;
 use crate::ffi::member;
+use crate::ffi::trigger::Row;
 use crate::ffi::uuid::Uuid;
 use crate::memory;
 use crate::ready::Ready;
 use pg_workflow_state_machine::State;
+use std::cell::RefCell;
 
-/// The table task_instances, open until the transaction ends.
+/// The table task_instances, open until the transaction ends. It is read by the snapshot with which it was opened.
 pub struct Tasks {
     heap: Heap,
     columns: Columns,
+    /// One scan for all: a join can have thousands of parents.
+    matches: RefCell<Matches>,
 }
 
 impl Tasks {
@@ -23,19 +28,25 @@ impl Tasks {
         let heap = table.unwrap_or_else(|| errors::not_a_member("table workflow.task_instances"));
         let columns = Columns::of_table(kind, heap.relation().rd_id, |name| heap.find_column(name));
         let columns = columns.unwrap_or_else(|| errors::not_a_member("table workflow.task_instances"));
-        Tasks { heap, columns }
+        let matches = Matches::open(&heap, columns.id).unwrap_or_else(|| errors::missing_index("task_instances_pkey"));
+        Tasks { heap, columns, matches: RefCell::new(matches) }
     }
 
     pub fn close(self) {
+        self.matches.into_inner().close();
         self.heap.close();
+    }
+
+    /// Reads a task; `None` if it does not exist, or if `read` returns none.
+    fn read<R>(&self, task: Uuid, read: impl FnOnce(&Row) -> Option<R>) -> Option<R> {
+        let mut matches = self.matches.borrow_mut();
+        matches.find(task, task);
+        matches.next().and_then(|(row, _)| read(&row))
     }
 
     /// Returns the state of a task; `None` if it does not exist.
     pub fn state(&self, task: Uuid) -> Option<State> {
-        let found = self.heap.find(self.columns.id, task)?;
-        let state = found.row().text(self.columns.state).and_then(|state| state.parse().ok());
-        found.release();
-        state
+        self.read(task, |row| row.text(self.columns.state)?.parse().ok())
     }
 
     /// Whether a task has ended, or does not exist.
@@ -54,17 +65,11 @@ impl Tasks {
 
     /// Returns the name of a task.
     pub fn name(&self, task: Uuid) -> Option<String> {
-        let found = self.heap.find(self.columns.id, task)?;
-        let name = self.columns.task.and_then(|task| found.row().text(task.task_id).map(memory::copy));
-        found.release();
-        name
+        self.read(task, |row| Some(memory::copy(row.text(self.columns.task?.task_id)?)))
     }
 
     /// Returns the row that says from when on a task can be claimed, if it is queued and has a queue.
     pub fn ready(&self, task: Uuid) -> Option<Ready> {
-        let found = self.heap.find(self.columns.id, task)?;
-        let ready = Ready::of_queued(&found.row(), &self.columns);
-        found.release();
-        ready
+        self.read(task, |row| Ready::of_queued(row, &self.columns))
     }
 }

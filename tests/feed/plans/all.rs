@@ -220,7 +220,7 @@ fn dependency_calls(dag: Uuid) -> String {
              PERFORM workflow.create_task_instances(fresh, '{{a,b}}', queue => 'depends', depends_on => '{{\"b\": [\"a\"]}}');
              PERFORM workflow.create_task_instances(fresh, '{{c,d}}', depends_on => '{{\"c\": [\"b\"], \"d\": [\"c\"]}}');
              PERFORM workflow.create_task_instances(fresh, '{{e}}');
-             PERFORM workflow.why_waiting(t.id) FROM workflow.task_instances AS t WHERE t.dag_run_id = fresh;
+             PERFORM workflow.why_waiting(t.id) FROM workflow.task_instances AS t WHERE t.dag_run_id = fresh AND t.task_id = 'b';
              PERFORM workflow.dag_run_graph(fresh);
              PERFORM workflow.look_at_joins();
              PERFORM workflow.claim_tasks('w', '{{depends}}');
