@@ -10,7 +10,7 @@ use crate::ffi::session;
 use crate::ffi::uuid::Uuid;
 use crate::history::{History, Origin};
 use crate::notifications::Notifications;
-use crate::{dependencies, memory, parked};
+use crate::{endings, memory, parked};
 use pg_workflow_state_machine::State;
 use pgrx::pg_sys::Oid;
 
@@ -101,7 +101,7 @@ pub fn append_transitions_by<'a>(
 ) {
     bring_back(kind, transitions);
     if kind == EntityType::TaskInstance {
-        dependencies::note_ended(transitions.iter().filter(|made| made.to.is_finished()).map(|made| made.id));
+        endings::note(transitions.iter().filter(|made| made.to.is_finished()).map(|made| made.id));
     }
     let actor = session::session_user();
     // Before the history is open: this may run a query.

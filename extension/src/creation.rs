@@ -9,7 +9,7 @@ use crate::args;
 use crate::call::{self, Call, Creation};
 use crate::entity::EntityType;
 use crate::errors;
-use crate::ffi::guc::{self, Settings};
+use crate::ffi::guc;
 use crate::ffi::jsonb::Jsonb;
 use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::session;
@@ -70,15 +70,10 @@ fn create_run_for(
     pgrx::Uuid::from_bytes(run.0)
 }
 
-/// The settings of statements that run as the owner. Triggers of an administrator then do so too, so they must find no name
-/// of the caller's. The checks of foreign keys plan for themselves, and a session keeps their plans while the tables grow.
-pub const SETTINGS: Settings =
-    &[(c"search_path", c"pg_catalog, pg_temp"), (c"enable_seqscan", c"off"), (c"jit", c"off")];
-
 /// Runs one of the INSERTs above and returns the new IDs.
 fn insert(creation: Creation, plan: &Plan, values: &[Option<Datum>]) -> Vec<Uuid> {
     let run = || call::during(Call::Creation(creation), || plan.run(values, ids));
-    rights::as_owner_of(creation.kind.relation(), || guc::with_settings(SETTINGS, run))
+    rights::as_owner_of(creation.kind.relation(), || guc::with_settings(rights::SETTINGS, run))
 }
 
 /// Column 1 of the returned rows: the new IDs.

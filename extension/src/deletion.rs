@@ -15,7 +15,7 @@ use crate::ffi::uuid::Uuid;
 use crate::ffi::values::{clock, uuid_array};
 use crate::history::Origin;
 use crate::rights::export_trigger;
-use crate::{call, counts, dependencies, memory, unrecorded};
+use crate::{call, counts, endings, memory, unrecorded};
 use pgrx::pg_sys::{self, Datum};
 use std::collections::BTreeMap;
 
@@ -45,7 +45,7 @@ fn note_deletion(trigger: Trigger) -> Datum {
     let Some(kind) = EntityType::parse(trigger.argument()) else { return Datum::null() };
     let deletions = deletions_of(kind, trigger);
     if kind == EntityType::TaskInstance && !call::is_purge() {
-        dependencies::note_ended(deletions.iter().map(|deletion| deletion.id));
+        endings::note(deletions.iter().map(|deletion| deletion.id));
     }
     let events = session::as_owner(trigger.table_owner(), || {
         let (events, others) = events_among(kind, deletions);

@@ -11,7 +11,7 @@ use crate::ffi::trigger::Row;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::clock;
 use crate::ffi::{member, transaction};
-use crate::{dependencies, errors, places, rights, signals};
+use crate::{errors, joins, places, rights, signals};
 use pg_workflow_state_machine::State;
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::CStr;
@@ -81,7 +81,7 @@ impl Ready {
         row.i32(columns.task?.claim?.queue_id).filter(|_| waits(state))?;
         let join = columns.task?.join_id.and_then(|column| row.uuid(column));
         // A retry was allowed to run before, or was made by hand.
-        if state == State::Queued && join.is_some_and(dependencies::is_waiting) {
+        if state == State::Queued && join.is_some_and(joins::waits::is_waiting) {
             return None;
         }
         Ready::of_allowed(row, columns, version, not_before)

@@ -24,7 +24,7 @@ use crate::parked::{self, Parked};
 use crate::places::{self, Start};
 use crate::queues::{self, Queue};
 use crate::ready::{self, PRIORITY, Ready, ReadyColumns};
-use crate::{append, dependencies, memory, rights};
+use crate::{append, dependencies, joins, memory, rights};
 use pg_workflow_state_machine::State;
 use pgrx::datum::Interval;
 use pgrx::pg_sys::{self, Datum};
@@ -420,7 +420,7 @@ impl<'a> Taking<'a> {
 
 /// Whether the join of a task is undecided.
 fn waits(join: Option<Uuid>) -> bool {
-    join.is_some_and(dependencies::waits)
+    join.is_some_and(joins::waits::waits)
 }
 
 /// Whether a queued task waits for others.

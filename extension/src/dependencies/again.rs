@@ -3,7 +3,8 @@
 //! A commit that leaves such a row says so in shared memory. The next claim looks, and so does the next transaction that
 //! ends a task. Where the library is not preloaded, each of them asks the index, which costs as much as a look-up of a row.
 
-use super::{NOTED, Noted, exist, look};
+use super::{exist, look};
+use crate::endings::{self, Noted};
 use crate::entity::EntityType;
 use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::shared::Signals;
@@ -34,8 +35,7 @@ pub fn may_be_left() -> bool {
 
 /// Notes that the transaction leaves a join that watches nobody. `is_new`: it watched a task before.
 pub fn note(is_new: bool) {
-    NOTED.with_borrow_mut(|noted| {
-        let noted = noted.get();
+    endings::with(|noted| {
         noted.leaves_new |= is_new;
         noted.leaves_old |= !is_new;
     });
@@ -43,12 +43,12 @@ pub fn note(is_new: bool) {
 
 /// Whether it is time to look at the joins that watch nobody. Then the caller looks.
 pub fn begin() -> bool {
-    let leaves = NOTED.with_borrow_mut(|noted| noted.known().is_some_and(|noted| noted.leaves_new));
+    let leaves = endings::read(|noted| noted.leaves_new).unwrap_or(false);
     let Some(signals) = own() else { return true };
     let count = signals.again_left.load(Ordering::SeqCst);
     let is_due = is_pending(signals) && signals.again_pause.load(Ordering::SeqCst) <= monotonic();
     if is_due && transaction::assigned_id().is_some() {
-        NOTED.with_borrow_mut(|noted| _ = noted.get().looked.get_or_insert(count));
+        endings::with(|noted| _ = noted.looked.get_or_insert(count));
     }
     is_due || leaves
 }
@@ -66,15 +66,17 @@ pub fn look_again() {
     match (own(), count) {
         // The look has written nothing that a rollback could undo.
         (Some(signals), Some(count)) if !has_found => _ = signals.again_seen.fetch_max(count + 1, Ordering::SeqCst),
-        (Some(_), count) => NOTED.with_borrow_mut(|noted| noted.get().looked = noted.get().looked.or(count)),
+        (Some(_), count) => endings::with(|noted| noted.looked = noted.looked.or(count)),
         _ => {}
     }
 }
 
 /// Reports what the transaction has left that has just committed. Nothing here may fail.
 pub fn report() {
-    let noted = NOTED.with_borrow_mut(|noted| noted.known().map(std::mem::take));
-    let (Some(Noted { looked, leaves_new, leaves_old, has_ended, .. }), Some(signals)) = (noted, own()) else { return };
+    let (Some(Noted { looked, leaves_new, leaves_old, has_ended, .. }), Some(signals)) = (endings::take_all(), own())
+    else {
+        return;
+    };
     if leaves_new {
         signals.again_left.fetch_add(1, Ordering::SeqCst);
     } else if leaves_old {

@@ -1,10 +1,8 @@
 //! What a decision does to the children of a join: they can be claimed, or they end without an attempt.
 
-use super::joins::Join;
 use super::tasks::Tasks;
 use crate::append::{Transition, Words};
 use crate::call::{self, Call, Request};
-use crate::creation;
 use crate::direct::{Current, Entities, Move, Step};
 use crate::entity::EntityType;
 use crate::ffi::guc;
@@ -14,10 +12,11 @@ use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::transaction;
 use crate::ffi::trigger::Row;
 use crate::ffi::uuid::Uuid;
-use crate::ffi::values::{text_array, text_datum, uuids_datum};
+use crate::ffi::values::{text_array, text_datum};
+use crate::joins::{Join, uuids_datum};
 use crate::managed::error_of;
-use crate::memory;
 use crate::ready::{self, Ready};
+use crate::{memory, rights};
 use pg_workflow_state_machine::State;
 use pgrx::pg_sys::{self, Oid};
 use serde_json::json;
@@ -143,7 +142,7 @@ pub fn move_by_statement(
     let request = Request::new(memory::collect(ids.iter().copied()), metadata, None).by(role);
     let moved = |rows: Rows| memory::collect((0..rows.len()).filter_map(|row| rows.uuid(row, 1)));
     call::during(Call::Transition(request), || {
-        guc::with_settings(creation::SETTINGS, || UPDATE.with(|plans| plans[kind as usize].run(&values, moved)))
+        guc::with_settings(rights::SETTINGS, || UPDATE.with(|plans| plans[kind as usize].run(&values, moved)))
     })
 }
 

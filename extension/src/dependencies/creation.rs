@@ -1,15 +1,15 @@
 //! Creating dependencies together with the tasks that depend.
 
 use super::graph::Graph;
-use super::joins::{self, Join, Joins};
-use super::waits::{Wait, Waits};
 use crate::errors;
 use crate::ffi::jsonb::Jsonb;
 use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::transaction;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::{text_array, text_datum};
-use crate::{memory, rights, settings};
+use crate::joins::waits::{Wait, Waits};
+use crate::joins::{self, Join, Joins};
+use crate::{endings, memory, rights, settings};
 use pg_workflow_state_machine::{State, TriggerRule};
 use pgrx::pg_sys::{self, Datum};
 use serde_json::json;
@@ -51,7 +51,7 @@ impl Edges {
         let table = Waits::open();
         table.insert(&waits);
         table.close();
-        unwatched.into_iter().for_each(super::note_join);
+        unwatched.into_iter().for_each(endings::note_join);
         of_tasks
     }
 

@@ -6,12 +6,12 @@
 //! decides.
 
 use super::children::Decided;
-use super::joins::{Join, Joins, Tried};
 use super::tasks::Tasks;
-use super::waits::{self, Stored, Wait, Waits};
 use super::{again, children, run_end};
 use crate::ffi::uuid::Uuid;
 use crate::ffi::{snapshot, transaction};
+use crate::joins::waits::{self, Stored, Wait, Waits};
+use crate::joins::{Join, Joins, Tried};
 use crate::memory;
 use pg_workflow_state_machine::{Fate, Parents, State};
 use pgrx::pg_sys::Oid;

@@ -1,9 +1,7 @@
 //! A run with dependencies begins with its first claim, and ends when its tasks have ended.
 
 use super::children::move_by_statement;
-use super::joins::{Join, Joins};
 use super::tasks::Tasks;
-use super::waits::Wait;
 use crate::append::Words;
 use crate::direct::{Current, Entities, Move, Step};
 use crate::entity::EntityType;
@@ -13,6 +11,8 @@ use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::snapshot;
 use crate::ffi::trigger::Row;
 use crate::ffi::uuid::Uuid;
+use crate::joins::waits::Wait;
+use crate::joins::{Join, Joins};
 use crate::rights;
 use pg_workflow_state_machine::State;
 use pgrx::pg_sys::{self, Oid};

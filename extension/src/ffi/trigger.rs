@@ -262,9 +262,9 @@ impl Row {
     }
 
     /// Returns the elements of a uuid[]; none if it is null.
-    pub fn uuids(&self, column: usize) -> Vec<Uuid> {
-        // SAFETY: called only for uuid[] columns.
-        self.get(column).map_or_else(Vec::new, |value| unsafe { values::uuids(value) })
+    pub fn uuids(&self, column: usize) -> &[[u8; 16]] {
+        // SAFETY: called only for uuid[] columns; the slot holds the row until the next one.
+        self.get(column).map_or(&[], |value| unsafe { values::uuids(value) })
     }
 
     pub fn text(&self, column: usize) -> Option<&str> {

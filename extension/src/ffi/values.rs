@@ -1,7 +1,5 @@
 //! Datums of texts and arrays, the clocks, and intervals.
 
-use super::uuid::Uuid;
-use crate::memory;
 use pgrx::datum::Interval;
 use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::{FromDatum, IntoDatum};
@@ -42,28 +40,23 @@ pub fn uuid_array(elements: Vec<Datum>) -> Datum {
     array(elements, Element { oid: pg_sys::UUIDOID, length: 16, by_value: false, align: b'c' })
 }
 
-/// Returns a uuid[].
-pub fn uuids_datum(ids: &[Uuid]) -> Datum {
-    uuid_array(memory::collect(ids.iter().map(Uuid::as_datum)))
-}
-
 /// Returns the elements of a uuid[] of one dimension, or of none.
 ///
 /// # Safety
-/// `array` must be a non-null value of type uuid[], without nulls.
-pub unsafe fn uuids(array: Datum) -> Vec<Uuid> {
+/// `array` must be a non-null value of type uuid[], without nulls, that lives as long as the result is used.
+pub unsafe fn uuids<'a>(array: Datum) -> &'a [[u8; 16]] {
     // SAFETY: the caller's promise. The elements of an array without nulls follow its header, 16 bytes each.
     unsafe {
         let array = pg_sys::pg_detoast_datum(array.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
         if (*array).ndim != 1 || (*array).dataoffset != 0 {
-            return Vec::new();
+            return &[];
         }
         let dimensions = array.add(1).cast::<i32>();
         let count = usize::try_from(*dimensions).unwrap_or(0);
         let header = size_of::<pg_sys::ArrayType>() + 2 * size_of::<i32>();
         let first =
             array.cast::<u8>().add(header.next_multiple_of(pg_sys::MAXIMUM_ALIGNOF as usize)).cast::<[u8; 16]>();
-        memory::collect(std::slice::from_raw_parts(first, count).iter().map(|bytes| Uuid(*bytes)))
+        std::slice::from_raw_parts(first, count)
     }
 }
 

@@ -1,7 +1,6 @@
 //! The table `waits`: which parent each undecided join watches. Only the transaction that has locked the row of a join
 //! changes or deletes its rows here; any may add one that watches nobody.
 
-use super::joins;
 use crate::errors;
 use crate::ffi::heap::{Heap, Lock};
 use crate::ffi::matches::Matches;
@@ -184,6 +183,6 @@ pub fn is_waiting(join: Uuid) -> bool {
         return false;
     }
     // A transaction that decides now has locked the row, and waits for nobody.
-    joins::lock_shared(join);
+    super::lock_shared(join);
     transaction::with_latest_snapshots(|| waits(join))
 }

@@ -1,19 +1,20 @@
 //! The table `joins`: which tasks depend on which.
 
-use super::waits::Wait;
-use crate::errors;
+pub mod waits;
+
 use crate::ffi::heap::{Attempted, Heap, Lock, Strength};
 use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::rows::Rows as NewRows;
 use crate::ffi::table_cache::TableCache;
 use crate::ffi::trigger::Row;
 use crate::ffi::uuid::Uuid;
-use crate::ffi::values::{text_datum, uuids_datum};
+use crate::ffi::values::{text_datum, uuid_array};
 use crate::ffi::{member, snapshot, transaction};
-use crate::rights;
+use crate::{errors, memory, rights};
 use pg_workflow_state_machine::TriggerRule;
-use pgrx::pg_sys;
+use pgrx::pg_sys::{self, Datum};
 use std::ffi::CStr;
+use waits::Wait;
 
 pub const TABLE: &CStr = c"joins";
 
@@ -111,8 +112,8 @@ impl Joins {
             id: row.uuid(id)?,
             run: row.uuid(run)?,
             rule: row.text(rule)?.parse().ok()?,
-            parents: row.uuids(parents),
-            children: row.uuids(children),
+            parents: uuids(row, parents),
+            children: uuids(row, children),
         })
     }
 
@@ -194,4 +195,13 @@ pub fn lock_shared(id: Uuid) {
         );
     }
     rights::as_owner_of(TABLE, || LOCK.with(|plan| plan.run(&[Some(id.as_datum())], |_| ())));
+}
+
+/// Returns a uuid[].
+pub fn uuids_datum(ids: &[Uuid]) -> Datum {
+    uuid_array(memory::collect(ids.iter().map(Uuid::as_datum)))
+}
+
+fn uuids(row: &Row, column: usize) -> Vec<Uuid> {
+    memory::collect(row.uuids(column).iter().map(|bytes| Uuid(*bytes)))
 }
