@@ -8,7 +8,7 @@ AS $$
     SELECT w.*
     FROM workflow.waits AS w
     LEFT JOIN workflow.task_instances AS t ON t.id OPERATOR(pg_catalog.=) w.watched
-    -- Rows that watch nobody are looked at anyway.
+    -- Rows that watch no task are looked at anyway.
     WHERE w.watched OPERATOR(pg_catalog.>) '00000000-0000-0000-ffff-ffffffffffff'
         AND (t.id IS NULL OR workflow.is_finished(t.state))
 $$;
@@ -20,7 +20,7 @@ RETURNS bigint
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'look_at_joins_wrapper';
 COMMENT ON FUNCTION workflow.look_at_joins() IS
-'Internal: decides joins that watch nobody; and every 10 s those that watch a task which has ended, and returns how many those are.';
+'Internal: decides joins that watch no task; and every 10 s those that watch a task which has ended, and returns how many those are.';
 
 CREATE FUNCTION workflow.dag_run_graph(dag_run_id uuid)
 RETURNS TABLE (join_id uuid, trigger_rule text, parents text[], children text[], is_decided boolean)

@@ -151,7 +151,7 @@ AS $$
         AND (coalesce(created_from, '-infinity') > '-infinity' OR coalesce(created_to, 'infinity') < 'infinity')
     UNION ALL
     -- A look that was lost, and that reap_claims() repeats every 10 s.
-    SELECT 'task_instance', w.watched, 'nobody has looked at what waits for it', jsonb_build_object('join_id', w.join_id)
+    SELECT 'task_instance', w.watched, 'ended task is still watched', jsonb_build_object('join_id', w.join_id)
     FROM workflow.overdue_waits() AS w
     WHERE w.watched >= (SELECT b.first FROM bound AS b) AND w.watched <= (SELECT b.last FROM bound AS b)
     UNION ALL

@@ -3,7 +3,7 @@
 //! Tasks that depend on the same ones share a row of `joins`. While it is undecided, a row of `waits` watches one of its
 //! parents that has not ended. The transaction that ends this parent looks for another one, just before it commits
 //! (`look.rs`), and if there is none, decides. It waits for no lock: if another transaction is in the way, it leaves a row
-//! of `waits` that watches nobody, and the next claim, or the next end of a task, looks again. `tests/model/joins.rs` tries
+//! of `waits` that watches no task, and the next claim, or the next end of a task, looks again. `tests/model/joins.rs` tries
 //! every order of the steps.
 
 mod again;

@@ -10,9 +10,9 @@ use std::cell::RefCell;
 pub struct Noted {
     /// Tasks that have ended, or were deleted. A rollback to a savepoint can have undone that: the look reads their states.
     ended: Vec<Uuid>,
-    /// Joins that were created, and watch nobody yet.
+    /// Joins that were created, and watch no task yet.
     joins: Vec<Uuid>,
-    /// The commit reports the rest: whether it has ended any task; how many commits had left joins that watch nobody when it
+    /// The commit reports the rest: whether it has ended any task; how many commits had left joins that watch no task when it
     /// looked at these; and whether it leaves any, new ones or such as others had left.
     pub has_ended: bool,
     pub looked: Option<u64>,
@@ -35,7 +35,7 @@ pub fn note(tasks: impl Iterator<Item = Uuid>) {
     }
 }
 
-/// Notes a join that watches nobody yet.
+/// Notes a join that watches no task yet.
 pub fn note_join(join: Uuid) {
     with(|noted| memory::push(&mut noted.joins, join));
 }

@@ -168,7 +168,7 @@ pub fn insert_new(join: &Join) -> bool {
 }
 
 /// Adds parents to the join of a run, and returns the row that watches the last of them; `None` if there is no such join.
-/// Locks it: until the transaction ends, nobody ends the run.
+/// Locks it: until the transaction ends, no other one ends the run.
 pub fn add_parents(run: Uuid, parents: &[Uuid]) -> Option<Wait> {
     thread_local! {
         static UPDATE: Plan = Plan::new(

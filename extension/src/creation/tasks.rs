@@ -27,7 +27,8 @@ use pgrx::{Array, IntoDatum, name};
 /// at a time, and steps through the entries of this time that earlier claims have deleted.
 const ALIKE: usize = 32;
 
-/// The function create_task_instances() of SQL.
+/// The function create_task_instances() of SQL, which has as many arguments.
+#[allow(clippy::too_many_arguments)]
 #[pgrx::pg_extern(sql = false)]
 fn create_tasks(
     dag_run_id: Option<pgrx::Uuid>,

@@ -1,4 +1,4 @@
-//! Looking again: at joins that watch nobody, because other transactions were about to end the parents.
+//! Looking again: at joins that watch no task, because other transactions were about to end the parents.
 //!
 //! A commit that leaves such a row says so in shared memory. The next claim looks, and so does the next transaction that
 //! ends a task. Where the library is not preloaded, each of them asks the index, which costs as much as a look-up of a row.
@@ -23,17 +23,17 @@ fn own() -> Option<&'static Signals> {
     Some(&shared::signals()?[signals::find()?])
 }
 
-/// Whether there may be joins that watch nobody. After a start it is not known.
+/// Whether there may be joins that watch no task. After a start it is not known.
 fn is_pending(signals: &Signals) -> bool {
     signals.again_left.load(Ordering::SeqCst) >= signals.again_seen.load(Ordering::SeqCst)
 }
 
-/// Whether there may be joins that watch nobody, as far as shared memory tells.
+/// Whether there may be joins that watch no task, as far as shared memory tells.
 pub fn may_be_left() -> bool {
     own().is_some_and(is_pending)
 }
 
-/// Notes that the transaction leaves a join that watches nobody. `is_new`: it watched a task before.
+/// Notes that the transaction leaves a join that watches no task. `is_new`: it watched a task before.
 pub fn note(is_new: bool) {
     endings::with(|noted| {
         noted.leaves_new |= is_new;
@@ -41,7 +41,7 @@ pub fn note(is_new: bool) {
     });
 }
 
-/// Whether it is time to look at the joins that watch nobody. Then the caller looks.
+/// Whether it is time to look at the joins that watch no task. Then the caller looks.
 pub fn begin() -> bool {
     let leaves = endings::read(|noted| noted.leaves_new).unwrap_or(false);
     let Some(signals) = own() else { return true };
@@ -53,7 +53,7 @@ pub fn begin() -> bool {
     is_due || leaves
 }
 
-/// Looks at the joins that watch nobody, if it is time to. Before a claim, so that it finds what can run.
+/// Looks at the joins that watch no task, if it is time to. Before a claim, so that it finds what can run.
 pub fn look_again() {
     let count = own().map(|signals| signals.again_left.load(Ordering::SeqCst));
     if !begin() || !exist() {
@@ -96,7 +96,7 @@ pub fn note_commit_of_prepared() {
     own().into_iter().for_each(|signals| _ = signals.again_left.fetch_add(1, Ordering::SeqCst));
 }
 
-/// Looks at all joins that watch nobody or a task that has ended. Returns how many those are. For reap_claims().
+/// Looks at all joins that watch no task or a task that has ended. Returns how many those are. For reap_claims().
 #[pgrx::pg_extern(sql = false)]
 fn look_at_joins() -> i64 {
     rights::refuse_restricted_operation();

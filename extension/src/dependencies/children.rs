@@ -21,7 +21,7 @@ use pg_workflow_state_machine::State;
 use pgrx::pg_sys::{self, Oid};
 use serde_json::json;
 
-/// What a look has decided, and is yet to write.
+/// What a look has decided, and has not written yet.
 pub struct Decided {
     /// The role that acts.
     pub role: Oid,
@@ -60,7 +60,7 @@ impl Decided {
         Decided { role, ready: Vec::new(), entities: None, made: Vec::new(), metadata: Vec::new() }
     }
 
-    /// Lets the children be claimed that are queued and have a queue. Returns true: nobody must look again.
+    /// Lets the children be claimed that are queued and have a queue. Returns true: no other look is needed.
     pub fn run(&mut self, join: &Join, tasks: &Tasks) -> bool {
         for child in &join.children {
             tasks.ready(*child).into_iter().for_each(|row| memory::push(&mut self.ready, row));

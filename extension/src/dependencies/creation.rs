@@ -24,7 +24,7 @@ pub struct Edges {
 pub struct Joined {
     joins: Vec<Join>,
     waits: Vec<Wait>,
-    /// Those that watch nobody yet.
+    /// Those that watch no task yet.
     unwatched: Vec<Uuid>,
     /// The join of each new task.
     pub of_tasks: Vec<Option<Uuid>>,
@@ -87,7 +87,7 @@ impl Edges {
                 let mut parents = memory::collect(key.1.iter().map(|parent| ids[*parent as usize]));
                 parents.sort_unstable();
                 memory::push(&mut joins, Join { id: Uuid::new(), run, rule: key.0, parents, children: Vec::new() });
-                // Nobody else can end the new ones before this transaction commits.
+                // No other transaction can end the new ones before this transaction commits.
                 let watched =
                     key.1.iter().filter(|parent| (**parent as usize) < *new).map(|parent| ids[*parent as usize]);
                 let has_others = key.1.last().is_some_and(|parent| *parent as usize >= *new);

@@ -14,7 +14,7 @@ pub struct Graph {
     /// How many tasks the call creates.
     pub new: usize,
     pub names: Vec<String>,
-    /// The parents of each new task, in ascending order, each once.
+    /// The parents of each new task, in ascending order, without repetition.
     pub parents: Vec<Vec<u32>>,
     pub rules: Vec<TriggerRule>,
 }
@@ -35,15 +35,15 @@ impl Graph {
             },
             numbers,
         };
-        if let Some(text) = depends_on.map(|value| text_of("depends_on", value)) {
-            if DependsOn(&mut reader).deserialize(&mut serde_json::Deserializer::from_str(&text)).is_err() {
-                errors::invalid_argument(
-                    "depends_on",
-                    &json!(null),
-                    "must be an object of arrays of text",
-                    "Give the tasks that each depends on, such as '{\"load\": [\"extract\", \"transform\"]}'.",
-                );
-            }
+        let mut read =
+            |text: String| DependsOn(&mut reader).deserialize(&mut serde_json::Deserializer::from_str(&text)).is_ok();
+        if !depends_on.is_none_or(|value| read(text_of("depends_on", value))) {
+            errors::invalid_argument(
+                "depends_on",
+                &json!(null),
+                "must be an object of arrays of text",
+                "Give the tasks that each depends on, such as '{\"load\": [\"extract\", \"transform\"]}'.",
+            );
         }
         if let Some(rules) = trigger_rules {
             reader.read_rules(&text_of("trigger_rules", rules));

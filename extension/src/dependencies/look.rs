@@ -2,7 +2,7 @@
 //!
 //! For each join that watches an ended task it locks the row of the join, unless another transaction has; reads by a
 //! snapshot taken after that; and finds a parent that has not ended and that no transaction is about to change. It holds
-//! the lock of this parent until it commits: whoever ends it then sees that it is watched. If there is no such parent, it
+//! the lock of this parent until it commits: the transaction that ends it then sees that it is watched. If there is no such parent, it
 //! decides.
 
 use super::children::Decided;
@@ -22,7 +22,7 @@ const MOST_TRIED: usize = 16;
 /// How many names of parents an event has.
 const MOST_NAMES: usize = 10;
 
-/// Looks at the joins that watch these tasks, at these joins, and, if `again`, at those that watch nobody. Returns whether
+/// Looks at the joins that watch these tasks, at these joins, and, if `again`, at those that watch no task. Returns whether
 /// it has changed anything. The role must be the owner of the tables; `role` is the one that acts.
 pub fn look(ended: &[Uuid], joins: Vec<Uuid>, again: bool, role: Oid) -> bool {
     transaction::next_command();
@@ -35,12 +35,12 @@ pub fn look(ended: &[Uuid], joins: Vec<Uuid>, again: bool, role: Oid) -> bool {
     for (join, is_known) in found {
         match table.try_lock(join) {
             Tried::Locked(join) => memory::push(&mut locked, (join, is_known)),
-            // Whoever has locked it may not see what this transaction has ended.
+            // The transaction that has locked it may not see what this transaction has ended.
             Tried::Busy if is_known => {
                 again::note(true);
                 waits::insert_unlocked(&Wait::again(join, i32::MAX));
             }
-            // It watches nobody, or the next sweep finds it.
+            // It watches no task, or the next sweep finds it.
             Tried::Busy => again::note(false),
             Tried::Gone => {}
         }
@@ -64,7 +64,7 @@ pub fn look(ended: &[Uuid], joins: Vec<Uuid>, again: bool, role: Oid) -> bool {
     true
 }
 
-/// Returns the joins to look at, each once, and whether it watches the ended tasks, and nothing else is known of it.
+/// Returns the joins to look at, exactly once each, and whether it watches the ended tasks, and nothing else is known of it.
 fn find(ended: &[Uuid], joins: Vec<Uuid>, again: bool) -> BTreeMap<Uuid, bool> {
     let mut found = BTreeMap::new();
     let waits = Waits::open();
@@ -216,7 +216,7 @@ impl Look {
         ends
     }
 
-    /// Decides what becomes of the children. Returns a row if somebody must look again.
+    /// Decides what becomes of the children. Returns a row if another look is needed.
     fn decide(&mut self, join: &Join, ends: &Ends, decided: &mut Decided) -> Option<Wait> {
         if join.is_of_run() {
             return run_end::end(join, &self.tasks, decided.role);

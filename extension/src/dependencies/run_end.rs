@@ -30,7 +30,7 @@ struct Summary {
     names: Vec<String>,
 }
 
-/// Ends a run whose tasks have ended. Returns a row if not all have, or if somebody must look again.
+/// Ends a run whose tasks have ended. Returns a row if not all have, or if another look is needed.
 pub fn end(join: &Join, tasks: &Tasks, role: Oid) -> Option<Wait> {
     let summary = summary(join.run)?;
     if let Some(task) = summary.unended {

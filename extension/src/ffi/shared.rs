@@ -40,7 +40,7 @@ pub struct Signals {
     pub is_asleep: AtomicBool,
     /// When a session that waits for tasks may next look for claims that have run out, by the host's clock.
     pub next_reap: AtomicI64,
-    /// Commits that left joins which watch nobody; one more than those that a later look has seen to the end; and until when
+    /// Commits that left joins which watch no task; one more than those that a later look has seen to the end; and until when
     /// no look is worth it, by the host's clock.
     pub again_left: AtomicU64,
     pub again_seen: AtomicU64,

@@ -1,5 +1,5 @@
 //! The table `waits`: which parent each undecided join watches. Only the transaction that has locked the row of a join
-//! changes or deletes its rows here; any may add one that watches nobody.
+//! changes or deletes its rows here; any may add one that watches no task.
 
 use crate::errors;
 use crate::ffi::heap::{Heap, Lock};
@@ -41,19 +41,19 @@ struct Columns {
 
 /// The bytes with which `watched` begins if it is no task: those of 1970 in a UUID of version 7. The rest is the number of
 /// the transaction, so that two that leave such a row do not wait for each other.
-const NOBODY: [u8; 8] = [0; 8];
+const NO_TASK: [u8; 8] = [0; 8];
 
 impl Wait {
-    /// A row that watches nobody: somebody looks again.
+    /// A row that watches no task: another look is needed.
     pub fn again(join: Uuid, bound: i32) -> Wait {
         let mut watched = Uuid([0; 16]);
-        watched.0[..8].copy_from_slice(&NOBODY);
+        watched.0[..8].copy_from_slice(&NO_TASK);
         watched.0[8..].copy_from_slice(&transaction::number().to_be_bytes());
         Wait { watched, join, bound }
     }
 
     pub fn is_again(&self) -> bool {
-        self.watched.0.starts_with(&NOBODY)
+        self.watched.0.starts_with(&NO_TASK)
     }
 }
 
@@ -100,9 +100,9 @@ impl Waits {
         Wait { watched: uuid(watched), join: uuid(join), bound: row.i32(bound).unwrap_or(i32::MAX) }
     }
 
-    /// Calls `visit` with the rows that watch nobody.
+    /// Calls `visit` with the rows that watch no task.
     pub fn each_again(&self, matches: &mut Matches, mut visit: impl FnMut(Wait)) {
-        let last = std::array::from_fn(|n| if n < NOBODY.len() { NOBODY[n] } else { 0xff });
+        let last = std::array::from_fn(|n| if n < NO_TASK.len() { NO_TASK[n] } else { 0xff });
         matches.find(Uuid([0; 16]), Uuid(last));
         while let Some((row, _)) = matches.next() {
             visit(self.read(&row));
@@ -121,7 +121,7 @@ impl Waits {
 
     pub fn delete(&self, rows: &[Stored]) {
         for row in rows {
-            // The row of the join is locked, so that nobody else does.
+            // The row of the join is locked, so that no other transaction does.
             self.heap.delete(row.place);
         }
     }
@@ -182,7 +182,7 @@ pub fn is_waiting(join: Uuid) -> bool {
     if !transaction::with_latest_snapshots(|| waits(join)) {
         return false;
     }
-    // A transaction that decides now has locked the row, and waits for nobody.
+    // A transaction that decides now has locked the row, and waits for no lock.
     super::lock_shared(join);
     transaction::with_latest_snapshots(|| waits(join))
 }

@@ -94,7 +94,7 @@ fn wait_for_tasks(call: FunctionCallInfo) -> Datum {
         }
         // The next task may be due before any commit.
         let due = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(Duration::MAX);
-        // Nobody tells that a transaction has rolled back that was in the way of a look.
+        // No commit tells that a transaction in the way of a look has rolled back.
         let next_look = if dependencies::may_be_left() { LOOK_INTERVAL } else { Duration::MAX };
         wait_to_be_woken(signals, left().min(due).min(next_look));
     }

@@ -169,9 +169,9 @@ fn sweep_repeats_a_look_that_was_lost() {
     client.batch_execute("RESET session_replication_role").unwrap();
     assert_eq!(graph.ready(client), [""; 0]);
     let problems = db.problems();
-    assert!(problems.iter().any(|problem| problem.starts_with("nobody has looked")), "{problems:?}");
+    assert!(problems.iter().any(|problem| problem.starts_with("ended task is still watched")), "{problems:?}");
     client.batch_execute("SELECT workflow.reap_claims()").unwrap();
     assert_eq!(graph.ready(client), ["b"]);
-    // The history lacks the move in replica mode.
+    // The history lacks the transition in replica mode.
     let _unverified = db.without_verification();
 }
