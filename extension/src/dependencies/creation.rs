@@ -4,9 +4,9 @@ use super::graph::Graph;
 use crate::errors;
 use crate::ffi::jsonb::Jsonb;
 use crate::ffi::plan::{Plan, Rows};
-use crate::ffi::transaction;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::{text_array, text_datum};
+use crate::ffi::{snapshot, transaction};
 use crate::joins::waits::{Wait, Waits};
 use crate::joins::{self, Join, Joins};
 use crate::{endings, memory, rights, settings};
@@ -167,7 +167,7 @@ pub fn add_leaves(run: Uuid, new: &[Uuid]) {
         return;
     }
     let joins = Joins::open();
-    let has_join = transaction::with_latest_snapshots(|| joins.has(run));
+    let has_join = snapshot::with_newest(|| joins.has(run));
     joins.close();
     if !has_join {
         return;
@@ -184,7 +184,7 @@ pub fn add_leaves(run: Uuid, new: &[Uuid]) {
 
 /// Deletes what the run watches. Its join is locked.
 fn forget_waits(run: Uuid) {
-    transaction::with_latest_snapshots(|| {
+    snapshot::with_newest(|| {
         let waits = Waits::open();
         let mut matches = waits.by_join();
         let rows = waits.of_join(&mut matches, run);

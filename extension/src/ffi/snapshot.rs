@@ -63,6 +63,17 @@ pub fn with_latest<R>(work: impl FnOnce() -> R) -> R {
     }
 }
 
+/// Runs `work`, which runs no query, with a snapshot of now at any isolation level. The snapshot of the transaction stays.
+pub fn with_newest<R>(work: impl FnOnce() -> R) -> R {
+    // SAFETY: as above.
+    unsafe {
+        pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
+        let result = work();
+        pg_sys::PopActiveSnapshot();
+        result
+    }
+}
+
 fn number(id: pg_sys::TransactionId) -> u32 {
     id.into_inner()
 }

@@ -56,7 +56,8 @@ extern "C-unwind" fn before_end_of_transaction(event: XactEvent::Type, _argument
 }
 
 /// Runs `work` with a snapshot of now, as in a transaction that may write and in which each statement has a snapshot of its
-/// own, whatever its isolation level is. After an error the next transaction begins with its own.
+/// own, whatever its isolation level is. Only where no statement of it follows: it loses its own snapshot. After an error the
+/// next transaction begins with its own.
 pub fn with_latest_snapshots<R>(work: impl FnOnce() -> R) -> R {
     // SAFETY: values of this process, restored below. The memory of the transaction is that of its end.
     unsafe {

@@ -9,7 +9,7 @@ use crate::ffi::rows::Rows;
 use crate::ffi::table_cache::TableCache;
 use crate::ffi::trigger::Row;
 use crate::ffi::uuid::Uuid;
-use crate::ffi::{member, transaction};
+use crate::ffi::{member, snapshot, transaction};
 use crate::memory;
 use pgrx::pg_sys::{self, Datum, ItemPointerData};
 use std::ffi::CStr;
@@ -179,10 +179,10 @@ pub fn is_waiting(join: Uuid) -> bool {
     if member::relation(TABLE).is_none() {
         return false;
     }
-    if !transaction::with_latest_snapshots(|| waits(join)) {
+    if !snapshot::with_newest(|| waits(join)) {
         return false;
     }
     // A transaction that decides now has locked the row, and waits for no lock.
     super::lock_shared(join);
-    transaction::with_latest_snapshots(|| waits(join))
+    snapshot::with_newest(|| waits(join))
 }

@@ -70,6 +70,24 @@ fn failing_children_are_moved_at_every_isolation_level() {
 }
 
 #[test]
+fn repeatable_read_keeps_its_snapshot() {
+    let db = Db::new();
+    let [client, other] = &mut [db.connect(), db.connect()];
+    let mut graph = two_parents(client);
+    let sql = "SELECT count(*) FROM workflow.task_instances";
+    client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ").unwrap();
+    let before: i64 = client.query_one(sql, &[]).unwrap().get(0);
+    create_task(other);
+    let enqueue = "SELECT outcome FROM workflow.enqueue_task_instances(ARRAY[$1::uuid], 'other')";
+    client.query_one(enqueue, &[&graph.id("c")]).unwrap();
+    graph.add(client, &["d"], json!({"d": ["c"]}), json!({}));
+    client.query("SELECT FROM workflow.create_task_instances($1, '{e}')", &[&graph.run]).unwrap();
+    client.batch_execute("SELECT workflow.reap_claims()").unwrap();
+    assert_eq!(client.query_one(sql, &[]).unwrap().get::<_, i64>(0), before + 2);
+    client.batch_execute("COMMIT").unwrap();
+}
+
+#[test]
 fn parents_that_end_at_once_leave_no_child_behind() {
     let db = Db::new();
     let [client, other] = &mut [db.connect(), db.connect()];
