@@ -135,14 +135,16 @@ impl Tasks<'_> {
     /// rather than by the foreign key.
     fn create(&mut self, edges: Option<&Edges>) -> Option<Vec<Uuid>> {
         let owned = self.creation.kind.relation();
-        let dag = rights::as_owner_of(owned, || direct::lock_run(self.run)).or_else(|| self.lock_run())?;
+        let directly = rights::as_owner_of(owned, || direct::lock_run(self.run));
+        let dag = directly.or_else(|| self.lock_run())?;
         if self.names.is_empty() {
             return Some(Vec::new());
         }
         if let Some(edges) = edges {
             self.joins = rights::as_owner_of(owned, || edges.write(self.run, &self.new));
         }
-        let ids = match rights::as_owner_of(owned, || self.insert_directly()) {
+        let inserted = directly.and_then(|_| rights::as_owner_of(owned, || self.insert_directly()));
+        let ids = match inserted {
             Some(ids) => {
                 append_creations_in(dag, self.creation, self.run, &self.with_names(&ids));
                 ready::add(&self.ready(&ids));
