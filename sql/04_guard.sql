@@ -36,6 +36,14 @@ CREATE TRIGGER prepare_load
 BEFORE INSERT ON workflow.parked
 FOR EACH STATEMENT EXECUTE FUNCTION workflow.prepare_load();
 
+CREATE TRIGGER prepare_load
+BEFORE INSERT ON workflow.joins
+FOR EACH STATEMENT EXECUTE FUNCTION workflow.prepare_load();
+
+CREATE TRIGGER prepare_load
+BEFORE INSERT ON workflow.waits
+FOR EACH STATEMENT EXECUTE FUNCTION workflow.prepare_load();
+
 CREATE FUNCTION workflow.check_fields()
 RETURNS trigger
 LANGUAGE c

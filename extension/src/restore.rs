@@ -15,6 +15,8 @@ export_trigger!(
         Use::new(BEFORE_INSERT, "task_logs"),
         Use::new(BEFORE_INSERT, "consumer_checkpoints"),
         Use::new(BEFORE_INSERT, "parked"),
+        Use::new(BEFORE_INSERT, "joins"),
+        Use::new(BEFORE_INSERT, "waits"),
     ]
 );
 

@@ -96,9 +96,15 @@ FOR EACH STATEMENT EXECUTE FUNCTION workflow.prepare_load();
 SELECT pg_catalog.pg_extension_config_dump('workflow.parked', '');
 -- take table workflow.joins
 -- take index joins_dag_run_id_idx
+CREATE TRIGGER prepare_load
+BEFORE INSERT ON workflow.joins
+FOR EACH STATEMENT EXECUTE FUNCTION workflow.prepare_load();
 SELECT pg_catalog.pg_extension_config_dump('workflow.joins', '');
 -- take table workflow.waits
 -- take index waits_join_id_idx
+CREATE TRIGGER prepare_load
+BEFORE INSERT ON workflow.waits
+FOR EACH STATEMENT EXECUTE FUNCTION workflow.prepare_load();
 SELECT pg_catalog.pg_extension_config_dump('workflow.waits', '');
 -- take function workflow.is_finished
 -- take function workflow.queue_of_run

@@ -24,6 +24,10 @@ fn fill(client: &mut Client) {
     let sql = "SELECT workflow.create_consumer('relay', true); SELECT workflow.save_checkpoint('relay', '{1}')";
     client.batch_execute(sql).unwrap();
     park_tasks(client);
+    let depend =
+        "SELECT workflow.create_task_instances(workflow.create_dag_run(workflow.create_dag('depends')), '{a,b}',
+                      depends_on => '{\"b\": [\"a\"]}')";
+    client.query(depend, &[]).unwrap();
     let dependent = "SELECT DISTINCT c.conrelid::regclass::text FROM pg_constraint AS c
                      WHERE c.contype = 'f' AND c.connamespace = 'workflow'::regnamespace
                        AND c.conrelid::regclass::text NOT LIKE 'workflow.task\\_logs%'";
