@@ -57,13 +57,14 @@ fn in_row(claim: &Claim, lease: Option<i64>) -> &'static str {
                 "UPDATE workflow.task_instances AS u \
                  SET lease_expires_at = pg_catalog.clock_timestamp() \
                      OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs => $4) \
-                 WHERE u.id OPERATOR(pg_catalog.=) (SELECT t.id {HELD} FOR NO KEY UPDATE SKIP LOCKED) \
-                 RETURNING u.cancel_requested_at IS NOT NULL"
+                 WHERE u.id OPERATOR(pg_catalog.=) (SELECT t.id {held} FOR NO KEY UPDATE SKIP LOCKED) \
+                 RETURNING u.cancel_requested_at IS NOT NULL",
+                held = HELD
             ),
             &[pg_sys::UUIDOID, pg_sys::INT8OID, pg_sys::TIMESTAMPTZOID, pg_sys::FLOAT8OID],
         );
         static IS_HELD: Plan = Plan::new(
-            format!("SELECT t.cancel_requested_at IS NOT NULL {HELD}"),
+            format!("SELECT t.cancel_requested_at IS NOT NULL {held}", held = HELD),
             &[pg_sys::UUIDOID, pg_sys::INT8OID, pg_sys::TIMESTAMPTZOID],
         );
     }
