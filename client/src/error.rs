@@ -17,7 +17,8 @@ use crate::entity::{Entity, UnknownEntityType};
 ///
 /// Each error that pg_workflow raises has a variant, read from SQLSTATE and DETAIL.
 ///
-/// Programs need not parse messages.
+/// Programs need not parse messages. The message is complete, so [`source`](std::error::Error::source) returns nothing that
+/// it contains: a report of the whole chain says nothing twice.
 ///
 /// ```
 /// use pg_workflow_client::Error;
@@ -32,7 +33,7 @@ use crate::entity::{Entity, UnknownEntityType};
 pub enum Error {
     /// The entity is not in the state, or not at the version, that the caller expected. Decide again from its current
     /// state.
-    #[error("{}", postgres::message(source))]
+    #[error("{}", postgres::message(cause))]
     Stale {
         /// The entity.
         entity: Entity,
@@ -41,10 +42,10 @@ pub enum Error {
         /// Its current version.
         current_version: i64,
         /// The error of the server.
-        source: tokio_postgres::Error,
+        cause: tokio_postgres::Error,
     },
     /// The claim is lost: its lease ran out and another worker can have the task, or a client moved the task by hand.
-    #[error("{}", postgres::message(source))]
+    #[error("{}", postgres::message(cause))]
     ClaimLost {
         /// The claim.
         claim: String,
@@ -55,10 +56,10 @@ pub enum Error {
         /// Its current version; `None` if it does not exist.
         current_version: Option<i64>,
         /// The error of the server.
-        source: tokio_postgres::Error,
+        cause: tokio_postgres::Error,
     },
     /// The state machine does not allow the transition.
-    #[error("{}", postgres::message(source))]
+    #[error("{}", postgres::message(cause))]
     NotAllowed {
         /// The entity.
         entity: Entity,
@@ -69,51 +70,51 @@ pub enum Error {
         /// The states that it can enter.
         next_states: Vec<State>,
         /// The error of the server.
-        source: tokio_postgres::Error,
+        cause: tokio_postgres::Error,
     },
     /// There is no such run, task, DAG, consumer or log line.
-    #[error("{}", source.as_ref().map_or_else(|| format!("there is no {entity_type} {entity_id}"), postgres::message))]
+    #[error("{}", cause.as_ref().map_or_else(|| format!("there is no {entity_type} {entity_id}"), postgres::message))]
     NotFound {
         /// `dag_run`, `task_instance`, `dag`, `consumer` or `task_log`.
         entity_type: String,
         /// Its id or name.
         entity_id: String,
         /// The error of the server, if it raised one.
-        source: Option<tokio_postgres::Error>,
+        cause: Option<tokio_postgres::Error>,
     },
     /// An argument is invalid.
-    #[error("{}", postgres::message(source))]
+    #[error("{}", postgres::message(cause))]
     Invalid {
         /// The argument or column.
         argument: String,
         /// Its value.
         value: Value,
         /// The error of the server.
-        source: tokio_postgres::Error,
+        cause: tokio_postgres::Error,
     },
     /// A DAG with that name, a run with that execution date, or a task with that name already exists.
-    #[error("{}", postgres::message(source))]
+    #[error("{}", postgres::message(cause))]
     AlreadyExists {
         /// The unique constraint, for example `dags_name_key`.
         constraint: String,
         /// The error of the server.
-        source: tokio_postgres::Error,
+        cause: tokio_postgres::Error,
     },
     /// The role lacks a right.
-    #[error("{}", postgres::message(source))]
+    #[error("{}", postgres::message(cause))]
     Denied {
         /// The error of the server.
-        source: tokio_postgres::Error,
+        cause: tokio_postgres::Error,
     },
     /// Another program holds the lease of this consumer.
-    #[error("{}", postgres::message(source))]
+    #[error("{}", postgres::message(cause))]
     Leased {
         /// The consumer.
         consumer: String,
         /// The holder, as it named itself.
         holder: Option<String>,
         /// The error of the server.
-        source: tokio_postgres::Error,
+        cause: tokio_postgres::Error,
     },
     /// The consumer cannot get past this event: reading it fails.
     #[error("event {event_id} cannot be delivered to consumer \"{consumer}\": {cause}")]
@@ -123,7 +124,6 @@ pub enum Error {
         /// The id of the event.
         event_id: i64,
         /// The error of reading it.
-        #[source]
         cause: Box<Error>,
     },
     /// A consumer that this program has read is gone. A new one of its name would skip events.
@@ -150,7 +150,6 @@ pub enum Error {
         /// Its size as JSON.
         bytes: usize,
         /// The error of the destination.
-        #[source]
         cause: Box<Error>,
     },
     /// The destination of a relay ended elsewhere than expected, several times in short succession.
@@ -161,7 +160,7 @@ pub enum Error {
     },
     /// PostgreSQL raised another error, or the connection broke.
     #[error("{}", postgres::message(.0))]
-    Postgres(#[source] tokio_postgres::Error),
+    Postgres(tokio_postgres::Error),
     /// PostgreSQL did not respond in time.
     #[error("no response from PostgreSQL within {} s", .0.as_secs_f32())]
     Timeout(Duration),
@@ -181,13 +180,13 @@ pub enum Error {
     /// Redis returned an error, or the connection broke.
     #[cfg(feature = "redis")]
     #[error("{}", redis::message(.0))]
-    Redis(#[from] ::redis::RedisError),
+    Redis(::redis::RedisError),
     /// A publisher of your own failed: see [`Error::publisher`].
-    #[error("{0}")]
-    Publisher(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error(transparent)]
+    Publisher(Box<dyn std::error::Error + Send + Sync>),
     /// A value could not be written or read as JSON.
     #[error("cannot convert JSON: {}", json_reason(.0))]
-    Json(#[from] serde_json::Error),
+    Json(serde_json::Error),
 }
 
 /// The parser has a limit of depth, jsonb has none.
@@ -208,6 +207,19 @@ impl From<tokio_postgres::Error> for Error {
     }
 }
 
+#[cfg(feature = "redis")]
+impl From<::redis::RedisError> for Error {
+    fn from(error: ::redis::RedisError) -> Self {
+        Error::Redis(error)
+    }
+}
+
+impl From<serde_json::Error> for Error {
+    fn from(error: serde_json::Error) -> Self {
+        Error::Json(error)
+    }
+}
+
 impl From<UnknownEntityType> for Error {
     fn from(error: UnknownEntityType) -> Self {
         Error::Unknown(format!("an {error}"))
@@ -216,7 +228,7 @@ impl From<UnknownEntityType> for Error {
 
 impl Error {
     pub(crate) fn not_found(entity_type: &str, id: impl ToString) -> Error {
-        Error::NotFound { entity_type: entity_type.to_owned(), entity_id: id.to_string(), source: None }
+        Error::NotFound { entity_type: entity_type.to_owned(), entity_id: id.to_string(), cause: None }
     }
 
     /// Wraps an error, or a text, of a [publisher](crate::publisher) of your own.
@@ -236,15 +248,15 @@ impl Error {
     /// Returns the error of PostgreSQL, if there is one.
     fn postgres(&self) -> Option<&tokio_postgres::Error> {
         match self {
-            Error::Stale { source, .. }
-            | Error::ClaimLost { source, .. }
-            | Error::NotAllowed { source, .. }
-            | Error::NotFound { source: Some(source), .. }
-            | Error::Invalid { source, .. }
-            | Error::AlreadyExists { source, .. }
-            | Error::Denied { source }
-            | Error::Leased { source, .. }
-            | Error::Postgres(source) => Some(source),
+            Error::Stale { cause, .. }
+            | Error::ClaimLost { cause, .. }
+            | Error::NotAllowed { cause, .. }
+            | Error::NotFound { cause: Some(cause), .. }
+            | Error::Invalid { cause, .. }
+            | Error::AlreadyExists { cause, .. }
+            | Error::Denied { cause }
+            | Error::Leased { cause, .. }
+            | Error::Postgres(cause) => Some(cause),
             Error::Undeliverable { cause, .. } => cause.postgres(),
             _ => None,
         }
@@ -279,7 +291,6 @@ impl Error {
     }
 
     /// Returns whether the server responded and rejected the request, rather than not responding.
-    #[cfg(feature = "relay")]
     pub(crate) fn is_rejection(&self) -> bool {
         match self {
             #[cfg(feature = "redis")]

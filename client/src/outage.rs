@@ -32,7 +32,9 @@ impl Outage {
             None => Instant::now(),
         };
         self.logged = Some((since, hint));
-        tracing::warn!("cannot reach {}: {error}; retrying. {hint}.", self.server);
+        // A server that answers and rejects the request is reached.
+        let verb = if error.is_rejection() { "use" } else { "reach" };
+        tracing::warn!("cannot {verb} {}: {error}; retrying. {hint}.", self.server);
     }
 
     /// Logs that the server is available again, if it was not.
@@ -43,7 +45,8 @@ impl Outage {
     }
 }
 
-/// The pause before the next attempt: 50 ms at first, doubled up to 1 s.
+/// The pause before the next attempt: 50 ms at first, doubled up to 1 s, of which a random part is left out. Programs that
+/// lost the same server do not return in step.
 #[derive(Debug)]
 pub struct Backoff(Duration);
 
@@ -69,7 +72,24 @@ impl Backoff {
 
     /// Pauses, and doubles the next pause.
     pub async fn wait(&mut self) {
-        tokio::time::sleep(self.0).await;
+        tokio::time::sleep(self.0.mul_f64(rand::random_range(0.5..1.0))).await;
         self.0 = (self.0 * 2).min(Backoff::LAST);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn pauses_of_two_programs_differ() {
+        let pause = async || {
+            let (mut backoff, began) = (Backoff(Duration::from_millis(200)), Instant::now());
+            backoff.wait().await;
+            began.elapsed()
+        };
+        let pauses = futures_util::future::join_all((0..8).map(|_| pause())).await;
+        let (shortest, longest) = (pauses.iter().min().unwrap(), pauses.iter().max().unwrap());
+        assert!(*longest - *shortest > Duration::from_millis(10), "{pauses:?}");
     }
 }

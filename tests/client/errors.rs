@@ -176,3 +176,28 @@ fn postgresql_errors_keep_their_own_variant() {
         assert!(error.is_transient() && error.code().is_none(), "closed: {error}");
     });
 }
+
+/// A report of the chain, as of anyhow, would print each message twice.
+#[test]
+fn error_has_no_source_that_its_message_contains() {
+    use std::error::Error as _;
+    let db = Db::new();
+    run(async {
+        let client = server(db.url()).connect().await.unwrap();
+        let unknown = Uuid::from_u128(7);
+        let errors = [
+            TaskInstances::new(&client).transition(unknown, State::Queued, State::Running).await.unwrap_err(),
+            Error::from(client.batch_execute("SELECT 1 / 0").await.unwrap_err()),
+            Error::from(serde_json::from_str::<State>("7").unwrap_err()),
+            server("postgres://postgres@127.0.0.1:1/d").connect().await.err().unwrap(),
+            Error::publisher(std::io::Error::other("full")),
+        ];
+        for error in errors {
+            let mut cause = error.source();
+            while let Some(below) = cause {
+                assert!(!error.to_string().contains(&below.to_string()), "{error}: {below}");
+                cause = below.source();
+            }
+        }
+    });
+}

@@ -121,7 +121,7 @@ fn refused_publish_leaves_no_entry_unpublished() {
     let subscriber = Subscriber::start(&redis.url());
     let (server, url) = serve_with(&db, &redis.url().replace("redis://", "redis://relay:secret@"), &[]);
     create_tasks(&mut db.connect(), 20);
-    let line = server.wait_line("cannot reach Redis", PATIENCE).unwrap();
+    let line = server.wait_line("cannot use Redis", PATIENCE).unwrap();
     assert!(line.contains("ACL SETUSER"), "{line}");
     // Several attempts.
     let comparisons = metric(&url, "workflow_relay_comparisons_total");
@@ -149,7 +149,7 @@ fn relay_trims_a_full_redis() {
     limit_memory(&redis, used_memory(&redis) + 200_000);
     // The old entries are too young to be removed now.
     write_large_events(&db, 100);
-    server.wait_line("cannot reach Redis", PATIENCE).unwrap();
+    server.wait_line("cannot use Redis", PATIENCE).unwrap();
     wait_until("room for the last event", || stream(&redis).last() == written(&db).last());
     wait_until("health", || health(&url).0 == 200);
     assert_eq!(server.terminate().unwrap().code(), Some(0));
@@ -165,12 +165,12 @@ fn health_and_log_do_not_flap_while_redis_rejects() {
     wait_until("the first events", || length(&redis) == 2501);
     limit_memory(&redis, 1);
     create_tasks(&mut db.connect(), 10);
-    server.wait_line("cannot reach Redis", PATIENCE).unwrap();
+    server.wait_line("cannot use Redis", PATIENCE).unwrap();
     wait_until("the refusal in /health", || health(&url).0 == 503);
     let rate = attempts_while_unhealthy(&url);
     assert!(rate < 3.0, "{rate} attempts a second");
     let log = log_of(&server);
-    assert_eq!(log.matches("cannot reach Redis").count(), 1, "{log}");
+    assert_eq!(log.matches("cannot use Redis").count(), 1, "{log}");
     assert_eq!(log.matches("became leader").count(), 1, "{log}");
     limit_memory(&redis, 0);
     assert_stream_is_exact(&db, &redis);
@@ -274,7 +274,7 @@ fn relay_names_an_event_too_large_for_redis() {
     Transition::of(task).from(State::Queued).to(State::Running).metadata(metadata).run(client).unwrap();
     let id: i64 = client.query_one("SELECT max(id) FROM workflow.state_history", &[]).unwrap().get(0);
     create_tasks(client, 3);
-    let line = server.wait_line("cannot reach Redis", PATIENCE).unwrap();
+    let line = server.wait_line("cannot use Redis", PATIENCE).unwrap();
     let named = line.split_once(&format!("event {id} (")).and_then(|(_, rest)| rest.split_once(" bytes)"));
     let (size, _) = named.unwrap_or_else(|| panic!("event {id} with its size: {line}"));
     assert!(size.parse::<usize>().unwrap() > 2_000_000 && line.contains("proto-max-bulk-len"), "{line}");

@@ -205,7 +205,7 @@ fn program(cluster: &Postgres, name: &str) -> Command {
 /// The source that a refusal names, for the flag.
 fn refused_source(relay: &Server) -> String {
     let line = relay.wait_line("events of another database", PATIENCE).unwrap();
-    assert!(line.contains("cannot reach Redis") && line.contains("--adopt-stream"), "{line}");
+    assert!(line.contains("cannot use Redis") && line.contains("--adopt-stream"), "{line}");
     let (_, rest) = line.split_once("another database (").expect("the source");
     rest.split_once(')').expect("the source").0.to_owned()
 }

@@ -34,7 +34,7 @@ pub enum Error {
     #[error(transparent)]
     Database(#[from] client::Error),
     /// A transition was rejected, or the database was unavailable for too long.
-    #[error("cannot move {entity} from {from} to {to}: {source}")]
+    #[error("cannot move {entity} from {from} to {to}: {cause}")]
     Transition {
         /// The run.
         entity: String,
@@ -43,7 +43,7 @@ pub enum Error {
         /// New state.
         to: State,
         /// The reason.
-        source: client::Error,
+        cause: client::Error,
     },
     /// A task did not succeed.
     #[error("task \"{task_id}\" is {}", state.map_or("deleted", State::as_str))]
@@ -62,7 +62,7 @@ impl Error {
     /// Returns a hint for the operator.
     pub fn hint(&self) -> &'static str {
         match self {
-            Error::Database(error) | Error::Transition { source: error, .. } => error.hint(),
+            Error::Database(error) | Error::Transition { cause: error, .. } => error.hint(),
             Error::Task { .. } => "Read the history of the task, and replay again",
             Error::Workers(_) => "Read their log above, and replay again",
         }

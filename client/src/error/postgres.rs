@@ -63,46 +63,46 @@ struct Leased {
 
 /// Converts an error. PostgreSQL itself raises some of these SQLSTATEs too, without the DETAIL of pg_workflow: those
 /// stay [`Postgres`](crate::Error::Postgres).
-pub fn classify(source: tokio_postgres::Error) -> crate::Error {
-    match source.code().map_or("", |code| code.code()) {
-        "40001" => match detail::<Conflict>(&source) {
+pub fn classify(cause: tokio_postgres::Error) -> crate::Error {
+    match cause.code().map_or("", |code| code.code()) {
+        "40001" => match detail::<Conflict>(&cause) {
             Some(Conflict::ClaimLost(ClaimLost {
                 claim,
                 entity_id: task_instance_id,
                 current_state,
                 current_version,
-            })) => crate::Error::ClaimLost { claim, task_instance_id, current_state, current_version, source },
+            })) => crate::Error::ClaimLost { claim, task_instance_id, current_state, current_version, cause },
             Some(Conflict::Stale(Stale { entity_type, entity_id: id, current_state, current_version })) => {
-                crate::Error::Stale { entity: Entity { entity_type, id }, current_state, current_version, source }
+                crate::Error::Stale { entity: Entity { entity_type, id }, current_state, current_version, cause }
             }
-            None => crate::Error::Postgres(source),
+            None => crate::Error::Postgres(cause),
         },
-        "23514" => match detail::<NotAllowed>(&source) {
+        "23514" => match detail::<NotAllowed>(&cause) {
             Some(NotAllowed { entity_type, entity_id: id, from, to, next_states }) => {
-                crate::Error::NotAllowed { entity: Entity { entity_type, id }, from, to, next_states, source }
+                crate::Error::NotAllowed { entity: Entity { entity_type, id }, from, to, next_states, cause }
             }
-            None => crate::Error::Postgres(source),
+            None => crate::Error::Postgres(cause),
         },
-        "P0002" => match detail::<NotFound>(&source) {
+        "P0002" => match detail::<NotFound>(&cause) {
             Some(NotFound { entity_type, entity_id }) => {
-                crate::Error::NotFound { entity_type, entity_id, source: Some(source) }
+                crate::Error::NotFound { entity_type, entity_id, cause: Some(cause) }
             }
-            None => crate::Error::Postgres(source),
+            None => crate::Error::Postgres(cause),
         },
-        "22023" => match detail::<Invalid>(&source) {
-            Some(Invalid { argument, value }) => crate::Error::Invalid { argument, value, source },
-            None => crate::Error::Postgres(source),
+        "22023" => match detail::<Invalid>(&cause) {
+            Some(Invalid { argument, value }) => crate::Error::Invalid { argument, value, cause },
+            None => crate::Error::Postgres(cause),
         },
-        "55006" => match detail::<Leased>(&source) {
-            Some(Leased { consumer, holder }) => crate::Error::Leased { consumer, holder, source },
-            None => crate::Error::Postgres(source),
+        "55006" => match detail::<Leased>(&cause) {
+            Some(Leased { consumer, holder }) => crate::Error::Leased { consumer, holder, cause },
+            None => crate::Error::Postgres(cause),
         },
-        "23505" => match source.as_db_error().and_then(|error| error.constraint()).map(str::to_owned) {
-            Some(constraint) => crate::Error::AlreadyExists { constraint, source },
-            None => crate::Error::Postgres(source),
+        "23505" => match cause.as_db_error().and_then(|error| error.constraint()).map(str::to_owned) {
+            Some(constraint) => crate::Error::AlreadyExists { constraint, cause },
+            None => crate::Error::Postgres(cause),
         },
-        "42501" => crate::Error::Denied { source },
-        _ => crate::Error::Postgres(source),
+        "42501" => crate::Error::Denied { cause },
+        _ => crate::Error::Postgres(cause),
     }
 }
 
@@ -119,16 +119,15 @@ pub fn hint(error: &tokio_postgres::Error) -> &'static str {
     match error.code().map_or("", SqlState::code) {
         "" if is_about_tls(error) => {
             "Check in DATABASE_URL: sslmode (require encrypts, verify-full also checks the server), sslrootcert (the file of the \
-             authority that signed the server's certificate), the host's name, which must be in that certificate, and sslcert \
-             and sslkey if the server requires a certificate"
+             authority that signed the server's certificate), the host's name, which must be in that certificate (as a \
+             subjectAltName: a CN is not read), and sslcert and sslkey if the server requires a certificate"
         }
         "3F000" | "42883" | "42P01" => {
             "In that database, run: CREATE EXTENSION pg_workflow (or ALTER EXTENSION pg_workflow UPDATE)"
         }
         "3D000" => "Create that database, or name another in DATABASE_URL (--database-url)",
-        "25006" => {
-            "That server is a standby: name the primary in DATABASE_URL, or all hosts and target_session_attrs=read-write"
-        }
+        "25006" => READ_ONLY,
+        "" if error.to_string().contains("error connecting") && causes(error).any(is_read_only) => READ_ONLY,
         "40001" => "Repeat the transaction from its beginning",
         // PostgreSQL raises this SQLSTATE for other reasons too.
         "55000" if server_hint(error).contains("finish_copy") => {
@@ -139,12 +138,22 @@ pub fn hint(error: &tokio_postgres::Error) -> &'static str {
              it with SELECT workflow.drop_consumer(CONSUMER)"
         }
         code if code.starts_with("28") => {
-            "Check user and password in DATABASE_URL (--database-url), and pg_hba.conf, which may also ask for TLS \
+            "Check user and password in DATABASE_URL (--database-url), PGPASSWORD or ~/.pgpass (of mode 0600), and pg_hba.conf, which may also ask for TLS \
              (sslmode=require) or a certificate (sslcert and sslkey)"
         }
         code if code.starts_with("23") => "Correct the values: they violate a constraint of the table",
         _ => CHECK_SERVER,
     }
+}
+
+/// The hint if the session may not write.
+const READ_ONLY: &str = "If that server is a standby, name the primary in DATABASE_URL, or all hosts. Otherwise \
+                         default_transaction_read_only is on: reset it for the role and the database (ALTER ROLE or ALTER \
+                         DATABASE … RESET default_transaction_read_only)";
+
+/// The driver found no host that accepts writes.
+fn is_read_only(cause: &(dyn Error + 'static)) -> bool {
+    cause.to_string().contains("does not allow writes")
 }
 
 /// The hint if PostgreSQL did not respond.

@@ -51,8 +51,8 @@ impl Follower {
         self.finish();
         let position = self.begin().await?;
         let batch = match position::read(self.connect().await?, &position, BATCH, wait).await {
-            Err(Error::Invalid { argument, source, .. }) if argument == "position" => {
-                self.lose_position(&Error::Postgres(source));
+            Err(Error::Invalid { argument, cause, .. }) if argument == "position" => {
+                self.lose_position(&Error::Postgres(cause));
                 return Ok(Vec::new());
             }
             batch => batch?,

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use pg_workflow_client::tokio_postgres::Client;
 use pg_workflow_client::connect::PostgresServer;
 use pg_workflow_client::event::{EntityType, Event};
 use pg_workflow_client::outage::{Backoff, Outage};
-use pg_workflow_client::tokio_postgres::Client;
 use pg_workflow_client::{self as client, Claims, DagRuns, Enqueue, State, Transition, feed, position};
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -120,7 +120,7 @@ impl<'a> Scheduler<'a> {
         let moved =
             self.through_outages(async |client, _| DagRuns::new(client).transition_with(id, &transition).await).await;
         let entity = format!("{} \"{id}\"", EntityType::DagRun);
-        moved.map_err(|source| Error::Transition { entity, from, to, source })?;
+        moved.map_err(|cause| Error::Transition { entity, from, to, cause })?;
         self.progress.send_modify(|progress| progress.transitions += 1);
         Ok(())
     }

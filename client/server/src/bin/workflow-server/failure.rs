@@ -49,24 +49,12 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     // It can contain names from users.
-    let message = sanitize(&message(error));
+    let message = sanitize(&format!("{error:#}"));
     match hint(error) {
         Some(hint) => eprintln!("workflow-server: {message}. {hint}"),
         None => eprintln!("workflow-server: {message}"),
     }
     ExitCode::from(exit_code(error))
-}
-
-/// Joins an error and its causes. The text of a library error contains its causes already.
-fn message(error: &anyhow::Error) -> String {
-    let mut texts = Vec::new();
-    for cause in error.chain() {
-        texts.push(cause.to_string());
-        if cause.is::<Error>() || cause.is::<migrate::Error>() {
-            break;
-        }
-    }
-    texts.join(": ")
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
