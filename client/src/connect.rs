@@ -1,18 +1,26 @@
 //! Connections to PostgreSQL, with time limits that detect an unavailable server.
 
+mod client;
+mod hosts;
+mod passwords;
+mod settings;
 mod tls;
 mod url;
 
 use std::error::Error as _;
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::time::Duration;
 
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
-use tokio_postgres::{AsyncMessage, CancelToken, Client, Config};
+use tokio_postgres::{CancelToken, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::Error;
+
+pub use client::Client;
+use passwords::Passwords;
+use settings::Settings;
 
 /// A statement without a response within this time counts as an outage: a server can hang with its connection intact.
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,7 +31,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(5);
 const LIBPQ_KEEPALIVE: Duration = Duration::from_secs(2 * 60 * 60);
-
 /// Names a PostgreSQL server: one host, or several with one primary.
 ///
 /// Nothing is connected until [`connect`](PostgresServer::connect).
@@ -39,6 +46,11 @@ const LIBPQ_KEEPALIVE: Duration = Duration::from_secs(2 * 60 * 60);
 pub struct PostgresServer {
     config: Config,
     tls: MakeRustlsConnect,
+    /// Time limit of a handshake with one address.
+    connect_limit: Duration,
+    passwords: Passwords,
+    settings: Settings,
+    cancels_statements: bool,
 }
 
 impl PostgresServer {
@@ -49,7 +61,8 @@ impl PostgresServer {
     /// Without a host, the local socket is used, as in psql. With several hosts, the client finds the one that
     /// accepts writes, unless `target_session_attrs` is `any` or `read-only`. `sslmode` (default `prefer`),
     /// `sslrootcert` (a PEM file, or `system`), `sslcert` and `sslkey` work as in psql, with one exception: without
-    /// `sslrootcert`, the authorities of the system are trusted.
+    /// `sslrootcert`, the authorities of the system are trusted. A password that is not in the string is taken from
+    /// `PGPASSWORD`, or from the password file (`PGPASSFILE`, `~/.pgpass`). Service files and other variables are not read.
     ///
     /// # Errors
     /// Returns [`Error::ConnectionString`] if the string is invalid, or if a file that it names cannot be read.
@@ -62,8 +75,12 @@ impl PostgresServer {
         if config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(name) if name.contains('@'))) {
             return Err(Error::ConnectionString("write \"@\" in a user or password as %40".to_owned()));
         }
+        hosts::check_numbers(&config).map_err(Error::ConnectionString)?;
         let tls = tls::connector(&tls).map_err(Error::ConnectionString)?;
-        Ok(PostgresServer { config: with_limits(config), tls })
+        let connect_limit = config.get_connect_timeout().copied().unwrap_or(STATEMENT_TIMEOUT);
+        let (config, passwords) = (with_limits(config), Passwords::of_environment());
+        let settings = Settings::default();
+        Ok(PostgresServer { config, tls, connect_limit, passwords, settings, cancels_statements: false })
     }
 
     /// Sets the default `application_name` of the connections.
@@ -98,6 +115,22 @@ impl PostgresServer {
         self
     }
 
+    /// Sets what the relay, readers of the feed and `workflow-server` rely on, whatever the defaults of the database and of
+    /// the role are: isolation level, no time limits of the server, spelling of strings, row security. The defaults stay
+    /// for `default_transaction_read_only`, which an operator sets on purpose.
+    pub fn with_fixed_settings(mut self) -> PostgresServer {
+        self.settings.fix();
+        self
+    }
+
+    /// Cancels the statement in progress when a connection is dropped, rather than only closing the connection.
+    ///
+    /// Not for transitions: a commit that waits for a synchronous standby would be visible before it is safe.
+    pub fn with_cancellation(mut self) -> PostgresServer {
+        self.cancels_statements = true;
+        self
+    }
+
     /// Opens one connection.
     ///
     /// # Errors
@@ -122,20 +155,24 @@ impl PostgresServer {
     ///
     /// # Errors
     /// Returns [`Error::Postgres`] or [`Error::Timeout`] if the server is unavailable.
-    pub async fn connect_listening(&self, mut hear: impl FnMut(&str) + Send + 'static) -> Result<Client, Error> {
-        // connect_timeout covers only the TCP connection, not a server that accepts and then hangs.
-        let (client, mut connection) = within(STATEMENT_TIMEOUT, self.config.connect(self.tls.clone())).await?;
-        tokio::spawn(async move {
-            loop {
-                match poll_fn(|context| connection.poll_message(context)).await {
-                    Some(Ok(AsyncMessage::Notification(notification))) => hear(notification.payload()),
-                    Some(Ok(_)) => (),
-                    Some(Err(error)) => return tracing::debug!("connection ended: {}", Error::from(error)),
-                    None => return,
-                }
-            }
-        });
+    pub async fn connect_listening(&self, hear: impl FnMut(&str) + Send + 'static) -> Result<Client, Error> {
+        let first = self.open(self.settings.options(&self.config)).await;
+        let (client, connection) = match first {
+            // A pooler: what it does not pass on is set later, or done without.
+            Err(error) if self.settings.are_refused_by(&error) => self.open(self.config.clone()).await?,
+            first => first?,
+        };
+        let client = Client::start(client, connection, self.clone(), hear);
+        if let Some(statements) = self.settings.statements() {
+            within(STATEMENT_TIMEOUT, client.batch_execute(&statements)).await?;
+        }
         Ok(client)
+    }
+
+    async fn open(&self, config: Config) -> Result<hosts::Connected, Error> {
+        let mut hosts = hosts::each_host(&config);
+        hosts.iter_mut().for_each(|host| self.passwords.apply(host));
+        hosts::connect(hosts, &self.tls, self.connect_limit).await
     }
 
     /// Cancels the current statement of a connection. If that fails, the statement ends later.
@@ -200,6 +237,9 @@ fn with_limits(mut config: Config) -> Config {
 /// of the string: they can be parts of a password.
 fn reason(error: &tokio_postgres::Error) -> String {
     let reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+    if reason.contains("unknown option `service") {
+        return "service files are not supported; write host, dbname and user".to_owned();
+    }
     if reason.starts_with("unknown option") {
         return "unknown option; quote values that contain blanks, and write ?, & and % in a URL's password as %3F, %26 \
                 and %25"

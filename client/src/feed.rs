@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, future};
-use tokio_postgres::{Client, Statement, types::ToSql};
+use tokio_postgres::{Statement, types::ToSql};
 
 use crate::Error;
-use crate::connect::{PostgresServer, STATEMENT_TIMEOUT, within};
+use crate::connect::{Client, PostgresServer, STATEMENT_TIMEOUT, within};
 use crate::event::Event;
 
 /// A connection that reads the feed as a consumer.
@@ -30,7 +30,7 @@ impl Feed {
     /// Returns [`Error::Postgres`] if the extension is missing, or if the server is unavailable; [`Error::Timeout`]
     /// if it does not respond.
     pub async fn open(server: &PostgresServer, consumer: &str) -> Result<Feed, Error> {
-        let client = server.connect().await?;
+        let client = connect(server).await?;
         let create = async { client.execute("SELECT workflow.create_consumer($1)", &[&consumer]).await };
         within(STATEMENT_TIMEOUT, create).await?;
         Feed::prepare(client, consumer).await
@@ -42,7 +42,7 @@ impl Feed {
     /// # Errors
     /// As [`open`](Feed::open). [`lease`](Feed::lease) returns [`Error::ConsumerGone`] if it no longer exists.
     pub async fn reopen(server: &PostgresServer, consumer: &str) -> Result<Feed, Error> {
-        Feed::prepare(server.connect().await?, consumer).await
+        Feed::prepare(connect(server).await?, consumer).await
     }
 
     async fn prepare(client: Client, consumer: &str) -> Result<Feed, Error> {
@@ -217,9 +217,14 @@ impl Feed {
 /// # Errors
 /// Returns [`Error::Postgres`] or [`Error::Timeout`] if the server is unavailable.
 pub async fn connect_to_wait(server: &PostgresServer) -> Result<Client, Error> {
-    let client = server.connect().await?;
+    let client = connect(server).await?;
     within(STATEMENT_TIMEOUT, be_woken(&client)).await?;
     Ok(client)
+}
+
+/// A wait for the disk or for a standby ends with its reader: the next one waits for the same.
+async fn connect(server: &PostgresServer) -> Result<Client, Error> {
+    server.clone().with_fixed_settings().with_cancellation().connect().await
 }
 
 async fn be_woken(client: &Client) -> Result<(), tokio_postgres::Error> {

@@ -9,7 +9,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{GenericClient, Row};
 
 use crate::Error;
-use crate::connect::within;
+use crate::connect::{self, within};
 use crate::pool::{Connection, Statements, Transaction};
 
 /// A parameter of a statement, with its type, so that the server need not infer it.
@@ -20,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// Runs the statements of repositories.
 ///
-/// Sessions are each [`GenericClient`] of `tokio_postgres`, and each [`Connection`] or [`Transaction`] of a
+/// Sessions are each [`GenericClient`] of `tokio_postgres`, each [`connect::Client`], and each [`Connection`] or [`Transaction`] of a
 /// [`Pool`](crate::pool::Pool).
 ///
 /// Connections and transactions of a pool keep the statements that they prepared.
@@ -29,6 +29,11 @@ pub trait Session: sealed::Sealed + Sync {
     type Client: GenericClient + Sync;
     /// The driver's client or transaction.
     fn client(&self) -> &Self::Client;
+    /// The same, for statements of this library, which are counted while they are in progress.
+    #[doc(hidden)]
+    fn driver(&self) -> &Self::Client {
+        self.client()
+    }
     /// Returns the prepared statements of the connection, if it keeps them.
     fn statements(&self) -> Option<&Arc<Statements>> {
         None
@@ -40,6 +45,7 @@ pub trait Session: sealed::Sealed + Sync {
 mod sealed {
     pub trait Sealed {}
     impl<C: tokio_postgres::GenericClient> Sealed for C {}
+    impl Sealed for crate::connect::Client {}
     impl Sealed for crate::pool::Connection {}
     impl Sealed for crate::pool::Transaction<'_> {}
 }
@@ -52,11 +58,23 @@ impl<C: GenericClient + Sync> Session for C {
     }
 }
 
+impl Session for connect::Client {
+    type Client = tokio_postgres::Client;
+
+    fn client(&self) -> &tokio_postgres::Client {
+        self
+    }
+}
+
 impl Session for Connection {
     type Client = tokio_postgres::Client;
 
     fn client(&self) -> &tokio_postgres::Client {
         self
+    }
+
+    fn driver(&self) -> &tokio_postgres::Client {
+        self.driver()
     }
 
     fn statements(&self) -> Option<&Arc<Statements>> {
@@ -75,6 +93,10 @@ impl<'a> Session for Transaction<'a> {
         self
     }
 
+    fn driver(&self) -> &tokio_postgres::Transaction<'a> {
+        self.driver()
+    }
+
     fn statements(&self) -> Option<&Arc<Statements>> {
         Some(self.statements())
     }
@@ -87,23 +109,22 @@ pub(crate) async fn fixed<S: Session>(
     parameters: &[Parameter<'_>],
 ) -> Result<Vec<Row>, Error> {
     let Some(statements) = session.statements() else { return once(session, sql, parameters).await };
-    let limit = statements.limit();
     let response = async {
         let types: Vec<Type> = parameters.iter().map(|(_, kind)| kind.clone()).collect();
-        let Some(statement) = statements.get(session.client(), sql, &types).await? else {
-            return session.client().query_typed(sql, parameters).await;
+        let Some(statement) = statements.get(session.driver(), sql, &types).await? else {
+            return session.driver().query_typed(sql, parameters).await;
         };
         let values: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|(value, _)| *value).collect();
-        session.client().query(&statement, &values).await
+        session.driver().query(&statement, &values).await
     };
-    statements.watch(within(limit, response).await)
+    statements.run(response).await
 }
 
 /// Runs a statement that is built for this call: planned for its parameters, and not kept.
 pub(crate) async fn once<S: Session>(session: &S, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Error> {
-    let response = session.client().query_typed(sql, parameters);
+    let response = session.driver().query_typed(sql, parameters);
     match session.statements() {
-        Some(statements) => statements.watch(within(statements.limit(), response).await),
+        Some(statements) => statements.run(response).await,
         None => within(LIMIT, response).await,
     }
 }
@@ -124,7 +145,7 @@ pub(crate) async fn once_within<S: Session>(
 ) -> Result<RowsRead, Error> {
     let response = async {
         let values = parameters.iter().map(|(value, kind)| (*value, kind.clone()));
-        let mut stream = pin!(session.client().query_typed_raw(sql, values).await?);
+        let mut stream = pin!(session.driver().query_typed_raw(sql, values).await?);
         let (mut rows, mut bytes) = (Vec::new(), 0);
         while let Some(row) = stream.try_next().await? {
             bytes += row.raw_size_bytes();
@@ -136,7 +157,7 @@ pub(crate) async fn once_within<S: Session>(
         Ok(RowsRead { rows, is_cut: false })
     };
     match session.statements() {
-        Some(statements) => statements.watch(within(statements.limit(), response).await),
+        Some(statements) => statements.run(response).await,
         None => within(LIMIT, response).await,
     }
 }

@@ -137,6 +137,125 @@ fn pool_discards_hanging_connection() {
     });
 }
 
+/// Waits until no session with this process id is left.
+fn wait_until_gone(db: &Db, pid: i32) {
+    let client = &mut db.connect();
+    wait_until("the session ends", || {
+        let sql = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)";
+        client.query_one(sql, &[&pid]).unwrap().get(0)
+    });
+}
+
+/// Stops waiting for a statement, as a handler does whose client disconnects.
+async fn stop_waiting<T>(statement: impl Future<Output = T>) {
+    assert!(tokio::time::timeout(SHORT, statement).await.is_err(), "the statement hangs");
+}
+
+#[test]
+fn cancelled_statement_leaves_neither_session_nor_connection() {
+    let db = Db::new();
+    for is_read_only in [false, true] {
+        let pid = run(async {
+            let options = Options { max_connections: 1, is_read_only, ..Options::default() };
+            let pool = pool(db.url(), options);
+            let connection = pool.get().await.unwrap();
+            let pid = backend(&connection).await;
+            let mut locks = server(db.url()).connect().await.unwrap();
+            let lock = locks.transaction().await.unwrap();
+            lock.batch_execute("LOCK TABLE workflow.dags").await.unwrap();
+            stop_waiting(Dags::new(&connection).get(Uuid::nil())).await;
+            drop(connection);
+            let connection = pool.get().await.unwrap();
+            assert_ne!(backend(&connection).await, pid, "a connection whose statement is in progress is not lent");
+            drop(pool);
+            tokio::task::spawn_blocking({
+                let url = db.url().to_owned();
+                move || wait_until_gone(&Db::at(url).without_verification(), pid)
+            })
+            .await
+            .unwrap();
+            pid
+        });
+        assert!(pid > 0);
+    }
+}
+
+#[test]
+fn connection_used_directly_is_tested_before_it_is_lent() {
+    let db = Db::new();
+    let pid = run(async {
+        let pool = pool(db.url(), Options { max_connections: 1, acquire_timeout: 10 * SHORT, ..Options::default() });
+        let connection = pool.get().await.unwrap();
+        let pid = backend(&connection).await;
+        stop_waiting(connection.batch_execute("SELECT pg_sleep(100)")).await;
+        drop(connection);
+        assert_ne!(backend(&pool.get().await.unwrap()).await, pid);
+        pid
+    });
+    wait_until_gone(&db, pid);
+}
+
+#[test]
+fn pool_survives_frozen_backends_within_a_callers_limit() {
+    let db = Db::new();
+    run(async {
+        let pool = pool(db.url(), Options { max_connections: 3, acquire_timeout: 5 * SHORT, ..Options::default() });
+        let mut frozen = Vec::new();
+        let connections = [pool.get().await.unwrap(), pool.get().await.unwrap(), pool.get().await.unwrap()];
+        for connection in &connections {
+            frozen.push(Pid::from_raw(backend(connection).await));
+        }
+        drop(connections);
+        for pid in &frozen {
+            kill(*pid, Signal::SIGSTOP).unwrap();
+        }
+        let began = Instant::now();
+        // The first caller finds one that hangs; the others are not tested, each for its own time.
+        let connection = pool.get().await.expect("another connection");
+        assert!(began.elapsed() < 5 * SHORT, "{:?}", began.elapsed());
+        assert!(!frozen.contains(&Pid::from_raw(backend(&connection).await)));
+        for pid in frozen {
+            kill(pid, Signal::SIGCONT).unwrap();
+        }
+    });
+}
+
+#[test]
+fn random_cancellations_leave_a_pool_that_answers() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    create_tasks(client, 200);
+    run(async {
+        let pool = pool(db.url(), Options { max_connections: 5, ..Options::default() });
+        let requests = (0..500_u64).map(|number| {
+            let pool = pool.clone();
+            tokio::spawn(async move {
+                let request = async {
+                    let connection = pool.get().await?;
+                    TaskInstances::new(&connection).list(&Default::default(), &Default::default()).await
+                };
+                // A fifth stops waiting, at any step.
+                match number % 5 {
+                    0 => drop(tokio::time::timeout(Duration::from_micros(number * 20), request).await),
+                    _ => drop(request.await.expect("an answer")),
+                }
+            })
+        });
+        for request in requests.collect::<Vec<_>>() {
+            request.await.unwrap();
+        }
+        let began = Instant::now();
+        let connection = pool.get().await.unwrap();
+        assert!(TaskInstances::new(&connection).get(Uuid::nil()).await.unwrap().is_none());
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    });
+    wait_until("no session is busy", || {
+        let sql = "SELECT count(*) <= 5 AND bool_and(state = 'idle') IS NOT FALSE FROM pg_stat_activity
+                   WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
+        client.query_one(sql, &[]).unwrap().get(0)
+    });
+}
+
 #[test]
 fn read_only_pool_rejects_writes() {
     let db = Db::new();

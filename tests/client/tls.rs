@@ -7,7 +7,10 @@ use xtask::stack::postgres::{FAST, Postgres};
 
 /// Starts a server with TLS. The role `with_certificate` needs a certificate, and `without_tls` may not use TLS.
 fn tls_cluster(certificates: &Certificates) -> Postgres {
-    let (certificate, key) = certificates.server();
+    tls_cluster_with(certificates, certificates.server())
+}
+
+fn tls_cluster_with(certificates: &Certificates, (certificate, key): (&str, &str)) -> Postgres {
     let user = xtask::stack::user::for_postgres().unwrap();
     for file in [certificates.ca(), certificate, key] {
         if let Some(user) = &user {
@@ -130,5 +133,25 @@ fn server_without_tls_is_accepted_if_sslmode_allows_it() {
         let socket = cluster.socket_dir().display();
         let words = format!("host={socket} port={} user=postgres dbname=postgres sslmode=require", cluster.port());
         assert!(!encrypted(&words).await.unwrap());
+    });
+}
+
+/// The documents of PostgreSQL make such a certificate: openssl req -new -x509.
+#[test]
+fn self_signed_certificate_of_an_authority_is_trusted_if_named() {
+    let (right, wrong) = (Certificates::create(), Certificates::create());
+    let (own, other) = (right.self_signed(), wrong.self_signed());
+    let cluster = tls_cluster_with(&right, (&own.0, &own.1));
+    let url = cluster.url("postgres");
+    run(async {
+        for mode in ["require", "verify-ca", "verify-full"] {
+            assert!(encrypted(&format!("{url}?sslmode={mode}&sslrootcert={}", own.0)).await.unwrap(), "{mode}");
+            refusal(&format!("{url}?sslmode={mode}&sslrootcert={}", other.0)).await;
+        }
+        let elsewhere = url.replace("127.0.0.1", "localhost");
+        assert!(encrypted(&format!("{elsewhere}?sslmode=verify-ca&sslrootcert={}", own.0)).await.unwrap());
+        let (message, hint) = refusal(&format!("{elsewhere}?sslmode=verify-full&sslrootcert={}", own.0)).await;
+        assert!(message.contains("not valid for name \"localhost\""), "{message}");
+        assert!(hint.contains("a CN is not read"), "{hint}");
     });
 }

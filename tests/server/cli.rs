@@ -5,6 +5,7 @@ mod completions;
 mod exit_codes;
 mod lists;
 mod migrate;
+mod passwords;
 mod show;
 mod terminal;
 mod watch;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pg_workflow_client::tokio_postgres::Client;
+use pg_workflow_client::connect::Client;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 

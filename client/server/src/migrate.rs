@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use pg_workflow_client::tokio_postgres::Client;
+use pg_workflow_client::connect::Client;
 use pg_workflow_client::tokio_postgres::error::SqlState;
 use serde::Serialize;
 

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -67,26 +68,24 @@ pub fn connector(parameters: &TlsParameters) -> Result<MakeRustlsConnect, String
 
 fn verifier(trust: Trust, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, String> {
     let Trust::Authority { roots, checks_name } = trust else {
-        return Ok(Arc::new(Lenient { provider: provider.clone(), chain: None }));
+        return Ok(Arc::new(Verifier { provider: provider.clone(), trusted: None, checks_name: false }));
     };
-    let roots = match roots {
+    let (roots, certificates) = match roots {
         Some(file) => roots_in(&file)?,
-        None => system_roots()?,
+        None => (system_roots()?, Vec::new()),
     };
     let strict = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
-    let strict = strict.build().map_err(|error| format!("no certificate to trust: {error}"))?;
-    if checks_name {
-        return Ok(strict);
-    }
-    Ok(Arc::new(Lenient { provider: provider.clone(), chain: Some(strict) }))
+    let chain = strict.build().map_err(|error| format!("no certificate to trust: {error}"))?;
+    let trusted = Some(Trusted { chain, certificates });
+    Ok(Arc::new(Verifier { provider: provider.clone(), trusted, checks_name }))
 }
 
-fn roots_in(file: &Path) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(file)? {
-        roots.add(certificate).map_err(|error| format!("sslrootcert {}: {error}", file.display()))?;
+fn roots_in(file: &Path) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), String> {
+    let (mut roots, certificates) = (RootCertStore::empty(), certificates(file)?);
+    for certificate in &certificates {
+        roots.add(certificate.clone()).map_err(|error| format!("sslrootcert {}: {error}", file.display()))?;
     }
-    Ok(roots)
+    Ok((roots, certificates))
 }
 
 fn system_roots() -> Result<RootCertStore, String> {
@@ -110,14 +109,23 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, String> {
     PrivateKeyDer::from_pem_file(file).map_err(|error| format!("cannot read a key from {}: {error}", file.display()))
 }
 
-/// Checks less than TLS usually does: at most the chain of certificates, not the name.
+/// Checks what `sslmode` asks for.
 #[derive(Debug)]
-struct Lenient {
+struct Verifier {
     provider: Arc<CryptoProvider>,
-    chain: Option<Arc<WebPkiServerVerifier>>,
+    /// `None` trusts every server.
+    trusted: Option<Trusted>,
+    checks_name: bool,
 }
 
-impl ServerCertVerifier for Lenient {
+#[derive(Debug)]
+struct Trusted {
+    chain: Arc<WebPkiServerVerifier>,
+    /// The certificates of `sslrootcert`.
+    certificates: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -126,12 +134,19 @@ impl ServerCertVerifier for Lenient {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
+        let Some(Trusted { chain, certificates }) = &self.trusted else { return Ok(ServerCertVerified::assertion()) };
         match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
             // The chain has been checked before the name is.
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
+            )) if !self.checks_name => Ok(ServerCertVerified::assertion()),
+            // The documents of PostgreSQL make a self-signed certificate so. Its dates have been checked.
+            Err(error) if is_authority(&error) && certificates.iter().any(|known| known == end_entity) => {
+                if self.checks_name {
+                    verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                }
+                Ok(ServerCertVerified::assertion())
+            }
             verdict => verdict,
         }
     }
@@ -159,4 +174,10 @@ impl ServerCertVerifier for Lenient {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// Returns whether a certificate was rejected because it is one of an authority, and so not one of a server.
+fn is_authority(error: &Error) -> bool {
+    let Error::InvalidCertificate(CertificateError::Other(reason)) = error else { return false };
+    reason.to_string() == "CaUsedAsEndEntity"
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use crate::connect::Client;
 use tokio::sync::watch;
-use tokio_postgres::Client;
 
 use super::BATCH;
 #[cfg(feature = "redis")]

@@ -3,13 +3,13 @@
 use std::io;
 use std::time::Duration;
 
+use crate::connect::Client;
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use redis::aio::{PubSubSink, PubSubStream};
 use redis::{RedisError, Value};
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::task::JoinSet;
-use tokio_postgres::Client;
 
 use crate::Error;
 use crate::connect::{PostgresServer, STATEMENT_TIMEOUT, within};

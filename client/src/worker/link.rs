@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use tokio_postgres::Client;
+use crate::connect::Client;
 
 use crate::Error;
 use crate::connect::{PostgresServer, STATEMENT_TIMEOUT};

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use pg_workflow_client::list::{ListOptions, QueueFilter};
 use pg_workflow_client::outage::Outage;
 use pg_workflow_client::redis_server::RedisConnection;
-use pg_workflow_client::tokio_postgres::Client;
+use pg_workflow_client::connect::Client;
 use pg_workflow_client::tokio_postgres::error::SqlState;
 use pg_workflow_client::{Error, Queue, Queues};
 use serde::Serialize;

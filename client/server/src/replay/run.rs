@@ -1,6 +1,6 @@
 //! The run in the database.
 
-use pg_workflow_client::tokio_postgres::Client;
+use pg_workflow_client::connect::Client;
 use pg_workflow_client::{self as client, DagRuns, Dags, NewDag, NewDagRun, NewTaskInstances, TaskInstances};
 use serde_json::json;
 use uuid::Uuid;

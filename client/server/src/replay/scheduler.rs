@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use pg_workflow_client::tokio_postgres::Client;
+use pg_workflow_client::connect::Client;
 use pg_workflow_client::connect::PostgresServer;
 use pg_workflow_client::event::{EntityType, Event};
 use pg_workflow_client::outage::{Backoff, Outage};

@@ -1,0 +1,93 @@
+//! Connections that leave nothing behind in the server.
+
+use std::future::poll_fn;
+use std::ops::{Deref, DerefMut};
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_postgres::{AsyncMessage, CancelToken, Connection};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::PostgresServer;
+use crate::Error;
+
+/// Time to say goodbye: an idle connection ends at once, and a ROLLBACK on its way is still sent.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// A connection, opened by [`PostgresServer::connect`]: a [`tokio_postgres::Client`] that ends when it is dropped.
+///
+/// The driver alone would wait for the response to a statement in progress, however long that takes. Here the
+/// connection is closed, and the server ends the statement within a second (`client_connection_check_interval`).
+pub struct Client {
+    client: tokio_postgres::Client,
+    _open: DropGuard,
+}
+
+impl Client {
+    /// Drives a connection until its client is dropped.
+    pub(super) fn start<S, T>(
+        client: tokio_postgres::Client,
+        connection: Connection<S, T>,
+        server: PostgresServer,
+        hear: impl FnMut(&str) + Send + 'static,
+    ) -> Client
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (open, cancel) = (CancellationToken::new(), client.cancel_token());
+        tokio::spawn(drive(connection, hear, open.clone(), server, cancel));
+        Client { client, _open: open.drop_guard() }
+    }
+}
+
+async fn drive<S, T>(
+    connection: Connection<S, T>,
+    hear: impl FnMut(&str),
+    dropped: CancellationToken,
+    server: PostgresServer,
+    cancel: CancelToken,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut driving = pin!(exchange(connection, hear));
+    if dropped.run_until_cancelled(&mut driving).await.is_some() {
+        return;
+    }
+    let is_busy = tokio::time::timeout(GRACE, driving).await.is_err();
+    if is_busy && server.cancels_statements {
+        server.cancel(&cancel).await;
+    }
+}
+
+/// Exchanges messages with the server until one side ends the connection.
+async fn exchange<S, T>(mut connection: Connection<S, T>, mut hear: impl FnMut(&str))
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    loop {
+        match poll_fn(|context| connection.poll_message(context)).await {
+            Some(Ok(AsyncMessage::Notification(notification))) => hear(notification.payload()),
+            Some(Ok(_)) => (),
+            Some(Err(error)) => return tracing::debug!("connection ended: {}", Error::from(error)),
+            None => return,
+        }
+    }
+}
+
+impl Deref for Client {
+    type Target = tokio_postgres::Client;
+
+    fn deref(&self) -> &tokio_postgres::Client {
+        &self.client
+    }
+}
+
+impl DerefMut for Client {
+    fn deref_mut(&mut self) -> &mut tokio_postgres::Client {
+        &mut self.client
+    }
+}
