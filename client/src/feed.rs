@@ -138,6 +138,14 @@ impl Feed {
         events
     }
 
+    /// Renews the lease, and changes nothing else for a reader that returns to a checkpoint next.
+    #[cfg(feature = "relay")]
+    pub(crate) async fn renew(&self) -> Result<(), Error> {
+        let sql = "SELECT id FROM workflow.read_events($1, 1, interval '0 s', $2)";
+        within(STATEMENT_TIMEOUT, self.client.query_opt(sql, &[&self.consumer, &self.lease])).await?;
+        Ok(())
+    }
+
     /// Names the next event, reading which raises this error, by its id alone.
     #[cfg(feature = "relay")]
     pub(crate) async fn name_next(&self, error: Error) -> Result<Error, Error> {

@@ -189,10 +189,11 @@ fn publisher_with_positions_gets_each_event_once() {
     }
 }
 
-/// A destination that takes long to tell what it holds.
+/// A destination that takes long to tell where it ends, or what it holds.
 struct Slow {
     inner: Counting,
     is_released: CancellationToken,
+    hides_its_end: bool,
 }
 
 impl Publisher for Slow {
@@ -201,6 +202,9 @@ impl Publisher for Slow {
     }
 
     async fn position(&mut self) -> Result<Option<Position>, Error> {
+        if self.hides_its_end {
+            self.is_released.cancelled().await;
+        }
         self.inner.position().await
     }
 
@@ -216,8 +220,20 @@ impl Publisher for Slow {
 
 #[test]
 fn relay_keeps_its_lease_while_it_compares() {
+    keep_the_lease(false);
+}
+
+#[test]
+fn relay_keeps_its_lease_while_it_looks_for_the_end() {
+    keep_the_lease(true);
+}
+
+fn keep_the_lease(hides_its_end: bool) {
     let (db, store, is_released) = (Db::new(), Store::default(), CancellationToken::new());
-    let slow = || Slow { inner: Counting { store: store.clone(), calls: 0 }, is_released: is_released.clone() };
+    let slow = || {
+        let inner = Counting { store: store.clone(), calls: 0 };
+        Slow { inner, is_released: is_released.clone(), hides_its_end }
+    };
     let client = &mut db.connect();
     let relays = [Relay::start(&db, slow()), Relay::begin(&db, slow())];
     let lease = "SELECT lease_number, extract(epoch FROM lease_expires_at - lease_backend_start)::float8 FROM workflow.consumers";

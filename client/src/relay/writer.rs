@@ -74,7 +74,7 @@ pub struct Writer {
 
 impl Writer {
     pub async fn begin<P: Publisher>(feed: &Feed, publisher: &mut P, batch: i32) -> Result<Writer, Failure> {
-        let last = publishing(publisher.position()).await?;
+        let last = while_renewing(feed, None, publishing(publisher.position())).await?;
         let compared = match last {
             Some(last) => compare(feed, publisher, last).await?,
             None => Comparison { checkpoint: None, known: EventSet::default(), expects_known: false },
@@ -298,7 +298,8 @@ async fn compare<P: Publisher>(feed: &Feed, publisher: &mut P, last: Position) -
     }
     let checkpoint = saved.filter(|_| !is_beyond).unwrap_or(START);
     // Without a time limit: there may be millions to read back.
-    let mut known = while_renewing(feed, last, publisher.holds(checkpoint, last)).await?;
+    let holding = publisher.holds(checkpoint, last);
+    let mut known = while_renewing(feed, Some(last), async { holding.await.map_err(Failure::Publisher) }).await?;
     known.sort();
     if saved.is_none() {
         // A relay has written them, with a consumer that is gone.
@@ -315,17 +316,18 @@ async fn compare<P: Publisher>(feed: &Feed, publisher: &mut P, last: Position) -
 }
 
 /// Awaits a long call of the publisher, and renews the lease meanwhile: otherwise a standby would take over, and begin the
-/// same call. To return to the checkpoint again changes nothing else.
+/// same call. With a position, returns to its checkpoint again, which changes nothing else.
 async fn while_renewing<T>(
     feed: &Feed,
-    last: Position,
-    call: impl Future<Output = Result<T, Error>>,
+    checkpoint_of: Option<Position>,
+    call: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
     let mut call = std::pin::pin!(call);
     loop {
-        match tokio::time::timeout(LEASE / 3, &mut call).await {
-            Ok(result) => return result.map_err(Failure::Publisher),
-            Err(_) => _ = feed.rewind(last).await?,
+        match (tokio::time::timeout(LEASE / 3, &mut call).await, checkpoint_of) {
+            (Ok(result), _) => return result,
+            (Err(_), Some(last)) => _ = feed.rewind(last).await?,
+            (Err(_), None) => feed.renew().await?,
         }
     }
 }
