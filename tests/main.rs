@@ -53,6 +53,7 @@ mod feed {
     mod source;
     mod stream;
     mod subscriber;
+    mod surroundings;
     mod waiting;
 }
 mod operations {

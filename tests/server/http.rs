@@ -44,7 +44,8 @@ impl Api {
 
     /// Starts a server with these flags.
     pub fn with(flags: &[&str]) -> Api {
-        let arguments = [&["serve", "--listen", "127.0.0.1:0"], flags].concat();
+        let listen = if flags.contains(&"--listen") { [].as_slice() } else { &["--listen", "127.0.0.1:0"] };
+        let arguments = [&["serve"], listen, flags].concat();
         let server = Server::start("http", &server_binary(), &arguments, &[]).expect("the server starts");
         let line = server.wait_line("listening on", PATIENCE).expect("it listens");
         // In a JSON log, the URL is part of an object.

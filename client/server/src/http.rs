@@ -35,6 +35,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use addresses::Shares;
+pub use connections::RESERVE;
 use error::ApiError;
 use hosts::Hosts;
 use hub::Hub;
@@ -51,7 +52,7 @@ const ACQUIRE_LIMIT: Duration = Duration::from_millis(1500);
 /// Statement timeout of a list, so that a slow one ends and frees its connection.
 const LIST_LIMIT: Duration = Duration::from_secs(5);
 /// Monitoring: these paths are served also if all else is at its limit.
-const PROBES: [&str; 2] = ["/health", "/metrics"];
+const PROBES: [&str; 4] = ["/health", "/livez", "/readyz", "/metrics"];
 /// Time limit of a request: more than the statement timeout, because the database can hang.
 const REQUEST_LIMIT: Duration = Duration::from_secs(8);
 
@@ -84,9 +85,9 @@ pub struct RelayInfo {
 /// Access to the server and its capacity.
 #[derive(Clone)]
 pub struct Limits {
-    /// Token for everything except `/` and `/health`: `Authorization: Bearer …`.
+    /// Token for everything except `/`, `/health`, `/livez` and `/readyz`: `Authorization: Bearer …`.
     pub token: Option<String>,
-    /// Maximum number of connections, at least 1; others get 503, except for `/health` and `/metrics`.
+    /// Maximum number of connections, at least 1; others get 503, except for probes (`/health`, `/metrics` …).
     pub clients: usize,
     /// Maximum number of connections of one address, at least 1.
     pub clients_per_address: usize,
@@ -94,8 +95,8 @@ pub struct Limits {
     pub followers: usize,
     /// Maximum number of followers of one address.
     pub followers_per_address: usize,
-    /// Host names under which clients reach the server. If it listens on a loopback address, others are rejected, except
-    /// loopback ones; otherwise only if this has one.
+    /// Host names under which clients reach the server, beside `localhost` and, unless it listens on a loopback address,
+    /// IP addresses. Requests for other names are rejected.
     pub hosts: Vec<String>,
 }
 
@@ -132,9 +133,10 @@ impl Server {
             is_read_only: true,
             ..pool::Options::default()
         };
-        let mut database = Database::new(Pool::new(backends.database.clone(), options.clone()));
+        let pool = |server: &PostgresServer| Pool::new(server.clone().with_fixed_settings(), options.clone());
+        let mut database = Database::new(pool(&backends.database));
         if let Some((replica, max_staleness)) = &backends.replica {
-            database = database.with_replica(Pool::new(replica.clone(), options), *max_staleness);
+            database = database.with_replica(pool(replica), *max_staleness);
         }
         let hub = Hub::new(backends.database.clone(), limits, shutdown.clone());
         let backends = Arc::new(backends);
@@ -185,6 +187,8 @@ pub async fn serve(listener: TcpListener, backends: Backends, limits: Limits, sh
 fn paths() -> OpenApiRouter<Arc<Server>> {
     OpenApiRouter::new()
         .routes(routes!(health::health))
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
         .routes(routes!(metrics::metrics))
         .routes(routes!(lists::dags))
         .routes(routes!(rows::dag))

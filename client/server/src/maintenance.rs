@@ -15,6 +15,8 @@ use pg_workflow_client::outage::Outage;
 const INTERVAL: Duration = Duration::from_secs(10);
 /// Number of refreshes between two checks of the partitions. A change of the month needs several checks.
 const REFRESHES_PER_CHECK: u32 = 6;
+/// Number of refreshes without effect after which the counts are compared.
+const REFUSALS: u32 = 30;
 /// The first refresh counts all rows.
 const LIMIT: Duration = Duration::from_secs(600);
 
@@ -55,11 +57,20 @@ struct Lacking {
 }
 
 async fn maintain(server: &PostgresServer, outage: &mut Outage, lacking: &mut Lacking) -> Result<(), Error> {
-    let client = server.connect().await?;
+    let client = server.clone().with_fixed_settings().connect().await?;
     // A crash can lose the work: it is repeated.
     within(LIMIT, client.batch_execute("SET synchronous_commit = off")).await?;
+    let mut unfolded = 0;
     for refresh in 0.. {
-        within(LIMIT, client.batch_execute("SELECT workflow.fold_state_counts()")).await?;
+        let folded = within(LIMIT, client.query_one("SELECT workflow.fold_state_counts()", &[])).await?.try_get(0)?;
+        unfolded = if folded { 0 } else { unfolded + 1 };
+        if unfolded == REFUSALS && counts_are_old(&client).await? {
+            tracing::warn!(
+                "stored counts were not refreshed for {} s, so state_counts gets slower. Look for a session that locks \
+                 workflow.state_count_place; on a subscriber, call finish_copy() when the copy is complete.",
+                (INTERVAL * REFUSALS).as_secs()
+            );
+        }
         reap_claims(&client, &mut lacking.claims).await?;
         if refresh % REFRESHES_PER_CHECK == 0 {
             open_partitions(&client, &mut lacking.partitions).await?;
@@ -68,6 +79,17 @@ async fn maintain(server: &PostgresServer, outage: &mut Outage, lacking: &mut La
         tokio::time::sleep(INTERVAL).await;
     }
     Ok(())
+}
+
+/// Returns whether there are events since the last refresh.
+async fn counts_are_old(client: &Client) -> Result<bool, Error> {
+    let sql = "SELECT workflow.last_event_id() > floor_id FROM workflow.state_count_place";
+    match within(LIMIT, client.query_opt(sql, &[])).await {
+        Ok(row) => Ok(row.and_then(|row| row.get(0)).unwrap_or(false)),
+        // The role may not read it, or the extension is older.
+        Err(error) if error.code().is_some() => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Ends claims whose lease or timeout has run out, until none is left. Does nothing if the extension has no claims (before

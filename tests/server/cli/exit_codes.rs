@@ -47,6 +47,22 @@ fn exit_code_tells_the_kind_of_failure() {
     ] {
         refused(&db, args, 2);
     }
+    let long = "x".repeat(251);
+    for (flag, value) in [
+        ("--consumer", long.as_str()),
+        ("--consumer", " "),
+        ("--stream", ""),
+        ("--channel", "\t"),
+        ("--log", "warning"),
+        ("--log", "trace,"),
+        ("--log", "sql"),
+    ] {
+        let message = refused(&db, &["serve", "--redis-url", "redis://127.0.0.1:1", flag, value], 2);
+        assert!(message.contains(flag), "{message}");
+    }
+    // An environment file can leave a variable empty.
+    let done = Done::of(command(&db, &["list", "dags"]).env("RUST_LOG", "").output().unwrap());
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
     let hint = refused(&db, &["list", "runs", "--state", "runing"], 2);
     assert!(hint.contains("running"), "{hint}");
 

@@ -108,6 +108,33 @@ fn unsupported_methods_are_rejected_with_allow_header() {
     let refused = api.agent.delete(format!("{}/api/v1/dags", api.url)).call().unwrap();
     assert_eq!((refused.status().as_u16(), &refused.headers()["allow"]), (405, &"GET,HEAD".parse().unwrap()));
     assert_eq!(refused.headers()["x-content-type-options"], "nosniff");
-    let head = api.agent.head(format!("{}/api/v1/dags", api.url)).call().unwrap();
+    let dags = format!("{}/api/v1/dags", api.url);
+    let (head, get) = (api.agent.head(&dags).call().unwrap(), api.agent.get(&dags).call().unwrap());
     assert_eq!(head.status(), 200);
+    for name in ["etag", "cache-control", "content-type", "content-length"] {
+        assert_eq!(head.headers()[name], get.headers()[name], "{name}");
+    }
+    let known = api.agent.head(&dags).header("if-none-match", &get.headers()["etag"]).call().unwrap();
+    assert_eq!(known.status(), 304);
+}
+
+/// A fault of the configuration: to wait does not help.
+#[test]
+fn rejected_statement_is_no_outage() {
+    let db = Db::new();
+    let role = format!("nobody_{}", uuid::Uuid::new_v4().simple());
+    db.connect().batch_execute(&format!("CREATE ROLE {role} LOGIN")).unwrap();
+    let api = Api::at(&db.url_as(&role), &["--log-format", "json"]);
+    let request = api.agent.get(format!("{}/api/v1/dags", api.url)).header("x-request-id", "denied-7");
+    let mut response = request.call().unwrap();
+    assert_eq!((response.status().as_u16(), response.headers().get("retry-after")), (500, None));
+    let body = response.body_mut().read_json::<Value>().unwrap();
+    assert_eq!(body["error"]["code"], "rejected", "{body}");
+    assert!(
+        body["error"]["message"].as_str().unwrap().contains("(42501)") && !body.to_string().contains(&role),
+        "{body}"
+    );
+    let line = api.server().wait_line("request failed", PATIENCE).unwrap();
+    let line = serde_json::from_str::<Value>(&line).unwrap();
+    assert_eq!(line["span"]["request_id"], "denied-7", "{line}");
 }

@@ -249,3 +249,20 @@ fn followers_are_told_that_a_promotion_lost_events() {
     let mut follower = Follower::start(&api, "", Some(&shared));
     assert_eq!(follower.until(task, 3), [(task.to_string(), 3)]);
 }
+
+/// The EventSource of a browser ends for good at an error, but comes back after the end of a stream.
+#[test]
+fn event_source_is_told_to_return_during_an_outage() {
+    let api = Api::at("postgres://postgres@127.0.0.1:1/workflow", &[]);
+    let ask = |accept: &str| {
+        let request = api.agent.get(format!("{}/api/v1/events", api.url)).header("accept", accept);
+        let mut response = request.call().unwrap();
+        let body = response.body_mut().read_to_string().unwrap();
+        (response.status().as_u16(), response.headers()["content-type"].to_str().unwrap().to_owned(), body)
+    };
+    let (status, kind, body) = ask("text/event-stream");
+    assert_eq!((status, kind.as_str()), (200, "text/event-stream"), "{body}");
+    assert!(body.starts_with("retry: 3000\n: database unavailable") && body.ends_with("\n\n"), "{body}");
+    let (status, kind, body) = ask("*/*");
+    assert_eq!((status, kind.as_str()), (503, "application/json"), "{body}");
+}

@@ -37,3 +37,26 @@ fn allowed_hosts_are_accepted() {
         assert_eq!(ask(&api, host, "/api/v1/dags").0, status, "{host}");
     }
 }
+
+/// As in a container, or for a whole network: an attacker's name can point there, too.
+#[test]
+fn other_server_rejects_names_that_are_not_allowed() {
+    let db = Db::new();
+    let start = |more: &[&str]| {
+        let flags = ["--listen", "0.0.0.0:0", "--no-relay", "--database-url", db.url()];
+        let mut api = Api::with(&[&flags, more].concat());
+        api.url = api.url.replace("0.0.0.0", "127.0.0.1");
+        api
+    };
+    let (strict, named) = (start(&[]), start(&["--allowed-host", "workflow.example"]));
+    for (host, status) in [
+        ("workflow.example", 421),
+        ("evil.example", 421),
+        ("192.168.0.7:80", 200),
+        ("[fe80::1]", 200),
+        ("localhost", 200),
+    ] {
+        assert_eq!(ask(&strict, host, "/api/v1/dags").0, status, "{host}");
+    }
+    assert_eq!(["workflow.example", "evil.example"].map(|host| ask(&named, host, "/").0), [200, 421]);
+}

@@ -1,5 +1,7 @@
 //! Limits of connections, followers and responses, which one client must not use up for the others.
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use pg_workflow_tests::*;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -127,6 +129,68 @@ fn probes_open_no_connection_per_request() {
     assert!(opened < 10, "{opened} sessions for 200 requests");
 }
 
+/// A server that accepts connections and says nothing: each attempt leaves it a connection.
+#[test]
+fn probes_make_one_attempt_at_a_time() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    silent.set_nonblocking(true).unwrap();
+    let url = format!("postgres://postgres@{}/d", silent.local_addr().unwrap());
+    let api = Api::at(&url, &[]);
+    let (mut attempts, began) = (Vec::new(), Instant::now());
+    while began.elapsed() < Duration::from_secs(7) {
+        assert_eq!(api.get("/health").0, 503);
+        attempts.extend(silent.accept().ok());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // That of the checks, and that of the counts.
+    assert!(attempts.len() <= 2, "{} attempts", attempts.len());
+}
+
+#[test]
+fn probes_leave_no_statement_behind() {
+    let db = Db::new();
+    let redis = xtask::stack::redis::Redis::start("http-probes").unwrap();
+    let api = Api::start(&db, &redis);
+    let (mut client, mut locks) = (db.connect(), db.connect());
+    wait_until("health", || api.get("/health").0 == 200);
+    let mut lock = locks.transaction().unwrap();
+    // The counts wait for it.
+    lock.batch_execute("LOCK TABLE workflow.consumers").unwrap();
+    let mut count = |condition: &str| -> i64 {
+        let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND {condition}");
+        client.query_one(&sql, &[]).unwrap().get(0)
+    };
+    wait_until("a count waits", || count("wait_event_type = 'Lock' AND query LIKE '%consumer_lag%'") == 1);
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(5) {
+        for path in ["/health", "/metrics", "/readyz", "/livez"] {
+            api.agent.get(format!("{}{path}", api.url)).call().unwrap();
+        }
+    }
+    assert_eq!(count("query LIKE '%consumer_lag%' AND pid <> pg_backend_pid()"), 1);
+    kill(Pid::from_raw(api.server().pid().cast_signed()), Signal::SIGKILL).unwrap();
+    wait_until("no statement is left", || {
+        count("application_name = 'workflow-server' AND query NOT LIKE '%pg_stat_activity%'") == 0
+    });
+    lock.rollback().unwrap();
+}
+
+#[test]
+fn livez_and_readyz_tell_the_process_from_its_servers() {
+    let db = Db::new();
+    let redis = xtask::stack::redis::Redis::start("http-live").unwrap();
+    let (server, url) = serve(db.url(), &redis.url());
+    let api = Api::new((server, url));
+    wait_until("ready", || api.get("/readyz") == (200, serde_json::json!({"status": "ready", "waiting_for": []})));
+    redis.stop().unwrap();
+    wait_until("waiting for Redis", || {
+        api.get("/readyz") == (503, serde_json::json!({"status": "waiting", "waiting_for": ["redis"]}))
+    });
+    assert_eq!(api.get("/livez"), (200, serde_json::json!({"status": "live"})));
+    redis.start_again().unwrap();
+    wait_until("ready again", || api.get("/readyz").0 == 200);
+}
+
 #[test]
 fn anonymous_clients_learn_no_names_from_health() {
     let db = Db::new();
@@ -146,7 +210,7 @@ fn anonymous_clients_learn_no_names_from_health() {
         let names = ["secret_role", "secret_database", host].map(|name| body.contains(name));
         assert_eq!(names.contains(&true), is_told, "{body}");
         assert!(body.contains("DATABASE_URL") || body.contains("(28000)"), "{body}");
-        api.server().wait_line("cannot reach the database for /health", PATIENCE).unwrap();
+        api.server().wait_line("cannot use the database for /health", PATIENCE).unwrap();
     }
 }
 

@@ -12,6 +12,7 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use subtle::ConstantTimeEq;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::error::ApiError;
@@ -20,7 +21,7 @@ use super::error::ApiError;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_REQUEST_ID: usize = 128;
 /// The web UI contains no data, and monitoring needs none.
-const PUBLIC_PATHS: [&str; 2] = ["/", "/health"];
+pub const PUBLIC_PATHS: [&str; 4] = ["/", "/health", "/livez", "/readyz"];
 
 /// Marks the request of a client that sent the token. Without a token, all clients are anonymous.
 #[derive(Clone, Copy)]
@@ -59,7 +60,10 @@ pub async fn identify_and_log(request: Request, next: Next) -> Response {
     let id = request.headers().get(&REQUEST_ID).filter(|id| is_valid_id(id)).cloned();
     let id = id.or_else(|| HeaderValue::from_str(&Uuid::now_v7().to_string()).ok());
     let (method, uri, began) = (request.method().clone(), request.uri().clone(), Instant::now());
-    let mut response = next.run(request).await;
+    let request_id = id.as_ref().and_then(|id| id.to_str().ok());
+    // Of each level: a line about the request has its id, whatever is logged.
+    let span = tracing::error_span!("request", request_id);
+    let mut response = next.run(request).instrument(span).await;
     tracing::info!(
         target: "http",
         method = method.as_str(),
@@ -67,7 +71,7 @@ pub async fn identify_and_log(request: Request, next: Next) -> Response {
         query = uri.query(),
         status = response.status().as_u16(),
         milliseconds = began.elapsed().as_secs_f64() * 1e3,
-        request_id = id.as_ref().and_then(|id| id.to_str().ok()),
+        request_id,
         "request"
     );
     let headers = response.headers_mut();

@@ -14,7 +14,12 @@ use axum::response::{IntoResponse, Response};
 use super::error::ApiError;
 
 /// Tags JSON responses. Their content can change at any time, so clients must revalidate.
-pub async fn tag(request: Request, next: Next) -> Response {
+///
+/// HEAD is answered as GET, whose body the router then leaves out.
+pub async fn tag(mut request: Request, next: Next) -> Response {
+    if request.method() == Method::HEAD {
+        *request.method_mut() = Method::GET;
+    }
     let is_get = request.method() == Method::GET;
     let known: Vec<HeaderValue> = request.headers().get_all(IF_NONE_MATCH).iter().cloned().collect();
     let response = next.run(request).await;

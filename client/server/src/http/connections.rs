@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::Request;
@@ -37,12 +37,13 @@ const WRITE_LIMIT: Duration = Duration::from_secs(30);
 /// Maximum size of the head of a request. The longest useful header is a position of the feed.
 const HEAD_BYTES: usize = 32 * 1024;
 const HEADERS: usize = 64;
-/// Connections above the limits, which get `/health` and `/metrics` only.
-const RESERVE: usize = 16;
+/// Connections above the limits, which get probes (`/health`, `/metrics` …) only.
+pub const RESERVE: usize = 16;
 /// Time for open requests to finish after the server is told to stop.
 const GRACE: Duration = Duration::from_secs(3);
-/// Pause after a connection cannot be accepted, mostly for lack of file descriptors.
+/// Pause after a connection cannot be accepted, mostly for lack of file descriptors, and time between two log lines.
 const PAUSE: Duration = Duration::from_millis(100);
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A client connection.
 pub struct Connection {
@@ -115,8 +116,9 @@ pub async fn serve(listener: TcpListener, app: Router, limits: &Limits, shutdown
     let connections = Arc::new(Connections { max, max_per_address, open: Mutex::default() });
     let open = GracefulShutdown::new();
     let accepting = async {
+        let mut warned_at = None;
         for number in 0.. {
-            let (stream, peer) = accept(&listener).await;
+            let (stream, peer) = accept(&listener, &mut warned_at).await;
             // Without a place even for probes, the connection is dropped.
             let Some(connection) = connections.admit(number, peer.ip().into()) else { continue };
             let served = open.watch(serve_connection(stream, app.clone(), connection.clone()));
@@ -136,14 +138,17 @@ pub async fn serve(listener: TcpListener, app: Router, limits: &Limits, shutdown
     }
 }
 
-async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+async fn accept(listener: &TcpListener, warned_at: &mut Option<Instant>) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok(accepted) => return accepted,
             Err(error) => {
-                tracing::warn!(
-                    "cannot accept a client connection: {error}; retrying. If too many files are open, raise ulimit -n."
-                );
+                if warned_at.is_none_or(|at| at.elapsed() > WARNING_INTERVAL) {
+                    *warned_at = Some(Instant::now());
+                    tracing::warn!(
+                        "cannot accept client connections: {error}; retrying. If too many files are open, raise ulimit -n."
+                    );
+                }
                 tokio::time::sleep(PAUSE).await;
             }
         }

@@ -27,7 +27,8 @@ pub struct Problem {
 /// An error.
 #[derive(Serialize, ToSchema)]
 struct ProblemDetail {
-    /// `bad_request`, `unauthorized`, `not_found`, `method_not_allowed`, `misdirected`, `internal` or `unavailable`.
+    /// `bad_request`, `unauthorized`, `not_found`, `method_not_allowed`, `misdirected`, `internal`, `rejected` or
+    /// `unavailable`.
     code: &'static str,
     /// For people.
     message: String,
@@ -66,6 +67,10 @@ impl ApiError {
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
     }
 
+    pub fn is_unavailable(&self) -> bool {
+        self.status == StatusCode::SERVICE_UNAVAILABLE
+    }
+
     pub fn no_database() -> ApiError {
         ApiError::unavailable("database unavailable; see GET /health")
     }
@@ -96,11 +101,16 @@ impl From<Error> for ApiError {
         if error.code() == Some(&SqlState::QUERY_CANCELED) {
             return ApiError::unavailable("list timed out after 5 s; narrow it with more parameters");
         }
-        match error {
-            Error::Cursor(_) => ApiError::parameter("cursor", &format!("is invalid: {error}")),
-            Error::Postgres(_) | Error::Denied { .. } | Error::Timeout(_) => {
+        match (&error, error.code().map(SqlState::code)) {
+            (Error::Cursor(_), _) => ApiError::parameter("cursor", &format!("is invalid: {error}")),
+            (Error::Postgres(_) | Error::Timeout(_), code) if error.is_transient() || is_unusable(code) => {
                 tracing::warn!("request failed: {error}. {}", error.hint());
                 ApiError::no_database()
+            }
+            (_, Some(code)) => {
+                tracing::error!("request failed: {error}. {}", error.hint());
+                let message = format!("the database rejects the request ({code}); see the log of workflow-server");
+                ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "rejected", message)
             }
             _ => {
                 tracing::error!("request failed: {error}");
@@ -108,6 +118,12 @@ impl From<Error> for ApiError {
             }
         }
     }
+}
+
+/// Returns whether an error is one of the connection (no SQLSTATE, or a rejected login), or says that the database does not
+/// exist or lacks the extension: `/health` has the same.
+fn is_unusable(code: Option<&str>) -> bool {
+    code.is_none_or(|code| code.starts_with("28") || ["3D000", "3F000"].contains(&code))
 }
 
 pub async fn unknown_path(uri: Uri) -> ApiError {

@@ -8,11 +8,12 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, http::header::CONTENT_TYPE};
 use futures_util::stream;
 use serde::Deserialize;
 use tokio::sync::{broadcast, mpsc};
@@ -35,6 +36,8 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 const COMMENT: &str = ":\n\n";
 /// Time that browsers wait before they reconnect.
 const RETRY: &str = "retry: 1000\n";
+const RETRY_LATER: &str = "retry: 3000\n";
+const STREAM: &str = "text/event-stream";
 /// Time that a client waits for an unavailable database, or for other followers, before it gets an error.
 const JOIN_LIMIT: Duration = Duration::from_secs(5);
 /// Time that a client has to read a part of the missed events: others wait for it.
@@ -78,12 +81,31 @@ pub async fn events(
     if server.backends.is_standby {
         return Err(ApiError::unavailable(ON_STANDBY));
     }
+    let is_event_source = headers.get(ACCEPT).is_some_and(|kinds| kinds.as_bytes().starts_with(STREAM.as_bytes()));
+    match open(server, connection.address, given, headers).await {
+        Err(error) if error.is_unavailable() && is_event_source => Ok(postpone(&error)),
+        opened => opened,
+    }
+}
+
+/// The EventSource of browsers ends for good at an error, but comes back after a stream that ends.
+fn postpone(error: &ApiError) -> Response {
+    let body = format!("{RETRY_LATER}: {}\n\n", error.message);
+    ([(CONTENT_TYPE.as_str(), STREAM), ("cache-control", "no-store")], body).into_response()
+}
+
+async fn open(
+    server: Arc<Server>,
+    address: Address,
+    given: EventParameters,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let wanted = Wanted { dag_id: given.dag_id.map(|id| id.0), dag_run_id: given.dag_run_id.map(|id| id.0) };
     let position = last_position(headers.get("last-event-id"), given.last_event_id)?;
-    let slot = server.hub.slot(connection.address).ok_or_else(|| ApiError::unavailable(NO_SLOT))?;
+    let slot = server.hub.slot(address).ok_or_else(|| ApiError::unavailable(NO_SLOT))?;
     // Before the response begins: this can fail, and a client that has a response misses nothing from then on.
     let start = match position {
-        Some(position) => Start::After(Replay::begin(&server, connection.address, position).await?),
+        Some(position) => Start::After(Replay::begin(&server, address, position).await?),
         None => {
             Start::Now(tokio::time::timeout(JOIN_LIMIT, server.hub.join()).await.map_err(|_| ApiError::no_database())?)
         }
@@ -94,8 +116,7 @@ pub async fn events(
 
     let stream = stream::unfold(sent, async |mut sent| Some((Ok::<_, Infallible>(sent.recv().await?), sent)));
     // Proxies must not buffer the stream.
-    let headers =
-        [(CONTENT_TYPE.as_str(), "text/event-stream"), ("cache-control", "no-store"), ("x-accel-buffering", "no")];
+    let headers = [(CONTENT_TYPE.as_str(), STREAM), ("cache-control", "no-store"), ("x-accel-buffering", "no")];
     Ok((headers, Body::from_stream(stream)).into_response())
 }
 

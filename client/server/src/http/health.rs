@@ -1,4 +1,4 @@
-//! `GET /health`: the state of PostgreSQL, Redis and the relay.
+//! `GET /health`: the state of PostgreSQL, Redis and the relay. `GET /livez` and `GET /readyz`: the same for supervisors.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,31 +100,84 @@ pub async fn health(
     (status, Json(health)).into_response()
 }
 
+/// The answer of a process that works.
+#[derive(Serialize, ToSchema)]
+pub struct Live {
+    /// `live`.
+    status: &'static str,
+}
+
+/// Answers 200 while the process works, whatever its servers do: restart it only if this fails.
+#[utoipa::path(get, path = "/livez", tag = "server",
+    responses((status = 200, body = Live), (status = 400, body = Problem)))]
+pub async fn livez(_: Query<NoParameters>) -> Json<Live> {
+    Json(Live { status: "live" })
+}
+
+/// Whether the servers are available that this one needs.
+#[derive(Serialize, ToSchema)]
+struct Ready {
+    /// `ready` or `waiting`.
+    status: &'static str,
+    /// `database`, `redis` and `relay`, if they are unavailable or do not work. `/health` has the reasons.
+    waiting_for: Vec<&'static str>,
+}
+
+/// Answers 200 if PostgreSQL, Redis and the relay work, as `/health`, but without reasons.
+#[utoipa::path(get, path = "/readyz", tag = "server",
+    responses((status = 200, body = Ready), (status = 503, body = Ready), (status = 400, body = Problem)))]
+pub async fn readyz(State(server): State<Arc<Server>>, _: Query<NoParameters>) -> Response {
+    let waiting_for = Report::of(&server).await.waiting_for();
+    let (code, status) = match waiting_for.is_empty() {
+        true => (StatusCode::OK, "ready"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "waiting"),
+    };
+    (code, Json(Ready { status, waiting_for })).into_response()
+}
+
 /// The last checks, and the errors of the relay.
 pub struct Report {
     pub age: Option<Duration>,
     pub database: Result<Option<Standby>, Failure>,
     pub redis: Result<(), Failure>,
     relay: Option<String>,
+    /// `None` if this process does not relay.
+    role: Option<Role>,
 }
 
 impl Report {
     pub async fn of(server: &Server) -> Report {
-        let checks = server.probe.checks().await.filter(|checks| checks.at.elapsed() < STALE);
-        let relay = server.backends.relay.as_ref().map(|relay| relay.status.get()).unwrap_or_default();
-        let Some(checks) = checks else {
+        let database = server.probe.database().await.filter(|check| check.at.elapsed() < STALE);
+        let redis = server.probe.redis().await.filter(|check| check.at.elapsed() < STALE);
+        let relay = server.backends.relay.as_ref().map(|relay| relay.status.get());
+        let role = relay.as_ref().map(|relay| relay.role);
+        let relay = relay.unwrap_or_default();
+        let (Some(database), Some(redis)) = (database, redis) else {
             let text = "not checked in time; workflow-server is overloaded".to_owned();
             let failure = Failure { full: text.clone(), anonymous: text };
-            return Report { age: None, database: Err(failure), redis: Ok(()), relay: relay.postgres_error };
+            return Report { age: None, database: Err(failure), redis: Ok(()), relay: relay.postgres_error, role };
         };
         // Redis can be available and still reject events: out of memory, or read-only.
         let rejects = relay.publisher_error.map_or(Ok(()), |full| Err(Failure { full, anonymous: REJECTS.to_owned() }));
         Report {
-            age: Some(checks.at.elapsed()),
-            database: checks.database.clone(),
-            redis: checks.redis.clone().and(rejects),
+            age: Some(database.at.min(redis.at).elapsed()),
+            database: database.result.clone(),
+            redis: redis.result.clone().and(rejects),
             relay: relay.postgres_error,
+            role,
         }
+    }
+
+    /// Returns whether the relay of this process works, as leader or standby.
+    pub fn relays(&self) -> bool {
+        self.redis.is_ok() && self.relay.is_none() && self.role.is_some_and(|role| role != Role::Starting)
+    }
+
+    /// Returns the servers that this one waits for.
+    fn waiting_for(&self) -> Vec<&'static str> {
+        let all =
+            [("database", self.database.is_err()), ("redis", self.redis.is_err()), ("relay", self.relay.is_some())];
+        all.into_iter().filter(|(_, is_waiting)| *is_waiting).map(|(name, _)| name).collect()
     }
 
     fn errors(&self, is_authorized: bool) -> Errors {

@@ -25,13 +25,13 @@ impl Hosts {
     }
 
     /// Loopback and the given names. A server that listens on other addresses accepts those too, which no attacker can
-    /// redirect, and each name if none is given.
+    /// redirect: names he can, also to a server that only this machine or this network reaches.
     fn admit(&self, authority: &str) -> bool {
         let host = host(authority);
         if is_loopback(host) || self.names.iter().any(|name| name.eq_ignore_ascii_case(host)) {
             return true;
         }
-        !self.is_loopback && (self.names.is_empty() || address(host).is_some())
+        !self.is_loopback && address(host).is_some()
     }
 }
 
@@ -105,9 +105,10 @@ mod tests {
     }
 
     #[test]
-    fn other_server_accepts_addresses_and_all_names_unless_given() {
+    fn other_server_accepts_addresses_and_given_names() {
         let any = Hosts::new("0.0.0.0:80".parse().unwrap(), &[]);
-        assert!(any.admit("workflow.example") && any.admit("10.0.0.7:80"));
+        assert!(any.admit("10.0.0.7:80") && any.admit("[fe80::1]:80") && any.admit("localhost"));
+        assert!(!any.admit("workflow.example") && !any.admit("evil.example:80"));
         let named = Hosts::new("[::]:80".parse().unwrap(), &["workflow.example".to_owned()]);
         assert!(named.admit("workflow.example") && named.admit("10.0.0.7:80") && named.admit("localhost"));
         assert!(!named.admit("evil.example"));

@@ -52,7 +52,7 @@ fn build_registry(server: &Server, report: &Report) -> Registry {
         add_gauge(&mut all, "check_age_seconds", "Age of the check that these values are from", age.as_secs_f64());
     }
     if let Some(relay) = &server.backends.relay {
-        add_relay(&mut all, relay);
+        add_relay(&mut all, relay, report);
         if let Some(lag) = server.probe.lag() {
             add_gauge(
                 &mut all,
@@ -61,9 +61,11 @@ fn build_registry(server: &Server, report: &Report) -> Registry {
                 lag.events as f64,
             );
             add_gauge(&mut all, "relay_lag_seconds", "Age of the oldest unacknowledged event", lag.seconds);
-            let age = lag.at.elapsed().as_secs_f64();
-            add_gauge(&mut all, "relay_lag_age_seconds", "Time since the backlog of the relay was counted", age);
         }
+        // Also before the first count: an alert on it must not wait for that.
+        let age = server.probe.lag_age().as_secs_f64();
+        let help = "Time since the backlog of the relay was counted, or since the start";
+        add_gauge(&mut all, "relay_lag_age_seconds", help, age);
     }
     if let Some(queues) = server.probe.queues() {
         add_queues(&mut all, &queues);
@@ -85,8 +87,9 @@ fn add_standby(all: &mut Registry, standby: &Standby) {
     );
 }
 
-fn add_relay(all: &mut Registry, relay: &RelayInfo) {
+fn add_relay(all: &mut Registry, relay: &RelayInfo, report: &Report) {
     let state = relay.status.get();
+    add_gauge(all, "relay_up", "1 if this relay reads events and Redis accepts them", from_bool(report.relays()));
     add_gauge(all, "relay_leader", "1 if this relay is the leader", from_bool(state.role == Role::Leader));
     add_gauge(all, "relay_standby", "1 if this relay is a standby", from_bool(state.role == Role::Standby));
     let last = state.last_publish.map_or(0.0, |time| time.timestamp_micros() as f64 / 1e6);

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use utoipa::openapi::OpenApi as Description;
 use utoipa::{IntoResponses, OpenApi};
 
+use super::access::PUBLIC_PATHS;
 use super::error::Problem;
 use super::parameters::Query;
 use super::rows::NoParameters;
@@ -53,7 +54,7 @@ pub fn describe(endpoints: Description, has_token: bool) -> String {
     if has_token {
         description["components"]["securitySchemes"] = json!({ "token": { "type": "http", "scheme": "bearer" } });
         for (path, item) in description["paths"].as_object_mut().into_iter().flatten() {
-            if path != "/health" {
+            if !PUBLIC_PATHS.contains(&path.as_str()) {
                 item["get"]["security"] = json!([{ "token": [] }]);
                 let problem = item["get"]["responses"]["400"]["content"].clone();
                 item["get"]["responses"]["401"] =

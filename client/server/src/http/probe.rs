@@ -1,50 +1,47 @@
 //! Background checks of PostgreSQL and Redis, and counts of backlogs, for `/health` and `/metrics`: no request opens a
 //! connection.
 
-use std::pin::Pin;
+mod counts;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use pg_workflow_client::list::{ListOptions, QueueFilter};
+use futures_util::future::BoxFuture;
+use pg_workflow_client::connect::{Client, PostgresServer};
 use pg_workflow_client::outage::Outage;
 use pg_workflow_client::redis_server::RedisConnection;
-use pg_workflow_client::connect::Client;
-use pg_workflow_client::tokio_postgres::error::SqlState;
-use pg_workflow_client::{Error, Queue, Queues};
+use pg_workflow_client::{Error, Queue};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use super::Backends;
+use counts::{QUEUE_INTERVAL, count_again_and_again, count_lag, count_queues};
+
+pub use counts::Lag;
 
 /// Interval of the checks.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Time limit of a check: a server that hangs counts as unavailable.
 const LIMIT: Duration = Duration::from_millis(1500);
-/// Time limit of counting a backlog.
-const COUNT_LIMIT: Duration = Duration::from_secs(120);
-/// Interval of counting the tasks of queues.
-const QUEUE_INTERVAL: Duration = Duration::from_secs(10);
-/// Number of queues that are counted.
-const MOST_QUEUES: u32 = 1000;
-/// Counting takes at most this part of the time, because a backlog of millions takes seconds.
-const COUNT_PAUSE: u32 = 4;
 
 /// The results of the last checks.
 pub struct Probe {
-    checks: watch::Receiver<Option<Arc<Checks>>>,
+    database: Results<Option<Standby>>,
+    redis: Results<()>,
     lag: watch::Receiver<Option<Lag>>,
     queues: watch::Receiver<Option<Arc<Vec<Queue>>>>,
+    began: Instant,
 }
 
-/// The result of checking PostgreSQL and Redis.
-pub struct Checks {
+type Results<T> = watch::Receiver<Option<Arc<Check<T>>>>;
+
+/// The result of checking a server.
+pub struct Check<T> {
     pub at: Instant,
-    /// The replay of the database, if it can be a standby.
-    pub database: Result<Option<Standby>, Failure>,
-    pub redis: Result<(), Failure>,
+    pub result: Result<T, Failure>,
 }
 
 /// Why a server is unavailable.
@@ -66,23 +63,18 @@ pub struct Standby {
     pub last_commit: Option<DateTime<Utc>>,
 }
 
-/// The backlog and the lag of the relay's consumer, as they were last counted.
-#[derive(Clone, Copy)]
-pub struct Lag {
-    pub at: Instant,
-    pub events: i64,
-    pub seconds: f64,
-}
-
 impl Probe {
     /// Checks until `shutdown`.
     pub fn start(backends: Arc<Backends>, shutdown: CancellationToken) -> Probe {
-        let (checks, seen_checks) = watch::channel(None);
+        let (database, seen_database) = watch::channel(None);
+        let (redis, seen_redis) = watch::channel(None);
         let (lag, seen_lag) = watch::channel(None);
         let (queues, seen_queues) = watch::channel(None);
-        let checking = Checking::new(backends.clone());
+        let of_database = DatabaseCheck { backends: backends.clone(), link: Link::Closed };
+        let of_redis = RedisCheck { backends: backends.clone(), connection: None };
         tokio::spawn(async move {
-            let checking = checking.run(&checks);
+            let checking_database = check_again_and_again("the database for /health", of_database, &database);
+            let checking_redis = check_again_and_again("the Redis for /health", of_redis, &redis);
             let counting = async {
                 if let Some(relay) = &backends.relay {
                     let consumer = relay.consumer.as_str();
@@ -92,21 +84,30 @@ impl Probe {
             };
             let counting_queues =
                 count_again_and_again(&backends, QUEUE_INTERVAL, &queues, |client| Box::pin(count_queues(client)));
-            shutdown.run_until_cancelled(async { tokio::join!(checking, counting, counting_queues) }).await;
+            let all = async { tokio::join!(checking_database, checking_redis, counting, counting_queues) };
+            shutdown.run_until_cancelled(all).await;
         });
-        Probe { checks: seen_checks, lag: seen_lag, queues: seen_queues }
+        Probe { database: seen_database, redis: seen_redis, lag: seen_lag, queues: seen_queues, began: Instant::now() }
     }
 
-    /// Returns the result of the last check, after the first one; `None` if there was none in time.
-    pub async fn checks(&self) -> Option<Arc<Checks>> {
-        let mut checks = self.checks.clone();
-        let first = tokio::time::timeout(LIMIT * 2, checks.wait_for(Option::is_some)).await;
-        first.ok()?.ok()?.clone()
+    /// Returns the result of the last check of the database, after the first one; `None` if there was none in time.
+    pub async fn database(&self) -> Option<Arc<Check<Option<Standby>>>> {
+        last(&self.database).await
     }
 
-    /// Returns the last counted lag; `None` before it was first counted, or if the role may not read it.
+    /// The same for Redis.
+    pub async fn redis(&self) -> Option<Arc<Check<()>>> {
+        last(&self.redis).await
+    }
+
+    /// Returns the lag as it was last counted; `None` before that, or if the role may not read it.
     pub fn lag(&self) -> Option<Lag> {
         *self.lag.borrow()
+    }
+
+    /// Returns the time since the lag was counted, or since the start.
+    pub fn lag_age(&self) -> Duration {
+        self.lag().map_or(self.began, |lag| lag.at).elapsed()
     }
 
     /// Returns the queues as they were last counted; `None` as for the lag, or if the database has none.
@@ -123,139 +124,115 @@ impl Failure {
     }
 }
 
-/// The connections of the checks.
-struct Checking {
-    backends: Arc<Backends>,
-    database: Option<Client>,
-    redis: Option<RedisConnection>,
-    database_outage: Outage,
-    redis_outage: Outage,
+async fn last<T>(results: &Results<T>) -> Option<Arc<Check<T>>> {
+    let mut results = results.clone();
+    let first = tokio::time::timeout(LIMIT * 2, results.wait_for(Option::is_some)).await;
+    first.ok()?.ok()?.clone()
 }
 
-impl Checking {
-    fn new(backends: Arc<Backends>) -> Checking {
-        let (database_outage, redis_outage) =
-            (Outage::of("the database for /health"), Outage::of("the Redis for /health"));
-        Checking { backends, database: None, redis: None, database_outage, redis_outage }
-    }
-
-    async fn run(mut self, checks: &watch::Sender<Option<Arc<Checks>>>) {
-        loop {
-            let at = Instant::now();
-            let backends = self.backends.clone();
-            let (database, redis) = tokio::join!(
-                within_limit(check_database(&backends, &mut self.database)),
-                within_limit(check_redis(&backends, &mut self.redis))
-            );
-            if database.is_err() {
-                self.database = None;
-            }
-            if redis.is_err() {
-                self.redis = None;
-            }
-            let database = log(&mut self.database_outage, database);
-            let redis = log(&mut self.redis_outage, redis);
-            checks.send_replace(Some(Arc::new(Checks { at, database, redis })));
-            tokio::time::sleep(INTERVAL).await;
-        }
-    }
+/// Asks a server, on a connection that it keeps.
+trait ServerCheck {
+    type Found;
+    fn check(&mut self) -> impl Future<Output = Result<Self::Found, Error>> + Send;
 }
 
-async fn within_limit<T>(check: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    tokio::time::timeout(LIMIT, check).await.unwrap_or(Err(Error::Timeout(LIMIT)))
-}
-
-/// Logs the beginning and the end of an outage: anonymous clients do not get its cause.
-fn log<T>(outage: &mut Outage, result: Result<T, Error>) -> Result<T, Failure> {
-    match &result {
-        Ok(_) => outage.ended(),
-        Err(error) => outage.began(error),
-    }
-    result.map_err(|error| Failure::of(&error))
-}
-
-async fn check_database(backends: &Backends, connection: &mut Option<Client>) -> Result<Option<Standby>, Error> {
-    let client = match connection.take_if(|client| !client.is_closed()) {
-        Some(client) => connection.insert(client),
-        None => connection.insert(backends.database.connect().await?),
-    };
-    // Not "SELECT 1": the server needs the extension.
-    client.batch_execute("SELECT workflow.version()").await?;
-    if !backends.is_standby {
-        return Ok(None);
-    }
-    let sql = "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.pg_last_xact_replay_timestamp()";
-    let row = client.query_one(sql, &[]).await?;
-    Ok(Some(Standby { in_recovery: row.try_get(0)?, last_commit: row.try_get(1)? }))
-}
-
-async fn check_redis(backends: &Backends, connection: &mut Option<RedisConnection>) -> Result<(), Error> {
-    let Some(server) = &backends.redis else { return Ok(()) };
-    let connection = match connection {
-        Some(connection) => connection,
-        None => connection.insert(server.connect(LIMIT / 2, LIMIT).await?),
-    };
-    Ok(pg_workflow_client::redis::cmd("PING").query_async(connection).await?)
-}
-
-/// The count of a backlog, in progress.
-type Counting<'a, T> = Pin<Box<dyn Future<Output = Result<Option<T>, Error>> + Send + 'a>>;
-
-/// Counts a backlog. An outage keeps the last count: a gauge that vanishes raises no alert.
-async fn count_again_and_again<'a, T>(
-    backends: &Backends,
-    interval: Duration,
-    counts: &watch::Sender<Option<T>>,
-    count: impl Fn(Arc<Client>) -> Counting<'a, T>,
+/// Checks a server, once at a time: the next check begins when the last one has ended.
+async fn check_again_and_again<C: ServerCheck>(
+    server: &str,
+    mut check: C,
+    results: &watch::Sender<Option<Arc<Check<C::Found>>>>,
 ) {
-    let mut connection: Option<Arc<Client>> = None;
-    loop {
-        let began = Instant::now();
-        let counting = async {
-            let client = match &connection {
-                Some(client) => client,
-                None => {
-                    let client = backends.database.connect().await?;
-                    // PostgreSQL would compile the query, for longer than it runs.
-                    client.batch_execute("SET jit = off").await?;
-                    connection.insert(Arc::new(client))
-                }
-            };
-            count(client.clone()).await
-        };
-        match tokio::time::timeout(COUNT_LIMIT, counting).await {
-            Ok(Ok(counted)) => {
-                counts.send_replace(counted);
-            }
-            Ok(Err(error)) => {
-                tracing::debug!("cannot count a backlog: {error}");
-                connection = None;
-            }
-            Err(_) => connection = None,
+    let mut outage = Outage::of(server);
+    // Logs the beginning and the end of an outage: anonymous clients do not get its cause.
+    let mut publish = |at: Instant, result: Result<C::Found, Error>| {
+        match &result {
+            Ok(_) => outage.ended(),
+            Err(error) => outage.began(error),
         }
-        tokio::time::sleep(interval.max(began.elapsed() * COUNT_PAUSE)).await;
+        let result = result.map_err(|error| Failure::of(&error));
+        results.send_replace(Some(Arc::new(Check { at, result })));
+    };
+    loop {
+        let at = Instant::now();
+        let result = tokio::time::timeout(LIMIT, check.check()).await;
+        publish(at, result.unwrap_or(Err(Error::Timeout(LIMIT))));
+        tokio::time::sleep(INTERVAL).await;
     }
 }
 
-async fn count_lag(client: Arc<Client>, consumer: &str) -> Result<Option<Lag>, Error> {
-    let sql = "SELECT pending, coalesce(extract(epoch FROM lag), 0)::double precision \
-               FROM workflow.consumer_lag WHERE consumer = $1";
-    let at = Instant::now();
-    match client.query_opt(sql, &[&consumer]).await {
-        Ok(row) => Ok(row.map(|row| Lag { at, events: row.get(0), seconds: row.get(1) })),
-        // The role of the relay might lack the right to see the lag.
-        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Ok(None),
-        Err(error) => Err(error.into()),
+/// The connection of a check.
+#[derive(Default)]
+enum Link {
+    #[default]
+    Closed,
+    /// The attempt outlives the check: a server that hangs would keep a connection of each attempt.
+    Opening(BoxFuture<'static, Result<Client, Error>>),
+    Open(Client),
+}
+
+impl Link {
+    /// Takes the connection. A check that is dropped drops it, which ends its statement.
+    async fn take(&mut self, server: &PostgresServer) -> Result<Client, Error> {
+        let attempt = match std::mem::take(self) {
+            Link::Open(client) if !client.is_closed() => return Ok(client),
+            Link::Opening(attempt) => attempt,
+            Link::Open(_) | Link::Closed => {
+                let server = server.clone();
+                Box::pin(async move { connect(&server).await })
+            }
+        };
+        *self = Link::Opening(attempt);
+        let Link::Opening(attempt) = self else { unreachable!("just stored") };
+        let opened = attempt.await;
+        *self = Link::Closed;
+        opened
     }
 }
 
-async fn count_queues(client: Arc<Client>) -> Result<Option<Arc<Vec<Queue>>>, Error> {
-    let all = ListOptions { limit: MOST_QUEUES, ..ListOptions::default() };
-    match Queues::new(&*client).list(&QueueFilter::default(), &all).await {
-        Ok(page) => Ok(Some(Arc::new(page.items))),
-        // Databases before 0.3.0 have no queues.
-        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(None),
-        Err(Error::Denied { .. }) => Ok(None),
-        Err(error) => Err(error),
+struct DatabaseCheck {
+    backends: Arc<Backends>,
+    link: Link,
+}
+
+impl ServerCheck for DatabaseCheck {
+    type Found = Option<Standby>;
+
+    async fn check(&mut self) -> Result<Option<Standby>, Error> {
+        let client = self.link.take(&self.backends.database).await?;
+        // Not "SELECT 1": the server needs the extension.
+        client.batch_execute("SELECT workflow.version()").await?;
+        let mut standby = None;
+        if self.backends.is_standby {
+            let sql = "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.pg_last_xact_replay_timestamp()";
+            let row = client.query_one(sql, &[]).await?;
+            standby = Some(Standby { in_recovery: row.try_get(0)?, last_commit: row.try_get(1)? });
+        }
+        self.link = Link::Open(client);
+        Ok(standby)
+    }
+}
+
+/// Opens a connection whose statement ends when it is dropped.
+async fn connect(server: &PostgresServer) -> Result<Client, Error> {
+    server.clone().with_fixed_settings().with_cancellation().connect().await
+}
+
+struct RedisCheck {
+    backends: Arc<Backends>,
+    connection: Option<RedisConnection>,
+}
+
+impl ServerCheck for RedisCheck {
+    type Found = ();
+
+    async fn check(&mut self) -> Result<(), Error> {
+        let Some(server) = &self.backends.redis else { return Ok(()) };
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => server.connect(LIMIT / 2, LIMIT).await?,
+        };
+        let () = pg_workflow_client::redis::cmd("PING").query_async(&mut connection).await?;
+        self.connection = Some(connection);
+        Ok(())
     }
 }

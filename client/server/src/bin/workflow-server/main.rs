@@ -7,10 +7,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 mod cancel;
 mod completions;
 mod database;
+mod descriptors;
 mod failure;
 mod health;
 mod history;
 mod list;
+mod logging;
 mod lookup;
 mod migrate;
 mod output;
@@ -19,21 +21,20 @@ mod redis;
 mod replay;
 mod serve;
 mod show;
+mod signals;
 mod table;
 mod time;
 mod verify;
 mod watch;
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 use database::Database;
+use logging::LogFormat;
 use output::{Color, Output};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
+use signals::stop_on_signal;
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::prelude::*;
 
 /// Relay of pg_workflow events to Redis, HTTP server, and command line
 ///
@@ -48,7 +49,8 @@ struct Cli {
         help_heading = "Global options",
         env = "RUST_LOG",
         default_value = "info",
-        value_name = "LEVEL"
+        value_name = "LEVEL",
+        value_parser = logging::parse_levels
     )]
     log: Targets,
 
@@ -71,14 +73,8 @@ struct Cli {
     command: Command,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
-}
-
 const EXIT_CODES: &str = "Exit codes:
-  0  success, or serve or watch stopped by SIGTERM or Ctrl-C
+  0  success, or serve or watch stopped by SIGTERM, SIGHUP or Ctrl-C
   1  failure
   2  invalid usage
   3  no such DAG, run or task
@@ -108,14 +104,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let format = match cli.log_format {
-        LogFormat::Text => {
-            lines.with_ansi(cli.color.applies_to(std::io::stderr().is_terminal())).with_target(false).boxed()
-        }
-        LogFormat::Json => lines.json().flatten_event(true).boxed(),
-    };
-    tracing_subscriber::registry().with(format).with(cli.log).init();
+    logging::start(cli.log, cli.log_format, cli.color);
     match start(cli.command, Output::new(cli.color)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error),
@@ -145,22 +134,6 @@ fn start(command: Command, mut output: Output) -> anyhow::Result<()> {
     // Not dropped: that would wait for a write to a stopped terminal, or for name resolution.
     runtime.shutdown_background();
     result
-}
-
-/// Returns a token that SIGTERM and SIGINT cancel.
-fn stop_on_signal() -> anyhow::Result<CancellationToken> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let shutdown = CancellationToken::new();
-    let cancel = shutdown.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => (),
-            _ = interrupt.recv() => (),
-        }
-        tracing::debug!("stopping");
-        cancel.cancel();
-    });
-    Ok(shutdown)
 }
 
 /// Exits as for invalid usage.

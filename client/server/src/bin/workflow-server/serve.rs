@@ -16,10 +16,14 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::database::{Database, ServerParser};
+use crate::descriptors;
 use crate::exit_with_usage;
 use crate::redis::Redis;
 
-/// Relay events to Redis and serve HTTP, until SIGTERM or Ctrl-C
+/// Maximum length of a consumer's name in the database.
+const LONGEST_CONSUMER: usize = 250;
+
+/// Relay events to Redis and serve HTTP, until SIGTERM, SIGHUP or Ctrl-C
 ///
 /// The relay appends each event as JSON to the stream, exactly once, and publishes it in the channel, at least once, in
 /// order for each run and task. If PostgreSQL or Redis is unavailable, it waits and resumes. Processes with the same
@@ -42,15 +46,15 @@ pub struct Arguments {
     listen: SocketAddr,
 
     /// Name of the relay's consumer in the event feed
-    #[arg(long, env = "WORKFLOW_CONSUMER", default_value = "relay", value_name = "NAME")]
+    #[arg(long, env = "WORKFLOW_CONSUMER", default_value = "relay", value_name = "NAME", value_parser = parse_consumer)]
     consumer: String,
 
     /// Redis channel to publish in
-    #[arg(long, env = "WORKFLOW_CHANNEL", default_value = "workflow:events", value_name = "NAME")]
+    #[arg(long, env = "WORKFLOW_CHANNEL", default_value = "workflow:events", value_name = "NAME", value_parser = parse_name)]
     channel: String,
 
     /// Redis stream to append to
-    #[arg(long, env = "WORKFLOW_STREAM", default_value = "workflow:stream", value_name = "NAME")]
+    #[arg(long, env = "WORKFLOW_STREAM", default_value = "workflow:stream", value_name = "NAME", value_parser = parse_name)]
     stream: String,
 
     /// Minimum number of entries to keep in the stream; 0 keeps all
@@ -68,7 +72,7 @@ pub struct Arguments {
     #[arg(long = "adopt-stream", env = "WORKFLOW_ADOPT_STREAM", value_delimiter = ',', value_name = "SOURCE")]
     adopt_stream: Vec<String>,
 
-    /// Token that clients must send, except for / and /health: "Authorization: Bearer TOKEN"
+    /// Token that clients must send, except for /, /health, /livez and /readyz: "Authorization: Bearer TOKEN"
     ///
     /// Set it in the environment: other users of the machine can see the command line.
     #[arg(long, env = "WORKFLOW_TOKEN", hide_env_values = true, value_name = "TOKEN", value_parser = NonEmptyStringValueParser::new())]
@@ -84,12 +88,11 @@ pub struct Arguments {
 
     /// Host name under which clients reach the server: a page of another name must not read it (DNS rebinding)
     ///
-    /// If the server listens on a loopback address, it accepts loopback names and these. Otherwise it accepts IP addresses,
-    /// and every name unless this is set.
+    /// It accepts these, localhost and, unless it listens on a loopback address, every IP address. Others get 421.
     #[arg(long = "allowed-host", env = "WORKFLOW_ALLOWED_HOSTS", value_delimiter = ',', value_name = "NAME")]
     allowed_hosts: Vec<String>,
 
-    /// Maximum number of HTTP connections; others get 503, except for /health and /metrics
+    /// Maximum number of HTTP connections; others get 503, except for probes (/health, /metrics …)
     #[arg(long, env = "WORKFLOW_CLIENTS", default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     clients: u32,
 
@@ -124,6 +127,19 @@ pub struct Arguments {
     /// Do not serve HTTP
     #[arg(long, env = "WORKFLOW_NO_HTTP", value_parser = FalseyValueParser::new())]
     no_http: bool,
+}
+
+/// Rejects a name that is blank, as an environment file can leave it: events would go to a key without a name.
+fn parse_name(name: &str) -> Result<String, String> {
+    if name.trim().is_empty() { Err("the name is blank".to_owned()) } else { Ok(name.to_owned()) }
+}
+
+/// Rejects what the database rejects: to wait for it would not help.
+fn parse_consumer(name: &str) -> Result<String, String> {
+    if name.chars().count() > LONGEST_CONSUMER {
+        return Err(format!("the name has more than {LONGEST_CONSUMER} characters"));
+    }
+    parse_name(name)
 }
 
 pub async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -186,9 +202,12 @@ impl Arguments {
     }
 
     fn limits(&self) -> http::Limits {
+        let pools = 1 + u64::from(self.replica_url.is_some());
+        let others = pools * u64::from(self.connections) + http::RESERVE as u64;
+        let clients = descriptors::clients(descriptors::raise_limit(), self.clients, others);
         http::Limits {
             token: self.token.clone(),
-            clients: self.clients as usize,
+            clients: clients as usize,
             clients_per_address: self.clients_per_address as usize,
             followers: self.followers as usize,
             followers_per_address: self.followers_per_address as usize,
