@@ -10,6 +10,7 @@ mod lists;
 mod memory;
 mod nesting;
 mod openapi;
+mod tenants;
 
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;

@@ -59,8 +59,10 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(8);
 /// The servers that the HTTP server reads from.
 #[derive(Debug)]
 pub struct Backends {
-    /// The database.
+    /// The database. The relay, its checks and the feed use it.
     pub database: PostgresServer,
+    /// The same database, as the role whose rows requests may see; `None` for the role of `database`.
+    pub reader: Option<PostgresServer>,
     /// A standby that serves the lists, and its maximum lag.
     pub replica: Option<(PostgresServer, Duration)>,
     /// Maximum number of connections for the lists, at least 1, to each of the two.
@@ -71,6 +73,13 @@ pub struct Backends {
     pub relay: Option<RelayInfo>,
     /// Whether the database can be a hot standby: then there are no events, and `/health` has its replay.
     pub is_standby: bool,
+}
+
+impl Backends {
+    /// Returns the database that requests read from.
+    fn reader(&self) -> &PostgresServer {
+        self.reader.as_ref().unwrap_or(&self.database)
+    }
 }
 
 /// The relay in `/health` and `/metrics`.
@@ -118,6 +127,8 @@ impl Default for Limits {
 /// The state that all handlers share.
 struct Server {
     database: Database,
+    /// Reads the feed, if the role of `database` may not.
+    feed: Option<Pool>,
     backends: Arc<Backends>,
     probe: Probe,
     hub: Hub,
@@ -134,19 +145,30 @@ impl Server {
             ..pool::Options::default()
         };
         let pool = |server: &PostgresServer| Pool::new(server.clone().with_fixed_settings(), options.clone());
-        let mut database = Database::new(pool(&backends.database));
+        let mut database = Database::new(pool(backends.reader()));
         if let Some((replica, max_staleness)) = &backends.replica {
             database = database.with_replica(pool(replica), *max_staleness);
         }
-        let hub = Hub::new(backends.database.clone(), limits, shutdown.clone());
+        // Tenants cannot read the feed, which has the events of all.
+        let feed = backends.reader.as_ref().map(|_| pool(&backends.database));
+        let visible = feed.is_some().then(|| database.clone());
+        let hub = Hub::new(backends.database.clone(), visible, limits, shutdown.clone());
         let backends = Arc::new(backends);
         let probe = Probe::start(backends.clone(), shutdown.clone());
-        Server { database, backends, probe, hub, openapi }
+        Server { database, feed, backends, probe, hub, openapi }
     }
 
     /// Acquires a connection for a list.
     async fn read(&self) -> Result<Connection, Error> {
         self.database.read().await
+    }
+
+    /// Acquires a connection for the feed.
+    async fn read_feed(&self) -> Result<Connection, Error> {
+        match &self.feed {
+            Some(feed) => feed.get().await,
+            None => self.database.write().await,
+        }
     }
 
     /// Acquires a connection to the primary, whose memory has what a standby does not know: renewals of leases.
@@ -165,7 +187,8 @@ impl Server {
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
 /// let database = PostgresServer::parse("postgres://postgres@127.0.0.1/workflow")?;
-/// let backends = http::Backends { database, replica: None, connections: 10, redis: None, relay: None, is_standby: false };
+/// let backends =
+///     http::Backends { database, reader: None, replica: None, connections: 10, redis: None, relay: None, is_standby: false };
 /// http::serve(listener, backends, http::Limits::default(), CancellationToken::new()).await;
 /// # Ok(())
 /// # }

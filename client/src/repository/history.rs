@@ -87,6 +87,16 @@ impl<'a, S: Session> History<'a, S> {
             .await
     }
 
+    /// Returns which of these events the role of the session may see: with tenants, it is not all of a feed.
+    ///
+    /// # Errors
+    /// See [`history`](History::history).
+    pub async fn visible(&self, ids: &[i64]) -> Result<Vec<i64>, Error> {
+        let sql = "SELECT h.id FROM workflow.state_history AS h WHERE h.id = ANY ($1)";
+        let rows = session::fixed(self.0, sql, &[(&ids, Type::INT8_ARRAY)]).await?;
+        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    }
+
     /// Whether the database looks the end of a time window up as an id: from 0.3.0 on.
     async fn finds_last_ids(&self) -> Result<bool, Error> {
         let sql = "SELECT to_regprocedure('workflow.event_id_before(timestamptz)') IS NOT NULL";

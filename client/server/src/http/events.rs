@@ -157,10 +157,15 @@ impl Replay {
 
 /// Reads the next events after a position; `None` if there are none.
 async fn read_missed(server: &Server, position: &str, max: i32) -> Result<Option<Batch>, ApiError> {
-    let connection = server.database.write().await?;
-    match hub::read(&connection, position, max, Duration::ZERO).await {
-        Err(Error::Invalid { .. }) => Err(invalid_position()),
-        batch => Ok(batch?),
+    let connection = server.read_feed().await?;
+    let batch = match hub::read(&connection, position, max, Duration::ZERO).await {
+        Err(Error::Invalid { .. }) => return Err(invalid_position()),
+        batch => batch?,
+    };
+    drop(connection);
+    match batch {
+        Some(batch) => Ok(Some(server.hub.keep_visible(batch).await?)),
+        None => Ok(None),
     }
 }
 

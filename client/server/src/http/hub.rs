@@ -1,6 +1,6 @@
 //! One reader of the event feed for all HTTP followers. It reads while there is a follower.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -10,13 +10,14 @@ use uuid::Uuid;
 
 use super::Limits;
 use super::addresses::{Address, Shares, Slot, Slots};
-use pg_workflow_client::Error;
 use pg_workflow_client::connect::PostgresServer;
+use pg_workflow_client::database::Database;
 use pg_workflow_client::event::Event;
 use pg_workflow_client::feed;
 use pg_workflow_client::outage::{Backoff, Outage};
 use pg_workflow_client::position;
 use pg_workflow_client::session::Session;
+use pg_workflow_client::{Error, History};
 
 /// Events read at once, and their size. A larger event is a batch of its own.
 const BATCH: i32 = 500;
@@ -97,19 +98,33 @@ pub struct Hub {
     position: watch::Sender<Option<String>>,
     joined: Arc<Notify>,
     followers: Arc<Slots>,
+    visible: Visible,
     pub replays: Shares,
     pub shutdown: CancellationToken,
 }
 
 impl Hub {
-    pub fn new(server: PostgresServer, limits: &Limits, shutdown: CancellationToken) -> Hub {
+    /// Events are sent only if the role of `reader` may see them.
+    pub fn new(server: PostgresServer, reader: Option<Database>, limits: &Limits, shutdown: CancellationToken) -> Hub {
         let (batches, position) = (broadcast::Sender::new(BUFFERED), watch::Sender::new(None));
         let joined = Arc::new(Notify::new());
-        let reader = Reader { server, batches: batches.clone(), position: position.clone(), joined: joined.clone() };
+        let visible = Visible(reader);
+        let reader = Reader {
+            server,
+            visible: visible.clone(),
+            batches: batches.clone(),
+            position: position.clone(),
+            joined: joined.clone(),
+        };
         let until = shutdown.clone();
         tokio::spawn(async move { until.run_until_cancelled(reader.run()).await });
         let followers = Slots::new(limits.followers, limits.followers_per_address);
-        Hub { batches, position, joined, followers, replays: Shares::new(REPLAYS, limits), shutdown }
+        Hub { batches, position, joined, followers, visible, replays: Shares::new(REPLAYS, limits), shutdown }
+    }
+
+    /// Returns the batch without the events that the role of the requests may not see.
+    pub async fn keep_visible(&self, batch: Batch) -> Result<Batch, Error> {
+        self.visible.keep(batch).await
     }
 
     /// Acquires a slot; `None` if all are in use, or all of this address.
@@ -128,8 +143,24 @@ impl Hub {
     }
 }
 
+/// The role whose events are sent; `None` sends all.
+#[derive(Clone)]
+struct Visible(Option<Database>);
+
+impl Visible {
+    /// The database decides, as for the list of events.
+    async fn keep(&self, mut batch: Batch) -> Result<Batch, Error> {
+        let Some(database) = &self.0 else { return Ok(batch) };
+        let ids: Vec<i64> = batch.events.iter().map(|event| event.id).collect();
+        let seen: HashSet<i64> = History::new(&database.write().await?).visible(&ids).await?.into_iter().collect();
+        batch.events.retain(|event| seen.contains(&event.id));
+        Ok(batch)
+    }
+}
+
 struct Reader {
     server: PostgresServer,
+    visible: Visible,
     batches: broadcast::Sender<Arc<Batch>>,
     position: watch::Sender<Option<String>>,
     joined: Arc<Notify>,
@@ -185,6 +216,7 @@ impl Reader {
             if let Some(batch) = read(&client, &position, max, POLL).await? {
                 position.clone_from(&batch.position);
                 max = batch.next_size();
+                let batch = self.visible.keep(batch).await?;
                 self.position.send_replace(Some(position.clone()));
                 let batch = Arc::new(batch);
                 buffered.add(&batch);

@@ -70,7 +70,7 @@ impl Probe {
         let (redis, seen_redis) = watch::channel(None);
         let (lag, seen_lag) = watch::channel(None);
         let (queues, seen_queues) = watch::channel(None);
-        let of_database = DatabaseCheck { backends: backends.clone(), link: Link::Closed };
+        let of_database = DatabaseCheck { backends: backends.clone(), link: Link::Closed, reader: Link::Closed };
         let of_redis = RedisCheck { backends: backends.clone(), connection: None };
         tokio::spawn(async move {
             let checking_database = check_again_and_again("the database for /health", of_database, &database);
@@ -78,12 +78,15 @@ impl Probe {
             let counting = async {
                 if let Some(relay) = &backends.relay {
                     let consumer = relay.consumer.as_str();
-                    count_again_and_again(&backends, INTERVAL, &lag, |client| Box::pin(count_lag(client, consumer)))
-                        .await;
+                    count_again_and_again(&backends.database, INTERVAL, &lag, |client| {
+                        Box::pin(count_lag(client, consumer))
+                    })
+                    .await;
                 }
             };
+            let reader = backends.reader();
             let counting_queues =
-                count_again_and_again(&backends, QUEUE_INTERVAL, &queues, |client| Box::pin(count_queues(client)));
+                count_again_and_again(reader, QUEUE_INTERVAL, &queues, |client| Box::pin(count_queues(client)));
             let all = async { tokio::join!(checking_database, checking_redis, counting, counting_queues) };
             shutdown.run_until_cancelled(all).await;
         });
@@ -192,6 +195,8 @@ impl Link {
 struct DatabaseCheck {
     backends: Arc<Backends>,
     link: Link,
+    /// With a role of its own for requests.
+    reader: Link,
 }
 
 impl ServerCheck for DatabaseCheck {
@@ -208,6 +213,11 @@ impl ServerCheck for DatabaseCheck {
             standby = Some(Standby { in_recovery: row.try_get(0)?, last_commit: row.try_get(1)? });
         }
         self.link = Link::Open(client);
+        if let Some(server) = &self.backends.reader {
+            let client = self.reader.take(server).await?;
+            client.batch_execute("SELECT workflow.version()").await?;
+            self.reader = Link::Open(client);
+        }
         Ok(standby)
     }
 }

@@ -78,6 +78,12 @@ pub struct Arguments {
     #[arg(long, env = "WORKFLOW_TOKEN", hide_env_values = true, value_name = "TOKEN", value_parser = NonEmptyStringValueParser::new())]
     token: Option<String>,
 
+    /// Database for HTTP requests, with a role of its own: clients see the rows and events that this role may see
+    ///
+    /// The relay and the event feed use --database-url. With tenants, its role must see all of them.
+    #[arg(long, env = "WORKFLOW_HTTP_DATABASE_URL", hide_env_values = true, value_name = "URL", value_parser = ServerParser)]
+    http_database_url: Option<PostgresServer>,
+
     /// Hot standby that serves the lists while its lag is small enough
     #[arg(long, env = "WORKFLOW_REPLICA_URL", hide_env_values = true, value_name = "URL", value_parser = ServerParser)]
     replica_url: Option<PostgresServer>,
@@ -117,7 +123,7 @@ pub struct Arguments {
     /// Serve HTTP only, from a database that can be a hot standby
     ///
     /// No relay, no maintenance, and /api/v1/events returns 503. With several hosts, reads from the first available one.
-    #[arg(long, env = "WORKFLOW_READ_ONLY", value_parser = FalseyValueParser::new(), conflicts_with_all = ["no_http", "replica_url"])]
+    #[arg(long, env = "WORKFLOW_READ_ONLY", value_parser = FalseyValueParser::new(), conflicts_with_all = ["no_http", "replica_url", "http_database_url"])]
     read_only: bool,
 
     /// Do not relay
@@ -154,6 +160,7 @@ pub async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::R
     let relay_info = http::RelayInfo { consumer: consumer.clone(), status: status.clone() };
     let backends = http::Backends {
         database: database.clone(),
+        reader: arguments.http_database_url.clone(),
         replica: arguments.replica(),
         connections: arguments.connections,
         relay: relay_to.as_ref().map(|_| relay_info),
@@ -203,6 +210,7 @@ impl Arguments {
 
     fn limits(&self) -> http::Limits {
         let pools = 1 + u64::from(self.replica_url.is_some());
+        let pools = pools + u64::from(self.http_database_url.is_some());
         let others = pools * u64::from(self.connections) + http::RESERVE as u64;
         let clients = descriptors::clients(descriptors::raise_limit(), self.clients, others);
         http::Limits {

@@ -4,13 +4,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pg_workflow_client::connect::Client;
+use pg_workflow_client::connect::{Client, PostgresServer};
 use pg_workflow_client::list::{ListOptions, QueueFilter};
 use pg_workflow_client::tokio_postgres::error::SqlState;
 use pg_workflow_client::{Error, Queue, Queues};
 use tokio::sync::watch;
 
-use super::{Backends, connect};
+use super::connect;
 
 /// Time limit of counting a backlog.
 const COUNT_LIMIT: Duration = Duration::from_secs(120);
@@ -34,7 +34,7 @@ type Counting<'a, T> = Pin<Box<dyn Future<Output = Result<Option<T>, Error>> + S
 
 /// Counts a backlog. An outage keeps the last count: a gauge that vanishes raises no alert.
 pub async fn count_again_and_again<'a, T>(
-    backends: &Backends,
+    server: &PostgresServer,
     interval: Duration,
     counts: &watch::Sender<Option<T>>,
     count: impl Fn(Arc<Client>) -> Counting<'a, T>,
@@ -45,7 +45,7 @@ pub async fn count_again_and_again<'a, T>(
         let counting = async {
             let client = match &connection {
                 Some(client) => client,
-                None => connection.insert(Arc::new(connect(&backends.database).await?)),
+                None => connection.insert(Arc::new(connect(server).await?)),
             };
             count(client.clone()).await
         };
