@@ -424,6 +424,16 @@ pub fn unguarded_claim(action: &str, task: Uuid) -> ! {
     )
 }
 
+/// 55000: a trigger of an administrator returns NULL for the row.
+pub fn withheld_end(task: Uuid) -> ! {
+    raise(
+        Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        &format!("cannot end the claim of task_instance {task}: a trigger withholds the change"),
+        &json!({ "entity_type": "task_instance", "entity_id": task.to_string() }),
+        "Correct the BEFORE trigger on workflow.task_instances that returns NULL.",
+    )
+}
+
 /// 40001: the task is not held by this claim any more.
 pub fn lost_claim(claim: &str, task: Uuid, now: Option<(&str, i64)>) -> ! {
     let is_now = match now {

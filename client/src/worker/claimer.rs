@@ -58,7 +58,7 @@ impl Claimer {
             match shutdown.run_until_cancelled(limited(self.wait(wanted))).await {
                 Some(waited) => waited?,
                 // Otherwise the session would wait on for a while.
-                None => self.link.abandon().await,
+                None => self.link.close(),
             }
         }
         Ok(tasks)

@@ -90,7 +90,7 @@ impl Completer {
                 }
                 Err(error) if is_outage(&error) => self.link.failed(&error).await,
                 Err(error) => {
-                    self.link.abandon().await;
+                    self.link.close();
                     return Err(error);
                 }
             }

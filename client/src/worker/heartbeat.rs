@@ -38,7 +38,7 @@ async fn beat(mut link: Link, interval: Duration, held: &Held) {
         link.succeeded();
         if let Err(error) = limited(reap(&mut link)).await {
             tracing::warn!("cannot end claims that have run out: {error}");
-            link.abandon().await;
+            link.close();
         }
     }
 }

@@ -2,18 +2,17 @@
 
 use std::future::Future;
 
-use crate::connect::Client;
-
 use crate::Error;
-use crate::connect::{PostgresServer, STATEMENT_TIMEOUT};
+use crate::connect::{Client, PostgresServer, STATEMENT_TIMEOUT};
 use crate::outage::{Backoff, Outage};
 
 /// Begins a transaction that the server ends if this process is suspended. A task whose row it has locked would be
 /// without a lease, and a queue with slots closed to the others.
-pub const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = '5s'; SET LOCAL lock_timeout = '1s'";
+pub const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; \
+    SET LOCAL idle_in_transaction_session_timeout = '5s'; SET LOCAL lock_timeout = '1s'";
 
 pub struct Link {
-    pub server: PostgresServer,
+    server: PostgresServer,
     client: Option<Client>,
     outage: Outage,
     backoff: Backoff,
@@ -32,11 +31,10 @@ impl Link {
         self.client.as_ref().ok_or_else(|| Error::Unknown("no connection".to_owned()))
     }
 
-    /// Closes the connection and cancels its statement, which would otherwise continue in the server.
-    pub async fn abandon(&mut self) {
-        if let Some(client) = self.client.take() {
-            self.server.cancel(&client.cancel_token()).await;
-        }
+    /// Closes the connection, so that the server ends a statement that waits for a lock or for a task. To cancel it would
+    /// also end the wait of a commit for its synchronous standby.
+    pub fn close(&mut self) {
+        self.client = None;
     }
 
     pub fn succeeded(&mut self) {
@@ -46,7 +44,7 @@ impl Link {
 
     /// Logs an error and closes the connection. Then waits for a little while.
     pub async fn failed(&mut self, error: &Error) {
-        self.abandon().await;
+        self.close();
         self.outage.began(error);
         self.backoff.wait().await;
     }

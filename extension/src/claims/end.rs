@@ -264,7 +264,8 @@ fn end_by_statement(
     let values = [id, Some(text_datum(verdict.to.as_str()))];
     let version = call::during(Call::Transition(request), || {
         UPDATE.with(|plan| plan.run(&values, |rows| (rows.len() > 0).then(|| rows.i64(0, 1))))
-    })?;
+    })
+    .unwrap_or_else(|| errors::withheld_end(claim.task));
     if version != claim.version + 1 {
         errors::unguarded_claim("end the claim of", claim.task);
     }

@@ -94,6 +94,28 @@ fn end_of_a_claim_without_guard_is_refused() {
 }
 
 /// Tasks that a policy hides from one role stay for the others.
+/// A trigger that returns NULL keeps the task as it is: its claim is not lost.
+#[test]
+fn end_that_a_trigger_withholds_is_no_loss() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    enqueue(client, "default", 2);
+    let claims: Vec<String> = claim(client, "default", 2).into_iter().map(|task| task.claim).collect();
+    let withhold = "CREATE FUNCTION withhold() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+        CREATE TRIGGER a_withhold BEFORE UPDATE ON workflow.task_instances FOR EACH ROW
+            WHEN (NEW.state <> OLD.state AND NEW.task_id = 'default_1') EXECUTE FUNCTION withhold()";
+    client.batch_execute(withhold).unwrap();
+    for end in ["complete_claim($1)", "fail_claim($1, 'x')", "release_claims(ARRAY[$1])"] {
+        let error = client.query(&format!("SELECT workflow.{end}"), &[&claims[0]]).unwrap_err();
+        assert_eq!(error.code(), Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE), "{end}: {error:?}");
+        assert!(error.as_db_error().unwrap().message().ends_with("a trigger withholds the change"), "{error:?}");
+    }
+    client.query("SELECT workflow.complete_claim($1)", &[&claims[1]]).unwrap();
+    assert_eq!(outcomes(client, "renew_claims", &[&claims[0]]), ["renewed"]);
+    client.batch_execute("DROP TRIGGER a_withhold ON workflow.task_instances").unwrap();
+    client.query("SELECT workflow.complete_claim($1)", &[&claims[0]]).unwrap();
+}
+
 #[test]
 fn claim_drops_no_task_that_its_role_may_not_see() {
     let db = Db::new();

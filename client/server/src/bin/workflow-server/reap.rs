@@ -12,7 +12,8 @@ use crate::table::{Cell, Table, elastic, whole};
 /// End all claims whose lease or timeout has run out
 ///
 /// Their tasks are retrying if they have attempts left, else failed. serve does so every 10 s, and so do workers that wait for
-/// tasks.
+/// tasks. If no worker could renew its leases for a while, they begin once more at the first look. Claims that a trigger keeps
+/// from being ended are warnings in the log of PostgreSQL.
 #[derive(Args)]
 #[command(after_help = "Examples:
   workflow-server reap
