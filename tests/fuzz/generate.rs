@@ -225,7 +225,8 @@ impl Generator {
         ]);
         let change = if self.random.bool() { format!("state = '{new}'") } else { change.to_owned() };
         let which = match self.random.u32(0..4) {
-            0 => format!("dag_run_id = '{{r{}}}' AND state = 'running'", self.random.usize(0..self.runs)),
+            // By the index of the run's tasks, so that both sides update them in the same order.
+            0 => format!("dag_run_id = '{{r{}}}' AND state || '' = 'running'", self.random.usize(0..self.runs)),
             _ => format!("id = '{{t{task}}}'"),
         };
         self.run(session, format!("UPDATE workflow.task_instances SET {change} WHERE {which}"));

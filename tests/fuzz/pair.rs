@@ -14,6 +14,9 @@ const SETTINGS: &[(&str, &str)] = &[
     // A session that would be in a deadlock is canceled long before.
     ("deadlock_timeout", "60s"),
     ("autovacuum", "off"),
+    // An UPDATE of several rows takes them in the same order, whatever size the tables have.
+    ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
 ];
 
 /// A cluster for pairs.

@@ -103,7 +103,7 @@ fn end_that_a_trigger_withholds_is_no_loss() {
     let claims: Vec<String> = claim(client, "default", 2).into_iter().map(|task| task.claim).collect();
     let withhold = "CREATE FUNCTION withhold() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
         CREATE TRIGGER a_withhold BEFORE UPDATE ON workflow.task_instances FOR EACH ROW
-            WHEN (NEW.state <> OLD.state AND NEW.task_id = 'default_1') EXECUTE FUNCTION withhold()";
+            WHEN (NEW.state <> OLD.state AND NEW.task_id = 'default_0') EXECUTE FUNCTION withhold()";
     client.batch_execute(withhold).unwrap();
     for end in ["complete_claim($1)", "fail_claim($1, 'x')", "release_claims(ARRAY[$1])"] {
         let error = client.query(&format!("SELECT workflow.{end}"), &[&claims[0]]).unwrap_err();
