@@ -1,6 +1,7 @@
 //! The client library, against real servers.
 
 mod claims;
+mod dependencies;
 mod errors;
 mod examples;
 mod hosts;

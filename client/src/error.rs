@@ -87,7 +87,7 @@ pub enum Error {
     Invalid {
         /// The argument or column.
         argument: String,
-        /// Its value.
+        /// Its value; null for dependencies, whose cycle or unknown task is in the message and in DETAIL.
         value: Value,
         /// The error of the server.
         cause: tokio_postgres::Error,

@@ -9,7 +9,7 @@
 //! | [`Dags`], [`DagRuns`], [`TaskInstances`], [`TaskLogs`] | create, read, change and list rows, on a connection or in a transaction |
 //! | [`Claims`] | claim tasks from queues, and end claims |
 //! | [`History`] | reads the audit trail |
-//! | [`StateMachine`], [`State`] | the transitions that the database allows, without a database |
+//! | [`StateMachine`], [`State`], [`TriggerRule`] | the transitions and trigger rules of the database, without a database |
 //! | [`model`], [`list`], [`session`] | rows; filters, orders and pages; connections that run statements |
 //! | [`Error`] | typed errors, with a hint for the operator |
 //! | [`event`], [`feed`] | the event feed for consumers, whose position the database stores |
@@ -75,7 +75,7 @@ pub use tokio_postgres;
 pub use entity::{Entity, EntityType, UnknownEntityType};
 pub use error::Error;
 pub use model::{ClaimedTask, Dag, DagRun, LogLevel, Queue, StateCounts, TaskInstance, TaskLog};
-pub use pg_workflow_state_machine::{State, StateMachine, UnknownState};
+pub use pg_workflow_state_machine::{State, StateMachine, TriggerRule, UnknownRule, UnknownState};
 pub use repository::{
     ClaimTasks, Claims, DagChanges, DagRunChanges, DagRuns, Dags, Disagreement, Enqueue, FailedClaim, Failure, Finish,
     History, NewDag, NewDagRun, NewTaskInstances, NewTaskLog, Outcome, Queues, Retry, TaskInstanceChanges,

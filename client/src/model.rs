@@ -1,8 +1,9 @@
-//! Rows: DAGs, runs, tasks, log lines, queues and claims.
+//! Rows: DAGs, runs, tasks, their dependencies, log lines, queues and claims.
 
 pub(crate) mod claim;
 mod dag;
 mod dag_run;
+mod join;
 mod queue;
 mod state_counts;
 mod task_instance;
@@ -21,6 +22,7 @@ pub use claim::{
 };
 pub use dag::Dag;
 pub use dag_run::DagRun;
+pub use join::{Join, PendingParent};
 pub use queue::Queue;
 pub use state_counts::StateCounts;
 pub use task_instance::TaskInstance;

@@ -52,6 +52,8 @@ struct NotFound {
 #[derive(Deserialize)]
 struct Invalid {
     argument: String,
+    /// Dependencies have the names of the tasks instead.
+    #[serde(default)]
     value: Value,
 }
 

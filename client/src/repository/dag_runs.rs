@@ -9,8 +9,8 @@ use super::{Transition, TransitionMany, TransitionResult, change, delete, find, 
 use crate::event::EntityType;
 use crate::list::query::{Plan, Query, Way};
 use crate::list::{DagRunFilter, DagRunSort, ListOptions, OrderBy, Page};
-use crate::model::{DagRun, StateCounts};
-use crate::session::{self, Session};
+use crate::model::{DagRun, Join, StateCounts};
+use crate::session::{self, RowsRead, Session};
 use crate::{Error, json};
 
 /// A run to create.
@@ -126,6 +126,30 @@ impl<'a, S: Session> DagRuns<'a, S> {
     /// See [`create`](DagRuns::create).
     pub async fn latest(&self, dag_id: Uuid) -> Result<Option<DagRun>, Error> {
         find(self.0, "dag_id = $1 ORDER BY t.execution_date DESC LIMIT 1", &[(&dag_id, Type::UUID)]).await
+    }
+
+    /// Returns the dependencies of a run, one [`Join`] for all tasks that wait for the same ones; none if the run does not
+    /// exist.
+    ///
+    /// # Errors
+    /// See [`create`](DagRuns::create).
+    pub async fn graph(&self, id: Uuid) -> Result<Vec<Join>, Error> {
+        Ok(self.graph_within(id, usize::MAX).await?.unwrap_or_default())
+    }
+
+    /// Returns the dependencies of a run as [`graph`](DagRuns::graph) does; `None` if they are larger than `max_bytes`, as
+    /// PostgreSQL sends them.
+    ///
+    /// # Errors
+    /// See [`create`](DagRuns::create).
+    pub async fn graph_within(&self, id: Uuid, max_bytes: usize) -> Result<Option<Vec<Join>>, Error> {
+        let sql = "SELECT join_id, trigger_rule, parents, children, is_decided FROM workflow.dag_run_graph($1)";
+        let RowsRead { rows, is_cut } = session::once_within(self.0, sql, &[(&id, Type::UUID)], max_bytes).await?;
+        if is_cut {
+            self.0.abandon();
+            return Ok(None);
+        }
+        rows.iter().map(Join::from_row).collect::<Result<_, Error>>().map(Some)
     }
 
     /// Lists runs, by default the newest first.

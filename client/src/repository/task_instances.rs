@@ -1,8 +1,9 @@
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use pg_workflow_state_machine::State;
-use tokio_postgres::types::Type;
+use pg_workflow_state_machine::{State, TriggerRule};
+use tokio_postgres::types::{Json, Type};
 use uuid::Uuid;
 
 use super::{Transition, TransitionMany, TransitionResult, change, delete, find, ids, seconds};
@@ -10,19 +11,26 @@ use crate::Error;
 use crate::event::EntityType;
 use crate::list::query::{Plan, Query, Way};
 use crate::list::{ListOptions, OrderBy, Page, TaskInstanceFilter, TaskInstanceSort};
-use crate::model::{StateCounts, TaskInstance};
+use crate::model::{PendingParent, StateCounts, TaskInstance};
 use crate::session::{self, Session};
 
 /// Tasks of a run to create.
 ///
 /// ```
-/// use pg_workflow_client::NewTaskInstances;
+/// use std::collections::BTreeMap;
+/// use pg_workflow_client::{NewTaskInstances, TriggerRule};
 ///
 /// # let run = uuid::Uuid::nil();
+/// let after = |parents: &[&str]| parents.iter().map(ToString::to_string).collect();
 /// let tasks = NewTaskInstances {
 ///     max_tries: 3,
 ///     queue: Some("etl".to_owned()),
-///     ..NewTaskInstances::of(run, ["extract", "load"])
+///     depends_on: Some(BTreeMap::from([
+///         ("load".to_owned(), after(&["extract"])),
+///         ("cleanup".to_owned(), after(&["extract", "load"])),
+///     ])),
+///     trigger_rules: BTreeMap::from([("cleanup".to_owned(), TriggerRule::AllDone)]),
+///     ..NewTaskInstances::of(run, ["extract", "load", "cleanup"])
 /// };
 /// ```
 #[derive(Clone, Debug)]
@@ -42,14 +50,32 @@ pub struct NewTaskInstances {
     pub not_before: Option<DateTime<Utc>>,
     /// Longest time of an attempt by a claim.
     pub timeout: Option<Duration>,
+    /// The tasks, of these or of the run, that each of these waits for. If it is not `None`, the run starts with its first
+    /// claim, and ends itself; with an empty map, too.
+    pub depends_on: Option<BTreeMap<String, Vec<String>>>,
+    /// How those must have ended; [`TriggerRule::AllSuccess`] for tasks that are not listed.
+    pub trigger_rules: BTreeMap<String, TriggerRule>,
 }
 
 impl NewTaskInstances {
     /// Creates tasks with these names and one attempt, in no queue, at priority 5.
     pub fn of(dag_run_id: Uuid, task_ids: impl IntoIterator<Item = impl Into<String>>) -> NewTaskInstances {
         let task_ids = task_ids.into_iter().map(Into::into).collect();
-        let (queue, not_before, timeout) = (None, None, None);
-        NewTaskInstances { dag_run_id, task_ids, max_tries: 1, queue, priority: 5, not_before, timeout }
+        NewTaskInstances {
+            dag_run_id,
+            task_ids,
+            max_tries: 1,
+            queue: None,
+            priority: 5,
+            not_before: None,
+            timeout: None,
+            depends_on: None,
+            trigger_rules: BTreeMap::new(),
+        }
+    }
+
+    fn has_dependencies(&self) -> bool {
+        self.depends_on.is_some() || !self.trigger_rules.is_empty()
     }
 
     fn is_for_claims(&self) -> bool {
@@ -104,10 +130,13 @@ impl<'a, S: Session> TaskInstances<'a, S> {
     /// Creates tasks of a run, all or none, and returns their ids in the same order.
     ///
     /// # Errors
-    /// See [`create`](TaskInstances::create).
+    /// Returns [`Error::Invalid`] if the dependencies have a cycle or an unknown name, [`Error::Postgres`] (55000, 54000)
+    /// if the run has ended or gets too many tasks; see also [`create`](TaskInstances::create).
     pub async fn create_many(&self, tasks: &NewTaskInstances) -> Result<Vec<Uuid>, Error> {
         let seconds = tasks.timeout.map(seconds);
-        let parameters: [session::Parameter<'_>; 7] = [
+        let depends_on = tasks.depends_on.as_ref().map(Json);
+        let rules = (!tasks.trigger_rules.is_empty()).then_some(Json(&tasks.trigger_rules));
+        let parameters: [session::Parameter<'_>; 9] = [
             (&tasks.dag_run_id, Type::UUID),
             (&tasks.task_ids, Type::TEXT_ARRAY),
             (&tasks.max_tries, Type::INT4),
@@ -115,19 +144,21 @@ impl<'a, S: Session> TaskInstances<'a, S> {
             (&tasks.priority, Type::INT4),
             (&tasks.not_before, Type::TIMESTAMPTZ),
             (&seconds, Type::FLOAT8),
+            (&depends_on, Type::JSONB),
+            (&rules, Type::JSONB),
         ];
-        let rows = match tasks.is_for_claims() {
-            true => {
-                let sql =
-                    "SELECT id FROM workflow.create_task_instances($1, $2, $3, $4, $5, $6, make_interval(secs => $7))";
-                session::fixed(self.0, sql, &parameters).await?
+        let (sql, count) = match (tasks.has_dependencies(), tasks.is_for_claims()) {
+            (true, _) => (
+                "SELECT id FROM workflow.create_task_instances($1, $2, $3, $4, $5, $6, make_interval(secs => $7), $8, $9)",
+                9,
+            ),
+            (false, true) => {
+                ("SELECT id FROM workflow.create_task_instances($1, $2, $3, $4, $5, $6, make_interval(secs => $7))", 7)
             }
             // As before 0.3.0.
-            false => {
-                let sql = "SELECT id FROM workflow.create_task_instances($1, $2, $3)";
-                session::fixed(self.0, sql, &parameters[..3]).await?
-            }
+            (false, false) => ("SELECT id FROM workflow.create_task_instances($1, $2, $3)", 3),
         };
+        let rows = session::fixed(self.0, sql, &parameters[..count]).await?;
         ids(&rows)
     }
 
@@ -146,6 +177,15 @@ impl<'a, S: Session> TaskInstances<'a, S> {
     pub async fn get_by_task_id(&self, dag_run_id: Uuid, task_id: &str) -> Result<Option<TaskInstance>, Error> {
         let parameters: [session::Parameter<'_>; 2] = [(&dag_run_id, Type::UUID), (&task_id, Type::TEXT)];
         find(self.0, "dag_run_id = $1 AND task_id = $2", &parameters).await
+    }
+
+    /// Returns the tasks that a task waits for; none if it does not wait.
+    ///
+    /// # Errors
+    /// Returns [`Error::NotFound`] if it does not exist; see also [`create`](TaskInstances::create).
+    pub async fn why_waiting(&self, id: Uuid) -> Result<Vec<PendingParent>, Error> {
+        let sql = "SELECT parent_id, parent, state, since FROM workflow.why_waiting($1)";
+        session::fixed(self.0, sql, &[(&id, Type::UUID)]).await?.iter().map(PendingParent::from_row).collect()
     }
 
     /// Lists tasks, by default the newest first; with a run in the filter, by name.
