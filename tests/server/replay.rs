@@ -131,6 +131,125 @@ fn tasks_of_a_killed_worker_process_run_again() {
     });
 }
 
+/// Returns the ids and versions of the tasks that have succeeded.
+fn succeeded(client: &mut postgres::Client) -> Vec<(Uuid, i64)> {
+    let sql = "SELECT id, version FROM workflow.task_instances WHERE state = 'success' ORDER BY id";
+    client.query(sql, &[]).unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
+}
+
+#[test]
+fn run_of_a_killed_replay_continues() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let mut replaying = Command::new(server_binary())
+        .arg("replay")
+        .arg(own_example())
+        .args(["--within", "4", "--processes", "2"])
+        .env("DATABASE_URL", db.url())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    wait_until("some tasks have succeeded, and others run", || {
+        let held = "SELECT FROM workflow.claims";
+        succeeded(client).len() > 5 && !client.query(held, &[]).unwrap().is_empty()
+    });
+    replaying.kill().unwrap();
+    wait_until("the worker processes have ended, too", || {
+        let sessions = "SELECT FROM pg_stat_activity
+                        WHERE application_name = 'workflow-server' AND datname = current_database()";
+        client.query(sessions, &[]).unwrap().is_empty()
+    });
+    let row = client.query_one("SELECT id, state FROM workflow.dag_runs", &[]).unwrap();
+    let (run, state): (Uuid, String) = (row.get(0), row.get(1));
+    assert_eq!(state, "running");
+    let mut log = String::new();
+    std::io::Read::read_to_string(&mut replaying.stderr.take().unwrap(), &mut log).unwrap();
+    assert!(log.contains(&format!("--resume {run}")), "{log}");
+    replaying.wait().unwrap();
+    let before = succeeded(client);
+
+    let run = run.to_string();
+    let resumed = replay(&db, &own_example(), &["--resume", &run]);
+    assert!(resumed.status.success(), "{}", String::from_utf8_lossy(&resumed.stderr));
+    let after = succeeded(client);
+    assert!(before.len() < after.len() && before.iter().all(|task| after.contains(task)), "{before:?} {after:?}");
+    let unfinished = "SELECT FROM workflow.task_instances WHERE state <> 'success'";
+    assert!(client.query(unfinished, &[]).unwrap().is_empty());
+    let states = client.query("SELECT state FROM workflow.dag_runs", &[]).unwrap();
+    assert_eq!(states.iter().map(|row| row.get(0)).collect::<Vec<&str>>(), ["success"]);
+
+    let again = replay(&db, &own_example(), &["--resume", &run]);
+    assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
+    assert_eq!(succeeded(client), after);
+}
+
+#[test]
+fn only_runs_of_the_same_trace_are_resumed() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    assert!(replay(&db, &own_example(), &["--within", "0.2"]).status.success());
+    let first = "SELECT d.name, r.conf FROM workflow.dag_runs AS r JOIN workflow.dags AS d ON d.id = r.dag_id";
+    let row = client.query_one(first, &[]).unwrap();
+    let (name, conf): (String, Value) = (row.get(0), row.get(1));
+    let mut new_run = |name: &str, conf: &Value, tasks: &[&str], depends_on: Option<Value>| {
+        let sql = "SELECT workflow.create_dag_run(id, conf => $2) FROM workflow.dags WHERE name = $1";
+        let run: Uuid = client.query_one(sql, &[&name, conf]).unwrap().get(0);
+        let sql = "SELECT count(*) FROM workflow.create_task_instances($1, $2, depends_on => $3)";
+        client.query_one(sql, &[&run, &tasks, &depends_on]).unwrap();
+        run.to_string()
+    };
+    let cases = [
+        (new_run(&name, &conf, &["other"], Some(json!({}))), "it has no task"),
+        (new_run(&name, &conf, &["other"], None), "before 0.3.0"),
+        (new_run(&name, &json!({}), &["other"], Some(json!({}))), "no replay has created it"),
+    ];
+    for (run, expected) in &cases {
+        let refused = replay(&db, &own_example(), &["--resume", run]);
+        let message = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(1), "{message}");
+        assert!(message.contains(expected) && message.contains(run), "{message}");
+    }
+    client.execute("UPDATE workflow.dags SET name = 'another'", &[]).unwrap();
+    let refused = replay(&db, &own_example(), &["--resume", &cases[0].0]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("it is a run of \"another\""));
+    let unknown = Uuid::new_v4().to_string();
+    let refused = replay(&db, &own_example(), &["--resume", &unknown]);
+    assert_eq!(refused.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains(&format!("no run {unknown}")));
+    for pace in ["--speed", "--within"] {
+        assert_eq!(replay(&db, &own_example(), &["--resume", &unknown, pace, "2"]).status.code(), Some(2));
+    }
+}
+
+#[test]
+fn failed_task_fails_the_replay_when_the_run_has_ended() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let replaying = Command::new(server_binary())
+        .arg("replay")
+        .arg(own_example())
+        .args(["--within", "2"])
+        .env("DATABASE_URL", db.url())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut failed: Option<String> = None;
+    wait_until("a waiting task has failed", || {
+        let sql = "SELECT t.task_id, workflow.transition_task_instance(t.id, 'queued', 'failed')
+                   FROM (SELECT id FROM workflow.waiting ORDER BY id DESC LIMIT 1) AS w JOIN workflow.task_instances AS t USING (id)";
+        failed = client.query_opt(sql, &[]).unwrap().map(|row| row.get(0));
+        failed.is_some()
+    });
+    let failed = failed.unwrap();
+    let done = replaying.wait_with_output().unwrap();
+    let message = String::from_utf8_lossy(&done.stderr);
+    assert_eq!(done.status.code(), Some(1), "{message}");
+    assert!(message.contains(&format!("task \"{failed}\" is failed")), "{message}");
+    let open = "SELECT FROM workflow.task_instances WHERE state NOT IN ('success', 'failed')
+                UNION ALL SELECT FROM workflow.dag_runs WHERE state <> 'failed'";
+    assert!(client.query(open, &[]).unwrap().is_empty(), "the run has ended itself");
+}
+
 #[test]
 fn invalid_file_is_rejected_before_any_write() {
     let tasks = |tasks: Value| {

@@ -182,6 +182,7 @@ fn print_result(stack: &Stack, faults: &Faults) -> Result<usize> {
     let lost = written.saturating_sub(delays.len());
     let verified = if problems == 0 { "clean".to_owned() } else { format!("{problems} disagreements") };
     let claims = count_claims(stack)?;
+    let runs = count_runs(stack)?;
     let rows = [
         ("tasks", tasks.to_string()),
         ("workers killed; frozen for longer than a lease", format!("{}; {}", faults.killed, faults.frozen)),
@@ -190,6 +191,7 @@ fn print_result(stack: &Stack, faults: &Faults) -> Result<usize> {
         ("refused words of the dead", faults.refused.to_string()),
         ("tasks run twice at once", claims.twice.to_string()),
         ("tasks lost", claims.lost.to_string()),
+        ("runs; ended by themselves", format!("{}; {}", runs.all, runs.ended)),
         ("transitions", transitions.to_string()),
         ("events written (creations and transitions)", written.to_string()),
         ("events relayed", (written - pending).to_string()),
@@ -205,6 +207,9 @@ fn print_result(stack: &Stack, faults: &Faults) -> Result<usize> {
     }
     if claims.twice + claims.lost > 0 {
         bail!("{} tasks ran twice at once, {} are lost", claims.twice, claims.lost);
+    }
+    if runs.ended < runs.all {
+        bail!("{} of {} runs have not ended by themselves", runs.all - runs.ended, runs.all);
     }
     if problems > 0 {
         bail!("verify() found {problems} disagreements between history and rows");
@@ -236,6 +241,23 @@ fn count_claims(stack: &Stack) -> Result<Claims> {
              ) AS h WHERE new_state = 'running' AND last_state = 'running';",
         )?,
         lost: stack.count("SELECT count(*) FROM workflow.task_instances WHERE state <> 'success';")?,
+    })
+}
+
+/// The runs, and those of them that the database has ended with success.
+struct Runs {
+    all: usize,
+    ended: usize,
+}
+
+fn count_runs(stack: &Stack) -> Result<Runs> {
+    Ok(Runs {
+        all: stack.count("SELECT count(*) FROM workflow.dag_runs;")?,
+        // Joins with the id of a run end it.
+        ended: stack.count(
+            "SELECT count(*) FROM workflow.dag_runs AS r JOIN workflow.joins AS j ON j.id = r.id
+             WHERE r.state = 'success' AND NOT EXISTS (SELECT FROM workflow.waits AS w WHERE w.join_id = j.id);",
+        )?,
     })
 }
 

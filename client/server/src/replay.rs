@@ -1,9 +1,9 @@
-//! Replays a recorded workflow: an orchestrator puts each task into a queue when its parents are done, and workers claim
-//! the tasks.
+//! Replays a recorded workflow: the database knows which task waits for which others, and workers claim those that may
+//! run. No process schedules, so a replay that was killed can be continued.
 
+mod observer;
 mod processes;
 mod run;
-mod scheduler;
 mod worker;
 
 use std::future::Future;
@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::{TryFutureExt, future};
 use pg_workflow_client::State;
-use pg_workflow_client::{self as client, connect::PostgresServer, feed, position};
+use pg_workflow_client::{self as client, connect::PostgresServer, feed};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::wfformat::Trace;
+use observer::Observer;
 use run::Run;
-use scheduler::Scheduler;
 
 pub use processes::{Processes, parent_ended};
 pub use worker::work;
@@ -33,18 +33,12 @@ pub enum Error {
     /// The run could not be created, or the database was unavailable for too long.
     #[error(transparent)]
     Database(#[from] client::Error),
-    /// A transition was rejected, or the database was unavailable for too long.
-    #[error("cannot move {entity} from {from} to {to}: {cause}")]
-    Transition {
-        /// The run.
-        entity: String,
-        /// Expected state.
-        from: State,
-        /// New state.
-        to: State,
-        /// The reason.
-        cause: client::Error,
-    },
+    /// The run does not exist, or was deleted.
+    #[error("no run {0}")]
+    NoRun(Uuid),
+    /// The run is not one of this trace that can be continued.
+    #[error("cannot continue run {0}: {1}")]
+    Resume(Uuid, String),
     /// A task did not succeed.
     #[error("task \"{task_id}\" is {}", state.map_or("deleted", State::as_str))]
     Task {
@@ -62,7 +56,9 @@ impl Error {
     /// Returns a hint for the operator.
     pub fn hint(&self) -> &'static str {
         match self {
-            Error::Database(error) | Error::Transition { cause: error, .. } => error.hint(),
+            Error::Database(error) => error.hint(),
+            Error::NoRun(_) => "List runs with: workflow-server list runs",
+            Error::Resume(..) => "Replay the trace without --resume",
             Error::Task { .. } => "Read the history of the task, and replay again",
             Error::Workers(_) => "Read their log above, and replay again",
         }
@@ -91,6 +87,15 @@ impl Pace {
     }
 }
 
+/// The run of a replay.
+#[derive(Clone, Copy, Debug)]
+pub enum Start {
+    /// A new run, at this pace.
+    New(Pace),
+    /// A run that an earlier replay of the same trace left unfinished, at its pace.
+    Resume(Uuid),
+}
+
 /// The progress of a replay.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Progress {
@@ -102,6 +107,8 @@ pub struct Progress {
     pub running: usize,
     /// Successful tasks.
     pub success: usize,
+    /// Failed and skipped tasks.
+    pub failed: usize,
     /// Transitions of tasks and of the run.
     pub transitions: usize,
 }
@@ -119,30 +126,33 @@ pub struct Report {
     pub transitions: usize,
     /// Number of creations in the history: one for each task, one for the run.
     pub creations: usize,
-    /// Time from the first statement to the last.
+    /// Time from the first statement of this replay to the last.
     pub elapsed: Duration,
 }
 
-/// Creates a run of the trace and its tasks, and the DAG if it does not exist. Workers run each task after its parents for
-/// its recorded duration: those of the given processes, else one of this process. Returns after the run has finished.
+/// Creates a run of the trace with its tasks and their dependencies, and the DAG if it does not exist; or continues a run.
+/// Workers claim the tasks that may run, and run each for its recorded duration: those of the given processes, else one of
+/// this process. The run starts with the first claim, and ends itself; this function then returns.
 ///
-/// If a worker is lost, others get its tasks. An unavailable database is waited for.
+/// If a worker is lost, others get its tasks. If all of the replay is killed, [`Start::Resume`] continues the run. An
+/// unavailable database is waited for.
 ///
 /// # Errors
 /// Returns [`Error::Database`] if the run cannot be created, or if the database is unavailable for more than a minute;
-/// [`Error::Transition`] if a transition of the run is rejected, [`Error::Task`] if a task does not succeed,
-/// [`Error::Workers`] if no worker is left. The run is then left as it is.
+/// [`Error::NoRun`] or [`Error::Resume`] if the run cannot be continued, [`Error::Task`] if the run has ended and a task has
+/// not succeeded, [`Error::Workers`] if no worker is left. The run is then left as it is.
 ///
 /// ```no_run
 /// use std::path::Path;
 /// use pg_workflow_client::connect::PostgresServer;
-/// use pg_workflow_server::{replay, wfformat::Trace};
+/// use pg_workflow_server::replay::{self, Pace, Progress, Start};
+/// use pg_workflow_server::wfformat::Trace;
 ///
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let server = PostgresServer::parse("postgres://postgres@127.0.0.1/workflow")?;
 /// let trace = Trace::read(Path::new("client/examples/traces/etl.json"))?;
-/// let (progress, _watch_this) = tokio::sync::watch::channel(replay::Progress::default());
-/// let report = replay::run(&server, &trace, replay::Pace::Speed(10.0), None, &progress).await?;
+/// let (progress, _watch_this) = tokio::sync::watch::channel(Progress::default());
+/// let report = replay::run(&server, &trace, Start::New(Pace::Speed(10.0)), None, &progress).await?;
 /// println!("{} transitions in {:?}", report.transitions, report.elapsed);
 /// # Ok(())
 /// # }
@@ -150,25 +160,31 @@ pub struct Report {
 pub async fn run(
     server: &PostgresServer,
     trace: &Trace,
-    pace: Pace,
+    start: Start,
     processes: Option<Processes>,
     progress: &watch::Sender<Progress>,
 ) -> Result<Report, Error> {
     let started = Instant::now();
-    let speed = pace.speed(trace);
-    let creating = tokio::time::timeout(GIVE_UP, async {
-        let client = feed::connect_to_wait(server).await?;
-        // Before the first event of the run.
-        let position = position::current(&client).await?;
-        Ok::<_, client::Error>((position, Run::create(client, trace, speed).await?))
+    let starting = tokio::time::timeout(GIVE_UP, async {
+        let mut client = feed::connect_to_wait(server).await?;
+        match start {
+            Start::New(pace) => Ok(Run::create(&mut client, trace, pace.speed(trace)).await?),
+            Start::Resume(id) => Run::find(&client, trace, id).await,
+        }
     });
-    let (position, run) = creating.await.map_err(|_| client::Error::Timeout(GIVE_UP))??;
-    progress.send_replace(Progress { dag_run_id: Some(run.id), queued: trace.tasks.len(), ..Progress::default() });
+    let run = starting.await.map_err(|_| client::Error::Timeout(GIVE_UP))??;
+    progress.send_replace(Progress { dag_run_id: Some(run.id), ..Progress::default() });
+    // If this process is killed, nothing else tells it.
+    tracing::info!(
+        "dag_run {id} has {} tasks; continue it after a kill with --resume {id}",
+        trace.tasks.len(),
+        id = run.id
+    );
 
-    let scheduling = Scheduler::new(server, trace, &run, progress, position).run();
+    let observing = Observer::new(server, trace, &run, progress).run();
     match processes {
-        Some(processes) => with_processes(scheduling, processes).await?,
-        None => with_worker(scheduling, server, trace).await?,
+        Some(processes) => with_processes(observing, processes).await?,
+        None => with_worker(observing, server, trace).await?,
     }
     let transitions = progress.borrow().transitions;
     let tasks = trace.tasks.len();
@@ -182,31 +198,31 @@ pub async fn run(
     })
 }
 
-/// Schedules while other processes work.
+/// Waits for the end of the run while other processes work.
 async fn with_processes(
-    scheduling: impl Future<Output = Result<(), Error>>,
+    observing: impl Future<Output = Result<(), Error>>,
     mut processes: Processes,
 ) -> Result<(), Error> {
     let finished = tokio::select! {
-        finished = scheduling => finished,
+        finished = observing => finished,
         gone = processes.all_ended() => Err(gone),
     };
     processes.stop().await;
     finished
 }
 
-/// Schedules while a worker of this process works.
+/// Waits for the end of the run while a worker of this process works.
 async fn with_worker(
-    scheduling: impl Future<Output = Result<(), Error>>,
+    observing: impl Future<Output = Result<(), Error>>,
     server: &PostgresServer,
     trace: &Trace,
 ) -> Result<(), Error> {
     let stop = CancellationToken::new();
     let working = work(server.clone(), trace, trace.tasks.len(), stop.clone());
-    let scheduling = async {
-        scheduling.await?;
+    let observing = async {
+        observing.await?;
         stop.cancel();
         Ok(())
     };
-    future::try_join(scheduling, working.map_err(Error::Database)).await.map(drop)
+    future::try_join(observing, working.map_err(Error::Database)).await.map(drop)
 }

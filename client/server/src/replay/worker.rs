@@ -26,7 +26,7 @@ pub fn queue(trace: &Trace) -> String {
 
 /// The part of a run's parameters that a worker needs.
 #[derive(Deserialize)]
-struct Parameters {
+pub struct Parameters {
     speed: f64,
 }
 

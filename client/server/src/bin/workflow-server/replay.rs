@@ -8,21 +8,27 @@ use anyhow::bail;
 use clap::Args;
 use clap::builder::FalseyValueParser;
 use indicatif::{ProgressBar, ProgressStyle};
-use pg_workflow_server::replay::{self, Pace, Processes, Progress};
+use pg_workflow_server::replay::{self, Pace, Processes, Progress, Start};
 use pg_workflow_server::wfformat::Trace;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::Database;
+use crate::failure::Failure;
 
 /// Tells a process that it is a worker.
 const PLACES: &str = "WORKFLOW_REPLAY_PLACES";
 
 /// Replay a recorded workflow, as a fleet of workers
 ///
-/// Creates a run and its tasks, and the DAG if it does not exist. Puts each task into a queue after its parents, where
-/// workers claim it and run it for its recorded duration. FILE is a trace in WfFormat 1.5: wfcommons.org/format
+/// Creates a run with its tasks and their dependencies, and the DAG if it does not exist. The database puts each task into a
+/// queue after its parents, where workers claim it and run it for its recorded duration, and ends the run. FILE is a trace
+/// in WfFormat 1.5: wfcommons.org/format
 #[derive(Args)]
+#[command(after_help = "Examples:
+  workflow-server replay client/examples/traces/etl.json --within 10
+  workflow-server replay client/examples/traces/etl.json --resume 01a20acc-4268-71f9-9cd2-3ff43d35c22a")]
 pub struct Arguments {
     /// Trace
     file: PathBuf,
@@ -37,6 +43,10 @@ pub struct Arguments {
     /// Duration of the longest path through the workflow, instead of --speed
     #[arg(long, env = "WORKFLOW_WITHIN", value_name = "SECONDS", value_parser = parse_positive, conflicts_with = "speed")]
     within: Option<f64>,
+
+    /// Continue this run, which an earlier replay of the same trace left unfinished, at its speed
+    #[arg(long, env = "WORKFLOW_REPLAY_RESUME", value_name = "RUN", conflicts_with_all = ["speed", "within"])]
+    resume: Option<Uuid>,
 
     /// Number of worker processes; 0: this process works, too
     ///
@@ -78,9 +88,10 @@ pub async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::R
         });
         return Ok(working.await?);
     }
-    let pace = match arguments.within {
-        Some(seconds) => Pace::Within(Duration::try_from_secs_f64(seconds)?),
-        None => Pace::Speed(arguments.speed),
+    let start = match (arguments.resume, arguments.within) {
+        (Some(run), _) => Start::Resume(run),
+        (None, Some(seconds)) => Start::New(Pace::Within(Duration::try_from_secs_f64(seconds)?)),
+        (None, None) => Start::New(Pace::Speed(arguments.speed)),
     };
     if arguments.connections.is_some() {
         tracing::warn!("--connections has no effect: a worker has three connections");
@@ -91,7 +102,7 @@ pub async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::R
         count => Some(start_processes(count.into(), trace.tasks.len())?),
     };
     let finished = tokio::select! {
-        report = replay::run(&server, &trace, pace, processes, &progress) => Some(report),
+        report = replay::run(&server, &trace, start, processes, &progress) => Some(report),
         () = shutdown.cancelled() => None,
         () = show(seen.clone(), trace.tasks.len(), arguments.quiet) => None,
     };
@@ -104,8 +115,11 @@ pub async fn run(arguments: Arguments, shutdown: CancellationToken) -> anyhow::R
             );
             Ok(())
         }
+        (Some(Err(error @ replay::Error::NoRun(_))), _) => {
+            Err(Failure::not_found(format!("{error}. {}", error.hint())))
+        }
         (Some(Err(error)), _) => bail!("{error}. {}", error.hint()),
-        (None, Some(run)) => bail!("stopped; dag_run {run} remains unfinished"),
+        (None, Some(run)) => bail!("stopped; dag_run {run} remains unfinished. Continue it with --resume {run}"),
         (None, None) => bail!("stopped before the run was created"),
     }
 }
@@ -153,6 +167,7 @@ async fn show_lines(seen: watch::Receiver<Progress>) {
 }
 
 fn describe(progress: &Progress) -> String {
-    let Progress { queued, running, success, transitions, .. } = progress;
-    format!("queued {queued}  running {running}  success {success}  ({transitions} transitions)")
+    let Progress { queued, running, success, failed, transitions, .. } = progress;
+    let failed = if *failed > 0 { format!("  failed {failed}") } else { String::new() };
+    format!("queued {queued}  running {running}  success {success}{failed}  ({transitions} transitions)")
 }
