@@ -9,6 +9,7 @@ mod passwords;
 mod show;
 mod terminal;
 mod watch;
+mod why;
 
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;

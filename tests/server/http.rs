@@ -4,6 +4,7 @@ mod access;
 mod claims;
 mod events;
 mod fuzz;
+mod graph;
 mod hosts;
 mod limits;
 mod lists;

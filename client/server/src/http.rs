@@ -8,6 +8,7 @@ mod claims;
 mod connections;
 mod error;
 mod events;
+mod graph;
 mod health;
 mod hosts;
 mod hub;
@@ -218,6 +219,7 @@ fn paths() -> OpenApiRouter<Arc<Server>> {
         .routes(routes!(lists::dag_runs))
         .routes(routes!(rows::dag_run_counts))
         .routes(routes!(rows::dag_run))
+        .routes(routes!(graph::graph))
         .routes(routes!(lists::task_instances))
         .routes(routes!(rows::task_instance_counts))
         .routes(routes!(rows::task_instance))

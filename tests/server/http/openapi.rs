@@ -24,6 +24,8 @@ impl Described {
         let (dag, run) = create_run(client);
         let sql = "SELECT id FROM workflow.create_task_instances($1, '{a,b,deleted}')";
         let task: Uuid = client.query(sql, &[&run]).unwrap()[0].get(0);
+        let sql = "SELECT id FROM workflow.create_task_instances($1, '{c}', depends_on => '{\"c\": [\"a\"]}')";
+        client.query(sql, &[&run]).unwrap();
         client.batch_execute("DELETE FROM workflow.task_instances WHERE task_id = 'deleted'").unwrap();
         client.execute("UPDATE workflow.task_instances SET state = 'running' WHERE id = $1", &[&task]).unwrap();
         client

@@ -26,6 +26,7 @@ mod table;
 mod time;
 mod verify;
 mod watch;
+mod why;
 
 use std::process::ExitCode;
 
@@ -92,6 +93,7 @@ enum Command {
     List(list::Arguments),
     Show(show::Arguments),
     History(history::Arguments),
+    Why(why::Arguments),
     Watch(watch::Arguments),
     Cancel(cancel::Arguments),
     Reap(reap::Arguments),
@@ -123,6 +125,7 @@ fn start(command: Command, mut output: Output) -> anyhow::Result<()> {
             Command::List(arguments) => list::run(arguments, output).await,
             Command::Show(arguments) => show::run(arguments, output).await,
             Command::History(arguments) => history::run(arguments, output).await,
+            Command::Why(arguments) => why::run(arguments, output).await,
             Command::Cancel(arguments) => cancel::run(arguments, output).await,
             Command::Reap(arguments) => reap::run(arguments, output).await,
             Command::Verify(arguments) => verify::run(arguments, output).await,
