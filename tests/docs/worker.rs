@@ -13,7 +13,7 @@ pub fn workers_run_every_task_once() {
         return;
     };
     let blocks = Page::read("README.md").blocks();
-    let mut scripts = blocks.iter().filter(|block| block.language == "python");
+    let mut scripts = blocks.iter().filter(|block| block.language == "python" && block.text.contains("claim_tasks"));
     let script = scripts.next().expect("a worker in README.md");
     let db = Db::new();
     let client = &mut db.connect();
