@@ -217,7 +217,7 @@ COMMENT ON COLUMN workflow.joins.id IS 'time-ordered UUID; that of the run: the 
 COMMENT ON COLUMN workflow.joins.dag_run_id IS 'run';
 COMMENT ON COLUMN workflow.joins.trigger_rule IS 'how the parents must have ended, for example all_success';
 COMMENT ON COLUMN workflow.joins.parents IS 'task instances that the children depend on';
-COMMENT ON COLUMN workflow.joins.children IS 'task instances that wait for them; empty: the run itself';
+COMMENT ON COLUMN workflow.joins.children IS 'task instances that wait for them; empty: the run itself, or none any more';
 
 CREATE TABLE workflow.waits (
     watched uuid    NOT NULL,

@@ -22,6 +22,19 @@ AS 'MODULE_PATHNAME', 'look_at_joins_wrapper';
 COMMENT ON FUNCTION workflow.look_at_joins() IS
 'Internal: decides joins that watch no task; and every 10 s those that watch a task which has ended, and returns how many those are.';
 
+CREATE FUNCTION workflow.add_dependencies(
+    dag_run_id   uuid,
+    parents      text[],
+    children     text[],
+    trigger_rule text DEFAULT NULL
+)
+RETURNS bigint
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+-- Without settings, as create_task_instances().
+AS 'MODULE_PATHNAME', 'add_dependencies_wrapper';
+COMMENT ON FUNCTION workflow.add_dependencies(uuid, text[], text[], text) IS
+'Lets each task in children wait for each task in parents, beside those that it waits for, and returns how many of these dependencies are new. Both are names of tasks of the run. trigger_rule: how all parents of the children must have ended; null: as before, for a task without parents all_success. A child must be queued: without dependencies, or still waiting. The run then ends itself. Errors: P0002 no such run, 22023 bad argument, a cycle or an unknown task, 55000 the run has ended, or a child may run already, was started or has ended, 25001 REPEATABLE READ or SERIALIZABLE.';
+
 CREATE FUNCTION workflow.dag_run_graph(dag_run_id uuid)
 RETURNS TABLE (join_id uuid, trigger_rule text, parents text[], children text[], is_decided boolean)
 LANGUAGE plpgsql STABLE PARALLEL SAFE
@@ -38,7 +51,7 @@ BEGIN
             ARRAY(SELECT t.task_id FROM workflow.task_instances AS t WHERE t.id = ANY (j.children) ORDER BY t.id),
             NOT EXISTS (SELECT FROM workflow.waits AS w WHERE w.join_id = j.id)
         FROM workflow.joins AS j
-        WHERE j.dag_run_id = dag_run_graph.dag_run_id AND j.id <> j.dag_run_id
+        WHERE j.dag_run_id = dag_run_graph.dag_run_id AND j.children <> '{}'
         ORDER BY j.id;
 END
 $$;

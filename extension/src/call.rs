@@ -19,6 +19,8 @@ pub enum Call {
     Purge,
     /// `renew_claims` or `request_cancel`, which set columns of a claim without a transition.
     Hold,
+    /// `add_dependencies`, which sets the join of tasks.
+    Join,
 }
 
 /// The part of a transition that has no column in the entity's row.
@@ -113,7 +115,7 @@ pub fn moving(id: Uuid) -> Option<u64> {
 pub fn request<R>(call: u64, read: impl FnOnce(&Request) -> R) -> Option<R> {
     CALLS.with_borrow(|calls| match &calls.iter().rfind(|one| one.number == call)?.call {
         Call::Transition(request) => Some(read(request)),
-        Call::Creation(_) | Call::Purge | Call::Hold => None,
+        Call::Creation(_) | Call::Purge | Call::Hold | Call::Join => None,
     })
 }
 
@@ -132,6 +134,13 @@ pub fn sets_holds() -> bool {
     let is_own = |depth: i32| trigger::depth() == depth + 1;
     CALLS
         .with_borrow(|calls| matches!(calls.last(), Some(InProgress { call: Call::Hold, depth, .. }) if is_own(*depth)))
+}
+
+/// Whether the statement in progress is that of a call which sets the joins of tasks. As above.
+pub fn sets_joins() -> bool {
+    let is_own = |depth: i32| trigger::depth() == depth + 1;
+    CALLS
+        .with_borrow(|calls| matches!(calls.last(), Some(InProgress { call: Call::Join, depth, .. }) if is_own(*depth)))
 }
 
 /// Whether the innermost call creates entities.

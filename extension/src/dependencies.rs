@@ -6,9 +6,11 @@
 //! of `waits` that watches no task, and the next claim, or the next end of a task, looks again. `tests/model/joins.rs` tries
 //! every order of the steps.
 
+mod add;
 mod again;
 mod children;
 mod creation;
+mod cycle;
 mod graph;
 mod look;
 mod run_end;

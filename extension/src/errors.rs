@@ -154,7 +154,22 @@ pub fn run_has_ended(run: Uuid, state: State) -> ! {
         Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         &format!("dag_run {run} has ended: it is {state}"),
         &json!({ "entity_type": "dag_run", "entity_id": run.to_string(), "state": state.as_str() }),
-        "Create the tasks in a run that has not ended.",
+        "Use a run that has not ended.",
+    )
+}
+
+/// 55000: a task can depend on no more tasks: it may run already, was started, or has ended.
+pub fn takes_no_dependencies(task: Uuid, name: &str, state: State) -> ! {
+    let name = cut(name);
+    let problem =
+        if state == State::Queued { "its parents have let it run".to_owned() } else { format!("it is {state}") };
+    raise(
+        Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        &format!("task \"{name}\" can depend on no more tasks: {problem}"),
+        &json!({
+            "entity_type": "task_instance", "entity_id": task.to_string(), "task_id": name, "state": state.as_str(),
+        }),
+        "Add dependencies while the task waits, or create another task that depends on these.",
     )
 }
 

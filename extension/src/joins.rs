@@ -3,6 +3,7 @@
 pub mod waits;
 
 use crate::ffi::heap::{Attempted, Heap, Lock, Strength};
+use crate::ffi::matches::Matches;
 use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::rows::Rows as NewRows;
 use crate::ffi::table_cache::TableCache;
@@ -25,7 +26,7 @@ pub struct Join {
     pub run: Uuid,
     pub rule: TriggerRule,
     pub parents: Vec<Uuid>,
-    /// Empty: the run itself waits for the parents.
+    /// Empty: the run itself waits for the parents; or all children have joins of their own by now.
     pub children: Vec<Uuid>,
 }
 
@@ -115,6 +116,27 @@ impl Joins {
             parents: uuids(row, parents),
             children: uuids(row, children),
         })
+    }
+
+    /// Returns a join, by the active snapshot.
+    pub fn get(&self, id: Uuid) -> Option<Join> {
+        let found = self.heap.find(self.columns.id, id)?;
+        let join = self.read(&found.row());
+        found.release();
+        join
+    }
+
+    /// Returns the joins of a run, by the active snapshot.
+    pub fn of_run(&self, run: Uuid) -> Vec<Join> {
+        let matches = Matches::open(&self.heap, self.columns.run);
+        let mut matches = matches.unwrap_or_else(|| errors::missing_index("joins_dag_run_id_idx"));
+        matches.find(run, run);
+        let mut joins = Vec::new();
+        while let Some((row, _)) = matches.next() {
+            self.read(&row).into_iter().for_each(|join| memory::push(&mut joins, join));
+        }
+        matches.close();
+        joins
     }
 
     /// Whether there is a join with this ID, by the active snapshot.

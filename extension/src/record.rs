@@ -64,7 +64,7 @@ fn transition_between(kind: EntityType, columns: &Columns, old: &Row, new: &Row)
     let changed_after_guard = || errors::changed_after_guard(kind, fixed.id);
     let [from, to] = [old, new].map(|row| row.text(columns.state).unwrap_or_default());
     let [changed_before, changed_at] = [old, new].map(|row| row.i64(columns.updated_at).unwrap_or(i64::MIN));
-    if fixed != Fixed::of(new, columns) || changed_at < changed_before {
+    if fixed.difference(&Fixed::of(new, columns), kind).is_some() || changed_at < changed_before {
         changed_after_guard();
     }
     let before = Managed::of(old, columns);

@@ -131,6 +131,7 @@ SELECT pg_catalog.pg_extension_config_dump('workflow.waits', '');
 -- take function workflow.request_cancel
 -- take function workflow.overdue_waits
 -- take function workflow.look_at_joins
+-- take function workflow.add_dependencies
 -- take function workflow.dag_run_graph
 -- take function workflow.why_waiting
 -- take view workflow.waiting

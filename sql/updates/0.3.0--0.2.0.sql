@@ -32,6 +32,7 @@ DROP VIEW workflow.claims;
 DROP VIEW workflow.waiting;
 DROP FUNCTION workflow.why_waiting(uuid);
 DROP FUNCTION workflow.dag_run_graph(uuid);
+DROP FUNCTION workflow.add_dependencies(uuid, text[], text[], text);
 DROP FUNCTION workflow.look_at_joins();
 DROP VIEW workflow.queues;
 DROP FUNCTION workflow.refused_claims(integer);

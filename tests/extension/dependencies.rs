@@ -1,5 +1,6 @@
 //! Dependencies: tasks that run, fail or are skipped when others have ended, and runs that end themselves.
 
+mod adding;
 mod creation;
 mod fates;
 mod looks;

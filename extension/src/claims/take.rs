@@ -351,7 +351,8 @@ impl<'a> Taking<'a> {
     fn take_by_statement(&mut self, found: &Ready) -> Outcome {
         thread_local! {
             static LOOK_UP: Plan = Plan::new(
-                "SELECT t.dag_run_id FROM workflow.task_instances AS t \
+                "SELECT t.dag_run_id, COALESCE(t.join_id, '00000000-0000-0000-0000-000000000000') \
+                 FROM workflow.task_instances AS t \
                  WHERE t.id OPERATOR(pg_catalog.=) $1 AND t.version OPERATOR(pg_catalog.=) $2 \
                      AND '{queued,retrying}'::pg_catalog.text[] OPERATOR(pg_catalog.@>) ARRAY[t.state] \
                      AND t.queue_id OPERATOR(pg_catalog.=) $3 \
@@ -365,10 +366,11 @@ impl<'a> Taking<'a> {
                  WHERE t.id OPERATOR(pg_catalog.=) ( \
                      SELECT l.id FROM workflow.task_instances AS l \
                      WHERE l.id OPERATOR(pg_catalog.=) $1 AND l.version OPERATOR(pg_catalog.=) $2 \
+                         AND COALESCE(l.join_id, '00000000-0000-0000-0000-000000000000') OPERATOR(pg_catalog.=) $3 \
                      FOR NO KEY UPDATE SKIP LOCKED) \
                  RETURNING t.version, t.start_date, t.task_id, t.try_number, t.timeout"
                     .to_owned(),
-                &[pg_sys::UUIDOID, pg_sys::INT8OID],
+                &[pg_sys::UUIDOID, pg_sys::INT8OID, pg_sys::UUIDOID],
             );
         }
         let values = [
@@ -378,10 +380,10 @@ impl<'a> Taking<'a> {
             Some(Datum::from(i32::from(found.priority))),
             Some(Datum::from(found.ready_at)),
         ];
-        let run = |rows: Rows| if rows.len() > 0 { rows.uuid(0, 1) } else { None };
+        let read = |rows: Rows| if rows.len() > 0 { rows.uuid(0, 1).zip(rows.uuid(0, 2)) } else { None };
         // A task that only this role may not see is no stale one.
-        let look_up = || LOOK_UP.with(|plan| plan.run(&values, run));
-        let Some(run) = rights::as_owner_of(EntityType::TaskInstance.relation(), look_up) else {
+        let look_up = || LOOK_UP.with(|plan| plan.run(&values, read));
+        let Some((run, join)) = rights::as_owner_of(EntityType::TaskInstance.relation(), look_up) else {
             return Outcome::Stale;
         };
         if waits_by_statement(found.task) {
@@ -407,7 +409,9 @@ impl<'a> Taking<'a> {
                 (claim, task)
             })
         };
-        match call::during(Call::Transition(request), || UPDATE.with(|plan| plan.run(&values[..2], read))) {
+        // A task that has got another join meanwhile waits for others.
+        let values = [values[0], values[1], Some(join.as_datum())];
+        match call::during(Call::Transition(request), || UPDATE.with(|plan| plan.run(&values, read))) {
             Some((claim, _)) if claim.version != found.version + 1 => errors::unguarded_claim("claim", claim.task),
             Some((claim, task)) => {
                 self.runs.note_claim(run);

@@ -196,7 +196,7 @@ fn forget_waits(run: Uuid) {
 }
 
 /// Returns the tasks of a run with these names.
-fn tasks_of(run: Uuid, names: &[String]) -> HashMap<String, Uuid> {
+pub fn tasks_of(run: Uuid, names: &[String]) -> HashMap<String, Uuid> {
     thread_local! {
         static LOOK_UP: Plan = Plan::new(
             "SELECT t.task_id, t.id FROM workflow.task_instances AS t \
@@ -214,7 +214,7 @@ fn tasks_of(run: Uuid, names: &[String]) -> HashMap<String, Uuid> {
 }
 
 /// Returns the tasks of a run that have not ended.
-fn open_tasks(run: Uuid) -> Vec<Uuid> {
+pub fn open_tasks(run: Uuid) -> Vec<Uuid> {
     thread_local! {
         static LOOK_UP: Plan = Plan::new(
             "SELECT t.id FROM workflow.task_instances AS t \

@@ -65,12 +65,7 @@ impl Graph {
     /// Raises an error if a task depends on itself, perhaps by way of others.
     fn refuse_cycle(&self) {
         if let Some(child) = (0..self.new).find(|child| self.parents[*child].contains(&(*child as u32))) {
-            let name = errors::cut(&self.names[child]);
-            errors::invalid(
-                &format!("task \"{name}\" depends on itself"),
-                &json!({ "argument": "depends_on", "task_id": name, "cycle": [name, name] }),
-                "Remove the task from its own list.",
-            );
+            refuse_own_parent("depends_on", &self.names[child]);
         }
         let left = self.left_by_order();
         if !left.is_empty() {
@@ -135,6 +130,30 @@ impl Graph {
     }
 }
 
+/// Raises the error of a task that depends on itself.
+pub fn refuse_own_parent(argument: &str, name: &str) -> ! {
+    let name = errors::cut(name);
+    errors::invalid(
+        &format!("task \"{name}\" depends on itself"),
+        &json!({ "argument": argument, "task_id": name, "cycle": [name, name] }),
+        "Remove the task from its own list.",
+    )
+}
+
+/// Returns the rule of this name, for a task if it is that of one.
+pub fn rule(argument: &str, task_id: Option<&str>, name: &str) -> TriggerRule {
+    name.parse().unwrap_or_else(|_| {
+        let shown = errors::cut(name);
+        let mut detail = json!({ "argument": argument, "value": shown });
+        if let Some(task_id) = task_id {
+            detail["task_id"] = json!(errors::cut(task_id));
+        }
+        let known = TriggerRule::ALL.map(TriggerRule::as_str);
+        let hint = format!("Use one of: {}.", known.join(", "));
+        errors::invalid(&format!("unknown trigger rule \"{shown}\""), &detail, &hint)
+    })
+}
+
 /// Returns the text of an argument that must be an object.
 fn text_of(argument: &str, value: Jsonb) -> String {
     if !value.is_object() {
@@ -183,16 +202,8 @@ impl Reader {
         let rules: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).unwrap_or_default();
         for (name, value) in &rules {
             let child = self.child("trigger_rules", name);
-            let rule = value.as_str().and_then(|rule| rule.parse().ok());
-            self.graph.rules[child] = rule.unwrap_or_else(|| {
-                let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                let known = TriggerRule::ALL.map(TriggerRule::as_str);
-                errors::invalid(
-                    &format!("unknown trigger rule \"{}\"", errors::cut(&shown)),
-                    &json!({ "argument": "trigger_rules", "task_id": errors::cut(name), "value": errors::cut(&shown) }),
-                    &format!("Use one of: {}.", known.join(", ")),
-                )
-            });
+            let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            self.graph.rules[child] = rule("trigger_rules", Some(name), &shown);
         }
     }
 }

@@ -42,11 +42,20 @@ fn plan(rng: &mut Rng) -> Vec<Planned> {
 fn create(client: &mut Client, tasks: &[Planned], rng: &mut Rng) -> Uuid {
     let (_, run) = create_run(client);
     let (first, second) = tasks.split_at(rng.usize(1..=tasks.len()));
-    let mut transaction = rng.bool().then(|| client.batch_execute("BEGIN").unwrap());
+    let is_whole = rng.bool();
+    if is_whole {
+        client.batch_execute("BEGIN").unwrap();
+    }
     for part in [first, second].into_iter().filter(|part| !part.is_empty()) {
         let names: Vec<&str> = part.iter().map(|task| task.name.as_str()).collect();
-        let parents = |task: &Planned| task.parents.iter().map(|n| json!(tasks[*n].name)).collect::<Value>();
-        let depends_on: Value = part.iter().map(|task| (task.name.clone(), parents(task))).collect();
+        // The last parent of some is added later, before others see the tasks.
+        let later: Vec<bool> = part.iter().map(|task| is_whole && !task.parents.is_empty() && rng.bool()).collect();
+        let parents = |task: &Planned, is_later: bool| {
+            let count = task.parents.len() - usize::from(is_later);
+            task.parents[..count].iter().map(|n| json!(tasks[*n].name)).collect::<Value>()
+        };
+        let depends_on: Value =
+            part.iter().zip(&later).map(|(task, is_later)| (task.name.clone(), parents(task, *is_later))).collect();
         let rules: Value = part.iter().map(|task| (task.name.clone(), json!(task.rule.as_str()))).collect();
         let sql =
             "SELECT id, task_id FROM workflow.create_task_instances($1, $2, depends_on => $3, trigger_rules => $4)";
@@ -60,8 +69,14 @@ fn create(client: &mut Client, tasks: &[Planned], rng: &mut Rng) -> Uuid {
         let ids: Vec<Uuid> = claimed.map(|row| row.get(0)).collect();
         // Those that wait, too.
         client.query("SELECT FROM workflow.enqueue_task_instances($1, 'graph')", &[&ids]).unwrap();
+        for (task, _) in part.iter().zip(&later).filter(|(_, is_later)| **is_later) {
+            let parent = &tasks[task.parents[task.parents.len() - 1]].name;
+            let sql = "SELECT workflow.add_dependencies($1, ARRAY[$2], ARRAY[$3], $4)";
+            let row = client.query_one(sql, &[&run, parent, &task.name, &task.rule.as_str()]).unwrap();
+            assert_eq!(row.get::<_, i64>(0), 1);
+        }
     }
-    if transaction.take().is_some() {
+    if is_whole {
         client.batch_execute("COMMIT").unwrap();
     }
     run

@@ -222,9 +222,18 @@ fn dependency_calls(dag: Uuid) -> String {
              PERFORM workflow.create_task_instances(fresh, '{{e}}');
              PERFORM workflow.why_waiting(t.id) FROM workflow.task_instances AS t WHERE t.dag_run_id = fresh AND t.task_id = 'b';
              PERFORM workflow.dag_run_graph(fresh);
+             -- Of a task that waits, one that is in a queue, and one that depends on others.
+             PERFORM workflow.add_dependencies(fresh, '{{a}}', '{{d}}');
+             PERFORM workflow.create_task_instances(fresh, '{{f,g}}', queue => 'depends');
+             PERFORM workflow.add_dependencies(fresh, '{{d}}', '{{f}}');
+             BEGIN
+                 PERFORM workflow.add_dependencies(fresh, '{{f}}', '{{b}}');
+             EXCEPTION WHEN invalid_parameter_value THEN
+             END;
              PERFORM workflow.look_at_joins();
              PERFORM workflow.claim_tasks('w', '{{depends}}');
              UPDATE workflow.task_instances AS t SET state = 'skipped' WHERE t.dag_run_id = fresh AND t.task_id = 'e';
+             UPDATE workflow.task_instances AS t SET state = 'skipped' WHERE t.dag_run_id = fresh AND t.task_id = 'g';
              UPDATE workflow.task_instances AS t SET state = 'failed' WHERE t.dag_run_id = fresh AND t.task_id = 'a';
          END
          $$"
