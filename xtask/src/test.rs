@@ -8,13 +8,14 @@ use crate::setup;
 use crate::setup::Debian;
 
 /// The tests of functions that have two ways to write rows.
-const BY_STATEMENTS: [&str; 20] = [
+const BY_STATEMENTS: [&str; 21] = [
     "extension::acting::",
     "extension::attack::",
     "extension::bounds::",
     "extension::counts::",
     "extension::creation::",
     "extension::deletions::",
+    "extension::dependencies::",
     "extension::errors::",
     "extension::guard::",
     "extension::history::",
