@@ -191,9 +191,12 @@ pub fn is_outage(error: &tokio_postgres::Error) -> bool {
     // Serialization failures of PostgreSQL itself, and deadlocks: another transaction was in the way.
     let in_the_way = [&SqlState::T_R_SERIALIZATION_FAILURE, &SqlState::T_R_DEADLOCK_DETECTED].contains(&code);
     // A statement that exceeds its time limit is canceled.
-    in_the_way
-        || code == &SqlState::QUERY_CANCELED
-        || ["08", "53", "57P"].iter().any(|class| code.code().starts_with(class))
+    in_the_way || code == &SqlState::QUERY_CANCELED || is_unavailable(code)
+}
+
+/// Returns whether the server does not run statements: it starts, stops or is full, or the connection broke.
+pub fn is_unavailable(code: &SqlState) -> bool {
+    ["08", "53", "57P"].iter().any(|class| code.code().starts_with(class))
 }
 
 /// Returns the causes of an error.

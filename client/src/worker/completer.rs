@@ -11,6 +11,7 @@ use super::held::Held;
 use super::link::{BEGIN, Link, limited};
 use crate::Error;
 use crate::connect::PostgresServer;
+use crate::error::postgres;
 use crate::model::{FinishOutcome, FinishResult};
 use crate::repository::{Claims, Failure, Finish};
 
@@ -151,7 +152,7 @@ impl Completer {
 /// Whether the server did not run the statement.
 fn is_outage(error: &Error) -> bool {
     match error.code() {
-        Some(code) => ["08", "53", "57P"].iter().any(|class| code.code().starts_with(class)),
+        Some(code) => postgres::is_unavailable(code),
         None => !matches!(error, Error::Timeout(_) | Error::Invalid { .. }),
     }
 }

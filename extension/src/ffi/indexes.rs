@@ -133,6 +133,34 @@ pub fn key(index: &pg_sys::FormData_pg_index, n: usize) -> usize {
     unsafe { *index.indkey.values.as_ptr().add(n) }.max(0) as usize
 }
 
+/// Opens a valid B-tree of all rows that suits; null if there is none.
+///
+/// # Safety
+/// The table must be open. Called within a boundary, so the condition must hold no destructor.
+pub unsafe fn open_btree(table: Relation, suits: impl Fn(&pg_sys::FormData_pg_index) -> bool) -> Relation {
+    // SAFETY: the caller's promise. An index that is listed can be opened.
+    unsafe {
+        let list = raw::RelationGetIndexList(table);
+        let count = if list.is_null() { 0 } else { (*list).length as usize };
+        let mut found = null_mut();
+        for n in 0..count {
+            let index = raw::index_open((*(*list).elements.add(n)).oid_value, pg_sys::AccessShareLock as i32);
+            let of = &*(*index).rd_index;
+            if of.indisvalid
+                && (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
+                && suits(of)
+                && raw::heap_attisnull((*index).rd_indextuple, pg_sys::Anum_pg_index_indpred as i32, null_mut())
+            {
+                found = index;
+                break;
+            }
+            raw::index_close(index, pg_sys::NoLock as i32);
+        }
+        raw::list_free(list);
+        found
+    }
+}
+
 /// # Safety
 /// The index must be open. Called within a boundary.
 unsafe fn is_plain(index: Relation) -> bool {

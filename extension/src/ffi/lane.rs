@@ -1,7 +1,7 @@
 //! The lanes of the table `ready`: its rows by queue, priority and time, read by its index.
 
 use super::heap::Heap;
-use super::indexes::key;
+use super::indexes::{key, open_btree};
 use super::raw;
 use super::trigger::Row;
 use pgrx::pg_sys::submodules::ffi::pg_guard_ffi_boundary;
@@ -48,7 +48,9 @@ impl Lanes {
         let (index, scan, slot) = unsafe {
             pg_guard_ffi_boundary(|| {
                 let table = std::ptr::from_ref(heap.relation()).cast_mut();
-                let index = open_index(table, &from.columns);
+                let index = open_btree(table, |of| {
+                    of.indnkeyatts == 3 && from.columns.iter().enumerate().all(|(n, column)| key(of, n) == *column)
+                });
                 if index.is_null() {
                     return (index, null_mut(), null_mut());
                 }
@@ -130,34 +132,5 @@ unsafe fn rescan(scan: IndexScanDesc, from: &Begin) {
         raw::ScanKeyInit(keys.add(1), 2, of_priority, Oid::from(priority_is), priority);
         raw::ScanKeyInit(keys.add(2), 3, at_least, Oid::from(pg_sys::F_TIMESTAMPTZ_GE), time);
         raw::index_rescan(scan, keys, 3, null_mut(), 0);
-    }
-}
-
-/// Opens a valid B-tree of all rows on exactly these columns; null if there is none.
-///
-/// # Safety
-/// The table must be open. Called within a boundary.
-unsafe fn open_index(table: Relation, columns: &[usize; 3]) -> Relation {
-    // SAFETY: the caller's promise. An index that is listed can be opened.
-    unsafe {
-        let list = raw::RelationGetIndexList(table);
-        let count = if list.is_null() { 0 } else { (*list).length as usize };
-        let mut found = null_mut();
-        for n in 0..count {
-            let index = raw::index_open((*(*list).elements.add(n)).oid_value, pg_sys::AccessShareLock as i32);
-            let of = &*(*index).rd_index;
-            let suits = of.indisvalid
-                && (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
-                && of.indnkeyatts == 3
-                && columns.iter().enumerate().all(|(n, column)| key(of, n) == *column)
-                && raw::heap_attisnull((*index).rd_indextuple, pg_sys::Anum_pg_index_indpred as i32, null_mut());
-            if suits {
-                found = index;
-                break;
-            }
-            raw::index_close(index, pg_sys::NoLock as i32);
-        }
-        raw::list_free(list);
-        found
     }
 }

@@ -1,7 +1,7 @@
 //! Rows of a heap table whose uuid column is in a range, found by an index that begins with this column.
 
 use super::heap::Heap;
-use super::indexes::key;
+use super::indexes::{key, open_btree};
 use super::raw;
 use super::trigger::Row;
 use super::uuid::Uuid;
@@ -26,7 +26,7 @@ impl Matches {
         let (index, scan, slot, has_own_snapshot) = unsafe {
             pg_guard_ffi_boundary(|| {
                 let table = std::ptr::from_ref(heap.relation()).cast_mut();
-                let index = open_index(table, column);
+                let index = open_btree(table, |of| key(of, 0) == column);
                 if index.is_null() {
                     return (index, null_mut(), null_mut(), false);
                 }
@@ -86,33 +86,5 @@ impl Matches {
                 }
             });
         }
-    }
-}
-
-/// Opens a valid B-tree of all rows that begins with this column; null if there is none.
-///
-/// # Safety
-/// The table must be open. Called within a boundary.
-unsafe fn open_index(table: Relation, column: usize) -> Relation {
-    // SAFETY: the caller's promise. An index that is listed can be opened.
-    unsafe {
-        let list = raw::RelationGetIndexList(table);
-        let count = if list.is_null() { 0 } else { (*list).length as usize };
-        let mut found = null_mut();
-        for n in 0..count {
-            let index = raw::index_open((*(*list).elements.add(n)).oid_value, pg_sys::AccessShareLock as i32);
-            let of = &*(*index).rd_index;
-            let suits = of.indisvalid
-                && (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
-                && key(of, 0) == column
-                && raw::heap_attisnull((*index).rd_indextuple, pg_sys::Anum_pg_index_indpred as i32, null_mut());
-            if suits {
-                found = index;
-                break;
-            }
-            raw::index_close(index, pg_sys::NoLock as i32);
-        }
-        raw::list_free(list);
-        found
     }
 }
