@@ -47,17 +47,21 @@ fn worker_that_stops_releases_tasks_after_its_limit() {
         let names = ["deaf", "fails", "succeeds"];
         let ids = enqueue(&client, &names, 1).await;
         let options = Worker { shutdown_limit: Duration::from_millis(100), ..Worker::default() };
-        let worker = Running::start(&db, options, |task, cancellation| async move {
-            if task.task_id == "deaf" {
-                std::future::pending::<()>().await;
+        // A task can be running in the database before its handler begins, and a worker that stops then releases it.
+        let calls = Calls::default();
+        let begun = calls.clone();
+        let worker = Running::start(&db, options, move |task, cancellation| {
+            begun.note(&task);
+            async move {
+                if task.task_id == "deaf" {
+                    std::future::pending::<()>().await;
+                }
+                let reason = cancellation.cancelled().await;
+                assert_eq!(reason, CancelReason::Shutdown);
+                if task.task_id == "fails" { Err(Failure::new("interrupted")) } else { Ok(()) }
             }
-            let reason = cancellation.cancelled().await;
-            assert_eq!(reason, CancelReason::Shutdown);
-            if task.task_id == "fails" { Err(Failure::new("interrupted")) } else { Ok(()) }
         });
-        for id in &ids {
-            wait_for_state(&client, *id, State::Running).await;
-        }
+        wait_for("the handlers", async || calls.len() == 3).await;
         let began = Instant::now();
         worker.stop().await;
         assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
