@@ -20,7 +20,7 @@ RETURNS bigint
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'look_at_joins_wrapper';
 COMMENT ON FUNCTION workflow.look_at_joins() IS
-'Internal: decides joins that watch no task; and every 10 s those that watch a task which has ended, and returns how many those are.';
+'Internal: lets the commit decide joins that watch no task; and every 10 s those that watch a task which has ended, and returns how many those are.';
 
 CREATE FUNCTION workflow.add_dependencies(
     dag_run_id   uuid,

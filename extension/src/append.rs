@@ -10,7 +10,7 @@ use crate::ffi::session;
 use crate::ffi::uuid::Uuid;
 use crate::history::{History, Origin};
 use crate::notifications::Notifications;
-use crate::{endings, memory, parked};
+use crate::{actor, endings, memory, parked};
 use pg_workflow_state_machine::State;
 use pgrx::pg_sys::Oid;
 
@@ -102,11 +102,12 @@ pub fn append_transitions_by<'a>(
     bring_back(kind, transitions);
     if kind == EntityType::TaskInstance {
         endings::note(transitions.iter().filter(|made| made.to.is_finished()).map(|made| made.id));
+        let is_returned = |made: &&Transition| made.from.is_finished() && !made.to.is_finished();
+        endings::note_returned(transitions.iter().filter(is_returned).map(|made| (made.id, made.parent)));
     }
-    let actor = session::session_user();
+    let (actor, acted_as) = actor::of(role);
     // Before the history is open: this may run a query.
     let dags = memory::collect(transitions.iter().map(|transition| transition.dag(kind)));
-    let acted_as = session::acted_as(role);
     let origin = Origin { acted_as: acted_as.as_deref() };
     append(transitions.iter().zip(dags).enumerate(), origin, |id, (n, (transition, dag_id))| {
         let Words { metadata, request_id } = words(n);

@@ -13,31 +13,50 @@ mod creation;
 mod cycle;
 mod graph;
 mod look;
+mod returned;
 mod run_end;
 mod tasks;
 
-pub use again::{look_again, may_be_left, note_commit_of_prepared, report};
+pub use again::{has_news, look_before_claim, may_be_left, note_commit_of_prepared, report};
 pub use creation::{Edges, add_leaves};
 pub use run_end::start;
 
+use crate::endings::{self, Subjects};
 use crate::entity::EntityType;
+use crate::ffi::transaction::Ending;
 use crate::ffi::{member, session, transaction};
-use crate::{endings, joins, rights};
+use crate::{joins, memory, rights};
+use look::{Question, Reach};
+use pgrx::pg_sys::Oid;
 
-/// Looks at what the transaction has ended, until nothing more ends. Called before it ends itself.
-pub fn before_end() {
-    let role = session::user();
-    while let Some((mut ended, joins)) = endings::take() {
-        if !exist() {
-            return;
+/// Looks at what the transaction has ended, called before it ends itself. Before a commit, also at what others have left;
+/// and it may hold tasks until it has committed. A prepared transaction may hold none, perhaps for days.
+pub fn before_end(ending: Ending) {
+    if endings::read(|_| ()).is_none() || !exist() {
+        return;
+    }
+    match ending {
+        Ending::Prepare => look_at_ended(session::user(), Reach::Prepare),
+        Ending::Commit => {
+            look_at_ended(session::user(), Reach::Commit);
+            again::look_before_commit();
         }
+    }
+}
+
+/// Looks at what the transaction has ended, until nothing more ends. `role` is the one that acts.
+fn look_at_ended(role: Oid, reach: Reach) {
+    while let Some(Subjects { mut ended, returned, joins }) = endings::take() {
         ended.sort_unstable();
-        let has_joins = !joins.is_empty();
-        let again = again::begin();
+        let has_new_joins = !joins.is_empty();
         let has_changed = transaction::with_latest_snapshots(|| {
-            rights::as_owner_of(EntityType::TaskInstance.relation(), || look::look(&ended, joins, again, role))
+            rights::as_owner_of(EntityType::TaskInstance.relation(), || {
+                let mut asked = returned::watch(&returned);
+                joins.into_iter().for_each(|join| memory::push(&mut asked, join));
+                look::look(Question { ended: &ended, joins: &asked, left: &[], role, reach })
+            })
         });
-        if has_joins {
+        if has_new_joins {
             endings::with(|noted| noted.leaves_new |= noted.leaves_old);
         }
         if has_changed {

@@ -2,8 +2,9 @@
 //! programs (JSON), and a HINT with the next step.
 
 use crate::entity::EntityType;
-use crate::ffi::error::raise;
+use crate::ffi::error::{raise, warn};
 use crate::ffi::jsonb::Jsonb;
+use crate::ffi::transaction::Failure;
 use crate::ffi::uuid::Uuid;
 use pg_workflow_state_machine::State;
 use pgrx::PgSqlErrorCode as Code;
@@ -475,6 +476,16 @@ pub fn missing_index(name: &str) -> ! {
         &json!({ "index": name }),
         "Create it again as CREATE EXTENSION does, or REINDEX it.",
     )
+}
+
+/// A WARNING: something, such as a trigger of others, refuses what the end of its parents, or of its tasks, does to an entity.
+pub fn refused_move(kind: EntityType, id: Uuid, to: State, failure: &Failure) {
+    let kind = kind.as_str();
+    warn(
+        failure.code,
+        &format!("cannot move {kind} {id} to {to}: {}", failure.message),
+        "Remove the cause: reap_claims() tries again every 10 s. Or move it by hand.",
+    );
 }
 
 /// A NOTICE: no tasks were ever added to a queue of this name. Once a session for each name.

@@ -4,6 +4,7 @@
 //! `transition` → one UPDATE → `guard` (is it allowed?) → `record` → `append` (history row and notification).
 //! A plain UPDATE enters at `guard`. After the commit `signals` wakes the `notifier` and the `waiting` sessions.
 
+mod actor;
 mod append;
 mod args;
 mod call;
@@ -92,7 +93,7 @@ fn at_end(mark: usize, end: ffi::transaction::End) {
             places::report();
             dependencies::report();
         }
-        ffi::transaction::End::Prepared => ffi::prepared::end(!places::has_news()),
+        ffi::transaction::End::Prepared => ffi::prepared::end(!places::has_news() && !dependencies::has_news()),
         _ => (),
     }
     signals::count(mark, end);
@@ -102,7 +103,7 @@ fn at_end(mark: usize, end: ffi::transaction::End) {
 fn after_commit_prepared(has_no_news: bool) {
     if !has_no_news {
         places::forget();
+        dependencies::note_commit_of_prepared();
     }
-    dependencies::note_commit_of_prepared();
     signals::count_prepared();
 }

@@ -1,6 +1,7 @@
 //! Dependencies: tasks that run, fail or are skipped when others have ended, and runs that end themselves.
 
 mod adding;
+mod again;
 mod creation;
 mod fates;
 mod looks;

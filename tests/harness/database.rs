@@ -3,8 +3,8 @@
 use crate::path::path_settings;
 use postgres::{Client, NoTls};
 use serde_json::Value;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use xtask::stack::postgres::{FAST, PRELOADED, Postgres};
 
 /// A database with the extension. At the end of its scope, its history must agree with its rows.
@@ -61,6 +61,19 @@ impl Db {
         let rows = self.connect().query("SELECT problem, detail FROM workflow.verify()", &[]).expect("verify() runs");
         rows.iter().map(|row| format!("{}: {}", row.get::<_, String>(0), row.get::<_, Value>(1))).collect()
     }
+}
+
+/// A session, and the warnings that it gets.
+pub fn connect_with_warnings(db: &Db) -> (Client, Arc<Mutex<Vec<String>>>) {
+    let warnings = Arc::new(Mutex::new(Vec::new()));
+    let of_session = warnings.clone();
+    let mut config: postgres::Config = db.url().parse().unwrap();
+    config.notice_callback(move |notice| {
+        if notice.severity() == "WARNING" {
+            of_session.lock().unwrap().push(notice.message().to_owned());
+        }
+    });
+    (config.connect(NoTls).unwrap(), warnings)
 }
 
 /// Creates a login role that works as a writer, and has a schema to work in.

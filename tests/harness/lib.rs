@@ -25,7 +25,7 @@ mod waiting;
 pub use buffers::{buffers, buffers_in};
 pub use certificates::Certificates;
 pub use cluster::own_cluster;
-pub use database::{Db, create_writer};
+pub use database::{Db, connect_with_warnings, create_writer};
 pub use entities::{
     create_finished_tasks, create_in_state, create_run, create_task, create_tasks, history_len, state_of, table,
 };

@@ -88,7 +88,7 @@ impl<'a> Taking<'a> {
             errors::nested_claim();
         }
         session::refuse_read_only(c"claim_tasks()");
-        dependencies::look_again();
+        dependencies::look_before_claim();
         let (ready, now) = (ready::open(), clock());
         let entities = Entities::open(EntityType::TaskInstance);
         entities.iter().for_each(|entities| entities.heap.check_publications());

@@ -1,21 +1,30 @@
 //! Looking again: at joins that watch no task, because other transactions were about to end the parents.
 //!
 //! A commit that leaves such a row says so in shared memory. The next claim looks, and so does the next transaction that
-//! ends a task. Where the library is not preloaded, each of them asks the index, which costs as much as a look-up of a row.
+//! ends a task, whosever they are: before its commit, so that it holds locks for a short time only. What it decides is
+//! recorded for the owner of the tables. Where the library is not preloaded, each of them asks the index, which costs as
+//! much as a look-up of a row.
 
-use super::{exist, look};
+use super::look::{self, Question, Reach};
+use super::{exist, look_at_ended};
 use crate::endings::{self, Noted};
 use crate::entity::EntityType;
 use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::shared::Signals;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::monotonic;
-use crate::ffi::{session, shared, transaction, waiters};
-use crate::{memory, rights, signals};
+use crate::ffi::{member, session, shared, snapshot, transaction, waiters};
+use crate::joins::waits::Waits;
+use crate::{actor, memory, rights, signals};
 use std::sync::atomic::{AtomicI64, Ordering};
 
-/// How long a look that has left something is not repeated, unless a commit changes what it would find.
+/// How long a look that has left something is not repeated, unless a commit changes what it would find. In microseconds, as
+/// all times here.
 const PAUSE: i64 = 10_000;
+/// A look that took longer than this is not repeated for so many times as long, whatever commits: those who look do it for
+/// others.
+const LONG: i64 = 1_000;
+const REST_SHARE: i64 = 10;
 /// How often the joins are searched that watch a task which has ended.
 const SWEEP_INTERVAL: i64 = 10_000_000;
 
@@ -41,33 +50,100 @@ pub fn note(is_new: bool) {
     });
 }
 
-/// Whether it is time to look at the joins that watch no task. Then the caller looks.
-pub fn begin() -> bool {
-    let leaves = endings::read(|noted| noted.leaves_new).unwrap_or(false);
-    let Some(signals) = own() else { return true };
-    let count = signals.again_left.load(Ordering::SeqCst);
-    let is_due = is_pending(signals) && signals.again_pause.load(Ordering::SeqCst) <= monotonic();
-    if is_due && transaction::assigned_id().is_some() {
-        endings::with(|noted| _ = noted.looked.get_or_insert(count));
-    }
-    is_due || leaves
+/// Whether it is time to look at the joins that watch no task.
+fn is_due() -> bool {
+    let is_over = |time: &AtomicI64| time.load(Ordering::SeqCst) <= monotonic();
+    own().is_none_or(|signals| is_pending(signals) && is_over(&signals.again_pause) && is_over(&signals.again_rest))
 }
 
-/// Looks at the joins that watch no task, if it is time to. Before a claim, so that it finds what can run.
-pub fn look_again() {
-    let count = own().map(|signals| signals.again_left.load(Ordering::SeqCst));
-    if !begin() || !exist() {
+/// Looks at the joins that watch no task, if it is time to, so that the claim finds what can run. It decides where all
+/// parents have ended, and holds none of the others: the transaction of the claim can be long. In a block it can be longer
+/// still, so that nothing is decided before its commit.
+pub fn look_before_claim() {
+    let joins = ask_to_look();
+    if joins.is_empty() || transaction::is_block() {
         return;
     }
-    let role = session::user();
-    let has_found = transaction::with_latest_snapshots(|| {
-        rights::as_owner_of(EntityType::TaskInstance.relation(), || look::look(&[], Vec::new(), true, role))
-    });
+    let began = monotonic();
+    look_at(&joins, Reach::Claim);
+    rest_after(began);
+}
+
+/// Lets the commit look, if it is time to and there is anything to look at. Returns the joins that watch no task.
+fn ask_to_look() -> Vec<Uuid> {
+    let count = own().map(|signals| signals.again_left.load(Ordering::SeqCst));
+    if !is_due() || !exist() {
+        return Vec::new();
+    }
+    let joins = snapshot::with_newest(left_by_others);
     match (own(), count) {
-        // The look has written nothing that a rollback could undo.
-        (Some(signals), Some(count)) if !has_found => _ = signals.again_seen.fetch_max(count + 1, Ordering::SeqCst),
-        (Some(_), count) => endings::with(|noted| noted.looked = noted.looked.or(count)),
-        _ => {}
+        (Some(signals), Some(count)) if joins.is_empty() => {
+            _ = signals.again_seen.fetch_max(count + 1, Ordering::SeqCst)
+        }
+        _ if joins.is_empty() => {}
+        _ => endings::with(|noted| noted.looks_again = true),
+    }
+    joins
+}
+
+/// Looks before the commit, if this was asked for, or if the transaction has ended a task and it is time to.
+pub fn look_before_commit() {
+    let asked = |noted: &Noted| (noted.looks_again, noted.has_ended, noted.overdue.len());
+    let (is_asked, has_ended, overdue) = endings::read(asked).unwrap_or_default();
+    if !is_asked && overdue == 0 && !(has_ended && is_due()) {
+        return;
+    }
+    signals::entry().into_iter().for_each(transaction::mark);
+    let (began, count) = (monotonic(), own().map(|signals| signals.again_left.load(Ordering::SeqCst)));
+    endings::with(|noted| noted.looked = count);
+    let mut joins = endings::with(|noted| std::mem::take(&mut noted.overdue));
+    let left = transaction::with_latest_snapshots(left_by_others);
+    left.into_iter().for_each(|join| memory::push(&mut joins, join));
+    if !joins.is_empty() {
+        look_at(&joins, Reach::Commit);
+        rest_after(began);
+    }
+}
+
+/// Looks at joins of others, and at what ends by that, in the name of the owner of the tables.
+fn look_at(joins: &[Uuid], reach: Reach) {
+    let Some((_, role)) = member::relation(EntityType::TaskInstance.relation()) else { return };
+    let question = Question { ended: &[], joins: &[], left: joins, role, reach };
+    actor::during(role, || {
+        let has_changed = transaction::with_latest_snapshots(|| session::as_owner(role, || look::look(question)));
+        if reach == Reach::Commit {
+            if has_changed {
+                transaction::fire_deferred_triggers();
+            }
+            look_at_ended(role, reach);
+        }
+    });
+}
+
+/// Returns the joins that watch no task, but for those that this transaction leaves, by the active snapshot.
+fn left_by_others() -> Vec<Uuid> {
+    let own = transaction::assigned_id();
+    let waits = Waits::open();
+    let mut matches = waits.by_watched();
+    let mut joins = Vec::new();
+    waits.each_again(&mut matches, |wait| {
+        if wait.left_by() != own {
+            memory::push(&mut joins, wait.join);
+        }
+    });
+    matches.close();
+    waits.close();
+    joins.sort_unstable();
+    joins.dedup();
+    joins
+}
+
+/// Lets the next look wait if this one took long.
+fn rest_after(began: i64) {
+    let now = monotonic();
+    let took = now - began;
+    if took > LONG {
+        own().into_iter().for_each(|signals| signals.again_rest.store(now + took * REST_SHARE, Ordering::SeqCst));
     }
 }
 
@@ -91,20 +167,29 @@ pub fn report() {
     }
 }
 
-/// Notes that a prepared transaction has committed: what it has left is not known.
-pub fn note_commit_of_prepared() {
-    own().into_iter().for_each(|signals| _ = signals.again_left.fetch_add(1, Ordering::SeqCst));
+/// Whether the transaction, which is being prepared, has ended tasks, or leaves joins that watch none. Nothing here may fail.
+pub fn has_news() -> bool {
+    endings::read(|noted| noted.has_ended || noted.leaves_new || noted.leaves_old).unwrap_or(false)
 }
 
-/// Looks at all joins that watch no task or a task that has ended. Returns how many those are. For reap_claims().
+/// Notes that a prepared transaction with such news has committed: it can have been in the way of another one's look, too.
+pub fn note_commit_of_prepared() {
+    let Some(signals) = own() else { return };
+    signals.again_left.fetch_add(1, Ordering::SeqCst);
+    signals.again_pause.store(0, Ordering::SeqCst);
+    waiters::wake_all();
+}
+
+/// Lets the commit look at all joins that watch no task, or one that has ended. Returns how many of the latter there are; at
+/// most every 10 s it searches them. For reap_claims().
 #[pgrx::pg_extern(sql = false)]
 fn look_at_joins() -> i64 {
     rights::refuse_restricted_operation();
-    // A look leaves the transaction without its snapshot.
-    if transaction::has_fixed_snapshot() {
+    // Sessions wait for tasks on a standby, too.
+    if transaction::is_read_only() {
         return 0;
     }
-    look_again();
+    ask_to_look();
     let now = monotonic();
     let is_turn = |time: &AtomicI64| {
         let next = time.load(Ordering::Relaxed);
@@ -117,17 +202,12 @@ fn look_at_joins() -> i64 {
     if !is_turn || !exist() {
         return 0;
     }
-    let role = session::user();
-    transaction::with_latest_snapshots(|| {
-        rights::as_owner_of(EntityType::TaskInstance.relation(), || {
-            let joins = overdue();
-            let count = joins.len();
-            if count > 0 {
-                look::look(&[], joins, false, role);
-            }
-            count as i64
-        })
-    })
+    let overdue = rights::as_owner_of(EntityType::TaskInstance.relation(), overdue);
+    let count = overdue.len();
+    if count > 0 {
+        endings::with(|noted| noted.overdue = overdue);
+    }
+    count as i64
 }
 
 /// Returns the joins that watch a task which has ended, or was deleted.

@@ -8,15 +8,15 @@ use crate::entity::EntityType;
 use crate::ffi::guc;
 use crate::ffi::heap::Wait;
 use crate::ffi::jsonb::Jsonb;
-use crate::ffi::plan::{Plan, Rows};
-use crate::ffi::transaction;
+use crate::ffi::plan::Plan;
 use crate::ffi::trigger::Row;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::{text_array, text_datum};
+use crate::ffi::{subtransaction, transaction};
 use crate::joins::{Join, uuids_datum};
 use crate::managed::error_of;
 use crate::ready::{self, Ready};
-use crate::{memory, rights};
+use crate::{errors, memory, rights};
 use pg_workflow_state_machine::State;
 use pgrx::pg_sys::{self, Oid};
 use serde_json::json;
@@ -31,6 +31,16 @@ pub struct Decided {
     made: Vec<Transition>,
     /// That of each transition.
     metadata: Vec<Jsonb>,
+}
+
+/// How far a decision is written. In ascending order of what is left.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Settled {
+    All,
+    /// Other transactions have locked, or change, some of what it moves.
+    Busy,
+    /// An error has kept some from being moved.
+    Refused,
 }
 
 /// The parents because of which children end: some names, and how many there are.
@@ -60,27 +70,24 @@ impl Decided {
         Decided { role, ready: Vec::new(), entities: None, made: Vec::new(), metadata: Vec::new() }
     }
 
-    /// Lets the children be claimed that are queued and have a queue. Returns true: no other look is needed.
-    pub fn run(&mut self, join: &Join, tasks: &Tasks) -> bool {
+    /// Lets the children be claimed that are queued and have a queue.
+    pub fn run(&mut self, join: &Join, tasks: &Tasks) -> Settled {
         for child in &join.children {
             tasks.ready(*child).into_iter().for_each(|row| memory::push(&mut self.ready, row));
         }
-        true
+        Settled::All
     }
 
-    /// Moves the children that are queued to a state in which they end. Returns whether all are moved: another transaction
-    /// can have locked some.
-    pub fn end(&mut self, join: &Join, to: State, why: &Why, tasks: &Tasks) -> bool {
+    /// Moves the children that are queued to a state in which they end.
+    pub fn end(&mut self, join: &Join, to: State, why: &Why, tasks: &Tasks) -> Settled {
         let metadata = why.metadata(join, to);
         let mut rest = self.end_directly(join, to, metadata);
         rest.retain(|child| tasks.state(*child) == Some(State::Queued));
         if rest.is_empty() {
-            return true;
+            return Settled::All;
         }
         rest.sort_unstable();
-        let mut moved = move_by_statement(EntityType::TaskInstance, &rest, State::Queued, to, metadata, self.role);
-        moved.sort_unstable();
-        rest == moved
+        move_by_statement(EntityType::TaskInstance, &rest, [State::Queued, to], metadata, self.role, true)
     }
 
     /// Moves children by the direct path. Returns those that it cannot move.
@@ -124,29 +131,57 @@ impl Decided {
     }
 }
 
-/// Moves entities from a state by an UPDATE, which fires the triggers of others. Those that other transactions have locked
-/// stay. The IDs must be sorted. Returns those that it has moved.
+/// Moves entities from a state by an UPDATE, which fires the triggers of others. The IDs must be sorted. If a trigger refuses
+/// some, the others are moved one by one, and a WARNING tells: the end of a parent, and a claim, must not fail with them.
+/// `is_at_end`: of the transaction, so that deferred triggers refuse here, too.
 pub fn move_by_statement(
     kind: EntityType,
     ids: &[Uuid],
-    from: State,
-    to: State,
+    [from, to]: [State; 2],
     metadata: Jsonb,
     role: Oid,
-) -> Vec<Uuid> {
+    is_at_end: bool,
+) -> Settled {
+    let attempt = |ids: &[Uuid]| {
+        subtransaction::attempt(|| {
+            let moved = update(kind, ids, [from, to], metadata, role);
+            if is_at_end {
+                transaction::fire_deferred_triggers();
+            }
+            moved
+        })
+    };
+    let failure = match attempt(ids) {
+        Ok(moved) => return if moved == ids.len() { Settled::All } else { Settled::Busy },
+        Err(failure) => failure,
+    };
+    if let [id] = ids {
+        errors::refused_move(kind, *id, to, &failure);
+        return Settled::Refused;
+    }
+    let mut settled = Settled::All;
+    for id in ids {
+        settled = settled.max(move_by_statement(kind, &[*id], [from, to], metadata, role, is_at_end));
+    }
+    settled
+}
+
+/// Moves entities from a state. Those that other transactions have locked stay. Returns how many it has moved.
+fn update(kind: EntityType, ids: &[Uuid], [from, to]: [State; 2], metadata: Jsonb, role: Oid) -> usize {
     thread_local! {
-        static UPDATE: [Plan; 2] = [EntityType::DagRun, EntityType::TaskInstance].map(update);
+        static UPDATE: [Plan; 2] = [EntityType::DagRun, EntityType::TaskInstance].map(plan_of_update);
     }
     let values =
         [Some(uuids_datum(ids)), Some(text_array(vec![text_datum(from.as_str())])), Some(text_datum(to.as_str()))];
     let request = Request::new(memory::collect(ids.iter().copied()), metadata, None).by(role);
-    let moved = |rows: Rows| memory::collect((0..rows.len()).filter_map(|row| rows.uuid(row, 1)));
     call::during(Call::Transition(request), || {
-        guc::with_settings(rights::SETTINGS, || UPDATE.with(|plans| plans[kind as usize].run(&values, moved)))
+        guc::with_settings(rights::SETTINGS, || {
+            UPDATE.with(|plans| plans[kind as usize].run(&values, |rows| rows.len()))
+        })
     })
 }
 
-fn update(kind: EntityType) -> Plan {
+fn plan_of_update(kind: EntityType) -> Plan {
     let table = kind.table();
     Plan::new(
         format!(

@@ -5,7 +5,7 @@
 //! the lock of this parent until it commits: the transaction that ends it then sees that it is watched. If there is no such parent, it
 //! decides.
 
-use super::children::Decided;
+use super::children::{Decided, Settled};
 use super::tasks::Tasks;
 use super::{again, children, run_end};
 use crate::ffi::uuid::Uuid;
@@ -22,38 +22,68 @@ const MOST_TRIED: usize = 16;
 /// How many names of parents an event has.
 const MOST_NAMES: usize = 10;
 
-/// Looks at the joins that watch these tasks, at these joins, and, if `again`, at those that watch no task. Returns whether
-/// it has changed anything. The role must be the owner of the tables; `role` is the one that acts.
-pub fn look(ended: &[Uuid], joins: Vec<Uuid>, again: bool, role: Oid) -> bool {
+/// What a look may do.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Reach {
+    /// A claim follows: children can run, but nothing ends, and no parent is held.
+    Claim,
+    /// The transaction is about to be prepared, and keeps its locks: no parent is held.
+    Prepare,
+    Commit,
+}
+
+/// What a look is about.
+pub struct Question<'a> {
+    /// It looks at the joins that watch these tasks, which are in ascending order.
+    pub ended: &'a [Uuid],
+    /// And at these joins.
+    pub joins: &'a [Uuid],
+    /// And at these, which others have left: if it leaves them, too, another session looks.
+    pub left: &'a [Uuid],
+    /// The role that acts.
+    pub role: Oid,
+    pub reach: Reach,
+}
+
+/// Why a look is at a join.
+#[derive(Clone, Copy, PartialEq)]
+enum Cause {
+    /// It watches a task that has ended, and nothing else is known of it.
+    Ended,
+    Asked,
+    Left,
+}
+
+/// Looks. Returns whether it has changed anything. The role must be the owner of the tables.
+pub fn look(question: Question) -> bool {
     transaction::next_command();
-    let found = snapshot::with_latest(|| find(ended, joins, again));
+    let found = snapshot::with_latest(|| find(&question));
     if found.is_empty() {
         return false;
     }
     let table = Joins::open();
     let mut locked = Vec::new();
-    for (join, is_known) in found {
+    for (join, cause) in found {
         match table.try_lock(join) {
-            Tried::Locked(join) => memory::push(&mut locked, (join, is_known)),
+            Tried::Locked(join) => memory::push(&mut locked, (join, cause)),
+            Tried::Busy if cause == Cause::Left => again::note(false),
             // The transaction that has locked it may not see what this transaction has ended.
-            Tried::Busy if is_known => {
+            Tried::Busy => {
                 again::note(true);
                 waits::insert_unlocked(&Wait::again(join, i32::MAX));
             }
-            // It watches no task, or the next sweep finds it.
-            Tried::Busy => again::note(false),
             Tried::Gone => {}
         }
     }
     table.close();
     transaction::next_command();
     // Those that decide: their children, and what becomes of them.
-    let mut decided = Decided::new(role);
+    let mut decided = Decided::new(question.role);
     snapshot::with_latest(|| {
         let (tasks, waits) = (Tasks::open(), Waits::open());
-        let mut look = Look { tasks, waits, new: Vec::new() };
-        for (join, is_known) in &locked {
-            look.at(join, is_known.then_some(ended), &mut decided);
+        let mut look = Look { tasks, waits, new: Vec::new(), reach: question.reach };
+        for (join, cause) in &locked {
+            look.at(join, (*cause == Cause::Ended).then_some(question.ended), &mut decided);
         }
         let Look { tasks, waits, new, .. } = look;
         waits.insert(&new);
@@ -64,23 +94,21 @@ pub fn look(ended: &[Uuid], joins: Vec<Uuid>, again: bool, role: Oid) -> bool {
     true
 }
 
-/// Returns the joins to look at, exactly once each, and whether it watches the ended tasks, and nothing else is known of it.
-fn find(ended: &[Uuid], joins: Vec<Uuid>, again: bool) -> BTreeMap<Uuid, bool> {
+/// Returns the joins to look at, exactly once each.
+fn find(question: &Question) -> BTreeMap<Uuid, Cause> {
     let mut found = BTreeMap::new();
     let waits = Waits::open();
     let mut matches = waits.by_watched();
-    for task in ended {
+    for task in question.ended {
         matches.find(*task, *task);
         while let Some((row, _)) = matches.next() {
-            found.insert(waits.read(&row).join, true);
+            found.insert(waits.read(&row).join, Cause::Ended);
         }
-    }
-    if again {
-        waits.each_again(&mut matches, |wait| _ = found.insert(wait.join, false));
     }
     matches.close();
     waits.close();
-    found.extend(joins.into_iter().map(|join| (join, false)));
+    found.extend(question.joins.iter().map(|join| (*join, Cause::Asked)));
+    found.extend(question.left.iter().map(|join| (*join, Cause::Left)));
     found
 }
 
@@ -98,6 +126,7 @@ struct Look {
     tasks: Tasks,
     waits: Waits,
     new: Vec<Wait>,
+    reach: Reach,
 }
 
 impl Look {
@@ -147,11 +176,11 @@ impl Look {
             }
             let bound = *bound.get_or_insert(place);
             let is_watched = rows.iter().any(|row| row.wait.watched == task);
-            if is_watched || self.tasks.hold(task) {
+            if is_watched || self.hold(task) {
                 return Some(Wait { watched: task, join: join.id, bound });
             }
             tried += 1;
-            if tried == MOST_TRIED {
+            if tried == MOST_TRIED || self.reach != Reach::Commit {
                 break;
             }
         }
@@ -183,13 +212,16 @@ impl Look {
             }
             return;
         }
+        if self.leaves(&rows) {
+            return;
+        }
         self.waits.delete(&past);
         let is_watched = |task: &Uuid| left.iter().any(|row| row.wait.watched == *task);
         let unwatched = join.parents.iter().filter(|task| !self.tasks.has_ended(**task) && !is_watched(task));
         let mut new = Vec::new();
         for task in unwatched {
             let wait = Wait { watched: *task, join: join.id, bound: join.last_place() };
-            let is_held = self.tasks.hold(*task);
+            let is_held = self.hold(*task);
             memory::push(&mut new, if is_held { wait } else { Wait::again(join.id, join.last_place()) });
         }
         let mut has_again = false;
@@ -198,6 +230,16 @@ impl Look {
             again::note(!past.iter().any(|row| row.wait.is_again()));
         }
         new.into_iter().for_each(|wait| memory::push(&mut self.new, wait));
+    }
+
+    /// Holds a task, unless the transaction may last. Returns whether it does.
+    fn hold(&self, task: Uuid) -> bool {
+        self.reach == Reach::Commit && self.tasks.hold(task)
+    }
+
+    /// Whether the rows of an undecided join stay: another session looks at it, which can hold a parent.
+    fn leaves(&self, rows: &[Stored]) -> bool {
+        self.reach != Reach::Commit && rows.iter().any(|row| row.wait.is_again())
     }
 
     fn ends(&self, parents: &[Uuid]) -> Ends {
@@ -218,13 +260,18 @@ impl Look {
 
     /// Decides what becomes of the children. Returns a row if another look is needed.
     fn decide(&mut self, join: &Join, ends: &Ends, decided: &mut Decided) -> Option<Wait> {
+        let again = Wait::again(join.id, join.last_place());
+        let fate = join.rule.fate(ends.counts);
+        if self.reach == Reach::Claim && (join.is_of_run() || fate != Fate::Run) {
+            return Some(again);
+        }
         if join.is_of_run() {
-            return run_end::end(join, &self.tasks, decided.role);
+            return run_end::end(join, |task| self.hold(task), decided.role);
         }
         let names =
             |tasks: &[Uuid]| memory::collect(tasks.iter().take(MOST_NAMES).filter_map(|task| self.tasks.name(*task)));
-        let is_settled = match join.rule.fate(ends.counts) {
-            Fate::Undecided => return Some(Wait::again(join.id, join.last_place())),
+        let settled = match fate {
+            Fate::Undecided => return Some(again),
             Fate::Run => decided.run(join, &self.tasks),
             Fate::Fail => {
                 let why = children::Why { names: names(&ends.failed), count: ends.failed.len() };
@@ -235,11 +282,18 @@ impl Look {
                 decided.end(join, State::Skipped, &why, &self.tasks)
             }
         };
-        (!is_settled).then(|| Wait::again(join.id, join.last_place()))
+        match settled {
+            Settled::All => None,
+            Settled::Busy => Some(again),
+            Settled::Refused => Some(refused(join)),
+        }
     }
 
     /// Replaces the rows of a join by one.
     fn replace(&mut self, rows: Vec<Stored>, wait: Wait) {
+        if self.leaves(&rows) {
+            return;
+        }
         if wait.is_again() {
             again::note(!rows.iter().any(|row| row.wait.is_again()));
         }
@@ -253,4 +307,10 @@ impl Look {
         self.waits.delete(&rows);
         memory::push(&mut self.new, wait);
     }
+}
+
+/// Returns the row of a join whose decision cannot be written, for example because a trigger of others refuses it: it watches
+/// a task that has ended, so that only the next sweep looks again.
+pub fn refused(join: &Join) -> Wait {
+    Wait { watched: join.parents.first().copied().unwrap_or(join.id), join: join.id, bound: join.last_place() }
 }

@@ -1,7 +1,7 @@
 //! A run with dependencies begins with its first claim, and ends when its tasks have ended.
 
-use super::children::move_by_statement;
-use super::tasks::Tasks;
+use super::children::{Settled, move_by_statement};
+use super::look::refused;
 use crate::append::Words;
 use crate::direct::{Current, Entities, Move, Step};
 use crate::entity::EntityType;
@@ -31,12 +31,12 @@ struct Summary {
 }
 
 /// Ends a run whose tasks have ended. Returns a row if not all have, or if another look is needed.
-pub fn end(join: &Join, tasks: &Tasks, role: Oid) -> Option<Wait> {
+pub fn end(join: &Join, hold: impl Fn(Uuid) -> bool, role: Oid) -> Option<Wait> {
     let summary = summary(join.run)?;
     if let Some(task) = summary.unended {
         let again = Wait::again(join.id, join.last_place());
         // It can be a task that was created without dependencies, or one that runs again.
-        return Some(if tasks.hold(task) { Wait { watched: task, ..again } } else { again });
+        return Some(if hold(task) { Wait { watched: task, ..again } } else { again });
     }
     let Summary { state, has_success, failed, names, .. } = summary;
     let (to, metadata) = match (failed, has_success) {
@@ -55,8 +55,10 @@ pub fn end(join: &Join, tasks: &Tasks, role: Oid) -> Option<Wait> {
     };
     let mut from = state;
     for step in steps {
-        if !advance(join.run, from, *step, metadata, role) {
-            return Some(Wait::again(join.id, join.last_place()));
+        match advance(join.run, [from, *step], metadata, role, true) {
+            Settled::All => {}
+            Settled::Busy => return Some(Wait::again(join.id, join.last_place())),
+            Settled::Refused => return Some(refused(join)),
         }
         from = *step;
     }
@@ -96,15 +98,15 @@ fn summary(run: Uuid) -> Option<Summary> {
     LOOK_UP.with(|plan| plan.run(&[Some(run.as_datum())], read))
 }
 
-/// Moves a run. Returns false if another transaction has locked it, or changes it.
-fn advance(run: Uuid, from: State, to: State, metadata: Jsonb, role: Oid) -> bool {
+/// Moves a run.
+fn advance(run: Uuid, [from, to]: [State; 2], metadata: Jsonb, role: Oid, is_at_end: bool) -> Settled {
     let directly = Entities::open(EntityType::DagRun).and_then(|entities| {
         entities.heap.check_publications();
         let decide = |_: &Row, current: Current| (current.state == from).then(|| Move::by_hand(to, None));
         let step = entities.transition(run, heap::Wait::Never, decide);
         let (made, result) = match step {
-            Step::Made(made, _) => (Some(made), Some(true)),
-            Step::Locked => (None, Some(false)),
+            Step::Made(made, _) => (Some(made), Some(Settled::All)),
+            Step::Locked => (None, Some(Settled::Busy)),
             Step::Unexpected | Step::Concurrent => (None, None),
         };
         entities.record_by(role, made.as_slice(), &[], |_| Words { metadata, request_id: None });
@@ -112,7 +114,7 @@ fn advance(run: Uuid, from: State, to: State, metadata: Jsonb, role: Oid) -> boo
     });
     directly.unwrap_or_else(|| {
         let kind = EntityType::DagRun;
-        rights::as_owner_of(kind.relation(), || !move_by_statement(kind, &[run], from, to, metadata, role).is_empty())
+        rights::as_owner_of(kind.relation(), || move_by_statement(kind, &[run], [from, to], metadata, role, is_at_end))
     })
 }
 
@@ -128,7 +130,8 @@ pub fn start(run: Uuid, role: Oid) {
     if has_join {
         let kind = EntityType::DagRun;
         rights::as_owner_of(kind.relation(), || {
-            advance(run, State::Queued, State::Running, Jsonb::object_of("reason", "task_claimed"), role)
+            let why = Jsonb::object_of("reason", "task_claimed");
+            advance(run, [State::Queued, State::Running], why, role, false);
         });
     }
 }

@@ -1,5 +1,6 @@
 //! Raising errors and writing to the log.
 
+use super::transaction::Failure;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 use serde_json::Value;
@@ -24,6 +25,21 @@ pub fn raise(code: PgSqlErrorCode, message: &str, detail: &Value, hint: &str) ->
     unreachable!("ThrowErrorData returned from an ERROR")
 }
 
+/// Raises an error that was caught: PostgreSQL has forgotten it by then.
+pub fn raise_again(failure: &Failure) -> ! {
+    let mut data = pg_sys::ErrorData {
+        elevel: PgLogLevel::ERROR as i32,
+        sqlerrcode: failure.code as i32,
+        message: to_palloc(&failure.message),
+        filename: c"pg_workflow".as_ptr(),
+        funcname: c"pg_workflow".as_ptr(),
+        ..Default::default()
+    };
+    // SAFETY: as above.
+    unsafe { pg_sys::ThrowErrorData(&mut data) };
+    unreachable!("ThrowErrorData returned from an ERROR")
+}
+
 /// Copies a text to PostgreSQL's memory, which is freed after the error: no Rust destructor runs then.
 fn to_palloc(text: &str) -> *mut std::ffi::c_char {
     let text = CString::new(text.replace('\0', "")).unwrap_or_default();
@@ -36,4 +52,9 @@ pub fn log(message: &str, hint: &str) {
     ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message.to_owned(), "pg_workflow")
         .set_hint(hint.to_owned())
         .report(PgLogLevel::LOG);
+}
+
+/// Tells the client, and the log, of an error that the caller survives.
+pub fn warn(code: PgSqlErrorCode, message: &str, hint: &str) {
+    ErrorReport::new(code, message.to_owned(), "pg_workflow").set_hint(hint.to_owned()).report(PgLogLevel::WARNING);
 }

@@ -38,6 +38,7 @@ pub mod session;
 pub mod shared;
 mod signs;
 pub mod snapshot;
+pub mod subtransaction;
 pub mod table_cache;
 pub mod transaction;
 pub mod trigger;

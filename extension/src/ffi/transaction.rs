@@ -38,11 +38,19 @@ pub fn register(on_end: OnEnd) {
 }
 
 /// The callback before the end.
-static BEFORE_END: OnceLock<fn()> = OnceLock::new();
+static BEFORE_END: OnceLock<fn(Ending)> = OnceLock::new();
+
+/// How a transaction is about to end.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Ending {
+    Commit,
+    /// It keeps its locks, perhaps for long.
+    Prepare,
+}
 
 /// Registers a callback that runs before each commit and each PREPARE TRANSACTION, where the transaction can still write
 /// and fail. After `register`: the last one that was registered is called first.
-pub fn register_before_end(before_end: fn()) {
+pub fn register_before_end(before_end: fn(Ending)) {
     BEFORE_END.get_or_init(|| before_end);
     // SAFETY: the function is never unloaded.
     unsafe { pg_sys::RegisterXactCallback(Some(before_end_of_transaction), std::ptr::null_mut()) };
@@ -50,9 +58,12 @@ pub fn register_before_end(before_end: fn()) {
 
 #[pgrx::pg_guard]
 extern "C-unwind" fn before_end_of_transaction(event: XactEvent::Type, _argument: *mut c_void) {
-    if event == XactEvent::XACT_EVENT_PRE_COMMIT || event == XactEvent::XACT_EVENT_PRE_PREPARE {
-        BEFORE_END.get().into_iter().for_each(|before_end| before_end());
-    }
+    let ending = match event {
+        XactEvent::XACT_EVENT_PRE_COMMIT => Ending::Commit,
+        XactEvent::XACT_EVENT_PRE_PREPARE => Ending::Prepare,
+        _ => return,
+    };
+    BEFORE_END.get().into_iter().for_each(|before_end| before_end(ending));
 }
 
 /// Runs `work` with a snapshot of now, as in a transaction that may write and in which each statement has a snapshot of its
@@ -200,7 +211,7 @@ extern "C-unwind" fn at_end(event: XactEvent::Type, _argument: *mut c_void) {
 
 /// Why a transaction was rolled back.
 pub struct Failure {
-    code: PgSqlErrorCode,
+    pub code: PgSqlErrorCode,
     pub message: String,
 }
 
@@ -242,7 +253,8 @@ pub fn run<R>(work: impl FnOnce() -> R) -> Result<R, Failure> {
     result
 }
 
-fn failure(error: &pg_sys::panic::CaughtError) -> Failure {
+/// Returns what an error says.
+pub fn failure(error: &pg_sys::panic::CaughtError) -> Failure {
     use pg_sys::panic::CaughtError::{ErrorReport, PostgresError, RustPanic};
     let (PostgresError(report) | ErrorReport(report) | RustPanic { ereport: report, .. }) = error;
     Failure { code: report.sql_error_code(), message: report.message().to_owned() }

@@ -55,6 +55,11 @@ impl Wait {
     pub fn is_again(&self) -> bool {
         self.watched.0.starts_with(&NO_TASK)
     }
+
+    /// Returns the number of the transaction that has left this row, which watches no task.
+    pub fn left_by(&self) -> Option<u64> {
+        self.watched.0[8..].try_into().ok().map(u64::from_be_bytes)
+    }
 }
 
 /// The table, open until the transaction ends.

@@ -4,7 +4,6 @@ use super::enqueue;
 use pg_workflow_tests::*;
 use postgres::Client;
 use postgres::error::SqlState;
-use std::sync::{Arc, Mutex};
 
 const WAIT: &str = "CALL workflow.wait_for_tasks('{nowhere}', '0')";
 
@@ -18,19 +17,6 @@ fn lose_claims(client: &mut Client, count: usize) {
 fn held(client: &mut Client) -> Vec<String> {
     let sql = "SELECT task_id FROM workflow.claims ORDER BY task_id";
     client.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect()
-}
-
-/// A session, and the warnings that it gets.
-fn connect_with_warnings(db: &Db) -> (Client, Arc<Mutex<Vec<String>>>) {
-    let warnings = Arc::new(Mutex::new(Vec::new()));
-    let of_session = warnings.clone();
-    let mut config: postgres::Config = db.url().parse().unwrap();
-    config.notice_callback(move |notice| {
-        if notice.severity() == "WARNING" {
-            of_session.lock().unwrap().push(notice.message().to_owned());
-        }
-    });
-    (config.connect(postgres::NoTls).unwrap(), warnings)
 }
 
 #[test]

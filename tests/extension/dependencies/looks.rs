@@ -4,7 +4,7 @@ use super::*;
 use serde_json::json;
 use xtask::stack::postgres::PRELOADED;
 
-fn two_parents(client: &mut Client) -> Graph {
+pub fn two_parents(client: &mut Client) -> Graph {
     let graph = Graph::create(client, &["a", "b", "c"], json!({"c": ["a", "b"]}), json!({}));
     graph.move_to(client, "a", &["running"]);
     graph.move_to(client, "b", &["running"]);
