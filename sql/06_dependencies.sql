@@ -35,6 +35,29 @@ AS 'MODULE_PATHNAME', 'add_dependencies_wrapper';
 COMMENT ON FUNCTION workflow.add_dependencies(uuid, text[], text[], text) IS
 'Lets each task in children wait for each task in parents, beside those that it waits for, and returns how many of these dependencies are new. Both are names of tasks of the run. trigger_rule: how all parents of the children must have ended; null: as before, for a task without parents all_success. A child must be queued: without dependencies, or still waiting. The run then ends itself. Errors: P0002 no such run, 22023 bad argument, a cycle or an unknown task, 55000 the run has ended, or a child may run already, was started or has ended, 25001 REPEATABLE READ or SERIALIZABLE.';
 
+CREATE FUNCTION workflow.rerun_tasks(
+    dag_run_id uuid,
+    tasks      text[] DEFAULT NULL,
+    downstream boolean DEFAULT true,
+    dry_run    boolean DEFAULT false
+)
+RETURNS TABLE (id uuid, task_id text, old_state text, new_state text, is_ready boolean)
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+-- Without settings, as create_task_instances().
+AS 'MODULE_PATHNAME', 'rerun_tasks_wrapper';
+COMMENT ON FUNCTION workflow.rerun_tasks(uuid, text[], boolean, boolean) IS
+'Runs failed tasks of a run again, and returns them. tasks: their names; null: all that failed. downstream: also those that never ran because of them. The tasks wait for their parents again; is_ready: none has to. A failed run is running again, and ends itself. dry_run: changes nothing. Errors: P0002 no such run, 22023 bad argument or unknown task, 55000 the run succeeded or was skipped, a task did not fail, or would fail again at once, 25001 REPEATABLE READ or SERIALIZABLE.';
+
+CREATE FUNCTION workflow.is_before_attempt(state text, start_date timestamptz)
+RETURNS boolean
+-- Without settings of its own, so that it becomes part of the query that calls it.
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT state OPERATOR(pg_catalog.=) 'queued' OR (state OPERATOR(pg_catalog.=) 'retrying' AND start_date IS NULL)
+$$;
+COMMENT ON FUNCTION workflow.is_before_attempt(text, timestamptz) IS
+'Internal: returns whether a task had no attempt since it was created, or since rerun_tasks() put it back. It waits while its row of joins is undecided.';
+
 CREATE FUNCTION workflow.dag_run_graph(dag_run_id uuid)
 RETURNS TABLE (join_id uuid, trigger_rule text, parents text[], children text[], is_decided boolean)
 LANGUAGE plpgsql STABLE PARALLEL SAFE
@@ -70,11 +93,12 @@ AS $$
 DECLARE
     task record;
 BEGIN
-    SELECT t.join_id, t.state INTO task FROM workflow.task_instances AS t WHERE t.id = why_waiting.id;
+    SELECT t.join_id, workflow.is_before_attempt(t.state, t.start_date) AS is_before_attempt INTO task
+    FROM workflow.task_instances AS t WHERE t.id = why_waiting.id;
     IF NOT FOUND THEN
         PERFORM workflow.refuse_missing('task_instance', id::text, 'say why it waits');
     END IF;
-    IF task.state = 'queued' AND EXISTS (SELECT FROM workflow.waits AS w WHERE w.join_id = task.join_id) THEN
+    IF task.is_before_attempt AND EXISTS (SELECT FROM workflow.waits AS w WHERE w.join_id = task.join_id) THEN
         RETURN QUERY
             SELECT p.id, p.task_id, p.state, p.updated_at
             FROM workflow.joins AS j
@@ -99,7 +123,7 @@ SELECT
 FROM workflow.joins AS j
 CROSS JOIN LATERAL pg_catalog.unnest(j.children) AS c (id)
 JOIN workflow.task_instances AS t ON t.id OPERATOR(pg_catalog.=) c.id
-WHERE t.state OPERATOR(pg_catalog.=) 'queued'
+WHERE workflow.is_before_attempt(t.state, t.start_date)
     AND EXISTS (SELECT FROM workflow.waits AS w WHERE w.join_id OPERATOR(pg_catalog.=) j.id);
 COMMENT ON VIEW workflow.waiting IS 'Tasks that wait for others. See why_waiting() for which.';
 COMMENT ON COLUMN workflow.waiting.id IS 'task instance';

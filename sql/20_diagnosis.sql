@@ -42,7 +42,7 @@ AS $$
             WHERE p.dag_run_id OPERATOR(pg_catalog.=) t.dag_run_id AND p.task_instance_id OPERATOR(pg_catalog.=) t.id
                 AND (d.is_paused OR workflow.is_finished(u.state)))
         -- It waits for others. One look-up for each task: a join could be planned as a loop over all.
-        AND (t.join_id IS NULL OR t.state OPERATOR(pg_catalog.<>) 'queued'
+        AND (t.join_id IS NULL OR NOT workflow.is_before_attempt(t.state, t.start_date)
             OR NOT EXISTS (SELECT FROM workflow.waits AS w WHERE w.join_id OPERATOR(pg_catalog.=) t.join_id OFFSET 0))
 $$;
 COMMENT ON FUNCTION workflow.unclaimable_tasks() IS

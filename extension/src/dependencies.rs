@@ -13,6 +13,7 @@ mod creation;
 mod cycle;
 mod graph;
 mod look;
+mod rerun;
 mod returned;
 mod run_end;
 mod tasks;

@@ -154,7 +154,8 @@ impl Entities {
             }
             let Fixed { parent, task_id, .. } = Fixed::of(&row, columns);
             let (task_id, version) = (task_id.map(memory::copy), managed.version + 1);
-            let ready = Ready::of(&row, columns, to, version, given.not_before);
+            let is_before_attempt = ready::is_before_attempt(to, managed.start_date);
+            let ready = Ready::of(&row, columns, to, is_before_attempt, version, given.not_before);
             Step::Made(append::Transition { id, parent, task_id, from, to, version, changed_at }, ready)
         });
         found.release();

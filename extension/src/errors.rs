@@ -159,6 +159,48 @@ pub fn run_has_ended(run: Uuid, state: State) -> ! {
     )
 }
 
+/// 55000: a run that succeeded or was skipped is to run again.
+pub fn run_is_final(run: Uuid, state: State) -> ! {
+    raise(
+        Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        &format!("cannot rerun tasks of dag_run {run}: it is {state}, which is final"),
+        &json!({ "entity_type": "dag_run", "entity_id": run.to_string(), "state": state.as_str() }),
+        "Create another run.",
+    )
+}
+
+/// 55000: a task that did not fail is to run again.
+pub fn has_not_failed(task: Uuid, name: &str, state: State) -> ! {
+    let name = cut(name);
+    let hint = if state.is_terminal() {
+        "A task that succeeded or was skipped is final. Create another task, or another run."
+    } else {
+        "Only a task that failed runs again. Wait until this one has ended."
+    };
+    raise(
+        Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        &format!("cannot rerun task \"{name}\": it is {state}"),
+        &json!({
+            "entity_type": "task_instance", "entity_id": task.to_string(), "task_id": name, "state": state.as_str(),
+        }),
+        hint,
+    )
+}
+
+/// 55000: a task is to run again whose parents do not let it.
+pub fn would_fail_again(task: Uuid, name: &str, parents: &[&str]) -> ! {
+    let name = cut(name);
+    let parents: Vec<&str> = parents.iter().map(|parent| cut(parent)).collect();
+    raise(
+        Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        &format!("cannot rerun task \"{name}\": its parents would not let it run"),
+        &json!({
+            "entity_type": "task_instance", "entity_id": task.to_string(), "task_id": name, "parents": parents,
+        }),
+        "Rerun the parents that failed, too.",
+    )
+}
+
 /// 55000: a task can depend on no more tasks: it may run already, was started, or has ended.
 pub fn takes_no_dependencies(task: Uuid, name: &str, state: State) -> ! {
     let name = cut(name);

@@ -15,6 +15,8 @@ pub struct Given<'a> {
     pub not_before: Option<i64>,
     /// Whether the attempt that ends does not count against max_tries.
     pub is_uncounted: bool,
+    /// Whether rerun_tasks() puts the task back: it has had no attempt since.
+    pub is_put_back: bool,
 }
 
 /// The same, for as long as a call lasts.
@@ -24,19 +26,20 @@ pub struct Kept {
     lease_expires_at: Option<i64>,
     not_before: Option<i64>,
     is_uncounted: bool,
+    is_put_back: bool,
 }
 
 impl Given<'_> {
     pub fn keep(self) -> Kept {
-        let Given { worker, lease_expires_at, not_before, is_uncounted } = self;
-        Kept { worker: worker.map(memory::copy), lease_expires_at, not_before, is_uncounted }
+        let Given { worker, lease_expires_at, not_before, is_uncounted, is_put_back } = self;
+        Kept { worker: worker.map(memory::copy), lease_expires_at, not_before, is_uncounted, is_put_back }
     }
 }
 
 impl Kept {
     pub fn given(&self) -> Given<'_> {
-        let Kept { ref worker, lease_expires_at, not_before, is_uncounted } = *self;
-        Given { worker: worker.as_deref(), lease_expires_at, not_before, is_uncounted }
+        let Kept { ref worker, lease_expires_at, not_before, is_uncounted, is_put_back } = *self;
+        Given { worker: worker.as_deref(), lease_expires_at, not_before, is_uncounted, is_put_back }
     }
 }
 

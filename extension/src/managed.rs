@@ -49,6 +49,7 @@ impl<'a> Managed<'a> {
                 after.try_number = self.try_number.map(|tries| tries + 1);
             }
             State::Queued => after = after.without_attempt(),
+            State::Retrying if given.is_put_back => after = after.without_attempt(),
             _ if before.ends(from, to) => {
                 // The clock may have been set back since the start.
                 let end = before.start_date.map_or(now, |start| start.max(now));

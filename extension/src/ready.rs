@@ -77,21 +77,27 @@ impl ReadyColumns {
 
 impl Ready {
     /// Returns the row of a task at a version, from now on; `None` if no queue has it, or if it does not wait for a worker.
-    pub fn of(row: &Row, columns: &Columns, state: State, version: i64, not_before: Option<i64>) -> Option<Ready> {
+    pub fn of(
+        row: &Row,
+        columns: &Columns,
+        state: State,
+        is_before_attempt: bool,
+        version: i64,
+        not_before: Option<i64>,
+    ) -> Option<Ready> {
         row.i32(columns.task?.claim?.queue_id).filter(|_| waits(state))?;
         let join = columns.task?.join_id.and_then(|column| row.uuid(column));
-        // A retry was allowed to run before, or was made by hand.
-        if state == State::Queued && join.is_some_and(joins::waits::is_waiting) {
+        if is_before_attempt && join.is_some_and(joins::waits::is_waiting) {
             return None;
         }
         Ready::of_allowed(row, columns, version, not_before)
     }
 
-    /// Returns the row of a task that is queued and may run, whatever it depends on.
-    pub fn of_queued(row: &Row, columns: &Columns) -> Option<Ready> {
+    /// Returns the row of a task that has waited for others, and may run now.
+    pub fn of_released(row: &Row, columns: &Columns) -> Option<Ready> {
         let claim = columns.task?.claim?;
         let state: State = row.text(columns.state)?.parse().ok()?;
-        (state == State::Queued).then_some(())?;
+        is_before_attempt(state, row.i64(columns.start_date)).then_some(())?;
         Ready::of_allowed(row, columns, row.i64(columns.version)?, row.i64(claim.not_before))
     }
 
@@ -120,13 +126,20 @@ impl Ready {
         }
         let state = new.text(columns.state)?.parse().ok()?;
         let (version, not_before) = (new.i64(columns.version)?, new.i64(claim.not_before));
-        Ready::of(new, columns, state, version, not_before)
+        let is_before_attempt = is_before_attempt(state, new.i64(columns.start_date));
+        Ready::of(new, columns, state, is_before_attempt, version, not_before)
     }
 }
 
 /// Returns the time from which a task can be claimed that begins to wait now.
 pub fn ready_at(not_before: Option<i64>, now: i64) -> i64 {
     not_before.map_or(now, |time| time.max(now))
+}
+
+/// Whether a task waits for others as long as its join is undecided: it has had no attempt since it was created, or since
+/// rerun_tasks() put it back. A retry was allowed to run before, or was made by hand.
+pub fn is_before_attempt(state: State, start_date: Option<i64>) -> bool {
+    state == State::Queued || (state == State::Retrying && start_date.is_none())
 }
 
 /// Whether a task in this state can be claimed.

@@ -6,6 +6,8 @@ mod creation;
 mod fates;
 mod looks;
 mod property;
+mod rerun;
+mod rerun_property;
 mod runs;
 
 use pg_workflow_tests::*;

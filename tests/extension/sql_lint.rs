@@ -7,6 +7,7 @@ use xtask::setup::pypi::SQL_LINTER;
 /// qualified.
 const INLINED: &[&str] = &[
     "workflow.overdue_waits()",
+    "workflow.is_before_attempt(state text,start_date timestamptz)",
     "workflow.pause_dag(id uuid)",
     "workflow.unpause_dag(id uuid)",
     "workflow.latest_dag_run(dag_id uuid)",

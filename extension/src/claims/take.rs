@@ -300,7 +300,8 @@ impl<'a> Taking<'a> {
             {
                 return None;
             }
-            if current.state == State::Queued && task_columns.join_id.is_some_and(|join| waits(row.uuid(join))) {
+            let is_before_attempt = ready::is_before_attempt(current.state, current.start_date);
+            if is_before_attempt && task_columns.join_id.is_some_and(|join| waits(row.uuid(join))) {
                 return None;
             }
             let run = row.uuid(entities.columns.parent)?;
@@ -427,13 +428,13 @@ fn waits(join: Option<Uuid>) -> bool {
     join.is_some_and(joins::waits::waits)
 }
 
-/// Whether a queued task waits for others.
+/// Whether a task waits for others.
 fn waits_by_statement(task: Uuid) -> bool {
     thread_local! {
         static LOOK_UP: Plan = Plan::new(
             "SELECT FROM workflow.task_instances AS t \
              JOIN workflow.waits AS w ON w.join_id OPERATOR(pg_catalog.=) t.join_id \
-             WHERE t.id OPERATOR(pg_catalog.=) $1 AND ARRAY[t.state] OPERATOR(pg_catalog.=) '{queued}' LIMIT 1"
+             WHERE t.id OPERATOR(pg_catalog.=) $1 AND workflow.is_before_attempt(t.state, t.start_date) LIMIT 1"
                 .to_owned(),
             &[pg_sys::UUIDOID],
         );

@@ -44,7 +44,7 @@ fn add_dependencies(
     rights::as_owner_of(joins::TABLE, || add(run, &parents, &children, rule))
 }
 
-fn names(argument: &str, names: Option<Array<'_, &'_ str>>) -> BTreeSet<String> {
+pub fn names(argument: &str, names: Option<Array<'_, &'_ str>>) -> BTreeSet<String> {
     args::array(argument, names).iter().map(|name| memory::copy(args::not_null(argument, name))).collect()
 }
 
@@ -158,7 +158,7 @@ fn let_run_wait(run: Uuid) {
 }
 
 /// Locks the run, and returns its state; `None` if there is none.
-fn lock_run(run: Uuid) -> Option<State> {
+pub fn lock_run(run: Uuid) -> Option<State> {
     thread_local! {
         static LOCK: Plan = Plan::new(
             "SELECT r.state FROM workflow.dag_runs AS r WHERE r.id OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE".to_owned(),
@@ -275,7 +275,7 @@ fn remove_ready(tasks: &[Uuid]) {
     REMOVE.with(|plan| plan.run(&[Some(uuids_datum(tasks))], |_| ()));
 }
 
-fn refuse_unknown(argument: &str, name: &str) -> ! {
+pub fn refuse_unknown(argument: &str, name: &str) -> ! {
     let name = errors::cut(name);
     errors::invalid(
         &format!("{argument} has task \"{name}\", which the run does not have"),

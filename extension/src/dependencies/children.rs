@@ -43,6 +43,9 @@ pub enum Settled {
     Refused,
 }
 
+/// The states of tasks that have not begun.
+const SOURCES: [State; 2] = [State::Queued, State::Retrying];
+
 /// The parents because of which children end: some names, and how many there are.
 pub struct Why {
     pub names: Vec<String>,
@@ -50,18 +53,25 @@ pub struct Why {
 }
 
 impl Why {
-    fn metadata(&self, join: &Join, to: State) -> Jsonb {
+    /// Returns the metadata of a child that ends. `fate`: the state that the rule gives it; `to`: the one that it gets.
+    fn metadata(&self, join: &Join, fate: State, to: State) -> Jsonb {
         let rule = join.rule.as_str();
         let more = self.count - self.names.len().min(self.count);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        Jsonb::of(&match (to, self.count) {
-            (State::Failed, _) => json!({
-                "reason": "upstream_failed", "upstream": self.names, "rule": rule,
-                "error": format!("upstream failed: {}{more}", self.names.join(", ")),
-            }),
-            (_, 0) => json!({ "reason": "rule_not_met", "rule": rule }),
-            _ => json!({ "reason": "upstream_skipped", "upstream": self.names, "rule": rule }),
-        })
+        let names = || format!("{}{more}", self.names.join(", "));
+        let (mut metadata, error) = match (fate, self.count) {
+            (State::Failed, _) => (json!({ "reason": "upstream_failed" }), format!("upstream failed: {}", names())),
+            (_, 0) => (json!({ "reason": "rule_not_met" }), format!("rule not met: {rule}")),
+            _ => (json!({ "reason": "upstream_skipped" }), format!("upstream skipped: {}", names())),
+        };
+        metadata["rule"] = json!(rule);
+        if self.count > 0 || fate == State::Failed {
+            metadata["upstream"] = json!(self.names);
+        }
+        if to == State::Failed {
+            metadata["error"] = json!(error);
+        }
+        Jsonb::of(&metadata)
     }
 }
 
@@ -70,7 +80,7 @@ impl Decided {
         Decided { role, ready: Vec::new(), entities: None, made: Vec::new(), metadata: Vec::new() }
     }
 
-    /// Lets the children be claimed that are queued and have a queue.
+    /// Lets the children be claimed that have not begun and have a queue.
     pub fn run(&mut self, join: &Join, tasks: &Tasks) -> Settled {
         for child in &join.children {
             tasks.ready(*child).into_iter().for_each(|row| memory::push(&mut self.ready, row));
@@ -78,34 +88,46 @@ impl Decided {
         Settled::All
     }
 
-    /// Moves the children that are queued to a state in which they end.
-    pub fn end(&mut self, join: &Join, to: State, why: &Why, tasks: &Tasks) -> Settled {
-        let metadata = why.metadata(join, to);
-        let mut rest = self.end_directly(join, to, metadata);
-        rest.retain(|child| tasks.state(*child) == Some(State::Queued));
-        if rest.is_empty() {
-            return Settled::All;
-        }
-        rest.sort_unstable();
-        move_by_statement(EntityType::TaskInstance, &rest, [State::Queued, to], metadata, self.role, true)
+    /// Moves the children that have not begun to a state in which they end.
+    pub fn end(&mut self, join: &Join, fate: State, why: &Why, tasks: &Tasks) -> Settled {
+        let ends = SOURCES.map(|from| {
+            // No transition leads from retrying to skipped.
+            let to = if from == State::Queued { fate } else { State::Failed };
+            (from, to, why.metadata(join, fate, to))
+        });
+        let rest = self.end_directly(join, &ends);
+        let settle = |(from, to, metadata): (State, State, Jsonb)| {
+            let rest = rest.iter().filter(|child| tasks.state_before_attempt(**child) == Some(from));
+            let mut rest = memory::collect(rest.copied());
+            if rest.is_empty() {
+                return Settled::All;
+            }
+            rest.sort_unstable();
+            move_by_statement(EntityType::TaskInstance, &rest, [from, to], metadata, self.role, true)
+        };
+        ends.into_iter().map(settle).max().unwrap_or(Settled::All)
     }
 
     /// Moves children by the direct path. Returns those that it cannot move.
-    fn end_directly(&mut self, join: &Join, to: State, metadata: Jsonb) -> Vec<Uuid> {
+    fn end_directly(&mut self, join: &Join, ends: &[(State, State, Jsonb)]) -> Vec<Uuid> {
         let entities = self.entities.get_or_insert_with(|| {
             let entities = Entities::open(EntityType::TaskInstance)?;
             entities.heap.check_publications();
             Some(entities)
         });
         let Some(entities) = entities else { return memory::collect(join.children.iter().copied()) };
-        let step = Move::by_hand(to, error_of(to, metadata));
-        let decide = |_: &Row, current: Current| (current.state == State::Queued).then_some(step);
+        let end_from = |from: State| ends.iter().find(|end| end.0 == from);
         let mut rest = Vec::new();
         for child in &join.children {
+            let mut found = None;
+            let decide = |_: &Row, Current { state, start_date, .. }: Current| {
+                found = end_from(state).filter(|_| ready::is_before_attempt(state, start_date));
+                found.map(|(_, to, metadata)| Move::by_hand(*to, error_of(*to, *metadata)))
+            };
             match entities.transition(*child, Wait::Never, decide) {
                 Step::Made(made, _) => {
                     memory::push(&mut self.made, made);
-                    memory::push(&mut self.metadata, metadata);
+                    found.into_iter().for_each(|(.., metadata)| memory::push(&mut self.metadata, *metadata));
                 }
                 Step::Unexpected => {}
                 Step::Locked | Step::Concurrent => memory::push(&mut rest, *child),
@@ -183,11 +205,16 @@ fn update(kind: EntityType, ids: &[Uuid], [from, to]: [State; 2], metadata: Json
 
 fn plan_of_update(kind: EntityType) -> Plan {
     let table = kind.table();
+    // A task between two attempts has begun.
+    let is_meant = match kind {
+        EntityType::DagRun => "true",
+        EntityType::TaskInstance => "workflow.is_before_attempt(e.state, e.start_date)",
+    };
     Plan::new(
         format!(
             "WITH locked AS ( \
                  SELECT e.id FROM {table} AS e \
-                 WHERE e.id OPERATOR(pg_catalog.=) ANY ($1) AND $2 OPERATOR(pg_catalog.@>) ARRAY[e.state] \
+                 WHERE e.id OPERATOR(pg_catalog.=) ANY ($1) AND $2 OPERATOR(pg_catalog.@>) ARRAY[e.state] AND {is_meant} \
                  ORDER BY e.id FOR NO KEY UPDATE SKIP LOCKED \
              ) \
              UPDATE {table} AS e SET state = $3 \

@@ -9,7 +9,7 @@ use crate::ffi::member;
 use crate::ffi::trigger::Row;
 use crate::ffi::uuid::Uuid;
 use crate::memory;
-use crate::ready::Ready;
+use crate::ready::{self, Ready};
 use pg_workflow_state_machine::State;
 use std::cell::RefCell;
 
@@ -68,8 +68,15 @@ impl Tasks {
         self.read(task, |row| Some(memory::copy(row.text(self.columns.task?.task_id)?)))
     }
 
-    /// Returns the row that says from when on a task can be claimed, if it is queued and has a queue.
+    /// Returns the state of a task that waits for its parents, or may run; `None` if it has begun or ended.
+    pub fn state_before_attempt(&self, task: Uuid) -> Option<State> {
+        let is_before_attempt =
+            |row: &Row, state: &State| ready::is_before_attempt(*state, row.i64(self.columns.start_date));
+        self.read(task, |row| row.text(self.columns.state)?.parse().ok().filter(|state| is_before_attempt(row, state)))
+    }
+
+    /// Returns the row that says from when on a task can be claimed, if it has not begun and has a queue.
     pub fn ready(&self, task: Uuid) -> Option<Ready> {
-        self.read(task, |row| Ready::of_queued(row, &self.columns))
+        self.read(task, |row| Ready::of_released(row, &self.columns))
     }
 }

@@ -16,14 +16,14 @@ const SESSIONS: u64 = 16;
 const ENDS: [State; 4] = [State::Success, State::Success, State::Failed, State::Skipped];
 
 /// A task, its parents and its rule.
-struct Planned {
-    name: String,
-    end: State,
-    parents: Vec<usize>,
-    rule: TriggerRule,
+pub struct Planned {
+    pub name: String,
+    pub end: State,
+    pub parents: Vec<usize>,
+    pub rule: TriggerRule,
 }
 
-fn plan(rng: &mut Rng) -> Vec<Planned> {
+pub fn plan(rng: &mut Rng) -> Vec<Planned> {
     let count = rng.usize(4..14);
     let mut tasks: Vec<Planned> = Vec::new();
     for n in 0..count {
@@ -181,7 +181,7 @@ fn end_all(client: &mut Client, mut tasks: Vec<Open>, rng: &mut Rng, prepares: b
 }
 
 /// What becomes of each task.
-fn expected(tasks: &[Planned]) -> Vec<(State, bool)> {
+pub fn expected(tasks: &[Planned]) -> Vec<(State, bool)> {
     let mut ends: Vec<(State, bool)> = Vec::new();
     for task in tasks {
         let mut parents = Parents::default();
