@@ -74,7 +74,7 @@ pub use tokio_postgres;
 
 pub use entity::{Entity, EntityType, UnknownEntityType};
 pub use error::Error;
-pub use model::{ClaimedTask, Dag, DagRun, LogLevel, Queue, StateCounts, TaskInstance, TaskLog};
+pub use model::{ClaimedTask, Dag, DagRun, LogLevel, Queue, RerunTasks, StateCounts, TaskInstance, TaskLog};
 pub use pg_workflow_state_machine::{State, StateMachine, TriggerRule, UnknownRule, UnknownState};
 pub use repository::{
     ClaimTasks, Claims, DagChanges, DagRunChanges, DagRuns, Dags, Disagreement, Enqueue, FailedClaim, Failure, Finish,

@@ -1,7 +1,7 @@
 //! Tasks that depend on others: creation, the graph of a run, and why a task waits.
 
 use super::*;
-use pg_workflow_client::{ClaimTasks, Claims, Error, Failure, State, TriggerRule};
+use pg_workflow_client::{ClaimTasks, Claims, Error, Failure, RerunTasks, State, TriggerRule};
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -108,6 +108,22 @@ fn run_with_dependencies_ends_itself() {
         assert_eq!(name, "cleanup", "it runs whatever happened");
         claims.complete(&held, &json!({})).await.unwrap();
         assert_eq!(runs.get(run).await.unwrap().expect("it exists").state, State::Failed);
+
+        let would = RerunTasks { dry_run: true, ..RerunTasks::default() };
+        let tasks = runs.rerun_tasks(run, &would).await.unwrap();
+        let shown: Vec<_> = tasks.iter().map(|task| (task.task_id.as_str(), task.new_state, task.is_ready)).collect();
+        assert_eq!(shown, [("load", State::Retrying, true), ("report", State::Retrying, false)]);
+        let only = RerunTasks { tasks: Some(vec!["load".to_owned()]), downstream: false, ..would.clone() };
+        assert_eq!(runs.rerun_tasks(run, &only).await.unwrap(), tasks[..1]);
+        assert_eq!(runs.rerun_tasks(run, &RerunTasks::default()).await.unwrap(), tasks);
+        for expected in ["load", "report"] {
+            let (name, held) = claim(&client, "etl").await.unwrap();
+            assert_eq!(name, expected);
+            claims.complete(&held, &json!({})).await.unwrap();
+        }
+        assert_eq!(runs.get(run).await.unwrap().expect("it exists").state, State::Success);
+        let error = runs.rerun_tasks(run, &would).await.unwrap_err();
+        assert!(error.to_string().contains("which is final"), "{error}");
     });
 }
 

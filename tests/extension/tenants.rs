@@ -74,6 +74,7 @@ fn rows_of_another_tenant_do_not_exist() {
         ("SELECT workflow.append_task_log($1, 'x')", task),
         ("SELECT workflow.create_dag_run($1)", dag),
         ("SELECT workflow.create_task_instances($1, ARRAY['x'])", run),
+        ("SELECT FROM workflow.rerun_tasks($1)", run),
         ("SELECT workflow.pause_dag($1)", dag),
     ] {
         let refused = failure(theirs.query(sql, &[&id]));

@@ -132,6 +132,7 @@ fn writes_on_standby_fail_as_read_only() {
         format!("workflow.create_dag_run('{dag}', '2020-01-01')"),
         format!("workflow.create_task_instances('{run}', ARRAY['other'])"),
         format!("workflow.add_dependencies('{run}', '{{a}}', '{{b}}')"),
+        format!("workflow.rerun_tasks('{run}')"),
         format!("workflow.pause_dag('{dag}')"),
         format!("workflow.append_task_log('{task}', 'hello')"),
         "workflow.create_consumer('other')".to_owned(),

@@ -6,6 +6,7 @@ mod exit_codes;
 mod lists;
 mod migrate;
 mod passwords;
+mod rerun;
 mod show;
 mod terminal;
 mod watch;

@@ -9,7 +9,7 @@ use super::{Transition, TransitionMany, TransitionResult, change, delete, find, 
 use crate::event::EntityType;
 use crate::list::query::{Plan, Query, Way};
 use crate::list::{DagRunFilter, DagRunSort, ListOptions, OrderBy, Page};
-use crate::model::{DagRun, Join, StateCounts};
+use crate::model::{DagRun, Join, RerunTask, RerunTasks, StateCounts};
 use crate::session::{self, RowsRead, Session};
 use crate::{Error, json};
 
@@ -150,6 +150,20 @@ impl<'a, S: Session> DagRuns<'a, S> {
             return Ok(None);
         }
         rows.iter().map(Join::from_row).collect::<Result<_, Error>>().map(Some)
+    }
+
+    /// Runs failed tasks of a run again, and those that never ran because of them, and returns them. A failed run is running
+    /// again.
+    ///
+    /// # Errors
+    /// Returns [`Error::NotFound`] if the run does not exist, [`Error::Postgres`] if it succeeded or was skipped, if a named
+    /// task did not fail, or if it would fail again at once; see also [`create`](DagRuns::create).
+    pub async fn rerun_tasks(&self, id: Uuid, which: &RerunTasks) -> Result<Vec<RerunTask>, Error> {
+        let sql = "SELECT id, task_id, old_state, new_state, is_ready FROM workflow.rerun_tasks($1, $2, $3, $4)";
+        let RerunTasks { tasks, downstream, dry_run } = which;
+        let parameters: [session::Parameter<'_>; 4] =
+            [(&id, Type::UUID), (tasks, Type::TEXT_ARRAY), (downstream, Type::BOOL), (dry_run, Type::BOOL)];
+        session::fixed(self.0, sql, &parameters).await?.iter().map(RerunTask::from_row).collect()
     }
 
     /// Lists runs, by default the newest first.

@@ -114,8 +114,7 @@ fn named_tasks_run_again_and_what_is_behind_them() {
     let depends_on = json!({"b": ["a"], "c": ["b"], "y": ["x"]});
     let graph = Graph::create(client, &["a", "b", "c", "x", "y"], depends_on, json!({}));
     ["a", "x"].iter().for_each(|name| graph.end(client, name, "failed"));
-    let mut would =
-        |tasks: &[&str], downstream| rerun_with(client, graph.run, Some(tasks), downstream, true).unwrap();
+    let mut would = |tasks: &[&str], downstream| rerun_with(client, graph.run, Some(tasks), downstream, true).unwrap();
     assert_eq!(names(&would(&["a"], true)), [("a", true), ("b", false), ("c", false)]);
     assert_eq!(names(&would(&["a"], false)), [("a", true)]);
     assert_eq!(names(&would(&["a", "b"], false)), [("a", true), ("b", false)]);
@@ -241,8 +240,7 @@ fn task_to_skip_that_was_put_back_fails() {
             "reason": "upstream_skipped", "rule": "all_success", "upstream": ["k"], "error": "upstream skipped: k",
         });
         assert_eq!(graph.metadata(client, graph.id("both")), metadata, "{path}");
-        let metadata =
-            json!({"reason": "rule_not_met", "rule": "one_failed", "error": "rule not met: one_failed"});
+        let metadata = json!({"reason": "rule_not_met", "rule": "one_failed", "error": "rule not met: one_failed"});
         assert_eq!(graph.metadata(client, graph.id("alarm")), metadata, "{path}");
         assert_eq!((graph.state(client, "alarm").as_str(), graph.run_state(client).as_str()), ("failed", "failed"));
         // They would end so again.
@@ -369,6 +367,29 @@ fn rerun_and_decision_exclude_each_other() {
     graph.move_to(other, "b", &["success"]);
     rerunning.commit().unwrap();
     assert_eq!(graph.state(client, "c"), "queued");
+    assert_eq!((complete(client), complete(client)), (vec!["a".into()], vec!["c".into()]));
+}
+
+/// A rerun sees what a decision in progress ends.
+#[test]
+fn rerun_waits_for_a_decision_in_progress() {
+    let (_cluster, db) = own_cluster("waiting_reruns", &[PRELOADED, ("max_prepared_transactions", "4")]);
+    let [client, other] = &mut [db.connect(), db.connect()];
+    let graph = Graph::create(client, &["a", "b", "c"], json!({"c": ["a", "b"]}), json!({}));
+    graph.move_to(client, "b", &["running"]);
+    graph.end(client, "a", "failed");
+    client.batch_execute("BEGIN").unwrap();
+    graph.move_to(client, "b", &["success"]);
+    client.batch_execute("PREPARE TRANSACTION 'decision'").unwrap();
+    std::thread::scope(|scope| {
+        let rerunning = scope.spawn(|| rerun(other, graph.run));
+        wait_until("the rerun waits", || {
+            let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+            client.query_one(sql, &[]).unwrap().get::<_, i64>(0) > 0
+        });
+        client.batch_execute("COMMIT PREPARED 'decision'").unwrap();
+        assert_eq!(names(&rerunning.join().unwrap()), [("a", true), ("c", false)]);
+    });
     assert_eq!((complete(client), complete(client)), (vec!["a".into()], vec!["c".into()]));
 }
 

@@ -100,7 +100,12 @@ fn abort(client: &mut Client, error: &postgres::Error) {
 }
 
 /// Runs `check` while sessions work.
-fn while_sessions_work(db: &Db, seed: u64, prepares: bool, check: impl FnOnce(&mut Client, &dyn Fn(&mut Client, &str))) {
+fn while_sessions_work(
+    db: &Db,
+    seed: u64,
+    prepares: bool,
+    check: impl FnOnce(&mut Client, &dyn Fn(&mut Client, &str)),
+) {
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let _end = SetOnDrop(&[&is_over]);

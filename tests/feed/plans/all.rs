@@ -216,7 +216,12 @@ fn dependency_calls(dag: Uuid) -> String {
         "DO $$
          DECLARE
              fresh uuid := workflow.create_dag_run('{dag}', clock_timestamp() + '2 years');
+             broken uuid := workflow.create_dag_run('{dag}', clock_timestamp() + '3 years');
          BEGIN
+             PERFORM workflow.create_task_instances(broken, '{{a,b}}', depends_on => '{{\"b\": [\"a\"]}}');
+             UPDATE workflow.task_instances AS t SET state = 'failed' WHERE t.dag_run_id = broken AND t.task_id = 'a';
+             PERFORM workflow.rerun_tasks(broken, dry_run => true);
+             PERFORM workflow.rerun_tasks(broken);
              PERFORM workflow.create_task_instances(fresh, '{{a,b}}', queue => 'depends', depends_on => '{{\"b\": [\"a\"]}}');
              PERFORM workflow.create_task_instances(fresh, '{{c,d}}', depends_on => '{{\"c\": [\"b\"], \"d\": [\"c\"]}}');
              PERFORM workflow.create_task_instances(fresh, '{{e}}');

@@ -86,9 +86,8 @@ impl Graph {
 
     fn joins_of(&self, again: &BTreeSet<Uuid>) -> BTreeSet<Uuid> {
         let again: HashSet<Uuid> = again.iter().copied().collect();
-        let has_not_begun = |id: &Uuid| {
-            self.tasks.get(id).is_some_and(|task| ready::is_before_attempt(task.state, task.start_date))
-        };
+        let has_not_begun =
+            |id: &Uuid| self.tasks.get(id).is_some_and(|task| ready::is_before_attempt(task.state, task.start_date));
         let is_meant = |join: &&Join| {
             join.children.iter().any(|child| again.contains(child))
                 || (join.parents.iter().any(|parent| again.contains(parent)) && join.children.iter().any(has_not_begun))

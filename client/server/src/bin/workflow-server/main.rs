@@ -19,6 +19,7 @@ mod output;
 mod reap;
 mod redis;
 mod replay;
+mod rerun;
 mod serve;
 mod show;
 mod signals;
@@ -96,6 +97,7 @@ enum Command {
     Why(why::Arguments),
     Watch(watch::Arguments),
     Cancel(cancel::Arguments),
+    Rerun(rerun::Arguments),
     Reap(reap::Arguments),
     Verify(verify::Arguments),
     Migrate(migrate::Arguments),
@@ -127,6 +129,7 @@ fn start(command: Command, mut output: Output) -> anyhow::Result<()> {
             Command::History(arguments) => history::run(arguments, output).await,
             Command::Why(arguments) => why::run(arguments, output).await,
             Command::Cancel(arguments) => cancel::run(arguments, output).await,
+            Command::Rerun(arguments) => rerun::run(arguments, output).await,
             Command::Reap(arguments) => reap::run(arguments, output).await,
             Command::Verify(arguments) => verify::run(arguments, output).await,
             Command::Migrate(arguments) => migrate::run(arguments, output).await,
