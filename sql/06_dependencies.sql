@@ -48,6 +48,14 @@ AS 'MODULE_PATHNAME', 'rerun_tasks_wrapper';
 COMMENT ON FUNCTION workflow.rerun_tasks(uuid, text[], boolean, boolean) IS
 'Runs failed tasks of a run again, and returns them. tasks: their names; null: all that failed. downstream: also those that never ran because of them. The tasks wait for their parents again; is_ready: none has to. A failed run is running again, and ends itself. dry_run: changes nothing. Errors: P0002 no such run, 22023 bad argument or unknown task, 55000 the run succeeded or was skipped, a task did not fail, or would fail again at once, 25001 REPEATABLE READ or SERIALIZABLE.';
 
+CREATE FUNCTION workflow.set_fails_on(dag_run_id uuid, fails_on text)
+RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+-- Without settings, as create_task_instances().
+AS 'MODULE_PATHNAME', 'set_fails_on_wrapper';
+COMMENT ON FUNCTION workflow.set_fails_on(uuid, text) IS
+'Sets which failures make a run with dependencies fail. tasks (default): those of any task. leaves: only those of tasks on which no other one depends. Errors: P0002 no such run, 22023 bad argument, 55000 the run has ended, or has no dependencies.';
+
 CREATE FUNCTION workflow.is_before_attempt(state text, start_date timestamptz)
 RETURNS boolean
 -- Without settings of its own, so that it becomes part of the query that calls it.

@@ -23,7 +23,7 @@ pub use claim::{
 };
 pub use dag::Dag;
 pub use dag_run::DagRun;
-pub use join::{Join, PendingParent};
+pub use join::{FailsOn, Join, PendingParent};
 pub use queue::Queue;
 pub use rerun::{RerunTask, RerunTasks};
 pub use state_counts::StateCounts;

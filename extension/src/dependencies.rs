@@ -11,6 +11,7 @@ mod again;
 mod children;
 mod creation;
 mod cycle;
+mod fails_on;
 mod graph;
 mod look;
 mod rerun;

@@ -159,6 +159,16 @@ pub fn run_has_ended(run: Uuid, state: State) -> ! {
     )
 }
 
+/// 55000: a run that does not end itself is to end by a rule.
+pub fn ends_not_itself(run: Uuid) -> ! {
+    raise(
+        Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        &format!("cannot set fails_on of dag_run {run}: it does not end itself"),
+        &json!({ "entity_type": "dag_run", "entity_id": run.to_string() }),
+        "Create its tasks first, with depends_on. If they depend on none, with depends_on => '{}'.",
+    )
+}
+
 /// 55000: a run that succeeded or was skipped is to run again.
 pub fn run_is_final(run: Uuid, state: State) -> ! {
     raise(

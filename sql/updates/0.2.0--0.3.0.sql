@@ -133,6 +133,7 @@ SELECT pg_catalog.pg_extension_config_dump('workflow.waits', '');
 -- take function workflow.look_at_joins
 -- take function workflow.add_dependencies
 -- take function workflow.rerun_tasks
+-- take function workflow.set_fails_on
 -- take function workflow.is_before_attempt
 -- take function workflow.dag_run_graph
 -- take function workflow.why_waiting

@@ -34,6 +34,7 @@ DROP FUNCTION workflow.why_waiting(uuid);
 DROP FUNCTION workflow.dag_run_graph(uuid);
 DROP FUNCTION workflow.add_dependencies(uuid, text[], text[], text);
 DROP FUNCTION workflow.rerun_tasks(uuid, text[], boolean, boolean);
+DROP FUNCTION workflow.set_fails_on(uuid, text);
 DROP FUNCTION workflow.look_at_joins();
 DROP VIEW workflow.queues;
 DROP FUNCTION workflow.refused_claims(integer);

@@ -1,6 +1,7 @@
 //! Tasks that depend on others: creation, the graph of a run, and why a task waits.
 
 use super::*;
+use pg_workflow_client::model::FailsOn;
 use pg_workflow_client::{ClaimTasks, Claims, Error, Failure, RerunTasks, State, TriggerRule};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -122,6 +123,15 @@ fn run_with_dependencies_ends_itself() {
             claims.complete(&held, &json!({})).await.unwrap();
         }
         assert_eq!(runs.get(run).await.unwrap().expect("it exists").state, State::Success);
+
+        let (hidden, ids) = new_run(&client, "etl", &["load:", "cleanup: load"]).await.unwrap();
+        runs.set_fails_on(hidden, FailsOn::Tasks).await.unwrap();
+        runs.set_fails_on(hidden, FailsOn::Leaves).await.unwrap();
+        TaskInstances::new(&client).transition(ids[0], State::Queued, State::Failed).await.unwrap();
+        let (_, held) = claim(&client, "etl").await.unwrap();
+        claims.complete(&held, &json!({})).await.unwrap();
+        assert_eq!(runs.get(hidden).await.unwrap().expect("it exists").state, State::Success);
+
         let error = runs.rerun_tasks(run, &would).await.unwrap_err();
         assert!(error.to_string().contains("which is final"), "{error}");
     });

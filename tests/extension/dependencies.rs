@@ -3,6 +3,7 @@
 mod adding;
 mod again;
 mod creation;
+mod fails_on;
 mod fates;
 mod looks;
 mod property;

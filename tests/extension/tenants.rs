@@ -75,6 +75,7 @@ fn rows_of_another_tenant_do_not_exist() {
         ("SELECT workflow.create_dag_run($1)", dag),
         ("SELECT workflow.create_task_instances($1, ARRAY['x'])", run),
         ("SELECT FROM workflow.rerun_tasks($1)", run),
+        ("SELECT workflow.set_fails_on($1, 'leaves')", run),
         ("SELECT workflow.pause_dag($1)", dag),
     ] {
         let refused = failure(theirs.query(sql, &[&id]));

@@ -133,6 +133,7 @@ fn writes_on_standby_fail_as_read_only() {
         format!("workflow.create_task_instances('{run}', ARRAY['other'])"),
         format!("workflow.add_dependencies('{run}', '{{a}}', '{{b}}')"),
         format!("workflow.rerun_tasks('{run}')"),
+        format!("workflow.set_fails_on('{run}', 'leaves')"),
         format!("workflow.pause_dag('{dag}')"),
         format!("workflow.append_task_log('{task}', 'hello')"),
         "workflow.create_consumer('other')".to_owned(),

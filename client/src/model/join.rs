@@ -36,6 +36,26 @@ impl Join {
     }
 }
 
+/// Which failures make a run with dependencies fail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FailsOn {
+    /// Those of any task.
+    #[default]
+    Tasks,
+    /// Only those of tasks on which no other one depends.
+    Leaves,
+}
+
+impl FailsOn {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            FailsOn::Tasks => "tasks",
+            FailsOn::Leaves => "leaves",
+        }
+    }
+}
+
 /// A task that another one waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]

@@ -9,7 +9,7 @@ use super::{Transition, TransitionMany, TransitionResult, change, delete, find, 
 use crate::event::EntityType;
 use crate::list::query::{Plan, Query, Way};
 use crate::list::{DagRunFilter, DagRunSort, ListOptions, OrderBy, Page};
-use crate::model::{DagRun, Join, RerunTask, RerunTasks, StateCounts};
+use crate::model::{DagRun, FailsOn, Join, RerunTask, RerunTasks, StateCounts};
 use crate::session::{self, RowsRead, Session};
 use crate::{Error, json};
 
@@ -150,6 +150,16 @@ impl<'a, S: Session> DagRuns<'a, S> {
             return Ok(None);
         }
         rows.iter().map(Join::from_row).collect::<Result<_, Error>>().map(Some)
+    }
+
+    /// Sets which failures make a run with dependencies fail.
+    ///
+    /// # Errors
+    /// Returns [`Error::NotFound`] if the run does not exist, [`Error::Postgres`] if it has ended, or has no dependencies; see
+    /// also [`create`](DagRuns::create).
+    pub async fn set_fails_on(&self, id: Uuid, fails_on: FailsOn) -> Result<(), Error> {
+        let sql = "SELECT workflow.set_fails_on($1, $2)";
+        session::fixed(self.0, sql, &[(&id, Type::UUID), (&fails_on.as_str(), Type::TEXT)]).await.map(drop)
     }
 
     /// Runs failed tasks of a run again, and those that never ran because of them, and returns them. A failed run is running

@@ -1,6 +1,7 @@
 //! A run with dependencies begins with its first claim, and ends when its tasks have ended.
 
 use super::children::{Settled, move_by_statement};
+use super::fails_on;
 use super::look::refused;
 use crate::append::Words;
 use crate::direct::{Current, Entities, Move, Step};
@@ -39,11 +40,17 @@ pub fn end(join: &Join, hold: impl Fn(Uuid) -> bool, role: Oid) -> Option<Wait> 
         return Some(if hold(task) { Wait { watched: task, ..again } } else { again });
     }
     let Summary { state, has_success, failed, names, .. } = summary;
-    let (to, metadata) = match (failed, has_success) {
+    let has_run = has_success || failed > 0;
+    let is_by_leaves = fails_on::is_by_leaves(join);
+    let (failed, names) = if is_by_leaves && failed > 0 { fails_on::failed_leaves(join.run) } else { (failed, names) };
+    let (to, metadata) = match (failed, has_run) {
         (0, true) => (State::Success, json!({ "reason": "tasks_ended" })),
         (0, false) if state == State::Queued => (State::Skipped, json!({ "reason": "tasks_skipped" })),
         (0, false) => (State::Success, json!({ "reason": "tasks_ended" })),
-        _ => (State::Failed, json!({ "reason": "tasks_failed", "failed": names, "count": failed })),
+        _ => {
+            let reason = if is_by_leaves { "leaves_failed" } else { "tasks_failed" };
+            (State::Failed, json!({ "reason": reason, "failed": names, "count": failed }))
+        }
     };
     let metadata = Jsonb::of(&metadata);
     let steps: &[State] = match state {

@@ -237,6 +237,7 @@ fn dependency_calls(dag: Uuid) -> String {
              END;
              PERFORM workflow.look_at_joins();
              PERFORM workflow.claim_tasks('w', '{{depends}}');
+             PERFORM workflow.set_fails_on(fresh, 'leaves');
              UPDATE workflow.task_instances AS t SET state = 'skipped' WHERE t.dag_run_id = fresh AND t.task_id = 'e';
              UPDATE workflow.task_instances AS t SET state = 'skipped' WHERE t.dag_run_id = fresh AND t.task_id = 'g';
              UPDATE workflow.task_instances AS t SET state = 'failed' WHERE t.dag_run_id = fresh AND t.task_id = 'a';

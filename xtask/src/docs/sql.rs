@@ -37,7 +37,7 @@ const SUBJECTS: [(&str, &[&str]); 13] = [
             "recover_ready",
         ],
     ),
-    ("Dependencies", &["add_dependencies", "rerun_tasks", "dag_run_graph", "why_waiting"]),
+    ("Dependencies", &["add_dependencies", "rerun_tasks", "set_fails_on", "dag_run_graph", "why_waiting"]),
     ("State machine", &["states", "can_transition", "next_states", "is_terminal", "is_finished"]),
     ("History", &["history", "state_at", "event_id_at", "event_id_before", "verify"]),
     (
