@@ -223,7 +223,7 @@ fn parent_that_fails_again_fails_its_children_again() {
     }
 }
 
-/// No move leads from retrying to skipped.
+/// No transition leads from retrying to skipped.
 #[test]
 fn task_to_skip_that_was_put_back_fails() {
     let db = Db::new();

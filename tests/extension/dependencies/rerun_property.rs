@@ -224,7 +224,7 @@ fn fates_after_reruns_are_right_without_preloading() {
     rerun_graphs(&db, 2001, 40, false);
 }
 
-/// Reruns at any moment, also of tasks that are about to be decided.
+/// Reruns at any time, also of tasks that are about to be decided.
 #[test]
 fn reruns_race_with_claims_and_ends() {
     let settings = [PRELOADED, ("max_prepared_transactions", "50"), ("max_connections", "100")];
@@ -247,7 +247,7 @@ fn reruns_race_with_claims_and_ends() {
             }
         }
         assert!(reruns > 100, "{reruns} tasks were rerun");
-        wait(client, "amid reruns");
+        wait(client, "during reruns");
         for round in 0..=FAILURES + 1 {
             let failed = graphs.iter().filter(|(_, run, _)| state_of(client, "dag_run", *run).0 == "failed");
             let failed: Vec<Uuid> = failed.map(|graph| graph.1).collect();
