@@ -2,8 +2,10 @@
 --
 -- A lease gives a consumer to one session for some seconds; each read and acknowledgement renews it. It ends with the
 -- session, and when its time has passed, also if the clock is set back meanwhile: is_leased() decides. The next holder
--- terminates the session of the last one, because that may hang in a read, with the consumer's row locked. It does so
--- with its own rights: a session of a role whose privileges it lacks continues, without the lease.
+-- terminates a session that has locked the consumer's row, because the last one may hang in a read. It terminates no
+-- other: behind a pooler, the session that acquired the lease is lent to other clients, and the last holder may hang in
+-- another one. It does so with its own rights: a session of a role whose privileges it lacks continues, and the next
+-- holder waits for it. The last holder continues without the lease.
 
 -- One sequence for all consumers: one that is dropped and created again gets no number that a session still holds.
 CREATE SEQUENCE workflow.lease_number_seq;
@@ -17,6 +19,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     current workflow.consumers;
+    locked_by xid;
     number bigint;
     lease bigint;
 BEGIN
@@ -37,17 +40,26 @@ BEGIN
     IF workflow.is_leased(current) AND current.lease_holder IS DISTINCT FROM holder THEN
         RETURN NULL;
     END IF;
-    BEGIN
-        PERFORM pg_terminate_backend(a.pid)
-        FROM pg_stat_activity AS a
-        WHERE a.pid = current.lease_pid
-            AND a.backend_start = current.lease_backend_start
-            -- A copy of the database in the same cluster has the leases of the original.
-            AND a.datname = current_database()
-            AND a.pid <> pg_backend_pid();
-    EXCEPTION WHEN insufficient_privilege THEN
-        NULL;
-    END;
+    IF current.lease_pid IS NOT NULL THEN
+        SELECT c.xmax INTO locked_by FROM workflow.consumers AS c WHERE c.name = consumer;
+        BEGIN
+            -- Also a part of a transaction (SAVEPOINT) has such a lock.
+            PERFORM pg_terminate_backend(l.pid)
+            FROM pg_locks AS l
+            WHERE l.locktype = 'transactionid'
+                AND l.transactionid = locked_by
+                AND l.granted
+                AND l.pid <> pg_backend_pid()
+                -- The number can be that of a set of transactions, and the same as that of another transaction.
+                AND EXISTS (
+                    SELECT FROM pg_locks AS r
+                    WHERE r.pid = l.pid
+                        AND r.relation = 'workflow.consumers'::regclass
+                        AND r.mode IN ('RowShareLock', 'RowExclusiveLock'));
+        EXCEPTION WHEN insufficient_privilege THEN
+            NULL;
+        END;
+    END IF;
     number := nextval('workflow.lease_number_seq');
     -- A crash must not undo an acquired lease: two sessions would then hold the same number.
     PERFORM set_config('synchronous_commit', 'on', true);
@@ -66,7 +78,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.lease_consumer(text, text, interval) IS
-'Acquires an exclusive lease on a consumer and returns its number for read_events() and ack_events(), which renew it; null while another holder has the lease. Terminates the session of the previous holder, if the caller has the right. Errors: P0002 no such consumer, 22023 bad argument, 42501 consumer of another role, 55000 given up.';
+'Acquires an exclusive lease on a consumer and returns its number for read_events() and ack_events(), which renew it; null while another holder has the lease. Terminates a session that has locked the consumer, if the caller has the right. Errors: P0002 no such consumer, 22023 bad argument, 42501 consumer of another role, 55000 given up.';
 
 CREATE FUNCTION workflow.release_consumer(consumer text, lease bigint)
 RETURNS boolean

@@ -113,9 +113,17 @@ fn lease_ends_only_sessions_that_its_caller_may_end() {
     assert!(is_alive(superuser), "its session continues");
     let old = failure(superuser.batch_execute("SELECT workflow.read_events('mine', lease => 1)"));
     assert_eq!(old.sqlstate, "55006", "without the lease");
-    // Another session of the same role does end.
+    // Not even if it has locked the consumer: the next holder waits.
+    superuser.batch_execute("BEGIN; SELECT workflow.read_events('mine', lease => 2)").unwrap();
     let next = &mut log_in();
-    assert_eq!(lease(next), 3);
+    next.batch_execute("SET lock_timeout = '50 ms'").unwrap();
+    assert_eq!(failure(next.batch_execute("SELECT workflow.lease_consumer('mine', 'holder')")).sqlstate, "55P03");
+    next.batch_execute("RESET lock_timeout").unwrap();
+    superuser.batch_execute("COMMIT").expect("its session continues");
+    // Another session of the same role does end.
+    owner.batch_execute("BEGIN; SELECT workflow.read_events('mine', lease => 2)").unwrap();
+    // The refused call has drawn a number.
+    assert_eq!(lease(next), 4);
     wait_until("the session ends", || !is_alive(&mut owner));
 }
 

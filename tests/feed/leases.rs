@@ -65,6 +65,38 @@ fn new_lease_ends_session_of_expired_holder() {
     assert!(open.batch_execute("SELECT").is_err());
 }
 
+/// Its transaction may be another client's, to whom a pooler has lent the session.
+#[test]
+fn new_lease_ends_no_session_that_locks_no_consumer() {
+    let db = Db::new();
+    let holder = &mut db.connect();
+    holder.batch_execute("SELECT workflow.create_consumer('c'), workflow.create_consumer('d')").unwrap();
+    holder.batch_execute("SELECT workflow.lease_consumer('c', 'me', '1 ms')").unwrap();
+    let mut open = holder.transaction().unwrap();
+    open.batch_execute("SELECT workflow.read_events('d'), workflow.create_dag('innocent')").unwrap();
+    let lease = "SELECT workflow.lease_consumer('c', 'you')";
+    assert_eq!(db.connect().query_one(lease, &[]).unwrap().get::<_, Option<i64>>(0), Some(2));
+    open.commit().expect("its session continues");
+}
+
+/// Behind a pooler, a reader need not read in the session that acquired its lease.
+#[test]
+fn new_lease_ends_session_that_locks_the_consumer() {
+    let db = Db::new();
+    let holder = &mut db.connect();
+    holder.batch_execute("SELECT workflow.create_consumer('c')").unwrap();
+    holder.batch_execute("SELECT workflow.lease_consumer('c', 'me', '1 ms')").unwrap();
+    for begin in ["BEGIN", "BEGIN; SAVEPOINT s"] {
+        let reader = &mut db.connect();
+        let lease: i64 = holder.query_one("SELECT lease_number FROM workflow.consumers", &[]).unwrap().get(0);
+        reader.batch_execute(&format!("{begin}; SELECT FROM workflow.read_events('c', lease => {lease})")).unwrap();
+        let next = "SELECT workflow.lease_consumer('c', 'you', '1 ms')";
+        assert_eq!(db.connect().query_one(next, &[]).unwrap().get::<_, Option<i64>>(0), Some(lease + 1), "{begin}");
+        assert!(reader.batch_execute("COMMIT").is_err(), "{begin}");
+    }
+    holder.batch_execute("SELECT").expect("its session continues");
+}
+
 #[test]
 fn lease_ends_with_its_session() {
     let db = Db::new();
@@ -137,7 +169,8 @@ fn lease_expires_after_the_clock_was_set_back() {
     set_clock(client, "1 hour");
     client.batch_execute("SELECT workflow.read_events('c')").unwrap();
     assert_eq!(lease(client, "you"), Some(2));
-    assert!(holder.batch_execute("SELECT").is_err(), "its session is terminated");
+    let read = "SELECT workflow.read_events('c', lease => 1)";
+    assert_eq!(failure(holder.batch_execute(read)).sqlstate, "55006", "it holds it no longer");
     // Set forward, a lease expires.
     set_clock(client, "-1 hour");
     assert_eq!(lease(&mut db.connect(), "they"), Some(3));
