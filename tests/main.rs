@@ -56,6 +56,7 @@ mod feed {
     mod surroundings;
     mod waiting;
 }
+mod pooler;
 mod operations {
     mod backup;
     mod diagnosis;

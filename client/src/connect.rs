@@ -108,10 +108,17 @@ impl PostgresServer {
         self
     }
 
-    /// Adds settings to each connection, in the form `-c name=value`.
+    /// Adds `options` to those of the connection string, in the form `-c name=value`. Poolers do not pass these on.
     pub fn with_settings(mut self, settings: &str) -> PostgresServer {
         let given = self.config.get_options().unwrap_or_default();
         self.config.options(format!("{given} {settings}").trim());
+        self
+    }
+
+    /// Sets a setting of the server for each connection, whatever the default is. Behind a pooler, each statement of this
+    /// library sets it for its transaction.
+    pub fn with_setting(mut self, name: &str, value: &str) -> PostgresServer {
+        self.settings.set(name, value);
         self
     }
 
@@ -120,6 +127,12 @@ impl PostgresServer {
     /// for `default_transaction_read_only`, which an operator sets on purpose.
     pub fn with_fixed_settings(mut self) -> PostgresServer {
         self.settings.fix();
+        self
+    }
+
+    /// Makes every transaction read-only.
+    pub fn with_read_only_transactions(mut self) -> PostgresServer {
+        self.settings.set_read_only();
         self
     }
 
@@ -158,15 +171,30 @@ impl PostgresServer {
     pub async fn connect_listening(&self, hear: impl FnMut(&str) + Send + 'static) -> Result<Client, Error> {
         let first = self.open(self.settings.options(&self.config)).await;
         let (client, connection) = match first {
-            // A pooler: what it does not pass on is set later, or done without.
-            Err(error) if self.settings.are_refused_by(&error) => self.open(self.config.clone()).await?,
+            Err(error) if self.settings.are_refused_by(&error) => {
+                self.check_options()?;
+                self.open(self.config.clone()).await?
+            }
             first => first?,
         };
-        let client = Client::start(client, connection, self.clone(), hear);
-        if let Some(statements) = self.settings.statements() {
-            within(STATEMENT_TIMEOUT, client.batch_execute(&statements)).await?;
+        let mut client = Client::start(client, connection, self.clone(), hear);
+        if !within(STATEMENT_TIMEOUT, self.settings.have_arrived(client.driver())).await? {
+            self.check_options()?;
+            client.set_pooled(self.settings.of_transaction());
+        } else if self.settings.is_read_only() {
+            // Not in the options: of several hosts, the one that takes writes is the primary.
+            let read_only = client.driver().batch_execute("SET default_transaction_read_only = on");
+            within(STATEMENT_TIMEOUT, read_only).await?;
         }
         Ok(client)
+    }
+
+    /// Rejects `options` of the caller, which a pooler does not pass on.
+    fn check_options(&self) -> Result<(), Error> {
+        match self.config.get_options() {
+            None | Some("") => Ok(()),
+            Some(_) => Err(Error::OptionsLost { server: self.to_string() }),
+        }
     }
 
     async fn open(&self, config: Config) -> Result<hosts::Connected, Error> {

@@ -170,6 +170,12 @@ pub enum Error {
     /// The connection string is invalid.
     #[error("invalid connection string: {0}; expected postgres://user:password@host:port/database")]
     ConnectionString(String),
+    /// A pooler does not pass the `options` of the connection string on to PostgreSQL.
+    #[error("a pooler before {server} drops the options of the connection string")]
+    OptionsLost {
+        /// The server, as [`PostgresServer`](crate::connect::PostgresServer) names it.
+        server: String,
+    },
     /// The text is not a cursor of this list.
     #[error("cursor \"{0}\" is not a next_cursor of this list")]
     Cursor(String),
@@ -295,7 +301,10 @@ impl Error {
         match self {
             #[cfg(feature = "redis")]
             Error::Redis(error) => error.code().is_some(),
-            Error::ConsumerGone { .. } | Error::OtherSource { .. } | Error::LargeEvent { .. } => true,
+            Error::OptionsLost { .. }
+            | Error::ConsumerGone { .. }
+            | Error::OtherSource { .. }
+            | Error::LargeEvent { .. } => true,
             _ => self.code().is_some() && !self.is_transient(),
         }
     }
@@ -334,6 +343,9 @@ impl Error {
             Error::Unstable { .. } => {
                 "Set the maxmemory-policy of Redis to noeviction, and stop other programs that write to the stream, trim or \
                  delete it"
+            }
+            Error::OptionsLost { .. } => {
+                "Connect directly, or remove the options and set these values for the role: ALTER ROLE … SET"
             }
             Error::Postgres(error) => postgres::hint(error),
             Error::Timeout(_) => postgres::CHECK_STANDBYS,

@@ -3,19 +3,20 @@
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, future};
-use tokio_postgres::{Statement, types::ToSql};
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
 
 use crate::Error;
 use crate::connect::{Client, PostgresServer, STATEMENT_TIMEOUT, within};
 use crate::event::Event;
+use crate::session::{self, Parameter};
 
 /// A connection that reads the feed as a consumer.
 ///
 /// The database stores the consumer's position.
 pub struct Feed {
     client: Client,
-    read: Statement,
-    ack: Statement,
+    read: String,
     consumer: String,
     /// The consumer's lease, if this connection holds it.
     lease: Option<i64>,
@@ -30,10 +31,11 @@ impl Feed {
     /// Returns [`Error::Postgres`] if the extension is missing, or if the server is unavailable; [`Error::Timeout`]
     /// if it does not respond.
     pub async fn open(server: &PostgresServer, consumer: &str) -> Result<Feed, Error> {
-        let client = connect(server).await?;
-        let create = async { client.execute("SELECT workflow.create_consumer($1)", &[&consumer]).await };
-        within(STATEMENT_TIMEOUT, create).await?;
-        Feed::prepare(client, consumer).await
+        let feed = Feed::reopen(server, consumer).await?;
+        // A crash must not undo this: the consumer would be taken for one that is gone.
+        let create = "SELECT pg_catalog.set_config('synchronous_commit', 'on', true), workflow.create_consumer($1)";
+        feed.run(create, &[]).await?;
+        Ok(feed)
     }
 
     /// Connects again, as a consumer that this program has read before, and that [`open`](Feed::open) must not create
@@ -42,22 +44,19 @@ impl Feed {
     /// # Errors
     /// As [`open`](Feed::open). [`lease`](Feed::lease) returns [`Error::ConsumerGone`] if it no longer exists.
     pub async fn reopen(server: &PostgresServer, consumer: &str) -> Result<Feed, Error> {
-        Feed::prepare(connect(server).await?, consumer).await
+        // An acknowledgment that is lost in a crash only repeats events, so it need not wait for the disk.
+        let server = server.clone().with_setting("synchronous_commit", "off");
+        let read = format!(
+            "SELECT {} FROM workflow.read_events($1, $2, pg_catalog.make_interval(secs => $3), $4)",
+            Event::COLUMNS
+        );
+        Ok(Feed { client: connect_to_wait(&server).await?, read, consumer: consumer.to_owned(), lease: None })
     }
 
-    async fn prepare(client: Client, consumer: &str) -> Result<Feed, Error> {
-        let prepare = async {
-            // An acknowledgment that is lost in a crash only repeats events, so it need not wait for the disk.
-            client.batch_execute("SET synchronous_commit = off").await?;
-            be_woken(&client).await?;
-            let read = format!(
-                "SELECT {} FROM workflow.read_events($1, $2, pg_catalog.make_interval(secs => $3), $4)",
-                Event::COLUMNS
-            );
-            Ok((client.prepare(&read).await?, client.prepare("SELECT workflow.ack_events($1, $2, $3)").await?))
-        };
-        let (read, ack) = within(STATEMENT_TIMEOUT, prepare).await?;
-        Ok(Feed { client, read, ack, consumer: consumer.to_owned(), lease: None })
+    /// Runs a statement whose first parameter is the consumer.
+    async fn run(&self, sql: &str, others: &[Parameter<'_>]) -> Result<Vec<Row>, Error> {
+        let parameters = [&[(&self.consumer as _, Type::TEXT)], others].concat();
+        session::once_in(&self.client, STATEMENT_TIMEOUT, sql, &parameters).await
     }
 
     /// Returns a short text that identifies the database: its cluster, and its number there.
@@ -66,7 +65,8 @@ impl Feed {
         let sql = "SELECT pg_catalog.format('%s/%s', c.system_identifier, d.oid)
                    FROM pg_catalog.pg_control_system() AS c, pg_catalog.pg_database AS d
                    WHERE d.datname = pg_catalog.current_database()";
-        Ok(within(STATEMENT_TIMEOUT, self.client.query_one(sql, &[])).await?.try_get(0)?)
+        let rows = session::once_in(&self.client, STATEMENT_TIMEOUT, sql, &[]).await?;
+        Ok(session::one_of(rows)?.try_get(0)?)
     }
 
     /// Returns whether the consumer was created to begin with the first event, and has not read beyond it.
@@ -75,8 +75,8 @@ impl Feed {
     #[cfg(feature = "relay")]
     pub(crate) async fn is_at_beginning(&self) -> Result<bool, Error> {
         let sql = "SELECT snapshot IS NULL AND floor_id = 0 FROM workflow.consumers WHERE name = $1";
-        match within(STATEMENT_TIMEOUT, self.client.query_opt(sql, &[&self.consumer])).await {
-            Ok(row) => Ok(row.is_some_and(|row| row.get(0))),
+        match self.run(sql, &[]).await {
+            Ok(rows) => Ok(rows.first().is_some_and(|row| row.get(0))),
             Err(Error::Denied { .. }) => Ok(true),
             Err(error) => Err(error),
         }
@@ -101,9 +101,10 @@ impl Feed {
         wait: Duration,
     ) -> Result<impl Stream<Item = Result<Event, Error>> + use<>, Error> {
         let wait = wait.as_secs_f64();
-        let parameters: [&(dyn ToSql + Sync); 4] = [&self.consumer, &max, &wait, &self.lease];
-        let rows = within(STATEMENT_TIMEOUT, self.client.query_raw(&self.read, parameters)).await?;
-        Ok(rows.map(|row| Event::from_row(&row?)))
+        let parameters: [Parameter<'_>; 4] =
+            [(&self.consumer, Type::TEXT), (&max, Type::INT4), (&wait, Type::FLOAT8), (&self.lease, Type::INT8)];
+        let started = within(STATEMENT_TIMEOUT, session::start(&self.client, &self.read, &parameters)).await?;
+        Ok(started.stream().map(|row| Event::from_row(&row?)))
     }
 
     /// Acknowledges this event and all events that were read before it.
@@ -112,8 +113,8 @@ impl Feed {
     /// Returns [`Error::Postgres`] or [`Error::Timeout`] if the server is unavailable; the events are then
     /// redelivered.
     pub async fn ack(&self, id: i64) -> Result<(), Error> {
-        within(STATEMENT_TIMEOUT, self.client.execute(&self.ack, &[&self.consumer, &id, &self.lease])).await?;
-        Ok(())
+        let ack = "SELECT workflow.ack_events($1, $2, $3)";
+        self.run(ack, &[(&id, Type::INT8), (&self.lease, Type::INT8)]).await.map(drop)
     }
 
     /// Calls [`Feed::ack`], if there is an event to acknowledge, and [`Feed::read`], in one round trip.
@@ -142,15 +143,14 @@ impl Feed {
     #[cfg(feature = "relay")]
     pub(crate) async fn renew(&self) -> Result<(), Error> {
         let sql = "SELECT id FROM workflow.read_events($1, 1, interval '0 s', $2)";
-        within(STATEMENT_TIMEOUT, self.client.query_opt(sql, &[&self.consumer, &self.lease])).await?;
-        Ok(())
+        self.run(sql, &[(&self.lease, Type::INT8)]).await.map(drop)
     }
 
     /// Names the next event, reading which raises this error, by its id alone.
     #[cfg(feature = "relay")]
     pub(crate) async fn name_next(&self, error: Error) -> Result<Error, Error> {
         let sql = "SELECT id FROM workflow.read_events($1, 1, interval '0 s', $2)";
-        match within(STATEMENT_TIMEOUT, self.client.query_opt(sql, &[&self.consumer, &self.lease])).await? {
+        match self.run(sql, &[(&self.lease, Type::INT8)]).await?.first() {
             Some(row) => {
                 let (consumer, event_id) = (self.consumer.clone(), row.try_get(0)?);
                 Ok(Error::Undeliverable { consumer, event_id, cause: Box::new(error) })
@@ -172,10 +172,9 @@ impl Feed {
     pub async fn lease(&mut self, holder: &str, duration: Duration) -> Result<bool, Error> {
         let lease = "SELECT workflow.lease_consumer($1, $2, pg_catalog.make_interval(secs => $3))";
         let seconds = duration.as_secs_f64();
-        let row = async { self.client.query_one(lease, &[&self.consumer, &holder, &seconds]).await };
-        self.lease = match within(STATEMENT_TIMEOUT, row).await {
+        self.lease = match self.run(lease, &[(&holder, Type::TEXT), (&seconds, Type::FLOAT8)]).await {
             Err(Error::NotFound { .. }) => return Err(self.gone()),
-            row => row?.try_get(0)?,
+            rows => session::one_of(rows?)?.try_get(0)?,
         };
         Ok(self.lease.is_some())
     }
@@ -187,7 +186,7 @@ impl Feed {
     pub async fn release(&mut self) -> Result<(), Error> {
         if let Some(lease) = self.lease.take() {
             let release = "SELECT workflow.release_consumer($1, $2)";
-            within(STATEMENT_TIMEOUT, self.client.execute(release, &[&self.consumer, &lease])).await?;
+            self.run(release, &[(&lease, Type::INT8)]).await?;
         }
         Ok(())
     }
@@ -200,9 +199,7 @@ impl Feed {
     /// Returns [`Error::Postgres`] or [`Error::Timeout`] if the server is unavailable.
     pub async fn save_checkpoint(&self, position: [i64; 2]) -> Result<(), Error> {
         let save = "SELECT workflow.save_checkpoint($1, $2, $3)";
-        let parameters: [&(dyn ToSql + Sync); 3] = [&self.consumer, &&position[..], &self.lease];
-        within(STATEMENT_TIMEOUT, self.client.execute(save, &parameters)).await?;
-        Ok(())
+        self.run(save, &[(&&position[..], Type::INT8_ARRAY), (&self.lease, Type::INT8)]).await.map(drop)
     }
 
     /// Rewinds to the last relay checkpoint up to `position`, or to the first.
@@ -213,32 +210,25 @@ impl Feed {
     /// Returns [`Error::Postgres`] or [`Error::Timeout`] if the server is unavailable.
     pub async fn rewind(&self, position: [i64; 2]) -> Result<Option<[i64; 2]>, Error> {
         let rewind = "SELECT workflow.rewind_consumer($1, $2, $3)";
-        let parameters: [&(dyn ToSql + Sync); 3] = [&self.consumer, &&position[..], &self.lease];
-        let row = within(STATEMENT_TIMEOUT, self.client.query_one(rewind, &parameters)).await?;
-        let position: Option<Vec<i64>> = row.try_get(0)?;
+        let rows = self.run(rewind, &[(&&position[..], Type::INT8_ARRAY), (&self.lease, Type::INT8)]).await?;
+        let position: Option<Vec<i64>> = session::one_of(rows)?.try_get(0)?;
         Ok(position.and_then(|position| <[i64; 2]>::try_from(position).ok()))
     }
 }
 
 /// Opens a connection whose session is woken when it waits for events.
 ///
+/// Behind a pooler it is woken only if the extension is preloaded: a notification would reach other clients.
+///
 /// # Errors
 /// Returns [`Error::Postgres`] or [`Error::Timeout`] if the server is unavailable.
 pub async fn connect_to_wait(server: &PostgresServer) -> Result<Client, Error> {
-    let client = connect(server).await?;
-    within(STATEMENT_TIMEOUT, be_woken(&client)).await?;
-    Ok(client)
-}
-
-/// A wait for the disk or for a standby ends with its reader: the next one waits for the same.
-async fn connect(server: &PostgresServer) -> Result<Client, Error> {
-    server.clone().with_fixed_settings().with_cancellation().connect().await
-}
-
-async fn be_woken(client: &Client) -> Result<(), tokio_postgres::Error> {
-    if !client.query_one("SELECT workflow.is_preloaded()", &[]).await?.get::<_, bool>(0) {
+    // A wait for the disk or for a standby ends with its reader: the next one waits for the same.
+    let client = server.clone().with_fixed_settings().with_cancellation().connect().await?;
+    let is_preloaded = session::once_in(&client, STATEMENT_TIMEOUT, "SELECT workflow.is_preloaded()", &[]).await?;
+    if !client.is_pooled() && !session::one_of(is_preloaded)?.try_get::<_, bool>(0)? {
         // Without preloading, commits wake no session, so a notification must.
-        client.batch_execute("LISTEN workflow_events").await?;
+        within(STATEMENT_TIMEOUT, client.driver().batch_execute("LISTEN workflow_events")).await?;
     }
-    Ok(())
+    Ok(client)
 }

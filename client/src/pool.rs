@@ -42,8 +42,8 @@ pub struct Options {
     pub acquire_timeout: Duration,
     /// Time limit of a statement: the server cancels it then. The client stops waiting shortly after.
     pub statement_timeout: Duration,
-    /// Whether connections keep prepared statements. Set it to false for a pooler that gives each transaction another
-    /// session and does not support prepared statements (PgBouncer before 1.21).
+    /// Whether connections keep prepared statements. They keep none behind PgBouncer, which the pool notices by itself:
+    /// set this to false for another pooler that gives each transaction another session.
     pub keeps_statements: bool,
     /// Whether every transaction is read-only.
     pub is_read_only: bool,
@@ -93,8 +93,11 @@ impl Pool {
         let milliseconds = options.statement_timeout.as_millis().max(1);
         // These statements read little: compiling one, which the planner chooses for a large table, takes longer than
         // running it.
-        let server = server.with_settings(&format!("-c statement_timeout={milliseconds} -c jit=off"));
-        let server = if options.is_read_only { server.with_cancellation() } else { server };
+        let server = server.with_setting("statement_timeout", &milliseconds.to_string()).with_setting("jit", "off");
+        let server = match options.is_read_only {
+            true => server.with_read_only_transactions().with_cancellation(),
+            false => server,
+        };
         let max = options.max_connections.max(1);
         let failure = Failure::default();
         let connections = bb8::Pool::builder()

@@ -4,9 +4,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
+use futures_util::{Stream, StreamExt, TryStreamExt, future, stream};
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{GenericClient, Row};
+use tokio_postgres::{GenericClient, Row, RowStream, SimpleQueryStream};
 
 use crate::Error;
 use crate::connect::{self, within};
@@ -16,7 +16,7 @@ use crate::pool::{Connection, Statements, Transaction};
 pub type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// Time limit of a statement, if the session sets none.
-const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 /// Runs the statements of repositories.
 ///
@@ -36,6 +36,11 @@ pub trait Session: sealed::Sealed + Sync {
     }
     /// Returns the prepared statements of the connection, if it keeps them.
     fn statements(&self) -> Option<&Arc<Statements>> {
+        None
+    }
+    /// Returns the statements with which the transaction of each statement has to begin: behind a pooler.
+    #[doc(hidden)]
+    fn settings(&self) -> Option<&str> {
         None
     }
     /// Ends a statement whose remaining rows are not wanted, if the connection is not needed for anything else.
@@ -64,6 +69,15 @@ impl Session for connect::Client {
     fn client(&self) -> &tokio_postgres::Client {
         self
     }
+
+    fn driver(&self) -> &tokio_postgres::Client {
+        self.driver()
+    }
+
+    fn settings(&self) -> Option<&str> {
+        // There may be a transaction already.
+        if self.was_used_directly() { None } else { self.settings() }
+    }
 }
 
 impl Session for Connection {
@@ -79,6 +93,10 @@ impl Session for Connection {
 
     fn statements(&self) -> Option<&Arc<Statements>> {
         Some(self.statements())
+    }
+
+    fn settings(&self) -> Option<&str> {
+        self.settings()
     }
 
     fn abandon(&self) {
@@ -108,7 +126,10 @@ pub(crate) async fn fixed<S: Session>(
     sql: &'static str,
     parameters: &[Parameter<'_>],
 ) -> Result<Vec<Row>, Error> {
-    let Some(statements) = session.statements() else { return once(session, sql, parameters).await };
+    // Behind a pooler none is kept.
+    let (Some(statements), None) = (session.statements(), session.settings()) else {
+        return once(session, sql, parameters).await;
+    };
     let response = async {
         let types: Vec<Type> = parameters.iter().map(|(_, kind)| kind.clone()).collect();
         let Some(statement) = statements.get(session.driver(), sql, &types).await? else {
@@ -120,12 +141,85 @@ pub(crate) async fn fixed<S: Session>(
     statements.run(response).await
 }
 
-/// Runs a statement that is built for this call: planned for its parameters, and not kept.
-pub(crate) async fn once<S: Session>(session: &S, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Error> {
-    let response = session.driver().query_typed(sql, parameters);
+/// Runs a statement that is built for this call: planned for its parameters, and not kept, so that a pooler need not know
+/// prepared statements.
+///
+/// # Errors
+/// Returns [`Error::Timeout`] if there is no response within 30 s, or within the time limit of a pool's statements, and the
+/// error of the statement.
+pub async fn once<S: Session>(session: &S, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Error> {
+    once_in(session, LIMIT, sql, parameters).await
+}
+
+/// Runs a statement as [`once`] does, with another time limit; a pool has its own.
+///
+/// # Errors
+/// See [`once`].
+pub async fn once_in<S: Session>(
+    session: &S,
+    limit: Duration,
+    sql: &str,
+    parameters: &[Parameter<'_>],
+) -> Result<Vec<Row>, Error> {
+    run(session, limit, async { start(session, sql, parameters).await?.all().await }).await
+}
+
+/// Runs a statement as [`once_in`] does, but never in a transaction block: a procedure that ends transactions, or a function
+/// that must be called alone. Behind a pooler it has the defaults of the database.
+///
+/// # Errors
+/// See [`once`].
+pub async fn alone<S: Session>(
+    session: &S,
+    limit: Duration,
+    sql: &str,
+    parameters: &[Parameter<'_>],
+) -> Result<Vec<Row>, Error> {
+    run(session, limit, session.driver().query_typed(sql, parameters)).await
+}
+
+async fn run<S: Session, T>(
+    session: &S,
+    limit: Duration,
+    response: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, Error> {
     match session.statements() {
         Some(statements) => statements.run(response).await,
-        None => within(LIMIT, response).await,
+        None => within(limit, response).await,
+    }
+}
+
+/// A statement whose rows arrive, and the end of its transaction if it has one of its own.
+pub(crate) struct Started {
+    rows: RowStream,
+    commit: Option<SimpleQueryStream>,
+}
+
+/// Starts a statement; behind a pooler, in a transaction that has the settings of the connection.
+pub(crate) async fn start<S: Session>(
+    session: &S,
+    sql: &str,
+    parameters: &[Parameter<'_>],
+) -> Result<Started, tokio_postgres::Error> {
+    let rows = session.driver().query_typed_raw(sql, parameters.iter().map(|(value, kind)| (*value, kind.clone())));
+    let Some(settings) = session.settings() else { return Ok(Started { rows: rows.await?, commit: None }) };
+    let (client, begin) = (GenericClient::client(session.driver()), format!("BEGIN; {settings}"));
+    // The driver sends the three at once, and the server runs them in this order.
+    let (begun, rows, commit) =
+        future::join3(client.batch_execute(&begin), rows, client.simple_query_raw("COMMIT")).await;
+    begun?;
+    Ok(Started { rows: rows?, commit: Some(commit?) })
+}
+
+impl Started {
+    async fn all(self) -> Result<Vec<Row>, tokio_postgres::Error> {
+        self.stream().try_collect().await
+    }
+
+    /// Returns the rows, and then an error if the commit fails.
+    pub(crate) fn stream(self) -> impl Stream<Item = Result<Row, tokio_postgres::Error>> + use<> {
+        let commit = stream::iter(self.commit).flatten();
+        self.rows.chain(commit.try_filter_map(|_| future::ok(None)))
     }
 }
 
@@ -144,8 +238,7 @@ pub(crate) async fn once_within<S: Session>(
     max_bytes: usize,
 ) -> Result<RowsRead, Error> {
     let response = async {
-        let values = parameters.iter().map(|(value, kind)| (*value, kind.clone()));
-        let mut stream = pin!(session.driver().query_typed_raw(sql, values).await?);
+        let mut stream = pin!(start(session, sql, parameters).await?.stream());
         let (mut rows, mut bytes) = (Vec::new(), 0);
         while let Some(row) = stream.try_next().await? {
             bytes += row.raw_size_bytes();
@@ -156,10 +249,7 @@ pub(crate) async fn once_within<S: Session>(
         }
         Ok(RowsRead { rows, is_cut: false })
     };
-    match session.statements() {
-        Some(statements) => statements.run(response).await,
-        None => within(LIMIT, response).await,
-    }
+    run(session, LIMIT, response).await
 }
 
 /// Runs a statement that always returns one row.
@@ -168,6 +258,9 @@ pub(crate) async fn one<S: Session>(
     sql: &'static str,
     parameters: &[Parameter<'_>],
 ) -> Result<Row, Error> {
-    let row = fixed(session, sql, parameters).await?.into_iter().next();
-    row.ok_or_else(|| Error::Unknown("no row".to_owned()))
+    one_of(fixed(session, sql, parameters).await?)
+}
+
+pub(crate) fn one_of(rows: Vec<Row>) -> Result<Row, Error> {
+    rows.into_iter().next().ok_or_else(|| Error::Unknown("no row".to_owned()))
 }

@@ -3,7 +3,6 @@
 use super::*;
 use pg_workflow_client::{Error, State};
 use std::net::TcpListener;
-use xtask::stack::pooler::Pooler;
 
 #[test]
 fn connection_finds_primary_before_and_after_promotion() {
@@ -97,19 +96,4 @@ fn statement_ends_with_its_client() {
             .await;
         });
     }
-}
-
-#[test]
-fn pooler_that_rejects_options_is_connected_to_without() {
-    let (cluster, db) = own_cluster("client-pooler", &[("lock_timeout", "7s")]);
-    let Some(pooler) = Pooler::start(&cluster, 2).unwrap() else { return };
-    run(async {
-        let server = server(&pooler.url("workflow"));
-        new_tasks(&server.connect().await.unwrap(), &["a"]).await;
-        let fixed = server.with_fixed_settings();
-        let client = fixed.connect().await.unwrap();
-        let row = client.query_one("SELECT current_setting('lock_timeout')", &[]).await.unwrap();
-        assert_eq!(row.get::<_, String>(0), "0");
-    });
-    drop(db);
 }

@@ -39,6 +39,13 @@ impl Db {
         self.url.replacen("//postgres@", &format!("//{role}@"), 1)
     }
 
+    /// The port and the name of the database.
+    pub fn address(&self) -> (u16, &str) {
+        let (port, name) =
+            self.url.rsplit_once(':').and_then(|(_, end)| end.split_once('/')).expect("a port and a name");
+        (port.parse().expect("a port"), name)
+    }
+
     pub fn connect(&self) -> Client {
         Client::connect(&self.url, NoTls).expect("a connection")
     }

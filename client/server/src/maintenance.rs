@@ -6,9 +6,10 @@ use pg_workflow_client::connect::Client;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use pg_workflow_client::Error;
-use pg_workflow_client::connect::{PostgresServer, within};
+use pg_workflow_client::connect::PostgresServer;
 use pg_workflow_client::outage::Outage;
+use pg_workflow_client::tokio_postgres::Row;
+use pg_workflow_client::{Error, session};
 
 /// Interval of refreshing the stored counts, and of ending claims. Readers of the counts add up all later transitions
 /// themselves, and waiting workers end claims each second.
@@ -57,12 +58,11 @@ struct Lacking {
 }
 
 async fn maintain(server: &PostgresServer, outage: &mut Outage, lacking: &mut Lacking) -> Result<(), Error> {
-    let client = server.clone().with_fixed_settings().connect().await?;
     // A crash can lose the work: it is repeated.
-    within(LIMIT, client.batch_execute("SET synchronous_commit = off")).await?;
+    let client = server.clone().with_fixed_settings().with_setting("synchronous_commit", "off").connect().await?;
     let mut unfolded = 0;
     for refresh in 0.. {
-        let folded = within(LIMIT, client.query_one("SELECT workflow.fold_state_counts()", &[])).await?.try_get(0)?;
+        let folded = one(&client, "SELECT workflow.fold_state_counts()").await?.try_get(0)?;
         unfolded = if folded { 0 } else { unfolded + 1 };
         if unfolded == REFUSALS && counts_are_old(&client).await? {
             tracing::warn!(
@@ -81,11 +81,19 @@ async fn maintain(server: &PostgresServer, outage: &mut Outage, lacking: &mut La
     Ok(())
 }
 
+async fn query(client: &Client, sql: &str) -> Result<Vec<Row>, Error> {
+    session::once_in(client, LIMIT, sql, &[]).await
+}
+
+async fn one(client: &Client, sql: &str) -> Result<Row, Error> {
+    query(client, sql).await?.pop().ok_or_else(|| Error::Unknown("no row".to_owned()))
+}
+
 /// Returns whether there are events since the last refresh.
 async fn counts_are_old(client: &Client) -> Result<bool, Error> {
     let sql = "SELECT workflow.last_event_id() > floor_id FROM workflow.state_count_place";
-    match within(LIMIT, client.query_opt(sql, &[])).await {
-        Ok(row) => Ok(row.and_then(|row| row.get(0)).unwrap_or(false)),
+    match query(client, sql).await {
+        Ok(rows) => Ok(rows.first().and_then(|row| row.get(0)).unwrap_or(false)),
         // The role may not read it, or the extension is older.
         Err(error) if error.code().is_some() => Ok(false),
         Err(error) => Err(error),
@@ -97,7 +105,7 @@ async fn counts_are_old(client: &Client) -> Result<bool, Error> {
 async fn reap_claims(client: &Client, lacks_right: &mut bool) -> Result<(), Error> {
     let has_right = "SELECT pg_catalog.to_regprocedure('workflow.reap_claims(integer)') IS NOT NULL,
                    pg_catalog.has_column_privilege('workflow.task_instances', 'state', 'UPDATE'), current_user::text";
-    let row = within(LIMIT, client.query_one(has_right, &[])).await?;
+    let row = one(client, has_right).await?;
     let (exists, has_right): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
     let known = std::mem::replace(lacks_right, exists && !has_right);
     if *lacks_right && !known {
@@ -114,7 +122,7 @@ async fn reap_claims(client: &Client, lacks_right: &mut bool) -> Result<(), Erro
 /// Ends some claims; returns false if none is left.
 async fn reap_some(client: &Client) -> Result<bool, Error> {
     let sql = "SELECT id, worker, reason, state FROM workflow.reap_claims()";
-    let reaped = within(LIMIT, client.query(sql, &[])).await?;
+    let reaped = query(client, sql).await?;
     for row in &reaped {
         let (id, worker): (Uuid, &str) = (row.try_get(0)?, row.try_get(1)?);
         let (reason, state): (&str, &str) = (row.try_get(2)?, row.try_get(3)?);
@@ -128,7 +136,7 @@ async fn reap_some(client: &Client) -> Result<bool, Error> {
 async fn open_partitions(client: &Client, lacks_right: &mut bool) -> Result<(), Error> {
     let has_right = "SELECT pg_catalog.has_function_privilege(
                    pg_catalog.to_regprocedure('workflow.open_partitions(text)'), 'EXECUTE'), current_user::text";
-    let row = within(LIMIT, client.query_one(has_right, &[])).await?;
+    let row = one(client, has_right).await?;
     let known = std::mem::replace(lacks_right, false);
     match row.try_get::<_, Option<bool>>(0)? {
         Some(true) => (),
@@ -146,7 +154,7 @@ async fn open_partitions(client: &Client, lacks_right: &mut bool) -> Result<(), 
         None => return Ok(()),
     }
     let sql = "SELECT partition, outcome FROM workflow.open_partitions()";
-    for row in within(LIMIT, client.query(sql, &[])).await? {
+    for row in session::alone(client, LIMIT, sql, &[]).await? {
         let (partition, outcome): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
         tracing::info!("partition {partition}: {outcome}");
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use pg_workflow_client::connect::Client;
 use pg_workflow_client::tokio_postgres::error::SqlState;
+use pg_workflow_client::tokio_postgres::types::Type;
 use serde::Serialize;
 
 /// Held during a migration, so that programs that all migrate at startup do so one by one. Only superusers can take it: an
@@ -197,7 +198,7 @@ pub async fn plan(client: &Client, target: &Target) -> Result<Step, Error> {
             let sql = "SELECT pg_catalog.string_to_array(path, '--')
                        FROM pg_catalog.pg_extension_update_paths('pg_workflow')
                        WHERE source = $1 AND target = $2";
-            let rows = client.query(sql, &[&from, &to]).await?;
+            let rows = client.query_typed(sql, &[(&from, Type::TEXT), (&to, Type::TEXT)]).await?;
             let path = rows.first().map(|row| row.try_get::<_, Option<Vec<String>>>(0)).transpose()?.flatten();
             match path {
                 Some(path) => Ok(Step::Update { from, path }),

@@ -1,39 +1,45 @@
-//! Live events for people, from notifications of the database.
+//! Live events for people.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use pg_workflow_client::connect::Client;
 use tokio::sync::mpsc;
 
-use pg_workflow_client::Error;
 use pg_workflow_client::connect::{PostgresServer, STATEMENT_TIMEOUT, within};
+use pg_workflow_client::event::Event;
 use pg_workflow_client::outage::{Backoff, Outage};
+use pg_workflow_client::{Error, position, session};
 
 /// Interval of checks that the server is available: a connection that only listens does not notice.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Notifications buffered for a slow reader; further ones are dropped. Left in the server, they would fill its
 /// notification queue, which all databases share.
 const BUFFERED: usize = 10_000;
+/// Events of the feed that are read at once, and how long the database waits for one.
+const BATCH: i32 = 500;
+const WAIT: Duration = Duration::from_secs(2);
 
-/// Listens on the channel `workflow_events`, and reconnects after an outage.
+/// Listens on the channel `workflow_events`, and reconnects after an outage. Behind a pooler, which may run each statement
+/// in another session, it reads the event feed instead.
 ///
 /// It misses events while it is not connected: use a [feed](pg_workflow_client::feed) to miss none.
 pub struct Watch {
     server: PostgresServer,
-    connection: Option<Connection>,
+    source: Option<Source>,
     outage: Outage,
     backoff: Backoff,
 }
 
-struct Connection {
-    client: Client,
-    payloads: mpsc::Receiver<String>,
+enum Source {
+    Channel { client: Client, payloads: mpsc::Receiver<String> },
+    Feed { client: Client, position: String, events: VecDeque<Event> },
 }
 
 impl Watch {
     /// Prepares to listen; [`Watch::next`] connects.
     pub fn new(server: PostgresServer) -> Watch {
-        Watch { server, connection: None, outage: Outage::of("PostgreSQL"), backoff: Backoff::new() }
+        Watch { server, source: None, outage: Outage::of("PostgreSQL"), backoff: Backoff::new() }
     }
 
     /// Waits for the next event, as JSON; without its metadata if it is too long for a notification.
@@ -53,7 +59,7 @@ impl Watch {
             match self.receive().await {
                 Ok(payload) => return payload,
                 Err(error) => {
-                    self.connection = None;
+                    self.source = None;
                     self.outage.began(&error);
                     self.backoff.wait().await;
                 }
@@ -62,34 +68,54 @@ impl Watch {
     }
 
     async fn receive(&mut self) -> Result<String, Error> {
-        let connection = match &mut self.connection {
-            Some(connection) => connection,
+        let source = match &mut self.source {
+            Some(source) => source,
             None => {
-                let connection = self.connection.insert(Connection::open(&self.server).await?);
+                let source = self.source.insert(Source::open(&self.server).await?);
                 self.outage.ended();
                 self.backoff.reset();
-                connection
+                source
             }
         };
-        loop {
-            match tokio::time::timeout(HEARTBEAT, connection.payloads.recv()).await {
-                Ok(Some(payload)) => return Ok(payload),
-                // The connection ended, and the statement returns the error; or there was no event for a while.
-                Ok(None) | Err(_) => within(STATEMENT_TIMEOUT, connection.client.batch_execute("")).await?,
-            }
-        }
+        source.next().await
     }
 }
 
-impl Connection {
-    async fn open(server: &PostgresServer) -> Result<Connection, Error> {
+impl Source {
+    async fn open(server: &PostgresServer) -> Result<Source, Error> {
         let (sender, payloads) = mpsc::channel(BUFFERED);
+        let server = server.clone().with_fixed_settings();
         let client = server.connect_listening(move |payload| {
             let _dropped_when_full = sender.try_send(payload.to_owned());
         });
         let client = client.await?;
-        // Fails if the extension is missing: then there would never be a notification.
-        within(STATEMENT_TIMEOUT, client.batch_execute("SELECT workflow.version(); LISTEN workflow_events")).await?;
-        Ok(Connection { client, payloads })
+        // Fails if the extension is missing: then there would never be an event.
+        session::once_in(&client, STATEMENT_TIMEOUT, "SELECT workflow.version()", &[]).await?;
+        if client.is_pooled() {
+            let position = position::current(&client).await?;
+            return Ok(Source::Feed { client, position, events: VecDeque::new() });
+        }
+        within(STATEMENT_TIMEOUT, client.batch_execute("LISTEN workflow_events")).await?;
+        Ok(Source::Channel { client, payloads })
+    }
+
+    async fn next(&mut self) -> Result<String, Error> {
+        match self {
+            Source::Channel { client, payloads } => loop {
+                match tokio::time::timeout(HEARTBEAT, payloads.recv()).await {
+                    Ok(Some(payload)) => return Ok(payload),
+                    // The connection ended, and the statement returns the error; or there was no event for a while.
+                    Ok(None) | Err(_) => within(STATEMENT_TIMEOUT, client.batch_execute("")).await?,
+                }
+            },
+            Source::Feed { client, position, events } => loop {
+                if let Some(event) = events.pop_front() {
+                    return Ok(serde_json::to_string(&event)?);
+                }
+                if let Some(batch) = position::read(client, position, BATCH, WAIT).await? {
+                    (*position, *events) = (batch.position, batch.events.into());
+                }
+            },
+        }
     }
 }

@@ -22,7 +22,11 @@ impl Connection {
     /// Returns [`Error::Postgres`] or [`Error::Timeout`] if the server is unavailable.
     pub async fn transaction(&mut self) -> Result<Transaction<'_>, Error> {
         let statements = self.0.statements.clone();
-        let transaction = statements.run(self.0.client.transaction()).await?;
+        let settings = self.0.client.settings().map(str::to_owned);
+        let transaction = statements.run(self.0.client.driver_mut().transaction()).await?;
+        if let Some(settings) = settings {
+            statements.run(transaction.batch_execute(&settings)).await?;
+        }
         Ok(Transaction { transaction, statements })
     }
 
@@ -31,7 +35,13 @@ impl Connection {
     }
 
     pub(crate) fn driver(&self) -> &Client {
-        &self.0.client
+        self.0.client.driver()
+    }
+
+    /// Returns the statements with which each statement's own transaction has to begin.
+    pub(crate) fn settings(&self) -> Option<&str> {
+        // There may be a transaction already.
+        if self.0.statements.is_used_directly() { None } else { self.0.client.settings() }
     }
 }
 
@@ -40,14 +50,14 @@ impl Deref for Connection {
 
     fn deref(&self) -> &Client {
         self.0.statements.used_directly();
-        &self.0.client
+        self.0.client.driver()
     }
 }
 
 impl DerefMut for Connection {
     fn deref_mut(&mut self) -> &mut Client {
         self.0.statements.used_directly();
-        &mut self.0.client
+        self.0.client.driver_mut()
     }
 }
 

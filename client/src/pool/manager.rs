@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::lock;
 use super::statements::Statements;
 use crate::Error;
-use crate::connect::{Client, PostgresServer, within};
+use crate::connect::{Client, PostgresServer};
 
 /// A connection that was tested within this time is not tested again before use, unless something speaks against it.
 const FRESH: Duration = Duration::from_secs(1);
@@ -26,7 +26,6 @@ pub struct Manager {
     server: PostgresServer,
     statement_limit: Duration,
     test_limit: Duration,
-    is_read_only: bool,
     keeps_statements: bool,
     failure: Failure,
     /// The last time at which a connection did not respond. A server that hangs makes all older ones suspicious.
@@ -39,7 +38,6 @@ impl Manager {
             server,
             statement_limit: options.statement_timeout + Duration::from_secs(2),
             test_limit: (options.acquire_timeout / TESTS).min(LONGEST_TEST),
-            is_read_only: options.is_read_only,
             keeps_statements: options.keeps_statements,
             failure,
             hung_at: Mutex::default(),
@@ -47,7 +45,7 @@ impl Manager {
     }
 
     async fn test(&self, member: &mut Member) -> Result<(), Error> {
-        let test = member.statements.run(member.client.batch_execute(""));
+        let test = member.statements.run(member.client.driver().batch_execute(""));
         tokio::time::timeout(self.test_limit, test).await.unwrap_or_else(|_| {
             *lock(&self.hung_at) = Some(Instant::now());
             Err(Error::Timeout(self.test_limit))
@@ -61,12 +59,9 @@ impl bb8::ManageConnection for Manager {
 
     async fn connect(&self) -> Result<Member, Error> {
         let client = self.server.connect().await?;
-        if self.is_read_only {
-            // Not when it connects: of several hosts, the one that takes writes is the primary.
-            within(LONGEST_TEST, client.batch_execute("SET default_transaction_read_only = on")).await?;
-        }
         self.failure.forget();
-        let statements = Arc::new(Statements::new(self.statement_limit, self.keeps_statements));
+        let keeps_statements = self.keeps_statements && !client.is_pooled();
+        let statements = Arc::new(Statements::new(self.statement_limit, keeps_statements));
         Ok(Member { client, statements, tested_at: Instant::now() })
     }
 
@@ -74,7 +69,7 @@ impl bb8::ManageConnection for Manager {
         if lock(&self.hung_at).is_some_and(|hung_at| hung_at >= member.tested_at) {
             return Err(Error::Timeout(self.test_limit));
         }
-        let is_unsure = member.statements.was_used_directly() || member.client.is_closed();
+        let is_unsure = member.statements.was_used_directly() || member.client.driver().is_closed();
         if is_unsure || member.tested_at.elapsed() > FRESH {
             self.test(member).await?;
             member.tested_at = Instant::now();
@@ -83,7 +78,7 @@ impl bb8::ManageConnection for Manager {
     }
 
     fn has_broken(&self, member: &mut Member) -> bool {
-        member.client.is_closed() || member.statements.is_busy()
+        member.client.driver().is_closed() || member.statements.is_busy()
     }
 }
 

@@ -76,6 +76,10 @@ impl Statements {
         self.is_used_directly.store(true, Ordering::Relaxed);
     }
 
+    pub fn is_used_directly(&self) -> bool {
+        self.is_used_directly.load(Ordering::Relaxed)
+    }
+
     /// Returns whether the client was used directly since the last call.
     pub fn was_used_directly(&self) -> bool {
         self.is_used_directly.swap(false, Ordering::Relaxed)

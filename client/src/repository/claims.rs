@@ -123,7 +123,7 @@ impl<'a, S: Session> Claims<'a, S> {
         let sql = "CALL workflow.wait_for_tasks($1, make_interval(secs => $2))";
         let (queues, seconds) = (texts(queues), seconds(timeout));
         let parameters: [session::Parameter<'_>; 2] = [(&queues, Type::TEXT_ARRAY), (&seconds, Type::FLOAT8)];
-        Ok(session::one(self.0, sql, &parameters).await?.try_get(0)?)
+        Ok(session::one_of(session::alone(self.0, session::LIMIT, sql, &parameters).await?)?.try_get(0)?)
     }
 
     /// Takes tasks and moves them to `running`. Waits for no task and no lock: there may be none.

@@ -11,9 +11,13 @@ use super::versions::Known;
 use crate::Error;
 use crate::connect::PostgresServer;
 #[cfg(feature = "redis")]
-use crate::connect::{STATEMENT_TIMEOUT, within};
+use crate::connect::STATEMENT_TIMEOUT;
 use crate::event::Event;
+#[cfg(feature = "redis")]
+use crate::session;
 use crate::{feed, position};
+#[cfg(feature = "redis")]
+use tokio_postgres::types::Type;
 
 pub struct Follower {
     server: PostgresServer,
@@ -77,8 +81,13 @@ impl Follower {
             Event::COLUMNS
         );
         let client = self.connect().await?;
-        let query = async { client.query(&sql, &[&entity, &before, &known.version, &known.time]).await };
-        let rows = within(STATEMENT_TIMEOUT, query).await?;
+        let parameters: [session::Parameter<'_>; 4] = [
+            (&entity, Type::UUID),
+            (&before, Type::INT8),
+            (&known.version, Type::INT8),
+            (&known.time, Type::TIMESTAMPTZ),
+        ];
+        let rows = session::once_in(client, STATEMENT_TIMEOUT, &sql, &parameters).await?;
         rows.iter().map(Event::from_row).collect()
     }
 

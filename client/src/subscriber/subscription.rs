@@ -12,9 +12,9 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::task::JoinSet;
 
 use crate::Error;
-use crate::connect::{PostgresServer, STATEMENT_TIMEOUT, within};
-use crate::feed;
+use crate::connect::{PostgresServer, STATEMENT_TIMEOUT};
 use crate::redis_server::RedisServer;
+use crate::{feed, session};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often to check that Redis responds: a connection that only listens would not notice an outage.
@@ -110,6 +110,6 @@ async fn take_mark(database: &PostgresServer, client: &mut Option<Client>) -> Re
     };
     // The clock after the position: the columns are computed in this order.
     let sql = "SELECT workflow.current_position(), pg_catalog.clock_timestamp()";
-    let row = within(STATEMENT_TIMEOUT, async { client.query_one(sql, &[]).await }).await?;
+    let row = session::one_of(session::once_in(client, STATEMENT_TIMEOUT, sql, &[]).await?)?;
     Ok(Mark { position: row.try_get(0)?, time: row.try_get(1)? })
 }

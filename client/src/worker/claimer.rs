@@ -15,6 +15,8 @@ use crate::repository::{ClaimTasks, Claims};
 
 /// How long the database waits for tasks. After that, the server is checked.
 const WAIT: Duration = Duration::from_secs(5);
+/// How long a worker behind a pooler waits before it asks again. A random part is left out.
+const POLL: Duration = Duration::from_secs(1);
 
 pub struct Claimer {
     link: Link,
@@ -97,11 +99,16 @@ impl Claimer {
     }
 
     async fn wait(&mut self, wanted: &ClaimTasks) -> Result<(), Error> {
-        match Claims::new(self.link.open().await?).wait(&wanted.queues, WAIT).await {
+        let client = self.link.open().await?;
+        // Waiting in the database holds one of the pooler's sessions, which heartbeats may need.
+        let limit = if client.is_pooled() { Duration::ZERO } else { WAIT };
+        match Claims::new(client).wait(&wanted.queues, limit).await {
+            Ok(false) if client.is_pooled() => tokio::time::sleep(POLL.mul_f64(rand::random_range(0.5..1.0))).await,
             // The role's statement_timeout is shorter.
-            Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => Ok(()),
-            waited => waited.map(drop),
+            Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => (),
+            waited => drop(waited?),
         }
+        Ok(())
     }
 }
 

@@ -107,6 +107,10 @@ impl From<Error> for ApiError {
                 tracing::warn!("request failed: {error}. {}", error.hint());
                 ApiError::no_database()
             }
+            (Error::OptionsLost { .. }, _) => {
+                tracing::warn!("request failed: {error}. {}", error.hint());
+                ApiError::no_database()
+            }
             (_, Some(code)) => {
                 tracing::error!("request failed: {error}. {}", error.hint());
                 let message = format!("the database rejects the request ({code}); see the log of workflow-server");

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract;
 use pg_workflow_client::model::Join;
-use pg_workflow_client::tokio_postgres::Client;
+use pg_workflow_client::pool::Connection;
 use pg_workflow_client::tokio_postgres::error::SqlState;
-use pg_workflow_client::{DagRuns, Error, State, TriggerRule};
+use pg_workflow_client::tokio_postgres::types;
+use pg_workflow_client::{DagRuns, Error, State, TriggerRule, session};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
@@ -102,16 +103,17 @@ fn if_known<T>(read: Result<T, Error>) -> Result<T, ApiError> {
 }
 
 /// Returns the tasks of a run, `None` if they are too large.
-async fn read_nodes(client: &Client, run: Uuid) -> Result<Option<Vec<Node>>, Error> {
+async fn read_nodes(connection: &Connection, run: Uuid) -> Result<Option<Vec<Node>>, Error> {
     // With 100 bytes for the other fields of each.
     let sizes = "SELECT coalesce(sum(octet_length(task_id) + 100), 0)::bigint FROM workflow.task_instances
                  WHERE dag_run_id = $1";
-    let bytes: i64 = client.query_one(sizes, &[&run]).await?.try_get(0)?;
+    let sizes = session::once(connection, sizes, &[(&run, types::Type::UUID)]).await?;
+    let bytes: i64 = sizes.first().map_or(Ok(0), |row| row.try_get(0))?;
     if usize::try_from(bytes).unwrap_or_default() > PAGE_BYTES {
         return Ok(None);
     }
     let sql = "SELECT id, task_id, state FROM workflow.task_instances WHERE dag_run_id = $1 ORDER BY id";
-    let rows = client.query(sql, &[&run]).await?;
+    let rows = session::once(connection, sql, &[(&run, types::Type::UUID)]).await?;
     let node = |row: &pg_workflow_client::tokio_postgres::Row| {
         let state: &str = row.try_get(2)?;
         let state = state.parse().map_err(|_| Error::Unknown(format!("the state \"{state}\"")))?;

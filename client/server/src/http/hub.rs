@@ -200,9 +200,7 @@ impl Reader {
 
     /// Reads and sends events until the last follower leaves.
     async fn read(&self, outage: &mut Outage, backoff: &mut Backoff) -> Result<(), Error> {
-        let client = feed::connect_to_wait(&self.server).await?;
-        // Not when it connects: of several hosts, the one that takes writes is the primary.
-        client.batch_execute("SET default_transaction_read_only = on").await?;
+        let client = feed::connect_to_wait(&self.server.clone().with_read_only_transactions()).await?;
         let known = self.position.borrow().clone();
         let mut position = match known {
             Some(position) => position,

@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use pg_workflow_client::connect::{Client, PostgresServer};
 use pg_workflow_client::outage::Outage;
 use pg_workflow_client::redis_server::RedisConnection;
+use pg_workflow_client::session;
 use pg_workflow_client::{Error, Queue};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -26,6 +27,9 @@ pub use counts::Lag;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Time limit of a check: a server that hangs counts as unavailable.
 const LIMIT: Duration = Duration::from_millis(1500);
+
+/// Not "SELECT 1": the server needs the extension.
+const VERSION: &str = "SELECT workflow.version()";
 
 /// The results of the last checks.
 pub struct Probe {
@@ -177,7 +181,7 @@ impl Link {
     /// Takes the connection. A check that is dropped drops it, which ends its statement.
     async fn take(&mut self, server: &PostgresServer) -> Result<Client, Error> {
         let attempt = match std::mem::take(self) {
-            Link::Open(client) if !client.is_closed() => return Ok(client),
+            Link::Open(client) if client.is_open() => return Ok(client),
             Link::Opening(attempt) => attempt,
             Link::Open(_) | Link::Closed => {
                 let server = server.clone();
@@ -204,27 +208,27 @@ impl ServerCheck for DatabaseCheck {
 
     async fn check(&mut self) -> Result<Option<Standby>, Error> {
         let client = self.link.take(&self.backends.database).await?;
-        // Not "SELECT 1": the server needs the extension.
-        client.batch_execute("SELECT workflow.version()").await?;
+        session::once(&client, VERSION, &[]).await?;
         let mut standby = None;
         if self.backends.is_standby {
             let sql = "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.pg_last_xact_replay_timestamp()";
-            let row = client.query_one(sql, &[]).await?;
-            standby = Some(Standby { in_recovery: row.try_get(0)?, last_commit: row.try_get(1)? });
+            for row in session::once(&client, sql, &[]).await? {
+                standby = Some(Standby { in_recovery: row.try_get(0)?, last_commit: row.try_get(1)? });
+            }
         }
         self.link = Link::Open(client);
         if let Some(server) = &self.backends.reader {
             let client = self.reader.take(server).await?;
-            client.batch_execute("SELECT workflow.version()").await?;
+            session::once(&client, VERSION, &[]).await?;
             self.reader = Link::Open(client);
         }
         Ok(standby)
     }
 }
 
-/// Opens a connection whose statement ends when it is dropped.
+/// Opens a connection as those of the requests are, whose statement ends when it is dropped.
 async fn connect(server: &PostgresServer) -> Result<Client, Error> {
-    server.clone().with_fixed_settings().with_cancellation().connect().await
+    server.clone().with_fixed_settings().with_read_only_transactions().with_cancellation().connect().await
 }
 
 struct RedisCheck {

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use pg_workflow_client::connect::{Client, PostgresServer, within};
+use pg_workflow_client::connect::{Client, PostgresServer};
 use pg_workflow_client::outage::{Backoff, Outage};
-use pg_workflow_client::{self as client, State, feed, position};
+use pg_workflow_client::tokio_postgres::types::Type;
+use pg_workflow_client::{self as client, State, feed, position, session};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -128,7 +129,8 @@ async fn look(client: &Client, run: Uuid) -> Result<Option<(State, Progress)>, c
                  count(*) FILTER (WHERE t.state IN ('failed', 'upstream_failed', 'skipped'))
                FROM workflow.dag_runs AS r LEFT JOIN workflow.task_instances AS t ON t.dag_run_id = r.id
                WHERE r.id = $1 GROUP BY r.id";
-    let Some(row) = within(LIMIT, client.query_opt(sql, &[&run])).await? else { return Ok(None) };
+    let rows = session::once_in(client, LIMIT, sql, &[(&run, Type::UUID)]).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
     let state: &str = row.try_get(0)?;
     let state = state.parse().map_err(|_| client::Error::Unknown(format!("the state \"{state}\"")))?;
     let count = |column| Ok::<_, client::Error>(usize::try_from(row.try_get::<_, i64>(column)?).unwrap_or_default());

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use pg_workflow_client::connect::{Client, within};
-use pg_workflow_client::{self as client, DagRuns, Dags, NewDag, NewDagRun, NewTaskInstances, State, TaskInstances};
+use pg_workflow_client::connect::Client;
+use pg_workflow_client::tokio_postgres::types::Type;
+use pg_workflow_client::{
+    self as client, DagRuns, Dags, NewDag, NewDagRun, NewTaskInstances, State, TaskInstances, session,
+};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -65,8 +68,8 @@ impl Run {
             return Err(Error::Resume(id, "no replay has created it".to_owned()));
         }
         let sql = "SELECT EXISTS (SELECT FROM workflow.joins WHERE id = $1)";
-        let ends_itself = within(LIMIT, client.query_one(sql, &[&id])).await?;
-        if !ends_itself.try_get::<_, bool>(0).map_err(client::Error::from)? {
+        let ends_itself = session::once_in(client, LIMIT, sql, &[(&id, Type::UUID)]).await?;
+        if !ends_itself.first().is_some_and(|row| row.get(0)) {
             return Err(Error::Resume(id, "a version before 0.3.0 has created it".to_owned()));
         }
         let found = Run { id, dag_id: run.dag_id };
@@ -90,7 +93,9 @@ impl Run {
                    ORDER BY t.id IS NOT NULL, t.state <> 'failed', t.try_number = 0, t.id
                    LIMIT 1";
         let names: Vec<&str> = trace.tasks.iter().map(|task| task.id.as_str()).collect();
-        let Some(row) = within(LIMIT, client.query_opt(sql, &[&self.id, &names])).await? else { return Ok(None) };
+        let parameters: [session::Parameter<'_>; 2] = [(&self.id, Type::UUID), (&names, Type::TEXT_ARRAY)];
+        let rows = session::once_in(client, LIMIT, sql, &parameters).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
         let state = row.try_get::<_, Option<&str>>(1)?;
         Ok(Some((row.try_get(0)?, state.and_then(|name| name.parse().ok()))))
     }

@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 use clap::Args;
-use pg_workflow_client::Error;
+use pg_workflow_client::tokio_postgres::types::Type;
+use pg_workflow_client::{Error, session};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -40,8 +41,8 @@ pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
     let client = arguments.database.database_url.connect().await?;
     let mut table = Table::new(vec![whole("ID"), whole("OUTCOME")]);
     for id in arguments.ids {
-        let row = client.query_one("SELECT workflow.request_cancel($1)", &[&id]).await.map_err(Error::from)?;
-        let outcome: String = row.try_get(0).map_err(Error::from)?;
+        let rows = session::once(&client, "SELECT workflow.request_cancel($1)", &[(&id, Type::UUID)]).await?;
+        let outcome: String = rows[0].try_get(0).map_err(Error::from)?;
         match arguments.format.json {
             true => output.json(&Cancelled { id, outcome })?,
             false => table.print(output, &[vec![Cell::from(id.to_string()), Cell::from(outcome)]])?,

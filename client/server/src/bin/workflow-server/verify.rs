@@ -35,8 +35,6 @@ pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
     arguments.database.database_url.connect().await?;
     let options = Options { max_connections: 1, statement_timeout: NO_LIMIT, ..Options::default() };
     let connection = Pool::new(arguments.database.database_url, options).get().await?;
-    // Ctrl-C then ends the statement, too. Not all systems support this setting.
-    let _ = connection.batch_execute("SET client_connection_check_interval = '5s'").await;
     let disagreements = History::new(&connection).verify().await?;
     if arguments.format.json {
         disagreements.iter().try_for_each(|disagreement| output.json(disagreement))?;

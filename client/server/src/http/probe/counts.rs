@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use pg_workflow_client::connect::{Client, PostgresServer};
 use pg_workflow_client::list::{ListOptions, QueueFilter};
 use pg_workflow_client::tokio_postgres::error::SqlState;
-use pg_workflow_client::{Error, Queue, Queues};
+use pg_workflow_client::tokio_postgres::types::Type;
+use pg_workflow_client::{Error, Queue, Queues, session};
 use tokio::sync::watch;
 
 use super::connect;
@@ -69,11 +70,11 @@ pub async fn count_lag(client: Arc<Client>, consumer: &str) -> Result<Option<Lag
     let sql = "SELECT pending, coalesce(extract(epoch FROM lag), 0)::double precision \
                FROM workflow.consumer_lag WHERE consumer = $1";
     let at = Instant::now();
-    match client.query_opt(sql, &[&consumer]).await {
-        Ok(row) => Ok(row.map(|row| Lag { at, events: row.get(0), seconds: row.get(1) })),
+    match session::once_in(&*client, COUNT_LIMIT, sql, &[(&consumer, Type::TEXT)]).await {
+        Ok(rows) => Ok(rows.first().map(|row| Lag { at, events: row.get(0), seconds: row.get(1) })),
         // The role of the relay might lack the right to see the lag.
-        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Ok(None),
-        Err(error) => Err(error.into()),
+        Err(Error::Denied { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
