@@ -70,27 +70,27 @@ impl Edges {
 
     /// Groups tasks with the same rule and the same parents.
     fn join(&self, run: Uuid, ids: &[Uuid]) -> Joined {
-        let Graph { new, parents, rules, .. } = &self.graph;
-        let mut numbers: HashMap<(TriggerRule, &[u32]), usize> = HashMap::new();
+        let Graph { new, lists, list_of, rules, .. } = &self.graph;
+        let mut numbers: HashMap<(TriggerRule, u32), usize> = HashMap::new();
         let mut joins: Vec<Join> = Vec::new();
         let mut waits = Vec::new();
         let mut unwatched = Vec::new();
         let mut of_tasks = Vec::new();
         for child in 0..*new {
-            let key = (rules[child], &parents[child][..]);
-            if key.1.is_empty() {
+            let (rule, list) = (rules[child], &lists[list_of[child] as usize]);
+            if list.is_empty() {
                 memory::push(&mut of_tasks, None);
                 continue;
             }
             numbers.try_reserve(1).unwrap_or_else(|_| errors::out_of_memory());
-            let number = *numbers.entry(key).or_insert_with(|| {
-                let mut parents = memory::collect(key.1.iter().map(|parent| ids[*parent as usize]));
+            let number = *numbers.entry((rule, list_of[child])).or_insert_with(|| {
+                let mut parents = memory::collect(list.iter().map(|parent| ids[*parent as usize]));
                 parents.sort_unstable();
-                memory::push(&mut joins, Join { id: Uuid::new(), run, rule: key.0, parents, children: Vec::new() });
+                memory::push(&mut joins, Join { id: Uuid::new(), run, rule, parents, children: Vec::new() });
                 // No other transaction can end the new ones before this transaction commits.
                 let watched =
-                    key.1.iter().filter(|parent| (**parent as usize) < *new).map(|parent| ids[*parent as usize]);
-                let has_others = key.1.last().is_some_and(|parent| *parent as usize >= *new);
+                    list.iter().filter(|parent| (**parent as usize) < *new).map(|parent| ids[*parent as usize]);
+                let has_others = list.last().is_some_and(|parent| *parent as usize >= *new);
                 note_watches(&joins[joins.len() - 1], watched, has_others, &mut waits, &mut unwatched);
                 joins.len() - 1
             });
@@ -102,10 +102,10 @@ impl Edges {
 
     /// Lets the run wait for the new tasks on which no other one depends. Returns the row to add.
     fn join_run(&self, run: Uuid, ids: &[Uuid]) -> Option<Wait> {
-        let Graph { new, parents, rules, .. } = &self.graph;
+        let Graph { new, rules, .. } = &self.graph;
         let mut is_inner = memory::collect(ids.iter().map(|_| false));
         // A task with an early rule can end before its parents.
-        for parent in (0..*new).filter(|child| !rules[*child].is_early()).flat_map(|child| &parents[child]) {
+        for parent in (0..*new).filter(|child| !rules[*child].is_early()).flat_map(|child| self.graph.parents(child)) {
             is_inner[*parent as usize] = true;
         }
         let leaves = memory::collect((0..*new).filter(|n| !is_inner[*n]).map(|n| ids[n]));

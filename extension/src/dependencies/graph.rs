@@ -2,42 +2,39 @@
 
 use crate::errors;
 use crate::ffi::jsonb::Jsonb;
+use crate::ffi::jsonb_container::{Container, Item};
 use crate::memory;
 use pg_workflow_state_machine::TriggerRule;
-use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::json;
 use std::collections::HashMap;
-use std::fmt;
 
 /// Tasks are numbered: first those that the call creates, then those of the run that it names.
 pub struct Graph {
     /// How many tasks the call creates.
     pub new: usize,
     pub names: Vec<String>,
-    /// The parents of each new task, in ascending order, without repetition.
-    pub parents: Vec<Vec<u32>>,
+    /// Lists of parents, each different, in ascending order, without repetition. The first one is empty.
+    pub lists: Vec<Vec<u32>>,
+    /// The list of each new task.
+    pub list_of: Vec<u32>,
     pub rules: Vec<TriggerRule>,
 }
 
 impl Graph {
     /// Reads the arguments of a call that creates tasks of these names. Raises an error if they make no graph.
     pub fn read(names: &[String], depends_on: Option<Jsonb>, trigger_rules: Option<Jsonb>) -> Graph {
-        let new = names.len();
-        let mut numbers = HashMap::new();
-        numbers.try_reserve(new).unwrap_or_else(|_| errors::out_of_memory());
-        numbers.extend(names.iter().enumerate().map(|(n, name)| (memory::copy(name), n as u32)));
-        let mut reader = Reader {
-            graph: Graph {
-                new,
-                names: memory::collect(names.iter().map(|name| memory::copy(name))),
-                parents: memory::collect(names.iter().map(|_| Vec::new())),
-                rules: memory::collect(names.iter().map(|_| TriggerRule::default())),
-            },
-            numbers,
+        let mut numbers: HashMap<&[u8], u32> = HashMap::new();
+        numbers.try_reserve(names.len()).unwrap_or_else(|_| errors::out_of_memory());
+        numbers.extend(names.iter().enumerate().map(|(n, name)| (name.as_bytes(), n as u32)));
+        let graph = Graph {
+            new: names.len(),
+            names: memory::collect(names.iter().map(|name| memory::copy(name))),
+            lists: vec![Vec::new()],
+            list_of: memory::collect(names.iter().map(|_| 0)),
+            rules: memory::collect(names.iter().map(|_| TriggerRule::default())),
         };
-        let mut read =
-            |text: String| DependsOn(&mut reader).deserialize(&mut serde_json::Deserializer::from_str(&text)).is_ok();
-        if !depends_on.is_none_or(|value| read(text_of("depends_on", value))) {
+        let mut reader = Reader { graph, numbers };
+        if depends_on.as_ref().is_some_and(|value| reader.read_depends_on(object("depends_on", value)).is_none()) {
             errors::invalid_argument(
                 "depends_on",
                 &json!(null),
@@ -45,16 +42,31 @@ impl Graph {
                 "Give the tasks that each depends on, such as '{\"load\": [\"extract\", \"transform\"]}'.",
             );
         }
-        if let Some(rules) = trigger_rules {
-            reader.read_rules(&text_of("trigger_rules", rules));
+        if trigger_rules.as_ref().is_some_and(|value| reader.read_rules(object("trigger_rules", value)).is_none()) {
+            errors::invalid_argument(
+                "trigger_rules",
+                &json!(null),
+                "must be an object of texts",
+                "Give the rule of each task, such as '{\"clean_up\": \"all_done\"}'.",
+            );
         }
         let mut graph = reader.graph;
-        for parents in &mut graph.parents {
-            parents.sort_unstable();
-            parents.dedup();
-        }
+        graph.join_equal_lists();
         graph.refuse_cycle();
         graph
+    }
+
+    /// Returns the parents of a new task.
+    pub fn parents(&self, child: usize) -> &[u32] {
+        &self.lists[self.list_of[child] as usize]
+    }
+
+    /// Lets tasks with the same parents have the same list, whatever the order in which they were given.
+    fn join_equal_lists(&mut self) {
+        let mut first: HashMap<&[u32], u32> = HashMap::new();
+        first.try_reserve(self.lists.len()).unwrap_or_else(|_| errors::out_of_memory());
+        let same = memory::collect(self.lists.iter().zip(0..).map(|(list, n)| *first.entry(list).or_insert(n)));
+        self.list_of.iter_mut().for_each(|list| *list = same[*list as usize]);
     }
 
     /// Returns the tasks of the run that the call names.
@@ -64,7 +76,7 @@ impl Graph {
 
     /// Raises an error if a task depends on itself, perhaps by way of others.
     fn refuse_cycle(&self) {
-        if let Some(child) = (0..self.new).find(|child| self.parents[*child].contains(&(*child as u32))) {
+        if let Some(child) = (0..self.new).find(|child| self.parents(*child).binary_search(&(*child as u32)).is_ok()) {
             refuse_own_parent("depends_on", &self.names[child]);
         }
         let left = self.left_by_order();
@@ -76,33 +88,28 @@ impl Graph {
     /// Returns for each new task whether it is behind or in a cycle; none if there is no cycle (Kahn's algorithm).
     fn left_by_order(&self) -> Vec<bool> {
         let is_new = |parent: &&u32| (**parent as usize) < self.new;
-        let mut open = memory::collect(self.parents.iter().map(|parents| parents.iter().filter(is_new).count()));
-        // The children of each task, one after the other.
-        let mut ends = memory::collect((0..=self.new).map(|_| 0usize));
-        for parent in self.parents.iter().flatten().filter(is_new) {
-            ends[*parent as usize + 1] += 1;
-        }
-        (0..self.new).for_each(|n| ends[n + 1] += ends[n]);
-        let mut children = memory::collect((0..ends[self.new]).map(|_| 0u32));
-        let mut next = memory::collect(ends.iter().copied());
-        for (child, parents) in self.parents.iter().enumerate() {
-            for parent in parents.iter().filter(is_new) {
-                children[next[*parent as usize]] = child as u32;
-                next[*parent as usize] += 1;
-            }
-        }
-        let mut ordered = memory::collect((0..self.new as u32).filter(|n| open[*n as usize] == 0));
+        // Each list has parents before it, and children behind it.
+        let mut open = memory::collect(self.lists.iter().map(|list| list.iter().filter(is_new).count()));
+        let edges =
+            self.lists.iter().zip(0..).flat_map(|(list, n)| list.iter().filter(is_new).map(move |task| (*task, n)));
+        let lists_of = Grouped::new(self.new, edges);
+        let children_of = Grouped::new(self.lists.len(), self.list_of.iter().copied().zip(0..));
+        let mut ordered =
+            memory::collect((0..self.new as u32).filter(|n| open[self.list_of[*n as usize] as usize] == 0));
         let mut done = 0;
         while let Some(task) = ordered.get(done).copied() {
             done += 1;
-            for child in &children[ends[task as usize]..ends[task as usize + 1]] {
-                open[*child as usize] -= 1;
-                if open[*child as usize] == 0 {
-                    memory::push(&mut ordered, *child);
+            for list in lists_of.of(task) {
+                open[*list as usize] -= 1;
+                if open[*list as usize] == 0 {
+                    children_of.of(*list).iter().for_each(|child| memory::push(&mut ordered, *child));
                 }
             }
         }
-        if done == self.new { Vec::new() } else { memory::collect(open.iter().map(|open| *open > 0)) }
+        if done == self.new {
+            return Vec::new();
+        }
+        memory::collect(self.list_of.iter().map(|list| open[*list as usize] > 0))
     }
 
     /// Raises the error of a cycle, with its path: each task of it depends on the next one.
@@ -112,7 +119,7 @@ impl Graph {
         let cycle = loop {
             let Some(last) = path.last().copied() else { break Vec::new() };
             // Each of them has a parent among them.
-            let parent = self.parents[last as usize].iter().find(|parent| left.get(**parent as usize) == Some(&true));
+            let parent = self.parents(last as usize).iter().find(|parent| left.get(**parent as usize) == Some(&true));
             let Some(parent) = parent.copied() else { break Vec::new() };
             if let Some(begin) = path.iter().position(|task| *task == parent) {
                 memory::push(&mut path, parent);
@@ -154,8 +161,8 @@ pub fn rule(argument: &str, task_id: Option<&str>, name: &str) -> TriggerRule {
     })
 }
 
-/// Returns the text of an argument that must be an object.
-fn text_of(argument: &str, value: Jsonb) -> String {
+/// Returns an argument that must be an object.
+fn object<'a>(argument: &str, value: &'a Jsonb) -> Container<'a> {
     if !value.is_object() {
         errors::invalid_argument(
             argument,
@@ -164,20 +171,94 @@ fn text_of(argument: &str, value: Jsonb) -> String {
             "Give an object whose keys are names of tasks, or omit it.",
         );
     }
-    value.to_json_text()
+    value.container()
 }
 
-struct Reader {
+/// Numbers by the number to which they belong.
+struct Grouped {
+    /// Where those of each begin; and where the last end.
+    begins: Vec<u32>,
+    all: Vec<u32>,
+}
+
+impl Grouped {
+    fn new(count: usize, pairs: impl Iterator<Item = (u32, u32)> + Clone) -> Grouped {
+        let mut begins = memory::collect((0..=count).map(|_| 0));
+        pairs.clone().for_each(|(of, _)| begins[of as usize + 1] += 1);
+        (0..count).for_each(|n| begins[n + 1] += begins[n]);
+        let mut next = memory::collect(begins.iter().copied());
+        let mut all = memory::collect((0..begins[count]).map(|_| 0));
+        for (of, number) in pairs {
+            all[next[of as usize] as usize] = number;
+            next[of as usize] += 1;
+        }
+        Grouped { begins, all }
+    }
+
+    fn of(&self, number: u32) -> &[u32] {
+        let [begin, end] = [number, number + 1].map(|n| self.begins[n as usize] as usize);
+        &self.all[begin..end]
+    }
+}
+
+struct Reader<'a> {
     graph: Graph,
-    numbers: HashMap<String, u32>,
+    numbers: HashMap<&'a [u8], u32>,
 }
 
-impl Reader {
+impl<'a> Reader<'a> {
+    /// Reads an object of arrays of names; `None` if it is none.
+    fn read_depends_on(&mut self, object: Container<'a>) -> Option<()> {
+        // Tasks with the same parents have mostly the same text.
+        let mut known: HashMap<&[u8], u32> = HashMap::new();
+        for (name, value) in object.pairs() {
+            pgrx::check_for_interrupts!();
+            let child = self.child("depends_on", name);
+            let Item::Array(array) = value else { return None };
+            self.graph.list_of[child] = match known.get(array.bytes()) {
+                Some(list) => *list,
+                None => {
+                    let list = self.read_parents(array)?;
+                    known.try_reserve(1).unwrap_or_else(|_| errors::out_of_memory());
+                    known.insert(array.bytes(), list);
+                    list
+                }
+            };
+        }
+        Some(())
+    }
+
+    /// Adds a list of parents, and returns its number; `None` if it has other things than names.
+    fn read_parents(&mut self, array: Container<'a>) -> Option<u32> {
+        let mut parents = Vec::new();
+        for item in array.items() {
+            let Item::Text(name) = item else { return None };
+            memory::push(&mut parents, self.parent(name));
+        }
+        parents.sort_unstable();
+        parents.dedup();
+        let number = self.graph.lists.len() as u32;
+        memory::push(&mut self.graph.lists, parents);
+        Some(number)
+    }
+
+    /// Reads an object of rules; `None` if it is none.
+    fn read_rules(&mut self, object: Container) -> Option<()> {
+        for (name, value) in object.pairs() {
+            let child = self.child("trigger_rules", name);
+            let Item::Text(value) = value else { return None };
+            let (name, value) = (&self.graph.names[child], String::from_utf8_lossy(value));
+            self.graph.rules[child] = rule("trigger_rules", Some(name), &value);
+        }
+        Some(())
+    }
+
     /// Returns the number of a task that the call creates.
-    fn child(&self, argument: &str, name: &str) -> usize {
+    fn child(&self, argument: &str, name: &[u8]) -> usize {
         let number = self.numbers.get(name).map(|number| *number as usize).filter(|number| *number < self.graph.new);
         number.unwrap_or_else(|| {
-            let name = errors::cut(name);
+            let name = String::from_utf8_lossy(name);
+            let name = errors::cut(&name);
             errors::invalid(
                 &format!("{argument} has task \"{name}\", which the call does not create"),
                 &json!({ "argument": argument, "task_id": name }),
@@ -187,95 +268,14 @@ impl Reader {
     }
 
     /// Returns the number of a task of the call, or of the run.
-    fn parent(&mut self, name: &str) -> u32 {
+    fn parent(&mut self, name: &'a [u8]) -> u32 {
         if let Some(number) = self.numbers.get(name) {
             return *number;
         }
         let number = self.graph.names.len() as u32;
         self.numbers.try_reserve(1).unwrap_or_else(|_| errors::out_of_memory());
-        self.numbers.insert(memory::copy(name), number);
-        memory::push(&mut self.graph.names, memory::copy(name));
+        self.numbers.insert(name, number);
+        memory::push(&mut self.graph.names, memory::copy(&String::from_utf8_lossy(name)));
         number
-    }
-
-    fn read_rules(&mut self, text: &str) {
-        let rules: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).unwrap_or_default();
-        for (name, value) in &rules {
-            let child = self.child("trigger_rules", name);
-            let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            self.graph.rules[child] = rule("trigger_rules", Some(name), &shown);
-        }
-    }
-}
-
-/// Reads an object of arrays of names.
-struct DependsOn<'a>(&'a mut Reader);
-
-impl<'de> DeserializeSeed<'de> for DependsOn<'_> {
-    type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for DependsOn<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of arrays of text")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(child) = map.next_key_seed(Name(|name: &str| self.0.child("depends_on", name)))? {
-            map.next_value_seed(Parents(self.0, child))?;
-        }
-        Ok(())
-    }
-}
-
-/// Reads the parents of a task.
-struct Parents<'a>(&'a mut Reader, usize);
-
-impl<'de> DeserializeSeed<'de> for Parents<'_> {
-    type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Parents<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array of text")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<(), A::Error> {
-        while let Some(parent) = sequence.next_element_seed(Name(|name: &str| self.0.parent(name)))? {
-            memory::push(&mut self.0.graph.parents[self.1], parent);
-        }
-        Ok(())
-    }
-}
-
-/// Reads a name, and returns what the function makes of it.
-struct Name<F>(F);
-
-impl<'de, R, F: FnOnce(&str) -> R> DeserializeSeed<'de> for Name<F> {
-    type Value = R;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<R, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl<R, F: FnOnce(&str) -> R> Visitor<'_> for Name<F> {
-    type Value = R;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a text")
-    }
-
-    fn visit_str<E: Error>(self, name: &str) -> Result<R, E> {
-        Ok((self.0)(name))
     }
 }

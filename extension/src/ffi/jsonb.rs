@@ -1,5 +1,6 @@
 //! jsonb as an opaque value: passed on unparsed, read only as far as needed.
 
+use super::jsonb_container::Container;
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
 use pgrx::nullable::Nullable;
 use pgrx::pg_sys::{self, Datum};
@@ -61,8 +62,18 @@ impl Jsonb {
 
     /// Copies it to Rust's memory, by a function that copies bytes.
     pub fn copy(self, copy: impl FnOnce(&[u8]) -> Vec<u8>) -> JsonbCopy {
+        JsonbCopy(Rc::new(copy(self.bytes())))
+    }
+
+    /// Returns its bytes, with their header, which must not be freed meanwhile.
+    fn bytes(&self) -> &[u8] {
         // SAFETY: a Jsonb always points to a detoasted value, which has this size.
-        JsonbCopy(Rc::new(copy(unsafe { std::slice::from_raw_parts(self.0.cast::<u8>(), self.size()) })))
+        unsafe { std::slice::from_raw_parts(self.0.cast::<u8>(), self.size()) }
+    }
+
+    /// Returns the object or the array itself, to be read in place.
+    pub fn container(&self) -> Container<'_> {
+        Container::of(self.bytes().get(size_of::<u32>()..).unwrap_or_default())
     }
 
     pub fn datum(self) -> Datum {

@@ -18,6 +18,7 @@ mod indexes;
 pub mod insert;
 pub mod json_text;
 pub mod jsonb;
+pub mod jsonb_container;
 pub mod lane;
 pub mod latch;
 pub mod leases;

@@ -54,6 +54,69 @@ fn bad_dependencies_are_rejected() {
 }
 
 #[test]
+fn dependencies_that_are_no_texts_are_rejected() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let (_, run) = create_run(client);
+    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    for (argument, value, detail) in [
+        ("trigger_rules", r#"{"c": "all_done", "zz": 1e400}"#, json!({"argument": "trigger_rules", "task_id": "zz"})),
+        ("trigger_rules", r#"{"a": "all_done", "c": 1e400}"#, json!({"argument": "trigger_rules", "value": null})),
+        (
+            "trigger_rules",
+            &format!(r#"{{"a": "all_done", "c": {deep}}}"#),
+            json!({"argument": "trigger_rules", "value": null}),
+        ),
+        ("trigger_rules", "1e400", json!({"argument": "trigger_rules", "value": null})),
+        ("depends_on", &format!(r#"{{"c": ["a", {deep}]}}"#), json!({"argument": "depends_on", "value": null})),
+        ("depends_on", r#"{"c": ["a", 1e400]}"#, json!({"argument": "depends_on", "value": null})),
+        ("depends_on", r#"{"c": {"a": "a"}}"#, json!({"argument": "depends_on", "value": null})),
+    ] {
+        let sql = format!("SELECT FROM workflow.create_task_instances($1, '{{a,c}}', {argument} => $2::text::jsonb)");
+        let failure = failure(client.query(&sql, &[&run, &value]));
+        assert_eq!((failure.sqlstate.as_str(), &failure.detail), ("22023", &detail), "{value}");
+    }
+}
+
+/// Lists that are equal but for their order, names of several lengths, and more entries than PostgreSQL's stride of offsets.
+#[test]
+fn large_graphs_are_read_as_they_are_written() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let parents: Vec<String> = (0..100).map(|n| format!("parent_ü{}", "x".repeat(n))).collect();
+    let mut reversed = parents.clone();
+    reversed.reverse();
+    let children: Vec<String> = (0..100).map(|n| format!("child_{n}")).collect();
+    let lists = |n: usize| {
+        json!(match n % 3 {
+            0 => &parents[..],
+            1 => &reversed,
+            _ => &parents[n..],
+        })
+    };
+    let depends_on: serde_json::Map<_, _> =
+        children.iter().enumerate().map(|(n, child)| (child.clone(), lists(n))).collect();
+    let rules: serde_json::Map<_, _> = children.iter().map(|child| (child.clone(), json!("all_done"))).collect();
+    let names: Vec<&str> = parents.iter().chain(&children).map(String::as_str).collect();
+    let graph = Graph::create(client, &names, Value::Object(depends_on), Value::Object(rules));
+    let sql = "SELECT parents, children FROM workflow.dag_run_graph($1)";
+    let mut found = BTreeMap::new();
+    for row in client.query(sql, &[&graph.run]).unwrap() {
+        let (mut parents, children): (Vec<String>, Vec<String>) = (row.get(0), row.get(1));
+        parents.sort();
+        children.into_iter().for_each(|child| assert!(found.insert(child, parents.clone()).is_none()));
+    }
+    assert_eq!(found.len(), 100);
+    for (n, child) in children.iter().enumerate() {
+        let mut expected: Vec<String> = serde_json::from_value(lists(n)).unwrap();
+        expected.sort();
+        assert_eq!(found[child], expected, "{child}");
+    }
+    let count = "SELECT count(*) FROM workflow.joins WHERE children <> '{}'";
+    assert_eq!(client.query_one(count, &[]).unwrap().get::<_, i64>(0), 34);
+}
+
+#[test]
 fn ended_run_takes_no_dependencies() {
     let db = Db::new();
     let client = &mut db.connect();
