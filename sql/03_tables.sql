@@ -213,10 +213,10 @@ CREATE INDEX joins_dag_run_id_idx ON workflow.joins (dag_run_id);
 
 COMMENT ON TABLE workflow.joins IS
 'Dependencies: the tasks in children run when those in parents have ended as trigger_rule wants. Tasks of a run that depend on the same ones share a row. A row with the id of the run stands for its end.';
-COMMENT ON COLUMN workflow.joins.id IS 'time-ordered UUID; that of the run: the run ends when the parents have ended';
+COMMENT ON COLUMN workflow.joins.id IS 'time-ordered UUID; that of the run: the run ends when all its tasks have ended';
 COMMENT ON COLUMN workflow.joins.dag_run_id IS 'run';
 COMMENT ON COLUMN workflow.joins.trigger_rule IS 'how the parents must have ended, for example all_success; of the row of a run all_done: it fails if any task failed, none_failed: if a leaf did';
-COMMENT ON COLUMN workflow.joins.parents IS 'task instances that the children depend on';
+COMMENT ON COLUMN workflow.joins.parents IS 'task instances that the children depend on; of a run, some of its tasks';
 COMMENT ON COLUMN workflow.joins.children IS 'task instances that wait for them; empty: the run itself, or none any more';
 
 CREATE TABLE workflow.waits (

@@ -13,6 +13,7 @@ mod creation;
 mod cycle;
 mod fails_on;
 mod graph;
+mod late;
 mod look;
 mod rerun;
 mod returned;
@@ -20,7 +21,8 @@ mod run_end;
 mod tasks;
 
 pub use again::{has_news, look_before_claim, may_be_left, note_commit_of_prepared, report};
-pub use creation::{Edges, add_leaves};
+pub use creation::Edges;
+pub use late::admit;
 pub use run_end::start;
 
 use crate::endings::{self, Subjects};

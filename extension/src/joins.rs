@@ -15,7 +15,6 @@ use crate::{errors, memory, rights};
 use pg_workflow_state_machine::TriggerRule;
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::CStr;
-use waits::Wait;
 
 pub const TABLE: &CStr = c"joins";
 
@@ -187,25 +186,6 @@ pub fn insert_new(join: &Join) -> bool {
         Some(uuids_datum(&join.children)),
     ];
     INSERT.with(|plan| plan.run(&values, |rows: Rows| rows.len() > 0))
-}
-
-/// Adds parents to the join of a run, and returns the row that watches the last of them; `None` if there is no such join.
-/// Locks it: until the transaction ends, no other one ends the run.
-pub fn add_parents(run: Uuid, parents: &[Uuid]) -> Option<Wait> {
-    thread_local! {
-        static UPDATE: Plan = Plan::new(
-            "UPDATE workflow.joins AS j SET parents = j.parents OPERATOR(pg_catalog.||) $2 \
-             WHERE j.id OPERATOR(pg_catalog.=) $1 \
-             RETURNING pg_catalog.cardinality(j.parents)::pg_catalog.int8"
-                .to_owned(),
-            &[pg_sys::UUIDOID, pg_sys::UUIDARRAYOID],
-        );
-    }
-    let values = [Some(run.as_datum()), Some(uuids_datum(parents))];
-    let count = |rows: Rows| (rows.len() > 0).then(|| rows.i64(0, 1));
-    let count = UPDATE.with(|plan| plan.run(&values, count))?;
-    let watched = *parents.last()?;
-    Some(Wait { watched, join: run, bound: i32::try_from(count).unwrap_or(i32::MAX) - 1 })
 }
 
 /// Locks a join, so that no transaction decides it until this one has ended.

@@ -5,6 +5,7 @@ mod again;
 mod creation;
 mod fails_on;
 mod fates;
+mod late;
 mod looks;
 mod property;
 mod rerun;

@@ -6,13 +6,15 @@
 //!
 //! `docs/decisions/feed-model.md` tells the bounds, the results, and the command.
 //!
-//! `places.rs` and `joins.rs` are models of their own: where claims begin, and how a group of tasks waits for its parents.
+//! `places.rs`, `joins.rs` and `late.rs` are models of their own: where claims begin, how a group of tasks waits for its
+//! parents, and how a run ends while tasks are created in it.
 
 mod check;
 mod database;
 mod design;
 mod feed;
 mod joins;
+mod late;
 mod mutants;
 mod places;
 mod position;

@@ -140,8 +140,9 @@ impl Tasks<'_> {
         if self.names.is_empty() {
             return Some(Vec::new());
         }
-        if let Some(edges) = edges {
-            self.joins = rights::as_owner_of(owned, || edges.write(self.run, &self.new));
+        match edges {
+            Some(edges) => self.joins = rights::as_owner_of(owned, || edges.write(self.run, &self.new)),
+            None => self.new.last().into_iter().for_each(|task| _ = dependencies::admit(self.run, *task)),
         }
         let inserted = directly.and_then(|_| rights::as_owner_of(owned, || self.insert_directly()));
         let ids = match inserted {
@@ -161,9 +162,6 @@ impl Tasks<'_> {
                 ids
             }
         };
-        if edges.is_none() {
-            dependencies::add_leaves(self.run, &ids);
-        }
         Some(ids)
     }
 

@@ -1,16 +1,16 @@
 //! Creating dependencies together with the tasks that depend.
 
 use super::graph::Graph;
+use super::late;
 use crate::errors;
 use crate::ffi::jsonb::Jsonb;
 use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::{text_array, text_datum};
-use crate::ffi::{snapshot, transaction};
 use crate::joins::waits::{Wait, Waits};
 use crate::joins::{self, Join, Joins};
-use crate::{endings, memory, rights, settings};
-use pg_workflow_state_machine::{State, TriggerRule};
+use crate::{endings, memory, settings};
+use pg_workflow_state_machine::TriggerRule;
 use pgrx::pg_sys::{self, Datum};
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
@@ -100,7 +100,7 @@ impl Edges {
         Joined { joins, waits, unwatched, of_tasks }
     }
 
-    /// Lets the run wait for the new tasks on which no other one depends. Returns the row to add.
+    /// Lets the run wait for the new tasks on which no other one depends. Returns the row to add, if it is the first.
     fn join_run(&self, run: Uuid, ids: &[Uuid]) -> Option<Wait> {
         let Graph { new, rules, .. } = &self.graph;
         let mut is_inner = memory::collect(ids.iter().map(|_| false));
@@ -109,32 +109,22 @@ impl Edges {
             is_inner[*parent as usize] = true;
         }
         let leaves = memory::collect((0..*new).filter(|n| !is_inner[*n]).map(|n| ids[n]));
-        if leaves.is_empty() {
+        let last = *leaves.last()?;
+        if late::admit(run, last) {
             return None;
         }
-        let wait = match joins::add_parents(run, &leaves) {
-            Some(wait) => {
-                forget_waits(run);
-                wait
-            }
-            None => {
-                let inner: HashSet<Uuid> = (*new..ids.len()).filter(|n| is_inner[*n]).map(|n| ids[n]).collect();
-                let mut parents = open_tasks(run);
-                parents.retain(|id| !inner.contains(id));
-                leaves.iter().for_each(|leaf| memory::push(&mut parents, *leaf));
-                let join = Join { id: run, run, rule: TriggerRule::AllDone, parents, children: Vec::new() };
-                if joins::insert_new(&join) {
-                    Wait { watched: leaves[leaves.len() - 1], join: run, bound: join.last_place() }
-                } else {
-                    // Another transaction has just created it.
-                    let wait = joins::add_parents(run, &leaves)?;
-                    forget_waits(run);
-                    wait
-                }
-            }
-        };
-        refuse_ended(run);
-        Some(wait)
+        let inner: HashSet<Uuid> = (*new..ids.len()).filter(|n| is_inner[*n]).map(|n| ids[n]).collect();
+        let mut parents = open_tasks(run);
+        parents.retain(|id| !inner.contains(id));
+        leaves.iter().for_each(|leaf| memory::push(&mut parents, *leaf));
+        let join = Join { id: run, run, rule: TriggerRule::AllDone, parents, children: Vec::new() };
+        if joins::insert_new(&join) {
+            late::refuse_ended(run);
+            return Some(Wait { watched: last, join: run, bound: join.last_place() });
+        }
+        // Another transaction has just created it.
+        late::admit(run, last);
+        None
     }
 }
 
@@ -159,40 +149,6 @@ fn note_watches(
         memory::push(waits, Wait::again(join.id, join.last_place()));
         memory::push(unwatched, join.id);
     }
-}
-
-/// Lets the run of these new tasks wait for them, if it has dependencies.
-pub fn add_leaves(run: Uuid, new: &[Uuid]) {
-    if new.is_empty() || !super::exist() {
-        return;
-    }
-    let joins = Joins::open();
-    let has_join = snapshot::with_newest(|| joins.has(run));
-    joins.close();
-    if !has_join {
-        return;
-    }
-    rights::as_owner_of(joins::TABLE, || {
-        if let Some(wait) = joins::add_parents(run, new) {
-            forget_waits(run);
-            let waits = Waits::open();
-            waits.insert(&[wait]);
-            waits.close();
-        }
-    });
-}
-
-/// Deletes what the run watches. Its join is locked.
-fn forget_waits(run: Uuid) {
-    snapshot::with_newest(|| {
-        let waits = Waits::open();
-        let mut matches = waits.by_join();
-        let rows = waits.of_join(&mut matches, run);
-        matches.close();
-        waits.delete(&rows);
-        waits.close();
-    });
-    transaction::next_command();
 }
 
 /// Returns the tasks of a run with these names.
@@ -241,20 +197,6 @@ fn refuse_too_many(run: Uuid, new: usize) {
     let count = COUNT.with(|plan| plan.run(&values, |rows| rows.i64(0, 1)));
     if count as usize + new > most {
         errors::too_many_tasks(run, count as usize + new, most);
-    }
-}
-
-fn refuse_ended(run: Uuid) {
-    thread_local! {
-        static LOOK_UP: Plan = Plan::new(
-            "SELECT r.state FROM workflow.dag_runs AS r WHERE r.id OPERATOR(pg_catalog.=) $1".to_owned(),
-            &[pg_sys::UUIDOID],
-        );
-    }
-    let state = |rows: Rows| if rows.len() > 0 { rows.text(0, 1)?.parse::<State>().ok() } else { None };
-    let state = LOOK_UP.with(|plan| plan.run_with_latest(&[Some(run.as_datum())], state));
-    if let Some(state) = state.filter(|state| state.is_finished()) {
-        errors::run_has_ended(run, state);
     }
 }
 

@@ -7,7 +7,7 @@
 
 use super::children::{Decided, Settled};
 use super::tasks::Tasks;
-use super::{again, children, run_end};
+use super::{again, children, late, run_end};
 use crate::ffi::uuid::Uuid;
 use crate::ffi::{snapshot, transaction};
 use crate::joins::waits::{self, Stored, Wait, Waits};
@@ -149,6 +149,9 @@ impl Look {
 
     /// Looks at a join that watches one parent.
     fn at_all(&mut self, join: &Join, rows: Vec<Stored>, decided: &mut Decided) {
+        if !self.leaves(&rows) && late::is_watched(join, &rows, &self.tasks, &self.waits) {
+            return;
+        }
         let bound = rows.iter().map(|row| row.wait.bound).min().unwrap_or(i32::MAX);
         let from = bound.min(join.last_place());
         let next = self.next_to_watch(join, from, &rows).or_else(|| {

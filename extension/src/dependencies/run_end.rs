@@ -2,6 +2,7 @@
 
 use super::children::{Settled, move_by_statement};
 use super::fails_on;
+use super::late;
 use super::look::refused;
 use crate::append::Words;
 use crate::direct::{Current, Entities, Move, Step};
@@ -23,7 +24,7 @@ use serde_json::json;
 struct Summary {
     /// The state of the run.
     state: State,
-    /// A task that has not ended.
+    /// A task that has not ended: one in the middle, so that whatever the order in which they end, few are watched.
     unended: Option<Uuid>,
     has_success: bool,
     failed: i64,
@@ -33,7 +34,14 @@ struct Summary {
 
 /// Ends a run whose tasks have ended. Returns a row if not all have, or if another look is needed.
 pub fn end(join: &Join, hold: impl Fn(Uuid) -> bool, role: Oid) -> Option<Wait> {
-    let summary = summary(join.run)?;
+    let mut summary = summary_of(join.run)?;
+    if summary.unended.is_none() {
+        if !late::exclude(join.run) {
+            return Some(Wait::again(join.id, join.last_place()));
+        }
+        // Others may have created tasks.
+        summary = snapshot::with_latest(|| summary_of(join.run))?;
+    }
     if let Some(task) = summary.unended {
         let again = Wait::again(join.id, join.last_place());
         // It can be a task that was created without dependencies, or one that runs again.
@@ -72,13 +80,15 @@ pub fn end(join: &Join, hold: impl Fn(Uuid) -> bool, role: Oid) -> Option<Wait> 
     None
 }
 
-fn summary(run: Uuid) -> Option<Summary> {
+fn summary_of(run: Uuid) -> Option<Summary> {
     thread_local! {
         static LOOK_UP: Plan = Plan::new(
             "SELECT r.state, t.unended, t.has_success, t.failed, t.names \
              FROM workflow.dag_runs AS r CROSS JOIN LATERAL ( \
                  SELECT \
-                     (pg_catalog.array_agg(t.id) FILTER (WHERE NOT workflow.is_finished(t.state)))[1] AS unended, \
+                     (pg_catalog.array_agg(t.id) FILTER (WHERE NOT workflow.is_finished(t.state)))[ \
+                         (1 OPERATOR(pg_catalog.+) pg_catalog.count(*) FILTER (WHERE NOT workflow.is_finished(t.state))) \
+                             OPERATOR(pg_catalog./) 2] AS unended, \
                      COALESCE(pg_catalog.bool_or(t.state OPERATOR(pg_catalog.=) 'success'), false) AS has_success, \
                      pg_catalog.count(*) FILTER (WHERE '{failed,upstream_failed}'::pg_catalog.text[] \
                          OPERATOR(pg_catalog.@>) ARRAY[t.state]) AS failed, \
@@ -110,7 +120,9 @@ fn advance(run: Uuid, [from, to]: [State; 2], metadata: Jsonb, role: Oid, is_at_
     let directly = Entities::open(EntityType::DagRun).and_then(|entities| {
         entities.heap.check_publications();
         let decide = |_: &Row, current: Current| (current.state == from).then(|| Move::by_hand(to, None));
-        let step = entities.transition(run, heap::Wait::Never, decide);
+        // At its end, the run is locked: nothing is waited for, and PostgreSQL passes its own lock only so.
+        let wait = if is_at_end { heap::Wait::Always } else { heap::Wait::Never };
+        let step = entities.transition(run, wait, decide);
         let (made, result) = match step {
             Step::Made(made, _) => (Some(made), Some(Settled::All)),
             Step::Locked => (None, Some(Settled::Busy)),

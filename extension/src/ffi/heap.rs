@@ -43,6 +43,8 @@ pub enum Strength {
     Share,
     /// As an UPDATE does.
     Update,
+    /// As a DELETE does: no other transaction refers to the row.
+    Key,
 }
 
 /// The result of an attempt to lock a row.
@@ -168,6 +170,7 @@ impl Heap {
         let mode = match strength {
             Strength::Share => pg_sys::LockTupleMode::LockTupleShare,
             Strength::Update => pg_sys::LockTupleMode::LockTupleNoKeyExclusive,
+            Strength::Key => pg_sys::LockTupleMode::LockTupleExclusive,
         };
         let policy = pg_sys::LockWaitPolicy::LockWaitSkip;
         // SAFETY: the row is of this table, which is a heap. The closure holds no destructor.
