@@ -49,7 +49,7 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE
 ROWS 100
 AS 'MODULE_PATHNAME', 'finish_claims_wrapper';
 COMMENT ON FUNCTION workflow.finish_claims(jsonb, boolean) IS
-'Ends many claims: outcomes is an array of objects with claim, state (success or failed), and perhaps result (the metadata), error, and retry_after in seconds, as for fail_claim(). Returns an outcome for each, in their order: done, or lost, and the state and version of its task. strict: a lost claim is an error. Errors: 22023 bad argument, 40001 (strict) a claim is lost.';
+'Ends many claims: outcomes is an array of objects with claim, state (success or failed), and perhaps result (the metadata); for failed also error, and retry_after in seconds, as for fail_claim(). Returns an outcome for each, in their order: done, or lost, and the state and version of its task. strict: a lost claim is an error. Errors: 22023 bad argument, 40001 (strict) a claim is lost.';
 
 CREATE FUNCTION workflow.release_claims(claims text[], delay interval DEFAULT '0')
 RETURNS TABLE (claim text, outcome text)

@@ -73,6 +73,9 @@ fn word(number: usize, outcome: &str) -> Word {
     let parsed = serde_json::from_str::<Outcome>(outcome);
     let Ok(Outcome { claim, state, result, error, retry_after }) = parsed else { invalid(number, outcome) };
     let Some(claim) = Claim::from_text(&claim) else { invalid(number, outcome) };
+    if matches!(state, Finish::Success) && (error.is_some() || retry_after.is_some()) {
+        invalid(number, outcome);
+    }
     let mut metadata = match result.map(RawValue::get) {
         None | Some("{}") => Jsonb::empty_object(),
         Some(result) if result.starts_with('{') => args::json_object("result", Some(Jsonb::parse(result))),
@@ -95,6 +98,6 @@ fn invalid(number: usize, outcome: &str) -> ! {
         &format!("cannot finish claims: outcome {number} is not valid"),
         &json!({ "argument": "outcomes", "value": errors::cut(outcome), "number": number }),
         "An outcome has claim (as workflow.claim_tasks() returned it), state (success or failed), and perhaps result (an \
-         object), error (a text) and retry_after (seconds).",
+         object); if it is failed, perhaps error (a text) and retry_after (seconds).",
     )
 }

@@ -140,6 +140,12 @@ fn many_claims_end_at_once_with_an_outcome_each() {
     let result = "SELECT metadata->>'id' FROM workflow.state_history WHERE entity_id = $1 AND version = 3";
     let result: String = client.query_one(result, &[&held[0].id]).unwrap().get(0);
     assert_eq!(result, "12345678901234567890123456789");
+    let held = claim_one(client, "default").claim;
+    for key in ["\"error\": \"x\"", "\"retry_after\": 1"] {
+        let given = format!(r#"[{{"claim": "{held}", "state": "success", {key}}}]"#);
+        let error = client.query(sql, &[&given, &false]).unwrap_err();
+        assert_eq!(error.code(), Some(&SqlState::INVALID_PARAMETER_VALUE), "{given}: {error:?}");
+    }
     for wrong in [
         "NULL",
         "'{}'",

@@ -119,7 +119,10 @@ fn end(client: &mut Client, task: &Open, rng: &mut Rng) -> Result<(), postgres::
         (Some(claim), 0) if end == "success" => client.query("SELECT workflow.complete_claim($1)", &[claim])?,
         (Some(claim), 0) => client.query("SELECT workflow.fail_claim($1, 'broken', '-1 s')", &[claim])?,
         (Some(claim), 1) => {
-            let outcome = json!([{"claim": claim, "state": end, "error": "broken", "retry_after": -1}]);
+            let outcome = match end.as_str() {
+                "failed" => json!([{"claim": claim, "state": end, "error": "broken", "retry_after": -1}]),
+                _ => json!([{"claim": claim, "state": end}]),
+            };
             client.query("SELECT FROM workflow.finish_claims($1, true)", &[&outcome])?
         }
         (None, 2) => client.query("SELECT workflow.request_cancel($1)", &[id])?,
