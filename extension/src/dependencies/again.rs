@@ -16,7 +16,9 @@ use crate::ffi::values::monotonic;
 use crate::ffi::{member, session, shared, snapshot, transaction, waiters};
 use crate::joins::waits::Waits;
 use crate::{actor, memory, rights, signals};
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 /// How long a look that has left something is not repeated, unless a commit changes what it would find. In microseconds, as
 /// all times here.
@@ -25,6 +27,8 @@ const PAUSE: i64 = 10_000;
 /// others.
 const LONG: i64 = 1_000;
 const REST_SHARE: i64 = 10;
+/// How long the session that looks while it waits for tasks pauses: from the first to the last of several looks in vain.
+const LOOK_PAUSES: RangeInclusive<i64> = 20_000..=1_000_000;
 /// How often the joins are searched that watch a task which has ended.
 const SWEEP_INTERVAL: i64 = 10_000_000;
 
@@ -37,9 +41,26 @@ fn is_pending(signals: &Signals) -> bool {
     signals.again_left.load(Ordering::SeqCst) >= signals.again_seen.load(Ordering::SeqCst)
 }
 
-/// Whether there may be joins that watch no task, as far as shared memory tells.
-pub fn may_be_left() -> bool {
-    own().is_some_and(is_pending)
+/// Whether this session is the one that looks at the joins which watch no task, among those that wait for tasks. Returns
+/// after which time it should look again: no commit tells that a transaction in the way has rolled back. The time grows
+/// while nothing changes.
+pub fn is_turn_to_look() -> Option<Duration> {
+    let signals = own().filter(|signals| is_pending(signals))?;
+    let (now, next) = (monotonic(), signals.next_look.load(Ordering::SeqCst));
+    let pause = signals.look_pause.load(Ordering::SeqCst).clamp(*LOOK_PAUSES.start(), *LOOK_PAUSES.end());
+    let take = || signals.next_look.compare_exchange(next, now + pause, Ordering::SeqCst, Ordering::SeqCst);
+    (next <= now && take().is_ok()).then(|| {
+        signals.look_pause.store(pause * 2, Ordering::SeqCst);
+        Duration::from_micros(pause.unsigned_abs())
+    })
+}
+
+/// Lets the next session look at once, and then often: something has changed.
+fn look_soon(signals: &Signals) {
+    for time in [&signals.again_pause, &signals.look_pause, &signals.next_look] {
+        time.store(0, Ordering::SeqCst);
+    }
+    waiters::wake_all();
 }
 
 /// Notes that the transaction leaves a join that watches no task. `is_new`: it watched a task before.
@@ -162,8 +183,7 @@ pub fn report() {
     }
     // Either this transaction was in the way of another one's look, or another one in the way of its.
     if leaves_new || (has_ended && is_pending(signals)) {
-        signals.again_pause.store(0, Ordering::SeqCst);
-        waiters::wake_all();
+        look_soon(signals);
     }
 }
 
@@ -176,8 +196,7 @@ pub fn has_news() -> bool {
 pub fn note_commit_of_prepared() {
     let Some(signals) = own() else { return };
     signals.again_left.fetch_add(1, Ordering::SeqCst);
-    signals.again_pause.store(0, Ordering::SeqCst);
-    waiters::wake_all();
+    look_soon(signals);
 }
 
 /// Lets the commit look at all joins that watch no task, or one that has ended. Returns how many of the latter there are; at

@@ -46,6 +46,9 @@ pub struct Signals {
     pub again_seen: AtomicU64,
     pub again_pause: AtomicI64,
     pub again_rest: AtomicI64,
+    /// When a session that waits for tasks may next look at them, and how long the one after it then waits.
+    pub next_look: AtomicI64,
+    pub look_pause: AtomicI64,
     /// When a session next searches the joins that watch a task which has ended, by the host's clock.
     pub next_sweep_of_waits: AtomicI64,
     /// The latches of sessions that wait for events.
@@ -71,6 +74,8 @@ impl Default for Signals {
             again_seen: AtomicU64::new(0),
             again_pause: AtomicI64::new(0),
             again_rest: AtomicI64::new(0),
+            next_look: AtomicI64::new(0),
+            look_pause: AtomicI64::new(0),
             next_sweep_of_waits: AtomicI64::new(0),
             readers: [const { AtomicPtr::new(null_mut()) }; READERS],
         }

@@ -26,8 +26,6 @@ const REAP_INTERVAL: i64 = 1_000_000;
 /// claim took long, it waits for longer, whatever commits, so that such claims take no more than a tenth of the time.
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_SHARE: u32 = 10;
-/// How often a session looks again at dependencies that other transactions were about to decide.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 thread_local! {
     static SECONDS_TO_TASK: Plan =
@@ -77,7 +75,8 @@ fn wait_for_tasks(call: FunctionCallInfo) -> Datum {
             call.in_snapshot(|| REAP.with(|plan| plan.run(&[], |_| ())));
             call.commit();
         }
-        if dependencies::may_be_left() {
+        let next_look = dependencies::is_turn_to_look();
+        if next_look.is_some() {
             call.in_snapshot(|| LOOK.with(|plan| plan.run(&[], |_| ())));
             call.commit();
         }
@@ -94,9 +93,7 @@ fn wait_for_tasks(call: FunctionCallInfo) -> Datum {
         }
         // The next task may be due before any commit.
         let due = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(Duration::MAX);
-        // No commit tells that a transaction in the way of a look has rolled back.
-        let next_look = if dependencies::may_be_left() { LOOK_INTERVAL } else { Duration::MAX };
-        wait_to_be_woken(signals, left().min(due).min(next_look));
+        wait_to_be_woken(signals, left().min(due).min(next_look.unwrap_or(Duration::MAX)));
     }
 }
 

@@ -305,3 +305,33 @@ fn parent_that_runs_again_is_watched_by_early_rules() {
     graph.move_to(client, "a", &["success"]);
     assert_eq!(graph.ready(client), ["b", "c"][1..]);
 }
+
+/// While a transaction is in the way of a look, for however long, one of the sessions that wait for tasks looks again.
+#[test]
+fn one_waiting_session_looks_again_and_seldom() {
+    let db = Db::new();
+    let [client, other] = &mut [db.connect(), db.connect()];
+    let graph = Graph::create(client, &["a", "c"], json!({"c": ["a"]}), json!({}));
+    let mut open = other.transaction().unwrap();
+    open.query("SELECT FROM workflow.task_instances WHERE id = $1 FOR UPDATE", &[&graph.id("c")]).unwrap();
+    graph.end(client, "a", "failed");
+    let commits = |client: &mut Client| {
+        let sessions = "SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND backend_type = 'client backend'";
+        wait_until("the end of sessions", || client.query_one(sessions, &[]).unwrap().get::<_, i64>(0) == 2);
+        let sql = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()";
+        client.query_one(sql, &[]).unwrap().get::<_, i64>(0)
+    };
+    let before = commits(client);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| db.connect().query("CALL workflow.wait_for_tasks('{nowhere}', '3 s')", &[]).unwrap());
+        }
+    });
+    let made = commits(client) - before;
+    assert!(made < 400, "{made} commits of 8 sessions in 3 s");
+    open.rollback().unwrap();
+    assert_eq!(graph.state(client, "c"), "queued");
+    client.query("CALL workflow.wait_for_tasks('{nowhere}', '3 s')", &[]).unwrap();
+    assert_eq!(graph.state(client, "c"), "failed");
+}
