@@ -21,7 +21,7 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE
 ROWS 10
 AS 'MODULE_PATHNAME', 'claim_tasks_wrapper';
 COMMENT ON FUNCTION workflow.claim_tasks(text, text[], integer, interval) IS
-'Takes up to max tasks from queues, in their order, by priority and then by the time since which they wait, and moves them to running. Waits for no lock and for no task: see wait_for_tasks(). claim is what ends the claim of each; conf is that of the run. If the lease runs out without renew_claims(), reap_claims() ends the claim: the task is retrying if it has tries left (max_tries), else failed. Errors: 22023 bad argument, 25001 REPEATABLE READ or SERIALIZABLE, 25006 read-only transaction.';
+'Takes up to max tasks from queues, in their order, by priority and then by the time since which they wait, and moves them to running. Waits for no lock and for no task: see wait_for_tasks(). A task that a trigger, a constraint or a policy refuses to move is a warning, and rests for 10 s in this session; what refuses at the commit is the caller''s error. claim is what ends the claim of each; conf is that of the run. If the lease runs out without renew_claims(), reap_claims() ends the claim: the task is retrying if it has tries left (max_tries), else failed. Errors: 22023 bad argument, 25001 REPEATABLE READ or SERIALIZABLE, 25006 read-only transaction.';
 
 CREATE FUNCTION workflow.complete_claim(claim text, result jsonb DEFAULT '{}')
 RETURNS bigint
@@ -65,7 +65,7 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE
 ROWS 10
 AS 'MODULE_PATHNAME', 'renew_claims_wrapper';
 COMMENT ON FUNCTION workflow.renew_claims(text[], interval) IS
-'Renews leases from now on, for as long as each was claimed if lease is null. A lease that has run out is renewed, too, until reap_claims() ends it. Returns an outcome for each claim: renewed, cancel (renewed, but request_cancel() was called: stop, and call fail_claim()) or lost (stop: another worker can have the task). Errors: 22023 bad argument, 40001 another transaction has changed a task since the snapshot (REPEATABLE READ or SERIALIZABLE).';
+'Renews leases from now on, for as long as each was claimed if lease is null. A lease that has run out is renewed, too, until reap_claims() ends it. Returns an outcome for each claim: renewed, cancel (renewed, but request_cancel() was called: stop, and call fail_claim()), lost (stop: another worker can have the task), or refused (not renewed: a trigger, a constraint or a policy refuses it, as a warning tells). Waits for no lock. Errors: 22023 bad argument, 40001 another transaction has changed a task since the snapshot (REPEATABLE READ or SERIALIZABLE).';
 
 CREATE FUNCTION workflow.is_claim_of(claim text, id uuid, version bigint, start_date timestamptz)
 RETURNS boolean
@@ -95,63 +95,13 @@ AS 'MODULE_PATHNAME', 'has_expired_wrapper';
 COMMENT ON FUNCTION workflow.has_expired(uuid, bigint, timestamptz, timestamptz) IS
 'Internal: returns whether a claim''s lease has run out.';
 
-CREATE FUNCTION workflow.reap_claim(task_instance_id uuid)
-RETURNS TABLE (worker text, reason text, state text)
-LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
-ROWS 1
-AS 'MODULE_PATHNAME', 'reap_claim_wrapper';
-COMMENT ON FUNCTION workflow.reap_claim(uuid) IS
-'Internal: ends a claim whose lease or timeout has run out. Returns no row if it has not, or if another transaction changes the task.';
-
 CREATE FUNCTION workflow.reap_claims(max integer DEFAULT 100)
 RETURNS TABLE (id uuid, worker text, reason text, state text)
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-SET search_path = pg_catalog, pg_temp
--- A session keeps its plans while the tables grow.
-SET enable_seqscan = off
-SET jit = off
+LANGUAGE c VOLATILE PARALLEL UNSAFE
 ROWS 10
-AS $$
-#variable_conflict use_column
-DECLARE
-    task_id uuid;
-    reaped integer := 0;
-BEGIN
-    IF max IS NULL OR max < 1 THEN
-        PERFORM workflow.refuse_argument(
-            format('cannot reap claims: max is %s', coalesce(max::text, 'null')),
-            jsonb_build_object('argument', 'max', 'value', max),
-            'Set max to 1 or more.');
-    END IF;
-    PERFORM workflow.look_at_joins();
-    -- A role that may end no claim gets an error, not a warning for each.
-    PERFORM FROM workflow.task_instances WHERE false FOR NO KEY UPDATE;
-    FOR task_id IN
-        SELECT t.id
-        FROM workflow.task_instances AS t
-        WHERE t.state = 'running' AND t.worker IS NOT NULL
-            AND (
-                t.start_date + t.timeout < clock_timestamp()
-                OR workflow.has_expired(t.id, t.version, t.start_date, t.lease_expires_at)
-            )
-        ORDER BY t.id
-    LOOP
-        -- A claim that cannot be ended, for example because a trigger refuses it, keeps none of the others.
-        BEGIN
-            -- Without those that other transactions have locked.
-            RETURN QUERY SELECT task_id, c.worker, c.reason, c.state FROM workflow.reap_claim(task_id) AS c;
-            reaped := reaped + CASE WHEN FOUND THEN 1 ELSE 0 END;
-        EXCEPTION WHEN assert_failure OR OTHERS THEN
-            RAISE WARNING 'cannot end the claim of task_instance %: %', task_id, SQLERRM USING
-                ERRCODE = SQLSTATE,
-                HINT = 'End it with workflow.transition(), or remove the cause.';
-        END;
-        EXIT WHEN reaped >= max;
-    END LOOP;
-END
-$$;
+AS 'MODULE_PATHNAME', 'reap_claims_wrapper';
 COMMENT ON FUNCTION workflow.reap_claims(integer) IS
-'Ends up to max claims whose lease or timeout has run out: the tasks are retrying if they have tries left (max_tries), else failed. Returns them. Tasks that other transactions have locked are skipped; a claim whose end fails, for example in a trigger, is a warning. Errors: 22023 bad argument, 25006 read-only transaction.';
+'Ends up to max claims whose lease or timeout has run out: the tasks are retrying if they have tries left (max_tries), else failed. Returns them. Tasks that other transactions have locked are skipped; a claim whose end fails, for example in a trigger, is a warning. If statement_timeout passes, it returns what it has ended, and the next call of the session begins with the next task. Outside a transaction block, deferred constraints are checked for each claim. If renewals write the row, because shared memory has no room for them, a claim whose row was locked is ended half a lease after that was seen. Errors: 22023 bad argument, 25006 read-only transaction.';
 
 CREATE FUNCTION workflow.note_cancel(task_instance_id uuid)
 RETURNS boolean
@@ -207,7 +157,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.request_cancel(uuid) IS
-'Cancels a task, or all tasks of a run. A queued task is skipped, a retrying one fails. The holder of a running one learns it from renew_claims(), and it is not retried. Returns skipped, failed, requested or ended (it had ended before); for a run, requested. Errors: P0002 no such task or run, 22023 bad argument.';
+'Cancels a task, or all tasks of a run, or none if one of them is refused. A queued task is skipped, a retrying one fails. The holder of a running one learns it from renew_claims(), and it is not retried. Returns skipped, failed, requested or ended (it had ended before); for a run, requested. Errors: P0002 no such task or run, 22023 bad argument.';
 
 CREATE FUNCTION workflow.seconds_to_task(queues text[])
 RETURNS double precision

@@ -4,7 +4,10 @@ pub mod busy;
 mod due;
 mod end;
 mod finish;
+mod late;
 pub mod leases;
+pub mod reap;
+mod refused;
 mod renew;
 mod runs;
 pub mod take;
@@ -214,15 +217,24 @@ fn renew_claims(claims: Option<Array<'_, &'_ str>>, lease: Option<Interval>) -> 
     outcomes(claims, renewed)
 }
 
-type Reaped = TableIterator<'static, (name!(worker, String), name!(reason, &'static str), name!(state, &'static str))>;
+type Reaped = TableIterator<
+    'static,
+    (name!(id, pgrx::Uuid), name!(worker, String), name!(reason, &'static str), name!(state, &'static str)),
+>;
 
-/// Ends a claim whose time has run out. Returns no row if it has not, or if another transaction changes the task. For
-/// reap_claims().
+/// Ends claims whose time has run out.
 #[pgrx::pg_extern(sql = false)]
-fn reap_claim(task_instance_id: pgrx::Uuid) -> Reaped {
+fn reap_claims(max: Option<i32>) -> Reaped {
     rights::refuse_restricted_operation();
-    let expired = end::expire(Uuid(*task_instance_id.as_bytes()));
-    TableIterator::new(expired.into_iter().map(|claim| (claim.worker, claim.reason, claim.state.as_str())))
+    let most = usize::try_from(args::not_null("max", max)).unwrap_or(0);
+    if most == 0 {
+        errors::invalid_argument("max", &json!(max), "must be 1 or more", "Set max to 1 or more.");
+    }
+    TableIterator::new(
+        reap::reap(most)
+            .into_iter()
+            .map(|(task, claim)| (pgrx::Uuid::from_bytes(task.0), claim.worker, claim.reason, claim.state.as_str())),
+    )
 }
 
 /// Asks the holder of a running task to stop. Returns whether the task runs.

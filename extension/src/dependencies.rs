@@ -20,7 +20,7 @@ mod returned;
 mod run_end;
 mod tasks;
 
-pub use again::{has_news, is_turn_to_look, look_before_claim, note_commit_of_prepared, report};
+pub use again::{has_news, is_turn_to_look, look_before_claim, look_for_all, note_commit_of_prepared, report};
 pub use creation::Edges;
 pub use late::admit;
 pub use run_end::start;

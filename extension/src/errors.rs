@@ -502,6 +502,16 @@ pub fn withheld_end(task: Uuid) -> ! {
     )
 }
 
+/// 55000: the same, where it becomes a WARNING that names the task.
+pub fn withheld() -> ! {
+    raise(
+        Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "a trigger or a policy withholds the change",
+        &json!({}),
+        "Correct the BEFORE trigger on workflow.task_instances that returns NULL, or the policy.",
+    )
+}
+
 /// 40001: the task is not held by this claim any more.
 pub fn lost_claim(claim: &str, task: Uuid, now: Option<(&str, i64)>) -> ! {
     let is_now = match now {
@@ -537,6 +547,29 @@ pub fn refused_move(kind: EntityType, id: Uuid, to: State, failure: &Failure) {
         failure.code,
         &format!("cannot move {kind} {id} to {to}: {}", failure.message),
         "Remove the cause: reap_claims() tries again every 10 s. Or move it by hand.",
+    );
+}
+
+/// A WARNING: the database refuses what a call would do with a task; it continues with the others.
+pub fn refused_task(action: &str, task: Uuid, hint: &str, failure: &Failure) {
+    warn(failure.code, &format!("cannot {action} task_instance {task}: {}", failure.message), hint);
+}
+
+/// A WARNING: statement_timeout has passed before all claims were ended that had run out.
+pub fn timed_out_reap(failure: &Failure) {
+    warn(
+        failure.code,
+        &format!("cannot end all claims that have run out: {}", failure.message),
+        "Call it again: those that were ended stay ended. Set statement_timeout to a longer time.",
+    );
+}
+
+/// A WARNING: what a session that waits for tasks does for others has failed.
+pub fn failed_for_others(action: &str, failure: &Failure) {
+    warn(
+        failure.code,
+        &format!("cannot {action}: {}", failure.message),
+        "The session waits on, and another one tries again within seconds. Remove the cause.",
     );
 }
 

@@ -125,7 +125,6 @@ SELECT pg_catalog.pg_extension_config_dump('workflow.waits', '');
 -- take function workflow.refuse_lost_claim
 -- take function workflow.lease_end
 -- take function workflow.has_expired
--- take function workflow.reap_claim
 -- take function workflow.reap_claims
 -- take function workflow.note_cancel
 -- take function workflow.request_cancel

@@ -43,7 +43,6 @@ DROP FUNCTION workflow.seconds_to_task(text[]);
 DROP FUNCTION workflow.request_cancel(uuid);
 DROP FUNCTION workflow.note_cancel(uuid);
 DROP FUNCTION workflow.reap_claims(integer);
-DROP FUNCTION workflow.reap_claim(uuid);
 DROP FUNCTION workflow.has_expired(uuid, bigint, timestamptz, timestamptz);
 DROP FUNCTION workflow.lease_end(uuid, bigint, timestamptz, timestamptz);
 DROP FUNCTION workflow.renew_claims(text[], interval);

@@ -10,6 +10,7 @@ mod places;
 mod queues;
 mod races;
 mod reaping;
+mod refusals;
 mod stuck;
 mod take;
 mod wait;

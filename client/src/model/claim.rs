@@ -90,6 +90,8 @@ pub enum RenewOutcome {
     Renewed,
     /// The lease was renewed, but the cancellation of the task was requested: stop, and fail the claim.
     Cancel,
+    /// The lease was not renewed: a trigger, a constraint or a policy refuses it. The claim is held until the lease ends.
+    Refused,
     /// The claim is lost: stop, another worker can have the task.
     Lost,
 }

@@ -64,6 +64,13 @@ async fn reap(link: &mut Link) -> Result<(), Error> {
 fn tell(result: &ClaimResult<RenewOutcome>, held: &Held) {
     let reason = match result.outcome {
         RenewOutcome::Renewed => return,
+        RenewOutcome::Refused => {
+            tracing::warn!(
+                "cannot renew claim {}: the database refuses it, the log of the server tells why",
+                result.claim
+            );
+            return;
+        }
         RenewOutcome::Cancel => CancelReason::CancelRequested,
         RenewOutcome::Lost => CancelReason::LeaseLost,
     };

@@ -8,6 +8,10 @@ use std::time::Duration;
 /// How many of them a call tries to take. Each costs a look at the task.
 pub const MOST: usize = 1000;
 
+/// For how long a claim counts to have taken that has met only tasks whose claim the database refuses: the session then waits
+/// for a second before it tries again.
+pub const OF_REFUSED: Duration = Duration::from_millis(100);
+
 /// How many of them there are at the beginning of each lane of a queue.
 pub type Passed = [usize; LANES];
 

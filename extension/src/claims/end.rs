@@ -1,5 +1,6 @@
 //! Ending claims: by their holders, and when their time has run out.
 
+use super::late;
 use super::leases::{self, Held};
 use super::token::Claim;
 use crate::append::Words;
@@ -357,8 +358,13 @@ pub fn expire(task: Uuid) -> Option<Expired> {
             (held, memory::copy(rows.text(0, 3).unwrap_or_default()), is_too_long)
         })
     };
-    let (held, worker, is_too_long) = LOCK.with(|plan| plan.run(&[Some(task.as_datum())], read))?;
-    let reason = if held.has_expired() { Some("lease expired") } else { is_too_long.then_some("timeout") }?;
+    let row = late::read(task);
+    let Some((held, worker, is_too_long)) = LOCK.with(|plan| plan.run(&[Some(task.as_datum())], read)) else {
+        row.into_iter().for_each(|row| late::note_locked(task, row));
+        return None;
+    };
+    let is_late = held.has_expired() && !row.is_some_and(|row| late::has_time(&held, row));
+    let reason = if is_late { Some("lease expired") } else { is_too_long.then_some("timeout") }?;
     let metadata = Jsonb::of(&serde_json::json!({ "error": reason, "reason": reason, "worker": worker }));
     // Without a request_id: no word of the holder is repeated.
     let (state, _) = end_by_statement(held.claim, metadata, None, |tried| tried.after_failure(None))?;

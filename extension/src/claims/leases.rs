@@ -41,6 +41,11 @@ pub fn renew(claim: &Claim, duration: i64) -> bool {
     exist() && lock().set(key(claim), duration)
 }
 
+/// Whether shared memory has no room for the lease of a claim, so that renewals must write the row.
+pub fn are_in_rows(claim: &Claim) -> bool {
+    !exist() || !lock().has_room(key(claim))
+}
+
 impl Held {
     /// Whether the lease has run out. Not on a standby, which does not know renewals.
     pub fn has_expired(&self) -> bool {

@@ -1,14 +1,14 @@
 //! Renewing leases.
 
 use super::end::holds;
-use super::leases;
 use super::token::Claim;
+use super::{leases, refused};
 use crate::call::{self, Call};
 use crate::direct::Entities;
 use crate::entity::EntityType;
 use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::snapshot;
-use crate::memory;
+use crate::{errors, memory, rights};
 use pgrx::pg_sys::{self, Datum};
 
 /// Renews claims; `None`: each for as long as it was claimed. Returns an outcome for each.
@@ -25,12 +25,27 @@ pub fn renew(claims: &[Claim], lease: Option<i64>) -> Vec<&'static str> {
         });
         entities.heap.close();
     }
-    for n in order {
-        let row = || in_row(&claims[n], lease);
-        outcomes[n] = outcomes[n].or_else(|| Some(row()));
+    order.retain(|n| outcomes[*n].is_none());
+    if !order.is_empty() {
+        refused::check_right();
+        renew_rows(claims, &order, lease, &mut outcomes);
     }
     memory::collect(outcomes.into_iter().map(|outcome| outcome.unwrap_or("lost")))
 }
+
+/// Renews claims in their rows. If the database refuses one, each is renewed alone, so that the others have their leases.
+fn renew_rows(claims: &[Claim], order: &[usize], lease: Option<i64>, outcomes: &mut [Option<&'static str>]) {
+    let all = || order.iter().for_each(|n| outcomes[*n] = Some(in_row(&claims[*n], lease)));
+    let Err(failure) = refused::attempt(all) else { return };
+    if let [n] = order {
+        errors::refused_task("renew the claim of", claims[*n].task, REFUSED, &failure);
+        outcomes[*n] = Some("refused");
+        return;
+    }
+    order.chunks(1).for_each(|one| renew_rows(claims, one, lease, outcomes));
+}
+
+const REFUSED: &str = "Renew it again before its lease runs out, or remove the cause.";
 
 /// Renews a claim in shared memory; `None` if its row must be written. It writes nothing, and waits for no lock.
 fn in_memory(entities: &Entities, claim: &Claim, lease: Option<i64>) -> Option<&'static str> {
@@ -48,8 +63,9 @@ const HELD: &str = "FROM workflow.task_instances AS t \
         AND t.start_date OPERATOR(pg_catalog.=) $3 AND ARRAY[t.state] OPERATOR(pg_catalog.=) '{running}' \
         AND t.worker IS NOT NULL";
 
-/// Renews a claim in its row. If another transaction has locked the row, the claim has its lease for as long: it cannot
-/// be reaped. To wait would let the leases of the other claims run out.
+/// Renews a claim in its row. If another transaction has locked the row, the lease is in shared memory instead; without, the
+/// claim is not reaped for as long, nor before its holder had time for another renewal (`late.rs`). To wait would let the
+/// leases of the other claims run out.
 fn in_row(claim: &Claim, lease: Option<i64>) -> &'static str {
     thread_local! {
         static RENEW: Plan = Plan::new(
@@ -73,15 +89,19 @@ fn in_row(claim: &Claim, lease: Option<i64>) -> &'static str {
     let values =
         [Some(claim.task.as_datum()), Some(Datum::from(claim.version)), Some(Datum::from(claim.start_date)), seconds];
     let read = |rows: Rows| (rows.len() > 0).then(|| rows.get(0, 1).is_some_and(|value| value.value() != 0));
-    let renewed = call::during(Call::Hold, || RENEW.with(|plan| plan.run(&values, read)));
+    let update = || RENEW.with(|plan| plan.run(&values, read));
+    let held = || IS_HELD.with(|plan| plan.run_with_latest(&values[..3], read));
+    let renewed = call::during(Call::Hold, update);
+    let outcome = renewed.or_else(|| {
+        let is_cancelled = held()?;
+        // A policy can let the role read the task, and not change it.
+        let task = EntityType::TaskInstance.relation();
+        let can_lock = || rights::as_owner_of(task, || refused::can_lock(claim.task, claim.version, None));
+        Some(call::during(Call::Hold, || refused::change(update, can_lock)).unwrap_or(is_cancelled))
+    });
     // An earlier renewal may be in memory: the newest one counts.
-    if renewed.is_some() {
+    if outcome.is_some() {
         leases::renew(claim, duration);
     }
-    let is_held = || IS_HELD.with(|plan| plan.run_with_latest(&values[..3], read));
-    match renewed.or_else(is_held) {
-        Some(true) => "cancel",
-        Some(false) => "renewed",
-        None => "lost",
-    }
+    outcome.map_or("lost", |is_cancelled| if is_cancelled { "cancel" } else { "renewed" })
 }

@@ -1,10 +1,10 @@
 //! Taking tasks from queues.
 
 use super::busy::{self, Passed};
-use super::leases;
 use super::runs::{Blocked, Runs};
 use super::token::Claim;
 use super::walk::{Candidate, Walk};
+use super::{leases, refused};
 use crate::append::Words;
 use crate::call::{self, Call, Request};
 use crate::direct::{Current, Entities, Move, Step};
@@ -76,6 +76,10 @@ pub struct Taking<'a> {
     /// Tasks that other transactions change, and those that an earlier call has met so.
     busy: usize,
     passed: usize,
+    /// Those of the busy ones whose claim the database refuses.
+    refused: usize,
+    /// Whether the role may UPDATE tasks, as far as it was asked.
+    has_right: bool,
     taken: Vec<Taken>,
 }
 
@@ -109,6 +113,8 @@ impl<'a> Taking<'a> {
             dropped: 0,
             busy: 0,
             passed: 0,
+            refused: 0,
+            has_right: false,
             taken: Vec::new(),
         }
     }
@@ -152,6 +158,7 @@ impl<'a> Taking<'a> {
     fn note_busy(&self) {
         let is_in_vain = self.taken.is_empty() && self.busy + self.passed > 0;
         let took = Duration::from_micros(u64::try_from(monotonic() - self.began).unwrap_or(0));
+        let took = if self.refused == self.busy { took.max(busy::OF_REFUSED) } else { took };
         busy::note_call(is_in_vain.then_some(took), self.busy >= busy::MOST);
     }
 
@@ -263,6 +270,10 @@ impl<'a> Taking<'a> {
                 memory::push(&mut self.taken, taken);
             }
             Outcome::Busy => self.busy += 1,
+            Outcome::Refused => {
+                self.busy += 1;
+                self.refused += 1;
+            }
             Outcome::Stale => self.dropped += usize::from(self.ready.delete(place)),
             // It can have two rows, and another claim parks it by the other one.
             Outcome::Blocked(_) if !parked::lock(found.task) => self.busy += 1,
@@ -390,6 +401,9 @@ impl<'a> Taking<'a> {
         if waits_by_statement(found.task) {
             return Outcome::Stale;
         }
+        if refused::rests(found.task, found.version) {
+            return Outcome::Refused;
+        }
         match self.runs.get(run).map(|run| run.blocked) {
             Some(Blocked::No) => {}
             Some(Blocked::Yes) => return Outcome::Blocked(run),
@@ -412,16 +426,34 @@ impl<'a> Taking<'a> {
         };
         // A task that has got another join meanwhile waits for others.
         let values = [values[0], values[1], Some(join.as_datum())];
-        match call::during(Call::Transition(request), || UPDATE.with(|plan| plan.run(&values, read))) {
-            Some((claim, _)) if claim.version != found.version + 1 => errors::unguarded_claim("claim", claim.task),
-            Some((claim, task)) => {
+        let update = || UPDATE.with(|plan| plan.run(&values, read));
+        // As this role: a warning must not tell of a task that a policy hides from it.
+        let can_lock = || refused::can_lock(found.task, found.version, Some(join));
+        let take = || call::during(Call::Transition(request), || refused::change(update, can_lock));
+        if !std::mem::replace(&mut self.has_right, true) {
+            refused::check_right();
+        }
+        match refused::attempt(take) {
+            Ok(Some((claim, _))) if claim.version != found.version + 1 => errors::unguarded_claim("claim", claim.task),
+            Ok(Some((claim, task))) => {
                 self.runs.note_claim(run);
                 self.taken(claim, task)
             }
-            None => Outcome::Busy,
+            Ok(None) => Outcome::Busy,
+            Err(failure) => {
+                errors::refused_task("claim", found.task, REFUSED, &failure);
+                if failure.is_conflict() {
+                    return Outcome::Busy;
+                }
+                refused::rest(found.task, found.version);
+                Outcome::Refused
+            }
         }
     }
 }
+
+/// The hint of a refused claim.
+const REFUSED: &str = "Remove the cause, or move the task by hand. The session tries again after 10 s.";
 
 /// Whether the join of a task is undecided.
 fn waits(join: Option<Uuid>) -> bool {
@@ -449,6 +481,8 @@ enum Outcome {
     Stale,
     /// Another transaction changes the task.
     Busy,
+    /// The database refuses the claim, for example in a trigger.
+    Refused,
     /// No task of its run may start.
     Blocked(Uuid),
 }

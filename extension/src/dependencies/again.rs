@@ -199,11 +199,16 @@ pub fn note_commit_of_prepared() {
     look_soon(signals);
 }
 
-/// Lets the commit look at all joins that watch no task, or one that has ended. Returns how many of the latter there are; at
-/// most every 10 s it searches them. For reap_claims().
+/// Lets the commit look at joins. Returns how many there are that watch a task which has ended.
 #[pgrx::pg_extern(sql = false)]
 fn look_at_joins() -> i64 {
     rights::refuse_restricted_operation();
+    look_for_all()
+}
+
+/// Lets the commit look at all joins that watch no task, or one that has ended. Returns how many of the latter there are; at
+/// most every 10 s it searches them. For reap_claims().
+pub fn look_for_all() -> i64 {
     // Sessions wait for tasks on a standby, too.
     if transaction::is_read_only() {
         return 0;

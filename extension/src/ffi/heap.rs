@@ -165,6 +165,13 @@ impl Heap {
         unsafe { pg_guard_ffi_boundary(|| lock_key(self.0, found.0)) }
     }
 
+    /// Whether a transaction has locked or changed a row since it was written, other than for the check of a foreign key. It
+    /// can have ended: its mark stays until the next one.
+    pub fn was_locked(&self, found: &Found) -> bool {
+        // SAFETY: the row is of this table, which is a heap.
+        unsafe { was_locked(found.0) }
+    }
+
     /// Locks a row until the transaction ends, if no other transaction has locked it otherwise.
     pub fn try_lock(&self, found: &Found, strength: Strength) -> Attempted {
         let mode = match strength {
@@ -404,6 +411,22 @@ unsafe fn has_shared_locks(row: *mut TupleTableSlot) -> bool {
         u32::from((*(*(*row.cast::<pg_sys::HeapTupleTableSlot>()).tuple).t_data).t_infomask)
     };
     mask & several != 0 || mask & modes == pg_sys::HEAP_XMAX_KEYSHR_LOCK
+}
+
+/// # Safety
+/// The row must be a stored one, of a heap.
+unsafe fn was_locked(row: *mut TupleTableSlot) -> bool {
+    // SAFETY: the caller's promise. The row is in a buffer that is pinned.
+    unsafe {
+        if !std::ptr::eq((*row).tts_ops, &raw const pg_sys::TTSOpsBufferHeapTuple) {
+            return false;
+        }
+        let header = &*(*(*row.cast::<pg_sys::HeapTupleTableSlot>()).tuple).t_data;
+        let mask = u32::from(header.t_infomask);
+        let is_of_key =
+            mask & pg_sys::HEAP_XMAX_LOCK_ONLY != 0 && mask & pg_sys::HEAP_LOCK_MASK == pg_sys::HEAP_XMAX_KEYSHR_LOCK;
+        header.t_choice.t_heap.t_xmax != pg_sys::InvalidTransactionId && !is_of_key
+    }
 }
 
 /// # Safety

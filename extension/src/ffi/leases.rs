@@ -99,18 +99,27 @@ impl Leases {
     pub fn set(&mut self, key: Key, duration: i64) -> bool {
         self.note_sign();
         let Leases { own, now, .. } = *self;
+        let Some(lease) = self.room(key) else { return false };
+        *lease = Lease { key, signs: own, expires_at: now.saturating_add(duration), duration };
+        true
+    }
+
+    /// Whether there is room for the lease of a claim.
+    pub fn has_room(&mut self, key: Key) -> bool {
+        self.room(key).is_some()
+    }
+
+    /// Returns the room for the lease of a claim.
+    fn room(&mut self, key: Key) -> Option<&'static mut Lease> {
+        let now = self.now;
         let all = &self.all;
         // An empty one first, then the one that ended first.
         let rank = |lease: &Lease| {
             let is_free = lease.expires_at == 0 || is_over(&all[lease.signs], lease, now);
             (lease.key == key || is_free).then_some((lease.key != key, lease.expires_at))
         };
-        let Some((_, lease)) = ways(&key).filter_map(|lease| Some((rank(lease)?, lease))).min_by_key(|(rank, _)| *rank)
-        else {
-            return false;
-        };
-        *lease = Lease { key, signs: own, expires_at: now.saturating_add(duration), duration };
-        true
+        let ranked = ways(&key).filter_map(|lease| Some((rank(lease)?, lease)));
+        ranked.min_by_key(|(rank, _)| *rank).map(|(_, lease)| lease)
     }
 
     /// Returns the end of a claim's lease, and its duration.

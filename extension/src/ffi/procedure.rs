@@ -1,9 +1,12 @@
 //! A procedure's call: it ends its caller's transaction, so that it can wait without a snapshot and without locks.
 
+use super::transaction::{Failure, failure};
 use super::values;
 use pgrx::FromDatum;
 use pgrx::datum::Interval;
 use pgrx::pg_sys::{self, Datum, NodeTag};
+use pgrx::prelude::PgTryBuilder;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 /// A call of a procedure that may commit.
@@ -31,6 +34,21 @@ impl Call {
     pub fn commit(&self) {
         // SAFETY: begun as non-atomic, and no snapshot of ours is active.
         unsafe { pg_sys::SPI_commit() };
+    }
+
+    /// The same; returns the error if the commit fails, in a new transaction, too.
+    pub fn try_commit(&self) -> Result<(), Failure> {
+        // SAFETY: a value of this process.
+        let context = unsafe { pg_sys::CurrentMemoryContext };
+        let commit = AssertUnwindSafe(|| {
+            self.commit();
+            Ok(())
+        });
+        // PostgreSQL has begun a new transaction before it raises the error again.
+        let result = PgTryBuilder::new(commit).catch_others(|error| Err(failure(&error))).execute();
+        // SAFETY: the procedure's memory, which outlives its transactions.
+        unsafe { pg_sys::MemoryContextSwitchTo(context) };
+        result
     }
 
     /// Runs `work` with a new snapshot.

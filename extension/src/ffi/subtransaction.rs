@@ -2,7 +2,6 @@
 
 use super::error::raise_again;
 use super::transaction::{Failure, failure};
-use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys;
 use pgrx::prelude::PgTryBuilder;
 use std::panic::AssertUnwindSafe;
@@ -10,6 +9,17 @@ use std::panic::AssertUnwindSafe;
 /// Runs `work` in a subtransaction. An error rolls it back, and is returned; that of a canceled statement is raised again.
 /// Also for the end of a transaction, where deferred triggers use subtransactions, too.
 pub fn attempt<R>(work: impl FnOnce() -> R) -> Result<R, Failure> {
+    let result = attempt_until_canceled(work);
+    if let Err(failure) = &result
+        && failure.is_cancel()
+    {
+        raise_again(failure);
+    }
+    result
+}
+
+/// The same, but also the error of a canceled statement is returned.
+pub fn attempt_until_canceled<R>(work: impl FnOnce() -> R) -> Result<R, Failure> {
     // SAFETY: a transaction is in progress. Both values are those of the level above, which stays.
     let (context, owner) = unsafe {
         let kept = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
@@ -27,11 +37,6 @@ pub fn attempt<R>(work: impl FnOnce() -> R) -> Result<R, Failure> {
         }
         pg_sys::MemoryContextSwitchTo(context);
         pg_sys::CurrentResourceOwner = owner;
-    }
-    if let Err(failure) = &result
-        && failure.code == PgSqlErrorCode::ERRCODE_QUERY_CANCELED
-    {
-        raise_again(failure);
     }
     result
 }

@@ -166,6 +166,15 @@ pub fn has_fixed_snapshot() -> bool {
     unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
 }
 
+/// Whether the statement of the client takes longer than statement_timeout allows.
+pub fn has_timed_out() -> bool {
+    // SAFETY: values of this process, and the system's clock.
+    unsafe {
+        let (limit, began) = (i64::from(pg_sys::StatementTimeout), pg_sys::GetCurrentStatementStartTimestamp());
+        limit > 0 && pg_sys::GetCurrentTimestamp() - began >= limit * 1000
+    }
+}
+
 /// Whether the current transaction may write nothing: on a standby none may.
 pub fn is_read_only() -> bool {
     // SAFETY: a value of this process.
@@ -219,6 +228,26 @@ impl Failure {
     /// Whether lock_timeout has passed.
     pub fn is_lock_timeout(&self) -> bool {
         self.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
+    }
+
+    /// Whether the statement was canceled, by a user or by statement_timeout.
+    pub fn is_cancel(&self) -> bool {
+        self.code == PgSqlErrorCode::ERRCODE_QUERY_CANCELED
+    }
+
+    /// Whether another transaction was in the way: the same can succeed at once.
+    pub fn is_conflict(&self) -> bool {
+        let codes = [
+            PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+            PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED,
+            PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
+        ];
+        codes.contains(&self.code)
+    }
+
+    /// Whether the server lacks memory or disk, which any other work would meet, too.
+    pub fn is_of_server(&self) -> bool {
+        [PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, PgSqlErrorCode::ERRCODE_DISK_FULL].contains(&self.code)
     }
 
     /// Whether the data itself can be the cause: it is invalid or corrupt.

@@ -3,6 +3,7 @@
 use super::procedures::timeout;
 use super::{LONGEST, LONGEST_UNCOUNTED, counted, wait};
 use crate::claims::busy::in_vain;
+use crate::claims::reap;
 use crate::dependencies;
 use crate::entity::EntityType;
 use crate::ffi::export::export_function;
@@ -11,11 +12,12 @@ use crate::ffi::procedure::Call;
 use crate::ffi::shared::Signals;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::{monotonic, text_array, text_datum};
-use crate::ffi::{latch, session, transaction, waiters};
+use crate::ffi::{latch, session, subtransaction, transaction, waiters};
 use crate::{errors, signals, tenant};
 use pgrx::pg_sys::{self, Datum, FunctionCallInfo};
 use std::sync::Once;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::thread::LocalKey;
 use std::time::{Duration, Instant};
 
 export_function!(wait_for_tasks_of_queues, pg_finfo_wait_for_tasks_of_queues, wait_for_tasks);
@@ -61,7 +63,12 @@ fn wait_for_tasks(call: FunctionCallInfo) -> Datum {
     // Once: it lives as long as the call.
     let queues = queues.map(|queues| text_array(queues.iter().map(|name| text_datum(name)).collect()));
     let deadline = Instant::now().checked_add(timeout(&call));
-    let left = || deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+    // What it has done for others can have survived statement_timeout.
+    let left = || match deadline {
+        _ if transaction::has_timed_out() => Duration::ZERO,
+        Some(deadline) => deadline.saturating_duration_since(Instant::now()),
+        None => Duration::MAX,
+    };
     call.commit();
     let _waiting = Waiting::begin();
     let mut pause = in_vain().map(|took| took * PAUSE_SHARE);
@@ -72,13 +79,11 @@ fn wait_for_tasks(call: FunctionCallInfo) -> Datum {
     loop {
         let signals = signals::own();
         if is_turn_to_reap(signals) {
-            call.in_snapshot(|| REAP.with(|plan| plan.run(&[], |_| ())));
-            call.commit();
+            do_for_others(&call, &REAP, "end claims that have run out");
         }
         let next_look = dependencies::is_turn_to_look();
         if next_look.is_some() {
-            call.in_snapshot(|| LOOK.with(|plan| plan.run(&[], |_| ())));
-            call.commit();
+            do_for_others(&call, &LOOK, "look at dependencies");
         }
         let seconds = |rows: Rows| rows.get(0, 1).map(|value| f64::from_bits(value.value() as u64));
         let seconds = call.in_snapshot(|| SECONDS_TO_TASK.with(|plan| plan.run(&[queues], seconds)));
@@ -94,6 +99,18 @@ fn wait_for_tasks(call: FunctionCallInfo) -> Datum {
         // The next task may be due before any commit.
         let due = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(Duration::MAX);
         wait_to_be_woken(signals, left().min(due).min(next_look.unwrap_or(Duration::MAX)));
+    }
+}
+
+/// Does what all sessions need. If it fails, also at its commit, a warning tells, and the session waits on.
+fn do_for_others(call: &Call, statement: &'static LocalKey<Plan>, action: &str) {
+    // What is deferred is refused where the reaper survives it.
+    call.in_snapshot(reap::check_constraints_at_once);
+    let work = || call.in_snapshot(|| statement.with(|plan| plan.run(&[], |_| ())));
+    let result = subtransaction::attempt(work);
+    if let Err(failure) = result.and_then(|()| call.try_commit()) {
+        errors::failed_for_others(action, &failure);
+        call.commit();
     }
 }
 

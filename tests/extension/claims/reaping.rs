@@ -83,3 +83,58 @@ fn read_only_session_waits_and_reaps_nothing() {
         held(client).is_empty()
     });
 }
+
+/// A trigger that takes longer than statement_timeout stops the call at its task: what was ended stays, and the next call
+/// begins behind it.
+#[test]
+fn reap_that_times_out_keeps_what_it_has_ended() {
+    let db = Db::new();
+    let (mut client, warnings) = connect_with_warnings(&db);
+    let client = &mut client;
+    client
+        .batch_execute(
+            "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(60); RETURN NULL; END $$;
+             CREATE TRIGGER dawdle AFTER UPDATE ON workflow.task_instances FOR EACH ROW
+             WHEN (NEW.task_id = 'default_1' AND NEW.state = 'failed') EXECUTE FUNCTION dawdle()",
+        )
+        .unwrap();
+    lose_claims(client, 4);
+    client.batch_execute("SET statement_timeout = '1 s'").unwrap();
+    let reap = "SELECT FROM workflow.reap_claims()";
+    assert_eq!(client.query(reap, &[]).unwrap().len(), 1);
+    assert_eq!(client.query(reap, &[]).unwrap().len(), 2, "those behind, and then the same");
+    assert_eq!(held(client), ["default_1"]);
+    let told = "cannot end all claims that have run out: canceling statement due to statement timeout";
+    assert_eq!(*warnings.lock().unwrap(), [told; 2]);
+    // The session in whose turn it happens ends its wait as if the time had passed.
+    wait_until("the turn of a waiting session", || {
+        client.query_one("CALL workflow.wait_for_tasks('{nowhere}', '500 ms')", &[]).unwrap();
+        warnings.lock().unwrap().len() > 2
+    });
+}
+
+#[test]
+fn canceled_reap_is_canceled() {
+    let db = Db::new();
+    let (client, other) = (&mut db.connect(), &mut db.connect());
+    client
+        .batch_execute(
+            "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_lock(1); RETURN NULL; END $$;
+             CREATE TRIGGER dawdle AFTER UPDATE ON workflow.task_instances FOR EACH ROW
+             WHEN (NEW.task_id = 'default_1' AND NEW.state = 'failed') EXECUTE FUNCTION dawdle()",
+        )
+        .unwrap();
+    lose_claims(client, 3);
+    other.batch_execute("SELECT pg_advisory_lock(1)").unwrap();
+    let cancel = client.cancel_token();
+    let error = std::thread::scope(|scope| {
+        let reap = scope.spawn(|| client.query("SELECT FROM workflow.reap_claims()", &[]).map(|rows| rows.len()));
+        let waits =
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+        wait_until("the reap", || other.query_one(waits, &[]).unwrap().get::<_, i64>(0) == 1);
+        cancel.cancel_query(postgres::NoTls).unwrap();
+        reap.join().unwrap().unwrap_err()
+    });
+    assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED));
+    assert_eq!(held(other).len(), 3);
+}

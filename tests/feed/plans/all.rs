@@ -34,7 +34,7 @@ const LONG: [&str; 15] = [
     "coalesce((SELECT min(h.id + 0)",
     "coalesce((SELECT max(h.id + 0)",
     // reap_claims(), and the count of a queue with slots: here nearly all tasks run.
-    "SELECT t.id FROM workflow.task_instances AS t WHERE t.state = 'running' AND t.worker IS NOT NULL",
+    "SELECT t.id FROM workflow.task_instances AS t WHERE t.state OPERATOR(pg_catalog.=) 'running' AND t.worker IS NOT NULL",
     "SELECT pg_catalog.count(*) FROM workflow.task_instances AS t",
     // Views that list or count them.
     "BEGIN; SELECT * FROM workflow.queues",
@@ -137,6 +137,14 @@ fn rare_calls(client: &mut Client, task: Uuid) -> Vec<String> {
         format!("UPDATE workflow.dag_runs SET state = 'running' WHERE id = '{run}'"),
         claim_calls(dag, task),
         dependency_calls(dag),
+        // A trigger of an administrator withholds the claim.
+        format!(
+            "CREATE FUNCTION withhold() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+             CREATE TRIGGER withhold BEFORE UPDATE ON workflow.task_instances FOR EACH ROW
+             WHEN (NEW.state = 'running') EXECUTE FUNCTION withhold();
+             SELECT workflow.create_task_instances('{run}', '{{withheld}}', queue => 'withheld');
+             SELECT workflow.claim_tasks('w', '{{withheld}}')"
+        ),
         "SELECT * FROM workflow.waiting".to_owned(),
         "SELECT * FROM workflow.queues".to_owned(),
         "SELECT * FROM workflow.claims".to_owned(),
