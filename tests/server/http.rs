@@ -12,6 +12,7 @@ mod memory;
 mod nesting;
 mod openapi;
 mod tenants;
+mod waits;
 
 use pg_workflow_state_machine::State;
 use pg_workflow_tests::*;

@@ -20,6 +20,7 @@ mod probe;
 mod response;
 mod rows;
 mod schema;
+mod waits;
 mod web_ui;
 
 use std::sync::Arc;
@@ -223,6 +224,7 @@ fn paths() -> OpenApiRouter<Arc<Server>> {
         .routes(routes!(lists::task_instances))
         .routes(routes!(rows::task_instance_counts))
         .routes(routes!(rows::task_instance))
+        .routes(routes!(waits::waits_for))
         .routes(routes!(lists::task_logs))
         .routes(routes!(lists::history))
         .routes(routes!(claims::claims))

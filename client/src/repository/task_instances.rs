@@ -188,6 +188,24 @@ impl<'a, S: Session> TaskInstances<'a, S> {
         session::fixed(self.0, sql, &[(&id, Type::UUID)]).await?.iter().map(PendingParent::from_row).collect()
     }
 
+    /// Returns at most `limit` of the tasks that a task waits for, those after the one with the id `after`, in the order of
+    /// ids.
+    ///
+    /// # Errors
+    /// See [`why_waiting`](TaskInstances::why_waiting).
+    pub async fn why_waiting_after(
+        &self,
+        id: Uuid,
+        after: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Vec<PendingParent>, Error> {
+        let sql = "SELECT parent_id, parent, state, since FROM workflow.why_waiting($1) WHERE parent_id > $2
+                   ORDER BY parent_id LIMIT $3";
+        let (after, limit) = (after.unwrap_or(Uuid::nil()), i64::from(limit));
+        let parameters: [session::Parameter<'_>; 3] = [(&id, Type::UUID), (&after, Type::UUID), (&limit, Type::INT8)];
+        session::fixed(self.0, sql, &parameters).await?.iter().map(PendingParent::from_row).collect()
+    }
+
     /// Lists tasks, by default the newest first; with a run in the filter, by name.
     ///
     /// # Errors

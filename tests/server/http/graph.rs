@@ -39,9 +39,9 @@ fn graph_has_layers_states_and_joins() {
     assert!(joins.iter_mut().all(|join| join.as_object_mut().unwrap().remove("id").unwrap().is_string()));
     joins.sort_by_key(|join| join["parents"].to_string());
     let expected = [
-        json!({"trigger_rule": "all_success", "parents": ["clean", "check"], "children": ["load"], "is_decided": false}),
-        json!({"trigger_rule": "all_done", "parents": ["extract", "load"], "children": ["tail"], "is_decided": false}),
-        json!({"trigger_rule": "all_success", "parents": ["extract"], "children": ["clean", "check"], "is_decided": false}),
+        json!({"trigger_rule": "all_success", "parents": ["clean", "check"], "children": ["load"], "is_decided": false, "layer": 2}),
+        json!({"trigger_rule": "all_done", "parents": ["extract", "load"], "children": ["tail"], "is_decided": false, "layer": 3}),
+        json!({"trigger_rule": "all_success", "parents": ["extract"], "children": ["clean", "check"], "is_decided": false, "layer": 1}),
     ];
     assert_eq!(joins, expected);
 
@@ -55,6 +55,20 @@ fn graph_has_layers_states_and_joins() {
     assert_eq!(shown(&graph)[1], json!(["extract", "success", 0]));
     let decided = graph["joins"].as_array().unwrap().iter().filter(|join| join["is_decided"] == true);
     assert_eq!(decided.map(|join| &join["parents"]).collect::<Vec<_>>(), [&json!(["extract"])]);
+}
+
+#[test]
+fn graph_has_only_the_wanted_fields() {
+    let db = Db::new();
+    let run = create(&mut db.connect());
+    let api = Api::without_relay(&db, &[]);
+    let path = format!("/api/v1/dag-runs/{run}/graph");
+    let (_, whole) = api.get(&path);
+    for field in ["nodes", "joins"] {
+        assert_eq!(api.get(&format!("{path}?fields={field}")), (200, json!({ field: whole[field] })));
+    }
+    assert_eq!(api.get(&format!("{path}?fields=joins,nodes")), (200, whole));
+    assert_eq!(api.get(&format!("{path}?fields=edges")).1["error"]["parameter"], "fields");
 }
 
 #[test]
@@ -100,13 +114,21 @@ fn graph_larger_than_a_page_is_rejected() {
     // 3,000 tasks fit, as long as they do not name each other; 10,000 do not.
     let chain = "(SELECT jsonb_object_agg(repeat('x', 400) || n, jsonb_build_array(repeat('x', 400) || n - 1))
                   FROM generate_series(2, $2) AS n)";
-    for (count, depends_on, expected) in [(3000, "'{}'", 200), (10_000, "'{}'", 400), (6000, chain, 400)] {
+    // Of joins alone, only they count.
+    let cases = [
+        (3000, "'{}'", "", 200),
+        (10_000, "'{}'", "", 400),
+        (10_000, "'{}'", "?fields=joins", 200),
+        (6000, chain, "", 400),
+        (6000, chain, "?fields=joins", 400),
+    ];
+    for (count, depends_on, fields, expected) in cases {
         let (_, run) = create_run(client);
         let sql =
             format!("SELECT count(*) FROM workflow.create_task_instances($1, {tasks}, depends_on => {depends_on})");
         client.query_one(&sql, &[&run, &count]).unwrap();
-        let (status, body) = api.get(&format!("/api/v1/dag-runs/{run}/graph"));
-        assert_eq!(status, expected, "{count}");
+        let (status, body) = api.get(&format!("/api/v1/dag-runs/{run}/graph{fields}"));
+        assert_eq!(status, expected, "{count} {fields}");
         assert!(status == 200 || body["error"]["parameter"] == "id", "{body}");
     }
 }

@@ -14,6 +14,7 @@ struct Described {
     dag: Uuid,
     run: Uuid,
     task: Uuid,
+    waiting: Uuid,
     _db: Db,
 }
 
@@ -25,7 +26,7 @@ impl Described {
         let sql = "SELECT id FROM workflow.create_task_instances($1, '{a,b,deleted}')";
         let task: Uuid = client.query(sql, &[&run]).unwrap()[0].get(0);
         let sql = "SELECT id FROM workflow.create_task_instances($1, '{c}', depends_on => '{\"c\": [\"a\"]}')";
-        client.query(sql, &[&run]).unwrap();
+        let waiting: Uuid = client.query_one(sql, &[&run]).unwrap().get(0);
         client.batch_execute("DELETE FROM workflow.task_instances WHERE task_id = 'deleted'").unwrap();
         client.execute("UPDATE workflow.task_instances SET state = 'running' WHERE id = $1", &[&task]).unwrap();
         client
@@ -43,7 +44,7 @@ impl Described {
         let api = Api::without_relay(&db, &[]);
         let (status, description) = api.get("/openapi.json");
         assert_eq!(status, 200);
-        Described { api, description, dag, run, task, _db: db }
+        Described { api, description, dag, run, task, waiting, _db: db }
     }
 
     /// Each path, with an existing id, and its operation.
@@ -54,6 +55,8 @@ impl Described {
                 self.dag
             } else if path.contains("/dag-runs/") {
                 self.run
+            } else if path.ends_with("/waits-for") {
+                self.waiting
             } else {
                 self.task
             };
@@ -159,6 +162,7 @@ fn responses_match_the_description() {
             let missing = path.replace(&described.dag.to_string(), &Uuid::nil().to_string());
             let missing = missing.replace(&described.run.to_string(), &Uuid::nil().to_string());
             let missing = missing.replace(&described.task.to_string(), &Uuid::nil().to_string());
+            let missing = missing.replace(&described.waiting.to_string(), &Uuid::nil().to_string());
             assert_eq!(described.ask(operation, &missing).0, 404, "{missing}");
         }
     }

@@ -1,6 +1,6 @@
 //! `GET /api/v1/dag-runs/{id}/graph`: the tasks of a run, and which wait for which.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use axum::Json;
@@ -10,27 +10,37 @@ use pg_workflow_client::pool::Connection;
 use pg_workflow_client::tokio_postgres::error::SqlState;
 use pg_workflow_client::tokio_postgres::types;
 use pg_workflow_client::{DagRuns, Error, State, TriggerRule, session};
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
 use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::Server;
 use super::answers::PAGE_BYTES;
 use super::error::{ApiError, Problem};
 use super::openapi::ApiErrors;
-use super::parameters::{Id, Query};
-use super::rows::NoParameters;
+use super::parameters::{Fields, Id, Query};
 use super::schema;
 
 /// The tasks of a run, and their dependencies.
 #[derive(Serialize, ToSchema)]
 pub struct Graph {
     /// The tasks, in the order of their creation.
-    nodes: Vec<Node>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Vec<Node>, required = false)]
+    nodes: Option<Vec<Node>>,
     /// One for all tasks that wait for the same ones.
-    #[schema(value_type = Vec<DescribedJoin>)]
-    joins: Vec<Join>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Vec<DescribedJoin>, required = false)]
+    joins: Option<Vec<LayeredJoin>>,
+}
+
+/// Tasks that wait for the same ones, and their layer.
+#[derive(Serialize)]
+struct LayeredJoin {
+    #[serde(flatten)]
+    join: Join,
+    layer: usize,
 }
 
 /// A task in a graph.
@@ -63,6 +73,16 @@ struct DescribedJoin {
     children: Vec<String>,
     /// Whether the children wait no more: they may run, have failed or are skipped.
     is_decided: bool,
+    /// The layer of the children.
+    layer: usize,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct GraphParameters {
+    /// Only these fields. The limit of 4 MiB is that of the tasks or joins that are returned.
+    #[param(schema_with = schema::fields::<Graph>, required = false)]
+    fields: Option<Fields<Graph>>,
 }
 
 fn trigger_rule() -> Schema {
@@ -73,13 +93,14 @@ fn trigger_rule() -> Schema {
 /// Returns the tasks of a run with their dependencies.
 ///
 /// A graph of more than 4 MiB is not returned (400).
-#[utoipa::path(get, path = "/api/v1/dag-runs/{id}/graph", tag = "dag-runs", params(("id" = Uuid, Path)),
+#[utoipa::path(get, path = "/api/v1/dag-runs/{id}/graph", tag = "dag-runs", params(("id" = Uuid, Path), GraphParameters),
     responses((status = 200, body = Graph), (status = 404, body = Problem), ApiErrors))]
 pub async fn graph(
     extract::State(server): extract::State<Arc<Server>>,
     Id(id): Id,
-    _: Query<NoParameters>,
+    Query(given): Query<GraphParameters>,
 ) -> Result<Json<Graph>, ApiError> {
+    let wants = |field: &str| given.fields.as_ref().is_none_or(|fields| fields.0.iter().any(|name| name == field));
     let connection = server.read().await?;
     if DagRuns::new(&connection).get(id).await?.is_none() {
         return Err(ApiError::not_found(format!("no dag run {id}")));
@@ -87,13 +108,20 @@ pub async fn graph(
     let too_large = || ApiError::parameter("id", "is that of a run whose graph is larger than 4 MiB");
     // Before the tasks, which so include those of the joins.
     let joins = if_known(DagRuns::new(&connection).graph_within(id, PAGE_BYTES).await)?.ok_or_else(too_large)?;
-    let mut nodes = read_nodes(&connection, id).await?.ok_or_else(too_large)?;
-    set_layers(&mut nodes, &joins);
+    let (layers, layers_of_tasks) = layers(&joins);
+    let mut nodes = None;
+    if wants("nodes") {
+        let read = nodes.insert(read_nodes(&connection, id).await?.ok_or_else(too_large)?);
+        // Tasks without a layer are in no join.
+        read.iter_mut().for_each(|node| node.layer = layers_of_tasks.get(&*node.task_id).copied().unwrap_or_default());
+    }
+    let layered = || joins.iter().cloned().zip(layers).map(|(join, layer)| LayeredJoin { join, layer }).collect();
+    let joins = wants("joins").then(layered);
     Ok(Json(Graph { nodes, joins }))
 }
 
 /// Databases that are not updated yet have no dependencies.
-fn if_known<T>(read: Result<T, Error>) -> Result<T, ApiError> {
+pub fn if_known<T>(read: Result<T, Error>) -> Result<T, ApiError> {
     match read {
         Err(error) if error.code() == Some(&SqlState::UNDEFINED_FUNCTION) => Err(ApiError::not_found(
             "the extension in the database has no dependencies; update it with workflow-server migrate up".to_owned(),
@@ -122,39 +150,34 @@ async fn read_nodes(connection: &Connection, run: Uuid) -> Result<Option<Vec<Nod
     rows.iter().map(node).collect::<Result<_, Error>>().map(Some)
 }
 
-/// Computes the layers, in linear time and without recursion: a task follows when all its parents have a layer.
-fn set_layers(nodes: &mut [Node], joins: &[Join]) {
-    let places: HashMap<&str, usize> =
-        nodes.iter().enumerate().map(|(place, node)| (node.task_id.as_str(), place)).collect();
-    // A task that was created since the joins were read can be missing.
-    let places_of = |names: &[String]| -> Vec<usize> {
-        names.iter().filter_map(|name| places.get(name.as_str()).copied()).collect()
-    };
-    let parents: Vec<Vec<usize>> = joins.iter().map(|join| places_of(&join.parents)).collect();
-    let children: Vec<Vec<usize>> = joins.iter().map(|join| places_of(&join.children)).collect();
-    let mut is_child = vec![false; nodes.len()];
-    children.iter().flatten().for_each(|place| is_child[*place] = true);
-    let mut joins_of = vec![Vec::new(); nodes.len()];
-    for (join, parents) in parents.iter().enumerate() {
-        parents.iter().for_each(|place| joins_of[*place].push(join));
+/// Returns the layer of the children of each join, and of each task of a join: in linear time and without recursion. A
+/// task follows when all its parents have a layer.
+fn layers(joins: &[Join]) -> (Vec<usize>, HashMap<&str, usize>) {
+    let mut waits_in: HashMap<&str, Vec<usize>> = HashMap::new();
+    let mut is_child = HashSet::new();
+    for (place, join) in joins.iter().enumerate() {
+        join.parents.iter().for_each(|parent| waits_in.entry(parent).or_default().push(place));
+        is_child.extend(join.children.iter().map(String::as_str));
     }
-    let mut missing: Vec<usize> = parents.iter().map(Vec::len).collect();
+    let mut missing: Vec<usize> = joins.iter().map(|join| join.parents.len()).collect();
     let mut layers = vec![0; joins.len()];
-    let mut done: Vec<usize> = (0..nodes.len()).filter(|place| !is_child[*place]).collect();
+    let mut done: Vec<(&str, usize)> =
+        waits_in.keys().filter(|parent| !is_child.contains(*parent)).map(|parent| (*parent, 0)).collect();
     // Joins whose parents were all deleted.
-    done.extend(missing.iter().zip(&children).filter(|(count, _)| **count == 0).flat_map(|(_, places)| places));
+    let orphans = joins.iter().filter(|join| join.parents.is_empty()).flat_map(|join| &join.children);
+    done.extend(orphans.map(|child| (child.as_str(), 0)));
     let mut next = 0;
-    while let Some(place) = done.get(next).copied() {
+    while let Some((task, layer)) = done.get(next).copied() {
         next += 1;
-        for join in &joins_of[place] {
-            missing[*join] -= 1;
-            layers[*join] = layers[*join].max(nodes[place].layer + 1);
-            if missing[*join] == 0 {
-                children[*join].iter().for_each(|child| nodes[*child].layer = layers[*join]);
-                done.extend(&children[*join]);
+        for place in waits_in.get(task).into_iter().flatten().copied() {
+            missing[place] -= 1;
+            layers[place] = layers[place].max(layer + 1);
+            if missing[place] == 0 {
+                done.extend(joins[place].children.iter().map(|child| (child.as_str(), layers[place])));
             }
         }
     }
+    (layers, done.into_iter().collect())
 }
 
 #[cfg(test)]
@@ -164,23 +187,22 @@ mod tests {
 
     #[test]
     fn layers_are_the_longest_paths() {
-        let node = |name: &str| Node { id: Uuid::nil(), task_id: name.to_owned(), state: State::Queued, layer: 0 };
         let join = |parents: &[&str], children: &[&str]| -> Join {
             serde_json::from_value(json!({"id": Uuid::nil(), "trigger_rule": "all_done", "parents": parents,
                 "children": children, "is_decided": false}))
             .unwrap()
         };
-        // "c" is one step from "a", but three by way of "b" and "d"; "gone" was deleted.
+        // "c" is one step from "a", but three by way of "b" and "d". The parents of "e" were deleted.
         let joins = [
             join(&["a", "d"], &["c"]),
             join(&["b"], &["d"]),
             join(&["a"], &["b"]),
             join(&[], &["e"]),
-            join(&["e", "gone"], &["f"]),
+            join(&["e"], &["f"]),
         ];
-        let mut nodes: Vec<Node> = ["c", "f", "a", "b", "d", "e", "alone"].map(node).into();
-        set_layers(&mut nodes, &joins);
-        let layers: Vec<(&str, usize)> = nodes.iter().map(|node| (&*node.task_id, node.layer)).collect();
-        assert_eq!(layers, [("c", 3), ("f", 1), ("a", 0), ("b", 1), ("d", 2), ("e", 0), ("alone", 0)]);
+        let (of_joins, of_tasks) = layers(&joins);
+        assert_eq!(of_joins, [3, 2, 1, 0, 1]);
+        let expected = [("c", 3), ("f", 1), ("a", 0), ("b", 1), ("d", 2), ("e", 0)];
+        assert_eq!(of_tasks, HashMap::from(expected));
     }
 }
