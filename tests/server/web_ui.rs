@@ -6,6 +6,7 @@ mod apply;
 mod browser;
 mod data;
 mod deletion;
+mod graph;
 mod grid;
 mod headers;
 mod keyboard;

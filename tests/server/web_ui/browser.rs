@@ -135,6 +135,7 @@ impl Browser {
             "ArrowUp" => (38, ""),
             "ArrowRight" => (39, ""),
             "ArrowDown" => (40, ""),
+            "End" => (35, ""),
             _ => (0, key),
         };
         for kind in ["keyDown", "keyUp"] {

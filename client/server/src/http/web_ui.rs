@@ -20,6 +20,7 @@ const STYLE: &str = concat!(
     include_str!("web_ui/style/tables.css"),
     include_str!("web_ui/style/grid.css"),
     include_str!("web_ui/style/timeline.css"),
+    include_str!("web_ui/style/graph.css"),
     include_str!("web_ui/style/phone.css"),
 );
 
@@ -34,6 +35,9 @@ const SCRIPT: &str = concat!(
     include_str!("web_ui/script/frame.js"),
     include_str!("web_ui/script/dags.js"),
     include_str!("web_ui/script/grid.js"),
+    include_str!("web_ui/script/graph_layout.js"),
+    include_str!("web_ui/script/graph_details.js"),
+    include_str!("web_ui/script/graph.js"),
     include_str!("web_ui/script/run.js"),
     include_str!("web_ui/script/history.js"),
     include_str!("web_ui/script/queues.js"),

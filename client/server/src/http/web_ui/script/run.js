@@ -102,30 +102,35 @@ function runView(root, runId) {
     root.replaceChildren(heading("Deleted run", toHistory), h("p.soft", "This run was deleted, with its tasks."));
   }
 
-  function show(fetched) {
+  function show(fetched, joins) {
     tasks = fetched.filter(exists).map((task) => newer(task, rows.get(task.id)));
     rows = new Map([run, ...tasks].map((row) => [row.id, row]));
     list.replaceChildren(...tasks.map(line));
     timeline.classList.toggle("large", tasks.length * heads.length > MANY);
     narrow();
     scale();
+    graph.show(tasks, joins);
   }
+
+  const fetchTasks = (signal) => Promise.all([tasksOf(runId, signal), joinsOf(runId, signal)]);
 
   const view = {
     filter: () => ({ dag_run_id: runId }),
     async load(signal) {
-      const [found, fetched] = await Promise.all([get(`dag-runs/${runId}`, {}, signal), tasksOf(runId, signal)]);
+      const whole = Promise.all([get(`dag-runs/${runId}`, {}, signal), fetchTasks(signal)]);
+      const [found, [fetched, joins]] = await whole;
       const name = await dagName(found.dag_id, signal);
       return () => {
         run = found;
         const title = minute(run.execution_date);
         crumbs([name, `#/dags/${run.dag_id}`], [title, `#/runs/${runId}`]);
         describe();
-        show(fetched);
+        show(fetched, joins);
         if (timeline.isConnected) return;
         const toGrid = h("a", { href: `#/dags/${run.dag_id}` }, "Grid");
         const toHistory = h("a", { href: `#/history/dag_run/${runId}` }, "History");
-        root.replaceChildren(heading(`Run of ${title}`, toGrid, toHistory, box), facts, chips, timeline);
+        root.replaceChildren(heading(`Run of ${title}`, toGrid, toHistory, box), facts, chips, graph.element, timeline);
+        graph.scroll();
       };
     },
     apply(events, isLast) {
@@ -133,9 +138,13 @@ function runView(root, runId) {
       if (!run || deleted.has(run)) return remove();
       for (const task of deleted) task.line.remove();
       tasks = tasks.filter(exists);
-      if (deleted.size) narrow();
+      if (deleted.size) {
+        narrow();
+        graph.show(tasks);
+      }
       if (changed.delete(run)) describe();
       changed.forEach(paint);
+      graph.paint(changed);
       if (changed.size) narrow();
       if (!isLast) handleUnknown(unknown);
     },
@@ -148,8 +157,9 @@ function runView(root, runId) {
     },
   };
   const handleUnknown = fetchUnknown(view, async (_, signal) => {
-    const fetched = await tasksOf(runId, signal);
-    if (run) keepPosition(() => show(fetched));
+    const [fetched, joins] = await fetchTasks(signal);
+    if (run) keepPosition(() => show(fetched, joins));
   });
+  const graph = graphPanel(view);
   return view;
 }
