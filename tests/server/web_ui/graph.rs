@@ -18,6 +18,8 @@ const BARS: &str = "[[...document.querySelectorAll('.graph text')].map(text => t
 impl Stage {
     fn open_run(&mut self, run: Uuid) {
         self.open(&format!("#/runs/{run}"));
+        // The view of before is shown until this one has been loaded.
+        self.browser.wait(&format!("document.querySelector('#crumbs [aria-current][href=\"#/runs/{run}\"]')"));
         self.browser.wait("document.querySelector('.timeline .task')");
         self.wait_live();
     }
@@ -106,6 +108,15 @@ fn graph_shows_layers_rules_and_what_a_task_waits_for() {
     stage.wait_equal(DETAILS, &json!([]));
     stage.click("extract");
     stage.wait_equal(DETAILS, &json!(["extract", "Depends on no task."]));
+
+    // A failure decides what is behind it, and a rerun lets it wait again.
+    end(client, "success", &format!("dag_run_id = '{run}' AND task_id LIKE '<img%'"));
+    end(client, "failed", "task_id = 'clean'");
+    stage.wait_equal(BARS, &json!([["all_done"], 3, 0]));
+    client.query("SELECT workflow.rerun_tasks($1)", &[&run]).unwrap();
+    stage.wait_equal(BARS, &json!([["all_done"], 1, 2]));
+    stage.click("load");
+    stage.wait_equal(DETAILS, &json!(["load", "Waits for:", "clean"]));
     assert_eq!(stage.browser.evaluate("window.pwned"), Value::Null);
     stage.assert_no_complaints();
 }

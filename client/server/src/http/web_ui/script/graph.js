@@ -185,7 +185,7 @@ function graphPanel(view) {
     const statesOf = (names) => names.map((name) => rows.get(name)?.state).filter(Boolean);
     const states = statesOf(join.parents);
     return states.every((state) => ENDS.has(state)) || states.some((state) => early.includes(state)) ||
-      !statesOf(join.children).includes("queued");
+      !statesOf(join.children).some((state) => WAITING.has(state));
   }
 
   function paintBar(bar) {

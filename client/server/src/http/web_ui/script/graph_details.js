@@ -7,6 +7,9 @@ const LISTED = 100;
 /** Tasks that the chosen one waits for, listed at first; at most as many as a page of the API has. */
 const [WAITS, MOST_WAITS] = [20, 1000];
 
+/** States of tasks that wait; after a rerun they are retrying. Others in these states wait for no task. */
+const WAITING = new Set(["queued", "retrying"]);
+
 const count = (number) => number.toLocaleString("en");
 
 /** A name in two parts: if there is no room, the first one is cut, because names often differ at their ends only. */
@@ -105,10 +108,10 @@ function graphDetails(view, rows, pick) {
     followTasks([task.task_id, ...(join?.parents ?? [])], update);
   }
 
-  /** Fetches what a task waits for: only queued ones wait, and deleted ones for nothing. */
+  /** Fetches what a task waits for: few states wait, and deleted ones for nothing. */
   async function waits(task, limit) {
     const nothing = { items: [], next_cursor: null };
-    if (task.state !== "queued") return nothing;
+    if (!WAITING.has(task.state)) return nothing;
     return (await get(`task-instances/${task.id}/waits-for`, { limit }, view.signal).catch(nullIfGone)) ?? nothing;
   }
 
