@@ -48,6 +48,7 @@ fn main() {
         tree::every_source_file_is_on_the_map,
         tree::every_named_test_exists,
         tree::readme_and_architecture_are_short,
+        worker::worker_goes_on_after_a_failure_of_a_lost_claim,
         worker::workers_run_every_task_once,
     ];
     tests.extend(Page::all().into_iter().map(|page| {
