@@ -13,7 +13,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
-use tokio_postgres::{CancelToken, Config};
+use tokio_postgres::error::Severity;
+use tokio_postgres::{AsyncMessage, CancelToken, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::Error;
@@ -159,7 +160,7 @@ impl PostgresServer {
     /// # }
     /// ```
     pub async fn connect(&self) -> Result<Client, Error> {
-        self.connect_listening(|_| ()).await
+        self.connect_hearing(|_| ()).await
     }
 
     /// Opens one connection and calls `hear` with the payload of each notification.
@@ -168,7 +169,31 @@ impl PostgresServer {
     ///
     /// # Errors
     /// Returns [`Error::Postgres`] or [`Error::Timeout`] if the server is unavailable.
-    pub async fn connect_listening(&self, hear: impl FnMut(&str) + Send + 'static) -> Result<Client, Error> {
+    pub async fn connect_listening(&self, mut hear: impl FnMut(&str) + Send + 'static) -> Result<Client, Error> {
+        let of_notifications = move |message: &AsyncMessage| match message {
+            AsyncMessage::Notification(notification) => hear(notification.payload()),
+            _ => (),
+        };
+        self.connect_hearing(of_notifications).await
+    }
+
+    /// Opens one connection and calls `hear` with each warning of the server, `MESSAGE (SQLSTATE)`.
+    ///
+    /// `hear` must not block, as in [`connect_listening`](PostgresServer::connect_listening).
+    ///
+    /// # Errors
+    /// Returns [`Error::Postgres`] or [`Error::Timeout`] if the server is unavailable.
+    pub async fn connect_with_warnings(&self, mut hear: impl FnMut(&str) + Send + 'static) -> Result<Client, Error> {
+        let of_warnings = move |message: &AsyncMessage| match message {
+            AsyncMessage::Notice(notice) if notice.parsed_severity() == Some(Severity::Warning) => {
+                hear(&format!("{} ({})", notice.message(), notice.code().code()));
+            }
+            _ => (),
+        };
+        self.connect_hearing(of_warnings).await
+    }
+
+    async fn connect_hearing(&self, hear: impl FnMut(&AsyncMessage) + Send + 'static) -> Result<Client, Error> {
         let first = self.open(self.settings.options(&self.config)).await;
         let (client, connection) = match first {
             Err(error) if self.settings.are_refused_by(&error) => {

@@ -43,7 +43,7 @@ impl Client {
         client: tokio_postgres::Client,
         connection: Connection<S, T>,
         server: PostgresServer,
-        hear: impl FnMut(&str) + Send + 'static,
+        hear: impl FnMut(&AsyncMessage) + Send + 'static,
     ) -> Client
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -91,7 +91,7 @@ impl Client {
 
 async fn drive<S, T>(
     connection: Connection<S, T>,
-    hear: impl FnMut(&str),
+    hear: impl FnMut(&AsyncMessage),
     dropped: CancellationToken,
     server: PostgresServer,
     cancel: CancelToken,
@@ -110,15 +110,14 @@ async fn drive<S, T>(
 }
 
 /// Exchanges messages with the server until one side ends the connection.
-async fn exchange<S, T>(mut connection: Connection<S, T>, mut hear: impl FnMut(&str))
+async fn exchange<S, T>(mut connection: Connection<S, T>, mut hear: impl FnMut(&AsyncMessage))
 where
     S: AsyncRead + AsyncWrite + Unpin,
     T: AsyncRead + AsyncWrite + Unpin,
 {
     loop {
         match poll_fn(|context| connection.poll_message(context)).await {
-            Some(Ok(AsyncMessage::Notification(notification))) => hear(notification.payload()),
-            Some(Ok(_)) => (),
+            Some(Ok(message)) => hear(&message),
             Some(Err(error)) => return tracing::debug!("connection ended: {}", Error::from(error)),
             None => return,
         }

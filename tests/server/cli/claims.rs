@@ -46,6 +46,7 @@ fn lists_show_claims_and_queues() {
         assert!(claims[0]["cancel_requested_at"].is_string() && claims[0]["lease_expires_at"].is_string());
     }
     let first = ok(&db, &["list", "claims", "--limit", "1"]);
+    assert!(first.stderr.starts_with("1 claim, more with --all"), "{}", first.stderr);
     let cursor = first.stderr.rsplit(' ').next().unwrap().trim();
     assert_eq!(ok(&db, &["list", "claims", "--cursor", cursor]).table()[1][0], "load");
 
@@ -117,4 +118,27 @@ fn reap_ends_all_claims_that_have_run_out() {
     let done = ok(&db, &["reap", "--json"]);
     assert_eq!((done.stdout.as_str(), done.stderr.as_str()), ("", "no claim has run out\n"));
     assert_eq!(ok(&db, &["list", "claims", "--json"]).json()[0]["id"], json!(alive));
+}
+
+#[test]
+fn reap_warns_once_of_each_claim_that_it_cannot_end() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    enqueue(client, "etl", &["poison", "a"]);
+    client
+        .batch_execute(
+            "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql
+                 AS $$ BEGIN RAISE 'poisoned' USING ERRCODE = 'P0009'; END $$;
+             CREATE TRIGGER refuse AFTER UPDATE ON workflow.task_instances FOR EACH ROW
+                 WHEN (NEW.task_id = 'poison' AND NEW.state = 'retrying') EXECUTE FUNCTION public.refuse()",
+        )
+        .unwrap();
+    client.query("SELECT workflow.claim_tasks('gone', '{etl}', 2, '1 ms')", &[]).unwrap();
+    client.query("SELECT pg_sleep_until(max(lease_expires_at)) FROM workflow.claims", &[]).unwrap();
+    let id: Uuid =
+        client.query_one("SELECT id FROM workflow.task_instances WHERE task_id = 'poison'", &[]).unwrap().get(0);
+    let warning = format!("workflow-server: cannot end the claim of task_instance {id}: poisoned (P0009)\n");
+    let done = ok(&db, &["reap"]);
+    assert_eq!((done.table().len(), done.stderr.as_str()), (2, warning.as_str()));
+    assert_eq!(ok(&db, &["reap"]).stderr, warning);
 }

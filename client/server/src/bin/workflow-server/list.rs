@@ -117,6 +117,7 @@ impl Part {
 
 /// Prints to standard error whether the list is empty or has more rows.
 fn print_note(name: &str, count: u32, next_cursor: Option<&str>) {
+    let name = name.strip_suffix('s').filter(|_| count == 1).unwrap_or(name);
     match next_cursor {
         Some(cursor) if is_plain(cursor) => {
             eprintln!("{count} {name}, more with --all, --limit N or --cursor {cursor}")

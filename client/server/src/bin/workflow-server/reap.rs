@@ -1,19 +1,21 @@
 //! `workflow-server reap`.
 
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use anyhow::Result;
 use clap::Args;
 use pg_workflow_client::Claims;
 use pg_workflow_client::model::ReapedClaim;
 
 use crate::Database;
-use crate::output::{Format, Output};
+use crate::output::{Format, Output, sanitize};
 use crate::table::{Cell, Table, elastic, whole};
 
 /// End all claims whose lease or timeout has run out
 ///
 /// Their tasks are retrying if they have attempts left, else failed. serve does so every 10 s, and so do workers that wait for
-/// tasks. If no worker could renew its leases for a while, they begin once more at the first look. Claims that a trigger keeps
-/// from being ended are warnings in the log of PostgreSQL.
+/// tasks. If no worker could renew its leases for a while, they begin once more at the first look.
 #[derive(Args)]
 #[command(after_help = "Examples:
   workflow-server reap
@@ -40,7 +42,15 @@ fn row(claim: &ReapedClaim) -> Vec<Cell> {
 }
 
 pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
-    let client = arguments.database.database_url.connect().await?;
+    let warned = Arc::new(Mutex::new(HashSet::new()));
+    let known = warned.clone();
+    let warn = move |warning: &str| {
+        // Each statement looks at these claims again.
+        if known.lock().unwrap_or_else(PoisonError::into_inner).insert(warning.to_owned()) {
+            eprintln!("workflow-server: {}", sanitize(warning));
+        }
+    };
+    let client = arguments.database.database_url.connect_with_warnings(warn).await?;
     let mut table = Table::new(vec![whole("ID"), elastic("WORKER"), whole("REASON"), whole("STATE")]);
     let mut count = 0;
     loop {
@@ -56,7 +66,7 @@ pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
         output.flush()?;
         count += reaped.len();
     }
-    if count == 0 {
+    if count == 0 && warned.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
         eprintln!("no claim has run out");
     }
     Ok(())
