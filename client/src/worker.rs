@@ -4,10 +4,12 @@
 //! its leases while handlers run, and reports ends in batches that gather while the last one is reported. A handler that
 //! fails or panics fails its task, with the message; the database retries it if attempts are left, after 2 s, 4 s, 8 s
 //! and so on, unless the [`Failure`] names another time. A result that the database refuses, because it is too long or a
-//! trigger on the task fails, fails its task, too; if that is refused as well, its lease runs out.
+//! trigger on the task fails, fails its task, too; if that is refused as well, its lease runs out. A refused or locked task
+//! holds up none of the others.
 //!
-//! A worker waits for an unavailable server, and logs the outage once; meanwhile handlers run. A connection that breaks
-//! loses no task and no result.
+//! A worker waits for an unavailable server, and logs the outage once; meanwhile handlers run, and results are kept. A
+//! connection that breaks loses no task and no result, nor does a commit that waits for a synchronous standby: the worker
+//! claims nothing until it knows the outcome. A lease that runs out before is lost.
 //!
 //! Work can be done twice: if a worker hangs for longer than its lease, another one gets the task, and the result of the
 //! first does not count. To write to the same database exactly once, write in a transaction that calls
@@ -43,6 +45,7 @@ mod handling;
 mod heartbeat;
 mod held;
 mod link;
+mod renewal;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -121,7 +124,8 @@ impl Default for Options {
 /// The worker has three connections. The role needs EXECUTE on the functions of claims, as `workflow_writer` has it.
 ///
 /// # Errors
-/// Returns [`Error::Invalid`], or another error of the class 22, if the database refuses the options. All other errors of the server are waited out.
+/// Returns [`Error::Invalid`] if the database refuses the options, and the error 22021 if a name has a character that it
+/// does not store. All other errors of the server are waited out.
 pub async fn run<H, F, T>(
     server: PostgresServer,
     options: Options,
@@ -143,14 +147,15 @@ where
     completing.spawn(Completer::new(server.clone(), held.clone(), options.lease).run(ended));
 
     let mut fleet = Fleet { handler: Arc::new(handler), handlers: JoinSet::new(), held: held.clone(), ends };
-    let outcome = fleet.work(&server, &options, &shutdown).await;
+    let mut claimer = Claimer::new(server.clone(), held.clone());
+    let outcome = fleet.work(&mut claimer, &options, &shutdown).await;
     fleet.stop(options.shutdown_limit).await;
     drop(fleet);
     if timeout(REPORT_LIMIT, completing.join_next()).await.is_err() {
         tracing::warn!("cannot report how tasks ended: the leases of their claims will run out");
     }
-    if timeout(REPORT_LIMIT, completer::release(server, &held)).await.is_err() {
-        tracing::warn!("cannot release unfinished tasks: the leases of their claims will run out");
+    if timeout(REPORT_LIMIT, completer::release(claimer.into_link(), &held)).await.is_err() {
+        tracing::warn!("cannot release all unfinished tasks: the leases of their claims will run out");
     }
     tracing::info!("worker \"{}\" has stopped", options.name);
     outcome
@@ -173,12 +178,11 @@ where
     /// Claims tasks and starts their handlers.
     async fn work(
         &mut self,
-        server: &PostgresServer,
+        claimer: &mut Claimer,
         options: &Options,
         shutdown: &CancellationToken,
     ) -> Result<(), Error> {
         let places = Arc::new(Semaphore::new(options.concurrency.clamp(1, MOST)));
-        let mut claimer = Claimer::new(server.clone(), self.held.clone());
         while let Some(mut free) = shutdown.run_until_cancelled(free_places(&places)).await {
             // The results of handlers that have ended.
             while self.handlers.try_join_next().is_some() {}
@@ -196,7 +200,6 @@ where
                 }
             }
         }
-        claimer.into_unsure().iter().for_each(|task| drop(self.held.add(task)));
         Ok(())
     }
 

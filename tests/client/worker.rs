@@ -2,6 +2,7 @@
 
 mod connections;
 mod ends;
+mod faults;
 mod leases;
 mod refusals;
 mod shutdown;

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use futures_util::future;
 use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 
 use super::held::Held;
-use super::link::{BEGIN, Link, limited};
+use super::link::{Failed, Link, within};
+use super::renewal;
 use crate::Error;
-use crate::connect::PostgresServer;
-use crate::model::{ClaimedTask, RenewOutcome};
+use crate::connect::{PostgresServer, STATEMENT_TIMEOUT};
+use crate::model::{ClaimResult, ClaimedTask, RenewOutcome};
 use crate::repository::{ClaimTasks, Claims};
 
 /// How long the database waits for tasks. After that, the server is checked.
@@ -38,27 +38,33 @@ impl Claimer {
     /// # Errors
     /// Returns an error if the database refuses the options.
     pub async fn next(&mut self, wanted: &ClaimTasks, shutdown: &CancellationToken) -> Result<Vec<ClaimedTask>, Error> {
-        match self.claim_or_wait(wanted, shutdown).await {
-            Ok(tasks) => Ok(tasks),
-            Err(error) if is_about_options(&error) => Err(error),
-            Err(error) => {
-                self.must_renew = true;
-                let _ = shutdown.run_until_cancelled(self.link.failed(&error)).await;
-                Ok(Vec::new())
-            }
-        }
+        let error = match self.claim_or_wait(wanted, shutdown).await {
+            Ok(tasks) => return Ok(tasks),
+            Err(Failed::Refused(error)) if is_about_options(&error) => return Err(error),
+            Err(Failed::Refused(error) | Failed::Outage(error)) => error,
+        };
+        self.must_renew = true;
+        let _ = shutdown.run_until_cancelled(self.link.failed(&error)).await;
+        Ok(Vec::new())
     }
 
     async fn claim_or_wait(
         &mut self,
         wanted: &ClaimTasks,
         shutdown: &CancellationToken,
-    ) -> Result<Vec<ClaimedTask>, Error> {
-        let tasks = limited(self.claim(wanted)).await?;
+    ) -> Result<Vec<ClaimedTask>, Failed> {
+        let tasks = match self.unsure.is_empty() {
+            true => self.claim(wanted).await?,
+            false => self.ask().await.map_err(Failed::Outage)?,
+        };
         self.link.succeeded();
         if tasks.is_empty() {
-            match shutdown.run_until_cancelled(limited(self.wait(wanted))).await {
-                Some(waited) => waited?,
+            if self.must_renew {
+                renewal::renew(&mut self.link, &self.held, |_| ()).await.map_err(Failed::Outage)?;
+                self.must_renew = false;
+            }
+            match shutdown.run_until_cancelled(within(STATEMENT_TIMEOUT, self.wait(wanted))).await {
+                Some(waited) => waited.map_err(Failed::Outage)?,
                 // Otherwise the session would wait on for a while.
                 None => self.link.close(),
             }
@@ -67,35 +73,27 @@ impl Claimer {
     }
 
     /// Claims tasks in two steps, so that none is lost with a connection: if the answer to the first does not arrive,
-    /// nothing is committed, and if the answer to COMMIT does not, a renewal tells which claims are ours.
-    async fn claim(&mut self, wanted: &ClaimTasks) -> Result<Vec<ClaimedTask>, Error> {
-        let client = self.link.open().await?;
-        let claims = Claims::new(client);
-        if self.must_renew {
-            let held = self.held.claims();
-            if !held.is_empty() {
-                claims.renew(&held, None).await?;
-            }
-            self.must_renew = false;
-        }
-        if !self.unsure.is_empty() {
-            let names: Vec<&str> = self.unsure.iter().map(|task| task.claim.as_str()).collect();
-            let renewed = claims.renew(&names, None).await?;
-            let mut ours = renewed.into_iter().map(|result| result.outcome != RenewOutcome::Lost);
-            self.unsure.retain(|_| ours.next() == Some(true));
-            return Ok(std::mem::take(&mut self.unsure));
-        }
-        // The driver sends both, and the server runs them in this order.
-        let (begun, tasks) = future::join(client.batch_execute(BEGIN), claims.claim(wanted)).await;
-        begun?;
-        self.unsure = tasks?;
-        client.batch_execute("COMMIT").await?;
+    /// nothing is committed.
+    async fn claim(&mut self, wanted: &ClaimTasks) -> Result<Vec<ClaimedTask>, Failed> {
+        self.unsure = self.link.begin(async |claims| claims.claim(wanted).await).await?;
+        self.link.commit().await.map_err(Failed::Outage)?;
         Ok(std::mem::take(&mut self.unsure))
     }
 
-    /// Returns the claims of which it does not know whether they are ours.
-    pub fn into_unsure(self) -> Vec<ClaimedTask> {
-        self.unsure
+    /// Returns those of the unsure claims that are ours, as soon as their commit is decided.
+    async fn ask(&mut self) -> Result<Vec<ClaimedTask>, Error> {
+        let names = self.unsure.iter().map(|task| task.claim.clone()).collect();
+        let mut ours = Vec::new();
+        let renewed = |results: Vec<ClaimResult<_>>| {
+            let held = results.into_iter().filter(|result| result.outcome != RenewOutcome::Lost);
+            ours.extend(held.map(|result| result.claim));
+        };
+        let refused = self.link.in_parts(names, async |claims, part| claims.renew(part, None).await, renewed).await?;
+        for (claim, error) in refused {
+            tracing::warn!("cannot learn whether claim {claim} is held, its lease will run out: {error}");
+        }
+        self.unsure.retain(|task| ours.contains(&task.claim));
+        Ok(std::mem::take(&mut self.unsure))
     }
 
     async fn wait(&mut self, wanted: &ClaimTasks) -> Result<(), Error> {
@@ -110,9 +108,19 @@ impl Claimer {
         }
         Ok(())
     }
+
+    /// Adds the claims that may be ours to those that the worker holds, and returns the link, whose next transaction
+    /// begins when that is decided.
+    pub fn into_link(self) -> Link {
+        self.unsure.iter().for_each(|task| drop(self.held.add(task)));
+        self.link
+    }
 }
 
-/// A name can also have a character that the database does not store.
+/// A trigger can raise errors of the same class. A name can also have a character that the database does not store.
 fn is_about_options(error: &Error) -> bool {
-    matches!(error, Error::Invalid { .. }) || error.code().is_some_and(|code| code.code().starts_with("22"))
+    match error {
+        Error::Invalid { argument, .. } => ["worker", "queues", "max", "lease"].contains(&argument.as_str()),
+        _ => error.code() == Some(&SqlState::CHARACTER_NOT_IN_REPERTOIRE),
+    }
 }

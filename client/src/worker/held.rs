@@ -13,6 +13,8 @@ pub struct Held(Arc<Mutex<HashMap<String, Entry>>>);
 struct Entry {
     cancellation: Cancellation,
     stage: Stage,
+    /// The database has refused to renew its lease.
+    is_refused: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,7 +60,7 @@ impl Held {
     /// Adds a claim whose handler does not run.
     pub fn add(&self, task: &ClaimedTask) -> Cancellation {
         let cancellation = Cancellation::default();
-        let entry = Entry { cancellation: cancellation.clone(), stage: Stage::Idle };
+        let entry = Entry { cancellation: cancellation.clone(), stage: Stage::Idle, is_refused: false };
         self.lock().insert(task.claim.clone(), entry);
         cancellation
     }
@@ -79,9 +81,16 @@ impl Held {
         self.lock().remove(claim);
     }
 
-    /// Returns all claims.
-    pub fn claims(&self) -> Vec<String> {
-        self.lock().keys().cloned().collect()
+    /// Returns all claims: first those whose leases the database renews.
+    pub fn claims(&self) -> [Vec<String>; 2] {
+        let held = self.lock();
+        let of = |is_refused| held.iter().filter(move |(_, entry)| entry.is_refused == is_refused);
+        [false, true].map(|is_refused| of(is_refused).map(|(claim, _)| claim.clone()).collect())
+    }
+
+    /// Notes that the database refuses to renew the lease of a claim; returns true if that is new.
+    pub fn set_refused(&self, claim: &str) -> bool {
+        self.lock().get_mut(claim).is_some_and(|entry| !std::mem::replace(&mut entry.is_refused, true))
     }
 
     /// Returns the claims that can be released, and the number of handlers that run.

@@ -79,6 +79,86 @@ fn worker_survives_a_restart_of_the_server() {
     });
 }
 
+/// Changes a setting of the server.
+async fn set(client: &Client, name: &str, value: &str) {
+    client.batch_execute(&format!("ALTER SYSTEM SET {name} = '{value}'")).await.unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    let show = format!("SHOW {name}");
+    let shown = async || client.query_one(&show, &[]).await.unwrap().get::<_, String>(0);
+    wait_for("the setting", async || shown().await == value).await;
+}
+
+/// Commits wait for a standby for longer than the worker waits for an answer. Their claims are not forgotten, and no
+/// others are made meanwhile.
+#[test]
+fn claims_whose_commits_wait_for_a_standby_all_run() {
+    let (_cluster, db) = own_cluster("worker-standby", &[]);
+    run(async {
+        let client = server(db.url()).connect().await.unwrap();
+        client.batch_execute("SET synchronous_commit = local").await.unwrap();
+        set(&client, "synchronous_standby_names", "nobody").await;
+        enqueue_many(&client, 9).await;
+        let calls = Calls::default();
+        let options = Worker { concurrency: 2, ..Worker::default() };
+        let worker = Running::start(&db, options, {
+            let calls = calls.clone();
+            move |task, _| {
+                calls.note(&task);
+                async { Ok(()) }
+            }
+        });
+        let waiting =
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'worker' AND wait_event = 'SyncRep'";
+        let (began, mut most) = (Instant::now(), 0);
+        while began.elapsed() < Duration::from_secs(23) {
+            most = most.max(client.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!((most, calls.len()), (1, 0));
+        set(&client, "synchronous_standby_names", "").await;
+        wait_for("all tasks", async || count(&client, "state = 'success'").await == 9).await;
+        worker.stop().await;
+        calls.assert_each_once();
+        assert_eq!(count(&client, "version = 3").await, 9);
+    });
+}
+
+/// A server that takes no writes, as after a failover, refuses all ends: results are kept for longer than a lease.
+#[test]
+fn results_outlast_a_server_that_takes_no_writes() {
+    let (_cluster, db) = own_cluster("worker-read-only", &[]);
+    run(async {
+        let client = server(db.url()).connect().await.unwrap();
+        let ids = enqueue(&client, &["a", "b"], 1).await;
+        let (calls, end) = (Calls::default(), CancellationToken::new());
+        let worker = Running::start(&db, short(), {
+            let (calls, end) = (calls.clone(), end.clone());
+            move |task, _| {
+                calls.note(&task);
+                let end = end.clone();
+                async move {
+                    end.cancelled().await;
+                    Ok(())
+                }
+            }
+        });
+        wait_for("both run", async || calls.len() == 2).await;
+        set(&client, "default_transaction_read_only", "on").await;
+        // A session that waits would learn of it later, and end claims.
+        let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'worker'";
+        client.query(kill, &[]).await.unwrap();
+        end.cancel();
+        tokio::time::sleep(4 * short().lease).await;
+        client.batch_execute("SET default_transaction_read_only = off").await.unwrap();
+        set(&client, "default_transaction_read_only", "off").await;
+        for id in ids {
+            assert_eq!(wait_for_state(&client, id, State::Success).await.version, 3);
+        }
+        worker.stop().await;
+        calls.assert_each_once();
+    });
+}
+
 /// A claim is committed, but its answer is lost: the worker learns that it holds the task, and no lease must run out.
 #[test]
 fn claim_whose_answer_is_lost_is_found_again() {
@@ -88,15 +168,7 @@ fn claim_whose_answer_is_lost_is_found_again() {
         client.batch_execute("SET synchronous_commit = local").await.unwrap();
         let ids = enqueue(&client, &["a"], 1).await;
         // A commit waits for a standby that does not exist. If its session ends meanwhile, it is a commit all the same.
-        let set_standby = async |name: &str| {
-            let sql = format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'");
-            client.batch_execute(&sql).await.unwrap();
-            client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
-            let shown =
-                async || client.query_one("SHOW synchronous_standby_names", &[]).await.unwrap().get::<_, String>(0);
-            wait_for("the setting", async || shown().await == name).await;
-        };
-        set_standby("nobody").await;
+        set(&client, "synchronous_standby_names", "nobody").await;
         let calls = Calls::default();
         let worker = Running::start(&db, Worker::default(), {
             let calls = calls.clone();
@@ -108,7 +180,7 @@ fn claim_whose_answer_is_lost_is_found_again() {
         let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                     WHERE application_name = 'worker' AND wait_event = 'SyncRep'";
         wait_for("the commit of a claim waits", async || !client.query(kill, &[]).await.unwrap().is_empty()).await;
-        set_standby("").await;
+        set(&client, "synchronous_standby_names", "").await;
         let began = Instant::now();
         assert_eq!(wait_for_state(&client, ids[0], State::Success).await.try_number, 1);
         assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());

@@ -34,6 +34,32 @@ fn refused_success_is_a_failure_of_its_task_alone() {
     });
 }
 
+/// Errors of a trigger have the classes of those about the options of a worker, too.
+#[test]
+fn error_of_a_trigger_at_a_claim_ends_no_worker() {
+    let db = Db::new();
+    run(async {
+        let client = server(db.url()).connect().await.unwrap();
+        client
+            .batch_execute(
+                "CREATE SEQUENCE public.refusals;
+                 CREATE FUNCTION public.divide() RETURNS trigger LANGUAGE plpgsql
+                     AS $$ BEGIN PERFORM nextval('public.refusals'); RETURN 1 / 0; END $$;
+                 CREATE TRIGGER divide AFTER UPDATE ON workflow.task_instances FOR EACH ROW
+                     WHEN (NEW.state = 'running') EXECUTE FUNCTION public.divide()",
+            )
+            .await
+            .unwrap();
+        let ids = enqueue(&client, &["a"], 1).await;
+        let worker = Running::start(&db, Worker::default(), succeed);
+        let refused = "SELECT last_value > 2 FROM public.refusals";
+        wait_for("refusals", async || client.query_one(refused, &[]).await.unwrap().get(0)).await;
+        client.batch_execute("DROP TRIGGER divide ON workflow.task_instances").await.unwrap();
+        wait_for_state(&client, ids[0], State::Success).await;
+        worker.stop().await;
+    });
+}
+
 /// Neither its success nor its failure is accepted: after a lease its place is free again.
 #[test]
 fn end_that_is_always_refused_holds_its_place_for_a_lease() {
