@@ -16,7 +16,9 @@ mod lists;
 mod peers;
 mod pgbench;
 mod ratio;
+mod ready;
 mod tenants;
+mod throughput;
 mod wal;
 
 use std::fs;
@@ -57,10 +59,12 @@ impl Options {
 }
 
 /// Each measures the lines of its subject that the options select.
-const MEASUREMENTS: [fn(&Bench, &Options) -> Result<Report>; 10] = [
+const MEASUREMENTS: [fn(&Bench, &Options) -> Result<Report>; 12] = [
     lines::measure,
     claims::measure,
     claims::measure_figures,
+    ready::measure,
+    ready::measure_figures,
     cpu::measure,
     wal::measure,
     events::measure,

@@ -2,14 +2,13 @@
 
 mod figures;
 
-use std::fmt::Write as _;
 use std::fs;
 
 use anyhow::Result;
-use serde::Serialize;
 
 use super::pgbench::{Length, Pgbench};
-use super::ratio::{Ratio, median, pairs};
+use super::ratio::pairs;
+use super::throughput::{Throughput, table};
 use super::{Bench, Options, Report, script};
 use crate::command::step;
 
@@ -49,20 +48,6 @@ const LINES: [Line; 2] = [
     },
 ];
 
-/// A result of the measurement.
-#[derive(Serialize)]
-struct Figure {
-    name: &'static str,
-    clients: u32,
-    #[serde(flatten)]
-    ratio: Ratio,
-    goal: f64,
-    reached: bool,
-    /// Medians, in tasks per second.
-    ours: f64,
-    theirs: f64,
-}
-
 pub use figures::measure as measure_figures;
 
 pub fn measure(bench: &Bench, options: &Options) -> Result<Report> {
@@ -80,7 +65,7 @@ pub fn measure(bench: &Bench, options: &Options) -> Result<Report> {
     Report::new("claims", &figures, table(&figures))
 }
 
-fn compare(bench: &Bench, line: &Line, clients: u32, rounds: u32) -> Result<Figure> {
+fn compare(bench: &Bench, line: &Line, clients: u32, rounds: u32) -> Result<Throughput> {
     assert!(line.tasks <= WAITING);
     let run = |name: &'static str| {
         move || -> Result<f64> {
@@ -91,26 +76,5 @@ fn compare(bench: &Bench, line: &Line, clients: u32, rounds: u32) -> Result<Figu
         }
     };
     let pairs = pairs(rounds, run(line.ours), run(line.theirs))?;
-    let ratio = Ratio::of(&pairs);
-    Ok(Figure {
-        name: line.name,
-        clients,
-        ratio,
-        goal: GOAL,
-        reached: ratio.median >= GOAL,
-        ours: median(pairs.iter().map(|pair| pair.0).collect()),
-        theirs: median(pairs.iter().map(|pair| pair.1).collect()),
-    })
-}
-
-fn table(figures: &[Figure]) -> String {
-    let mut table = String::new();
-    for Figure { name, clients, ratio, goal, reached, ours, theirs } in figures {
-        let verdict = if *reached { "" } else { "  below target" };
-        let _ = writeln!(
-            table,
-            "{name:66} {clients:>7} {ratio:>22} {goal:>6.2}  {ours:>7.0} {theirs:>7.0} tasks/s{verdict}"
-        );
-    }
-    table
+    Ok(Throughput::of(line.name, clients, GOAL, &pairs))
 }

@@ -15,6 +15,10 @@ use crate::command::step;
 /// Lives of a phase that are measured, after others that fill the backend's caches.
 const LIVES: u32 = 1000;
 const WARM_UP: u32 = 200;
+/// How often a phase runs its script.
+pub const RUNS: u32 = WARM_UP + LIVES;
+/// Creates what the measured database needs.
+pub const TABLE: &str = "CREATE UNLOGGED TABLE IF NOT EXISTS cpu (microseconds float8);\n";
 /// Phases of each side for each round of the options: a phase is short.
 const PHASES_A_ROUND: u32 = 5;
 const GOAL: f64 = 1.0;
@@ -46,14 +50,14 @@ pub fn measure(bench: &Bench, options: &Options) -> Result<Report> {
 }
 
 fn compare(bench: &Bench, name: &'static str, phases: u32) -> Result<Figure> {
-    bench.cluster.psql("bench", "CREATE UNLOGGED TABLE IF NOT EXISTS cpu (microseconds float8)")?;
+    bench.cluster.psql("bench", TABLE)?;
     bench.reset()?;
     let (mut ours, mut lean) = (Vec::new(), Vec::new());
     // By turns. Both sides fill their tables alike, so nothing is reset between the phases.
     for number in 0..phases {
-        let k = number * (WARM_UP + LIVES);
-        ours.push(phase(bench, "life", k)?);
-        lean.push(phase(bench, "life_lean", k)?);
+        let k = number * RUNS;
+        ours.push(phase(bench, "bench", "life", k)?);
+        lean.push(phase(bench, "bench", "life_lean", k)?);
     }
     let [ours_microseconds, lean_microseconds] = [ours, lean].map(lower_quartile);
     let ratio = ours_microseconds / lean_microseconds;
@@ -61,13 +65,13 @@ fn compare(bench: &Bench, name: &'static str, phases: u32) -> Result<Figure> {
 }
 
 /// Microseconds a life. Names of tasks begin after `k`.
-fn phase(bench: &Bench, life: &str, k: u32) -> Result<f64> {
+pub fn phase(bench: &Bench, database: &'static str, life: &str, k: u32) -> Result<f64> {
     let mut file = tempfile::NamedTempFile::new()?;
     file.write_all(metered(&fs::read_to_string(script(life))?, k).as_bytes())?;
-    let length = Length::Transactions(WARM_UP + LIVES);
-    Pgbench { script: file.path().to_owned(), length, k, ..Pgbench::of(life, 1, 0) }.run(bench, "events")?;
+    let length = Length::Transactions(RUNS);
+    Pgbench { database, script: file.path().to_owned(), length, k, ..Pgbench::of(life, 1, 0) }.run(bench, "events")?;
     let sql = "DELETE FROM cpu RETURNING microseconds";
-    let total: f64 = bench.cluster.psql("bench", sql)?.trim().parse()?;
+    let total: f64 = bench.cluster.psql(database, sql)?.trim().parse()?;
     Ok(total / f64::from(LIVES))
 }
 

@@ -142,7 +142,7 @@ pub fn measure(bench: &Bench, options: &Options) -> Result<Report> {
 }
 
 /// With commit_siblings 0 every commit waits this long before it flushes.
-fn set_commit_delay(bench: &Bench, microseconds: u32) -> Result<()> {
+pub fn set_commit_delay(bench: &Bench, microseconds: u32) -> Result<()> {
     bench.restart_with(&[("commit_delay", &microseconds.to_string()), ("commit_siblings", "0")])
 }
 

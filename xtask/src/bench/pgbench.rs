@@ -21,6 +21,8 @@ pub struct Pgbench {
     pub protocol: &'static str,
     /// Transactions a second, rather than as many as it can.
     pub rate: Option<u32>,
+    /// How often a transaction is tried that met another one in a deadlock.
+    pub tries: u32,
 }
 
 pub enum Length {
@@ -41,6 +43,7 @@ impl Pgbench {
             k: 0,
             protocol: "prepared",
             rate: None,
+            tries: 1,
         }
     }
 
@@ -62,6 +65,7 @@ impl Pgbench {
         pgbench.arg("-h").arg(socket).args(["-U", self.user, "-p", &port]);
         pgbench.args(["-n", "-M", self.protocol, "-j", "2", "-c", &self.clients.to_string()]);
         pgbench.args(["-D", &format!("k={}", self.k)]);
+        pgbench.arg(format!("--max-tries={}", self.tries));
         if let Some(rate) = self.rate {
             pgbench.args(["-R", &rate.to_string()]);
         }
