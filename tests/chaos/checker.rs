@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::claims;
 use super::event::Event;
 use super::evidence::{Entry, Evidence};
+use super::graphs;
 use super::receivers::Received;
 use super::tally::{History, Taken, Tally, shown};
 use super::testimony::{Visible, check_witness};
@@ -27,6 +28,7 @@ pub struct Report {
     /// History, compared with each witness: its name, and the verdict.
     pub witnesses: Vec<(String, Verdict)>,
     pub claims: claims::checker::Report,
+    pub graphs: graphs::checker::Report,
     pub problems: Findings,
     pub complaints: Findings,
 }
@@ -34,7 +36,8 @@ pub struct Report {
 impl Report {
     pub fn is_clean(&self) -> bool {
         let is_clean = self.verdicts().iter().all(|(_, verdict)| verdict.is_clean());
-        is_clean && self.claims.is_clean() && self.problems.count == 0 && self.complaints.count == 0
+        let is_worked = self.claims.is_clean() && self.graphs.is_clean();
+        is_clean && is_worked && self.problems.count == 0 && self.complaints.count == 0
     }
 
     /// All verdicts, each with the name of its place.
@@ -62,6 +65,7 @@ pub fn check(evidence: &Evidence) -> Report {
         stream: check_stream(&evidence.stream, &history),
         receivers: evidence.receivers.iter().map(|one| check_receiver(one, &history, evidence, &written_at)).collect(),
         claims: claims::checker::check(&evidence.claims),
+        graphs: graphs::checker::check(&evidence.graphs),
         problems: Findings::all(&evidence.problems),
         complaints: Findings::all(&evidence.complaints),
     }

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::claims;
 use super::event::Event;
+use super::graphs;
 use super::receivers::Received;
 use super::witness::Record;
 use super::writers::Written;
@@ -38,6 +39,7 @@ pub struct Evidence {
     pub receivers: Vec<Received>,
     pub witnesses: Vec<Record>,
     pub claims: claims::evidence::Evidence,
+    pub graphs: graphs::evidence::Evidence,
     /// The time at which the run began, if its clock was set by whole hours. Milliseconds since 1970.
     pub began_at: Option<i64>,
 }
@@ -77,6 +79,7 @@ impl Evidence {
             receivers,
             witnesses: Vec::new(),
             claims: claims::evidence::Evidence::default(),
+            graphs: graphs::evidence::Evidence::default(),
             began_at: None,
         })
     }

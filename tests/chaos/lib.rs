@@ -1,4 +1,5 @@
-//! The proof that no event is lost, and that only the holder of a claim ends it: writers and workers that record all answers,
+//! The proof that no event is lost, that only the holder of a claim ends it, and that dependencies decide as their rules say:
+//! writers and workers that record all answers,
 //! faults from a seed, and a comparison of answers, history, stream and received events.
 //!
 //! [`run::run`] runs all of it. Each part works alone, so that the checker can be tested.
@@ -11,6 +12,7 @@ pub mod event;
 pub mod evidence;
 pub mod fault;
 pub mod follower;
+pub mod graphs;
 pub mod holder;
 pub mod idlers;
 pub mod inject;

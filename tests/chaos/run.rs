@@ -13,6 +13,7 @@ use super::claims::{Claims, Crew};
 use super::cluster::Crowd;
 use super::evidence::{Evidence, STREAM};
 use super::fault::Fault;
+use super::graphs::{self, Graphs};
 use super::holder::Holder;
 use super::idlers::Idlers;
 use super::inject::Injected;
@@ -32,6 +33,9 @@ const STALLED: Duration = Duration::from_secs(30);
 
 /// As many workers as writers. All of them wait for their commits: a listener can hear of a commit that a crash then loses.
 const CREW: Crew = Crew { workers: 8, pause: Duration::from_millis(30), asynchronous: 0, deletes: true };
+
+/// Fewer of those that create and end tasks that depend on each other: each of their transactions ends several.
+const GRAPHS: graphs::Crew = graphs::Crew { workers: 5, pause: Duration::from_millis(30) };
 
 /// The parameters of a run.
 #[derive(Debug, Clone)]
@@ -106,6 +110,7 @@ fn run_in(world: &World, options: &Options) -> Result<(Report, Vec<Injection>, S
     witnesses.follow_over_http([world.relays[0].address, world.relays[1].address])?;
     let writers = Writers::start(&world.writers.database_url(), options.seed, options.load)?;
     let workers = Claims::start(&world.workers.database_url(), options.seed, CREW)?;
+    let graphs = Graphs::start(&world.workers.database_url(), options.seed, GRAPHS)?;
     // After the triggers, which need the tables for themselves.
     let holder = Holder::start(&url)?;
     let neighbors = Neighbors::start(&url, options.crowd.databases)?;
@@ -120,7 +125,8 @@ fn run_in(world: &World, options: &Options) -> Result<(Report, Vec<Injection>, S
     written.add(held.written);
     let faults = faults?;
     let claims = workers.finish(&url)?;
-    written.complaints.extend(claims.complaints());
+    let graphs = graphs.finish(&url)?;
+    written.complaints.extend(claims.complaints().chain(graphs.complaints()));
     let last = create_run(&mut Client::connect(&world.database_url()?, NoTls)?).1;
     written.acknowledged.push((last, 1));
     let catching_up = catch_up(world)?;
@@ -129,6 +135,7 @@ fn run_in(world: &World, options: &Options) -> Result<(Report, Vec<Injection>, S
     let mut evidence = Evidence::gather(&world.database_url()?, &redis_url, written, received)?;
     evidence.witnesses = witnessed;
     evidence.claims = claims;
+    evidence.graphs = graphs;
     evidence.began_at = Some(began_at);
     let transitions_per_second = transitions as f64 / elapsed.as_secs_f64();
     let statistics = Statistics { transitions_per_second, writers: counts, held: held.open, catching_up };

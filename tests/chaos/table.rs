@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::checker::Report;
 use super::claims;
 use super::cluster::Crowd;
+use super::graphs;
 use super::inject::Injected;
 use super::run::{Options, Outcome};
 use super::verdict::{Findings, Verdict};
@@ -14,6 +15,7 @@ pub fn print(options: &Options, outcome: &Outcome) {
     print_statistics(outcome);
     print_verdicts(&outcome.report);
     claims::table::print(&outcome.report.claims);
+    graphs::table::print(&outcome.report.graphs);
     print_findings(&outcome.report);
     if !outcome.report.is_clean() {
         let (seed, seconds, rate) = (options.seed, options.time.as_secs(), options.load.rate);
@@ -96,6 +98,7 @@ fn print_findings(report: &Report) {
         verdict.findings().iter().for_each(|(kind, findings)| print_some(&place, kind, findings));
     }
     claims::table::print_findings(&report.claims);
+    graphs::table::print_findings(&report.graphs);
     print_some("verify()", "problems", &report.problems);
     print_some("the writers and workers", "complaints", &report.complaints);
 }

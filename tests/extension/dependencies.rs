@@ -3,6 +3,7 @@
 mod adding;
 mod again;
 mod creation;
+mod crowd;
 mod fails_on;
 mod fates;
 mod late;

@@ -44,6 +44,8 @@ fn a_minute_of_faults_loses_no_event() {
     assert!(outcome.faults.len() >= 8, "only {} faults", outcome.faults.len());
     let claims = &outcome.report.claims;
     assert!(claims.claims > 200 && claims.expired > 10 && claims.refused > 10, "{claims:?}");
+    let graphs = &outcome.report.graphs;
+    assert!(graphs.runs > 20 && graphs.decided > 20 && graphs.killed > 0, "{graphs:?}");
 }
 
 /// A commit that waits for the standby becomes visible if its session ends, and is lost with the primary. If the relay had
