@@ -107,7 +107,7 @@ pub fn paths_take_the_parameters_of_the_page() {
         (response.status().as_u16(), response.body_mut().read_json().expect("JSON"))
     };
     let listed = table(PATHS);
-    assert_eq!(listed.len(), 18);
+    assert_eq!(listed.len(), 19);
     for row in listed {
         let path = &code(&row[0])[0];
         if path == "/" {
