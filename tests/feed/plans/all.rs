@@ -137,14 +137,6 @@ fn rare_calls(client: &mut Client, task: Uuid) -> Vec<String> {
         format!("UPDATE workflow.dag_runs SET state = 'running' WHERE id = '{run}'"),
         claim_calls(dag, task),
         dependency_calls(dag),
-        // A trigger of an administrator withholds the claim.
-        format!(
-            "CREATE FUNCTION withhold() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
-             CREATE TRIGGER withhold BEFORE UPDATE ON workflow.task_instances FOR EACH ROW
-             WHEN (NEW.state = 'running') EXECUTE FUNCTION withhold();
-             SELECT workflow.create_task_instances('{run}', '{{withheld}}', queue => 'withheld');
-             SELECT workflow.claim_tasks('w', '{{withheld}}')"
-        ),
         "SELECT * FROM workflow.waiting".to_owned(),
         "SELECT * FROM workflow.queues".to_owned(),
         "SELECT * FROM workflow.claims".to_owned(),
@@ -255,7 +247,13 @@ fn dependency_calls(dag: Uuid) -> String {
 }
 
 /// Statements after the switch to another partition, and those that wait for transactions in progress.
-const WAITING: [&str; 8] = [
+const WAITING: [&str; 9] = [
+    // A trigger of an administrator withholds a claim.
+    "CREATE FUNCTION withhold() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+     CREATE TRIGGER withhold BEFORE UPDATE ON workflow.task_instances FOR EACH ROW
+     WHEN (NEW.state = 'running') EXECUTE FUNCTION withhold();
+     SELECT workflow.create_task_instances(workflow.create_dag_run(workflow.create_dag('withheld')), '{one}', queue => 'withheld');
+     SELECT workflow.claim_tasks('w', '{withheld}')",
     "SELECT workflow.enable_row_security();
      CREATE ROLE tenant_of_plans IN ROLE workflow_writer;
      SET LOCAL ROLE tenant_of_plans;
