@@ -48,7 +48,7 @@ pub fn of_task(failure: Failure) -> Failure {
 }
 
 /// Changes a task by a statement; `None`: another transaction is in the way, or has changed it. Raises an error if a trigger
-/// or a policy withholds the change: then this transaction can lock the task, and nobody else is in the way.
+/// or a policy withholds the change: then this transaction can lock the task, and no other one is in the way.
 pub fn change<R>(statement: impl Fn() -> Option<R>, can_lock: impl FnOnce() -> bool) -> Option<R> {
     statement().or_else(|| can_lock().then(|| statement().unwrap_or_else(|| errors::withheld())))
 }

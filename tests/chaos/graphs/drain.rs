@@ -1,6 +1,7 @@
 //! The end of a run: every task that can run is claimed and ends.
 
 use anyhow::Result;
+use pg_workflow_state_machine::State;
 use postgres::Client;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -63,7 +64,11 @@ fn end_by_claims(client: &mut Client) -> Result<usize> {
     let mut outcomes = Vec::new();
     for row in &claims {
         let (claim, end) = (row.get::<_, &str>(0), end_of(row.get(1))?);
-        outcomes.push(serde_json::json!({"claim": claim, "state": end.as_str(), "error": "broken", "retry_after": -1}));
+        let fails = end != State::Success;
+        let (error, retry_after) = (fails.then_some("broken"), fails.then_some(-1));
+        let outcome =
+            serde_json::json!({"claim": claim, "state": end.as_str(), "error": error, "retry_after": retry_after});
+        outcomes.push(outcome);
     }
     client.execute("SELECT workflow.finish_claims($1, strict => true)", &[&serde_json::Value::from(outcomes)])?;
     Ok(claims.len())

@@ -48,7 +48,9 @@ impl End {
             (Way::ByClaim, Some(claim)) => client.execute("SELECT workflow.fail_claim($1, 'broken', '-1 s')", &[claim]),
             (Way::Retry, Some(claim)) => client.execute("SELECT workflow.fail_claim($1, 'again', '100 ms')", &[claim]),
             (Way::ByClaims, Some(claim)) => {
-                let outcome = json!([{"claim": claim, "state": end, "error": "broken", "retry_after": -1}]);
+                let fails = self.end != State::Success;
+                let (error, retry_after) = (fails.then_some("broken"), fails.then_some(-1));
+                let outcome = json!([{"claim": claim, "state": end, "error": error, "retry_after": retry_after}]);
                 client.execute("SELECT workflow.finish_claims($1, true)", &[&outcome])
             }
             (Way::Cancel, _) => client.execute("SELECT workflow.request_cancel($1)", &[&id]),
