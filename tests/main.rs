@@ -64,6 +64,7 @@ mod operations {
     mod purging;
     mod replication;
     mod retention;
+    mod runs;
     mod standby;
     pub mod versions;
 }

@@ -98,13 +98,13 @@ fn fill(db: &Db) {
     assert!(client.query_one("SELECT count(*) > 0 FROM workflow.dropped_partitions", &[]).unwrap().get::<_, bool>(0));
 }
 
-fn program(cluster: &Postgres, name: &str) -> Command {
+pub fn program(cluster: &Postgres, name: &str) -> Command {
     let mut command = Command::new(cluster.install().program(name));
     clean_environment(&mut command);
     command
 }
 
-fn run(command: &mut Command) {
+pub fn run(command: &mut Command) {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
