@@ -170,9 +170,10 @@ impl PostgresServer {
     /// # Errors
     /// Returns [`Error::Postgres`] or [`Error::Timeout`] if the server is unavailable.
     pub async fn connect_listening(&self, mut hear: impl FnMut(&str) + Send + 'static) -> Result<Client, Error> {
-        let of_notifications = move |message: &AsyncMessage| match message {
-            AsyncMessage::Notification(notification) => hear(notification.payload()),
-            _ => (),
+        let of_notifications = move |message: &AsyncMessage| {
+            if let AsyncMessage::Notification(notification) = message {
+                hear(notification.payload());
+            }
         };
         self.connect_hearing(of_notifications).await
     }

@@ -1,4 +1,4 @@
--- :tasks tasks that run and that nobody waits for; and 20,000 others: in pairs of which one waits for the other if :edges.
+-- :tasks tasks that run and that no other one waits for; and 20,000 others: in pairs of which one waits for the other if :edges.
 CREATE EXTENSION pg_workflow;
 SET pg_workflow.announce = off;
 SET synchronous_commit = off;

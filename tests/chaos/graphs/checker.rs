@@ -32,7 +32,7 @@ pub struct Report {
     pub early: Findings,
     /// Runs that have not ended, or in another state than their tasks say.
     pub runs_wrong: Findings,
-    /// Dependencies that are missing, or that nobody made.
+    /// Dependencies that are missing, or that no call made.
     pub edges: Findings,
 }
 

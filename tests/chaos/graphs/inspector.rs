@@ -1,6 +1,6 @@
-//! A session that looks for joins whose watched task has ended, and at which nobody will look again. There are none at any time:
+//! A session that looks for joins whose watched task has ended, and at which only a sweep will look again. There are none at any time:
 //! the transaction that ends the task looks before its commit, or leaves a row that watches none, because another one has
-//! locked the join. The sweep of reap_claims() would mend them, so that nobody else notices.
+//! locked the join. The sweep of reap_claims() would mend them, so that no other check notices.
 
 use anyhow::Result;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! Ends of tasks: of many parents of one, of one parent of many, of some in each transaction, and of tasks that nobody waits for.
+//! Ends of tasks: of many parents of one, of one parent of many, of some in each transaction, and of tasks that no other one waits for.
 
 use std::fs;
 
@@ -104,7 +104,7 @@ pub fn collisions(bench: &Bench) -> Result<[f64; 2]> {
     Ok([lost, deadlocks()? - before])
 }
 
-/// The ends of tasks that nobody waits for.
+/// The ends of tasks that no other one waits for.
 pub struct Alone {
     /// How many times as fast, by the processor's time of the backend, as where no task waits.
     pub ratio: f64,

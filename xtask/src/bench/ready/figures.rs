@@ -13,7 +13,7 @@ use crate::command::step;
 
 type Measurement = fn(&Bench, &Options) -> Result<Vec<Absolute>>;
 const MEASUREMENTS: [(&str, Measurement); 7] = [
-    ("ready: an end that nobody waits for", alone),
+    ("ready: an end that no other one waits for", alone),
     ("ready: the last end of a fan-in", last_end),
     ("ready: fan-out", fan_out),
     ("ready: WAL", wal_of_a_life),
@@ -35,7 +35,7 @@ pub fn measure(bench: &Bench, options: &Options) -> Result<Report> {
 fn alone(bench: &Bench, options: &Options) -> Result<Vec<Absolute>> {
     let ends::Alone { ratio, bytes } = ends::alone(bench, options.rounds * 5)?;
     Ok(vec![
-        at_least("ready: an end that nobody waits for / where no task waits, CPU", ratio, "", 0.98),
+        at_least("ready: an end that no other one waits for / where no task waits, CPU", ratio, "", 0.98),
         at_most("ready: WAL that such an end has more", bytes, "B", 0.0),
     ])
 }
