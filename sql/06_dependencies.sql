@@ -117,7 +117,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION workflow.why_waiting(uuid) IS
-'Returns the tasks that a task waits for, with their states and since when they are in them; no row if it does not wait. Errors: P0002 no such task.';
+'Returns the tasks that a task waits for, with their states and since when they are in them; no row if it does not wait, or if all of them have ended and the next claim or end of a task decides. Errors: P0002 no such task.';
 
 CREATE VIEW workflow.waiting
 WITH (security_invoker = true) AS

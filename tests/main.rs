@@ -57,8 +57,8 @@ mod feed {
     mod waiting;
 }
 mod pooler;
-mod operations {
-    mod backup;
+pub mod operations {
+    pub mod backup;
     mod diagnosis;
     mod publication;
     mod purging;

@@ -550,6 +550,16 @@ pub fn refused_move(kind: EntityType, id: Uuid, to: State, failure: &Failure) {
     );
 }
 
+/// A WARNING: as above, where the trigger returns NULL.
+pub fn withheld_move(kind: EntityType, id: Uuid, to: State) {
+    let kind = kind.as_str();
+    warn(
+        Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        &format!("cannot move {kind} {id} to {to}: a trigger withholds the change"),
+        "Correct the BEFORE trigger that returns NULL: reap_claims() tries again every 10 s. Or move it by hand.",
+    );
+}
+
 /// A WARNING: the database refuses what a call would do with a task; it continues with the others.
 pub fn refused_task(action: &str, task: Uuid, hint: &str, failure: &Failure) {
     warn(failure.code, &format!("cannot {action} task_instance {task}: {}", failure.message), hint);

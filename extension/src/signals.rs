@@ -83,8 +83,8 @@ fn claim_free(own: u32, free: usize, found: u32) -> Option<usize> {
     signals.leave_until.store(0, Ordering::Relaxed);
     // Of another database before.
     signals.again_left.fetch_add(1, Ordering::SeqCst);
-    let Signals { again_pause, again_rest, next_look, next_sweep_of_waits, next_reap, .. } = signals;
-    for time in [again_pause, again_rest, next_look, next_sweep_of_waits, next_reap] {
+    let Signals { again_pause, next_look, next_sweep_of_waits, next_reap, .. } = signals;
+    for time in [again_pause, next_look, next_sweep_of_waits, next_reap] {
         time.store(0, Ordering::Relaxed);
     }
     signals.database.store(own, Ordering::SeqCst);

@@ -187,7 +187,9 @@ fn read_only_server_works_on_standby_and_after_promotion() {
         let (status, body) = api.get(&path.replace("{id}", &id.to_string()));
         assert_eq!(status, 200, "{path}: {body}");
         assert!(
-            body.get("items").is_none_or(|items| items.as_array().is_some_and(|items| !items.is_empty())),
+            // No task of this run waits for another one.
+            path.ends_with("/waits-for")
+                || body.get("items").is_none_or(|items| items.as_array().is_some_and(|items| !items.is_empty())),
             "{path}"
         );
     }

@@ -16,6 +16,8 @@ use crate::ffi::values::monotonic;
 use crate::ffi::{member, session, shared, snapshot, transaction, waiters};
 use crate::joins::waits::Waits;
 use crate::{actor, memory, rights, signals};
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -23,8 +25,8 @@ use std::time::Duration;
 /// How long a look that has left something is not repeated, unless a commit changes what it would find. In microseconds, as
 /// all times here.
 const PAUSE: i64 = 10_000;
-/// A look that took longer than this is not repeated for so many times as long, whatever commits: those who look do it for
-/// others.
+/// A session does not look at a join again for so many times as long as it took, if that was longer than this: those who look
+/// do it for others.
 const LONG: i64 = 1_000;
 const REST_SHARE: i64 = 10;
 /// How long the session that looks while it waits for tasks pauses: from the first to the last of several looks in vain.
@@ -74,7 +76,7 @@ pub fn note(is_new: bool) {
 /// Whether it is time to look at the joins that watch no task.
 fn is_due() -> bool {
     let is_over = |time: &AtomicI64| time.load(Ordering::SeqCst) <= monotonic();
-    own().is_none_or(|signals| is_pending(signals) && is_over(&signals.again_pause) && is_over(&signals.again_rest))
+    own().is_none_or(|signals| is_pending(signals) && is_over(&signals.again_pause))
 }
 
 /// Looks at the joins that watch no task, if it is time to, so that the claim finds what can run. It decides where all
@@ -85,9 +87,7 @@ pub fn look_before_claim() {
     if joins.is_empty() || transaction::is_block() {
         return;
     }
-    let began = monotonic();
     look_at(&joins, Reach::Claim);
-    rest_after(began);
 }
 
 /// Lets the commit look, if it is time to and there is anything to look at. Returns the joins that watch no task.
@@ -96,13 +96,11 @@ fn ask_to_look() -> Vec<Uuid> {
     if !is_due() || !exist() {
         return Vec::new();
     }
-    let joins = snapshot::with_newest(left_by_others);
+    let Left { joins, has_resting } = snapshot::with_newest(left_by_others);
     match (own(), count) {
-        (Some(signals), Some(count)) if joins.is_empty() => {
-            _ = signals.again_seen.fetch_max(count + 1, Ordering::SeqCst)
-        }
-        _ if joins.is_empty() => {}
-        _ => endings::with(|noted| noted.looks_again = true),
+        _ if !joins.is_empty() => endings::with(|noted| noted.looks_again = true),
+        (Some(signals), Some(count)) if !has_resting => _ = signals.again_seen.fetch_max(count + 1, Ordering::SeqCst),
+        _ => {}
     }
     joins
 }
@@ -115,14 +113,16 @@ pub fn look_before_commit() {
         return;
     }
     signals::entry().into_iter().for_each(transaction::mark);
-    let (began, count) = (monotonic(), own().map(|signals| signals.again_left.load(Ordering::SeqCst)));
+    let count = own().map(|signals| signals.again_left.load(Ordering::SeqCst));
     endings::with(|noted| noted.looked = count);
     let mut joins = endings::with(|noted| std::mem::take(&mut noted.overdue));
     let left = transaction::with_latest_snapshots(left_by_others);
-    left.into_iter().for_each(|join| memory::push(&mut joins, join));
+    if left.has_resting {
+        note(false);
+    }
+    left.joins.into_iter().for_each(|join| memory::push(&mut joins, join));
     if !joins.is_empty() {
         look_at(&joins, Reach::Commit);
-        rest_after(began);
     }
 }
 
@@ -141,8 +141,15 @@ fn look_at(joins: &[Uuid], reach: Reach) {
     });
 }
 
+/// Joins that watch no task.
+struct Left {
+    joins: Vec<Uuid>,
+    /// Whether there are some at which this session does not look now.
+    has_resting: bool,
+}
+
 /// Returns the joins that watch no task, but for those that this transaction leaves, by the active snapshot.
-fn left_by_others() -> Vec<Uuid> {
+fn left_by_others() -> Left {
     let own = transaction::assigned_id();
     let waits = Waits::open();
     let mut matches = waits.by_watched();
@@ -156,16 +163,31 @@ fn left_by_others() -> Vec<Uuid> {
     waits.close();
     joins.sort_unstable();
     joins.dedup();
-    joins
+    let found = joins.len();
+    joins.retain(|join| !rests(*join));
+    Left { has_resting: joins.len() < found, joins }
 }
 
-/// Lets the next look wait if this one took long.
-fn rest_after(began: i64) {
+thread_local! {
+    /// Until when this session does not look at joins which others have left.
+    static RESTING: RefCell<HashMap<Uuid, i64>> = RefCell::default();
+}
+
+/// Lets the session's next look at a join wait if this one took long.
+pub fn rest_after(join: Uuid, began: i64) {
     let now = monotonic();
     let took = now - began;
     if took > LONG {
-        own().into_iter().for_each(|signals| signals.again_rest.store(now + took * REST_SHARE, Ordering::SeqCst));
+        RESTING.with_borrow_mut(|all| {
+            all.retain(|_, until| now < *until);
+            all.insert(join, now + took * REST_SHARE);
+        });
     }
+}
+
+/// Whether a look at a join has lately taken long. Then the transaction leaves it.
+fn rests(join: Uuid) -> bool {
+    RESTING.with_borrow(|all| all.get(&join).is_some_and(|until| monotonic() < *until))
 }
 
 /// Reports what the transaction has left that has just committed. Nothing here may fail.
@@ -228,8 +250,13 @@ pub fn look_for_all() -> i64 {
     }
     let overdue = rights::as_owner_of(EntityType::TaskInstance.relation(), overdue);
     let count = overdue.len();
-    if count > 0 {
-        endings::with(|noted| noted.overdue = overdue);
+    // Rows that a restore has loaded are in no count of shared memory.
+    let has_left = !snapshot::with_newest(left_by_others).joins.is_empty();
+    if count > 0 || has_left {
+        endings::with(|noted| {
+            noted.overdue = overdue;
+            noted.looks_again |= has_left;
+        });
     }
     count as i64
 }

@@ -8,7 +8,7 @@ use crate::entity::EntityType;
 use crate::ffi::guc;
 use crate::ffi::heap::Wait;
 use crate::ffi::jsonb::Jsonb;
-use crate::ffi::plan::Plan;
+use crate::ffi::plan::{Plan, Rows};
 use crate::ffi::trigger::Row;
 use crate::ffi::uuid::Uuid;
 use crate::ffi::values::{text_array, text_datum};
@@ -174,7 +174,8 @@ pub fn move_by_statement(
         })
     };
     let failure = match attempt(ids) {
-        Ok(moved) => return if moved == ids.len() { Settled::All } else { Settled::Busy },
+        Ok(moved) if moved == ids.len() => return Settled::All,
+        Ok(_) => return Settled::Busy.max(withheld(kind, ids, [from, to])),
         Err(failure) => failure,
     };
     if let [id] = ids {
@@ -186,6 +187,26 @@ pub fn move_by_statement(
         settled = settled.max(move_by_statement(kind, &[*id], [from, to], metadata, role, is_at_end));
     }
     settled
+}
+
+/// Tells of an entity that is not moved although no other transaction has locked it: a trigger returns NULL.
+fn withheld(kind: EntityType, ids: &[Uuid], [from, to]: [State; 2]) -> Settled {
+    thread_local! {
+        static LOCK: [Plan; 2] = [EntityType::DagRun, EntityType::TaskInstance].map(|kind| Plan::new(
+            format!(
+                "SELECT e.id FROM {} AS e \
+                 WHERE e.id OPERATOR(pg_catalog.=) ANY ($1) AND $2 OPERATOR(pg_catalog.@>) ARRAY[e.state] \
+                 ORDER BY e.id FOR NO KEY UPDATE SKIP LOCKED",
+                kind.table()
+            ),
+            &[pg_sys::UUIDARRAYOID, pg_sys::TEXTARRAYOID],
+        ));
+    }
+    let values = [Some(uuids_datum(ids)), Some(text_array(vec![text_datum(from.as_str())]))];
+    let first = |rows: Rows| if rows.len() > 0 { rows.uuid(0, 1) } else { None };
+    let Some(id) = LOCK.with(|plans| plans[kind as usize].run(&values, first)) else { return Settled::All };
+    errors::withheld_move(kind, id, to);
+    Settled::Refused
 }
 
 /// Moves entities from a state. Those that other transactions have locked stay. Returns how many it has moved.

@@ -116,12 +116,15 @@ impl Graph {
     fn raise_cycle(&self, left: &[bool]) -> ! {
         const MOST_NAMES: usize = 100;
         let mut path = memory::collect(left.iter().position(|left| *left).map(|first| first as u32));
+        let mut places = memory::collect(left.iter().map(|_| None));
         let cycle = loop {
+            pgrx::check_for_interrupts!();
             let Some(last) = path.last().copied() else { break Vec::new() };
             // Each of them has a parent among them.
             let parent = self.parents(last as usize).iter().find(|parent| left.get(**parent as usize) == Some(&true));
             let Some(parent) = parent.copied() else { break Vec::new() };
-            if let Some(begin) = path.iter().position(|task| *task == parent) {
+            places[last as usize] = Some(path.len() - 1);
+            if let Some(begin) = places[parent as usize] {
                 memory::push(&mut path, parent);
                 break path.split_off(begin);
             }
@@ -232,6 +235,7 @@ impl<'a> Reader<'a> {
     fn read_parents(&mut self, array: Container<'a>) -> Option<u32> {
         let mut parents = Vec::new();
         for item in array.items() {
+            pgrx::check_for_interrupts!();
             let Item::Text(name) = item else { return None };
             memory::push(&mut parents, self.parent(name));
         }

@@ -9,6 +9,7 @@ use super::children::{Decided, Settled};
 use super::tasks::Tasks;
 use super::{again, children, late, run_end};
 use crate::ffi::uuid::Uuid;
+use crate::ffi::values::monotonic;
 use crate::ffi::{snapshot, transaction};
 use crate::joins::waits::{self, Stored, Wait, Waits};
 use crate::joins::{Join, Joins, Tried};
@@ -83,7 +84,11 @@ pub fn look(question: Question) -> bool {
         let (tasks, waits) = (Tasks::open(), Waits::open());
         let mut look = Look { tasks, waits, new: Vec::new(), reach: question.reach };
         for (join, cause) in &locked {
+            let began = monotonic();
             look.at(join, (*cause == Cause::Ended).then_some(question.ended), &mut decided);
+            if *cause == Cause::Left {
+                again::rest_after(join.id, began);
+            }
         }
         let Look { tasks, waits, new, .. } = look;
         waits.insert(&new);
@@ -242,7 +247,11 @@ impl Look {
 
     /// Whether the rows of an undecided join stay: another session looks at it, which can hold a parent.
     fn leaves(&self, rows: &[Stored]) -> bool {
-        self.reach != Reach::Commit && rows.iter().any(|row| row.wait.is_again())
+        let leaves = self.reach != Reach::Commit && rows.iter().any(|row| row.wait.is_again());
+        if leaves && self.reach == Reach::Prepare {
+            again::note(true);
+        }
+        leaves
     }
 
     fn ends(&self, parents: &[Uuid]) -> Ends {

@@ -1,5 +1,6 @@
 //! Tasks that had ended and run again, or will: what waits for them watches them again.
 
+use super::tasks::Tasks;
 use crate::ffi::snapshot;
 use crate::ffi::transaction;
 use crate::ffi::uuid::Uuid;
@@ -15,12 +16,18 @@ pub fn watch(returned: &[(Uuid, Uuid)]) -> Vec<Uuid> {
     returned.iter().for_each(|(task, run)| _ = runs.entry(*run).or_default().insert(*task));
     let mut found = Vec::new();
     for (run, tasks) in &runs {
-        let Some(task) = tasks.first() else { continue };
-        // No other transaction can end it before this one commits. If this one has, it looks at what watches it.
+        // A rollback to a savepoint can have undone that. The others, no other transaction can end before this one commits.
+        let returned = snapshot::with_latest(|| {
+            let table = Tasks::open();
+            let returned: BTreeSet<Uuid> = tasks.iter().copied().filter(|task| !table.has_ended(*task)).collect();
+            table.close();
+            returned
+        });
+        let Some(task) = returned.first() else { continue };
         waits::insert_unlocked(&Wait { watched: *task, join: *run, bound: i32::MAX });
         let joins = Joins::open();
         let is_concerned =
-            |join: &Join| join.rule.is_early() && join.parents.iter().any(|parent| tasks.contains(parent));
+            |join: &Join| join.rule.is_early() && join.parents.iter().any(|parent| returned.contains(parent));
         let early = snapshot::with_latest(|| joins.of_run(*run));
         early.iter().filter(|join| is_concerned(join)).for_each(|join| memory::push(&mut found, join.id));
         joins.close();

@@ -41,11 +41,10 @@ pub struct Signals {
     /// When a session that waits for tasks may next look for claims that have run out, by the host's clock.
     pub next_reap: AtomicI64,
     /// Commits that left joins which watch no task; one more than those that a later look has seen to the end; and until when
-    /// no look is worth it, and until when no look begins, because the last one took long, by the host's clock.
+    /// no look is worth it, by the host's clock.
     pub again_left: AtomicU64,
     pub again_seen: AtomicU64,
     pub again_pause: AtomicI64,
-    pub again_rest: AtomicI64,
     /// When a session that waits for tasks may next look at them, and how long the one after it then waits.
     pub next_look: AtomicI64,
     pub look_pause: AtomicI64,
@@ -73,7 +72,6 @@ impl Default for Signals {
             again_left: AtomicU64::new(0),
             again_seen: AtomicU64::new(0),
             again_pause: AtomicI64::new(0),
-            again_rest: AtomicI64::new(0),
             next_look: AtomicI64::new(0),
             look_pause: AtomicI64::new(0),
             next_sweep_of_waits: AtomicI64::new(0),

@@ -335,3 +335,123 @@ fn one_waiting_session_looks_again_and_seldom() {
     client.query("CALL workflow.wait_for_tasks('{nowhere}', '3 s')", &[]).unwrap();
     assert_eq!(graph.state(client, "c"), "failed");
 }
+
+#[test]
+fn dependency_that_was_prepared_is_not_lost() {
+    let (_cluster, db) = prepared("prepared_edges");
+    let client = &mut db.connect();
+    // Nothing is left to look at.
+    for _ in 0..2 {
+        client.batch_execute(REAP).unwrap();
+    }
+    let graph = Graph::create(client, &["a", "b", "c"], json!({"c": ["b"]}), json!({}));
+    let add = "SELECT workflow.add_dependencies($1, '{a}', '{c}')";
+    client.batch_execute("BEGIN").unwrap();
+    client.query(add, &[&graph.run]).unwrap();
+    client.batch_execute("PREPARE TRANSACTION 'p'").unwrap();
+    client.batch_execute("COMMIT PREPARED 'p'").unwrap();
+    ["a", "b"].iter().for_each(|name| graph.end(client, name, "success"));
+    assert_eq!(claim(client, "graph"), ["c"]);
+    graph.move_to(client, "c", &["success"]);
+    assert_eq!(graph.run_state(client), "success");
+}
+
+#[test]
+fn sweep_finds_what_a_restore_has_loaded() {
+    let (cluster, db) = prepared("loaded_waits");
+    let client = &mut db.connect();
+    let graph = two_parents(client);
+    end_at_once(&db, &graph, "success");
+    // No claim looks at it, as after a restore into a database whose reaper has found nothing.
+    let copy = Db::at(cluster.create_database("copy").unwrap()).without_verification();
+    let target = &mut copy.connect();
+    target.batch_execute("CREATE EXTENSION pg_workflow").unwrap();
+    // The database gets an entry in shared memory.
+    create_task(target);
+    target.batch_execute("DELETE FROM workflow.dags").unwrap();
+    target.batch_execute(REAP).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("archive");
+    let mut dump = crate::operations::backup::program(&cluster, "pg_dump");
+    crate::operations::backup::run(dump.args(["-Fc", "--dbname", db.url(), "--file"]).arg(&archive));
+    let mut restore = crate::operations::backup::program(&cluster, "pg_restore");
+    restore.args(["--data-only", "--disable-triggers", "--dbname", copy.url()]).arg(&archive);
+    let _ = restore.output().unwrap();
+    wait_until("a sweep", || {
+        target.batch_execute(REAP).unwrap();
+        graph.ready(target) == ["c"]
+    });
+}
+
+#[test]
+fn task_that_came_back_before_a_rollback_is_not_watched() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let graph = Graph::create(client, &["x", "y"], json!({}), json!({}));
+    ["x", "y"].iter().for_each(|name| graph.end(client, name, "failed"));
+    assert_eq!((graph.run_state(client).as_str(), undecided(client)), ("failed", 0));
+    let mut transaction = client.transaction().unwrap();
+    let mut savepoint = transaction.transaction().unwrap();
+    graph.move_to(&mut savepoint, "x", &["running"]);
+    savepoint.rollback().unwrap();
+    transaction.commit().unwrap();
+    assert_eq!(undecided(client), 0);
+    let mut transaction = client.transaction().unwrap();
+    let mut savepoint = transaction.transaction().unwrap();
+    graph.move_to(&mut savepoint, "x", &["running"]);
+    savepoint.rollback().unwrap();
+    graph.move_to(&mut transaction, "y", &["running"]);
+    transaction.execute("UPDATE workflow.dag_runs SET state = 'running' WHERE id = $1", &[&graph.run]).unwrap();
+    transaction.commit().unwrap();
+    graph.move_to(client, "y", &["success"]);
+    assert_eq!((graph.run_state(client).as_str(), undecided(client)), ("failed", 0));
+}
+
+#[test]
+fn withheld_child_is_told_and_left_to_the_sweep() {
+    let db = Db::new();
+    let (mut client, warnings) = connect_with_warnings(&db);
+    let client = &mut client;
+    client
+        .batch_execute(
+            "CREATE FUNCTION withhold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+             CREATE TRIGGER a_withhold BEFORE UPDATE ON workflow.task_instances FOR EACH ROW
+             WHEN (NEW.task_id = 'held' AND NEW.state = 'failed') EXECUTE FUNCTION withhold()",
+        )
+        .unwrap();
+    let graph = Graph::create(client, &["a", "held"], json!({"held": ["a"]}), json!({}));
+    graph.end(client, "a", "failed");
+    let warning = format!("cannot move task_instance {} to failed: a trigger withholds the change", graph.id("held"));
+    assert_eq!(*warnings.lock().unwrap(), [warning]);
+    assert_eq!(db.problems().len(), 1);
+    client.batch_execute("DROP TRIGGER a_withhold ON workflow.task_instances").unwrap();
+    wait_until("a sweep", || {
+        client.batch_execute(REAP).unwrap();
+        graph.run_state(client) == "failed"
+    });
+}
+
+/// A look that takes long, and is in vain, keeps none of the other joins from theirs.
+#[test]
+fn long_look_delays_no_other_join() {
+    let (_cluster, db) = prepared("long_look");
+    let [client, other] = &mut [db.connect(), db.connect()];
+    let (_, run) = create_run(client);
+    let create = "SELECT count(*) FROM workflow.create_task_instances($1, ARRAY(SELECT 't' || n FROM generate_series(1, 20000) AS n), depends_on => '{}')";
+    client.query_one(create, &[&run]).unwrap();
+    let mut holds = other.transaction().unwrap();
+    holds.query("SELECT FROM workflow.dag_runs WHERE id = $1 FOR KEY SHARE", &[&run]).unwrap();
+    client.execute("UPDATE workflow.task_instances SET state = 'skipped' WHERE dag_run_id = $1", &[&run]).unwrap();
+    assert_eq!(claim(client, "graph").len(), 0);
+    for _ in 0..3 {
+        let graph = two_parents(client);
+        end_at_once(&db, &graph, "success");
+        assert_eq!(claim(client, "graph"), ["c"]);
+        graph.move_to(client, "c", &["success"]);
+    }
+    holds.rollback().unwrap();
+    wait_until("the end of the run", || {
+        client.batch_execute(REAP).unwrap();
+        state_of(client, "dag_run", run).0 == "skipped"
+    });
+}

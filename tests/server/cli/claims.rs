@@ -128,7 +128,7 @@ fn reap_warns_once_of_each_claim_that_it_cannot_end() {
     client
         .batch_execute(
             "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql
-                 AS $$ BEGIN RAISE 'poisoned' USING ERRCODE = 'P0009'; END $$;
+                 AS $$ BEGIN RAISE 'poisoned'; END $$;
              CREATE TRIGGER refuse AFTER UPDATE ON workflow.task_instances FOR EACH ROW
                  WHEN (NEW.task_id = 'poison' AND NEW.state = 'retrying') EXECUTE FUNCTION public.refuse()",
         )
@@ -137,7 +137,7 @@ fn reap_warns_once_of_each_claim_that_it_cannot_end() {
     client.query("SELECT pg_sleep_until(max(lease_expires_at)) FROM workflow.claims", &[]).unwrap();
     let id: Uuid =
         client.query_one("SELECT id FROM workflow.task_instances WHERE task_id = 'poison'", &[]).unwrap().get(0);
-    let warning = format!("workflow-server: cannot end the claim of task_instance {id}: poisoned (P0009)\n");
+    let warning = format!("workflow-server: cannot end the claim of task_instance {id}: poisoned (P0001)\n");
     let done = ok(&db, &["reap"]);
     assert_eq!((done.table().len(), done.stderr.as_str()), (2, warning.as_str()));
     assert_eq!(ok(&db, &["reap"]).stderr, warning);
