@@ -175,7 +175,17 @@ pub fn move_by_statement(
     };
     let failure = match attempt(ids) {
         Ok(moved) if moved == ids.len() => return Settled::All,
-        Ok(_) => return Settled::Busy.max(withheld(kind, ids, [from, to])),
+        Ok(_) => {
+            // Another transaction was in the way; or a trigger returns NULL, which it does again.
+            let locked = lock(kind, ids, from);
+            return match (locked.first(), attempt(&locked)) {
+                (Some(id), Ok(0)) => {
+                    errors::withheld_move(kind, *id, to);
+                    Settled::Refused
+                }
+                _ => Settled::Busy,
+            };
+        }
         Err(failure) => failure,
     };
     if let [id] = ids {
@@ -189,8 +199,8 @@ pub fn move_by_statement(
     settled
 }
 
-/// Tells of an entity that is not moved although no other transaction has locked it: a trigger returns NULL.
-fn withheld(kind: EntityType, ids: &[Uuid], [from, to]: [State; 2]) -> Settled {
+/// Locks the entities that are still in a state, but for those that other transactions have locked. Returns them.
+fn lock(kind: EntityType, ids: &[Uuid], from: State) -> Vec<Uuid> {
     thread_local! {
         static LOCK: [Plan; 2] = [EntityType::DagRun, EntityType::TaskInstance].map(|kind| Plan::new(
             format!(
@@ -203,10 +213,8 @@ fn withheld(kind: EntityType, ids: &[Uuid], [from, to]: [State; 2]) -> Settled {
         ));
     }
     let values = [Some(uuids_datum(ids)), Some(text_array(vec![text_datum(from.as_str())]))];
-    let first = |rows: Rows| if rows.len() > 0 { rows.uuid(0, 1) } else { None };
-    let Some(id) = LOCK.with(|plans| plans[kind as usize].run(&values, first)) else { return Settled::All };
-    errors::withheld_move(kind, id, to);
-    Settled::Refused
+    let read = |rows: Rows| memory::collect((0..rows.len()).filter_map(|row| rows.uuid(row, 1)));
+    LOCK.with(|plans| plans[kind as usize].run(&values, read))
 }
 
 /// Moves entities from a state. Those that other transactions have locked stay. Returns how many it has moved.
