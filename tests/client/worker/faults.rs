@@ -68,6 +68,29 @@ async fn hold_all(db: &Db, client: &Client, options: Worker, end: &CancellationT
     (worker, calls)
 }
 
+/// Not those that cancel or end the whole statement or its commit: the database cannot take the next task instead.
+#[test]
+fn claim_that_fails_keeps_no_other_task() {
+    let (_cluster, db) = own_cluster("worker-claims", &[]);
+    run(async {
+        let client = prepare(&db, "OLD.state <> 'running' AND NEW.state = 'running'").await;
+        let of_all = ["57014", "hangs", "breaks", "deferred"];
+        let names: Vec<_> = all().into_iter().filter(|name| !of_all.contains(name)).collect();
+        enqueue(&client, &names, 1).await;
+        let calls = Calls::default();
+        let noted = calls.clone();
+        let worker = Running::start(&db, Worker { concurrency: 2, ..Worker::default() }, move |task, _| {
+            noted.note(&task);
+            async { Ok(()) }
+        });
+        wait_for("the others", async || count(&client, "state = 'success'").await == HEALTHY.len()).await;
+        client.batch_execute("UPDATE public.faults SET are_on = false").await.unwrap();
+        wait_for("all tasks", async || count(&client, "state = 'success'").await == names.len()).await;
+        worker.stop().await;
+        calls.assert_each_once();
+    });
+}
+
 #[test]
 fn end_that_fails_delays_no_other_and_is_kept() {
     let (_cluster, db) = own_cluster("worker-ends", &[]);

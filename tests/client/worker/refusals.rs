@@ -34,7 +34,7 @@ fn refused_success_is_a_failure_of_its_task_alone() {
     });
 }
 
-/// Errors of a trigger have the classes of those about the options of a worker, too.
+/// Errors of a trigger have the classes of those about the options of a worker, too. This one comes with the commit.
 #[test]
 fn error_of_a_trigger_at_a_claim_ends_no_worker() {
     let db = Db::new();
@@ -45,8 +45,8 @@ fn error_of_a_trigger_at_a_claim_ends_no_worker() {
                 "CREATE SEQUENCE public.refusals;
                  CREATE FUNCTION public.divide() RETURNS trigger LANGUAGE plpgsql
                      AS $$ BEGIN PERFORM nextval('public.refusals'); RETURN 1 / 0; END $$;
-                 CREATE TRIGGER divide AFTER UPDATE ON workflow.task_instances FOR EACH ROW
-                     WHEN (NEW.state = 'running') EXECUTE FUNCTION public.divide()",
+                 CREATE CONSTRAINT TRIGGER divide AFTER UPDATE ON workflow.task_instances
+                     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.state = 'running') EXECUTE FUNCTION public.divide()",
             )
             .await
             .unwrap();
