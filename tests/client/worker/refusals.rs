@@ -67,9 +67,11 @@ fn end_that_is_always_refused_holds_its_place_for_a_lease() {
     let log = log_during(async {
         let client = server(db.url()).connect().await.unwrap();
         refuse(&client, "OLD.state = 'running'").await;
-        let ids = enqueue(&client, &["poison", "later"], 1).await;
+        let ids = enqueue(&client, &["poison"], 1).await;
         let worker = Running::start(&db, Worker { concurrency: 1, ..short() }, succeed);
-        wait_for_state(&client, ids[1], State::Success).await;
+        wait_for_state(&client, ids[0], State::Running).await;
+        let later = enqueue(&client, &["later"], 1).await;
+        wait_for_state(&client, later[0], State::Success).await;
         client.batch_execute("DROP TRIGGER refuse ON workflow.task_instances").await.unwrap();
         worker.stop().await;
         assert_eq!(get(&client, ids[0]).await.try_number, 1);
