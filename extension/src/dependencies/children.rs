@@ -186,6 +186,8 @@ pub fn move_by_statement(
                 _ => Settled::Busy,
             };
         }
+        // For example at SERIALIZABLE: nothing is left of it, and another session does it.
+        Err(failure) if failure.is_passing() => return Settled::Busy,
         Err(failure) => failure,
     };
     if let [id] = ids {

@@ -245,6 +245,11 @@ impl Failure {
         codes.contains(&self.code)
     }
 
+    /// Whether the cause has passed with the rollback: a serialization failure, or a deadlock.
+    pub fn is_passing(&self) -> bool {
+        class(self.code) == class(PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE)
+    }
+
     /// Whether the server lacks memory or disk, which any other work would meet, too.
     pub fn is_of_server(&self) -> bool {
         [PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, PgSqlErrorCode::ERRCODE_DISK_FULL].contains(&self.code)
@@ -252,12 +257,15 @@ impl Failure {
 
     /// Whether the data itself can be the cause: it is invalid or corrupt.
     pub fn is_of_data(&self) -> bool {
-        // The first two of five characters of 6 bits.
-        let class = |code: PgSqlErrorCode| code as i32 & 0xfff;
         [PgSqlErrorCode::ERRCODE_DATA_EXCEPTION, PgSqlErrorCode::ERRCODE_INTERNAL_ERROR]
             .into_iter()
             .any(|code| class(code) == class(self.code))
     }
+}
+
+/// Returns the first two of the five characters of a SQLSTATE, of 6 bits each.
+fn class(code: PgSqlErrorCode) -> i32 {
+    code as i32 & 0xfff
 }
 
 /// Runs `work` in a new transaction, in a process that has none. An error rolls it back.

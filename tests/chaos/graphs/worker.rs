@@ -185,7 +185,7 @@ impl Worker {
         let (first, second) = tasks.split_at(self.random.usize(1..=tasks.len()));
         let adds_now = self.random.bool();
         let mut transaction = self.session.client()?.transaction()?;
-        let sql = "SELECT workflow.create_dag_run($1, clock_timestamp(), $2)";
+        let sql = "SELECT workflow.create_dag_run($1, clock_timestamp() + random() * interval '1 year', $2)";
         let run: Uuid = transaction.query_one(sql, &[&self.dag, &plan::to_json(&tasks)])?.get(0);
         create_tasks(&mut transaction, run, first)?;
         if is_whole {

@@ -196,3 +196,29 @@ fn sweep_repeats_a_look_that_was_lost() {
     // The history lacks the transition in replica mode.
     let _unverified = db.without_verification();
 }
+
+#[test]
+fn look_that_cannot_be_serialized_is_repeated_by_another_session() {
+    let db = Db::new();
+    let (mut client, warnings) = connect_with_warnings(&db);
+    client.batch_execute("SET pg_workflow.direct_path = off; CREATE TABLE public.note (text text)").unwrap();
+    let graph = Graph::create(&mut client, &["parent", "child"], json!({"child": ["parent"]}), json!({}));
+    graph.move_to(&mut client, "parent", &["running"]);
+    let mut ending =
+        client.build_transaction().isolation_level(postgres::IsolationLevel::Serializable).start().unwrap();
+    ending.batch_execute("SELECT FROM public.note").unwrap();
+    graph.move_to(&mut ending, "parent", &["failed"]);
+    // It reads what the look changes, which is after the INSERT that the look's transaction has not seen.
+    let reader = &mut db.connect();
+    reader.batch_execute("SET enable_seqscan = off; BEGIN ISOLATION LEVEL SERIALIZABLE").unwrap();
+    assert_eq!(graph.state(reader, "child"), "queued");
+    let insert = "BEGIN ISOLATION LEVEL SERIALIZABLE; INSERT INTO public.note VALUES ('unseen'); COMMIT";
+    db.connect().batch_execute(insert).unwrap();
+    ending.commit().unwrap();
+    assert_eq!(graph.state(&mut client, "child"), "queued");
+    reader.batch_execute("ROLLBACK").unwrap();
+    // No sweep: a claim looks again.
+    client.execute("SELECT FROM workflow.claim_tasks('worker', ARRAY['graph'])", &[]).unwrap();
+    assert_eq!(graph.state(&mut client, "child"), "failed");
+    assert_eq!(*warnings.lock().unwrap(), Vec::<String>::new());
+}
