@@ -105,7 +105,7 @@ fn guard_checks_upsert_and_merge() {
 #[test]
 fn managed_columns_cannot_be_set() {
     let db = Db::new();
-    let client = &mut db.connect_as(&create_writer(&mut db.connect()));
+    let client = &mut db.connect();
     let (_, other_run) = create_run(client);
     let task = create_in_state(client, "task_instance", State::Running);
     let run = create_run(client).1;
@@ -119,6 +119,11 @@ fn managed_columns_cannot_be_set() {
         ("end_date", "now()".to_owned()),
         ("duration", "1.5".to_owned()),
         ("created_at", "now() - interval '1 day'".to_owned()),
+        ("join_id", "gen_random_uuid()".to_owned()),
+        ("worker", "'another worker'".to_owned()),
+        ("lease_expires_at", "now()".to_owned()),
+        ("cancel_requested_at", "now()".to_owned()),
+        ("uncounted_tries", "1".to_owned()),
     ];
     let on_runs =
         [("id", "gen_random_uuid()"), ("dag_id", "gen_random_uuid()"), ("version", "9"), ("start_date", "now()")];

@@ -11,7 +11,7 @@ use serde_json::json;
 use std::collections::{HashMap, HashSet};
 
 /// The longest path that an error shows.
-const MOST_NAMES: usize = 100;
+pub const MOST_NAMES: usize = 100;
 
 /// Raises an error if a task of `parents` depends on one of `children`, perhaps by way of others. The run is locked.
 pub fn refuse(run: Uuid, parents: &[Uuid], children: &[Uuid]) {
@@ -57,15 +57,26 @@ fn raise(child: Uuid, from: &HashMap<Uuid, Uuid>) -> ! {
     }
     memory::push(&mut path, child);
     path.reverse();
+    let length = path.len();
     path.truncate(MOST_NAMES);
     let names = names(&path);
-    let names: Vec<&str> = names.iter().map(|name| errors::cut(name)).collect();
-    let first = names.first().copied().unwrap_or_default();
-    errors::invalid(
+    let first = names.first().map(|name| errors::cut(name)).unwrap_or_default();
+    refuse_path(
         &format!("the dependencies make a cycle: task \"{first}\" would depend on itself by way of others"),
-        &json!({ "argument": "parents", "cycle": names }),
-        "Remove one of the dependencies in DETAIL: each task depends on the next one.",
+        "parents",
+        names.iter().map(String::as_str),
+        length,
     )
+}
+
+/// Raises the error of a cycle, with the first names of its path, which has this length.
+pub fn refuse_path<'a>(message: &str, argument: &str, names: impl Iterator<Item = &'a str>, length: usize) -> ! {
+    let shown: Vec<&str> = names.take(MOST_NAMES).map(errors::cut).collect();
+    let mut detail = json!({ "argument": argument, "cycle": shown });
+    if length > shown.len() {
+        detail["more"] = json!(length - shown.len());
+    }
+    errors::invalid(message, &detail, "Remove one of the dependencies in DETAIL: each task depends on the next one.")
 }
 
 fn have_parents(tasks: &[Uuid]) -> bool {

@@ -114,7 +114,6 @@ impl Graph {
 
     /// Raises the error of a cycle, with its path: each task of it depends on the next one.
     fn raise_cycle(&self, left: &[bool]) -> ! {
-        const MOST_NAMES: usize = 100;
         let mut path = memory::collect(left.iter().position(|left| *left).map(|first| first as u32));
         let mut places = memory::collect(left.iter().map(|_| None));
         let cycle = loop {
@@ -130,12 +129,12 @@ impl Graph {
             }
             memory::push(&mut path, parent);
         };
-        let names: Vec<_> = cycle.iter().take(MOST_NAMES).map(|n| errors::cut(&self.names[*n as usize])).collect();
-        let first = names.first().copied().unwrap_or_default();
-        errors::invalid(
+        let first = cycle.first().map(|n| errors::cut(&self.names[*n as usize])).unwrap_or_default();
+        super::cycle::refuse_path(
             &format!("depends_on has a cycle: task \"{first}\" depends on itself by way of others"),
-            &json!({ "argument": "depends_on", "cycle": names }),
-            "Remove one of the dependencies in DETAIL: each task depends on the next one.",
+            "depends_on",
+            cycle.iter().map(|n| &*self.names[*n as usize]),
+            cycle.len(),
         )
     }
 }

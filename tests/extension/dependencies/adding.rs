@@ -140,6 +140,25 @@ fn bad_additions_are_rejected() {
 
 /// Also if the parent is the older one: what was added before counts.
 #[test]
+fn path_of_a_long_cycle_says_how_much_longer_it_is() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let (_, run) = create_run(client);
+    let names: Vec<String> = (0..300).map(|n| format!("t{n}")).collect();
+    let chain: Value = names.windows(2).map(|pair| (pair[1].clone(), json!([pair[0]]))).collect();
+    let mut ring = chain.clone();
+    ring["t0"] = json!(["t299"]);
+    let create = "SELECT count(*) FROM workflow.create_task_instances($1, $2, depends_on => $3)";
+    let rejected = client.query_one(create, &[&run, &names, &ring]).unwrap_err();
+    client.query_one(create, &[&run, &names, &chain]).unwrap();
+    let added = client.query_one("SELECT workflow.add_dependencies($1, '{t299}', '{t0}')", &[&run]).unwrap_err();
+    for error in [rejected, added] {
+        let detail: Value = serde_json::from_str(error.as_db_error().unwrap().detail().unwrap()).unwrap();
+        assert_eq!((detail["cycle"].as_array().unwrap().len(), &detail["more"]), (100, &json!(201)), "{detail}");
+    }
+}
+
+#[test]
 fn added_dependencies_make_no_cycle_together() {
     let db = Db::new();
     let client = &mut db.connect();

@@ -134,6 +134,37 @@ fn graph_larger_than_a_page_is_rejected() {
 }
 
 #[test]
+fn limit_of_a_graph_is_that_of_the_whole_response() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let api = Api::without_relay(&db, &[]);
+    let chain = |name: &str| {
+        format!(
+            "SELECT count(*) FROM workflow.create_task_instances($1, ARRAY(SELECT {name} FROM generate_series(1, $2) AS n),
+                depends_on => (SELECT jsonb_object_agg({name}, jsonb_build_array({before})) FROM generate_series(2, $2) AS n))",
+            before = name.replace('n', "(n - 1)")
+        )
+    };
+    // In JSON, a tab has two bytes, and an escaped character six.
+    let cases = [
+        ("'t' || n", 14_000, "", 200),
+        ("'t' || n", 18_000, "", 400),
+        ("'t' || n", 18_000, "?fields=joins", 200),
+        ("repeat(chr(1), 200) || n", 2000, "?fields=joins", 400),
+        ("repeat('x', 200) || n", 2000, "?fields=joins", 200),
+    ];
+    for (name, count, fields, expected) in cases {
+        let (_, run) = create_run(client);
+        client.query_one(&chain(name), &[&run, &count]).unwrap();
+        let url = format!("{}/api/v1/dag-runs/{run}/graph{fields}", api.url);
+        let mut response = api.agent.get(&url).call().unwrap();
+        let bytes = response.body_mut().read_to_vec().unwrap().len();
+        assert_eq!(response.status(), expected, "{name} {count} {fields}: {bytes} bytes");
+        assert!(bytes <= 4 << 20, "{bytes} bytes");
+    }
+}
+
+#[test]
 fn database_before_dependencies_has_no_graph() {
     let db = Db::new().without_verification();
     let install =
