@@ -15,6 +15,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::event::EntityType;
+use crate::model::LogLevel;
 
 pub use claims::{ClaimFilter, HeldClaim, HeldClaims};
 pub use order::{ClaimSort, DagRunSort, DagSort, HistorySort, OrderBy, QueueSort, Sort, TaskInstanceSort, TaskLogSort};
@@ -100,6 +101,12 @@ pub struct HistoryFilter {
     pub entity_type: Option<EntityType>,
     /// Of this run or task.
     pub entity_id: Option<Uuid>,
+    /// Of this run, and of its tasks that exist.
+    pub dag_run_id: Option<Uuid>,
+    /// Of runs and tasks of this DAG. As `actor`, it is compared with each event: give times, too, if there are millions.
+    pub dag_id: Option<Uuid>,
+    /// By this login role.
+    pub actor: Option<String>,
     /// At this time or later.
     pub changed_at_gte: Option<DateTime<Utc>>,
     /// Before this time.
@@ -113,9 +120,11 @@ pub struct QueueFilter {
     pub name: Option<String>,
 }
 
-/// Filters lines of a task's log. `None` matches all.
-#[derive(Clone, Copy, Debug, Default)]
+/// Filters lines of a task's log. `None` or an empty list matches all.
+#[derive(Clone, Debug, Default)]
 pub struct TaskLogFilter {
     /// Printed by this attempt.
     pub try_number: Option<i32>,
+    /// Of one of these levels.
+    pub levels: Vec<LogLevel>,
 }

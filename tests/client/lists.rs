@@ -218,7 +218,7 @@ fn task_and_log_lists_combine_every_order_and_filter() {
         let lines: Vec<NewTaskLog> = (0..30).map(|n| NewTaskLog::of(ids[n % 2], n.to_string())).collect();
         logs.append_many(&lines).await.unwrap();
         for order in orders::<TaskLogSort>() {
-            let filter = TaskLogFilter { try_number: Some(0) };
+            let filter = TaskLogFilter { try_number: Some(0), ..TaskLogFilter::default() };
             let found = pages(Some(order), 7, async |page| logs.list(ids[1], &filter, &page).await).await;
             let found: Vec<i64> = found.iter().map(|line| line.id).collect();
             let sql = "SELECT id FROM workflow.task_logs WHERE task_instance_id";

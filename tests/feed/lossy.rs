@@ -32,7 +32,7 @@ fn outcome() -> &'static Outcome {
 #[test]
 fn readers_continue_or_are_told_of_losses_of_the_database() {
     let Outcome { report, evidence, logs, .. } = outcome();
-    assert!(report.is_clean(), "see the report above and the logs in {logs:?}");
+    assert!(report.is_clean(), "the logs are in {logs:?}: {report:#?}");
     assert!(evidence.losses.len() >= 2, "only {} losses", evidence.losses.len());
     assert!(report.lost.iter().all(|lost| *lost > 0), "a loss without lost transitions: {:?}", report.lost);
     assert!(report.stream.of_lost > 0);

@@ -213,7 +213,7 @@ fn invalid_requests_get_a_clear_error() {
         (400, "bad_request", "/api/v1/task-instances?cursor=x".into(), "cursor"),
         (400, "bad_request", "/api/v1/task-instances?dag_run_id=x".into(), "dag_run_id"),
         (400, "bad_request", "/api/v1/task-instances?color=red".into(), "color"),
-        (400, "bad_request", "/api/v1/task-instances?state=running&state=failed".into(), "state"),
+        (400, "bad_request", "/api/v1/task-instances?limit=1&limit=2".into(), "limit"),
         (400, "bad_request", "/api/v1/dags?paused=maybe".into(), "paused"),
         (400, "bad_request", "/api/v1/dags?name=%00".into(), "name"),
         (400, "bad_request", "/api/v1/history?entity_type=task".into(), "entity_type"),
@@ -232,6 +232,8 @@ fn invalid_requests_get_a_clear_error() {
         let (got, body) = api.get(&path);
         assert_eq!((got, &body["error"]["code"]), (status, &json!(code)), "{path}: {body}");
         assert!(body["error"]["message"].as_str().is_some_and(|text| text.contains(names)), "{path}: {body}");
+        // The members of RFC 9457.
+        assert_eq!((&body["status"], &body["detail"]), (&json!(status), &body["error"]["message"]), "{path}");
     }
     let mut refused = api.agent.delete(format!("{}/api/v1/dags", api.url)).call().unwrap();
     assert_eq!(refused.status(), 405);

@@ -234,6 +234,7 @@ fn paths() -> OpenApiRouter<Arc<Server>> {
 fn app(paths: Router<Arc<Server>>, server: Arc<Server>, limits: &Limits) -> Router {
     paths
         .route("/openapi.json", get(openapi::openapi))
+        .layer(middleware::from_fn(response::link_next))
         .layer(middleware::from_fn(caching::tag))
         .layer(middleware::from_fn(limit))
         .layer(middleware::from_fn_with_state(Shares::new(answers::ANSWERS, limits), answers::limit_answers))

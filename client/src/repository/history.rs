@@ -71,13 +71,19 @@ impl<'a, S: Session> History<'a, S> {
     pub async fn list(&self, filter: &HistoryFilter, page: &ListOptions<HistorySort>) -> Result<Page<Event>, Error> {
         let order = page.order_by.unwrap_or(OrderBy::descending(HistorySort::Id));
         let entity_type = filter.entity_type.map(EntityType::as_str);
-        let is_narrow = filter.entity_id.is_some();
+        let is_narrow = filter.entity_id.is_some() || filter.dag_run_id.is_some();
+        // There is an index on entities, and none on runs.
+        let of_run = "t.dag_run_id = $ AND t.entity_id = ANY (ARRAY(
+            SELECT $ UNION ALL SELECT i.id FROM workflow.task_instances AS i WHERE i.dag_run_id = $))";
         // The database looks times up as ids; the history of one entity is short.
         let [from, until] = [filter.changed_at_gte, filter.changed_at_lt].map(|at| at.filter(|_| !is_narrow));
         let until = if until.is_some() && !self.finds_last_ids().await? { None } else { until };
         let mut query = Query::default();
         query.and("t.entity_id = $", &filter.entity_id, Type::UUID);
+        query.and(of_run, &filter.dag_run_id, Type::UUID);
         query.and("t.entity_type = $", &entity_type, Type::TEXT);
+        query.and("t.dag_id = $", &filter.dag_id, Type::UUID);
+        query.and("t.actor = $", &filter.actor, Type::TEXT);
         query.and("t.changed_at >= $", &filter.changed_at_gte, Type::TIMESTAMPTZ);
         query.and("t.changed_at < $", &filter.changed_at_lt, Type::TIMESTAMPTZ);
         query.and("t.id >= (SELECT workflow.event_id_at($))", &from, Type::TIMESTAMPTZ);

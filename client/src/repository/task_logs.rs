@@ -105,9 +105,12 @@ impl<'a, S: Session> TaskLogs<'a, S> {
     ) -> Result<Page<TaskLog>, Error> {
         let order = page.order_by.unwrap_or(OrderBy::ascending(TaskLogSort::Id));
         let task = Some(task_instance_id);
+        let levels: Vec<&str> = filter.levels.iter().map(|level| level.as_str()).collect();
+        let levels = (!levels.is_empty()).then_some(levels);
         let mut query = Query::default();
         query.and("t.task_instance_id = $", &task, Type::UUID);
         query.and("t.try_number = $", &filter.try_number, Type::INT4);
+        query.and("t.level = ANY ($)", &levels, Type::TEXT_ARRAY);
         query.list(self.0, &[], page, Plan { order, keys: &[0], way: Way::Order }).await
     }
 

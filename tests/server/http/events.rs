@@ -264,5 +264,5 @@ fn event_source_is_told_to_return_during_an_outage() {
     assert_eq!((status, kind.as_str()), (200, "text/event-stream"), "{body}");
     assert!(body.starts_with("retry: 3000\n: database unavailable") && body.ends_with("\n\n"), "{body}");
     let (status, kind, body) = ask("*/*");
-    assert_eq!((status, kind.as_str()), (503, "application/json"), "{body}");
+    assert_eq!((status, kind.as_str()), (503, "application/problem+json"), "{body}");
 }

@@ -23,6 +23,8 @@ fn fuzzer_finds_no_problem() {
     clean_environment(&mut command);
     let folder = tempfile::tempdir().unwrap();
     command.current_dir(folder.path()).args(["run", "--no-color", "--max-examples", "60", "--seed", "20261124"]);
+    // Its response does not end.
+    command.args(["--exclude-path", "/api/v1/events"]);
     let output = command.arg(format!("{}/openapi.json", api.url)).output().expect("schemathesis runs");
     let printed = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{printed}\n{}", String::from_utf8_lossy(&output.stderr));

@@ -8,22 +8,19 @@ use uuid::Uuid;
 
 use super::Api;
 
-/// Reads all rows of a list, page by page.
+/// Reads all rows of a list, page by page, and follows the links.
 fn all(api: &Api, path: &str) -> Vec<Value> {
     let (mut rows, mut next) = (Vec::new(), path.to_owned());
     loop {
-        let (items, cursor) = api.list(&next);
-        rows.extend(items);
-        let Some(cursor) = cursor else { return rows };
-        let cursor: String = form_urlencode(&cursor);
-        next = format!("{path}&cursor={cursor}");
+        let mut response = api.agent.get(format!("{}{next}", api.url)).call().unwrap();
+        let link = response.headers().get("link").map(|link| link.to_str().unwrap().to_owned());
+        let mut page: Value = response.body_mut().read_json().unwrap();
+        rows.append(page["items"].as_array_mut().unwrap_or_else(|| panic!("{next}: no list")));
+        assert_eq!(link.is_some(), page["next_cursor"].is_string(), "{page}");
+        let Some(link) = link else { return rows };
+        let linked = link.strip_prefix('<').and_then(|link| link.strip_suffix(">; rel=\"next\"")).expect("a link");
+        next = linked.to_owned();
     }
-}
-
-fn form_urlencode(text: &str) -> String {
-    text.bytes()
-        .map(|byte| if byte.is_ascii_alphanumeric() { (byte as char).to_string() } else { format!("%{byte:02X}") })
-        .collect()
 }
 
 fn column(rows: &[Value], name: &str) -> Vec<String> {
@@ -133,8 +130,8 @@ fn history_is_filtered_by_time_and_logs_by_task() {
     start_task(client, task);
     let after = time_now(client);
     Transition::of(task).from(State::Running).to(State::Success).run(client).unwrap();
-    for message in ["one", "two", "three"] {
-        client.execute("SELECT workflow.append_task_log($1, $2)", &[&task, &message]).unwrap();
+    for (message, level) in [("one", "INFO"), ("two", "ERROR"), ("three", "DEBUG")] {
+        client.execute("SELECT workflow.append_task_log($1, $2, $3)", &[&task, &message, &level]).unwrap();
     }
     let api = Api::without_relay(&db, &[]);
 
@@ -144,6 +141,14 @@ fn history_is_filtered_by_time_and_logs_by_task() {
     assert_eq!(states(&format!("/api/v1/history?changed_at_lt={before}&order_by=id&limit=1")), ["queued", "queued"]);
     let of_task = format!("/api/v1/history?entity_id={task}&changed_at_gte={before}&order_by=id&limit=1");
     assert_eq!(states(&of_task), ["running", "success"]);
+    let run: Uuid = client.query_one("SELECT dag_run_id FROM workflow.task_instances", &[]).unwrap().get(0);
+    let (other_dag, _) = create_run(client);
+    let of_run = format!("/api/v1/history?dag_run_id={run}&order_by=id&limit=2");
+    assert_eq!(states(&of_run), ["queued", "queued", "running", "success"]);
+    assert_eq!(states(&format!("{of_run}&entity_type=dag_run")), ["queued"]);
+    assert_eq!(states(&format!("/api/v1/history?dag_id={other_dag}")), ["queued"]);
+    assert_eq!(states("/api/v1/history?actor=postgres&limit=2").len(), 5);
+    assert_eq!(states("/api/v1/history?actor=nobody"), [""; 0]);
 
     let logs = format!("/api/v1/task-instances/{task}/logs");
     assert_eq!(column(&all(&api, &format!("{logs}?limit=2")), "message"), ["one", "two", "three"]);
@@ -152,6 +157,9 @@ fn history_is_filtered_by_time_and_logs_by_task() {
         ["three", "two", "one"]
     );
     assert_eq!(api.list(&format!("{logs}?try_number=2")).0.len(), 0);
+    for levels in ["level=ERROR,DEBUG", "level=DEBUG&level=ERROR"] {
+        assert_eq!(column(&all(&api, &format!("{logs}?{levels}&limit=1")), "message"), ["two", "three"]);
+    }
     assert_eq!(api.get(&format!("/api/v1/task-instances/{}/logs", Uuid::nil())).0, 404);
 }
 

@@ -7,6 +7,9 @@ use uuid::Uuid;
 
 use super::Api;
 
+/// Its response does not end.
+const STREAM: &str = "/api/v1/events";
+
 /// A database with one entity of each kind, a server on it, and the server's own description.
 struct Described {
     api: Api,
@@ -62,7 +65,8 @@ impl Described {
             };
             path.replace("{id}", &id.to_string())
         };
-        paths.iter().map(|(path, item)| (fill_in(path), &item["get"])).collect()
+        let ending = paths.iter().filter(|(path, _)| *path != STREAM);
+        ending.map(|(path, item)| (fill_in(path), &item["get"])).collect()
     }
 
     /// Sends a request, and checks the response against the description.
@@ -75,7 +79,7 @@ impl Described {
         let schema = &described["content"][&content]["schema"];
         assert!(schema.is_object(), "{path}: {status} with {content} is not described");
         let text = response.body_mut().read_to_string().unwrap();
-        if content != "application/json" {
+        if !content.ends_with("json") {
             return (status, Value::Null);
         }
         let body: Value = serde_json::from_str(&text).unwrap();
@@ -110,7 +114,11 @@ fn good_values(name: &str, schema: &Value, of: &Described) -> Vec<String> {
     }
     match (schema["type"].as_str().unwrap_or_default(), schema["format"].as_str()) {
         ("array", _) => {
-            let values = enumeration(&schema["items"]).expect("an array of names");
+            let items = match schema["items"]["$ref"].as_str() {
+                Some(name) => of.description.pointer(name.trim_start_matches('#')).expect("a schema"),
+                None => &schema["items"],
+            };
+            let values = enumeration(items).expect("an array of names");
             vec![values[0].clone(), values.join(",")]
         }
         ("integer", _) => vec!["1".to_owned(), schema["maximum"].as_i64().unwrap_or(i64::from(i32::MAX)).to_string()],
@@ -179,7 +187,10 @@ fn invalid_value_error_names_parameter() {
                 && schema["enum"].is_null()
                 && name != "entity_type";
             let good = good_values(name, schema, &described)[0].clone();
-            let mut bad = vec![format!("{name}=%00"), format!("{name}={good}&{name}={good}")];
+            let mut bad = vec![format!("{name}=%00")];
+            if schema["type"] != "array" {
+                bad.push(format!("{name}={good}&{name}={good}"));
+            }
             if name != "cursor" {
                 bad.push(format!("{name}="));
                 bad.push(format!("{name}=%FF%FE"));
@@ -214,9 +225,9 @@ fn invalid_value_error_names_parameter() {
 }
 
 #[test]
-fn event_stream_is_described_outside_paths() {
+fn event_stream_is_described() {
     let described = Described::start();
-    let events = &described.description["components"]["pathItems"]["events"]["get"];
+    let events = &described.description["paths"][STREAM]["get"];
     let names: Vec<&str> = parameters(events).into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["dag_id", "dag_run_id", "last_event_id"]);
     assert!(events["responses"]["200"]["content"]["text/event-stream"].is_object());

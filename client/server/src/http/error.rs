@@ -1,13 +1,15 @@
 //! Errors as HTTP responses.
 
 use axum::Json;
-use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use pg_workflow_client::Error;
 use pg_workflow_client::tokio_postgres::error::SqlState;
 use serde::Serialize;
 use utoipa::ToSchema;
+
+pub const PROBLEM_JSON: &str = "application/problem+json";
 
 /// The reason why a request failed.
 #[derive(Debug)]
@@ -18,9 +20,15 @@ pub struct ApiError {
     pub(super) parameter: Option<String>,
 }
 
-/// The body of an error response.
+/// The body of an error response, as RFC 9457 defines it.
 #[derive(Serialize, ToSchema)]
 pub struct Problem {
+    /// The text of the HTTP status.
+    title: &'static str,
+    /// The HTTP status.
+    status: u16,
+    /// For people, the same as `error.message`.
+    detail: String,
     error: ProblemDetail,
 }
 
@@ -84,7 +92,13 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let ApiError { status, code, message, parameter } = self;
-        let problem = Json(Problem { error: ProblemDetail { code, message, parameter } });
+        let problem = Json(Problem {
+            title: status.canonical_reason().unwrap_or_default(),
+            status: status.as_u16(),
+            detail: message.clone(),
+            error: ProblemDetail { code, message, parameter },
+        });
+        let problem = ([(CONTENT_TYPE, PROBLEM_JSON)], problem);
         if status == StatusCode::UNAUTHORIZED {
             return (status, [(WWW_AUTHENTICATE, "Bearer")], problem).into_response();
         }

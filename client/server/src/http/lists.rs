@@ -10,7 +10,7 @@ use super::Server;
 use super::error::ApiError;
 use super::openapi::ApiErrors;
 use super::parameters::{
-    EntityKind, Fields, Id, Limit, Order, Query, States, Text, Timestamp, TryNumber, UuidText, list_options,
+    EntityKind, Fields, Id, Levels, Limit, Order, Query, States, Text, Timestamp, TryNumber, UuidText, list_options,
 };
 use super::response::PageResponse;
 use super::schema;
@@ -157,6 +157,9 @@ pub struct TaskLogParameters {
     /// Printed by this attempt.
     #[param(minimum = 0, value_type = i32, required = false)]
     try_number: Option<TryNumber>,
+    /// Of one of these levels.
+    #[param(schema_with = schema::levels, required = false)]
+    level: Option<Levels>,
     /// Order; the default is the order of arrival.
     #[param(schema_with = schema::order::<TaskLogSort>, required = false)]
     order_by: Option<Order<TaskLogSort>>,
@@ -180,7 +183,10 @@ pub async fn task_logs(
     Id(id): Id,
     Query(given): Query<TaskLogParameters>,
 ) -> ListResult<TaskLog> {
-    let filter = TaskLogFilter { try_number: given.try_number.map(|number| number.0) };
+    let filter = TaskLogFilter {
+        try_number: given.try_number.map(|number| number.0),
+        levels: given.level.map_or(Vec::new(), |levels| levels.0),
+    };
     let options = list_options(given.limit, given.cursor, given.order_by);
     let connection = server.read().await?;
     let page = TaskLogs::new(&connection).list(id, &filter, &options).await?;
@@ -199,6 +205,15 @@ pub struct HistoryParameters {
     /// Events of this run or task.
     #[param(schema_with = schema::uuid, required = false)]
     entity_id: Option<UuidText>,
+    /// Events of this run, and of its tasks that exist.
+    #[param(schema_with = schema::uuid, required = false)]
+    dag_run_id: Option<UuidText>,
+    /// Events of runs and tasks of this DAG. Combine it with times if there are millions of others.
+    #[param(schema_with = schema::uuid, required = false)]
+    dag_id: Option<UuidText>,
+    /// Events by this login role. Combine it with times if there are millions of others.
+    #[param(schema_with = schema::text, required = false)]
+    actor: Option<Text>,
     /// At this time or later.
     #[param(schema_with = schema::timestamp, required = false)]
     changed_at_gte: Option<Timestamp>,
@@ -226,6 +241,9 @@ pub async fn history(State(server): State<Arc<Server>>, Query(given): Query<Hist
     let filter = HistoryFilter {
         entity_type: given.entity_type.map(|kind| kind.0),
         entity_id: given.entity_id.map(|id| id.0),
+        dag_run_id: given.dag_run_id.map(|id| id.0),
+        dag_id: given.dag_id.map(|id| id.0),
+        actor: given.actor.map(|name| name.0),
         changed_at_gte: given.changed_at_gte.map(|time| time.0),
         changed_at_lt: given.changed_at_lt.map(|time| time.0),
     };

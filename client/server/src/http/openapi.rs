@@ -10,10 +10,10 @@ use utoipa::openapi::OpenApi as Description;
 use utoipa::{IntoResponses, OpenApi};
 
 use super::access::PUBLIC_PATHS;
-use super::error::Problem;
+use super::error::{PROBLEM_JSON, Problem};
 use super::parameters::Query;
 use super::rows::NoParameters;
-use super::{Server, events};
+use super::{Server, events, schema};
 
 /// The errors of every endpoint below `/api`.
 #[derive(IntoResponses)]
@@ -44,11 +44,12 @@ pub fn describe(endpoints: Description, has_token: bool) -> String {
         "version": env!("CARGO_PKG_VERSION"),
         "license": { "name": "PostgreSQL", "identifier": "PostgreSQL" },
         "description": "Read-only access to DAGs, runs, tasks, their history and their events. \
-            /api/v1/events is an endless stream, so its description is in components/pathItems/events.",
+            /api/v1/events is an endless stream.",
     });
-    description["components"]["pathItems"] = json!({ "events": events["paths"]["/api/v1/events"] });
+    description["paths"]["/api/v1/events"] = events["paths"]["/api/v1/events"].clone();
+    description["components"]["schemas"]["State"] = json!(schema::state_names());
     describe_responses(&mut description["paths"]);
-    describe_responses(&mut description["components"]["pathItems"]);
+    name_problems(&mut description["paths"]);
     add_partial_rows(&mut description);
     separate_lists_by_commas(&mut description);
     if has_token {
@@ -80,7 +81,19 @@ fn describe_responses(paths: &mut Value) {
     }
 }
 
-/// Parameters with several values are separated by commas, not repeated.
+/// Errors have a content type of their own.
+fn name_problems(paths: &mut Value) {
+    let paths = paths.as_object_mut().into_iter().flatten();
+    let responses = paths.filter_map(|(_, item)| item.pointer_mut("/get/responses")?.as_object_mut()).flatten();
+    for (_, response) in responses.filter(|(status, _)| status.starts_with(['4', '5'])) {
+        let Some(content) = response["content"].as_object_mut() else { continue };
+        if let Some(problem) = content.remove("application/json") {
+            content.insert(PROBLEM_JSON.to_owned(), problem);
+        }
+    }
+}
+
+/// The values of a parameter with several are separated by commas: repeating it is accepted, too, but one way is described.
 fn separate_lists_by_commas(description: &mut Value) {
     let paths = description["paths"].as_object_mut().into_iter().flatten();
     let parameters = paths.filter_map(|(_, item)| item.pointer_mut("/get/parameters")?.as_array_mut()).flatten();

@@ -7,9 +7,11 @@ use std::str::FromStr;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use chrono::{DateTime, Utc};
-use pg_workflow_client::State;
+use pg_workflow_client::{LogLevel, State};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
+use utoipa::openapi::path::Parameter;
+use utoipa::openapi::{RefOr, Schema};
 use utoipa::{IntoParams, PartialSchema};
 use uuid::Uuid;
 
@@ -19,33 +21,49 @@ use super::schema;
 use pg_workflow_client::event::EntityType;
 use pg_workflow_client::list::{ListOptions, OrderBy, Sort};
 
-/// The query string: each name is known and given once, and each value has the type of its field.
+/// The query string: each name is known and given once, or as often as it has values, and each value has the type of its
+/// field.
 pub struct Query<T>(pub T);
 
 impl<T: DeserializeOwned + IntoParams, S: Sync> FromRequestParts<S> for Query<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Query<T>, ApiError> {
-        let known: Vec<String> = T::into_params(|| None).into_iter().map(|parameter| parameter.name).collect();
+        let known: Vec<Known> = T::into_params(|| None).into_iter().map(Known::of).collect();
         parse(parts.uri.query().unwrap_or_default(), &known).map(Query)
     }
 }
 
-fn parse<T: DeserializeOwned>(query: &str, known: &[String]) -> Result<T, ApiError> {
+/// A parameter of an endpoint.
+struct Known {
+    name: String,
+    /// It has several values: separated by commas, or each with the name.
+    is_list: bool,
+}
+
+impl Known {
+    fn of(parameter: Parameter) -> Known {
+        let is_list = matches!(parameter.schema, Some(RefOr::T(Schema::Array(_))));
+        Known { name: parameter.name, is_list }
+    }
+}
+
+fn parse<T: DeserializeOwned>(query: &str, known: &[Known]) -> Result<T, ApiError> {
     let mut seen: Vec<(String, String)> = Vec::new();
     for (name, value) in form_urlencoded::parse(query.as_bytes()).into_owned() {
-        let problem = if !known.contains(&name) {
-            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            format!("is unknown; known parameters: {known}")
-        } else if seen.iter().any(|(other, _)| *other == name) {
-            "is given more than once".to_owned()
-        } else {
-            seen.push((name, value));
-            continue;
+        let Some(parameter) = known.iter().find(|known| known.name == name) else {
+            let names: Vec<&str> = known.iter().map(|known| known.name.as_str()).collect();
+            let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            return Err(ApiError::parameter(&excerpt(&name), &format!("is unknown; known parameters: {names}")));
         };
-        return Err(ApiError::parameter(&excerpt(&name), &problem));
+        match seen.iter_mut().find(|(other, _)| *other == name) {
+            None => seen.push((name, value)),
+            Some((_, values)) if parameter.is_list => *values = format!("{values},{value}"),
+            Some(_) => return Err(ApiError::parameter(&name, "is given more than once")),
+        }
     }
-    let values = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query.as_bytes()));
+    let joined = form_urlencoded::Serializer::new(String::new()).extend_pairs(&seen).finish();
+    let values = serde_urlencoded::Deserializer::new(form_urlencoded::parse(joined.as_bytes()));
     serde_path_to_error::deserialize(values).map_err(|error| {
         let name = error.path().to_string();
         let value = seen.iter().find(|(other, _)| *other == name).map_or("", |(_, value)| value);
@@ -87,6 +105,9 @@ pub struct Limit(u32);
 /// States, separated by commas.
 #[derive(Debug)]
 pub struct States(pub Vec<State>);
+/// Levels of log lines, separated by commas.
+#[derive(Debug)]
+pub struct Levels(pub Vec<LogLevel>);
 /// A point in time.
 #[derive(Debug)]
 pub struct Timestamp(pub DateTime<Utc>);
@@ -167,6 +188,16 @@ impl FromStr for States {
     }
 }
 
+impl FromStr for Levels {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Levels, String> {
+        let levels: Result<_, _> = text.split(',').map(LogLevel::from_str).collect();
+        let all = || LogLevel::ALL.map(LogLevel::as_str).join(", ");
+        levels.map(Levels).map_err(|_| format!("expected one or more of {}, separated by commas", all()))
+    }
+}
+
 impl FromStr for Timestamp {
     type Err = String;
 
@@ -221,6 +252,7 @@ deserialize_by_parsing!(
     UuidText,
     Limit,
     States,
+    Levels,
     Timestamp,
     Order<S: Sort>,
     EntityKind,
@@ -257,7 +289,8 @@ mod tests {
     }
 
     fn all(query: &str) -> Result<All, (Option<String>, String)> {
-        let known = ["state", "limit", "name", "dag_id", "at", "order_by", "fields", "paused"].map(str::to_owned);
+        let known = ["state", "limit", "name", "dag_id", "at", "order_by", "fields", "paused"];
+        let known = known.map(|name| Known { name: name.to_owned(), is_list: ["state", "fields"].contains(&name) });
         parse(query, &known).map_err(|error| (error.parameter, error.message))
     }
 
@@ -266,7 +299,9 @@ mod tests {
         let long = format!("name={}", "x".repeat(schema::MAX_TEXT + 1));
         for query in [
             "stat=queued",
-            "state=queued&state=running",
+            "state=queued&state=",
+            "limit=1&limit=1",
+            "fields=id&fields=id",
             "state=",
             "state=queued,",
             "limit=0",
@@ -309,5 +344,8 @@ mod tests {
         let options = list_options::<DagSort>(given.limit, None, given.order_by);
         assert_eq!((options.limit, options.order_by), (1000, None));
         assert_eq!(all("paused=true").unwrap().paused, Some(true));
+        let repeated = all("state=queued&limit=1&state=running,failed&fields=id&fields=name").unwrap();
+        assert_eq!(repeated.state.unwrap().0, [State::Queued, State::Running, State::Failed]);
+        assert_eq!(repeated.fields.unwrap().0, ["id", "name"]);
     }
 }

@@ -2,8 +2,12 @@
 
 use std::collections::HashMap;
 
-use axum::Json;
+use axum::extract::Request;
+use axum::http::HeaderValue;
+use axum::http::header::LINK;
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use pg_workflow_client::list::Page;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
@@ -25,8 +29,35 @@ impl<T> PageResponse<T> {
     }
 }
 
+/// The cursor of the next page, in the extensions of a response.
+#[derive(Clone)]
+struct NextCursor(String);
+
+/// Adds the address of the next page to a response that has a page (RFC 8288).
+pub async fn link_next(request: Request, next: Next) -> Response {
+    let uri = request.uri().clone();
+    let mut response = next.run(request).await;
+    if let Some(NextCursor(cursor)) = response.extensions_mut().remove() {
+        let kept =
+            form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).filter(|(name, _)| name != "cursor");
+        let query =
+            form_urlencoded::Serializer::new(String::new()).extend_pairs(kept).append_pair("cursor", &cursor).finish();
+        if let Ok(link) = HeaderValue::try_from(format!("<{}?{query}>; rel=\"next\"", uri.path())) {
+            response.headers_mut().insert(LINK, link);
+        }
+    }
+    response
+}
+
 impl<T: Serialize> IntoResponse for PageResponse<T> {
     fn into_response(self) -> Response {
+        let next = self.page.next_cursor.clone().map(|cursor| Extension(NextCursor(cursor)));
+        (next, self.json()).into_response()
+    }
+}
+
+impl<T: Serialize> PageResponse<T> {
+    fn json(self) -> Response {
         if self.fields.is_empty() {
             return Json(self.page).into_response();
         }

@@ -2,10 +2,12 @@
 
 mod rows;
 
-use pg_workflow_client::State;
+use pg_workflow_client::{LogLevel, State};
 use utoipa::PartialSchema;
-use utoipa::openapi::schema::{ArrayBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type};
-use utoipa::openapi::{Object, RefOr};
+use utoipa::openapi::schema::{
+    ArrayBuilder, ArrayItems, KnownFormat, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat, SchemaType, Type,
+};
+use utoipa::openapi::{Object, Ref, RefOr};
 
 use pg_workflow_client::list::{OrderBy, Sort};
 
@@ -23,7 +25,7 @@ fn enum_of<'a>(values: impl IntoIterator<Item = &'a str>) -> Object {
     ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).enum_values(Some(values)).build()
 }
 
-fn list_of(items: Object) -> Schema {
+fn list_of(items: impl Into<ArrayItems>) -> Schema {
     ArrayBuilder::new().items(items).min_items(Some(1)).unique_items(true).build().into()
 }
 
@@ -31,19 +33,26 @@ fn matching(pattern: String) -> Schema {
     ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).pattern(Some(pattern)).build().into()
 }
 
-pub fn state() -> Schema {
+/// The schema of all states, to which the others refer: generators make one type of it.
+pub fn state_names() -> Schema {
     enum_of(State::ALL.map(State::as_str)).into()
 }
 
+pub fn state() -> Ref {
+    Ref::from_schema_name("State")
+}
+
 pub fn state_or_null() -> Schema {
-    let types = SchemaType::Array(vec![Type::String, Type::Null]);
-    let values = State::ALL.iter().map(|state| serde_json::Value::from(state.as_str()));
-    let values: Vec<serde_json::Value> = values.chain([serde_json::Value::Null]).collect();
-    ObjectBuilder::new().schema_type(types).enum_values(Some(values)).build().into()
+    let null = ObjectBuilder::new().schema_type(SchemaType::Type(Type::Null)).build();
+    OneOfBuilder::new().item(state()).item(null).build().into()
 }
 
 pub fn states() -> Schema {
-    list_of(enum_of(State::ALL.map(State::as_str)))
+    list_of(state())
+}
+
+pub fn levels() -> Schema {
+    list_of(enum_of(LogLevel::ALL.map(LogLevel::as_str)))
 }
 
 pub fn text() -> Schema {
