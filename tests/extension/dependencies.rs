@@ -12,6 +12,7 @@ mod property;
 mod rerun;
 mod rerun_property;
 mod runs;
+mod withheld;
 
 use pg_workflow_tests::*;
 use postgres::Client;

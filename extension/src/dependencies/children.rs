@@ -33,14 +33,14 @@ pub struct Decided {
     metadata: Vec<Jsonb>,
 }
 
-/// How far a decision is written. In ascending order of what is left.
+/// How far a decision is written. In ascending order of how soon another look is needed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Settled {
     All,
-    /// Other transactions have locked, or change, some of what it moves.
-    Busy,
     /// An error has kept some from being moved.
     Refused,
+    /// Other transactions have locked, or change, some of what it moves.
+    Busy,
 }
 
 /// The states of tasks that have not begun.
@@ -176,12 +176,13 @@ pub fn move_by_statement(
     let failure = match attempt(ids) {
         Ok(moved) if moved == ids.len() => return Settled::All,
         Ok(_) => {
-            // Another transaction was in the way; or a trigger returns NULL, which it does again.
+            // Another transaction was in the way; or a trigger withholds or undoes the change, which it does again.
             let locked = lock(kind, ids, from);
             return match (locked.first(), attempt(&locked)) {
                 (Some(id), Ok(0)) => {
                     errors::withheld_move(kind, *id, to);
-                    Settled::Refused
+                    // The others are busy.
+                    if locked.len() < ids.len() { Settled::Busy } else { Settled::Refused }
                 }
                 _ => Settled::Busy,
             };
@@ -229,7 +230,9 @@ fn update(kind: EntityType, ids: &[Uuid], [from, to]: [State; 2], metadata: Json
     let request = Request::new(memory::collect(ids.iter().copied()), metadata, None).by(role);
     call::during(Call::Transition(request), || {
         guc::with_settings(rights::SETTINGS, || {
-            UPDATE.with(|plans| plans[kind as usize].run(&values, |rows| rows.len()))
+            let count =
+                |rows: Rows| (0..rows.len()).filter(|row| rows.get(*row, 1).is_some_and(|is| is.value() != 0)).count();
+            UPDATE.with(|plans| plans[kind as usize].run(&values, count))
         })
     })
 }
@@ -251,7 +254,7 @@ fn plan_of_update(kind: EntityType) -> Plan {
              UPDATE {table} AS e SET state = $3 \
              WHERE e.id OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT l.id FROM locked AS l)) \
                  AND $2 OPERATOR(pg_catalog.@>) ARRAY[e.state] \
-             RETURNING e.id"
+             RETURNING e.state OPERATOR(pg_catalog.=) $3"
         ),
         &[pg_sys::UUIDARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTOID],
     )

@@ -407,30 +407,6 @@ fn task_that_came_back_before_a_rollback_is_not_watched() {
     assert_eq!((graph.run_state(client).as_str(), undecided(client)), ("failed", 0));
 }
 
-#[test]
-fn withheld_child_is_told_and_left_to_the_sweep() {
-    let db = Db::new();
-    let (mut client, warnings) = connect_with_warnings(&db);
-    let client = &mut client;
-    client
-        .batch_execute(
-            "CREATE FUNCTION withhold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
-             CREATE TRIGGER a_withhold BEFORE UPDATE ON workflow.task_instances FOR EACH ROW
-             WHEN (NEW.task_id = 'held' AND NEW.state = 'failed') EXECUTE FUNCTION withhold()",
-        )
-        .unwrap();
-    let graph = Graph::create(client, &["a", "held"], json!({"held": ["a"]}), json!({}));
-    graph.end(client, "a", "failed");
-    let warning = format!("cannot move task_instance {} to failed: a trigger withholds the change", graph.id("held"));
-    assert_eq!(*warnings.lock().unwrap(), [warning]);
-    assert_eq!(db.problems().len(), 1);
-    client.batch_execute("DROP TRIGGER a_withhold ON workflow.task_instances").unwrap();
-    wait_until("a sweep", || {
-        client.batch_execute(REAP).unwrap();
-        graph.run_state(client) == "failed"
-    });
-}
-
 /// A look that takes long, and is in vain, keeps none of the other joins from theirs.
 #[test]
 fn long_look_delays_no_other_join() {
