@@ -5,6 +5,7 @@ mod completions;
 mod exit_codes;
 mod lists;
 mod migrate;
+mod operating;
 mod passwords;
 mod rerun;
 mod show;

@@ -35,6 +35,7 @@ fn show_recognizes_ids_of_dags_runs_and_tasks() {
 
     let id = failed.to_string();
     let shown = ok(&db, &["show", &id]).stdout;
+    assert!(shown.contains("\ndag             etl\nexecution date  2026-11-23T00:00:00Z\n"), "{shown}");
     assert!(shown.contains("\nError\nno such file\n  at line 7\n"), "{shown}");
     assert!(shown.contains("ERROR     Traceback\n      line 7\n"), "{shown}");
     assert!(shown.contains("\nLatest transitions\nCHANGED"), "{shown}");

@@ -4,6 +4,7 @@ use pg_workflow_tests::*;
 use serde_json::Value;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::Api;
@@ -38,6 +39,42 @@ fn requests_without_token_are_denied_except_health() {
         description["paths"]["/api/v1/dags"]["get"]["security"].is_array()
             && description["paths"]["/health"]["get"]["security"].is_null()
     );
+}
+
+#[test]
+fn token_is_read_from_a_file() {
+    let db = Db::new();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("token"), "s3cret\n").unwrap();
+    std::fs::write(path("empty"), "\n").unwrap();
+    let api = Api::without_relay(&db, &["--token-file", &path("token")]);
+    let ask = |token: &str| {
+        let request =
+            api.agent.get(format!("{}/api/v1/dags", api.url)).header("authorization", format!("Bearer {token}"));
+        request.call().unwrap().status().as_u16()
+    };
+    assert_eq!((ask("s3cret"), ask("other")), (200, 401));
+    let mut health = Command::new(server_binary());
+    health.env_clear().args(["health", "--token-file", &path("token")]).env("WORKFLOW_URL", &api.url);
+    assert!(health.output().unwrap().status.success());
+    let (empty, missing) = (path("empty"), path("missing"));
+    for (flags, why) in [
+        (&["--token-file", &empty][..], "it is empty"),
+        (&["--token-file", &missing], "No such file"),
+        (&["--token-file", &missing, "--token", "s3cret"], "No such file"),
+    ] {
+        let output = Command::new(server_binary()).arg("health").args(flags).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(why), "{stderr}");
+    }
+    for url in ["https://127.0.0.1", "127.0.0.1:8080", "http://127.0.0.1/health", ""] {
+        assert_eq!(
+            Command::new(server_binary()).args(["health", "--url", url]).output().unwrap().status.code(),
+            Some(2)
+        );
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 mod cancel;
 mod completions;
+mod consumers;
 mod database;
 mod descriptors;
 mod failure;
@@ -16,6 +17,7 @@ mod logging;
 mod lookup;
 mod migrate;
 mod output;
+mod pause;
 mod reap;
 mod redis;
 mod replay;
@@ -23,8 +25,11 @@ mod rerun;
 mod serve;
 mod show;
 mod signals;
+mod stuck;
 mod table;
 mod time;
+mod token;
+mod transition;
 mod verify;
 mod watch;
 mod why;
@@ -96,8 +101,13 @@ enum Command {
     History(history::Arguments),
     Why(why::Arguments),
     Watch(watch::Arguments),
+    Stuck(stuck::Arguments),
+    Consumers(consumers::Arguments),
     Cancel(cancel::Arguments),
     Rerun(rerun::Arguments),
+    Move(transition::Arguments),
+    Pause(pause::PauseArguments),
+    Unpause(pause::UnpauseArguments),
     Reap(reap::Arguments),
     Verify(verify::Arguments),
     Migrate(migrate::Arguments),
@@ -128,8 +138,13 @@ fn start(command: Command, mut output: Output) -> anyhow::Result<()> {
             Command::Show(arguments) => show::run(arguments, output).await,
             Command::History(arguments) => history::run(arguments, output).await,
             Command::Why(arguments) => why::run(arguments, output).await,
+            Command::Stuck(arguments) => stuck::run(arguments, output).await,
+            Command::Consumers(arguments) => consumers::run(arguments, output).await,
             Command::Cancel(arguments) => cancel::run(arguments, output).await,
             Command::Rerun(arguments) => rerun::run(arguments, output).await,
+            Command::Move(arguments) => transition::run(arguments, output).await,
+            Command::Pause(arguments) => pause::pause(arguments).await,
+            Command::Unpause(arguments) => pause::unpause(arguments).await,
             Command::Reap(arguments) => reap::run(arguments, output).await,
             Command::Verify(arguments) => verify::run(arguments, output).await,
             Command::Migrate(arguments) => migrate::run(arguments, output).await,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
+use clap::builder::FalseyValueParser;
 use pg_workflow_client::connect::PostgresServer;
 use pg_workflow_client::publisher::{RedisStream, StreamOptions};
 use pg_workflow_client::redis_server::RedisServer;
@@ -19,6 +19,7 @@ use crate::database::{Database, ServerParser};
 use crate::descriptors;
 use crate::exit_with_usage;
 use crate::redis::Redis;
+use crate::token::Token;
 
 /// Maximum length of a consumer's name in the database.
 const LONGEST_CONSUMER: usize = 250;
@@ -72,11 +73,8 @@ pub struct Arguments {
     #[arg(long = "adopt-stream", env = "WORKFLOW_ADOPT_STREAM", value_delimiter = ',', value_name = "SOURCE")]
     adopt_stream: Vec<String>,
 
-    /// Token that clients must send, except for /, /health, /livez and /readyz: "Authorization: Bearer TOKEN"
-    ///
-    /// Set it in the environment: other users of the machine can see the command line.
-    #[arg(long, env = "WORKFLOW_TOKEN", hide_env_values = true, value_name = "TOKEN", value_parser = NonEmptyStringValueParser::new())]
-    token: Option<String>,
+    #[command(flatten)]
+    token: Token,
 
     /// Database for HTTP requests, with a role of its own: clients see the rows and events that this role may see
     ///
@@ -214,7 +212,7 @@ impl Arguments {
         let others = pools * u64::from(self.connections) + http::RESERVE as u64;
         let clients = descriptors::clients(descriptors::raise_limit(), self.clients, others);
         http::Limits {
-            token: self.token.clone(),
+            token: self.token.get().map(str::to_owned),
             clients: clients as usize,
             clients_per_address: self.clients_per_address as usize,
             followers: self.followers as usize,
@@ -233,7 +231,7 @@ impl Arguments {
             format!("cannot listen on {address}; set another address with --listen or WORKFLOW_LISTEN")
         })?;
         tracing::info!("listening on http://{}", listener.local_addr()?);
-        if self.token.is_none() && !address.ip().is_loopback() {
+        if self.token.get().is_none() && !address.ip().is_loopback() {
             tracing::warn!(
                 "no token: anyone who can reach {address} can read everything. Set WORKFLOW_TOKEN or listen on 127.0.0.1."
             );

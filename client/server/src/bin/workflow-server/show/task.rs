@@ -5,7 +5,7 @@ use pg_workflow_client::event::{EntityType, Event};
 use pg_workflow_client::list::{ClaimFilter, HeldClaim, HeldClaims, ListOptions, OrderBy, TaskLogFilter, TaskLogSort};
 use pg_workflow_client::tokio_postgres::Client;
 use pg_workflow_client::tokio_postgres::error::SqlState;
-use pg_workflow_client::{Error, History, TaskInstance, TaskLog, TaskLogs};
+use pg_workflow_client::{Dag, DagRun, DagRuns, Dags, Error, History, TaskInstance, TaskLog, TaskLogs};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -38,7 +38,12 @@ pub async fn show(client: &Client, task: TaskInstance, output: &mut Output, is_j
         let related = Related { claim, latest_logs, latest_history };
         return Ok(output.json(&WithRelated { entity_type: "task_instance", row: task, related })?);
     }
-    print_row(&task, claim, output)?;
+    let run = DagRuns::new(client).get(task.dag_run_id).await?;
+    let dag = match &run {
+        Some(run) => Dags::new(client).get(run.dag_id).await?,
+        None => None,
+    };
+    print_row(&task, dag.zip(run), claim, output)?;
     if !latest_logs.is_empty() {
         output.heading(if has_more { "End of the log" } else { "Log" })?;
         latest_logs.iter().try_for_each(|line| print_log(line, output))?;
@@ -62,12 +67,20 @@ async fn find_claim(client: &Client, id: Uuid) -> Result<Option<HeldClaim>, Erro
     }
 }
 
-fn print_row(task: &TaskInstance, claim: Option<HeldClaim>, output: &mut Output) -> io::Result<()> {
+fn print_row(
+    task: &TaskInstance,
+    of: Option<(Dag, DagRun)>,
+    claim: Option<HeldClaim>,
+    output: &mut Output,
+) -> io::Result<()> {
+    let (dag, run) = of.unzip();
     let duration =
         task.duration.map(format_duration).or_else(|| format_elapsed(task.state, task.start_date, task.end_date));
     let mut fields = vec![
         ("task", Cell::from(task.task_id.as_str())),
         ("id", Cell::from(task.id.to_string())),
+        ("dag", Cell::optional(dag.map(|dag| dag.name))),
+        ("execution date", Cell::optional(run.map(|run| format_time(run.execution_date)))),
         ("run", Cell::from(task.dag_run_id.to_string())),
         ("state", Cell::from(task.state)),
         ("version", Cell::from(task.version.to_string())),
