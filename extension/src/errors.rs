@@ -554,7 +554,7 @@ pub fn refused_move(kind: EntityType, id: Uuid, to: State, failure: &Failure) {
 pub fn withheld_move(kind: EntityType, id: Uuid, to: State) {
     let kind = kind.as_str();
     warn(
-        Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE as i32,
         &format!("cannot move {kind} {id} to {to}: a trigger withholds the change"),
         "Correct the BEFORE trigger that returns NULL: reap_claims() tries again every 10 s. Or move it by hand.",
     );

@@ -29,7 +29,7 @@ pub fn raise(code: PgSqlErrorCode, message: &str, detail: &Value, hint: &str) ->
 pub fn raise_again(failure: &Failure) -> ! {
     let mut data = pg_sys::ErrorData {
         elevel: PgLogLevel::ERROR as i32,
-        sqlerrcode: failure.code as i32,
+        sqlerrcode: failure.code,
         message: to_palloc(&failure.message),
         filename: c"pg_workflow".as_ptr(),
         funcname: c"pg_workflow".as_ptr(),
@@ -55,6 +55,16 @@ pub fn log(message: &str, hint: &str) {
 }
 
 /// Tells the client, and the log, of an error that the caller survives.
-pub fn warn(code: PgSqlErrorCode, message: &str, hint: &str) {
-    ErrorReport::new(code, message.to_owned(), "pg_workflow").set_hint(hint.to_owned()).report(PgLogLevel::WARNING);
+pub fn warn(code: i32, message: &str, hint: &str) {
+    let mut data = pg_sys::ErrorData {
+        elevel: PgLogLevel::WARNING as i32,
+        sqlerrcode: code,
+        message: to_palloc(message),
+        hint: to_palloc(hint),
+        filename: c"pg_workflow".as_ptr(),
+        funcname: c"pg_workflow".as_ptr(),
+        ..Default::default()
+    };
+    // SAFETY: as above; below ERROR it returns.
+    unsafe { pg_sys::ThrowErrorData(&mut data) };
 }

@@ -220,52 +220,55 @@ extern "C-unwind" fn at_end(event: XactEvent::Type, _argument: *mut c_void) {
 
 /// Why a transaction was rolled back.
 pub struct Failure {
-    pub code: PgSqlErrorCode,
+    /// Its SQLSTATE, in PostgreSQL's form: triggers can raise some that pgrx has no name for.
+    pub code: i32,
     pub message: String,
 }
 
 impl Failure {
+    fn is(&self, codes: &[PgSqlErrorCode]) -> bool {
+        codes.iter().any(|code| *code as i32 == self.code)
+    }
+
     /// Whether lock_timeout has passed.
     pub fn is_lock_timeout(&self) -> bool {
-        self.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
+        self.is(&[PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE])
     }
 
     /// Whether the statement was canceled, by a user or by statement_timeout.
     pub fn is_cancel(&self) -> bool {
-        self.code == PgSqlErrorCode::ERRCODE_QUERY_CANCELED
+        self.is(&[PgSqlErrorCode::ERRCODE_QUERY_CANCELED])
     }
 
     /// Whether another transaction was in the way: the same can succeed at once.
     pub fn is_conflict(&self) -> bool {
-        let codes = [
+        self.is(&[
             PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
             PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED,
             PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
-        ];
-        codes.contains(&self.code)
+        ])
     }
 
     /// Whether the cause has passed with the rollback: a serialization failure, or a deadlock.
     pub fn is_passing(&self) -> bool {
-        class(self.code) == class(PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE)
+        self.is_of_class(PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE)
     }
 
     /// Whether the server lacks memory or disk, which any other work would meet, too.
     pub fn is_of_server(&self) -> bool {
-        [PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, PgSqlErrorCode::ERRCODE_DISK_FULL].contains(&self.code)
+        self.is(&[PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, PgSqlErrorCode::ERRCODE_DISK_FULL])
     }
 
     /// Whether the data itself can be the cause: it is invalid or corrupt.
     pub fn is_of_data(&self) -> bool {
-        [PgSqlErrorCode::ERRCODE_DATA_EXCEPTION, PgSqlErrorCode::ERRCODE_INTERNAL_ERROR]
-            .into_iter()
-            .any(|code| class(code) == class(self.code))
+        self.is_of_class(PgSqlErrorCode::ERRCODE_DATA_EXCEPTION)
+            || self.is_of_class(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR)
     }
-}
 
-/// Returns the first two of the five characters of a SQLSTATE, of 6 bits each.
-fn class(code: PgSqlErrorCode) -> i32 {
-    code as i32 & 0xfff
+    /// Whether the first two of the five characters are these, of 6 bits each.
+    fn is_of_class(&self, code: PgSqlErrorCode) -> bool {
+        self.code & 0xfff == code as i32 & 0xfff
+    }
 }
 
 /// Runs `work` in a new transaction, in a process that has none. An error rolls it back.
@@ -290,9 +293,14 @@ pub fn run<R>(work: impl FnOnce() -> R) -> Result<R, Failure> {
     result
 }
 
-/// Returns what an error says.
+/// Returns what an error says. Within the handler that has caught it: PostgreSQL still has its error then.
 pub fn failure(error: &pg_sys::panic::CaughtError) -> Failure {
     use pg_sys::panic::CaughtError::{ErrorReport, PostgresError, RustPanic};
     let (PostgresError(report) | ErrorReport(report) | RustPanic { ereport: report, .. }) = error;
-    Failure { code: report.sql_error_code(), message: report.message().to_owned() }
+    let code = match error {
+        // SAFETY: the error is on PostgreSQL's stack until the handler returns.
+        PostgresError(_) => unsafe { pg_sys::geterrcode() },
+        _ => report.sql_error_code() as i32,
+    };
+    Failure { code, message: report.message().to_owned() }
 }

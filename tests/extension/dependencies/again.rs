@@ -47,6 +47,35 @@ fn stop_refusing(client: &mut Client, table: &str) {
     client.batch_execute(&format!("DROP TRIGGER refuse ON workflow.{table}")).unwrap();
 }
 
+/// Also one that PostgreSQL has no name for.
+#[test]
+fn warning_has_the_code_of_the_trigger_that_refuses() {
+    let db = Db::new();
+    let codes = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let of_session = codes.clone();
+    let mut config: postgres::Config = db.url().parse().unwrap();
+    config.notice_callback(move |notice| {
+        if notice.severity() == "WARNING" {
+            of_session.lock().unwrap().push(notice.code().code().to_owned());
+        }
+    });
+    let client = &mut config.connect(postgres::NoTls).unwrap();
+    refuse(client, "task_instances", "NEW.task_id = 'bad' AND NEW.state = 'failed'", "");
+    let with_code = "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
+                     AS $$ BEGIN RAISE 'not this one' USING ERRCODE = 'ZX001'; END $$";
+    client.batch_execute(with_code).unwrap();
+    let graph = Graph::create(client, &["a", "bad"], json!({"bad": ["a"]}), json!({}));
+    graph.move_to(client, "a", &["running", "failed"]);
+    client.batch_execute(REAP).unwrap();
+    let told = codes.lock().unwrap().clone();
+    assert!(!told.is_empty() && told.iter().all(|code| code == "ZX001"), "{told:?}");
+    stop_refusing(client, "task_instances");
+    wait_until("a sweep", || {
+        client.batch_execute(REAP).unwrap();
+        graph.state(client, "bad") == "failed"
+    });
+}
+
 #[test]
 fn refused_child_keeps_nothing_else_from_moving() {
     for kind in ["", "CONSTRAINT"] {
