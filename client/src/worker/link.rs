@@ -59,6 +59,8 @@ pub struct Link {
 
 impl Link {
     pub fn new(server: PostgresServer) -> Link {
+        // `wait_for_tasks` runs without a transaction of the link.
+        let server = server.with_fixed_settings();
         let (outage, backoff) = (Outage::of("PostgreSQL"), Backoff::new());
         let (limit, lock_limit) = (STATEMENT_TIMEOUT, LOCK_LIMIT);
         Link { server, client: None, key: 0, undecided: None, limit, lock_limit, outage, backoff }

@@ -236,3 +236,24 @@ fn suspended_worker_holds_no_task_without_a_lease() {
         worker.stop().await;
     });
 }
+
+#[test]
+fn worker_does_not_use_the_isolation_level_of_its_role() {
+    let db = Db::new();
+    run(async {
+        let client = server(db.url()).connect().await.unwrap();
+        let set = "DO $$ BEGIN EXECUTE format('ALTER ROLE %I IN DATABASE %I SET default_transaction_isolation = ''repeatable read''',
+                       current_user, current_database()); END $$;
+                   CREATE TABLE levels (level text);
+                   CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                       INSERT INTO levels VALUES (current_setting('default_transaction_isolation')); RETURN NULL; END $$;
+                   CREATE TRIGGER note AFTER UPDATE ON workflow.task_instances EXECUTE FUNCTION note()";
+        client.batch_execute(set).await.unwrap();
+        let worker = Running::start(&db, short(), |_, _| async { Ok(()) });
+        let task = enqueue(&client, &["one"], 1).await[0];
+        wait_for_state(&client, task, State::Success).await;
+        worker.stop().await;
+        let levels = client.query_one("SELECT array_agg(DISTINCT level) FROM levels", &[]).await.unwrap();
+        assert_eq!(levels.get::<_, Vec<String>>(0), ["read committed"]);
+    });
+}
