@@ -81,6 +81,11 @@ impl Database {
         self
     }
 
+    /// Returns the pool of the primary, and the one of the standby if there is one.
+    pub fn pools(&self) -> (&Pool, Option<&Pool>) {
+        (&self.primary, self.replica.as_ref().map(|replica| &replica.pool))
+    }
+
     /// Returns a connection to the primary.
     ///
     /// # Errors

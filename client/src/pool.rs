@@ -5,7 +5,8 @@ mod manager;
 mod statements;
 
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::Error;
@@ -82,6 +83,7 @@ pub struct Pool {
     connections: bb8::Pool<Manager>,
     acquire_timeout: Duration,
     failure: Failure,
+    waiting: Arc<AtomicU32>,
 }
 
 impl Pool {
@@ -109,7 +111,7 @@ impl Pool {
             .reaper_rate(reaper_rate(&options))
             .error_sink(Box::new(failure.clone()))
             .build_unchecked(Manager::new(server, &options, failure.clone()));
-        Pool { connections, acquire_timeout: options.acquire_timeout, failure }
+        Pool { connections, acquire_timeout: options.acquire_timeout, failure, waiting: Arc::default() }
     }
 
     /// Takes a connection from the pool. Dropping it returns it.
@@ -118,6 +120,7 @@ impl Pool {
     /// Returns [`Error::Timeout`] if no connection was free within the time limit; if opening one failed until then,
     /// returns that error.
     pub async fn get(&self) -> Result<Connection, Error> {
+        let _waiting = Waiting::begin(&self.waiting);
         match self.connections.get_owned().await {
             Ok(connection) => Ok(Connection(connection)),
             Err(bb8::RunError::User(error)) => Err(error),
@@ -129,6 +132,27 @@ impl Pool {
     pub fn size(&self) -> (u32, u32) {
         let state = self.connections.state();
         (state.connections, state.idle_connections)
+    }
+
+    /// Returns the number of calls of [`Pool::get`] that wait for a connection.
+    pub fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::Relaxed)
+    }
+}
+
+/// A call that waits, until it is dropped: also when its caller gives up.
+struct Waiting<'a>(&'a AtomicU32);
+
+impl Waiting<'_> {
+    fn begin(count: &AtomicU32) -> Waiting<'_> {
+        count.fetch_add(1, Ordering::Relaxed);
+        Waiting(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -29,7 +29,7 @@ use crate::publisher::{Position, Publisher};
 use log::Log;
 use writer::{BATCH, Ended, Writer};
 
-pub use status::{Role, State, Status};
+pub use status::{BatchSizes, Role, State, Status};
 
 /// The lease expires after this time without a read, and standbys try to acquire it this often: a standby takes over
 /// within 5 s, the time to begin included.

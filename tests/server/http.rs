@@ -9,6 +9,7 @@ mod hosts;
 mod limits;
 mod lists;
 mod memory;
+mod metrics;
 mod nesting;
 mod openapi;
 mod tenants;

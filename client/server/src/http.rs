@@ -23,7 +23,7 @@ mod schema;
 mod waits;
 mod web_ui;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use axum::Router;
@@ -41,6 +41,7 @@ pub use connections::RESERVE;
 use error::ApiError;
 use hosts::Hosts;
 use hub::Hub;
+use metrics::Requests;
 use pg_workflow_client::Error;
 use pg_workflow_client::connect::PostgresServer;
 use pg_workflow_client::database::Database;
@@ -48,6 +49,7 @@ use pg_workflow_client::pool::{self, Connection, Pool};
 use pg_workflow_client::redis_server::RedisServer;
 use pg_workflow_client::relay;
 use probe::Probe;
+use prometheus_client::registry::Registry;
 
 /// Time that a request waits for a database connection.
 const ACQUIRE_LIMIT: Duration = Duration::from_millis(1500);
@@ -135,10 +137,17 @@ struct Server {
     probe: Probe,
     hub: Hub,
     openapi: String,
+    metrics: Registry,
 }
 
 impl Server {
-    fn new(backends: Backends, limits: &Limits, openapi: String, shutdown: &CancellationToken) -> Server {
+    fn new(
+        backends: Backends,
+        limits: &Limits,
+        openapi: String,
+        shutdown: &CancellationToken,
+        metrics: impl FnOnce(Weak<Server>) -> Registry,
+    ) -> Arc<Server> {
         let options = pool::Options {
             max_connections: backends.connections,
             acquire_timeout: ACQUIRE_LIMIT,
@@ -157,7 +166,11 @@ impl Server {
         let hub = Hub::new(backends.database.clone(), visible, limits, shutdown.clone());
         let backends = Arc::new(backends);
         let probe = Probe::start(backends.clone(), shutdown.clone());
-        Server { database, feed, backends, probe, hub, openapi }
+        // The registry reads the values of the server that has it.
+        Arc::new_cyclic(|server| {
+            let metrics = metrics(server.clone());
+            Server { database, feed, backends, probe, hub, openapi, metrics }
+        })
     }
 
     /// Acquires a connection for a list.
@@ -198,7 +211,8 @@ impl Server {
 pub async fn serve(listener: TcpListener, backends: Backends, limits: Limits, shutdown: CancellationToken) {
     let (paths, description) = paths().split_for_parts();
     let openapi = openapi::describe(description, limits.token.is_some());
-    let server = Arc::new(Server::new(backends, &limits, openapi, &shutdown));
+    let requests = Requests::new();
+    let server = Server::new(backends, &limits, openapi, &shutdown, |server| metrics::registry(server, &requests));
     let app = app(paths, server, &limits);
     // A listener without an address accepts no connections either.
     let app = match listener.local_addr() {
@@ -206,6 +220,7 @@ pub async fn serve(listener: TcpListener, backends: Backends, limits: Limits, sh
         Err(_) => app,
     };
     let app = app.layer(middleware::from_fn(access::identify_and_log));
+    let app = app.layer(middleware::from_fn_with_state(requests, metrics::measure));
     connections::serve(listener, app, &limits, shutdown).await;
 }
 

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
-
 use super::unrest::Unrest;
 use super::{Failure, Role, Status};
 use crate::Error;
@@ -140,10 +138,7 @@ impl Log {
     }
 
     pub fn count_published(&self, events: usize) {
-        self.status.update(|state| {
-            state.published += events as u64;
-            state.last_publish = Some(Utc::now());
-        });
+        self.status.update(|state| state.count_batch(events));
     }
 }
 

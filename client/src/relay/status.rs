@@ -36,10 +36,41 @@ pub struct State {
     /// Number of comparisons of the destination with the database: at the start, and each time the destination ended
     /// elsewhere than expected.
     pub comparisons: u64,
+    /// Sizes of the batches published since the start.
+    pub batch_sizes: BatchSizes,
     /// Current error of the destination.
     pub publisher_error: Option<String>,
     /// Current error of PostgreSQL.
     pub postgres_error: Option<String>,
+}
+
+/// How many batches had which number of events.
+#[derive(Clone, Debug, Default)]
+pub struct BatchSizes {
+    counts: [u64; BATCH_SIZES.len()],
+}
+
+/// Upper limits of the sizes that are counted together. A relay reads at most 2,000 events at once.
+const BATCH_SIZES: [u64; 8] = [1, 5, 20, 100, 250, 500, 1_000, 2_000];
+
+impl BatchSizes {
+    fn add(&mut self, events: u64) {
+        let index = BATCH_SIZES.iter().position(|limit| events <= *limit).unwrap_or(BATCH_SIZES.len() - 1);
+        self.counts[index] += 1;
+    }
+
+    /// Returns upper limits of sizes, each with the number of batches above the limit before.
+    pub fn counts(&self) -> impl Iterator<Item = (u64, u64)> {
+        BATCH_SIZES.into_iter().zip(self.counts)
+    }
+}
+
+impl State {
+    pub(super) fn count_batch(&mut self, events: usize) {
+        self.published += events as u64;
+        self.batch_sizes.add(events as u64);
+        self.last_publish = Some(Utc::now());
+    }
 }
 
 impl Status {

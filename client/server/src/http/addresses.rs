@@ -56,6 +56,11 @@ impl Slots {
         Some(Slot { slots: self.clone(), address })
     }
 
+    /// Returns how many are in use.
+    pub fn count(&self) -> usize {
+        self.used().values().sum()
+    }
+
     fn used(&self) -> MutexGuard<'_, HashMap<Address, usize>> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -147,8 +147,14 @@ pub struct Report {
 
 impl Report {
     pub async fn of(server: &Server) -> Report {
-        let database = server.probe.database().await.filter(|check| check.at.elapsed() < STALE);
-        let redis = server.probe.redis().await.filter(|check| check.at.elapsed() < STALE);
+        server.probe.first_checks().await;
+        Report::last(server)
+    }
+
+    /// Returns the last checks without waiting for the first ones.
+    pub fn last(server: &Server) -> Report {
+        let database = server.probe.database().filter(|check| check.at.elapsed() < STALE);
+        let redis = server.probe.redis().filter(|check| check.at.elapsed() < STALE);
         let relay = server.backends.relay.as_ref().map(|relay| relay.status.get());
         let role = relay.as_ref().map(|relay| relay.role);
         let relay = relay.unwrap_or_default();

@@ -132,6 +132,11 @@ impl Hub {
         self.followers.acquire(address)
     }
 
+    /// Returns the number of followers.
+    pub fn followers(&self) -> usize {
+        self.followers.count()
+    }
+
     /// Subscribes to all events after the returned position. The first ones might be before it.
     pub async fn join(&self) -> (broadcast::Receiver<Arc<Batch>>, String) {
         let mut position = self.position.subscribe();

@@ -19,9 +19,11 @@ use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use super::Backends;
-use counts::{QUEUE_INTERVAL, count_again_and_again, count_lag, count_queues};
+use counts::{
+    QUEUE_INTERVAL, STATE_INTERVAL, count_again_and_again, count_feed, count_lag, count_queues, count_states,
+};
 
-pub use counts::Lag;
+pub use counts::{FeedCounts, Lag, States};
 
 /// Interval of the checks.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -37,6 +39,8 @@ pub struct Probe {
     redis: Results<()>,
     lag: watch::Receiver<Option<Lag>>,
     queues: watch::Receiver<Option<Arc<Vec<Queue>>>>,
+    states: watch::Receiver<Option<Arc<States>>>,
+    feed: watch::Receiver<Option<Arc<FeedCounts>>>,
     began: Instant,
 }
 
@@ -74,6 +78,8 @@ impl Probe {
         let (redis, seen_redis) = watch::channel(None);
         let (lag, seen_lag) = watch::channel(None);
         let (queues, seen_queues) = watch::channel(None);
+        let (states, seen_states) = watch::channel(None);
+        let (feed, seen_feed) = watch::channel(None);
         let of_database = DatabaseCheck { backends: backends.clone(), link: Link::Closed, reader: Link::Closed };
         let of_redis = RedisCheck { backends: backends.clone(), connection: None };
         tokio::spawn(async move {
@@ -91,20 +97,31 @@ impl Probe {
             let reader = backends.reader();
             let counting_queues =
                 count_again_and_again(reader, QUEUE_INTERVAL, &queues, |client| Box::pin(count_queues(client)));
-            let all = async { tokio::join!(checking_database, checking_redis, counting, counting_queues) };
+            let counting_states =
+                count_again_and_again(reader, STATE_INTERVAL, &states, |client| Box::pin(count_states(client)));
+            let counting_feed =
+                count_again_and_again(&backends.database, STATE_INTERVAL, &feed, |client| Box::pin(count_feed(client)));
+            let counting = async { tokio::join!(counting, counting_queues, counting_states, counting_feed) };
+            let all = async { tokio::join!(checking_database, checking_redis, counting) };
             shutdown.run_until_cancelled(all).await;
         });
-        Probe { database: seen_database, redis: seen_redis, lag: seen_lag, queues: seen_queues, began: Instant::now() }
+        let (lag, queues, states, feed) = (seen_lag, seen_queues, seen_states, seen_feed);
+        Probe { database: seen_database, redis: seen_redis, lag, queues, states, feed, began: Instant::now() }
     }
 
-    /// Returns the result of the last check of the database, after the first one; `None` if there was none in time.
-    pub async fn database(&self) -> Option<Arc<Check<Option<Standby>>>> {
-        last(&self.database).await
+    /// Waits for the first checks, for a limited time.
+    pub async fn first_checks(&self) {
+        tokio::join!(wait_for_first(&self.database), wait_for_first(&self.redis));
+    }
+
+    /// Returns the result of the last check of the database; `None` before the first one.
+    pub fn database(&self) -> Option<Arc<Check<Option<Standby>>>> {
+        self.database.borrow().clone()
     }
 
     /// The same for Redis.
-    pub async fn redis(&self) -> Option<Arc<Check<()>>> {
-        last(&self.redis).await
+    pub fn redis(&self) -> Option<Arc<Check<()>>> {
+        self.redis.borrow().clone()
     }
 
     /// Returns the lag as it was last counted; `None` before that, or if the role may not read it.
@@ -121,6 +138,16 @@ impl Probe {
     pub fn queues(&self) -> Option<Arc<Vec<Queue>>> {
         self.queues.borrow().clone()
     }
+
+    /// Returns the states as they were last counted; `None` as for the queues.
+    pub fn states(&self) -> Option<Arc<States>> {
+        self.states.borrow().clone()
+    }
+
+    /// Returns consumers and partitions as they were last counted; `None` as for the queues.
+    pub fn feed(&self) -> Option<Arc<FeedCounts>> {
+        self.feed.borrow().clone()
+    }
 }
 
 impl Failure {
@@ -131,10 +158,10 @@ impl Failure {
     }
 }
 
-async fn last<T>(results: &Results<T>) -> Option<Arc<Check<T>>> {
+async fn wait_for_first<T>(results: &Results<T>) {
     let mut results = results.clone();
-    let first = tokio::time::timeout(LIMIT * 2, results.wait_for(Option::is_some)).await;
-    first.ok()?.ok()?.clone()
+    // Without one in time there is no result, which counts as a failure.
+    let _ = tokio::time::timeout(LIMIT * 2, results.wait_for(Option::is_some)).await;
 }
 
 /// Asks a server, on a connection that it keeps.

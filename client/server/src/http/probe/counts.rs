@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use pg_workflow_client::connect::{Client, PostgresServer};
 use pg_workflow_client::list::{ListOptions, QueueFilter};
+use pg_workflow_client::tokio_postgres::Row;
 use pg_workflow_client::tokio_postgres::error::SqlState;
 use pg_workflow_client::tokio_postgres::types::Type;
 use pg_workflow_client::{Error, Queue, Queues, session};
@@ -17,6 +18,8 @@ use super::connect;
 const COUNT_LIMIT: Duration = Duration::from_secs(120);
 /// Interval of counting the tasks of queues.
 pub const QUEUE_INTERVAL: Duration = Duration::from_secs(10);
+/// Interval of counting states, consumers and partitions.
+pub const STATE_INTERVAL: Duration = Duration::from_secs(10);
 /// Number of queues that are counted.
 const MOST_QUEUES: u32 = 1000;
 /// Counting takes at most this part of the time, because a backlog of millions takes seconds.
@@ -84,6 +87,58 @@ pub async fn count_queues(client: Arc<Client>) -> Result<Option<Arc<Vec<Queue>>>
         Ok(page) => Ok(Some(Arc::new(page.items))),
         // Databases before 0.3.0 have no queues.
         Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(None),
+        Err(Error::Denied { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Runs and tasks by state, and those that are stuck.
+pub struct States {
+    /// Kind of entity, state, count.
+    pub counts: Vec<(String, String, i64)>,
+    /// Kind of entity, count.
+    pub stuck: Vec<(String, i64)>,
+}
+
+/// How far consumers lag, and the partitions of the tables.
+pub struct FeedCounts {
+    /// Consumer, backlog, age of its oldest event in seconds.
+    pub consumers: Vec<(String, i64, f64)>,
+    /// Table, role, count, bytes.
+    pub partitions: Vec<(String, String, i64, i64)>,
+}
+
+pub async fn count_states(client: Arc<Client>) -> Result<Option<Arc<States>>, Error> {
+    let counts = "SELECT entity_type::text, state::text, count::bigint FROM workflow.state_counts";
+    // Kinds without a stuck entity, too: an alert needs the 0.
+    let stuck = "SELECT kind, count(s.entity_type) \
+                 FROM unnest(ARRAY['dag_run', 'task_instance']) AS kind \
+                 LEFT JOIN workflow.stuck() AS s ON s.entity_type = kind GROUP BY kind ORDER BY kind";
+    let (Some(counts), Some(stuck)) = (rows(&client, counts).await?, rows(&client, stuck).await?) else {
+        return Ok(None);
+    };
+    let counts = counts.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+    Ok(Some(Arc::new(States { counts, stuck: stuck.iter().map(|row| (row.get(0), row.get(1))).collect() })))
+}
+
+pub async fn count_feed(client: Arc<Client>) -> Result<Option<Arc<FeedCounts>>, Error> {
+    let consumers = "SELECT consumer, pending, coalesce(extract(epoch FROM lag), 0)::double precision \
+                     FROM workflow.consumer_lag";
+    let partitions = "SELECT table_name, role, count(*), sum(bytes)::bigint FROM workflow.partitions \
+                      GROUP BY table_name, role ORDER BY table_name, role";
+    let (Some(consumers), Some(partitions)) = (rows(&client, consumers).await?, rows(&client, partitions).await?)
+    else {
+        return Ok(None);
+    };
+    let consumers = consumers.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+    let partitions = partitions.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3))).collect();
+    Ok(Some(Arc::new(FeedCounts { consumers, partitions })))
+}
+
+/// Returns `None` if the role lacks the right to read them.
+async fn rows(client: &Client, sql: &str) -> Result<Option<Vec<Row>>, Error> {
+    match session::once_in(client, COUNT_LIMIT, sql, &[]).await {
+        Ok(rows) => Ok(Some(rows)),
         Err(Error::Denied { .. }) => Ok(None),
         Err(error) => Err(error),
     }
