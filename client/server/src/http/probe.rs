@@ -19,9 +19,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use super::Backends;
-use counts::{
-    QUEUE_INTERVAL, STATE_INTERVAL, count_again_and_again, count_feed, count_lag, count_queues, count_states,
-};
+use counts::{ROW_INTERVAL, count_again_and_again, count_feed, count_lag, count_queues, count_states};
 
 pub use counts::{FeedCounts, Lag, States};
 
@@ -94,14 +92,20 @@ impl Probe {
                     .await;
                 }
             };
-            let reader = backends.reader();
-            let counting_queues =
-                count_again_and_again(reader, QUEUE_INTERVAL, &queues, |client| Box::pin(count_queues(client)));
-            let counting_states =
-                count_again_and_again(reader, STATE_INTERVAL, &states, |client| Box::pin(count_states(client)));
+            let (reader, queues) = (backends.reader(), &queues);
+            // One connection for both.
+            let counting_rows = count_again_and_again(reader, ROW_INTERVAL, &states, |client| {
+                Box::pin(async move {
+                    if let Some(counted) = count_queues(client.clone()).await? {
+                        queues.send_replace(Some(counted));
+                    }
+                    count_states(client).await
+                })
+            });
+            // Another one: a consumer far behind takes long to count, and must not hold up the queues.
             let counting_feed =
-                count_again_and_again(&backends.database, STATE_INTERVAL, &feed, |client| Box::pin(count_feed(client)));
-            let counting = async { tokio::join!(counting, counting_queues, counting_states, counting_feed) };
+                count_again_and_again(&backends.database, ROW_INTERVAL, &feed, |client| Box::pin(count_feed(client)));
+            let counting = async { tokio::join!(counting, counting_rows, counting_feed) };
             let all = async { tokio::join!(checking_database, checking_redis, counting) };
             shutdown.run_until_cancelled(all).await;
         });

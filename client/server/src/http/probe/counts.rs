@@ -16,10 +16,8 @@ use super::connect;
 
 /// Time limit of counting a backlog.
 const COUNT_LIMIT: Duration = Duration::from_secs(120);
-/// Interval of counting the tasks of queues.
-pub const QUEUE_INTERVAL: Duration = Duration::from_secs(10);
-/// Interval of counting states, consumers and partitions.
-pub const STATE_INTERVAL: Duration = Duration::from_secs(10);
+/// Interval of counting the tasks of queues, states, consumers and partitions.
+pub const ROW_INTERVAL: Duration = Duration::from_secs(10);
 /// Number of queues that are counted.
 const MOST_QUEUES: u32 = 1000;
 /// Counting takes at most this part of the time, because a backlog of millions takes seconds.
