@@ -1,4 +1,4 @@
-//! What operators do by hand: `move`, `pause`, `unpause`; and what they look at: `stuck`, `consumers`.
+//! What operators do by hand, and what they look at.
 
 use super::{etl, ok, refused, run};
 use pg_workflow_tests::*;
@@ -70,4 +70,31 @@ fn consumers_are_shown_with_their_backlogs() {
     let rows = ok(&db, &["consumers", "--json"]).json();
     assert_eq!((&rows[0]["consumer"], &rows[0]["pending"]), (&json!("billing"), &json!(2)));
     assert!(rows[0]["lag_seconds"].as_f64().unwrap() >= 0.0);
+}
+
+#[test]
+fn partitions_are_shown_with_their_sizes() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let partitions = ok(&db, &["partitions", "--json"]).json();
+    let sql = "SELECT count(*) FROM workflow.partitions";
+    assert_eq!(partitions.len() as i64, client.query_one(sql, &[]).unwrap().get::<_, i64>(0));
+    let table = ok(&db, &["partitions"]);
+    assert!(table.table().iter().any(|row| row[1..3] == ["state_history", "current"]), "{}", table.stdout);
+}
+
+#[test]
+fn purge_deletes_finished_runs_unless_dry() {
+    let db = Db::new();
+    let client = &mut db.connect();
+    let (_, run) = create_run(client);
+    client.batch_execute("UPDATE workflow.dag_runs SET state = 'skipped'").unwrap();
+    let dry = ok(&db, &["purge", "--before", "0s", "--dry-run"]);
+    assert_eq!(dry.table()[1], ["dag_runs", "1", "would", "be", "removed"]);
+    let count = "SELECT count(*) FROM workflow.dag_runs WHERE id = $1";
+    assert_eq!(client.query_one(count, &[&run]).unwrap().get::<_, i64>(0), 1);
+    let purged = ok(&db, &["purge", "--before", "0s", "--json"]).json();
+    assert_eq!(purged[0], json!({"object": "dag_runs", "rows": 1, "outcome": "removed"}));
+    assert_eq!(client.query_one(count, &[&run]).unwrap().get::<_, i64>(0), 0);
+    refused(&db, &["purge"], 2);
 }

@@ -17,7 +17,9 @@ mod logging;
 mod lookup;
 mod migrate;
 mod output;
+mod partitions;
 mod pause;
+mod purge;
 mod reap;
 mod redis;
 mod replay;
@@ -103,12 +105,14 @@ enum Command {
     Watch(watch::Arguments),
     Stuck(stuck::Arguments),
     Consumers(consumers::Arguments),
+    Partitions(partitions::Arguments),
     Cancel(cancel::Arguments),
     Rerun(rerun::Arguments),
     Move(transition::Arguments),
     Pause(pause::PauseArguments),
     Unpause(pause::UnpauseArguments),
     Reap(reap::Arguments),
+    Purge(purge::Arguments),
     Verify(verify::Arguments),
     Migrate(migrate::Arguments),
     Replay(replay::Arguments),
@@ -140,6 +144,8 @@ fn start(command: Command, mut output: Output) -> anyhow::Result<()> {
             Command::Why(arguments) => why::run(arguments, output).await,
             Command::Stuck(arguments) => stuck::run(arguments, output).await,
             Command::Consumers(arguments) => consumers::run(arguments, output).await,
+            Command::Partitions(arguments) => partitions::run(arguments, output).await,
+            Command::Purge(arguments) => purge::run(arguments, output).await,
             Command::Cancel(arguments) => cancel::run(arguments, output).await,
             Command::Rerun(arguments) => rerun::run(arguments, output).await,
             Command::Move(arguments) => transition::run(arguments, output).await,
