@@ -117,13 +117,21 @@ pub fn paths_take_the_parameters_of_the_page() {
         if path == "/metrics" {
             let scrape = || agent.get(format!("{url}{path}")).call().unwrap().body_mut().read_to_string().unwrap();
             wait_until("the relay has a consumer", || scrape().contains("workflow_relay_lag_events"));
-            wait_until("the queue is counted", || scrape().contains("workflow_queue_ready_tasks{"));
+            for counted in ["queue_ready_tasks", "entities", "stuck_entities", "consumer_lag_events", "partitions"] {
+                wait_until(counted, || scrape().contains(&format!("workflow_{counted}{{")));
+            }
             let text = scrape();
+            let histograms: Vec<&str> =
+                text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" histogram")).collect();
+            let name_of = |sample: &str| {
+                let of_histogram = histograms.iter().find(|name| sample.starts_with(**name));
+                of_histogram.map_or(sample, |name| *name).to_owned()
+            };
             let names =
                 text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split([' ', '{']).next());
             let listed = table(METRICS).into_iter().filter(|row| !row[4].contains("--read-only"));
             let listed: BTreeSet<String> = listed.map(|row| code(&row[0])[0].clone()).collect();
-            assert_eq!(names.map(str::to_owned).collect::<BTreeSet<_>>(), listed);
+            assert_eq!(names.map(name_of).collect::<BTreeSet<_>>(), listed);
             continue;
         }
         if path == "/health" {
