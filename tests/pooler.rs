@@ -99,7 +99,7 @@ impl Pooled {
 
 /// Runs a client through each kind of pooler. In transaction mode it shares few sessions.
 fn through_each_pooler(work: impl Fn(&Pooled)) {
-    for (mode, connections) in [("transaction", 3), ("session", 16)] {
+    for (mode, connections) in [("transaction", 3), ("session", 12)] {
         for ignores_options in [false, true] {
             let Some(pooled) = Pooled::start(mode, connections, ignores_options) else { return };
             eprintln!("{:?}", pooled.settings);

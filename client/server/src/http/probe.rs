@@ -83,30 +83,37 @@ impl Probe {
         tokio::spawn(async move {
             let checking_database = check_again_and_again("the database for /health", of_database, &database);
             let checking_redis = check_again_and_again("the Redis for /health", of_redis, &redis);
-            let counting = async {
-                if let Some(relay) = &backends.relay {
-                    let consumer = relay.consumer.as_str();
-                    count_again_and_again(&backends.database, INTERVAL, &lag, |client| {
-                        Box::pin(count_lag(client, consumer))
+            let (lag, queues, states, feed) = (&lag, &queues, &states, &feed);
+            let relay = backends.relay.as_ref();
+            let counting_lag = async {
+                let Some(relay) = relay else { return };
+                count_again_and_again(&backends.database, INTERVAL, feed, |client| {
+                    Box::pin(async move {
+                        if let Some(counted) = count_lag(client.clone(), &relay.consumer).await? {
+                            lag.send_replace(Some(counted));
+                        }
+                        let is_due = feed
+                            .borrow()
+                            .as_ref()
+                            .is_none_or(|last: &Arc<FeedCounts>| last.at.elapsed() >= ROW_INTERVAL);
+                        if is_due { count_feed(client).await.map(Some) } else { Ok(None) }
                     })
-                    .await;
-                }
+                })
+                .await;
             };
-            let (reader, queues) = (backends.reader(), &queues);
-            // One connection for both.
-            let counting_rows = count_again_and_again(reader, ROW_INTERVAL, &states, |client| {
+            // A consumer far behind takes long to count. If there is a relay, it does not hold up the queues.
+            let counting_rows = count_again_and_again(backends.reader(), ROW_INTERVAL, feed, |client| {
                 Box::pin(async move {
                     if let Some(counted) = count_queues(client.clone()).await? {
                         queues.send_replace(Some(counted));
                     }
-                    count_states(client).await
+                    if let Some(counted) = count_states(client.clone()).await? {
+                        states.send_replace(Some(counted));
+                    }
+                    if relay.is_none() { count_feed(client).await.map(Some) } else { Ok(None) }
                 })
             });
-            // Another one: a consumer far behind takes long to count, and must not hold up the queues.
-            let counting_feed =
-                count_again_and_again(&backends.database, ROW_INTERVAL, &feed, |client| Box::pin(count_feed(client)));
-            let counting = async { tokio::join!(counting, counting_rows, counting_feed) };
-            let all = async { tokio::join!(checking_database, checking_redis, counting) };
+            let all = async { tokio::join!(checking_database, checking_redis, counting_lag, counting_rows) };
             shutdown.run_until_cancelled(all).await;
         });
         let (lag, queues, states, feed) = (seen_lag, seen_queues, seen_states, seen_feed);

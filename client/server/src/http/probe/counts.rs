@@ -100,6 +100,7 @@ pub struct States {
 
 /// How far consumers lag, and the partitions of the tables.
 pub struct FeedCounts {
+    pub at: Instant,
     /// Consumer, backlog, age of its oldest event in seconds.
     pub consumers: Vec<(String, i64, f64)>,
     /// Table, role, count, bytes.
@@ -119,18 +120,17 @@ pub async fn count_states(client: Arc<Client>) -> Result<Option<Arc<States>>, Er
     Ok(Some(Arc::new(States { counts, stuck: stuck.iter().map(|row| (row.get(0), row.get(1))).collect() })))
 }
 
-pub async fn count_feed(client: Arc<Client>) -> Result<Option<Arc<FeedCounts>>, Error> {
+pub async fn count_feed(client: Arc<Client>) -> Result<Arc<FeedCounts>, Error> {
+    let at = Instant::now();
     let consumers = "SELECT consumer, pending, coalesce(extract(epoch FROM lag), 0)::double precision \
                      FROM workflow.consumer_lag";
     let partitions = "SELECT table_name, role, count(*), sum(bytes)::bigint FROM workflow.partitions \
                       GROUP BY table_name, role ORDER BY table_name, role";
-    let (Some(consumers), Some(partitions)) = (rows(&client, consumers).await?, rows(&client, partitions).await?)
-    else {
-        return Ok(None);
-    };
+    let consumers = rows(&client, consumers).await?.unwrap_or_default();
+    let partitions = rows(&client, partitions).await?.unwrap_or_default();
     let consumers = consumers.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
     let partitions = partitions.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3))).collect();
-    Ok(Some(Arc::new(FeedCounts { consumers, partitions })))
+    Ok(Arc::new(FeedCounts { at, consumers, partitions }))
 }
 
 /// Returns `None` if the role lacks the right to read them.
