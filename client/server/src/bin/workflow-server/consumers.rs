@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::Database;
 use crate::output::{Format, Output};
-use crate::table::{Cell, Table, elastic, whole};
+use crate::table::{Cell, elastic, print_all, whole};
 use crate::time::{format_duration, format_time};
 
 /// Show the consumers of the feed, with their backlogs
@@ -68,14 +68,9 @@ pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
     let client = arguments.database.database_url.connect().await?;
     let rows = session::once(&client, SQL, &[]).await?;
     let consumers = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-    if arguments.format.json {
-        consumers.iter().try_for_each(|consumer| output.json(consumer))?;
-    } else {
-        let columns = ["PENDING", "LAG", "LAST ACTIVE", "OWNER", "GIVEN UP"].map(whole);
-        let columns = [elastic("CONSUMER")].into_iter().chain(columns).collect();
-        Table::new(columns).print(output, &consumers.iter().map(row).collect::<Vec<_>>())?;
-    }
-    output.flush()?;
+    let columns = ["PENDING", "LAG", "LAST ACTIVE", "OWNER", "GIVEN UP"].map(whole);
+    let columns = [elastic("CONSUMER")].into_iter().chain(columns).collect();
+    print_all(output, &arguments.format, columns, &consumers, row)?;
     if consumers.is_empty() {
         eprintln!("no consumers");
     }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::Database;
 use crate::output::{Format, Output};
-use crate::table::{Cell, Table, whole};
+use crate::table::{Cell, print_all, whole};
 
 /// Show the partitions of the history and of the logs, with their sizes
 #[derive(Args)]
@@ -49,14 +49,8 @@ pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
         })
     };
     let partitions: Vec<Partition> = rows.iter().map(read).collect::<Result<_, Error>>()?;
-    if arguments.format.json {
-        partitions.iter().try_for_each(|partition| output.json(partition))?;
-    } else {
-        let columns =
-            vec![whole("PARTITION"), whole("TABLE"), whole("ROLE"), whole("ROWS (ESTIMATED)"), whole("BYTES")];
-        Table::new(columns).print(output, &partitions.iter().map(row).collect::<Vec<_>>())?;
-    }
-    Ok(output.flush()?)
+    let columns = ["PARTITION", "TABLE", "ROLE", "ROWS (ESTIMATED)", "BYTES"].map(whole).into();
+    Ok(print_all(output, &arguments.format, columns, &partitions, row)?)
 }
 
 fn row(partition: &Partition) -> Vec<Cell> {

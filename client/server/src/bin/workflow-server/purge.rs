@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::Database;
 use crate::output::{Format, Output};
-use crate::table::{Cell, Table, elastic, whole};
+use crate::table::{Cell, elastic, print_all, whole};
 use crate::time::parse_time;
 
 /// Delete runs that finished before a time, and old partitions of the history
@@ -46,7 +46,6 @@ struct Purged {
 pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
     let Arguments { database, before, dry_run, format } = arguments;
     let client = database.database_url.connect().await?;
-    let mut table = Table::new(vec![elastic("OBJECT"), whole("ROWS"), elastic("OUTCOME")]);
     let mut total: Vec<Purged> = Vec::new();
     loop {
         let sql = "SELECT object, rows, outcome FROM workflow.purge($1, dry_run => $2)";
@@ -68,13 +67,10 @@ pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
             break;
         }
     }
-    if format.json {
-        total.iter().try_for_each(|purged| output.json(purged))?;
-    } else {
-        let row = |purged: &Purged| {
-            vec![purged.object.as_str().into(), purged.rows.to_string().into(), Cell::from(purged.outcome.as_str())]
-        };
-        table.print(output, &total.iter().map(row).collect::<Vec<_>>())?;
-    }
-    Ok(output.flush()?)
+    let columns = vec![elastic("OBJECT"), whole("ROWS"), elastic("OUTCOME")];
+    Ok(print_all(output, &format, columns, &total, row)?)
+}
+
+fn row(purged: &Purged) -> Vec<Cell> {
+    vec![Cell::from(purged.object.as_str()), Cell::from(purged.rows.to_string()), Cell::from(purged.outcome.as_str())]
 }

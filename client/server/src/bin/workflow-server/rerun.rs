@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::Database;
 use crate::output::{Format, Output};
-use crate::table::{Cell, Table, elastic, whole};
+use crate::table::{Cell, elastic, print_all, whole};
 
 /// Run failed tasks of a run again
 ///
@@ -57,13 +57,8 @@ pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
     let client = database.database_url.connect().await?;
     let which = RerunTasks { tasks: (!task.is_empty()).then_some(task), downstream: !no_downstream, dry_run };
     let tasks = DagRuns::new(&client).rerun_tasks(id, &which).await?;
-    if format.json {
-        tasks.iter().try_for_each(|task| output.json(task))?;
-    } else {
-        let columns = vec![elastic("TASK"), whole("WAS"), whole("IS"), whole("NEXT"), whole("ID")];
-        Table::new(columns).print(output, &tasks.iter().map(row).collect::<Vec<_>>())?;
-    }
-    output.flush()?;
+    let columns = vec![elastic("TASK"), whole("WAS"), whole("IS"), whole("NEXT"), whole("ID")];
+    print_all(output, &format, columns, &tasks, row)?;
     if tasks.is_empty() {
         eprintln!("no task of this run has to run again");
     }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::Database;
 use crate::output::{Format, Output};
-use crate::table::{Cell, Table, elastic, whole};
+use crate::table::{Cell, elastic, print_all, whole};
 use crate::time::format_duration;
 
 /// Show runs and tasks without progress, longest first
@@ -82,13 +82,8 @@ pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
     let seconds = arguments.longer_than.as_secs_f64();
     let rows = session::once(&client, SQL, &[(&seconds, Type::FLOAT8)]).await?;
     let stuck = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-    if arguments.format.json {
-        stuck.iter().try_for_each(|one| output.json(one))?;
-    } else {
-        let columns = vec![elastic("DAG"), elastic("TASK"), whole("STATE"), whole("IDLE"), whole("ID")];
-        Table::new(columns).print(output, &stuck.iter().map(row).collect::<Vec<_>>())?;
-    }
-    output.flush()?;
+    let columns = vec![elastic("DAG"), elastic("TASK"), whole("STATE"), whole("IDLE"), whole("ID")];
+    print_all(output, &arguments.format, columns, &stuck, row)?;
     if stuck.is_empty() {
         eprintln!("nothing is stuck");
     }

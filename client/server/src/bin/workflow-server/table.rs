@@ -6,9 +6,10 @@ use std::io;
 
 use clap::builder::styling::Style;
 use pg_workflow_client::State;
+use serde::Serialize;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use crate::output::{Output, sanitize, style_of};
+use crate::output::{Format, Output, sanitize, style_of};
 
 const GAP: usize = 2;
 /// No column becomes narrower than this.
@@ -60,6 +61,22 @@ pub const fn whole(header: &'static str) -> Column {
 /// A column that is truncated if the terminal is too narrow.
 pub const fn elastic(header: &'static str) -> Column {
     Column { header, is_elastic: true }
+}
+
+/// Prints a whole result: as JSON, one object a line, or as a table.
+pub fn print_all<T: Serialize>(
+    output: &mut Output,
+    format: &Format,
+    columns: Vec<Column>,
+    items: &[T],
+    row: impl Fn(&T) -> Vec<Cell>,
+) -> io::Result<()> {
+    if format.json {
+        items.iter().try_for_each(|item| output.json(item))?;
+    } else {
+        Table::new(columns).print(output, &items.iter().map(row).collect::<Vec<_>>())?;
+    }
+    output.flush()
 }
 
 /// A table that is printed page by page. No column becomes narrower from page to page.

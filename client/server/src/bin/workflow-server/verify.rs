@@ -10,7 +10,7 @@ use pg_workflow_client::{Disagreement, History};
 use crate::Database;
 use crate::failure::Failure;
 use crate::output::{Format, Output};
-use crate::table::{Cell, Table, elastic, whole};
+use crate::table::{Cell, elastic, print_all, whole};
 
 /// The maximum of PostgreSQL: 24 days.
 const NO_LIMIT: Duration = Duration::from_millis(i32::MAX as u64);
@@ -36,22 +36,8 @@ pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
     let options = Options { max_connections: 1, statement_timeout: NO_LIMIT, ..Options::default() };
     let connection = Pool::new(arguments.database.database_url, options).get().await?;
     let disagreements = History::new(&connection).verify().await?;
-    if arguments.format.json {
-        disagreements.iter().try_for_each(|disagreement| output.json(disagreement))?;
-    } else {
-        let columns = vec![whole("ENTITY TYPE"), whole("ENTITY ID"), whole("PROBLEM"), elastic("DETAIL")];
-        let row = |found: &Disagreement| {
-            vec![
-                Cell::from(found.entity_type.as_str()),
-                Cell::optional(found.entity_id.map(|id| id.to_string())),
-                Cell::from(found.problem.as_str()),
-                Cell::from(found.detail.get()),
-            ]
-        };
-        let rows: Vec<Vec<Cell>> = disagreements.iter().map(row).collect();
-        Table::new(columns).print(output, &rows)?;
-    }
-    output.flush()?;
+    let columns = vec![whole("ENTITY TYPE"), whole("ENTITY ID"), whole("PROBLEM"), elastic("DETAIL")];
+    print_all(output, &arguments.format, columns, &disagreements, row)?;
     match disagreements.len() {
         0 => {
             eprintln!("rows and history agree");
@@ -61,4 +47,13 @@ pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
             "rows and history disagree: {count} differences. A superuser bypassed the triggers, or a restore was incomplete: see \"verify() findings\" in docs/operations/monitoring.md"
         ))),
     }
+}
+
+fn row(found: &Disagreement) -> Vec<Cell> {
+    vec![
+        Cell::from(found.entity_type.as_str()),
+        Cell::optional(found.entity_id.map(|id| id.to_string())),
+        Cell::from(found.problem.as_str()),
+        Cell::from(found.detail.get()),
+    ]
 }

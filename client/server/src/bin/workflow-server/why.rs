@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::Database;
 use crate::output::{Format, Output, sanitize};
-use crate::table::{Cell, Table, elastic, whole};
+use crate::table::{Cell, elastic, print_all, whole};
 use crate::time::format_time;
 
 /// Show which tasks a task waits for
@@ -39,13 +39,8 @@ pub async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
     let client = arguments.database.database_url.connect().await?;
     let tasks = TaskInstances::new(&client);
     let parents = tasks.why_waiting(arguments.id).await?;
-    if arguments.format.json {
-        parents.iter().try_for_each(|parent| output.json(parent))?;
-    } else {
-        let columns = vec![elastic("WAITS FOR"), whole("STATE"), whole("SINCE"), whole("ID")];
-        Table::new(columns).print(output, &parents.iter().map(row).collect::<Vec<_>>())?;
-    }
-    output.flush()?;
+    let columns = vec![elastic("WAITS FOR"), whole("STATE"), whole("SINCE"), whole("ID")];
+    print_all(output, &arguments.format, columns, &parents, row)?;
     if parents.is_empty()
         && let Some(task) = tasks.get(arguments.id).await?
     {
