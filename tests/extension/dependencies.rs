@@ -20,6 +20,8 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
+const REAP: &str = "SELECT workflow.reap_claims()";
+
 /// A run whose tasks depend on each other.
 pub struct Graph {
     pub run: Uuid,

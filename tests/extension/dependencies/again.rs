@@ -6,8 +6,6 @@ use postgres::error::SqlState;
 use serde_json::json;
 use xtask::stack::postgres::{PRELOADED, Postgres};
 
-const REAP: &str = "SELECT workflow.reap_claims()";
-
 /// A database where transactions can be prepared.
 fn prepared(name: &str) -> (Postgres, Db) {
     own_cluster(name, &[PRELOADED, ("max_prepared_transactions", "4")])

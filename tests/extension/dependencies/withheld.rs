@@ -3,8 +3,6 @@
 use super::*;
 use serde_json::json;
 
-const REAP: &str = "SELECT workflow.reap_claims()";
-
 /// Lets a trigger keep the task "held" as it is.
 fn withhold(client: &mut Client, work: &str) {
     client
