@@ -73,7 +73,7 @@ impl<'a, S: Session> History<'a, S> {
         let entity_type = filter.entity_type.map(EntityType::as_str);
         let is_narrow = filter.entity_id.is_some() || filter.dag_run_id.is_some();
         // There is an index on entities, and none on runs.
-        let of_run = "t.dag_run_id = $ AND t.entity_id = ANY (ARRAY(
+        let of_run = "t.entity_id = ANY (ARRAY(
             SELECT $ UNION ALL SELECT i.id FROM workflow.task_instances AS i WHERE i.dag_run_id = $))";
         // The database looks times up as ids; the history of one entity is short.
         let [from, until] = [filter.changed_at_gte, filter.changed_at_lt].map(|at| at.filter(|_| !is_narrow));

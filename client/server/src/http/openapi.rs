@@ -66,13 +66,16 @@ pub fn describe(endpoints: Description, has_token: bool) -> String {
     description.to_string()
 }
 
+/// All responses, each with its status.
+fn responses(paths: &mut Value) -> impl Iterator<Item = (&String, &mut Value)> {
+    let paths = paths.as_object_mut().into_iter().flatten();
+    paths.filter_map(|(_, item)| item.pointer_mut("/get/responses")?.as_object_mut()).flatten()
+}
+
 /// OpenAPI requires a description of each response.
 fn describe_responses(paths: &mut Value) {
-    let paths = paths.as_object_mut().into_iter().flatten();
-    let responses = paths.filter_map(|(_, item)| item.pointer_mut("/get/responses")?.as_object_mut()).flatten();
-    for (status, response) in
-        responses.filter(|(_, response)| response["description"].as_str().is_none_or(str::is_empty))
-    {
+    let is_undescribed = |response: &Value| response["description"].as_str().is_none_or(str::is_empty);
+    for (status, response) in responses(paths).filter(|(_, response)| is_undescribed(response)) {
         response["description"] = json!(match status.as_str() {
             "200" => "Success.",
             "404" => "No such id.",
@@ -83,9 +86,7 @@ fn describe_responses(paths: &mut Value) {
 
 /// Errors have a content type of their own.
 fn name_problems(paths: &mut Value) {
-    let paths = paths.as_object_mut().into_iter().flatten();
-    let responses = paths.filter_map(|(_, item)| item.pointer_mut("/get/responses")?.as_object_mut()).flatten();
-    for (_, response) in responses.filter(|(status, _)| status.starts_with(['4', '5'])) {
+    for (_, response) in responses(paths).filter(|(status, _)| status.starts_with(['4', '5'])) {
         let Some(content) = response["content"].as_object_mut() else { continue };
         if let Some(problem) = content.remove("application/json") {
             content.insert(PROBLEM_JSON.to_owned(), problem);

@@ -178,13 +178,17 @@ fn parse_digits(text: &str) -> Option<u32> {
     if text.starts_with('+') { None } else { text.parse().ok() }
 }
 
+/// Parses names that are separated by commas; `all` are those that exist.
+fn parse_names<T: FromStr>(text: &str, all: &[&str]) -> Result<Vec<T>, String> {
+    let names: Result<_, _> = text.split(',').map(T::from_str).collect();
+    names.map_err(|_| format!("expected one or more of {}, separated by commas", all.join(", ")))
+}
+
 impl FromStr for States {
     type Err = String;
 
     fn from_str(text: &str) -> Result<States, String> {
-        let states: Result<_, _> = text.split(',').map(State::from_str).collect();
-        let all = || State::ALL.map(State::as_str).join(", ");
-        states.map(States).map_err(|_| format!("expected one or more of {}, separated by commas", all()))
+        parse_names(text, &State::ALL.map(State::as_str)).map(States)
     }
 }
 
@@ -192,9 +196,7 @@ impl FromStr for Levels {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Levels, String> {
-        let levels: Result<_, _> = text.split(',').map(LogLevel::from_str).collect();
-        let all = || LogLevel::ALL.map(LogLevel::as_str).join(", ");
-        levels.map(Levels).map_err(|_| format!("expected one or more of {}, separated by commas", all()))
+        parse_names(text, &LogLevel::ALL.map(LogLevel::as_str)).map(Levels)
     }
 }
 
