@@ -105,7 +105,7 @@ fn guard_checks_upsert_and_merge() {
 #[test]
 fn managed_columns_cannot_be_set() {
     let db = Db::new();
-    let client = &mut db.connect();
+    let [admin, client] = &mut [db.connect(), db.connect_as(&create_writer(&mut db.connect()))];
     let (_, other_run) = create_run(client);
     let task = create_in_state(client, "task_instance", State::Running);
     let run = create_run(client).1;
@@ -119,17 +119,23 @@ fn managed_columns_cannot_be_set() {
         ("end_date", "now()".to_owned()),
         ("duration", "1.5".to_owned()),
         ("created_at", "now() - interval '1 day'".to_owned()),
-        ("join_id", "gen_random_uuid()".to_owned()),
-        ("worker", "'another worker'".to_owned()),
-        ("lease_expires_at", "now()".to_owned()),
-        ("cancel_requested_at", "now()".to_owned()),
-        ("uncounted_tries", "1".to_owned()),
+    ];
+    // Writers have no right to these.
+    let by_admin = [
+        ("join_id", "gen_random_uuid()"),
+        ("worker", "'another worker'"),
+        ("lease_expires_at", "now()"),
+        ("cancel_requested_at", "now()"),
+        ("uncounted_tries", "1"),
     ];
     let on_runs =
         [("id", "gen_random_uuid()"), ("dag_id", "gen_random_uuid()"), ("version", "9"), ("start_date", "now()")];
     let all = on_tasks.iter().map(|(column, value)| ("task_instance", task, *column, value.as_str()));
     let all = all.chain(on_runs.iter().map(|(column, value)| ("dag_run", run, *column, *value)));
-    for (entity_type, id, column, value) in all {
+    let by_admin = by_admin.map(|(column, value)| ("task_instance", task, column, value));
+    let all = all.map(|case| (false, case)).chain(by_admin.map(|case| (true, case)));
+    for (is_by_admin, (entity_type, id, column, value)) in all {
+        let client = if is_by_admin { &mut *admin } else { &mut *client };
         // Also together with an allowed transition.
         for also in ["", ", state = CASE state WHEN 'queued' THEN 'running' ELSE 'failed' END"] {
             let sql = format!("UPDATE {} SET {column} = {value}{also} WHERE id = $1", table(entity_type));
